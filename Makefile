@@ -1,0 +1,52 @@
+# `make demo` and `make test` work from a clean clone with Python >= 3.10; `make help` lists the rest.
+PYTHON ?= python3
+VENV ?= .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+TORCH := $(shell sed -n 's/^torch==\([0-9.]*\).*/\1/p' constraints.txt)
+PYTEST_ARGS ?=
+
+.PHONY: help demo test test-all lint format clean
+.DEFAULT_GOAL := help
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+demo: $(VENV)/.demo  ## build a bundle from the demo checkpoint, segment a scene, leave pictures in demo/
+	$(PY) -m isnet_trt.training.demo --out demo
+
+test: $(VENV)/.test  ## the quick tests (a few minutes on two cores)
+	$(PY) -m pytest -m "not slow" $(PYTEST_ARGS)
+
+test-all: $(VENV)/.test  ## all tests, the slow ones too
+	$(PY) -m pytest $(PYTEST_ARGS)
+
+test-slow: $(VENV)/.test  ## only the slow tests
+	$(PY) -m pytest -m slow $(PYTEST_ARGS)
+
+lint: $(VENV)/.test  ## ruff and mypy
+	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
+
+format: $(VENV)/.test  ## let ruff put the code in order
+	$(VENV)/bin/ruff check --fix . && $(VENV)/bin/ruff format .
+
+clean:  ## remove the virtual environment and what the targets made
+	rm -rf $(VENV) demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "Python >= 3.10 is needed; $(PYTHON) is $$($(PYTHON) --version). Try: make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# Without an NVIDIA GPU the CPU build of torch is taken where pip's sources offer one (it saves gigabytes).
+$(VENV)/.torch: constraints.txt | $(VENV)/bin/python
+	@if [ -e /dev/nvidiactl ] || ! $(PIP) "torch==$(TORCH)+cpu" 2>/dev/null; then $(PIP) "torch==$(TORCH)"; fi
+	@touch $@
+
+$(VENV)/.demo: setup.py $(VENV)/.torch
+	$(PIP) --editable '.[build]'
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.demo
+	$(PIP) --editable '.[build,train,rtx,dev]'
+	@touch $@

@@ -1,0 +1,41 @@
+"""Packaging of isnet_trt. `training/` and `export/` lie at the top and are packaged as isnet_trt.training and
+isnet_trt.export through the links inside `isnet_trt/`, so that no package with a common name is installed.
+"""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(r'"(.+)"', (ROOT / "isnet_trt" / "_version.py").read_text("utf-8"))
+RTX_PLATFORM = 'sys_platform == "linux" and platform_machine == "x86_64"'
+
+RUNTIME = ["numpy>=1.26", "opencv-python>=4.10", "onnxruntime>=1.22", "tqdm>=4.66"]
+BUILD = ["torch>=2.9", "onnx>=1.18", "onnxscript>=0.5", "polygraphy>=0.49"]
+EXTRAS = {
+    "build": BUILD,
+    "train": ["torch>=2.9"],
+    "gpu": ["tensorrt>=10.13", "pycuda>=2025.1", "cuda-bindings>=13"],
+    "rtx": [f"tensorrt-rtx-cu13>=1.7; {RTX_PLATFORM}", "cuda-bindings>=13"],
+    "dev": ["pytest>=8", "hypothesis>=6.100", "mypy>=1.15", "ruff>=0.12", "pre-commit>=4"],
+}
+
+setup(
+    name="isnet_trt",
+    version=VERSION.group(1) if VERSION else "0",
+    description="ISNet semantic segmentation on TensorRT and ONNX Runtime: from a checkpoint to a label map",
+    long_description=(ROOT / "README.md").read_text("utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.10",
+    packages=find_packages(include=["isnet_trt", "isnet_trt.*"]),
+    package_data={
+        "isnet_trt": ["py.typed"],
+        "isnet_trt.training": ["labels.json", "assets/*"],
+        "isnet_trt.export": ["pictures/*"],
+    },
+    install_requires=RUNTIME,
+    extras_require=EXTRAS,
+)
