@@ -1,0 +1,1 @@
+"""Training data: augmentation and the datasets that feed it."""

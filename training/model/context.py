@@ -1,0 +1,78 @@
+"""Image-level and semantic-level context: training form (paper: Jin et al., ISNet, ICCV 2021)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from isnet_trt.training.architecture import Activation
+from isnet_trt.training.model.layers import conv_bn_act
+from isnet_trt.training.model.ops import class_mask, class_weights
+
+
+class CrossAttention(nn.Module):
+    """softmax(q kᵀ / sqrt(D)) v with one head, where q, k and v have passed batch-norm and activation.
+
+    Queries come from ``queries`` channels, keys and values from ``keys`` channels.
+    """
+
+    def __init__(self, queries: int, keys: int, width: int, outputs: int, act: Activation) -> None:
+        super().__init__()
+        self.key_project = nn.Sequential(conv_bn_act(keys, width, 1, act), conv_bn_act(width, width, 1, act))
+        self.query_project = nn.Sequential(conv_bn_act(queries, width, 1, act), conv_bn_act(width, width, 1, act))
+        self.value_project = conv_bn_act(keys, width, 1, act)
+        self.out_project = conv_bn_act(width, outputs, 1, act)
+
+    def forward(self, query: Tensor, key: Tensor) -> Tensor:
+        """(B, C, h, w) and (B, C', h, w) -> (B, outputs, h, w)."""
+        q = self.query_project(query)
+        k, v = self.key_project(key), self.value_project(key)
+        rows = [tensor.flatten(2).transpose(1, 2)[:, None] for tensor in (q, k, v)]
+        # Never holds the (h·w)² weights, neither forwards nor for the backward pass.
+        context = F.scaled_dot_product_attention(rows[0], rows[1], rows[2])
+        return self.out_project(context[:, 0].transpose(1, 2).reshape(q.shape))
+
+
+class ImageLevelContext(nn.Module):
+    """Each position attends to all positions, with the picture's mean feature beside each key and value."""
+
+    def __init__(self, features: int, width: int, act: Activation) -> None:
+        super().__init__()
+        self.correlate_net = CrossAttention(features, 2 * features, width, features, act)
+        self.bottleneck = conv_bn_act(2 * features, features, 3, act)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) -> (B, C, h, w)."""
+        mean = x.mean((2, 3), keepdim=True).expand_as(x)
+        out = self.correlate_net(x, torch.cat([mean, x], dim=1))
+        return self.bottleneck(torch.cat([x, out], dim=1))
+
+
+class SemanticLevelContext(nn.Module):
+    """Each position attends to the centre of each position's class, as the first prediction sees the classes."""
+
+    def __init__(self, features: int, width: int, act: Activation) -> None:
+        super().__init__()
+        self.correlate_net = CrossAttention(features, features, width, features, act)
+        self.bottleneck = conv_bn_act(2 * features, features, 3, act)
+
+    def forward(self, x: Tensor, image_level: Tensor, logits: Tensor) -> Tensor:
+        """Features (B, C, h, w), image-level result (B, C, h, w), first logits (B, K, h, w) -> (B, C, h, w)."""
+        out = self.correlate_net(x, class_map(x, logits))
+        return self.bottleneck(torch.cat([image_level, out], dim=1))
+
+
+def class_map(features: Tensor, logits: Tensor) -> Tensor:
+    """Every position replaced by the centre of its class: (B, C, h, w), (B, K, h, w) -> (B, C, h, w).
+
+    The class of a position is the first arg max of its logits. The centre of class k is the mean of the features of
+    its positions, weighted by the softmax of logit k over these positions; gradients pass through these weights.
+    Kept dense, since the batch statistics of the layers behind it count a centre once per position.
+    """
+    scores = logits.flatten(2)
+    labels = scores.argmax(dim=1)
+    weights = class_weights(scores, class_mask(labels, scores.shape[1]))
+    centres = features.flatten(2) @ weights.transpose(1, 2)
+    index = labels[:, None, :].expand(-1, features.shape[1], -1)
+    return centres.gather(2, index).reshape(features.shape)
