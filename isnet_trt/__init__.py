@@ -1,0 +1,74 @@
+"""isnet_trt: run ISNet semantic segmentation from a bundle, with the label maps of the reference evaluation.
+
+    from isnet_trt import Segmenter
+    with Segmenter.open("bundles/ade") as segmenter:
+        segmentation = segmenter(image)          # uint8 H×W×3, RGB
+        segmentation.labels                      # uint8 H×W
+
+Importing this package imports neither torch nor onnx nor a CUDA library; an engine library is imported when a bundle
+that needs it is opened.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from isnet_trt._version import __version__
+
+if TYPE_CHECKING:
+    from isnet_trt.errors import (
+        BuildError,
+        BundleError,
+        CheckpointError,
+        EngineError,
+        EngineUnavailable,
+        ImageError,
+        IsnetError,
+        ParityError,
+        SettingsError,
+    )
+    from isnet_trt.segmentation import Segmentation
+    from isnet_trt.segmenter import Segmenter
+    from isnet_trt.settings import Inference
+
+_HOME = {
+    "Segmenter": "segmenter",
+    "Segmentation": "segmentation",
+    "Inference": "settings",
+    **dict.fromkeys(
+        (
+            "IsnetError",
+            "SettingsError",
+            "ImageError",
+            "BundleError",
+            "EngineUnavailable",
+            "EngineError",
+            "CheckpointError",
+            "BuildError",
+            "ParityError",
+        ),
+        "errors",
+    ),
+}
+__all__ = [
+    "BuildError",
+    "BundleError",
+    "CheckpointError",
+    "EngineError",
+    "EngineUnavailable",
+    "ImageError",
+    "Inference",
+    "IsnetError",
+    "ParityError",
+    "Segmentation",
+    "Segmenter",
+    "SettingsError",
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'isnet_trt' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"isnet_trt.{_HOME[name]}"), name)

@@ -1,0 +1,82 @@
+"""``python -m isnet_trt.build``: a checkpoint in, a bundle out."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from isnet_trt import cli
+from isnet_trt.engines.select import KINDS
+from isnet_trt.errors import BuildError
+
+_EPILOG = """examples:
+  python -m isnet_trt.build --ckpt isnet_resnet50os8_ade20k.pth --out bundles/ade
+  python -m isnet_trt.build --ckpt model.pth --engine tensorrt-rtx --static 512 1024 --out bundles/city
+  python -m isnet_trt.build --ckpt model.pth --images my_pictures/ --out bundles/mine --force
+
+The recipe (backbone, classes, preprocessing, inference settings) is found from the checkpoint unless --recipe names
+it; python -m isnet_trt.training.recipes lists them. Before anything is written the engine is compared with the
+checkpoint on pictures; what does not agree is not written."""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = cli.parser("isnet_trt.build", "Build a bundle from an ISNet checkpoint.", _EPILOG)
+    parser.add_argument("--ckpt", required=True, metavar="FILE", help="the checkpoint (.pth), released or trained")
+    parser.add_argument("--out", required=True, metavar="DIR", help="the bundle's folder, made whole or not at all")
+    parser.add_argument("--recipe", metavar="NAME", help="the model's recipe (default: found from the checkpoint)")
+    parser.add_argument(
+        "--engine",
+        default="auto",
+        choices=("auto", *KINDS),
+        help="what runs the network (default: auto, the fastest that this machine can run; it says why)",
+    )
+    parser.add_argument(
+        "--precision", default="fp32", choices=("fp32",), help="the engine's arithmetic (default: fp32)"
+    )
+    parser.add_argument("--images", metavar="PATH", help="picture or folder for the comparison (default: built in)")
+    parser.add_argument(
+        "--batch", type=int, default=1, metavar="N", help="a TensorRT engine's largest batch (default: 1)"
+    )
+    parser.add_argument(
+        "--static",
+        type=int,
+        nargs=2,
+        metavar=("H", "W"),
+        help="a TensorRT engine for one input size (default: any)",
+    )
+    parser.add_argument(
+        "--targets", nargs="+", metavar="CC", help="compute capabilities that TensorRT-RTX builds for, such as 8.6 8.9"
+    )
+    parser.add_argument("--force", action="store_true", help="replace a bundle that is already there")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    arguments = _parser().parse_args(argv)
+    try:
+        from isnet_trt.export import build
+    except ImportError as error:
+        raise BuildError(f"building needs more packages ({error}); pip install 'isnet_trt[build]'") from None
+    bundle = build(
+        arguments.ckpt,
+        arguments.out,
+        recipe=arguments.recipe,
+        engine=arguments.engine,
+        precision=arguments.precision,
+        images=arguments.images,
+        batch=arguments.batch,
+        static=tuple(arguments.static) if arguments.static else None,
+        targets=tuple(arguments.targets) if arguments.targets else None,
+        force=arguments.force,
+        say=lambda text: print(text, flush=True),
+    )
+    size = sum(info.bytes for info in bundle.manifest.files.values())
+    print(f"bundle      {bundle.folder} ({size / 1e6:.0f} MB)")
+    print(f"next:       python -m isnet_trt.predict {bundle.folder} IMAGE --out DIR")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

@@ -1,0 +1,31 @@
+"""Bundles: the folder that carries everything a service needs to run one model."""
+
+from isnet_trt.bundle.draft import Draft, check_target, new_bundle
+from isnet_trt.bundle.files import Bundle, read_bundle, sha256
+from isnet_trt.bundle.manifest import (
+    ENGINE,
+    MANIFEST,
+    ONNX,
+    SCHEMA_VERSION,
+    CheckpointInfo,
+    EngineInfo,
+    FileInfo,
+    Manifest,
+)
+
+__all__ = [
+    "ENGINE",
+    "MANIFEST",
+    "ONNX",
+    "SCHEMA_VERSION",
+    "Bundle",
+    "CheckpointInfo",
+    "Draft",
+    "EngineInfo",
+    "FileInfo",
+    "Manifest",
+    "check_target",
+    "new_bundle",
+    "read_bundle",
+    "sha256",
+]

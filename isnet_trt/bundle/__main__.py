@@ -1,0 +1,117 @@
+"""``python -m isnet_trt.bundle show|verify DIR``: what a bundle is, and whether it is whole."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import textwrap
+from collections.abc import Iterator, Sequence
+
+from isnet_trt import cli
+from isnet_trt.bundle import Bundle, EngineInfo, Manifest, read_bundle
+from isnet_trt.engines import check_engine
+from isnet_trt.errors import EngineUnavailable
+from isnet_trt.settings import Preprocess
+
+_EPILOG = """examples:
+  python -m isnet_trt.bundle show bundles/ade          what it was built from, how it runs, how exact it is
+  python -m isnet_trt.bundle show bundles/ade --json   the manifest, for programs
+  python -m isnet_trt.bundle verify bundles/ade        every file against its SHA-256; then whether its engine runs here
+
+exit status: 0 whole, 1 whole but its engine cannot run on this machine (verify), 2 damaged or no bundle"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    parser = cli.parser("isnet_trt.bundle", "Look at a bundle, or check that it is whole and can run here.", _EPILOG)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="show|verify")
+    show = commands.add_parser("show", help="print what the bundle is")
+    show.add_argument("--json", action="store_true", help="print the manifest as JSON")
+    verify = commands.add_parser("verify", help="check every file and the engine")
+    for command in (show, verify):
+        command.add_argument("bundle", metavar="DIR", help="the bundle's folder")
+    arguments = parser.parse_args(argv)
+    return _show(arguments) if arguments.command == "show" else _verify(arguments)
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    bundle = read_bundle(arguments.bundle, verify=False)
+    if arguments.json:
+        print(json.dumps(bundle.manifest.to_json(), indent=1, ensure_ascii=False))
+    else:
+        print("\n".join(_page(bundle)))
+    return 0
+
+
+def _page(bundle: Bundle) -> Iterator[str]:
+    manifest, size = bundle.manifest, sum(info.bytes for info in bundle.manifest.files.values())
+    yield f"{bundle.folder}: {manifest.recipe}, {manifest.precision}, {size / 1e6:.1f} MB"
+    yield _line("built", f"{manifest.created_at} by isnet_trt {manifest.isnet_trt_version}")
+    yield _line("checkpoint", f"{manifest.checkpoint.name}, SHA-256 {manifest.checkpoint.sha256}")
+    yield from _engine(manifest.engine)
+    yield _line("input", _preprocess(manifest.preprocess))
+    yield _line("output", f"logits of {manifest.labels.count} classes at stride {manifest.output_stride}")
+    yield from _wrapped("classes", ", ".join(f"{i} {name}" for i, name in enumerate(manifest.labels.names)))
+    if pairs := manifest.labels.flip_pairs:
+        yield _line(
+            "flip pairs", ", ".join(f"{manifest.labels.names[a]} / {manifest.labels.names[b]}" for a, b in pairs)
+        )
+    for name, preset in manifest.presets.items():
+        yield _line("preset", f"{name}: {preset.describe()}")
+    for name, info in manifest.files.items():
+        yield _line("file", f"{name}, {info.bytes / 1e6:.1f} MB, SHA-256 {info.sha256[:16]}…")
+    yield from _parity(manifest)
+
+
+def _line(title: str, text: str) -> str:
+    return f"  {title:11} {text}"
+
+
+def _wrapped(title: str, text: str) -> Iterator[str]:
+    for number, part in enumerate(textwrap.wrap(text, 98)):
+        yield _line(title if number == 0 else "", part)
+
+
+def _engine(engine: EngineInfo) -> Iterator[str]:
+    built = f", built on {engine.gpu} ({engine.driver})" if engine.gpu else ""
+    yield _line("engine", f"{engine.kind} {engine.library_version}, {engine.file}{built}")
+    if engine.compute_capabilities:
+        yield _line("runs on", f"NVIDIA GPUs of compute capability {', '.join(engine.compute_capabilities)}")
+    shapes = " … ".join("x".join(map(str, shape)) for shape in dict.fromkeys(engine.shapes))
+    yield _line("shapes", shapes or "any batch, height and width")
+
+
+def _preprocess(preprocess: Preprocess) -> str:
+    how = "long side at most {}, short at most {}" if preprocess.keep_ratio else "exactly {}x{}"
+    mean, std = (" ".join(f"{v:g}" for v in values) for values in (preprocess.mean, preprocess.std))
+    return f"RGB, {how.format(*preprocess.size)}; minus {mean}, over {std}"
+
+
+def _parity(manifest: Manifest) -> Iterator[str]:
+    """The report of the gate; fields that this version does not know are shown as they are."""
+    for name, value in manifest.parity.items():
+        rows = value if isinstance(value, list) and value else [value]
+        for row in rows:
+            text = ", ".join(f"{key} {_short(item)}" for key, item in row.items()) if isinstance(row, dict) else row
+            yield _line("parity", f"{name}: {text}")
+
+
+def _short(value: object) -> object:
+    return f"{value:.3g}" if isinstance(value, float) else value
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    bundle = read_bundle(arguments.bundle)
+    print(f"{bundle.folder}: {len(bundle.manifest.files)} files, all as they were built")
+    try:
+        check_engine(bundle.manifest.engine)
+    except EngineUnavailable as error:
+        print(f"its engine cannot run here: {error}")
+        return cli.FAILED
+    print(f"its engine ({bundle.manifest.engine.kind}) can run here")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

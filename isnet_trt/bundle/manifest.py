@@ -1,0 +1,133 @@
+"""``bundle.json``: what a bundle holds, what it was made from and what it can run on.
+
+The one place where the layout of the manifest is defined. ``SCHEMA_VERSION`` grows whenever an older reader could
+misread a newer manifest.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from isnet_trt._version import __version__
+from isnet_trt.bundle.strict import FieldError, decode
+from isnet_trt.errors import BundleError, SettingsError
+from isnet_trt.settings import Inference, Labels, Preprocess, to_json
+
+SCHEMA_VERSION = 1
+MANIFEST = "bundle.json"
+ONNX = "model.onnx"
+ENGINE = "model.engine"
+
+
+@dataclass(frozen=True)
+class FileInfo:
+    """Size in bytes and SHA-256 (hex) of one file of the bundle."""
+
+    bytes: int
+    sha256: str
+
+    def __post_init__(self) -> None:
+        if self.bytes < 0:
+            raise SettingsError(f"{self.bytes} bytes is no file size")
+        _check_digest(self.sha256)
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """The checkpoint that the bundle was built from: file name (without folder) and SHA-256 (hex)."""
+
+    name: str
+    sha256: str
+
+    def __post_init__(self) -> None:
+        _check_digest(self.sha256)
+
+
+def _check_digest(text: str) -> None:
+    if not re.fullmatch("[0-9a-f]{64}", text):
+        raise SettingsError(f"{text!r} is no SHA-256 in lower-case hex")
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """The engine that the bundle was built for.
+
+    ``compute_capabilities`` are the GPUs that the engine may run on, such as ("8.6", "8.9"); empty for a CPU engine.
+    ``shapes`` are the smallest, usual and largest input (B, 3, H, W); empty means any.
+    """
+
+    kind: str
+    library_version: str
+    file: str
+    compute_capabilities: tuple[str, ...] = ()
+    gpu: str | None = None
+    driver: str | None = None
+    shapes: tuple[tuple[int, int, int, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything that the runtime needs to know about a bundle. ``files`` is filled in when the bundle is sealed."""
+
+    recipe: str
+    labels: Labels
+    preprocess: Preprocess
+    presets: dict[str, Inference]
+    output_stride: int
+    precision: str
+    engine: EngineInfo
+    checkpoint: CheckpointInfo
+    parity: dict[str, Any]
+    created_at: str
+    isnet_trt_version: str
+    files: dict[str, FileInfo] = field(default_factory=dict)
+    schema_version: int = SCHEMA_VERSION
+
+    def __post_init__(self) -> None:
+        if self.output_stride < 1:
+            raise SettingsError(f"output stride {self.output_stride} must be positive")
+        if "default" not in self.presets:
+            raise SettingsError("there is no preset called default")
+
+    def preset(self, name: str) -> Inference:
+        """The inference settings called ``name``.
+
+        Raises:
+            SettingsError: there is no such preset; the message lists those there are.
+        """
+        if name not in self.presets:
+            raise SettingsError(f"preset {name!r} is unknown; this bundle has: {', '.join(self.presets)}")
+        return self.presets[name]
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of ``bundle.json``."""
+        return to_json(self)
+
+
+def manifest_from_json(data: Any, source: str) -> Manifest:
+    """The manifest in ``data``, read from ``source`` (named in errors).
+
+    Raises:
+        BundleError: written by a newer version, or a field is missing, unknown, of the wrong type or refused.
+    """
+    if not isinstance(data, dict):
+        raise BundleError(f"{source} is not a bundle manifest: it holds no JSON object")
+    _check_schema(data, source)
+    try:
+        return decode(Manifest, data)
+    except FieldError as error:
+        raise BundleError(f"{source} is damaged: {error}. Copy the bundle again or build it again") from None
+
+
+def _check_schema(data: dict[str, Any], source: str) -> None:
+    version = data.get("schema_version")
+    if type(version) is not int or version < 1:
+        raise BundleError(f"{source} has no valid schema_version ({version!r}): it is not a bundle manifest")
+    if version > SCHEMA_VERSION:
+        raise BundleError(
+            f"{source} has schema version {version}, written by isnet_trt {data.get('isnet_trt_version', '?')}; "
+            f"isnet_trt {__version__} reads up to {SCHEMA_VERSION}. Upgrade isnet_trt, or build the bundle again with "
+            f"this one"
+        )

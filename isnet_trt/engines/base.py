@@ -1,0 +1,56 @@
+"""What every engine looks like to the runtime."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isnet_trt.errors import EngineError
+
+
+class Engine(Protocol):
+    """A loaded network on one device: normalised pictures in, logits out.
+
+    Not safe for two threads at once; open one engine per thread. Used as a context manager it closes itself.
+    """
+
+    kind: str
+    """``onnxruntime``, ``tensorrt`` or ``tensorrt-rtx``."""
+
+    description: str
+    """Library, version and device in one line, for people."""
+
+    def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Raw logits (B, K, ceil(H/s), ceil(W/s)) float32, s the model's output stride, of ``batch`` (B, 3, H, W).
+
+        ``batch`` is normalised RGB, C-contiguous float32. The result belongs to the caller.
+
+        Raises:
+            EngineError: the engine failed or was closed.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give memory and device back; closing twice is harmless."""
+        ...
+
+    def __enter__(self) -> Engine: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+def check_batch(batch: NDArray[np.float32]) -> None:
+    """Refuse what no engine takes.
+
+    Raises:
+        EngineError: ``batch`` is not a non-empty C-contiguous float32 array of shape (B, 3, H, W).
+    """
+    if batch.dtype != np.float32 or batch.ndim != 4 or batch.shape[1] != 3 or 0 in batch.shape:
+        raise EngineError(f"an engine takes float32 (B, 3, H, W), not {batch.dtype} {batch.shape}")
+    if not batch.flags.c_contiguous:
+        raise EngineError("an engine takes a C-contiguous batch; use numpy.ascontiguousarray")

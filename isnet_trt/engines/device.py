@@ -1,0 +1,91 @@
+"""What NVIDIA hardware this machine has, asked without importing any CUDA package.
+
+Only the driver library is opened (CUDA driver API: cuInit, cuDeviceGetCount, …); a machine without one answers at once
+and nothing can abort the process.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from dataclasses import dataclass
+
+_LIBRARY = "nvcuda.dll" if os.name == "nt" else "libcuda.so.1"
+_MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_{MAJOR,MINOR} of the CUDA driver API
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One NVIDIA GPU: name, compute capability such as "8.9", and the CUDA version that the driver supports."""
+
+    name: str
+    compute_capability: str
+    driver: str
+
+
+class _Refusal(Exception):
+    """Why no GPU can be used."""
+
+
+def find_gpu(index: int = 0) -> Gpu | None:
+    """GPU number ``index``, or None where there is no driver or no such device."""
+    return look_for_gpu(index)[0]
+
+
+def look_for_gpu(index: int = 0, library: str = _LIBRARY) -> tuple[Gpu | None, str]:
+    """GPU number ``index`` (as CUDA_VISIBLE_DEVICES counts), or None and the reason in words."""
+    try:
+        return _ask(_Driver(library), index), ""
+    except _Refusal as refusal:
+        return None, str(refusal)
+
+
+class _Driver:
+    """The driver library, its status codes turned into `_Refusal`."""
+
+    def __init__(self, library: str) -> None:
+        try:
+            self._library = ctypes.CDLL(library)
+        except OSError as error:
+            reason = str(error).removesuffix(": cannot open shared object file: No such file or directory")
+            missing = " is missing" if reason == library else ""
+            raise _Refusal(f"no NVIDIA driver is installed ({reason}{missing})") from None
+
+    def call(self, name: str, *arguments: object) -> None:
+        """Call a function of the driver; anything but CUDA_SUCCESS is a refusal."""
+        try:
+            status = getattr(self._library, name)(*arguments)
+        except AttributeError:
+            raise _Refusal(f"the NVIDIA driver library has no {name}: it is broken or not NVIDIA's") from None
+        if status:
+            raise _Refusal(f"the NVIDIA driver answers {self._error(status)} to {name}")
+
+    def number(self, name: str, *arguments: object) -> int:
+        """The integer that a function of the driver writes through its first argument."""
+        value = ctypes.c_int()
+        self.call(name, ctypes.byref(value), *arguments)
+        return value.value
+
+    def _error(self, status: int) -> str:
+        text = ctypes.c_char_p()
+        known = hasattr(self._library, "cuGetErrorName") and not self._library.cuGetErrorName(
+            status, ctypes.byref(text)
+        )
+        return f"{text.value.decode()} ({status})" if known and text.value else f"error {status}"
+
+
+def _ask(driver: _Driver, index: int) -> Gpu:
+    driver.call("cuInit", 0)
+    count = driver.number("cuDeviceGetCount")
+    if count <= index:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        hint = "" if visible is None else f" (CUDA_VISIBLE_DEVICES is {visible!r})"
+        raise _Refusal(f"the NVIDIA driver shows {count} GPUs{hint}")
+    device = driver.number("cuDeviceGet", index)
+    name = ctypes.create_string_buffer(256)
+    driver.call("cuDeviceGetName", name, len(name), device)
+    major, minor = (driver.number("cuDeviceGetAttribute", attribute, device) for attribute in (_MAJOR, _MINOR))
+    version = driver.number("cuDriverGetVersion")
+    return Gpu(
+        name.value.decode(errors="replace"), f"{major}.{minor}", f"CUDA {version // 1000}.{version % 1000 // 10}"
+    )

@@ -1,0 +1,88 @@
+"""TensorRT and TensorRT-RTX under one name: which library serves which engine kind, and how to get it."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from isnet_trt.errors import EngineUnavailable
+
+
+@dataclass(frozen=True)
+class Library:
+    """An engine library: the module to import, the packages that may bring it, and how a user installs it."""
+
+    kind: str
+    module: str
+    packages: tuple[str, ...]
+    install: str
+
+
+TENSORRT = Library("tensorrt", "tensorrt", ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"), "isnet_trt[gpu]")
+TENSORRT_RTX = Library("tensorrt-rtx", "tensorrt_rtx", ("tensorrt-rtx-cu13", "tensorrt-rtx"), "isnet_trt[rtx]")
+LIBRARIES = {library.kind: library for library in (TENSORRT, TENSORRT_RTX)}
+
+RTX_COMPUTE_CAPABILITIES = ("8.0", "8.6", "8.9", "12.0", "12.1")
+"""GPUs that TensorRT-RTX 1.7 builds fp32 engines for (`ComputeCapability` of its Python API).
+
+9.0 is not among those it knows; for 7.5 it refuses float32 matrix products.
+"""
+
+
+def installed_version(kind: str) -> str | None:
+    """The library's version, without importing it; None where it is not installed."""
+    library = LIBRARIES[kind]
+    if importlib.util.find_spec(library.module) is None:
+        return None
+    for package in library.packages:
+        try:
+            return importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return str(import_library(kind).__version__)
+
+
+def import_library(kind: str) -> Any:
+    """The library's module; both have the same Python API.
+
+    Raises:
+        EngineUnavailable: it is not installed or cannot be loaded; the message says what to install.
+    """
+    library = LIBRARIES[kind]
+    try:
+        return importlib.import_module(library.module)
+    except (ImportError, OSError, RuntimeError) as error:  # its own libraries missing end as any of the three
+        raise EngineUnavailable(
+            f"engine {kind!r} needs the Python package {library.packages[0]}, which cannot be imported ({error}); "
+            f"pip install '{library.install}', or use engine 'onnxruntime'"
+        ) from None
+
+
+def same_version(one: str, other: str) -> bool:
+    """Whether two versions are one release; repackagings such as ``.post1`` or ``+cu13`` do not count."""
+    return _release(one) == _release(other)
+
+
+def _release(version: str) -> str:
+    found = re.match(r"\d+(\.\d+)*", version)
+    return found.group() if found else version
+
+
+def collecting_logger(library: Any) -> Any:
+    """A logger for the library that keeps its error messages in ``errors`` for our own messages, and prints nothing."""
+    severity = library.ILogger.Severity
+
+    class Collector(library.ILogger):
+        def __init__(self) -> None:
+            library.ILogger.__init__(self)
+            self.errors: list[str] = []
+
+        def log(self, level: Any, message: str) -> None:
+            if level in (severity.ERROR, severity.INTERNAL_ERROR):
+                self.errors.append(message)
+
+    return Collector()

@@ -1,0 +1,133 @@
+"""The engine that runs anywhere: ONNX Runtime on the CPU."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isnet_trt.engines.base import check_batch
+from isnet_trt.engines.cores import usable_cores
+from isnet_trt.errors import EngineError, EngineUnavailable, SettingsError
+
+KIND = "onnxruntime"
+
+
+def library_version() -> str:
+    """The installed ONNX Runtime's version.
+
+    Raises:
+        EngineUnavailable: it is not installed.
+    """
+    return str(_import().__version__)
+
+
+def _import() -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise EngineUnavailable(f"ONNX Runtime cannot be imported ({error}); pip install onnxruntime") from None
+    return onnxruntime
+
+
+class OnnxRuntimeEngine:
+    """A model file under ONNX Runtime's CPU provider; any batch and size that the model takes.
+
+    ``threads`` defaults to the physical cores that the process may use.
+
+    Raises:
+        SettingsError: ``threads`` is below 1.
+        EngineUnavailable: ONNX Runtime is not installed.
+        EngineError: the file is no model that it can load, or takes and gives something else than one float32
+            (B, C, H, W) each; the message names the file.
+    """
+
+    kind = KIND
+
+    def __init__(self, path: str | os.PathLike[str], threads: int | None = None) -> None:
+        runtime = _import()
+        if threads is not None and threads < 1:
+            raise SettingsError(f"threads is {threads}; it must be at least 1, or None for all cores")
+        threads = threads or usable_cores()
+        self.description = f"ONNX Runtime {runtime.__version__}, CPU, {threads} thread{'s' * (threads > 1)}"
+        self._session = _session(runtime, Path(path), threads)
+        self._run_options = _run_options(runtime)
+        self._name, self._shape = _signature(self._session, Path(path))
+
+    def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        """See `isnet_trt.engines.base.Engine.run`."""
+        if self._session is None:
+            raise EngineError("this engine was closed; open it again")
+        check_batch(batch)
+        wanted = zip(self._shape, batch.shape, strict=True)
+        if any(isinstance(size, int) and size != given for size, given in wanted):
+            raise EngineError(f"this model takes inputs of shape {_text(self._shape)}, not {_text(batch.shape)}")
+        try:
+            return self._session.run(None, {self._name: batch}, self._run_options)[0]
+        except Exception as error:
+            hint = "; use a smaller window or scale" if "allocate memory" in str(error) else ""
+            raise EngineError(f"ONNX Runtime failed on an input of shape {batch.shape}: {_line(error)}{hint}") from None
+
+    def close(self) -> None:
+        """Free the session; closing twice is harmless."""
+        self._session = None
+
+    def __enter__(self) -> OnnxRuntimeEngine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _session(runtime: Any, path: Path, threads: int) -> Any:
+    if not path.is_file():
+        raise EngineError(f"{path} does not exist or is no file: there is no model to load")
+    try:
+        return runtime.InferenceSession(str(path), _options(runtime, threads), providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise EngineError(f"ONNX Runtime {runtime.__version__} cannot load {path}: {_line(error)}") from None
+
+
+def _options(runtime: Any, threads: int) -> Any:
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.log_severity_level = 3
+    # Planned memory patterns hold one block per input shape that was ever seen; windows and scales have many.
+    options.enable_mem_pattern = False
+    # Idle workers that spin take the cores from the merging between two windows, and from the service around it.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+def _run_options(runtime: Any) -> Any:
+    """Give the arena back after each run: one large picture must not hold its memory for ever."""
+    options = runtime.RunOptions()
+    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    options.log_severity_level = 4  # what fails is raised; it need not be on stderr as well
+    return options
+
+
+def _signature(session: Any, path: Path) -> tuple[str, tuple[int | str | None, ...]]:
+    """Name and shape of the one input."""
+    for what, values in (("input", session.get_inputs()), ("output", session.get_outputs())):
+        found = ", ".join(f"{v.name}: {v.type} {_text(v.shape)}" for v in values)
+        if len(values) != 1 or values[0].type != "tensor(float)" or len(values[0].shape) != 4:
+            raise EngineError(f"{path} is no segmentation model: it has {what} {found}, not one float32 (B, C, H, W)")
+    entry = session.get_inputs()[0]
+    return entry.name, tuple(entry.shape)
+
+
+def _text(shape: Any) -> str:
+    return "(" + ", ".join(str(size) for size in shape) + ")"
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())

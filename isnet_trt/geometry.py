@@ -1,0 +1,130 @@
+"""Where the network looks: sizes, passes and windows as pure functions of sizes and settings, without arrays.
+
+Sizes are (height, width) in pixels. A *pass* shows the whole picture once, at one scale, plain or mirrored. A *window*
+is the part of a pass that the network sees at once; in whole mode it is all of the pass.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from isnet_trt.errors import ImageError
+from isnet_trt.settings import Inference, Preprocess, Size
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One showing of the picture: resampled by the factor ``scale`` to ``size``, then mirrored if ``mirrored``."""
+
+    index: int
+    scale: float
+    mirrored: bool
+    size: Size
+
+
+@dataclass(frozen=True)
+class Window:
+    """Rows ``top:bottom`` and columns ``left:right`` of a pass, in the orientation of the *unmirrored* picture.
+
+    For a mirrored pass the network sees that part mirrored left to right.
+    """
+
+    of: Pass
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+    @property
+    def size(self) -> Size:
+        """(height, width) of the window."""
+        return self.bottom - self.top, self.right - self.left
+
+
+def test_size(size: Size, preprocess: Preprocess) -> Size:
+    """Size of a picture of ``size`` after the test resize.
+
+    Keeping the ratio: f = min(long / longer side, short / shorter side), each side floor(side * f + 0.5); small
+    pictures are enlarged. Otherwise the exact size of ``preprocess``.
+
+    Raises:
+        ImageError: a side would become 0.
+    """
+    if not preprocess.keep_ratio:
+        return preprocess.size
+    long, short = preprocess.size
+    factor = min(long / max(size), short / min(size))
+    height, width = (math.floor(side * factor + 0.5) for side in size)
+    if min(height, width) < 1:
+        raise ImageError(
+            f"a picture of {_text(size)} is too narrow: kept in ratio within {long}x{short} it would shrink to "
+            f"{_text((height, width))} pixels; cut it into parts that are less elongated"
+        )
+    return height, width
+
+
+test_size.__test__ = False  # type: ignore[attr-defined]  # pytest would take an imported one for a test
+
+
+def scaled_size(size: Size, scale: float) -> Size:
+    """floor(side * scale) for both sides.
+
+    Raises:
+        ImageError: a side would become 0.
+    """
+    height, width = (math.floor(side * scale) for side in size)
+    if min(height, width) < 1:
+        raise ImageError(
+            f"scale {scale:g} shrinks a picture of {_text(size)} to {_text((height, width))} pixels; "
+            "leave that scale out or use a larger picture"
+        )
+    return height, width
+
+
+def starts(length: int, window: int, stride: int) -> list[tuple[int, int]]:
+    """(start, end) of the windows along one side.
+
+    There are floor(max(n - c + s - 1, 0) / s) + 1 of them; window i ends at min(i*s + c, n) and starts at
+    max(end - c, 0): the last is shifted inwards, and where n < c the only window is the side itself.
+    """
+    count = max(length - window + stride - 1, 0) // stride + 1
+    ends = (min(i * stride + window, length) for i in range(count))
+    return [(max(end - window, 0), end) for end in ends]
+
+
+def passes(size: Size, inference: Inference) -> tuple[Pass, ...]:
+    """The passes over a picture of ``size``: for each scale in order a plain one and, with flip, a mirrored one.
+
+    Raises:
+        ImageError: a scale leaves no pixel.
+    """
+    sides = (False, True) if inference.flip else (False,)
+    kinds = [(scale, mirrored) for scale in inference.scales for mirrored in sides]
+    return tuple(Pass(i, s, mirrored, scaled_size(size, s)) for i, (s, mirrored) in enumerate(kinds))
+
+
+def windows(one: Pass, inference: Inference) -> list[Window]:
+    """The windows of a pass, row by row as the network sees the pass."""
+    height, width = one.size
+    if inference.mode == "whole" or inference.window is None or inference.stride is None:
+        return [Window(one, 0, height, 0, width)]
+    rows = starts(height, inference.window[0], inference.stride[0])
+    columns = starts(width, inference.window[1], inference.stride[1])
+    if one.mirrored:
+        columns = [(width - end, width - start) for start, end in columns]
+    return [Window(one, *row, *column) for row in rows for column in columns]
+
+
+def window_count(size: Size, inference: Inference) -> int:
+    """How many windows the network sees for a picture of ``size`` (all scales and flips)."""
+    return sum(len(windows(one, inference)) for one in passes(size, inference))
+
+
+def coarse_size(size: Size, stride: int) -> Size:
+    """Size of the network's output grid, ceil(side / stride), for an input of ``size``."""
+    return -(-size[0] // stride), -(-size[1] // stride)
+
+
+def _text(size: Size) -> str:
+    return f"{size[0]}x{size[1]}"

@@ -1,0 +1,107 @@
+"""From a file or an array to the network's input: read, check, resize, normalise."""
+
+from __future__ import annotations
+
+import functools
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from isnet_trt.errors import ImageError, SettingsError
+from isnet_trt.geometry import test_size
+from isnet_trt.settings import Preprocess
+
+Image = NDArray[np.uint8]
+Order = Literal["rgb", "bgr"]
+
+
+def read_image(path: str | os.PathLike[str]) -> Image:
+    """A picture file as uint8 (H, W, 3) RGB.
+
+    Read by OpenCV with its defaults, as the reference does: EXIF orientation applied, grey and palette expanded,
+    alpha dropped, 16 bits reduced to 8.
+
+    Raises:
+        ImageError: there is no such file, or OpenCV cannot decode it.
+    """
+    if not Path(path).is_file():
+        raise ImageError(f"{path}: there is no such picture file")
+    try:
+        image = cv2.imread(os.fspath(path), cv2.IMREAD_COLOR)
+    except cv2.error as error:
+        raise ImageError(f"{path}: OpenCV cannot read it ({error.err}); convert it or make it smaller") from None
+    if image is None:
+        raise ImageError(f"{path}: not a picture that OpenCV can read; it is damaged, empty or no image file")
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def check_image(image: Any, order: Order = "rgb") -> Image:
+    """``image`` as C-contiguous uint8 (H, W, 3) RGB; any memory layout is taken, a copy is made only where needed.
+
+    Raises:
+        ImageError: another type or shape; the message says how to convert it.
+        SettingsError: ``order`` is neither "rgb" nor "bgr".
+    """
+    if order not in ("rgb", "bgr"):
+        raise SettingsError(f"order {order!r} is unknown; use 'rgb' or 'bgr'")
+    if not isinstance(image, np.ndarray):
+        raise ImageError(f"an image must be a numpy array or a path, not {type(image).__name__}; use numpy.asarray")
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
+        found = f"this one is {image.dtype} {image.shape}"
+        raise ImageError(f"an image must be uint8 of shape (height, width, 3), {found}: {_advice(image)}")
+    return np.ascontiguousarray(image[:, :, ::-1] if order == "bgr" else image)
+
+
+def _advice(image: NDArray[Any]) -> str:
+    if image.size == 0:
+        return "it is empty; was it read or cropped rightly?"
+    if image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 1):
+        return "it is grey; use cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)"
+    if image.ndim != 3:
+        return "pass one picture at a time" if image.ndim == 4 else "pass height, width and three channels"
+    if image.shape[2] == 4:
+        return "it has an alpha channel; use image[:, :, :3]"
+    if image.shape[2] != 3:
+        return "its channels come first; use numpy.moveaxis(image, 0, -1)" if len(image) == 3 else "three channels"
+    if image.dtype.kind == "f":
+        return "it holds floating-point numbers; for values in 0..1 use (image * 255).round().astype('uint8')"
+    if image.dtype == np.uint16:
+        return "it has 16 bits; use (image >> 8).astype('uint8')"
+    return "use image.astype('uint8') once its values are within 0..255"
+
+
+def resize(image: Image, preprocess: Preprocess) -> Image:
+    """The test-time resize: OpenCV's fixed-point bilinear on uint8, without antialiasing.
+
+    Raises:
+        ImageError: the picture is so elongated that a side would become 0.
+    """
+    height, width = test_size((image.shape[0], image.shape[1]), preprocess)
+    if (height, width) == image.shape[:2]:
+        return image
+    return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
+
+
+def normalise(image: Image, preprocess: Preprocess) -> NDArray[np.float32]:
+    """(image - mean) / std as float32 (H, W, 3); ``image`` is uint8 (H, W, 3) RGB, C-contiguous.
+
+    In memory the channels come first, so that ``.transpose(2, 0, 1)`` is the network's layout without a copy.
+    """
+    planes = np.empty((3, *image.shape[:2]), np.float32)
+    for channel, table in enumerate(_tables(preprocess.mean, preprocess.std)):
+        cv2.LUT(cv2.extractChannel(image, channel), table, dst=planes[channel])
+    return planes.transpose(1, 2, 0)
+
+
+@functools.lru_cache(maxsize=8)
+def _tables(mean: tuple[float, ...], std: tuple[float, ...]) -> NDArray[np.float32]:
+    """The normalised value of every byte, (3, 256).
+
+    As the reference rounds: the mean is subtracted in float32, the product with 1/std is taken in float64.
+    """
+    values = np.arange(256, dtype=np.float32) - np.asarray(mean, np.float32)[:, None]
+    return (values.astype(np.float64) * (1.0 / np.asarray(std, np.float64))[:, None]).astype(np.float32)

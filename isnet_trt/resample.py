@@ -1,0 +1,123 @@
+"""Bilinear resampling (corners not aligned), by size ratio or by an exact factor, on parts of an array.
+
+Output sample j along one side lies at p = (j + 0.5) * step - 0.5 of the input, clamped to 0 .. n - 1. By ratio,
+step = n_in / n_out; by factor s, step = 1 / s exactly, even where n * s is no whole number.
+Both sides being linear, any block of the output is ``rows @ block @ columns`` with two small matrices.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float32]
+Span = tuple[int, int]
+"""(start, stop) along one side."""
+
+# OpenBLAS hands a product to its own threads above 2**18 multiplications; called from several threads at once that
+# is up to twenty times slower than staying below.
+PRODUCT = 2**18
+CHUNK = 64
+"""Columns per product."""
+ROWS_AT_ONCE = 128
+
+
+class Taps(NamedTuple):
+    """Output samples as weighted sums: ``matrix`` (stop - start, span length) over input samples ``span``."""
+
+    span: Span
+    matrix: Array
+
+
+@functools.lru_cache(maxsize=4096)
+def taps(n_in: int, n_out: int, start: int, stop: int) -> Taps:
+    """The weights that give output samples ``start:stop`` of ``n_out`` from ``n_in`` input samples, by size ratio."""
+    low, high, weight = positions(n_in, n_in / n_out, start, stop)
+    first, last = int(low[0]), int(high[-1]) + 1
+    matrix = np.zeros((stop - start, last - first), np.float32)
+    rows = np.arange(stop - start)
+    matrix[rows, low - first] = 1 - weight
+    matrix[rows, high - first] += weight
+    matrix.flags.writeable = False
+    return Taps((first, last), matrix)
+
+
+def positions(n_in: int, step: float, start: int, stop: int) -> tuple[NDArray[np.intp], NDArray[np.intp], Array]:
+    """Lower and upper input sample of outputs ``start:stop`` and the weight of the upper one."""
+    at = np.clip((np.arange(start, stop) + 0.5) * step - 0.5, 0, n_in - 1)
+    low = at.astype(np.intp)
+    return low, np.minimum(low + 1, n_in - 1), (at - low).astype(np.float32)
+
+
+def product(a: Array, b: Array, out: Array) -> Array:
+    """``np.matmul(a, b, out=out)`` in pieces small enough to stay on the calling thread."""
+    step = max(1, PRODUCT // (a.shape[-1] * b.shape[-1]))
+    for i in range(0, a.shape[-2], step):
+        np.matmul(a[..., i : i + step, :], b, out=out[..., i : i + step, :])
+    return out
+
+
+class Part(NamedTuple):
+    """An input block (K, p, q), and the weights of the output's rows and columns (the latter in chunks)."""
+
+    block: Array
+    rows: Array
+    columns: tuple[Taps, ...]
+
+
+@functools.lru_cache(maxsize=1024)
+def column_taps(n_in: int, n_out: int, start: int, stop: int) -> tuple[Span, tuple[Taps, ...]]:
+    """The input span that output columns ``start:stop`` need, and their weights in chunks of `CHUNK` columns.
+
+    Each column needs two inputs: in small chunks the matrices hold few zeros. Spans of chunks count from the first.
+    """
+    edges = range(start, stop, CHUNK)
+    chunks = [taps(n_in, n_out, left, min(left + CHUNK, stop)) for left in edges]
+    first = chunks[0].span[0]
+    return (first, chunks[-1].span[1]), tuple(Taps((t.span[0] - first, t.span[1] - first), t.matrix) for t in chunks)
+
+
+def combine(parts: Sequence[Part]) -> Array:
+    """The sum over ``parts`` of each block resampled to the same rows and columns: (K, R, C).
+
+    The blocks are stacked after their columns are done, so that one product does the rows of all of them and adds up.
+    """
+    rows = np.concatenate([part.rows for part in parts], axis=1)
+    width = sum(len(chunk.matrix) for chunk in parts[0].columns)
+    stack = np.empty((rows.shape[1], len(parts[0].block), width), np.float32)
+    at = 0
+    for block, _, chunks in parts:
+        below = stack[at : at + block.shape[1]]
+        at += block.shape[1]
+        for i, (span, matrix) in enumerate(chunks):
+            out = below[:, :, i * CHUNK : i * CHUNK + len(matrix)]
+            product(block[:, :, slice(*span)].transpose(1, 0, 2), matrix.T, out)
+    total = np.empty((stack.shape[1], rows.shape[0], width), np.float32)
+    return product(rows[None], stack.transpose(1, 0, 2), total)
+
+
+def scale_rows(picture: Array, scale: float, width: int, top: int, bottom: int) -> Array:
+    """Rows ``top:bottom`` and ``width`` columns of ``picture`` (C, H, W) resampled by the factor ``scale``.
+
+    Returns (C, bottom - top, width) float32, for scale 1 a view. OpenCV rounds the width where the rule is to floor
+    it; the one column too many is cut off.
+    """
+    if scale == 1:
+        return picture[:, top:bottom, :width]
+    channels, height, source = picture.shape
+    out = np.empty((channels, bottom - top, width), np.float32)
+    for a in range(top, bottom, ROWS_AT_ONCE):
+        b = min(a + ROWS_AT_ONCE, bottom)
+        low, high, weight = positions(height, 1 / scale, a, b)
+        lower, upper = picture[:, low], picture[:, high]
+        upper -= lower
+        upper *= weight[:, None]
+        lower += upper
+        wide = cv2.resize(lower.reshape(-1, source), None, fx=scale, fy=1, interpolation=cv2.INTER_LINEAR)
+        out[:, a - top : b - top] = wide.reshape(channels, b - a, -1)[..., :width]
+    return out

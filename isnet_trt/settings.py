@@ -1,0 +1,136 @@
+"""What a model needs besides its weights: label set, preprocessing and inference settings.
+
+Plain frozen dataclasses without arrays or engines, shared by the recipes (training), the bundle manifest and the
+runtime. Each one checks itself when it is made and turns into JSON and back without loss.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+from isnet_trt.errors import SettingsError
+
+T = TypeVar("T")
+Mode = Literal["whole", "slide"]
+Size = tuple[int, int]
+"""(height, width) in pixels."""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The label set: class i is called ``names[i]`` and drawn in ``palette[i]`` (R, G, B, each 0..255).
+
+    ``flip_pairs`` are the class pairs that change places when a picture is mirrored (left arm / right arm).
+    """
+
+    names: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...]
+    flip_pairs: tuple[tuple[int, int], ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.names) != len(self.palette):
+            raise SettingsError(f"{len(self.names)} class names but {len(self.palette)} palette colours")
+        for pair in self.flip_pairs:
+            if len(set(pair)) != 2 or not all(0 <= c < len(self.names) for c in pair):
+                raise SettingsError(f"flip pair {pair} does not name two of the {len(self.names)} classes")
+
+    @property
+    def count(self) -> int:
+        """Number of classes K."""
+        return len(self.names)
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """From a source picture to the network's input.
+
+    ``size`` is (long side, short side) when ``keep_ratio``, else the exact (height, width). ``mean`` and ``std``
+    are per channel in R, G, B order, in units of 0..255 pixel values.
+    """
+
+    size: tuple[int, int]
+    keep_ratio: bool = True
+    mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
+    std: tuple[float, float, float] = (58.395, 57.12, 57.375)
+
+    def __post_init__(self) -> None:
+        if min(self.size) < 1:
+            raise SettingsError(f"test size {self.size} must be positive")
+        if min(self.std) <= 0:
+            raise SettingsError(f"normalisation std {self.std} must be positive")
+
+
+@dataclass(frozen=True)
+class Inference:
+    """How a picture is shown to the network and how its answers are merged.
+
+    ``window`` and ``stride`` are (height, width) in pixels of the scaled picture and belong to ``mode="slide"``.
+    ``softmax_before_resize`` averages probabilities instead of logits: softmax at stride 8 in whole mode, after the
+    resize to the window in slide mode.
+    """
+
+    mode: Mode = "whole"
+    window: Size | None = None
+    stride: Size | None = None
+    scales: tuple[float, ...] = (1.0,)
+    flip: bool = False
+    softmax_before_resize: bool = False
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("whole", "slide"):
+            raise SettingsError(f"mode {self.mode!r} is unknown; use 'whole' or 'slide'")
+        if not self.scales or any(not 0 < s <= 16 for s in self.scales):
+            raise SettingsError(f"scales {self.scales} must be one or more factors in (0, 16]")
+        if self.mode == "slide":
+            self._check_slide()
+
+    def _check_slide(self) -> None:
+        if self.window is None or self.stride is None:
+            raise SettingsError("mode 'slide' needs a window and a stride, each (height, width)")
+        if min(self.window) < 1 or min(self.stride) < 1:
+            raise SettingsError(f"window {self.window} and stride {self.stride} must be positive")
+        if any(s > w for s, w in zip(self.stride, self.window, strict=True)):
+            raise SettingsError(f"stride {self.stride} is larger than the window {self.window}: pixels stay uncovered")
+
+    def replace(self, **changes: Any) -> Inference:
+        """A copy with some fields changed, checked like any other."""
+        return dataclasses.replace(self, **changes)
+
+    def describe(self) -> str:
+        """One line for people, such as ``slide 512x1024 / 341x341, scales 0.5 1, flip, probabilities``."""
+        parts: list[str] = [self.mode]
+        if self.mode == "slide" and self.window and self.stride:
+            parts[0] += " {}x{} / {}x{}".format(*self.window, *self.stride)
+        parts.append(("scales " if len(self.scales) > 1 else "scale ") + " ".join(f"{s:g}" for s in self.scales))
+        parts += ["flip"] if self.flip else []
+        parts.append("probabilities" if self.softmax_before_resize else "logits")
+        return ", ".join(parts)
+
+
+def to_json(value: Any) -> Any:
+    """Dataclasses and tuples as JSON-ready dicts and lists."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {key: to_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_json(item) for item in value]
+    return value
+
+
+def from_json(kind: type[T], data: dict[str, Any]) -> T:
+    """The inverse of `to_json` for the dataclasses of this module (lists become tuples).
+
+    Raises:
+        SettingsError: a field is missing, unknown or invalid; the message names it.
+    """
+    try:
+        return kind(**{key: _tuples(item) for key, item in data.items()})
+    except TypeError as error:
+        raise SettingsError(f"{kind.__name__}: {error}") from None
+
+
+def _tuples(item: Any) -> Any:
+    return tuple(_tuples(i) for i in item) if isinstance(item, list) else item
