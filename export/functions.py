@@ -1,0 +1,159 @@
+"""The two context operations as ONNX functions of the domain ``isnet_trt``.
+
+A graph carries its operations as nodes of this domain *with* a body of standard operators: an engine that has a plugin
+of that name takes the plugin, any other runs the body.
+
+    RegionPool(logits (B, K, N), features (B, N, C)) -> centres (B, K, C), log_counts (B, K)
+    ContextAttention<scale>(q (B, N, D), k (B, M, D), v (B, M, D), bias (B, M)) -> out (B, N, D)
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import onnx
+from onnx import FunctionProto, ModelProto, helper, parser
+
+DOMAIN = "isnet_trt"
+DOMAIN_VERSION = 1
+OPSET = 20
+BLOCK = 512
+"""Queries per block of the blocked attention: N x M scores become BLOCK x M at a time.
+
+Measured with ONNX Runtime on two cores, D = 256: 3 % slower than the plain body at N = M = 4096, 20 % faster at 16384.
+"""
+
+AttentionBody = Literal["plain", "blocked"]
+_HEADER = f'<opset_import: ["" : {OPSET}], domain: "{DOMAIN}">\n'
+
+# Every position belongs to the class with the greatest logit (ArgMax: the first of equals). The softmax runs over the
+# positions of the class alone: others get the lowest finite number, which underflows to 0 and stays finite for a class
+# without positions; the product with the mask then makes that class 0. log(0) = -inf marks it.
+_REGION_POOL = (
+    _HEADER
+    + """
+RegionPool (logits, features) => (centres, log_counts) {
+    winner = ArgMax <axis: int = 1, keepdims: int = 1> (logits)
+    one = Constant <value_int: int = 1> ()
+    zero = Constant <value_int: int = 0> ()
+    shape = Shape <start: int = 1, end: int = 2> (logits)
+    classes = Squeeze (shape)
+    range = Range (zero, classes, one)
+    axes = Constant <value_ints: ints = [0, 2]> ()
+    column = Unsqueeze (range, axes)
+    mask = Equal (winner, column)
+    lowest = Constant <value_float: float = -3.0e38> ()
+    filler = CastLike (lowest, logits)
+    own = Where (mask, logits, filler)
+    shares = Softmax <axis: int = 2> (own)
+    ones = CastLike (mask, logits)
+    weights = Mul (shares, ones)
+    centres = MatMul (weights, features)
+    counted = Cast <to: int = 1> (mask)
+    last = Constant <value_ints: ints = [2]> ()
+    counts = ReduceSum <keepdims: int = 0> (counted, last)
+    logs = Log (counts)
+    log_counts = CastLike (logs, logits)
+}"""
+)
+
+_PLAIN = (
+    _HEADER
+    + """
+ContextAttention <scale> (q, k, v, bias) => (out) {
+    factor = Constant <value_float: float = @scale> ()
+    like = CastLike (factor, q)
+    scaled = Mul (q, like)
+    turned = Transpose <perm: ints = [0, 2, 1]> (k)
+    products = MatMul (scaled, turned)
+    axis = Constant <value_ints: ints = [1]> ()
+    row = Unsqueeze (bias, axis)
+    scores = Add (products, row)
+    weights = Softmax <axis: int = 2> (scores)
+    out = MatMul (weights, v)
+}"""
+)
+
+# The same, with the queries padded to whole blocks and a Scan over the blocks: B x N x M scores never exist at once.
+_BLOCKED = (
+    _HEADER
+    + f"""
+ContextAttention <scale> (q, k, v, bias) => (out) {{
+    factor = Constant <value_float: float = @scale> ()
+    like = CastLike (factor, q)
+    scaled = Mul (q, like)
+    turned = Transpose <perm: ints = [0, 2, 1]> (k)
+    axis = Constant <value_ints: ints = [1]> ()
+    row = Unsqueeze (bias, axis)
+    length = Shape <start: int = 1, end: int = 2> (q)
+    most = Constant <value_ints: ints = [{BLOCK}]> ()
+    block = Min (length, most)
+    one = Constant <value_ints: ints = [1]> ()
+    rounding = Sub (block, one)
+    padded = Add (length, rounding)
+    blocks = Div (padded, block)
+    whole = Mul (blocks, block)
+    missing = Sub (whole, length)
+    zeros = Constant <value_ints: ints = [0, 0, 0, 0]> ()
+    nothing = Constant <value_ints: ints = [0]> ()
+    pads = Concat <axis: int = 0> (zeros, missing, nothing)
+    filled = Pad (scaled, pads)
+    batch = Shape <start: int = 0, end: int = 1> (q)
+    width = Shape <start: int = 2, end: int = 3> (q)
+    split = Concat <axis: int = 0> (batch, blocks, block, width)
+    grouped = Reshape (filled, split)
+    queue = Transpose <perm: ints = [1, 0, 2, 3]> (grouped)
+    answers = Scan <num_scan_inputs: int = 1, body: graph = each (float[b, n, d] some) => (float[b, n, e] answer) {{
+        products = MatMul (some, turned)
+        scores = Add (products, row)
+        weights = Softmax <axis: int = 2> (scores)
+        answer = MatMul (weights, v)
+    }}> (queue)
+    ordered = Transpose <perm: ints = [1, 0, 2, 3]> (answers)
+    values = Shape <start: int = 2, end: int = 3> (v)
+    joined = Concat <axis: int = 0> (batch, whole, values)
+    flat = Reshape (ordered, joined)
+    out = Slice (flat, nothing, length, axis)
+}}"""
+)
+
+
+def region_pool() -> FunctionProto:
+    """The body of ``RegionPool``."""
+    return _parsed(_REGION_POOL)
+
+
+def attention(body: AttentionBody = "blocked") -> FunctionProto:
+    """The body of ``ContextAttention``: ``blocked`` for ONNX Runtime (bounded memory), ``plain`` for TensorRT.
+
+    TensorRT fuses the plain one, and its parser refuses a Scan inside a function.
+    """
+    return _parsed(_PLAIN if body == "plain" else _BLOCKED)
+
+
+def _parsed(text: str) -> FunctionProto:
+    function = parser.parse_function(text)
+    for number, node in enumerate(function.node):
+        # TensorRT names a nameless node after its output, and finds that name twice when the function is called twice.
+        node.name = f"{function.name}_{number}_{node.op_type}"
+    return function
+
+
+def attach(model: ModelProto, body: AttentionBody = "blocked") -> None:
+    """Give ``model`` the bodies of its isnet_trt nodes, replacing those it had, and name the plugin namespace.
+
+    TensorRT's parser takes a plugin before the body only where the node names the plugin's namespace.
+    """
+    kept = [function for function in model.functions if function.domain != DOMAIN]
+    del model.functions[:]
+    model.functions.extend([*kept, region_pool(), attention(body)])
+    if all(entry.domain != DOMAIN for entry in model.opset_import):
+        model.opset_import.append(helper.make_opsetid(DOMAIN, DOMAIN_VERSION))
+    for node in context_nodes(model):
+        if all(attribute.name != "plugin_namespace" for attribute in node.attribute):
+            node.attribute.append(helper.make_attribute("plugin_namespace", DOMAIN))
+
+
+def context_nodes(model: ModelProto) -> list[onnx.NodeProto]:
+    """The nodes of the domain isnet_trt."""
+    return [node for node in model.graph.node if node.domain == DOMAIN]
