@@ -1,0 +1,1 @@
+"""What isnet_trt is measured against, each in its best fair form."""

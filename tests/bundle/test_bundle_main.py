@@ -1,0 +1,103 @@
+"""``python -m isnet_trt.bundle``, as a user calls it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from small_bundle import SLIDE, write_bundle
+
+from isnet_trt import cli
+from isnet_trt.bundle import ENGINE, MANIFEST, ONNX, EngineInfo
+from isnet_trt.bundle.__main__ import main
+from isnet_trt.bundle.manifest import manifest_from_json
+from isnet_trt.engines.libraries import installed_version
+
+
+def _call(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "isnet_trt.bundle", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_show_is_a_page_about_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shapes = ((1, 3, 33, 35), (1, 3, 512, 512), (2, 3, 1024, 2048))
+    engine = EngineInfo("tensorrt", "10.13.3.9", ENGINE, ("8.9",), "NVIDIA L4", "CUDA 13.0", shapes)
+    bundle = write_bundle(tmp_path / "small", engine)
+    assert main(["show", str(bundle.folder)]) == 0
+    page = capsys.readouterr().out
+    for said in (
+        "isnet_small, fp32",
+        "2026-01-02T03:04:05+00:00 by isnet_trt 0.1.0",
+        f"small.pth, SHA-256 {'ab' * 32}",
+        "tensorrt 10.13.3.9, model.engine, built on NVIDIA L4 (CUDA 13.0)",
+        "compute capability 8.9",
+        "1x3x33x35 … 1x3x512x512 … 2x3x1024x2048",
+        "exactly 473x473",
+        "logits of 3 classes at stride 8",
+        "0 left, 1 right, 2 sky",
+        "left / right",
+        f"ms-flip: {SLIDE.describe()}",
+        f"model.onnx, {bundle.manifest.files[ONNX].bytes / 1e6:.1f} MB",
+        "engine: ONNX Runtime",
+        "pictures: picture a.png, max 1e-05",
+    ):
+        assert said in page
+
+
+def test_show_json_is_the_manifest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bundle = write_bundle(tmp_path / "small")
+    assert main(["show", "--json", str(bundle.folder)]) == 0
+    assert manifest_from_json(json.loads(capsys.readouterr().out), "stdout") == bundle.manifest
+
+
+def test_show_says_nothing_of_the_content(tmp_path: Path) -> None:
+    """It is for looking: a changed byte is found by verify."""
+    bundle = write_bundle(tmp_path / "small")
+    content = bytearray(bundle.path(ONNX).read_bytes())
+    content[-1] ^= 1
+    bundle.path(ONNX).write_bytes(content)
+    assert main(["show", str(bundle.folder)]) == 0
+    assert cli.run(main, ["verify", str(bundle.folder)]) == cli.ERROR
+
+
+def test_verify_whole(tmp_path: Path) -> None:
+    result = _call("verify", write_bundle(tmp_path / "small").folder)
+    assert result.returncode == 0
+    assert "1 files, all as they were built" in result.stdout
+    assert "its engine (onnxruntime) can run here" in result.stdout
+
+
+@pytest.mark.skipif(installed_version("tensorrt") is not None, reason="tensorrt is installed")
+def test_verify_whole_but_not_runnable_here(tmp_path: Path) -> None:
+    result = _call("verify", write_bundle(tmp_path / "small", EngineInfo("tensorrt", "10.1", ENGINE)).folder)
+    assert result.returncode == cli.FAILED
+    assert "2 files, all as they were built" in result.stdout
+    assert "its engine cannot run here: " in result.stdout
+    assert "pip install" in result.stdout
+
+
+@pytest.mark.parametrize("damage", ["absent", "file", "manifest", "schema"])
+def test_verify_damaged(tmp_path: Path, damage: str) -> None:
+    folder = tmp_path / "small"
+    if damage != "absent":
+        write_bundle(folder)
+    path = folder / (ONNX if damage == "file" else MANIFEST)
+    if damage == "schema":
+        path.write_text(path.read_text("utf-8").replace('"schema_version": 1', '"schema_version": 2'), "utf-8")
+    elif damage != "absent":
+        path.write_bytes(path.read_bytes()[:-9])
+    result = _call("verify", folder)
+    assert result.returncode == cli.ERROR
+    assert result.stderr.startswith(f"error: {folder}")
+    assert result.stderr.count("\n") == 1
+
+
+def test_help_teaches() -> None:
+    result = _call("--help")
+    assert result.returncode == 0
+    for said in ("show bundles/ade", "verify bundles/ade", "exit status"):
+        assert said in result.stdout
+    assert _call("repair", "x").returncode == cli.ERROR

@@ -1,0 +1,107 @@
+"""bundle.json: the way there and back, and every kind of damage named by its field."""
+
+from __future__ import annotations
+
+import copy
+import json
+from typing import Any
+
+import pytest
+from small_bundle import manifest
+
+from isnet_trt.bundle import EngineInfo, FileInfo
+from isnet_trt.bundle.manifest import SCHEMA_VERSION, manifest_from_json
+from isnet_trt.errors import BundleError
+
+ENGINE_INFO = EngineInfo(
+    "tensorrt-rtx",
+    "1.7.1.116",
+    "model.engine",
+    ("8.9", "12.0"),
+    "NVIDIA GeForce RTX 4090",
+    "CUDA 13.0",
+    ((1, 3, 33, 35), (1, 3, 513, 511), (2, 3, 1024, 2048)),
+)
+
+
+def _data() -> dict[str, Any]:
+    files = {"model.onnx": FileInfo(12, "cd" * 32)}
+    return json.loads(json.dumps(manifest(ENGINE_INFO, files=files).to_json()))
+
+
+def test_there_and_back() -> None:
+    original = manifest(ENGINE_INFO, files={"model.onnx": FileInfo(12, "cd" * 32)})
+    assert manifest_from_json(json.loads(json.dumps(original.to_json())), "bundle.json") == original
+
+
+def _set(data: Any, path: str, value: Any) -> None:
+    *parents, last = (int(name) if name.isdigit() else name for name in path.split("/"))
+    for name in parents:
+        data = data[name]
+    if value is KeyError:
+        del data[last]
+    else:
+        data[last] = value
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        ("recipe", KeyError, "the manifest lacks recipe"),
+        ("surprise", 1, "the manifest has unknown entries: surprise"),
+        ("recipe", 7, "field 'recipe' must be a string, but is an integer"),
+        ("output_stride", 8.0, "field 'output_stride' must be an integer, but is a number"),
+        ("output_stride", True, "field 'output_stride' must be an integer, but is a boolean"),
+        ("output_stride", 0, "output stride 0"),
+        ("labels", [], "field 'labels' must be an object, but is a list"),
+        ("labels/names", "abc", "field 'labels.names' must be a list, but is a string"),
+        ("labels/names", ["one"], "field 'labels': 1 class names but 3 palette colours"),
+        ("labels/palette/1", [1, 2], "field 'labels.palette[1]' has 2 entries instead of 3"),
+        ("labels/palette/1", [1, 2, None], "field 'labels.palette[1][2]' must be an integer, but is null"),
+        ("preprocess/std", [1, 1, 0], "field 'preprocess': normalisation std (1.0, 1.0, 0.0) must be positive"),
+        ("preprocess/keep_ratio", 0, "field 'preprocess.keep_ratio' must be a boolean, but is an integer"),
+        ("presets", {}, "no preset called default"),
+        ("presets/ms-flip/window", KeyError, "field 'presets.ms-flip' lacks window"),
+        ("presets/ms-flip/window", None, "field 'presets.ms-flip': mode 'slide' needs a window"),
+        ("presets/ms-flip/mode", "tile", "field 'presets.ms-flip.mode' is 'tile'; it must be one of 'whole', 'slide'"),
+        ("presets/ms-flip/scales", ["1"], "field 'presets.ms-flip.scales[0]' must be a number, but is a string"),
+        ("engine/shapes/2", [1, 3, 5], "field 'engine.shapes[2]' has 3 entries instead of 4"),
+        ("engine/gpu", 4090, "field 'engine.gpu' must be a string, but is an integer"),
+        ("checkpoint/sha256", "ab", "field 'checkpoint': 'ab' is no SHA-256"),
+        ("files/model.onnx/bytes", -1, "field 'files.model.onnx': -1 bytes"),
+        ("files/model.onnx/sha256", "x" * 64, "field 'files.model.onnx': 'xxxx"),
+    ],
+)
+def test_damage_names_file_and_field(path: str, value: Any, said: str) -> None:
+    data = _data()
+    _set(data, path, value)
+    with pytest.raises(BundleError) as caught:
+        manifest_from_json(data, "somewhere/bundle.json")
+    assert str(caught.value).startswith("somewhere/bundle.json is damaged: ")
+    assert said in str(caught.value)
+
+
+def test_every_field_is_needed() -> None:
+    for name in _data():
+        data = _data()
+        del data[name]
+        with pytest.raises(BundleError, match=name):
+            manifest_from_json(data, "bundle.json")
+
+
+def test_newer_schema_says_who_wrote_it_and_what_to_do() -> None:
+    data = copy.deepcopy(_data()) | {"schema_version": SCHEMA_VERSION + 1, "isnet_trt_version": "9.8", "new_field": 1}
+    with pytest.raises(BundleError, match=r"schema version 2, written by isnet_trt 9\.8.*Upgrade isnet_trt"):
+        manifest_from_json(data, "bundle.json")
+
+
+@pytest.mark.parametrize("version", [None, 0, -1, "1", 1.0, True])
+def test_strange_schema_versions(version: Any) -> None:
+    with pytest.raises(BundleError, match="no valid schema_version"):
+        manifest_from_json(_data() | {"schema_version": version}, "bundle.json")
+
+
+@pytest.mark.parametrize("data", [None, [], "bundle", 3])
+def test_no_object(data: Any) -> None:
+    with pytest.raises(BundleError, match="no JSON object"):
+        manifest_from_json(data, "bundle.json")

@@ -1,0 +1,125 @@
+"""The choice of an engine, as a function of what a machine has."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from isnet_trt.engines.device import Gpu, find_gpu, look_for_gpu
+from isnet_trt.engines.libraries import installed_version
+from isnet_trt.engines.select import Machine, choose, look
+from isnet_trt.errors import EngineUnavailable, SettingsError
+
+
+def _gpu(capability: str) -> Gpu:
+    return Gpu("NVIDIA Something", capability, "CUDA 13.0")
+
+
+@pytest.mark.parametrize(
+    ("machine", "kind", "said"),
+    [
+        (Machine(None, "no driver", "10.13", "1.7"), "onnxruntime", "no NVIDIA GPU is usable here: no driver"),
+        (
+            Machine(_gpu("8.9"), "", "10.13", "1.7"),
+            "tensorrt",
+            "NVIDIA Something (compute capability 8.9) with tensorrt 10",
+        ),
+        (Machine(_gpu("9.0"), "", "10.13", None), "tensorrt", "9.0"),
+        (Machine(_gpu("12.0"), "", None, "1.7"), "tensorrt-rtx", "with tensorrt-rtx 1.7"),
+        (Machine(_gpu("9.0"), "", None, "1.7"), "onnxruntime", "tensorrt-rtx runs on compute capability 8.0"),
+        (Machine(_gpu("7.0"), "", "10.13", None), "onnxruntime", "tensorrt runs from compute capability 7.5 on"),
+        (Machine(_gpu("8.9")), "onnxruntime", "tensorrt is not installed (pip install 'isnet_trt[gpu]')"),
+        (Machine(_gpu("8.9"), "", "10.13", "1.7", False), "onnxruntime", "needs cuda-bindings"),
+    ],
+)
+def test_automatic(machine: Machine, kind: str, said: str) -> None:
+    choice = choose("auto", machine)
+    assert choice.kind == kind
+    assert said in choice.reason
+
+
+def test_this_machine() -> None:
+    choice = choose()
+    assert choice == choose("auto", look())
+    if find_gpu() is None:
+        assert choice.kind == "onnxruntime"
+
+
+def test_asked_for() -> None:
+    assert choose("onnxruntime").kind == "onnxruntime"
+    with pytest.raises(SettingsError, match="'trt' is unknown; use auto, onnxruntime, tensorrt, tensorrt-rtx"):
+        choose("trt")
+
+
+@pytest.mark.skipif(installed_version("tensorrt-rtx") is None, reason="tensorrt-rtx is not installed")
+def test_tensorrt_rtx_builds_without_a_gpu() -> None:
+    assert choose("tensorrt-rtx", Machine(None, "no driver")).kind == "tensorrt-rtx"
+
+
+@pytest.mark.skipif(installed_version("tensorrt") is not None, reason="tensorrt is installed")
+def test_tensorrt_missing() -> None:
+    with pytest.raises(EngineUnavailable, match=r"pip install 'isnet_trt\[gpu\]'"):
+        choose("tensorrt")
+
+
+def test_no_driver_library() -> None:
+    gpu, reason = look_for_gpu(library="libcuda-that-is-not-there.so.1")
+    assert gpu is None
+    assert reason == "no NVIDIA driver is installed (libcuda-that-is-not-there.so.1 is missing)"
+
+
+def test_a_library_that_is_not_the_driver() -> None:
+    gpu, reason = look_for_gpu(library="libc.so.6")
+    assert gpu is None
+    assert "has no cuInit" in reason
+
+
+_DRIVER = """
+#include <string.h>
+int cuInit(unsigned flags) { return INIT; }
+int cuDeviceGetCount(int *count) { *count = COUNT; return 0; }
+int cuDeviceGet(int *device, int index) { *device = 40 + index; return 0; }
+int cuDeviceGetName(char *name, int size, int device) {
+    if (device != 40 || size < 20) return 1;
+    strncpy(name, "NVIDIA Test \\xff", size);
+    return 0;
+}
+int cuDeviceGetAttribute(int *value, int attribute, int device) {
+    if (device != 40) return 1;
+    *value = attribute == 75 ? 12 : attribute == 76 ? 1 : -1;
+    return 0;
+}
+int cuDriverGetVersion(int *version) { *version = 13010; return 0; }
+int cuGetErrorName(int status, const char **name) { *name = "CUDA_ERROR_NO_DEVICE"; return status == 100 ? 0 : 1; }
+"""
+
+
+def _driver(folder: Path, init: int = 0, count: int = 1) -> str:
+    """A driver library by the signatures of cuda.h; there is no real one without its device."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("there is no C compiler")
+    (folder / "driver.c").write_text(_DRIVER)
+    library = folder / f"libdriver{init}_{count}.so"
+    options = [f"-DINIT={init}", f"-DCOUNT={count}", "-shared", "-fPIC"]
+    subprocess.run([compiler, *options, str(folder / "driver.c"), "-o", str(library)], check=True)
+    return str(library)
+
+
+def test_asks_the_driver(tmp_path: Path) -> None:
+    gpu, reason = look_for_gpu(library=_driver(tmp_path))
+    assert gpu == Gpu("NVIDIA Test �", "12.1", "CUDA 13.1")
+    assert reason == ""
+
+
+def test_driver_without_a_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu, reason = look_for_gpu(library=_driver(tmp_path, init=100))
+    assert (gpu, reason) == (None, "the NVIDIA driver answers CUDA_ERROR_NO_DEVICE (100) to cuInit")
+    assert look_for_gpu(library=_driver(tmp_path, init=7))[1] == "the NVIDIA driver answers error 7 to cuInit"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    _, reason = look_for_gpu(library=_driver(tmp_path, count=0))
+    assert reason == "the NVIDIA driver shows 0 GPUs (CUDA_VISIBLE_DEVICES is '')"
+    assert look_for_gpu(1, _driver(tmp_path))[0] is None

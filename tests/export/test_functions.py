@@ -1,0 +1,94 @@
+"""The function bodies under ONNX Runtime against numpy in float64."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper
+
+from isnet_trt.export import functions
+from isnet_trt.export.functions import BLOCK, AttentionBody
+
+FP32 = 2e-6
+"""Largest error over the largest value: float32 against float64."""
+
+
+def session(kind: str, inputs: list[str], outputs: list[str], body: AttentionBody = "plain", **attributes: float):
+    node = helper.make_node(kind, inputs, outputs, domain=functions.DOMAIN, **attributes)
+    ranks = {"bias": 2, "log_counts": 2}
+    values = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [None] * ranks.get(name, 3))
+        for name in (*inputs, *outputs)
+    ]
+    graph = helper.make_graph([node], "one", values[: len(inputs)], values[len(inputs) :])
+    opsets = [helper.make_opsetid("", functions.OPSET), helper.make_opsetid(functions.DOMAIN, 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    functions.attach(model, body)
+    onnx.checker.check_model(model)
+    return onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+
+
+def region_pool(logits: np.ndarray, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The definition, class by class, in float64."""
+    batch, classes, _ = logits.shape
+    centres = np.zeros((batch, classes, features.shape[2]))
+    counts = np.zeros((batch, classes))
+    for b in range(batch):
+        labels = logits[b].argmax(0)
+        for k in range(classes):
+            own = np.flatnonzero(labels == k)
+            counts[b, k] = len(own)
+            if len(own):
+                weights = np.exp(logits[b, k, own].astype(np.float64) - logits[b, k, own].max())
+                centres[b, k] = weights @ features[b, own] / weights.sum()
+    with np.errstate(divide="ignore"):
+        return centres, np.log(counts)
+
+
+@pytest.mark.parametrize(("batch", "classes", "positions", "width"), [(1, 5, 123, 17), (3, 19, 41, 8), (2, 7, 1, 3)])
+def test_region_pool(batch: int, classes: int, positions: int, width: int) -> None:
+    random = np.random.default_rng(positions)
+    logits = (10 * random.standard_normal((batch, classes, positions))).astype(np.float32)
+    logits[:, classes - 1] = -50  # a class that never wins
+    logits[:, 1] = logits[:, 0]  # ties: the first wins, the second is absent
+    features = random.standard_normal((batch, positions, width)).astype(np.float32)
+    run = session("RegionPool", ["logits", "features"], ["centres", "log_counts"])
+    centres, log_counts = run.run(None, {"logits": logits, "features": features})
+    wanted, wanted_counts = region_pool(logits, features)
+    assert np.abs(centres - wanted).max() <= FP32 * np.abs(wanted).max()
+    finite = np.isfinite(wanted_counts)
+    np.testing.assert_array_equal(np.isneginf(log_counts), ~finite)
+    np.testing.assert_allclose(log_counts[finite], wanted_counts[finite], rtol=1e-6, atol=1e-6)
+    assert not finite[:, 1].any()
+    assert not finite[:, classes - 1].any()
+
+
+@pytest.mark.parametrize("body", ["plain", "blocked"])
+@pytest.mark.parametrize(
+    ("batch", "queries", "keys", "width"),
+    [(1, 5, 123, 32), (2, BLOCK, 7, 16), (3, BLOCK + 1, 61, 8), (1, 2 * BLOCK + 77, 19, 32), (1, 1, 1, 4)],
+)
+def test_attention(body: AttentionBody, batch: int, queries: int, keys: int, width: int) -> None:
+    random = np.random.default_rng(queries)
+    q, k, v = (random.standard_normal((batch, n, width)).astype(np.float32) for n in (queries, keys, keys))
+    bias = np.log(random.integers(1, 4, (batch, keys)).astype(np.float32))
+    bias[:, 1:2] = -np.inf  # an absent class, where there is more than one
+    run = session("ContextAttention", ["q", "k", "v", "bias"], ["out"], body, scale=width**-0.5)
+    out = run.run(None, {"q": q, "k": k, "v": v, "bias": bias})[0]
+    scores = q.astype(np.float64) @ k.transpose(0, 2, 1) * width**-0.5 + bias[:, None]
+    weights = np.exp(scores - scores.max(2, keepdims=True))
+    wanted = weights / weights.sum(2, keepdims=True) @ v
+    assert np.abs(out - wanted).max() <= FP32 * np.abs(wanted).max()
+
+
+def test_nodes_name_the_plugin_namespace_once(graph: onnx.ModelProto) -> None:
+    functions.attach(graph)
+    functions.attach(graph)
+    nodes = functions.context_nodes(graph)
+    assert sorted(node.op_type for node in nodes) == ["ContextAttention", "ContextAttention", "RegionPool"]
+    for node in nodes:
+        named = [a.s for a in node.attribute if a.name == "plugin_namespace"]
+        assert named == [b"isnet_trt"]
+    assert len(graph.functions) == 2

@@ -1,0 +1,127 @@
+"""The build command: a checkpoint in, a whole bundle out, or nothing."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from isnet_trt import Segmenter, cli
+from isnet_trt import build as command
+from isnet_trt.bundle import read_bundle
+from isnet_trt.engines.select import choose
+from isnet_trt.errors import CheckpointError, EngineUnavailable, SettingsError
+from isnet_trt.export import build
+from isnet_trt.training.model import ISNet
+from isnet_trt.training.recipes import recipe
+
+needs_rtx = pytest.mark.skipif(
+    importlib.util.find_spec("tensorrt_rtx") is None, reason="there is no tensorrt-rtx wheel for this platform"
+)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(1)
+    path = tmp_path_factory.mktemp("checkpoint") / "demo.pth"
+    torch.save({"model": ISNet(recipe("isnet_demo").architecture).state_dict()}, path)
+    return path
+
+
+def run(*words: object) -> int:
+    return cli.run(command.main, [str(word) for word in words])
+
+
+def test_command_builds_a_bundle(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--ckpt", checkpoint, "--engine", "onnxruntime", "--out", tmp_path / "deep" / "bundle") == 0
+    said = capsys.readouterr().out
+    assert "isnet_demo" in said
+    assert "isnet_trt.predict" in said
+    bundle = read_bundle(tmp_path / "deep" / "bundle")
+    assert set(bundle.manifest.files) == {"model.onnx"}
+    assert bundle.manifest.checkpoint.name == "demo.pth"
+    assert len(bundle.manifest.parity["pictures"]) == 4
+    with Segmenter.open(bundle.folder, preset="ms-flip", threads=2) as segmenter:
+        labels = segmenter(np.random.default_rng(0).integers(0, 255, (67, 91, 3), np.uint8)).labels
+    assert labels.shape == (67, 91)
+
+
+@pytest.mark.rtx
+@needs_rtx
+def test_tensorrt_rtx_bundle(checkpoint: Path, tmp_path: Path) -> None:
+    bundle = build(checkpoint, tmp_path / "bundle", engine="tensorrt-rtx", static=(97, 129))
+    engine = bundle.manifest.engine
+    assert (engine.kind, engine.file) == ("tensorrt-rtx", "model.engine")
+    assert engine.shapes == ((1, 3, 97, 129),) * 3
+    assert "9.0" not in engine.compute_capabilities
+    assert set(bundle.manifest.files) == {"model.onnx", "model.engine"}
+    if choose().kind == "onnxruntime":  # no GPU: never silently on another engine
+        with pytest.raises(EngineUnavailable, match="engine='onnxruntime'"):
+            Segmenter.open(bundle.folder)
+    with Segmenter.open(bundle.folder, engine="onnxruntime") as segmenter:
+        assert segmenter(np.zeros((31, 45, 3), np.uint8)).labels.shape == (31, 45)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tensorrt") is not None, reason="TensorRT is installed")
+def test_tensorrt_missing_says_what_to_install(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("--ckpt", checkpoint, "--engine", "tensorrt", "--out", tmp_path / "bundle") == cli.ERROR
+    assert "pip install 'isnet_trt[gpu]'" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_checkpoint_of_other_classes(filled: Callable[[str], dict[str, np.ndarray]], tmp_path: Path) -> None:
+    weights = {k: torch.from_numpy(np.array(v)) for k, v in filled("isnet_resnet50os8_lip").items()}
+    torch.save({"model": weights}, tmp_path / "lip.pth")
+    with pytest.raises(CheckpointError, match="isnet_resnet50os8_lip"):
+        build(tmp_path / "lip.pth", tmp_path / "bundle", recipe="isnet_resnet50os8_ade20k")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["lip.pth"]
+
+
+def test_existing_bundle_needs_force(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "thesis.txt").write_text("years of work")
+    assert run("--ckpt", checkpoint, "--out", tmp_path / "notes", "--force") == cli.ERROR
+    assert (tmp_path / "notes" / "thesis.txt").read_text() == "years of work"
+    build(checkpoint, tmp_path / "bundle", engine="onnxruntime")
+    first = json.loads((tmp_path / "bundle" / "bundle.json").read_text())
+    assert run("--ckpt", checkpoint, "--out", tmp_path / "bundle") == cli.ERROR
+    assert "--force" in capsys.readouterr().err
+    assert json.loads((tmp_path / "bundle" / "bundle.json").read_text()) == first
+    assert run("--ckpt", checkpoint, "--engine", "onnxruntime", "--out", tmp_path / "bundle", "--force") == 0
+
+
+def test_unknown_precision(checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="fp32"):
+        build(checkpoint, tmp_path / "bundle", precision="fp4")
+
+
+def test_interrupt_leaves_nothing(checkpoint: Path, tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "isnet_trt.build", "--ckpt", str(checkpoint), "--out", str(tmp_path / "bundle")]
+    process = subprocess.Popen([*words, "--engine", "onnxruntime"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob(".bundle*")):  # the temporary folder: the export has begun
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == cli.INTERRUPTED, errors
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        command.main(["--help"])
+    assert "examples:" in capsys.readouterr().out

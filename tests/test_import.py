@@ -1,0 +1,39 @@
+"""What a service pays for `import isnet_trt`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("torch", "onnx", "onnxruntime", "triton", "cuda", "tensorrt", "tensorrt_rtx", "polygraphy")
+LIMIT = 0.5
+"""Seconds, the best of some tries: a busy machine makes single ones slow."""
+CODE = """
+import sys, time
+start = time.perf_counter()
+{statement}
+print(time.perf_counter() - start, *sorted({{name.split(".")[0] for name in sys.modules}}))
+"""
+
+
+@pytest.mark.parametrize("statement", ["import isnet_trt", "from isnet_trt import Segmenter, Segmentation"])
+def test_import_is_light_and_quick(statement):
+    seconds = []
+    for _ in range(6):
+        ran = [sys.executable, "-c", CODE.format(statement=statement)]
+        took, *modules = subprocess.run(ran, capture_output=True, text=True, check=True).stdout.split()
+        assert not set(HEAVY) & set(modules)
+        seconds.append(float(took))
+        if seconds[-1] < LIMIT:
+            return
+    pytest.fail(f"{statement!r} takes {min(seconds):.2f} s")
+
+
+def test_names_are_found_and_unknown_ones_refused():
+    import isnet_trt
+
+    assert all(getattr(isnet_trt, name) is not None for name in isnet_trt.__all__)
+    with pytest.raises(AttributeError, match="Segmentor"):
+        _ = isnet_trt.Segmentor

@@ -1,0 +1,59 @@
+"""Confusion counts and figures, against the reference's numbers and by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from isnet_trt.errors import SettingsError
+from isnet_trt.metrics import Confusion
+
+GOLDEN = Path(__file__).parent / "golden" / "golden_pipeline.npz"
+
+
+def test_figures_of_the_reference() -> None:
+    golden = np.load(GOLDEN)
+    confusion = Confusion(19)
+    for predicted, truth in zip(golden["metric_pred"], golden["metric_gt"], strict=True):
+        confusion.add(predicted, truth)
+    metrics = confusion.metrics()
+    tolerance = 1e-12  # float64 ratios of whole numbers
+    np.testing.assert_allclose(metrics.iou, golden["metric_iou"], atol=tolerance)
+    np.testing.assert_allclose(metrics.accuracy, golden["metric_accuracy"], atol=tolerance)
+    assert metrics.miou == pytest.approx(float(golden["metric_miou"]), abs=tolerance)
+    assert metrics.all_accuracy == pytest.approx(float(golden["metric_all_accuracy"]), abs=tolerance)
+
+
+def test_by_hand() -> None:
+    confusion = Confusion(4)
+    confusion.add(np.array([[0, 0, 1], [2, 1, 1]]), np.array([[0, 1, 1], [1, -1, 255]]))
+    metrics = confusion.metrics()
+    np.testing.assert_allclose(metrics.iou, [1 / 2, 1 / 3, 0, np.nan])
+    np.testing.assert_allclose(metrics.dice, [2 / 3, 1 / 2, 0, np.nan])
+    np.testing.assert_allclose(metrics.accuracy, [1, 1 / 3, np.nan, np.nan])
+    assert metrics.miou == pytest.approx((1 / 2 + 1 / 3) / 3)  # a class predicted but never present counts 0
+    assert metrics.all_accuracy == pytest.approx(1 / 2)
+
+
+def test_nothing_counted_is_nan() -> None:
+    confusion = Confusion(3)
+    confusion.add(np.zeros((2, 2), np.uint8), np.full((2, 2), -100))
+    assert np.isnan(confusion.metrics().miou)
+    assert np.isnan(confusion.metrics().all_accuracy)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int16, np.int64])
+def test_label_types_do_not_overflow(dtype: type) -> None:
+    confusion = Confusion(100)
+    confusion.add(np.full((3, 5), 99, dtype), np.full((3, 5), 98, dtype))
+    assert confusion.counts[98, 99] == 15
+    assert confusion.counts.sum() == 15
+
+
+def test_wrong_shapes_and_values_are_refused() -> None:
+    with pytest.raises(SettingsError, match=r"\(2, 3\).*\(3, 2\)"):
+        Confusion(2).add(np.zeros((2, 3), int), np.zeros((3, 2), int))
+    with pytest.raises(SettingsError, match=r"0\.\.5 do not fit 2 classes"):
+        Confusion(2).add(np.array([0, 5]), np.array([0, 1]))

@@ -1,0 +1,48 @@
+"""A real engine in miniature: one strided convolution under ONNX Runtime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from isnet_trt.engines import Engine, open_onnx
+from isnet_trt.settings import Labels
+
+STRIDE = 8
+
+
+def weights(classes: int) -> np.ndarray:
+    """Filters (classes, 3, 7, 7) float32."""
+    return np.random.default_rng(classes).standard_normal((classes, 3, 7, 7), dtype=np.float32) / 7
+
+
+def write_model(path: Path, classes: int, gain: float = 1.0, batch: int | str = "batch") -> Path:
+    """An ONNX file: a 7x7 convolution with stride 8; ``gain`` scales its filters, ``batch`` may be fixed."""
+    size = (
+        [TensorProto.FLOAT, [batch, 3, "height", "width"]],
+        [TensorProto.FLOAT, [batch, classes, "rows", "columns"]],
+    )
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["x", "w"], ["y"], strides=[STRIDE, STRIDE], pads=[3, 3, 3, 3])],
+        "tiny",
+        [helper.make_tensor_value_info("x", *size[0])],
+        [helper.make_tensor_value_info("y", *size[1])],
+        [numpy_helper.from_array(weights(classes) * np.float32(gain), "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    onnx.save(model, path)
+    return path
+
+
+def open_tiny(folder: Path, classes: int, gain: float = 1.0) -> Engine:
+    """The model, written to ``folder`` and opened."""
+    return open_onnx(write_model(folder / f"tiny{classes}.onnx", classes, gain), threads=1)
+
+
+def labels(classes: int, pairs: tuple[tuple[int, int], ...] = ((1, 2),)) -> Labels:
+    """Names and colours for ``classes`` classes."""
+    palette = tuple((37 * i % 256, 91 * i % 256, 151 * i % 256) for i in range(classes))
+    return Labels(tuple(f"class {i}" for i in range(classes)), palette, pairs)
