@@ -1,7 +1,9 @@
 """Bilinear resampling (corners not aligned), by size ratio or by an exact factor, on parts of an array.
 
 Output sample j along one side lies at p = (j + 0.5) * step - 0.5 of the input, clamped to 0 .. n - 1. By ratio,
-step = n_in / n_out; by factor s, step = 1 / s exactly, even where n * s is no whole number.
+step = n_in / n_out; by factor s, step = 1 / s exactly, even where n * s is no whole number. Positions are rounded to
+float32 where PyTorch rounds them: a weight is then up to 1e-3 off at the far end of a wide picture, and the network,
+whose first prediction has near ties, gives the reference's labels only if it sees the reference's pixels.
 Both sides being linear, any block of the output is ``rows @ block @ columns`` with two small matrices.
 """
 
@@ -11,7 +13,6 @@ import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -37,7 +38,7 @@ class Taps(NamedTuple):
 @functools.lru_cache(maxsize=4096)
 def taps(n_in: int, n_out: int, start: int, stop: int) -> Taps:
     """The weights that give output samples ``start:stop`` of ``n_out`` from ``n_in`` input samples, by size ratio."""
-    low, high, weight = positions(n_in, n_in / n_out, start, stop)
+    low, high, weight = positions(n_in, np.float32(n_in) / np.float32(n_out), start, stop)
     first, last = int(low[0]), int(high[-1]) + 1
     matrix = np.zeros((stop - start, last - first), np.float32)
     rows = np.arange(stop - start)
@@ -47,11 +48,15 @@ def taps(n_in: int, n_out: int, start: int, stop: int) -> Taps:
     return Taps((first, last), matrix)
 
 
-def positions(n_in: int, step: float, start: int, stop: int) -> tuple[NDArray[np.intp], NDArray[np.intp], Array]:
-    """Lower and upper input sample of outputs ``start:stop`` and the weight of the upper one."""
-    at = np.clip((np.arange(start, stop) + 0.5) * step - 0.5, 0, n_in - 1)
+def positions(n_in: int, step: np.float32, start: int, stop: int) -> tuple[NDArray[np.intp], NDArray[np.intp], Array]:
+    """Lower and upper input sample of outputs ``start:stop`` and the weight of the upper one.
+
+    PyTorch's compilers contract step * (j + 0.5) - 0.5 to one fused multiply-add: float64, rounded once, is the same.
+    """
+    exact = (np.arange(start, stop) + 0.5) * np.float64(step) - 0.5
+    at = np.clip(exact.astype(np.float32), np.float32(0), np.float32(n_in - 1))
     low = at.astype(np.intp)
-    return low, np.minimum(low + 1, n_in - 1), (at - low).astype(np.float32)
+    return low, np.minimum(low + 1, n_in - 1), at - low.astype(np.float32)
 
 
 def product(a: Array, b: Array, out: Array) -> Array:
@@ -104,20 +109,25 @@ def combine(parts: Sequence[Part]) -> Array:
 def scale_rows(picture: Array, scale: float, width: int, top: int, bottom: int) -> Array:
     """Rows ``top:bottom`` and ``width`` columns of ``picture`` (C, H, W) resampled by the factor ``scale``.
 
-    Returns (C, bottom - top, width) float32, for scale 1 a view. OpenCV rounds the width where the rule is to floor
-    it; the one column too many is cut off.
+    Returns (C, bottom - top, width) float32, for scale 1 a view.
     """
     if scale == 1:
         return picture[:, top:bottom, :width]
     channels, height, source = picture.shape
+    step = np.float32(1 / scale)
+    left, right, across = positions(source, step, 0, width)
     out = np.empty((channels, bottom - top, width), np.float32)
-    for a in range(top, bottom, ROWS_AT_ONCE):
+    for a in range(top, bottom, ROWS_AT_ONCE):  # in the cache
         b = min(a + ROWS_AT_ONCE, bottom)
-        low, high, weight = positions(height, 1 / scale, a, b)
-        lower, upper = picture[:, low], picture[:, high]
-        upper -= lower
-        upper *= weight[:, None]
-        lower += upper
-        wide = cv2.resize(lower.reshape(-1, source), None, fx=scale, fy=1, interpolation=cv2.INTER_LINEAR)
-        out[:, a - top : b - top] = wide.reshape(channels, b - a, -1)[..., :width]
+        low, high, down = positions(height, step, a, b)
+        rows = _between(picture[:, low], picture[:, high], down[:, None])
+        out[:, a - top : b - top] = _between(rows.take(left, axis=2), rows.take(right, axis=2), across)
     return out
+
+
+def _between(lower: Array, upper: Array, weight: Array) -> Array:
+    """lower + weight * (upper - lower), in the memory of the two."""
+    upper -= lower
+    upper *= weight
+    lower += upper
+    return lower

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -38,6 +39,11 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def interpolate(x: torch.Tensor, **how: Any) -> torch.Tensor:
+    """Resampled in float32, as the reference does it: positions rounded otherwise give other weights."""
+    return F.interpolate(x.float(), mode="bilinear", **how).to(x.dtype)
+
+
 def _scores(
     network: Network,
     picture: torch.Tensor,
@@ -47,7 +53,7 @@ def _scores(
 ) -> torch.Tensor:
     volumes = []
     for scale in inference.scales:
-        shown = F.interpolate(picture, scale_factor=scale, mode="bilinear", recompute_scale_factor=False)
+        shown = interpolate(picture, scale_factor=scale, recompute_scale_factor=False)
         volumes.append(forward(network, shown, inference))
         if inference.flip:
             mirrored = forward(network, shown.flip(3), inference)
@@ -55,7 +61,7 @@ def _scores(
             for a, b in pairs:
                 swapped[:, a], swapped[:, b] = mirrored[:, b], mirrored[:, a]
             volumes.append(swapped.flip(3))
-    return torch.stack([F.interpolate(v, output, mode="bilinear")[0] for v in volumes]).mean(0)
+    return torch.stack([interpolate(v, size=output)[0] for v in volumes]).mean(0)
 
 
 def forward(network: Network, x: torch.Tensor, inference: Inference) -> torch.Tensor:
@@ -71,9 +77,7 @@ def forward(network: Network, x: torch.Tensor, inference: Inference) -> torch.Te
         for j in range(math.floor(max(width - cw + sw - 1, 0) / sw) + 1):
             bottom, right = min(i * sh + ch, height), min(j * sw + cw, width)
             top, left = max(bottom - ch, 0), max(right - cw, 0)
-            part = F.interpolate(
-                network(x[:, :, top:bottom, left:right]), (bottom - top, right - left), mode="bilinear"
-            )
+            part = interpolate(network(x[:, :, top:bottom, left:right]), size=(bottom - top, right - left))
             part = part.softmax(1) if inference.softmax_before_resize else part
             total = torch.zeros(1, part.shape[1], height, width, dtype=x.dtype) if total is None else total
             total[:, :, top:bottom, left:right] += part

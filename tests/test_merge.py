@@ -1,4 +1,4 @@
-"""Windows and merge together against the plain rules in float64 torch."""
+"""Windows and merge together against the plain rules in torch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from isnet_trt.settings import Inference
 
 CLASSES = 7
 PAIRS = ((1, 4), (6, 2))
-SCORE = (np.float32, 2e-5)
+SCORE = (np.float32, 5e-5)
 """Type and bound of the largest score error, relative to the scores' standard deviation."""
 
 SIX = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)

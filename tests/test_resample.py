@@ -10,22 +10,23 @@ import torch.nn.functional as F
 from isnet_trt.geometry import scaled_size
 from isnet_trt.resample import Part, column_taps, combine, product, scale_rows, taps
 
-ERROR = (np.float32, 3e-5)
-"""Type and largest absolute error against float64 for inputs of variance 1: positions are rounded in float32."""
+ERROR = (np.float32, 2e-6)
+"""Type and largest absolute error against PyTorch's float32 for inputs of variance 1: same weights, other sums."""
 
 
 def by_ratio(x, size):
-    return F.interpolate(torch.from_numpy(x)[None].double(), size, mode="bilinear")[0].numpy()
+    return F.interpolate(torch.from_numpy(x)[None], size, mode="bilinear")[0].numpy()
 
 
 def by_factor(x, scale):
-    x = torch.from_numpy(x)[None].double()
+    x = torch.from_numpy(x)[None]
     return F.interpolate(x, scale_factor=scale, mode="bilinear", recompute_scale_factor=False)[0].numpy()
 
 
 @pytest.mark.parametrize("scale", [0.1, 0.33, 0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5, 1.75, 2.0, 3.7])
-@pytest.mark.parametrize("size", [(11, 13), (121, 167), (64, 86), (300, 41), (513, 12)])
+@pytest.mark.parametrize("size", [(11, 13), (121, 167), (64, 86), (300, 41), (513, 12), (17, 4099)])
 def test_factor_is_torchs(size, scale):
+    """The last picture is so wide that positions rounded otherwise would move its pixels by 1e-3."""
     x = np.random.default_rng(1).standard_normal((3, *size), dtype=np.float32)
     height, width = scaled_size(size, scale)
     got = scale_rows(x, scale, width, 0, height)
@@ -46,8 +47,7 @@ def test_factor_is_not_the_ratio_of_sizes():
 def test_some_rows_are_those_of_the_whole(part):
     x = np.random.default_rng(2).standard_normal((3, 250, 31), dtype=np.float32)
     whole = scale_rows(x, 1.75, 54, 0, 437)
-    difference = scale_rows(x, 1.75, 54, *part) - whole[:, slice(*part)]
-    assert np.abs(difference).max() <= 2e-6  # OpenCV rounds single rows otherwise than pairs of rows
+    assert np.array_equal(scale_rows(x, 1.75, 54, *part), whole[:, slice(*part)])
 
 
 @pytest.mark.parametrize("source", [(1, 1), (3, 70), (16, 21), (65, 129)])
@@ -77,4 +77,4 @@ def test_products_in_pieces_are_the_product():
     rng = np.random.default_rng(5)
     a, b = rng.standard_normal((3, 700, 40), dtype=np.float32), rng.standard_normal((3, 40, 90), dtype=np.float32)
     out = product(a, b, np.empty((3, 700, 90), np.float32))
-    assert np.abs(out - a.astype(np.float64) @ b).max() <= ERROR[1]
+    assert np.abs(out - a.astype(np.float64) @ b).max() <= 2e-5  # sums of forty products
