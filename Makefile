@@ -48,5 +48,5 @@ $(VENV)/.demo: setup.py $(VENV)/.torch
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.demo
-	$(PIP) --editable '.[build,train,rtx,dev]'
+	$(PIP) --editable '.[build,train,bench,rtx,dev]'
 	@touch $@

@@ -10,15 +10,26 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 VERSION = re.search(r'"(.+)"', (ROOT / "isnet_trt" / "_version.py").read_text("utf-8"))
 RTX_PLATFORM = 'sys_platform == "linux" and platform_machine == "x86_64"'
+TRITON = 'triton>=3.5; sys_platform == "linux"'
 
 RUNTIME = ["numpy>=1.26", "opencv-python>=4.10", "onnxruntime>=1.22", "tqdm>=4.66"]
-BUILD = ["torch>=2.9", "onnx>=1.18", "onnxscript>=0.5", "polygraphy>=0.49"]
+BUILD = ["torch>=2.9", "onnx>=1.18", "onnxscript>=0.5", "polygraphy>=0.49", "matplotlib>=3.8"]
 EXTRAS = {
     "build": BUILD,
-    "train": ["torch>=2.9"],
+    "train": ["torch>=2.9", "matplotlib>=3.8", "PyYAML>=6", "scipy>=1.11", "tensorboard>=2.16"],
+    "bench": [*BUILD, "psutil>=5.9"],
     "gpu": ["tensorrt>=10.13", "pycuda>=2025.1", "cuda-bindings>=13"],
     "rtx": [f"tensorrt-rtx-cu13>=1.7; {RTX_PLATFORM}", "cuda-bindings>=13"],
-    "dev": ["pytest>=8", "hypothesis>=6.100", "mypy>=1.15", "ruff>=0.12", "pre-commit>=4"],
+    "dev": [
+        "pytest>=8",
+        "hypothesis>=6.100",
+        "mypy>=1.15",
+        "ruff>=0.12",
+        "pre-commit>=4",
+        "types-PyYAML",
+        "types-psutil",
+        TRITON,
+    ],
 }
 
 setup(
