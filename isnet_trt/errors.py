@@ -37,5 +37,9 @@ class ParityError(BuildError):
     """What was built does not compute what the checkpoint computes; nothing was written."""
 
 
+class DataError(IsnetError):
+    """A dataset is missing, half unpacked, or one of its files cannot be used as it is."""
+
+
 class TrainingError(IsnetError):
     """Training cannot start or go on as it is set up."""

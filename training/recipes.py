@@ -30,6 +30,8 @@ from isnet_trt.training.architecture import (
 )
 
 PRESETS = ("default", "ms-flip")
+IGNORE = -100
+"""Training id of pixels that count for nothing."""
 
 
 @dataclass(frozen=True)

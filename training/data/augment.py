@@ -17,9 +17,8 @@ from numpy.typing import NDArray
 from isnet_trt.geometry import test_size as fitted_size
 from isnet_trt.preprocess import normalise
 from isnet_trt.settings import Preprocess, Size
-from isnet_trt.training.recipes import Augmentation, Recipe
+from isnet_trt.training.recipes import IGNORE, Augmentation, Recipe
 
-IGNORE = -100
 MAX_SHARE = 0.75
 CROP_TRIES = 10
 
