@@ -50,7 +50,8 @@ class Augmentation:
     """Training-time geometry: ``base`` (long, short) or (height, width), scaled by a factor from ``factors``.
 
     ``rotation`` is (probability, largest angle in degrees) or None. ``photometric`` changes brightness, contrast,
-    saturation and hue; the drawn scenes do without, since they are drawn in changing light.
+    saturation and hue; the drawn scenes do without, since they are drawn in changing light. ``pad_turns``: padding
+    exchanges the sides of an oblong crop for samples of the other orientation, as the published models were trained.
     """
 
     base: tuple[int, int]
@@ -58,6 +59,7 @@ class Augmentation:
     keep_ratio: bool = True
     rotation: tuple[float, int] | None = None
     photometric: bool = True
+    pad_turns: bool = True
 
 
 @dataclass(frozen=True)

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import cv2
 import numpy as np
+import pytest
 
+from isnet_trt.training.data import augment
 from isnet_trt.training.data.augment import (
     IGNORE,
     Augment,
     linear,
     pad,
+    padded_size,
     photometric,
     random_crop,
     random_flip,
     random_resize,
+    random_rotation,
     rotate_hue,
     saturate,
 )
-from isnet_trt.training.recipes import Augmentation, recipe
+from isnet_trt.training.recipes import RECIPES, Augmentation, recipe
 
 
 class Fixed:
@@ -140,12 +146,94 @@ def test_pad_centres_with_the_smaller_half_first() -> None:
     assert out[:, target == 0].min() == 1
 
 
-def test_pad_cuts_a_larger_sample_to_its_centre_and_turns_for_portrait() -> None:
+def test_pad_cuts_a_larger_sample_to_its_centre() -> None:
     x = np.arange(10 * 12 * 3, dtype=np.float32).reshape(3, 10, 12)
     out, _ = pad(x, np.zeros((10, 12), np.int16), (4, 6))
     np.testing.assert_array_equal(out, x[:, 3:7, 3:9])
-    _, target = pad(np.zeros((3, 12, 5), np.float32), np.zeros((12, 5), np.int16), (8, 16))
-    assert target.shape == (16, 8)
+
+
+def test_padding_turns_for_the_other_orientation_where_the_recipe_says_so() -> None:
+    assert padded_size((12, 5), (8, 16), True) == (16, 8)
+    assert padded_size((5, 12), (16, 8), True) == (8, 16)
+    assert padded_size((5, 12), (8, 16), True) == padded_size((7, 7), (8, 16), True) == (8, 16)
+    assert padded_size((12, 5), (8, 16), False) == (8, 16)
+
+
+def test_a_portrait_picture_of_a_landscape_recipe() -> None:
+    chain = Augment.of(recipe("isnet_resnet50os8_cityscapes"))
+    labels = np.zeros((300, 40), np.int16)
+    x, target = chain(picture(300, 40), labels, np.random.default_rng(0))
+    assert (x.shape, target.shape) == ((3, 1024, 512), (1024, 512))
+    fixed = dataclasses.replace(chain, augmentation=dataclasses.replace(chain.augmentation, pad_turns=False))
+    assert fixed(picture(300, 40), labels, np.random.default_rng(0))[1].shape == (512, 1024)
+
+
+def test_rotation_turns_picture_and_labels_about_the_centre() -> None:
+    labels = np.zeros((40, 60), np.int16)
+    labels[10:14, 20:26] = 3
+    image = np.repeat(labels.astype(np.uint8)[..., None] * 60, 3, 2)
+    turned, target = random_rotation(image, labels, (0.6, 30), Fixed(0.59, 28))  # type: ignore[arg-type]
+    assert turned.shape == image.shape
+    assert (target.shape, target.dtype) == (labels.shape, np.int16)
+    # By the formula: a pixel's place about (30, 20) turned by 28 degrees, y downwards.
+    angle = np.deg2rad(28)
+    rows, columns = np.mgrid[:40, :60]
+    dx, dy = columns - 30.0, rows - 20.0
+    x = np.cos(angle) * dx - np.sin(angle) * dy + 30
+    y = np.sin(angle) * dx + np.cos(angle) * dy + 20
+    inside = (np.round(x) >= 0) & (np.round(x) < 60) & (np.round(y) >= 0) & (np.round(y) < 40)
+    want = np.full(labels.shape, IGNORE, np.int16)
+    want[inside] = labels[np.round(y[inside]).astype(int), np.round(x[inside]).astype(int)]
+    assert (target != want).mean() < 0.01  # OpenCV rounds places to 1/32 pixel
+    assert (target == IGNORE).sum() > 100
+    assert turned[target == IGNORE].max() == 0
+    shown = turned[..., 0] > 90
+    assert (shown != (target == 3)).sum() <= 8  # bicubic and nearest differ on the outline alone
+    assert len(np.unique(turned)) > 3  # bicubic: in-between values
+
+
+def test_rotation_is_left_out_by_chance_and_by_recipe() -> None:
+    image, labels = picture(9, 7), np.zeros((9, 7), np.int16)
+    assert random_rotation(image, labels, (0.6, 30), Fixed(0.6))[0] is image  # type: ignore[arg-type]
+    assert random_rotation(image, labels, None, Fixed())[0] is image  # type: ignore[arg-type]
+
+
+def test_rotation_angles_are_whole_and_leave_the_largest_out() -> None:
+    class Angles(Fixed):
+        def integers(self, low: int, high: int) -> float:  # type: ignore[override]
+            seen.append((low, high))
+            return 0
+
+    seen: list[tuple[int, int]] = []
+    random_rotation(picture(9, 7), np.zeros((9, 7), np.int16), (0.6, 30), Angles(0.1))  # type: ignore[arg-type]
+    assert seen == [(-30, 30)]  # of a half-open range
+
+
+@pytest.mark.parametrize("name", [one.name for one in RECIPES.values()])
+def test_steps_in_the_published_order(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    for step in ("random_resize", "random_crop", "random_flip", "random_rotation", "photometric", "normalise", "pad"):
+        real = getattr(augment, step)
+        monkeypatch.setattr(augment, step, lambda *a, step=step, real=real: (order.append(step), real(*a))[1])
+    chain = Augment.of(recipe(name))
+    x, target = chain(picture(61, 83), np.zeros((61, 83), np.int16), np.random.default_rng(0))
+    wanted = ["random_resize", "random_crop", "random_flip", "random_rotation", "photometric", "normalise", "pad"]
+    assert order == [step for step in wanted if step != "photometric" or name != "isnet_demo"]
+    assert (x.shape[1:], x.dtype, target.shape, target.dtype) == (chain.crop, np.float32, chain.crop, np.int64)
+
+
+def test_lip_alone_rotates_and_swaps() -> None:
+    chains = {one.dataset: Augment.of(one) for one in RECIPES.values()}
+    assert {name for name, chain in chains.items() if chain.augmentation.rotation} == {"lip"}
+    assert chains["lip"].augmentation.rotation == (0.6, 30)
+    assert {name for name, chain in chains.items() if chain.pairs} == {"lip", "scenes"}
+    assert chains["lip"].pairs == ((14, 15), (16, 17), (18, 19))
+
+
+def test_lip_resize_forgets_the_ratio() -> None:
+    rule = recipe("isnet_resnet50os8_lip").augmentation
+    _, labels = random_resize(picture(90, 33), np.zeros((90, 33), np.int16), rule, Fixed(1.201))  # type: ignore[arg-type]
+    assert labels.shape == (int(520 * 1.201), int(520 * 1.201))
 
 
 def test_whole_chain_gives_the_crop_size_and_repeats() -> None:

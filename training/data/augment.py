@@ -1,4 +1,8 @@
-"""What happens to a training picture: resize, crop, flip, colour changes, normalisation, padding.
+"""What happens to a training picture: resize, crop, flip, rotation, colour changes, normalisation, padding.
+
+The steps, their order and their oddities are those that the published models were trained with; each oddity that
+changes what the network sees is named where it is. One step is left out: for LIP they also drew an edge map, which
+ISNet never looks at.
 
 Each step is a function of its own with the random generator passed in, so the same generator state gives the same
 sample. Pictures are uint8 H×W×3 in B, G, R order until they are normalised; labels are int16 H×W with `IGNORE` for
@@ -29,7 +33,10 @@ Sample = tuple[Image, Labels]
 
 @dataclass(frozen=True)
 class Augment:
-    """The training steps of a recipe; called with (image, labels, rng) it gives the network's input and target."""
+    """The training steps of a recipe; called with (image, labels, rng) it gives the network's input and target.
+
+    ``crop`` is (height, width); ``pairs`` are the classes that change places when a picture is mirrored.
+    """
 
     augmentation: Augmentation
     crop: Size
@@ -42,12 +49,14 @@ class Augment:
 
     def __call__(self, image: Image, labels: Labels, rng: np.random.Generator) -> tuple[NDArray, NDArray]:
         """BGR picture and labels of any size -> float32 (3, h, w) RGB normalised and int64 (h, w), of the crop size."""
-        image, labels = random_resize(image, labels, self.augmentation, rng)
+        rule = self.augmentation
+        image, labels = random_resize(image, labels, rule, rng)
         image, labels = random_crop(image, labels, self.crop, rng)
         image, labels = random_flip(image, labels, self.pairs, rng)
-        image = photometric(image, rng) if self.augmentation.photometric else image
+        image, labels = random_rotation(image, labels, rule.rotation, rng)
+        image = photometric(image, rng) if rule.photometric else image
         planes = normalise(np.ascontiguousarray(image[..., ::-1]), self.preprocess).transpose(2, 0, 1)
-        x, target = pad(planes, labels, self.crop)
+        x, target = pad(planes, labels, padded_size(labels.shape, self.crop, rule.pad_turns))
         return x, target.astype(np.int64)
 
 
@@ -64,7 +73,7 @@ def random_crop(image: Image, labels: Labels, crop: Size, rng: np.random.Generat
     """A crop (clipped to the picture) in which more than one class occurs and none fills 75 % of the valid pixels.
 
     Up to ten draws; if none is accepted the tenth is taken, unless it has no valid pixel at all: then the sample is
-    returned whole.
+    returned whole, and padding will cut it to its centre (an oddity of how the published models were trained).
     """
     height, width = min(crop[0], labels.shape[0]), min(crop[1], labels.shape[1])
     counts = np.zeros(0, np.int64)
@@ -90,6 +99,22 @@ def random_flip(
         was_a, was_b = mirrored == a, mirrored == b
         mirrored[was_a], mirrored[was_b] = b, a
     return np.ascontiguousarray(image[:, ::-1]), mirrored
+
+
+def random_rotation(image: Image, labels: Labels, rule: tuple[float, int] | None, rng: np.random.Generator) -> Sample:
+    """Turn about the centre, counter-clockwise for positive angles; ``rule`` is (probability, largest angle) or None.
+
+    The angle is a whole number of degrees, the largest one itself never drawn. Bicubic picture, nearest labels. What
+    comes in from outside is 0 (black, since the picture is not normalised yet) and `IGNORE`. The centre is
+    (width / 2, height / 2), half a pixel beside the middle of the pixel grid, as the published models had it.
+    """
+    if rule is None or rng.random() >= rule[0]:
+        return image, labels
+    height, width = labels.shape
+    turn = cv2.getRotationMatrix2D((width / 2, height / 2), int(rng.integers(-rule[1], rule[1])), 1.0)
+    turned = cv2.warpAffine(image, turn, (width, height), flags=cv2.INTER_CUBIC, borderValue=0)
+    target = cv2.warpAffine(labels, turn, (width, height), flags=cv2.INTER_NEAREST, borderValue=IGNORE)
+    return np.asarray(turned, np.uint8), np.asarray(target, labels.dtype)
 
 
 def photometric(image: Image, rng: np.random.Generator) -> Image:
@@ -134,16 +159,24 @@ def rotate_hue(image: Image, steps: int) -> Image:
     return np.asarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB), np.uint8)
 
 
+def padded_size(size: Size, crop: Size, turns: bool) -> Size:
+    """The size that a sample of ``size`` (height, width) is padded to: ``crop``.
+
+    If ``turns``, a portrait sample exchanges the sides of a landscape crop, and the other way round. That is how the
+    published models were trained; batches of such samples can only hold one orientation.
+    """
+    height, width = size
+    differs = (height > width and crop[0] < crop[1]) or (height < width and crop[0] > crop[1])
+    return (crop[1], crop[0]) if turns and differs else crop
+
+
 def pad(x: NDArray[np.float32], labels: Labels, size: Size) -> tuple[NDArray[np.float32], Labels]:
     """Centre planes (3, h, w) and labels (h, w) on ``size`` (height, width), the smaller margin at top and left.
 
-    The margins hold 0 (the mean colour) and `IGNORE`.
-    Where the sample is larger it is cut to its centre. A portrait sample exchanges the sides of a landscape size
-    and the other way round.
+    The margins hold 0 (the mean colour, since planes are normalised) and `IGNORE`. Where the sample is larger it is
+    cut to its centre.
     """
     height, width = labels.shape
-    if (height > width) != (size[0] > size[1]) and height != width and size[0] != size[1]:
-        size = (size[1], size[0])
     out = np.zeros((3, *size), np.float32)
     target = np.full(size, IGNORE, labels.dtype)
     (to_y, from_y), (to_x, from_x) = _centred(height, size[0]), _centred(width, size[1])

@@ -27,12 +27,15 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> tuple[Image, NDArray[np.integer]]:
-        """Picture uint8 (H, W, 3) in B, G, R order and labels (H, W): training ids 0..K−1 or `isnet_trt.training.recipes.IGNORE`."""
+        """Picture uint8 (H, W, 3) in B, G, R order; labels (H, W), training ids 0..K−1 or `recipes.IGNORE`."""
 
 
 @dataclass(frozen=True)
 class LabelValues:
-    """Stored label values (0 and above) -> training ids: ``ids[value]`` is 0..K−1 or `IGNORE`; others are an error."""
+    """Stored label values (0 and above) -> training ids: ``ids[value]`` is 0..K−1 or `recipes.IGNORE`.
+
+    A value without training id is an error.
+    """
 
     ids: Mapping[int, int]
 
@@ -102,7 +105,9 @@ class PictureSet:
         return self.files[index]
 
     def __getitem__(self, index: int) -> tuple[Image, NDArray[np.int16]]:
-        """Picture uint8 (H, W, 3) in B, G, R order; labels int16 (H, W), 0..K−1 or `IGNORE`. Both are new arrays.
+        """Picture uint8 (H, W, 3) in B, G, R order; labels int16 (H, W), 0..K−1 or `recipes.IGNORE`.
+
+        Both are new arrays that the caller may write to.
 
         Raises:
             DataError: a file cannot be read, the sizes differ, or a label value is out of range.
