@@ -30,7 +30,7 @@ from isnet_trt.engines.device import find_gpu
 from isnet_trt.engines.libraries import installed_version
 from isnet_trt.engines.select import Choice, choose
 from isnet_trt.errors import EngineUnavailable, SettingsError
-from isnet_trt.export import parity, tensorrt
+from isnet_trt.export import parity, tensorrt, winograd
 from isnet_trt.export.graph import export_graph, save_graph
 from isnet_trt.settings import Size
 from isnet_trt.training.checkpoint import Checkpoint, load_checkpoint, load_model
@@ -88,10 +88,11 @@ def build(
         graph = draft.folder / ONNX
         with _stage(say, "export"):
             proto = export_graph(model, checkpoint.recipe.name)
-            save_graph(proto, graph)
+            portable = winograd.rewrite(proto)
+            save_graph(portable, graph)
         info = _engine(proto, draft.folder, choice, checkpoint.recipe, batch, static, targets, say)
         with _stage(say, "parity"), _runnable(draft.folder, info, say) as running:
-            report = parity.gate(model, proto, running, pictures, graph_path=graph)
+            report = parity.gate(model, portable, running, pictures, graph_path=graph)
         for row in report["pictures"]:
             say(f"            {parity.Row(**row)}")
         draft.finish(_manifest(checkpoint, precision, info, report))

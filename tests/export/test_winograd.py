@@ -1,0 +1,91 @@
+"""The Winograd form against the direct convolution, and which convolutions it replaces."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+import torch.nn.functional as F
+from onnx import TensorProto, helper, numpy_helper
+
+from isnet_trt.export import winograd
+from isnet_trt.export.functions import OPSET
+
+ERROR = (np.float32, 1e-4, 1e-5)
+"""Type, largest and root-mean-square error against float64, relative to the result's standard deviation."""
+
+
+def model(weight: np.ndarray, bias: np.ndarray | None, **attributes: Any) -> onnx.ModelProto:
+    """One convolution of free batch and size."""
+    names = ["x", "weight"] if bias is None else ["x", "weight", "bias"]
+    node = helper.make_node("Conv", names, ["y"], **{"pads": [1, 1, 1, 1], **attributes})
+    free = helper.make_tensor_value_info
+    channels = weight.shape[1] * attributes.get("group", 1)
+    graph = helper.make_graph(
+        [node],
+        "convolution",
+        [free("x", TensorProto.FLOAT, ["b", channels, "h", "w"])],
+        [free("y", TensorProto.FLOAT, ["b", len(weight), "h", "w"])],
+        [numpy_helper.from_array(v, k) for k, v in (("weight", weight), ("bias", bias)) if v is not None],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
+
+
+def arrays(outputs: int, inputs: int, kernel: int = 3) -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(outputs + inputs)
+    weight = random.standard_normal((outputs, inputs, kernel, kernel)) / np.sqrt(inputs * kernel**2)
+    return weight.astype(np.float32), random.standard_normal(outputs).astype(np.float32)
+
+
+def replaced(proto: onnx.ModelProto) -> bool:
+    return [node.op_type for node in winograd.rewrite(proto).graph.node] == [winograd.NAME]
+
+
+@pytest.mark.parametrize("size", [(1, 2), (2, 5), (4, 4), (7, 3), (13, 10), (16, 21)])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_result_is_the_convolution(size: tuple[int, int], batch: int) -> None:
+    weight, bias = arrays(256, 259)
+    proto = winograd.rewrite(model(weight, bias))
+    onnx.checker.check_model(proto, full_check=True)
+    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    x = np.random.default_rng(7).standard_normal((batch, 259, *size), dtype=np.float32)
+    got = session.run(None, {"x": x})[0]
+    want = F.conv2d(*(torch.from_numpy(a).double() for a in (x, weight, bias)), padding=1).numpy()
+    assert got.dtype == ERROR[0]
+    assert got.shape == want.shape
+    error = (got - want) / want.std()
+    assert np.abs(error).max() <= ERROR[1]
+    assert np.sqrt((error**2).mean()) <= ERROR[2]
+
+
+def test_wide_convolutions_are_replaced() -> None:
+    assert replaced(model(*arrays(256, 300)))
+    assert replaced(model(*arrays(256, 256), strides=[1, 1], dilations=[1, 1], group=1, kernel_shape=[3, 3]))
+
+
+def test_others_stay() -> None:
+    weight, bias = arrays(256, 256)
+    assert not replaced(model(*arrays(256, 255)))
+    assert not replaced(model(*arrays(255, 256)))
+    assert not replaced(model(*arrays(256, 256, kernel=1), pads=[0, 0, 0, 0]))
+    assert not replaced(model(weight, None))
+    assert not replaced(model(weight, bias, strides=[2, 2]))
+    assert not replaced(model(weight, bias, dilations=[2, 2], pads=[2, 2, 2, 2]))
+    assert not replaced(model(weight, bias, pads=[0, 0, 0, 0]))
+    assert not replaced(model(weight, bias, group=2))
+
+
+def test_a_graph_without_such_convolutions_is_the_same() -> None:
+    proto = model(*arrays(8, 16))
+    assert winograd.rewrite(proto) == proto
+
+
+def test_the_original_is_left_alone() -> None:
+    proto = model(*arrays(256, 256))
+    before = proto.SerializeToString()
+    winograd.rewrite(proto)
+    assert proto.SerializeToString() == before
