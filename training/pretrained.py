@@ -1,0 +1,211 @@
+"""Starting weights for training: a backbone trained on ImageNet, or an ISNet trained on other classes.
+
+Backbones are taken from the common public files, whose entries are renamed to this model's:
+
+    =====================================  ===================================================================
+    OpenMMLab ``resnet50_v1c`` and alike,   ``stem.0`` … ``stem.7``, ``layer1.0.conv1`` …; what the published
+    ``resnest101_d2``                       models were trained from
+    timm ``resnet50c``, ``resnet101c``,     ``conv1.0`` … ``conv1.6`` and ``bn1`` are the stem
+    ``resnest101e``; the ResNeSt authors'
+    torchvision and timm ``resnet50`` …     the four stages fit; the stem, one 7×7 convolution, does not
+    =====================================  ===================================================================
+
+All of them take R, G, B input with the mean and deviation of `isnet_trt.settings.Preprocess`. Only tensors and plain
+containers are ever made from a file.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from isnet_trt.errors import CheckpointError
+from isnet_trt.training import checkpoint as files
+from isnet_trt.training.checkpoint import StateDict
+from isnet_trt.training.fit import AUXILIARY, COUNTER, few
+from isnet_trt.training.model import ISNet
+
+BACKBONE = "backbone_net."
+CLASSIFIERS = ("decoder_stage1.4", "decoder_stage2.1", "decoder_stage2.4", "auxiliary_decoder.4")
+"""The layers whose output is one channel per class (stage 2: ``.4`` with the shortcut, ``.1`` without)."""
+_PREFIXES = (BACKBONE, "backbone.", "encoder.")
+_HEADS = ("fc.", "head.", "classifier.")
+_DEEP_STEM = {f"conv1.{i}.": f"stem.{i}." for i in (0, 1, 3, 4, 6)} | {"bn1.": "stem.7."}
+_PLAIN_STEM = ("conv1.", "bn1.")
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became of the entries of a file.
+
+    ``matched`` are the model's entries that got values from the file, ``random`` the layers that keep their random
+    start. ``left_out`` are (entries of the file, reason).
+    """
+
+    path: Path
+    layout: str
+    matched: tuple[str, ...]
+    random: tuple[str, ...]
+    left_out: tuple[tuple[tuple[str, ...], str], ...]
+
+    def describe(self) -> str:
+        """A few lines for people: the layout, how much matched, what was left out and why, what starts at random."""
+        lines = [f"{self.path}: {self.layout}; {len(self.matched)} entries taken over"]
+        lines += [f"  left out ({why}): {len(names)} entries: {few(names)}" for names, why in self.left_out]
+        lines += [f"  start at random: {', '.join(self.random)}"] if self.random else []
+        return "\n".join(lines)
+
+
+def load_pretrained(model: ISNet, path: str | os.PathLike[str]) -> Report:
+    """`load_matching` if the file is an ISNet's, else `load_backbone`."""
+    state = _read(Path(path))
+    if any(name.startswith("decoder_stage1.") for name in state):
+        return _load_matching(model, Path(path), state)
+    return _load_backbone(model, Path(path), state)
+
+
+def load_backbone(model: ISNet, path: str | os.PathLike[str]) -> Report:
+    """Give a model's backbone the weights of a public file; the head stays as it is.
+
+    Nothing of the model changes unless every entry of the four stages fits, and all of the stem too or, where the
+    file's stem is one 7×7 convolution, nothing of it.
+
+    Raises:
+        CheckpointError: the file cannot be read, or is of another backbone; the message says what differs.
+    """
+    return _load_backbone(model, Path(path), _read(Path(path)))
+
+
+def load_matching(model: ISNet, path: str | os.PathLike[str]) -> Report:
+    """Start a model from an ISNet of other classes: all weights but the classifiers, if those have other shapes.
+
+    A second decoder stage with the shortcut does not fit one without; then that stage starts at random too, and so
+    does the auxiliary head where the file has none. Nothing of the model changes if anything else differs.
+
+    Raises:
+        CheckpointError: the file cannot be read, is no ISNet, or differs in more than that.
+    """
+    return _load_matching(model, Path(path), _read(Path(path)))
+
+
+def _read(path: Path) -> StateDict:
+    """The named tensors of a file, their values checked."""
+    file = files._find(path)
+    state = files._plain_names(files._weights(files._read(file), file, []), [])
+    files._check_tensors(state, file)
+    files._check_values(state, file)
+    return state
+
+
+def _load_backbone(model: ISNet, path: Path, state: StateDict) -> Report:
+    prefix = next((p for p in _PREFIXES if any(name.startswith(p) for name in state)), "")
+    inner = {name.removeprefix(prefix): name for name in state if name.startswith(prefix)}
+    layout, renamed = _renamed(inner)
+    target = {n.removeprefix(BACKBONE): t for n, t in model.state_dict().items() if n.startswith(BACKBONE)}
+    stemless = layout.startswith("torchvision")
+    wanted = [name for name in target if not (stemless and name.startswith("stem."))]
+    problems = _problems({new: state[old] for new, old in renamed.items()}, {name: target[name] for name in wanted})
+    if problems:
+        raise CheckpointError(_no_backbone(path, model, layout, problems, renamed))
+    stem = tuple(n for n in inner.values() if stemless and n.removeprefix(prefix).startswith(_PLAIN_STEM))
+    heads = tuple(n for n in inner.values() if n.removeprefix(prefix).startswith(_HEADS))
+    others = tuple(n for n in state if not n.startswith(prefix))
+    reasons = ((stem, "its stem is one 7x7 convolution, this one has three 3x3"), (heads, "classifier of the file"))
+    taken = {BACKBONE + new: state[old] for new, old in renamed.items() if new in target}
+    return _apply(model, taken, path, layout, (*reasons, (others, "not of the backbone")))
+
+
+def _renamed(inner: Mapping[str, str]) -> tuple[str, dict[str, str]]:
+    """The layout, and this model's name -> the file's for everything that belongs to stem and stages."""
+    body = {name: old for name, old in inner.items() if not name.startswith(_HEADS)}
+    if "conv1.0.weight" in body:
+        return "timm / ResNeSt layout with a deep stem", {_renamed_stem(name): old for name, old in body.items()}
+    if "conv1.weight" in body:
+        stages = {name: old for name, old in body.items() if not name.startswith(_PLAIN_STEM)}
+        return "torchvision layout", stages
+    return "OpenMMLab layout", body
+
+
+def _renamed_stem(name: str) -> str:
+    old = next((start for start in _DEEP_STEM if name.startswith(start)), None)
+    return name if old is None else _DEEP_STEM[old] + name.removeprefix(old)
+
+
+def _problems(found: StateDict, wanted: StateDict) -> list[str]:
+    """What keeps ``found`` from filling ``wanted``; batch counters may be missing."""
+    missing = [n for n in wanted if n not in found and not n.endswith(COUNTER)]
+    unexpected = [n for n in found if n not in wanted]
+    misshapen = [
+        f"{name} {list(found[name].shape)} instead of {list(tensor.shape)}"
+        for name, tensor in wanted.items()
+        if name in found and found[name].shape != tensor.shape
+    ]
+    kinds = (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen))
+    return [f"  {len(names)} {kind}: {few(names)}" for kind, names in kinds if names]
+
+
+def _no_backbone(path: Path, model: ISNet, layout: str, problems: list[str], renamed: Mapping[str, str]) -> str:
+    backbone = model.architecture.backbone
+    stages = sorted({name.split(".")[0] for name in renamed if name.startswith("layer")})
+    if not stages:
+        return (
+            f"{path}: no ResNet or ResNeSt: none of its entries is called layer1.…; it begins with {few(list(renamed))}"
+        )
+    hint = ""
+    if backbone.block == "bottleneck" and "layer2.0.downsample.2.weight" in renamed:
+        hint = (
+            "\nIts shortcuts average before they convolve (ResNet-D or ResNeSt); take a ResNet-C (v1c) or plain ResNet."
+        )
+    text = "\n".join(problems)
+    return f"{path} ({layout}) is not of the backbone {backbone.name}, from which it differs:\n{text}{hint}"
+
+
+def _load_matching(model: ISNet, path: Path, state: StateDict) -> Report:
+    target = dict(model.state_dict())
+    reasons = _allowed_differences(state, target)
+    left = tuple(reasons)
+    found = {name: tensor for name, tensor in state.items() if not name.startswith(left)}
+    optional = left if any(name.startswith(AUXILIARY) for name in state) else (*left, AUXILIARY)
+    wanted = {name: t for name, t in target.items() if name in found or not name.startswith(optional)}
+    problems = _problems(found, wanted)
+    if problems:
+        raise CheckpointError(
+            f"{path} is no ISNet like this one ({model.architecture.backbone.name}); it differs in more than the "
+            "classes:\n" + "\n".join(problems)
+        )
+    left_out = tuple((tuple(n for n in state if n.startswith(start)), why) for start, why in reasons.items())
+    return _apply(model, found, path, "ISNet", left_out)
+
+
+def _allowed_differences(state: StateDict, target: StateDict) -> dict[str, str]:
+    """Start of the names that need not fit -> why: classifiers of other classes, a decoder with or without shortcut."""
+    reasons: dict[str, str] = {}
+    if ("shortcut.0.weight" in state) != ("shortcut.0.weight" in target):
+        reasons = dict.fromkeys(("shortcut.", "decoder_stage2."), "one has the shortcut, the other has not")
+    for layer in CLASSIFIERS:
+        old, new = (one.get(f"{layer}.weight") for one in (state, target))
+        if old is None or new is None or layer.startswith(tuple(reasons)) or len(old) == len(new):
+            continue
+        if old.dim() == new.dim() == 4:  # a classifier, not the normalisation that has this name in the other form
+            reasons[f"{layer}."] = f"{len(old)} classes instead of {len(new)}"
+    return reasons
+
+
+def _apply(
+    model: ISNet, taken: StateDict, path: Path, layout: str, left_out: tuple[tuple[tuple[str, ...], str], ...]
+) -> Report:
+    state = model.state_dict()
+    model.load_state_dict({**state, **taken})
+    kept = (name for name in state if name not in taken and not name.endswith(COUNTER))
+    return Report(
+        path, layout, tuple(taken), _layers(kept, taken), tuple((names, why) for names, why in left_out if names)
+    )
+
+
+def _layers(kept: Iterable[str], taken: Iterable[str]) -> tuple[str, ...]:
+    """The layers that entries belong to: ``ilc_net`` if nothing of it was taken, else ``decoder_stage1.4`` …"""
+    partly = {name.split(".")[0] for name in taken}
+    parts = (name.split(".") for name in kept)
+    return tuple(dict.fromkeys(".".join(names[: 2 if names[0] in partly else 1]) for names in parts))
