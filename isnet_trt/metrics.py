@@ -1,8 +1,13 @@
-"""How well labels agree with the truth: confusion counts and the usual figures from them. numpy only."""
+"""How well labels agree with the truth, or with each other: pixel counts and the usual figures from them. numpy only.
+
+The definitions are those of the reference's evaluation: counts are summed over the whole set before anything is
+divided, and a class that occurs nowhere, neither predicted nor in the truth, has no part in a mean.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +21,7 @@ class Metrics:
 
     ``iou`` float64 (K,): I / (P + L − I). ``miou``: mean of ``iou`` without its NaN; a class that is predicted but
     never present counts 0. ``accuracy`` float64 (K,): I / L (recall), NaN where L is 0. ``all_accuracy``: all right
-    pixels over all pixels. ``dice`` float64 (K,): 2 I / (P + L).
+    pixels over all pixels. ``dice`` float64 (K,): 2 I / (P + L), which is also the F score with equal weights.
     """
 
     iou: NDArray[np.float64]
@@ -24,6 +29,30 @@ class Metrics:
     accuracy: NDArray[np.float64]
     all_accuracy: float
     dice: NDArray[np.float64]
+
+    @property
+    def mean_accuracy(self) -> float:
+        """Mean of ``accuracy`` over the classes that are present; NaN if none is."""
+        return _mean(self.accuracy)
+
+    @property
+    def mean_dice(self) -> float:
+        """Mean of ``dice`` without its NaN."""
+        return _mean(self.dice)
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else float("nan")
+
+
+class Mistake(NamedTuple):
+    """``pixels`` of class ``truth`` were given class ``predicted``; ``share`` (0..1) of that class's pixels."""
+
+    truth: int
+    predicted: int
+    pixels: int
+    share: float
 
 
 class Confusion:
@@ -41,7 +70,7 @@ class Confusion:
         if predicted.shape != truth.shape:
             raise SettingsError(f"predicted labels are {predicted.shape}, the truth is {truth.shape}: sizes must agree")
         k = len(self.counts)
-        valid = (truth >= 0) & (truth < k)
+        valid = labelled(truth, k)
         p, t = predicted[valid].astype(np.int64), truth[valid].astype(np.int64)
         if p.size and (p.min() < 0 or p.max() >= k):
             raise SettingsError(f"predicted labels {p.min()}..{p.max()} do not fit {k} classes")
@@ -56,5 +85,54 @@ class Confusion:
             dice = 2 * hit / (prediction + label)
             accuracy = hit / label
             overall = hit.sum() / self.counts.sum()
-        present = iou[~np.isnan(iou)]
-        return Metrics(iou, float(present.mean()) if present.size else float("nan"), accuracy, float(overall), dice)
+        return Metrics(iou, _mean(iou), accuracy, float(overall), dice)
+
+    def mistakes(self, most: int) -> list[Mistake]:
+        """The ``most`` frequent pairs of different classes, by pixels; pairs that never occur are left out."""
+        wrong = self.counts - np.diag(np.diag(self.counts))
+        order = np.argsort(-wrong, axis=None, kind="stable")[:most]
+        pairs = [divmod(int(place), len(wrong)) for place in order]
+        present = self.counts.sum(1)
+        return [Mistake(t, p, int(wrong[t, p]), float(wrong[t, p] / present[t])) for t, p in pairs if wrong[t, p]]
+
+
+def labelled(truth: NDArray[np.integer], classes: int) -> NDArray[np.bool_]:
+    """Which pixels count: those whose truth is one of the classes."""
+    return (truth >= 0) & (truth < classes)
+
+
+class Agreement:
+    """How many pixels two models label alike; ``counts`` int64 (2, 2).
+
+    Row 0 is for all pixels, row 1 for those with a truth; column 0 counts equal labels, column 1 all. ``least`` is
+    the picture that the two agree on least: share of equal pixels and name.
+    """
+
+    def __init__(self, classes: int) -> None:
+        self._classes = classes
+        self.counts = np.zeros((2, 2), np.int64)
+        self.least: tuple[float, str] | None = None
+
+    def add(
+        self, one: NDArray[np.integer], other: NDArray[np.integer], truth: NDArray[np.integer], name: str = ""
+    ) -> None:
+        """Count one picture; the three label maps are of one shape."""
+        equal, valid = one == other, labelled(truth, self._classes)
+        right = int(equal.sum())
+        self.counts += [[right, equal.size], [int(equal[valid].sum()), int(valid.sum())]]
+        share = (right / equal.size, name)
+        self.least = min(share, self.least or share)
+
+    @property
+    def all_pixels(self) -> float:
+        """Share (0..1) of all pixels that have the same label; NaN if nothing was counted."""
+        return _ratio(self.counts[0])
+
+    @property
+    def labelled_pixels(self) -> float:
+        """The same share of the pixels that have a truth."""
+        return _ratio(self.counts[1])
+
+
+def _ratio(pair: NDArray[np.int64]) -> float:
+    return float(pair[0] / pair[1]) if pair[1] else float("nan")

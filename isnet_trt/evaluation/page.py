@@ -1,0 +1,149 @@
+"""A report for people: a Markdown page, and the same as text for a terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from isnet_trt.evaluation.report import MEANS, Report
+
+MISTAKES = 10
+"""The most frequent confusions that are listed."""
+_NOTE = (
+    "Figures are per cent, differences percentage points. A class that occurs neither in the truth nor in the "
+    "predictions has – and no part in a mean; one that is predicted but never present counts 0 in the mIoU."
+)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells as text; the first column is set to the left, the others to the right (but for ``left`` columns)."""
+
+    head: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+    left: int = 1
+
+
+def markdown(report: Report) -> str:
+    """The whole page."""
+    parts = [f"# Evaluation on {report.dataset}, {report.split}", "\n".join(f"- {line}" for line in _facts(report))]
+    parts += [_as_markdown(summary(report)), "## Classes", _as_markdown(classes(report))]
+    for number in range(len(report.models)):
+        of = f" of {_letter(number)}" if len(report.models) > 1 else ""
+        parts += [f"## Most frequent mistakes{of}", _as_markdown(mistakes(report, number))]
+    parts.append(_NOTE)
+    if report.tally.skipped:
+        parts += ["## Skipped", "\n".join(f"- {reason}" for _, reason in report.tally.skipped)]
+    return "\n\n".join(parts) + "\n"
+
+
+def text(report: Report) -> str:
+    """Facts, classes and summary for a terminal."""
+    return "\n\n".join(["\n".join(_facts(report)), _as_text(classes(report)), _as_text(summary(report))])
+
+
+def _facts(report: Report) -> list[str]:
+    tally = report.tally
+    lines = [f"{report.dataset} {report.split}: {tally.pictures} pictures scored, {len(tally.skipped)} skipped"]
+    for number, (model, engine) in enumerate(zip(report.models, report.engines, strict=True)):
+        name = f"{_letter(number)}: " if len(report.models) > 1 else ""
+        lines.append(f"{name}{model.kind} {model.path} ({model.recipe}), {engine}")
+        lines.append(f"{name}preset {model.preset}: {model.inference.describe()}")
+    several = f", {report.processes} processes" if report.processes > 1 else ""
+    lines.append(f"{tally.wall:.1f} s, {report.rate:.2f} images/s with reading and counting{several}")
+    return lines + _agreement(report)
+
+
+def _agreement(report: Report) -> list[str]:
+    agreement = report.tally.agreement
+    if agreement is None:
+        return []
+    share, name = agreement.least or (math.nan, "none")
+    weights = "one checkpoint" if report.same_weights else "different checkpoints"
+    return [
+        f"A and B, made from {weights}, label {share_text(agreement.all_pixels)} % of the pixels alike, "
+        f"{share_text(agreement.labelled_pixels)} % of those with a truth; least in {name}: {share_text(share)} %",
+    ]
+
+
+def summary(report: Report) -> Table:
+    """The figures over all classes, and images/s of each model alone."""
+    rows = [(title, *_columns([getattr(m, key) for m in report.metrics])) for key, title in MEANS.items()]
+    rates = [f"{report.model_rate(score):.2f}" for score in report.tally.scores]
+    blank = ("",) if len(rates) > 1 else ()
+    return Table(("", *_names(report, "value")), [*rows, ("model alone, images/s", *rates, *blank)])
+
+
+def classes(report: Report) -> Table:
+    """One row per class: IoU and accuracy of each model, and how many pixels have it in the truth."""
+    figures = report.metrics
+    pixels = report.tally.scores[0].confusion.counts.sum(1)
+    rows = [
+        (
+            name,
+            *_columns([m.iou[number] for m in figures]),
+            *(per_cent(m.accuracy[number]) for m in figures),
+            *((per_cent(figures[0].dice[number]),) if len(figures) == 1 else ()),
+            str(pixels[number]),
+        )
+        for number, name in enumerate(report.labels.names)
+    ]
+    if len(figures) == 1:
+        return Table(("class", "IoU", "accuracy", "dice", "pixels"), rows)
+    return Table(("class", "IoU A", "IoU B", "B − A", "accuracy A", "accuracy B", "pixels"), rows)
+
+
+def mistakes(report: Report, number: int) -> Table:
+    """The pairs of classes that model ``number`` confuses on most pixels."""
+    names = report.labels.names
+    rows = [
+        (names[m.truth], names[m.predicted], per_cent(m.share), str(m.pixels))
+        for m in report.tally.scores[number].confusion.mistakes(MISTAKES)
+    ]
+    return Table(("truth", "predicted", "share of the truth", "pixels"), rows, left=2)
+
+
+def _names(report: Report, single: str) -> tuple[str, ...]:
+    return (single,) if len(report.models) == 1 else ("A", "B", "B − A")
+
+
+def _letter(number: int) -> Literal["A", "B"]:
+    return "B" if number else "A"
+
+
+def _columns(values: list[float]) -> tuple[str, ...]:
+    """The values in per cent and, of two, their difference."""
+    cells = tuple(per_cent(value) for value in values)
+    return cells if len(values) == 1 else (*cells, per_cent(values[1] - values[0], sign=True))
+
+
+def per_cent(value: float, sign: bool = False) -> str:
+    """A fraction in per cent with two decimals; – for NaN."""
+    return "–" if math.isnan(value) else f"{100 * value:+.2f}" if sign else f"{100 * value:.2f}"
+
+
+def share_text(value: float) -> str:
+    """A share of pixels in per cent with four decimals, 100 only where it is exactly that."""
+    if math.isnan(value):
+        return "–"
+    return "100" if value == 1 else f"{math.floor(1e6 * value) / 1e4:.4f}"
+
+
+def _as_markdown(table: Table) -> str:
+    rule = ["---"] * table.left + ["---:"] * (len(table.head) - table.left)
+    lines = [table.head, tuple(rule), *table.rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _as_text(table: Table) -> str:
+    lines = [table.head, *table.rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(table.head))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if column < table.left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )

@@ -1,0 +1,108 @@
+"""A checkpoint run by PyTorch behind the interface of an engine, so that the runtime around it is the bundle's."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from isnet_trt.engines.base import check_batch
+from isnet_trt.errors import EngineError, EngineUnavailable
+from isnet_trt.segmenter import Segmenter
+from isnet_trt.settings import Inference
+from isnet_trt.training.checkpoint import Checkpoint, load_model
+from isnet_trt.training.model import ISNet
+from isnet_trt.training.recipes import PRESETS
+
+
+class TorchEngine:
+    """The training form of a network in evaluation mode, float32 without TF32; an `isnet_trt.engines.Engine`."""
+
+    kind = "torch"
+
+    def __init__(self, model: ISNet, device: str | None = None) -> None:
+        """``device`` is ``cpu`` or ``cuda``; None: the GPU if torch sees one.
+
+        Raises:
+            EngineUnavailable: a GPU is asked for and torch sees none.
+        """
+        if device == "cuda" and not torch.cuda.is_available():
+            raise EngineUnavailable("torch sees no NVIDIA GPU here (torch.cuda.is_available() is false); use cpu")
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.description = f"PyTorch {torch.__version__} on {self._device_name()}"
+        self._model: ISNet | None = model.to(self.device).eval()
+
+    def _device_name(self) -> str:
+        if self.device.type == "cuda":
+            return torch.cuda.get_device_name(self.device)
+        return f"CPU, {torch.get_num_threads()} thread{'s' if torch.get_num_threads() > 1 else ''}"
+
+    @torch.inference_mode()
+    def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Raw logits (B, K, ceil(H/s), ceil(W/s)) float32 of normalised ``batch`` (B, 3, H, W).
+
+        Raises:
+            EngineError: closed, out of memory, or not such a batch.
+        """
+        if self._model is None:
+            raise EngineError("this engine was closed; open it again")
+        check_batch(batch)
+        try:
+            with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+                logits = self._model(torch.from_numpy(batch).to(self.device))
+                return logits.float().contiguous().cpu().numpy()
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            raise EngineError(_explained(error, batch.shape)) from error
+
+    def close(self) -> None:
+        """Give the memory back; closing twice is harmless."""
+        self._model = None
+
+    def __enter__(self) -> TorchEngine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _explained(error: RuntimeError, shape: tuple[int, ...]) -> str:
+    first = str(error).strip().splitlines()[0]
+    advice = (
+        "; the training form's attention holds (H/8 · W/8)² numbers: use windows (--preset ms-flip), or --device cpu"
+        if isinstance(error, torch.OutOfMemoryError) or "alloc" in first
+        else ""
+    )
+    return f"PyTorch failed on an input of {shape}: {first}{advice}"
+
+
+def open_checkpoint(
+    checkpoint: Checkpoint,
+    *,
+    device: str | None = None,
+    inference: Inference | None = None,
+    threads: int | None = None,
+) -> Segmenter:
+    """A segmenter around `TorchEngine` with the settings of the checkpoint's recipe.
+
+    ``inference`` replaces the recipe's default preset; ``threads`` limits the CPU threads of torch (for the whole
+    process) and of the merge.
+
+    Raises:
+        EngineUnavailable: as `TorchEngine`.
+    """
+    if threads:
+        torch.set_num_threads(threads)
+    recipe = checkpoint.recipe
+    return Segmenter(
+        TorchEngine(load_model(checkpoint), device),
+        recipe.labels,
+        recipe.preprocess,
+        inference or recipe.default,
+        recipe.architecture.output_stride,
+        presets={name: recipe.preset(name) for name in PRESETS},
+        threads=threads,
+    )
