@@ -8,9 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from isnet_trt.training.model import Outputs
-
-IGNORE = -100
-"""Label of pixels that count for nothing."""
+from isnet_trt.training.recipes import IGNORE
 
 WEIGHTS = (1.0, 0.4, 0.4)
 """Of the final, first-stage and auxiliary prediction."""
@@ -25,21 +23,24 @@ class Losses(NamedTuple):
     total: Tensor
 
 
-def pixel_loss(logits: Tensor, labels: Tensor) -> Tensor:
+def pixel_loss(logits: Tensor, labels: Tensor, count: float | None = None) -> Tensor:
     """Mean cross-entropy over the pixels that are not ignored.
 
     Args:
         logits: (B, K, h, w) raw scores, resized bilinearly to the labels' size.
         labels: (B, H, W) int64, 0..K-1 or `IGNORE`.
+        count: divide the sum by this instead of the number of pixels that are not ignored.
 
     Returns:
-        A scalar; NaN when every pixel is ignored.
+        A scalar; NaN when every pixel is ignored and no count is given.
     """
     full = F.interpolate(logits, size=labels.shape[1:], mode="bilinear", align_corners=False)
-    return F.cross_entropy(full, labels, ignore_index=IGNORE)
+    if count is None:
+        return F.cross_entropy(full, labels, ignore_index=IGNORE)
+    return F.cross_entropy(full, labels, ignore_index=IGNORE, reduction="sum") / count
 
 
-def losses(outputs: Outputs, labels: Tensor) -> Losses:
+def losses(outputs: Outputs, labels: Tensor, count: float | None = None) -> Losses:
     """1.0 · stage 2 + 0.4 · stage 1 + 0.4 · auxiliary, each a `pixel_loss` against ``labels`` (B, H, W) int64."""
-    stage2, stage1, auxiliary = (w * pixel_loss(y, labels) for w, y in zip(WEIGHTS, outputs, strict=True))
+    stage2, stage1, auxiliary = (w * pixel_loss(y, labels, count) for w, y in zip(WEIGHTS, outputs, strict=True))
     return Losses(stage2, stage1, auxiliary, stage2 + stage1 + auxiliary)

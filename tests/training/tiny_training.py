@@ -1,0 +1,109 @@
+"""Training in miniature: recipes with a tiny network, and the command line with them, for processes of their own.
+
+python tests/training/tiny_training.py --recipe tiny …     (the arguments of isnet_trt.training.train)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import torch
+
+from isnet_trt import cli
+from isnet_trt.training import train
+from isnet_trt.training.architecture import Architecture, Backbone
+from isnet_trt.training.data.scenes import SceneSet, held_out_scenes, training_scenes
+from isnet_trt.training.recipes import DATASETS, RECIPES, Augmentation, Recipe, recipe
+from isnet_trt.training.run_folder import LATEST
+from isnet_trt.training.trainer import Data
+
+SCENES = SceneSet(count=4, size=(64, 128), repeats=2)
+BACKBONE = Backbone("tiny", "bottleneck", (1, 1, 1, 1), stem_width=4, width=4)
+
+
+def tiny(name: str, base: str) -> Recipe:
+    """The recipe ``base`` with a tiny network, crops of 40×56 and pictures of about 64×128; the rest as it is."""
+    one = recipe(base)
+    spec = dataclasses.replace(one.architecture, backbone=BACKBONE, head_channels=8, context_channels=8)
+    rule = dataclasses.replace(one.augmentation, base=(128, 64))
+    size = (128, 64) if one.preprocess.keep_ratio else (64, 72)
+    preprocess = dataclasses.replace(one.preprocess, size=size)
+    return dataclasses.replace(
+        one, name=name, architecture=spec, augmentation=rule, preprocess=preprocess, crop=(40, 56)
+    )
+
+
+TINY = dataclasses.replace(
+    tiny("tiny", "isnet_demo"),
+    architecture=Architecture(
+        BACKBONE, recipe("isnet_demo").labels.count, head_channels=8, context_channels=8, shortcut_channels=8
+    ),
+    augmentation=Augmentation((128, 64), (0.8, 1.2)),
+)
+TINY_RECIPES = {one.name: one for one in (TINY, *(tiny(f"tiny_{d}", f"isnet_resnet50os8_{d}") for d in DATASETS))}
+
+
+@functools.cache
+def data(scenes: SceneSet = SCENES, held_out: int = 2) -> Data:
+    """Drawn scenes of 64×128; kept, since nothing writes to them."""
+    return Data(training_scenes(scenes), held_out_scenes(held_out, scenes.size), scenes.repeats)
+
+
+def start(*args: str, processes: int = 1) -> subprocess.Popen[str]:
+    """The command line in a process of its own, or in several under torchrun; stdout and stderr are joined."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
+    command = [sys.executable, *launcher, __file__, *args, "--threads", "1", "--device", "cpu"]
+    tests = str(Path(__file__).parents[1])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": tests, "PYTHONUNBUFFERED": "1"}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+
+
+def finished(process: subprocess.Popen[str], seconds: float = 120) -> tuple[int, str]:
+    """Exit status and output; a process that does not end in time is ended and the test fails."""
+    try:
+        output, _ = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        for child in (*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)):
+            child.kill()
+        raise
+    return process.returncode, output
+
+
+def train_in_process(*args: str, processes: int = 1) -> str:
+    """`start` and `finished`; the output of a run that must end well."""
+    status, output = finished(start(*args, processes=processes))
+    assert status == 0, output
+    return output
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 120) -> None:
+    """Until the condition holds; the process must not end before."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, finished(process)[1]
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The model in a run's latest checkpoint."""
+    return torch.load(folder / LATEST, weights_only=True)["model"]
+
+
+def main() -> int:
+    """``isnet_trt.training.train`` that also knows the tiny recipes and draws tiny scenes."""
+    RECIPES.update(TINY_RECIPES)
+    train.SceneSet = lambda **given: dataclasses.replace(SCENES, **given)  # type: ignore[assignment, misc]
+    return cli.run(train.main)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

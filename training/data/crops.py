@@ -1,0 +1,97 @@
+"""Augmented crops in batches, from any labelled set: the same samples for any number of workers and processes."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from isnet_trt.training.data.augment import Augment
+from isnet_trt.training.data.picture_set import Source
+
+Key = tuple[int, int]
+"""(epoch from 1, place in the epoch's numbering): with the seed it decides all that is random about a sample."""
+
+
+class CropDataset(Dataset):
+    """Crops of a set whose every picture occurs ``repeats`` times an epoch; indexed by `Key`."""
+
+    def __init__(self, source: Source, augment: Augment, seed: int, repeats: int = 1) -> None:
+        self.source, self.augment, self.seed, self.repeats = source, augment, seed, repeats
+
+    def __len__(self) -> int:
+        """Crops an epoch."""
+        return len(self.source) * self.repeats
+
+    def __getitem__(self, key: Key) -> tuple[torch.Tensor, torch.Tensor]:
+        """float32 (3, h, w) RGB, normalised, and int64 (h, w), of the crop size.
+
+        Raises:
+            DataError: what the set raises for a file that cannot be read.
+        """
+        epoch, index = key
+        image, labels = self.source[index % len(self.source)]
+        rng = np.random.default_rng([self.seed, epoch, index])
+        x, target = self.augment(image, labels.astype(np.int16), rng)
+        return torch.from_numpy(x), torch.from_numpy(target)
+
+
+class EpochSampler(Sampler):
+    """Shuffled batches of `Key` of one epoch, the last partial one dropped; can start in the middle of an epoch.
+
+    ``batch`` counts the crops of all ``ranks`` processes together; process ``rank`` gets its share of each batch, so
+    that batch i holds the same crops however many processes there are.
+    """
+
+    def __init__(self, items: int, batch: int, seed: int, rank: int = 0, ranks: int = 1) -> None:
+        self.items, self.batch, self.seed, self.rank, self.ranks = items, batch, seed, rank, ranks
+        self.epoch, self.skip = 1, 0
+
+    def __len__(self) -> int:
+        """Batches in a whole epoch."""
+        return self.items // self.batch
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.items)
+        share = self.batch // self.ranks
+        for i in range(self.skip, len(self)):
+            first = i * self.batch + self.rank * share
+            yield [(self.epoch, int(k)) for k in order[first : first + share]]
+
+
+def crop_loader(
+    dataset: CropDataset, sampler: EpochSampler, workers: int, timeout: float = 0, pinned: bool = False
+) -> DataLoader:
+    """Batches float32 (B, 3, h, w) and int64 (B, h, w); set the sampler's ``epoch`` and ``skip`` before each pass.
+
+    ``timeout``: seconds that one batch may take with workers, 0 without limit. ``pinned``: in page-locked memory,
+    from which a GPU copies faster.
+    """
+    return DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        num_workers=workers,
+        worker_init_fn=_start_worker,
+        # Not forked: the thread pools of torch, OpenCV and ONNX Runtime do not survive a fork, and a worker that
+        # inherits one waits for it for ever.
+        multiprocessing_context="spawn" if workers else None,
+        prefetch_factor=4 if workers else None,
+        persistent_workers=workers > 0,
+        timeout=timeout if workers else 0,
+        pin_memory=pinned,
+    )
+
+
+def _start_worker(_: int) -> None:
+    """One thread each, since the processes are the parallelism.
+
+    A signal to the whole process group (Ctrl-C, a batch system) is the trainer's to answer; it ends its workers.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)

@@ -1,0 +1,102 @@
+"""The files of a training run: checkpoints in the published layout, the link to the newest, and reading it back.
+
+    checkpoints-epoch-3.pth        after epoch 3
+    checkpoints-mid-epoch.pth      written between two epochs (--save-every, an interruption)
+    checkpoints-epoch-latest.pth   a link to the newest of them, relative to this folder
+
+The link names its target without a folder, so it is found from any working directory and moves with the folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from isnet_trt.errors import CheckpointError
+from isnet_trt.training.checkpoint import save_checkpoint
+from isnet_trt.training.diagnose import finite
+
+LATEST = "checkpoints-epoch-latest.pth"
+MID_EPOCH = "checkpoints-mid-epoch.pth"
+
+
+class RunFolder:
+    """The checkpoints under ``folder``; all of them are kept, or the last ``keep`` epochs'."""
+
+    def __init__(self, folder: Path, keep: int | None = None) -> None:
+        self.folder, self.keep = folder, keep
+
+    @property
+    def latest(self) -> Path:
+        """The link to the newest checkpoint."""
+        return self.folder / LATEST
+
+    def save(self, model: Mapping[str, Tensor], epoch: int, whole: bool, **extra: Any) -> Path:
+        """Write a checkpoint and point `LATEST` at it; both appear at once and whole.
+
+        Args:
+            model: the state dict.
+            epoch: how many epochs are complete.
+            whole: whether this is the end of an epoch.
+            extra: further entries.
+
+        Raises:
+            CheckpointError: weights are not finite, or the file cannot be written; the files before stay as they are.
+        """
+        bad = [name for name, tensor in model.items() if not finite(tensor)]
+        if bad:
+            raise CheckpointError(
+                f"{bad[0]} and {len(bad) - 1} more of the weights hold NaN or infinite values: not saved. "
+                f"The last good checkpoint is {self.latest}; lower the learning rate, or train without --amp"
+            )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / (epoch_file(epoch) if whole else MID_EPOCH)
+        save_checkpoint(path, model, cur_epoch=epoch, **extra)
+        self._point_at(path)
+        if whole:
+            self._clear(epoch)
+        return path
+
+    def _point_at(self, path: Path) -> None:
+        link = self.folder / (LATEST + ".tmp")
+        try:
+            link.unlink(missing_ok=True)
+            link.symlink_to(path.name)
+            link.replace(self.latest)
+        except OSError as error:
+            raise CheckpointError(f"{path} was written, but {self.latest} cannot be set to it: {error}") from error
+
+    def _clear(self, epoch: int) -> None:
+        """Remove what the checkpoint of a whole epoch makes superfluous."""
+        (self.folder / MID_EPOCH).unlink(missing_ok=True)
+        if self.keep and epoch > self.keep:
+            (self.folder / epoch_file(epoch - self.keep)).unlink(missing_ok=True)
+
+    def read(self, **mine: Any) -> dict[str, Any]:
+        """The newest checkpoint's content, on the CPU; its entries called as ``mine`` must have these values.
+
+        Raises:
+            CheckpointError: there is none, it cannot be read, or it belongs to a run set up in another way.
+        """
+        path = self.latest
+        if not path.exists():
+            raise CheckpointError(f"{path} does not exist: there is nothing to resume, start without --resume")
+        try:
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # whatever a damaged file makes the reader raise
+            raise CheckpointError(
+                f"{path.resolve()} cannot be read ({type(error).__name__}); point {path} at an earlier checkpoint"
+            ) from error
+        for key, value in mine.items():
+            if state.get(key) != value:
+                raise CheckpointError(f"{path} was trained with {key} {state.get(key)!r}, not {value!r}")
+        return state
+
+
+def epoch_file(epoch: int) -> str:
+    """The name of the checkpoint after an epoch, counted from 1."""
+    return f"checkpoints-epoch-{epoch}.pth"

@@ -1,0 +1,74 @@
+"""Scores of the model in training: whole picture, scale 1, no flip, as the published runs were watched."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from isnet_trt.metrics import Confusion, Metrics
+from isnet_trt.preprocess import check_image, normalise, resize
+from isnet_trt.settings import Preprocess
+from isnet_trt.training.data.picture_set import Source
+from isnet_trt.training.distributed import Processes
+from isnet_trt.training.model import ISNet
+
+_READERS = 4
+Loaded = tuple[Tensor, NDArray[np.integer]]
+
+
+class Validator:
+    """The first ``limit`` pictures of a set (all without a limit), shared among the processes of a run."""
+
+    def __init__(self, source: Source, rule: Preprocess, classes: int, limit: int | None, here: Processes) -> None:
+        self.source, self.rule, self.classes, self.here = source, rule, classes, here
+        self.count = min(len(source), len(source) if limit is None else limit)
+
+    def score(self, model: ISNet, stop: Callable[[], bool] = lambda: False) -> Metrics | None:
+        """Metrics of the arg max at the pictures' own size; None if a process was told to ``stop`` meanwhile.
+
+        Each picture counts once, whatever the number of processes; all of them get the same figures.
+        """
+        confusion, stopped = Confusion(self.classes), False
+        model.eval()
+        for x, truth in _ahead(self._load, range(self.here.rank, self.count, self.here.size)):
+            if stopped := stop():
+                break
+            confusion.add(predict(model, x.to(self.here.device), truth.shape), truth)
+        summed = self.here.sum_array(np.append(confusion.counts.ravel(), int(stopped)))
+        confusion.counts = summed[:-1].reshape(confusion.counts.shape)
+        return None if summed[-1] else confusion.metrics()
+
+    def _load(self, index: int) -> Loaded:
+        image, truth = self.source[index]
+        planes = normalise(resize(check_image(image, "bgr"), self.rule), self.rule).transpose(2, 0, 1)
+        return torch.from_numpy(planes[None]).contiguous(memory_format=torch.channels_last), truth
+
+
+@torch.inference_mode()
+def predict(model: ISNet, x: Tensor, size: tuple[int, ...]) -> NDArray[np.int64]:
+    """Labels of ``size`` (H, W) from a network input (1, 3, h, w): the logits are enlarged to it, bilinearly."""
+    full = F.interpolate(model(x).float(), size=list(size), mode="bilinear", align_corners=False)
+    return full.argmax(1)[0].cpu().numpy()
+
+
+def _ahead(load: Callable[[int], Loaded], indices: Iterable[int]) -> Iterator[Loaded]:
+    """``load`` of each index in order, a few read ahead in threads (reading and resizing leave Python's lock)."""
+    with ThreadPoolExecutor(_READERS) as pool:
+        waiting: deque[Future[Loaded]] = deque()
+        try:
+            for index in indices:
+                waiting.append(pool.submit(load, index))
+                if len(waiting) > _READERS:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
