@@ -3,8 +3,11 @@
 A graph carries its operations as nodes of this domain *with* a body of standard operators: an engine that has a plugin
 of that name takes the plugin, any other runs the body.
 
-    RegionPool(logits (B, K, N), features (B, N, C)) -> centres (B, K, C), log_counts (B, K)
-    ContextAttention<scale>(q (B, N, D), k (B, M, D), v (B, M, D), bias (B, M)) -> out (B, N, D)
+    RegionPool(logits (B, K, N) L, features (B, N, C) T) -> centres (B, K, C) T, log_counts (B, K) float32
+    ContextAttention<scale>(q (B, N, D) T, k (B, M, D) T, v (B, M, D) T, bias (B, M) float32) -> out (B, N, D) T
+
+L and T are float32, float16 or bfloat16. Softmaxes, class counts and their logarithms are float32 whatever L and T are:
+float16 has no room for the filler of the masked softmax, and bfloat16 cannot tell log 900 from log 950.
 """
 
 from __future__ import annotations
@@ -33,7 +36,8 @@ _REGION_POOL = (
     _HEADER
     + """
 RegionPool (logits, features) => (centres, log_counts) {
-    winner = ArgMax <axis: int = 1, keepdims: int = 1> (logits)
+    scores = Cast <to: int = 1> (logits)
+    winner = ArgMax <axis: int = 1, keepdims: int = 1> (scores)
     one = Constant <value_int: int = 1> ()
     zero = Constant <value_int: int = 0> ()
     shape = Shape <start: int = 1, end: int = 2> (logits)
@@ -43,17 +47,15 @@ RegionPool (logits, features) => (centres, log_counts) {
     column = Unsqueeze (range, axes)
     mask = Equal (winner, column)
     lowest = Constant <value_float: float = -3.0e38> ()
-    filler = CastLike (lowest, logits)
-    own = Where (mask, logits, filler)
+    own = Where (mask, scores, lowest)
     shares = Softmax <axis: int = 2> (own)
-    ones = CastLike (mask, logits)
-    weights = Mul (shares, ones)
+    ones = Cast <to: int = 1> (mask)
+    products = Mul (shares, ones)
+    weights = CastLike (products, features)
     centres = MatMul (weights, features)
-    counted = Cast <to: int = 1> (mask)
     last = Constant <value_ints: ints = [2]> ()
-    counts = ReduceSum <keepdims: int = 0> (counted, last)
-    logs = Log (counts)
-    log_counts = CastLike (logs, logits)
+    counts = ReduceSum <keepdims: int = 0> (ones, last)
+    log_counts = Log (counts)
 }"""
 )
 
@@ -68,21 +70,26 @@ ContextAttention <scale> (q, k, v, bias) => (out) {
     products = MatMul (scaled, turned)
     axis = Constant <value_ints: ints = [1]> ()
     row = Unsqueeze (bias, axis)
-    scores = Add (products, row)
-    weights = Softmax <axis: int = 2> (scores)
+    exact = Cast <to: int = 1> (products)
+    scores = Add (exact, row)
+    shares = Softmax <axis: int = 2> (scores)
+    weights = CastLike (shares, v)
     out = MatMul (weights, v)
 }"""
 )
 
 # The same, with the queries padded to whole blocks and a Scan over the blocks: B x N x M scores never exist at once.
+# float32 inside, since a Scan names the types of its body; a CPU has no faster arithmetic anyway.
 _BLOCKED = (
     _HEADER
     + f"""
 ContextAttention <scale> (q, k, v, bias) => (out) {{
     factor = Constant <value_float: float = @scale> ()
-    like = CastLike (factor, q)
-    scaled = Mul (q, like)
-    turned = Transpose <perm: ints = [0, 2, 1]> (k)
+    queries = Cast <to: int = 1> (q)
+    scaled = Mul (queries, factor)
+    keys = Cast <to: int = 1> (k)
+    turned = Transpose <perm: ints = [0, 2, 1]> (keys)
+    contents = Cast <to: int = 1> (v)
     axis = Constant <value_ints: ints = [1]> ()
     row = Unsqueeze (bias, axis)
     length = Shape <start: int = 1, end: int = 2> (q)
@@ -107,13 +114,14 @@ ContextAttention <scale> (q, k, v, bias) => (out) {{
         products = MatMul (some, turned)
         scores = Add (products, row)
         weights = Softmax <axis: int = 2> (scores)
-        answer = MatMul (weights, v)
+        answer = MatMul (weights, contents)
     }}> (queue)
     ordered = Transpose <perm: ints = [1, 0, 2, 3]> (answers)
     values = Shape <start: int = 2, end: int = 3> (v)
     joined = Concat <axis: int = 0> (batch, whole, values)
     flat = Reshape (ordered, joined)
-    out = Slice (flat, nothing, length, axis)
+    exact = Slice (flat, nothing, length, axis)
+    out = CastLike (exact, q)
 }}"""
 )
 

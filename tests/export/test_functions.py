@@ -13,13 +13,25 @@ from isnet_trt.export.functions import BLOCK, AttentionBody
 
 FP32 = 2e-6
 """Largest error over the largest value: float32 against float64."""
+FP16 = 2e-3
+"""The same for float16 inputs and outputs: a few roundings of 2^-11."""
 
 
-def session(kind: str, inputs: list[str], outputs: list[str], body: AttentionBody = "plain", **attributes: float):
+def session(
+    kind: str,
+    inputs: list[str],
+    outputs: list[str],
+    body: AttentionBody = "plain",
+    half: bool = False,
+    **attributes: float,
+):
     node = helper.make_node(kind, inputs, outputs, domain=functions.DOMAIN, **attributes)
     ranks = {"bias": 2, "log_counts": 2}
+    element = TensorProto.FLOAT16 if half else TensorProto.FLOAT
     values = [
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, [None] * ranks.get(name, 3))
+        helper.make_tensor_value_info(
+            name, TensorProto.FLOAT if name in ranks else element, [None] * ranks.get(name, 3)
+        )
         for name in (*inputs, *outputs)
     ]
     graph = helper.make_graph([node], "one", values[: len(inputs)], values[len(inputs) :])
@@ -81,6 +93,39 @@ def test_attention(body: AttentionBody, batch: int, queries: int, keys: int, wid
     weights = np.exp(scores - scores.max(2, keepdims=True))
     wanted = weights / weights.sum(2, keepdims=True) @ v
     assert np.abs(out - wanted).max() <= FP32 * np.abs(wanted).max()
+
+
+@pytest.mark.parametrize(("positions", "width"), [(123, 17), (32768, 5), (70001, 3)])
+def test_region_pool_of_halves(positions: int, width: int) -> None:
+    """Logits beyond what exp takes, a class of more positions than float16 can count, one without any."""
+    random = np.random.default_rng(positions)
+    logits = random.standard_normal((1, 6, positions)).astype(np.float16)
+    logits[:, 0] += 3
+    logits[:, 1, ::7] = 30000
+    logits[:, 5] = -60000
+    features = random.standard_normal((1, positions, width)).astype(np.float16)
+    run = session("RegionPool", ["logits", "features"], ["centres", "log_counts"], half=True)
+    centres, log_counts = run.run(None, {"logits": logits, "features": features})
+    assert (centres.dtype, log_counts.dtype) == (np.float16, np.float32)
+    wanted, wanted_counts = region_pool(logits.astype(np.float32), features.astype(np.float32))
+    assert np.abs(centres - wanted).max() <= FP16 * np.abs(wanted).max()
+    np.testing.assert_allclose(log_counts, wanted_counts, rtol=1e-6)
+    assert np.isneginf(log_counts[0, 5])
+
+
+@pytest.mark.parametrize("body", ["plain", "blocked"])
+def test_attention_of_halves(body: AttentionBody) -> None:
+    random = np.random.default_rng(1)
+    q, k, v = (random.standard_normal((2, n, 24)).astype(np.float16) for n in (BLOCK + 3, 37, 37))
+    bias = np.log(random.integers(1, 90000, (2, 37)).astype(np.float32))
+    bias[:, 3] = -np.inf
+    run = session("ContextAttention", ["q", "k", "v", "bias"], ["out"], body, True, scale=24**-0.5)
+    out = run.run(None, {"q": q, "k": k, "v": v, "bias": bias})[0]
+    assert out.dtype == np.float16
+    scores = q.astype(np.float64) @ k.astype(np.float64).transpose(0, 2, 1) * 24**-0.5 + bias[:, None]
+    weights = np.exp(scores - scores.max(2, keepdims=True))
+    wanted = weights / weights.sum(2, keepdims=True) @ v.astype(np.float64)
+    assert np.abs(out - wanted).max() <= FP16 * np.abs(wanted).max()
 
 
 def test_nodes_name_the_plugin_namespace_once(graph: onnx.ModelProto) -> None:

@@ -1,0 +1,149 @@
+"""What a built engine says of its own layers, and whether they have the types that the graph asked for.
+
+Source of the text: `IEngineInspector` with `LayerInformationFormat.ONELINE` at detailed profiling verbosity.
+TensorRT-RTX writes the same text into its verbose build log, so that it can be read on a machine without a GPU.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import onnx
+from onnx import TensorProto
+
+from isnet_trt.errors import BuildError
+from isnet_trt.export.functions import DOMAIN
+from isnet_trt.export.ranges import element_types
+
+HEAD = "Layers:"
+# The first that occurs in the library's word is meant: BFloat16 and FP16 end like others begin.
+_WORDS = {
+    "bf16": ("BFloat16", "BF16"),
+    "fp8": ("FP8", "Float8", "E4M3"),
+    "fp16": ("Half", "FP16"),
+    "fp32": ("Float", "FP32"),
+    "int8": ("Int8", "INT8"),
+    "int64": ("Int64", "INT64"),
+    "int32": ("Int32", "INT32"),
+    "bool": ("Bool", "BOOL"),
+}
+_ELEMENTS: dict[int, str] = {
+    TensorProto.FLOAT: "fp32",
+    TensorProto.FLOAT16: "fp16",
+    TensorProto.BFLOAT16: "bf16",
+    TensorProto.INT8: "int8",
+    TensorProto.FLOAT8E4M3FN: "fp8",
+}
+_PRODUCTS = {"Conv", "Gemm", "MatMul"}
+_WEIGHTS = 2
+"""Least rank of a constant that is a weight: biases and scales are vectors."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer of an engine: types of what it reads and makes, and the graph's nodes that it computes."""
+
+    name: str
+    kind: str
+    inputs: tuple[str, ...]
+    constants: tuple[str, ...]
+    outputs: tuple[str, ...]
+    nodes: tuple[str, ...]
+
+
+def parse_layers(text: str) -> list[Layer]:
+    """The layers in an inspector's text (a `HEAD` line, then one line each, then an empty line).
+
+    Raises:
+        BuildError: there are none: the library's format is another one.
+    """
+    layers = []
+    for line in text.removeprefix(HEAD).lstrip("\n").splitlines():
+        if not line.startswith("Name: "):
+            break
+        layers.append(_layer(line))
+    if not layers:
+        raise BuildError(f"the engine's layer information cannot be read; it begins with {text[:80]!r}")
+    return layers
+
+
+def _layer(line: str) -> Layer:
+    name = line.removeprefix("Name: ").split(", LayerType:")[0]
+    kind = re.search(r"LayerType: ([^,]*)", line)
+    inputs, constants, outputs = (tuple(_types(line, group)) for group in ("Inputs", "Constants", "Outputs"))
+    metadata = line.partition("Metadata: ")[2]
+    nodes = (part.strip() for layer in re.findall(r"\[ONNX Layer: ([^\]]*)\]", metadata) for part in layer.split("|"))
+    named = tuple(node.split(" (")[0] for node in nodes)
+    return Layer(name, kind.group(1) if kind else "", inputs, constants, outputs, named)
+
+
+def _types(line: str, group: str) -> Iterator[str]:
+    """The types of one group's tensors; of the constants only those that are weights."""
+    body = re.search(rf" {group}: \[ (\{{.*?\}})\]", line)
+    for tensor in re.findall(r"\{(.*?)\}", body.group(1)) if body else ():
+        word = re.search(r"(?:Format/)?Data[tT]ype: ([^,}]*)", tensor)
+        shape = re.search(r"Dimensions: \[([^\]]*)\]", tensor)
+        rank = shape.group(1).count(",") + 1 if shape else 0
+        if word and (group != "Constants" or rank >= _WEIGHTS):
+            yield _type(word.group(1))
+
+
+def _type(word: str) -> str:
+    return next((name for name, words in _WORDS.items() if any(part in word for part in words)), word.strip())
+
+
+def asked_types(proto: onnx.ModelProto) -> dict[str, str]:
+    """Node name -> type that the graph asks a convolution, matrix product or attention to compute in.
+
+    Behind a DequantizeLinear it is the quantised type.
+    """
+    kinds = element_types(proto)
+    origin = {node.output[0]: node.input[0] for node in proto.graph.node if node.op_type == "DequantizeLinear"}
+    return {
+        node.name: _ELEMENTS[kinds[origin.get(node.input[0], node.input[0])]]
+        for node in proto.graph.node
+        if node.op_type in _PRODUCTS or (node.domain == DOMAIN and node.op_type == "ContextAttention")
+    }
+
+
+def wrong_types(layers: Iterable[Layer], asked: dict[str, str]) -> list[str]:
+    """A sentence for each node of ``asked`` that no layer computes in its type; empty when the engine is as asked."""
+    readers: dict[str, list[Layer]] = {}
+    for layer in layers:
+        for node in layer.nodes:
+            readers.setdefault(node, []).append(layer)
+    wrong = []
+    for node, kind in asked.items():
+        found = readers.get(node, [])
+        if found and not any(kind in (*layer.inputs, *layer.constants) for layer in found):
+            built = sorted({one for layer in found for one in layer.inputs})
+            wrong.append(f"{node}: asked {kind}, built {', '.join(built) or 'nothing'}")
+    if unseen := [node for node in asked if node not in readers]:
+        share = len(unseen) / len(asked)
+        if share > 0.5:  # a few may be folded away or renamed by a fusion
+            wrong.append(f"{len(unseen)} of {len(asked)} nodes are in no layer, such as {unseen[0]}")
+    return wrong
+
+
+def check_types(layers: Sequence[Layer], proto: onnx.ModelProto) -> None:
+    """Refuse an engine whose layers do not have the types of its graph.
+
+    Raises:
+        BuildError: the message lists the nodes, what was asked and what was built.
+    """
+    if wrong := wrong_types(layers, asked_types(proto)):
+        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        raise BuildError(f"the engine does not have the types of its graph; {'; '.join(wrong[:5])}{more}")
+
+
+def summary(layers: Iterable[Layer]) -> dict[str, Any]:
+    """Layer kind -> {types read: number of layers}, of the layers that read anything."""
+    table: dict[str, Counter[str]] = {}
+    for layer in layers:
+        if layer.inputs:
+            table.setdefault(layer.kind, Counter())[" ".join(sorted({*layer.inputs, *layer.constants}))] += 1
+    return {kind: dict(counter) for kind, counter in sorted(table.items())}

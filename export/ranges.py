@@ -1,0 +1,159 @@
+"""The range of every tensor of a graph, measured by running it on pictures under ONNX Runtime.
+
+Each tensor is reduced inside the graph, so that a picture costs the memory of one run whatever the number of tensors.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from tqdm import tqdm
+
+from isnet_trt.engines.cores import usable_cores
+from isnet_trt.errors import BuildError
+from isnet_trt.export.functions import context_nodes
+from isnet_trt.export.graph import save_graph
+
+_SCORES = "::scores"
+_REDUCTIONS = ("ReduceMin", "ReduceMax", "ReduceSumSquare")
+
+
+@dataclass(frozen=True)
+class Range:
+    """Smallest and largest value, and root mean square over the pictures, of one tensor."""
+
+    low: float
+    high: float
+    rms: float
+
+    @property
+    def reach(self) -> float:
+        """Largest absolute value."""
+        return max(-self.low, self.high)
+
+
+Ranges = dict[str, Range]
+
+
+def scores_name(node: onnx.NodeProto) -> str:
+    """Under which name `measure` gives the bound of the scores inside a ``ContextAttention`` node."""
+    return node.output[0] + _SCORES
+
+
+def measure(proto: onnx.ModelProto, inputs: Iterable[NDArray[np.float32]], progress: bool = False) -> Ranges:
+    """The ranges of all float32 tensors that the nodes of ``proto`` make, over ``inputs`` (B, 3, H, W) each.
+
+    For a ``ContextAttention`` node the name of `scores_name` has a bound of its scores |scale · q·k|: the largest row
+    norms of q and k multiplied (Cauchy–Schwarz), so that the scores themselves need not exist.
+
+    Raises:
+        BuildError: there are no inputs, or a tensor is NaN or infinite; the message names it and its node.
+    """
+    names = floats(proto)
+    makers = {name: node for node in proto.graph.node for name in node.output}
+    found: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        session = _session(proto, names, Path(folder) / "ranges.onnx")
+        columns = [output.name for output in session.get_outputs()]
+        for number, batch in enumerate(tqdm(inputs, "ranges", leave=False, disable=None if progress else True)):
+            figures = dict(zip(columns, session.run(columns, {session.get_inputs()[0].name: batch}), strict=True))
+            for name in names:
+                _add(found, name, figures, makers[name], number)
+            for node in _attentions(proto):
+                _add_scores(found, node, figures)
+    if not found:
+        raise BuildError("there are no pictures to measure the graph's ranges on")
+    return {name: Range(low, high, (squares / count) ** 0.5) for name, (low, high, squares, count) in found.items()}
+
+
+def floats(proto: onnx.ModelProto) -> list[str]:
+    """Names of the float32 tensors that nodes of the graph make, in the order of computation.
+
+    ``log_counts`` is left out: it is −inf for a class without positions.
+    """
+    kinds = element_types(proto)
+    unbounded = {node.output[1] for node in context_nodes(proto) if node.op_type == "RegionPool"}
+    made = [name for node in proto.graph.node for name in node.output if name]
+    return [name for name in made if kinds.get(name) == TensorProto.FLOAT and name not in unbounded]
+
+
+def element_types(proto: onnx.ModelProto) -> dict[str, int]:
+    """Tensor name -> ONNX element type, of everything that shape inference knows."""
+    bare = onnx.ModelProto()
+    bare.CopyFrom(proto)
+    del bare.graph.value_info[:]
+    for tensor in bare.graph.initializer:
+        _drop_large(tensor)
+    inferred = onnx.shape_inference.infer_shapes(bare).graph
+    kinds = {v.name: v.type.tensor_type.elem_type for v in (*inferred.value_info, *inferred.input, *inferred.output)}
+    return kinds | {tensor.name: tensor.data_type for tensor in proto.graph.initializer}
+
+
+def _drop_large(tensor: TensorProto) -> None:
+    """Shape inference copies the model; it looks into small tensors only."""
+    if np.prod(tensor.dims) > 1024:
+        tensor.ClearField("raw_data")
+        tensor.data_location = TensorProto.EXTERNAL
+        tensor.external_data.append(onnx.StringStringEntryProto(key="location", value="none"))
+
+
+def _session(proto: onnx.ModelProto, names: Sequence[str], path: Path) -> Any:
+    import onnxruntime
+
+    probe = onnx.ModelProto()
+    probe.CopyFrom(proto)
+    del probe.graph.output[:]
+    for name in names:
+        for reduction in _REDUCTIONS:
+            _output(probe, helper.make_node(reduction, [name], [f"{name}::{reduction}"], keepdims=0))
+        _output(probe, helper.make_node("Size", [name], [f"{name}::Size"]), TensorProto.INT64)
+    probe.graph.initializer.append(numpy_helper.from_array(np.array([2]), "::last"))
+    for node in _attentions(proto):
+        for tensor in node.input[:2]:
+            if all(value.name != f"{tensor}::rows" for value in probe.graph.output):
+                norms = helper.make_node("ReduceL2", [tensor, "::last"], [f"{tensor}::norms"], keepdims=0)
+                probe.graph.node.append(norms)
+                _output(probe, helper.make_node("ReduceMax", [f"{tensor}::norms"], [f"{tensor}::rows"], keepdims=0))
+    save_graph(probe, path)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = usable_cores()
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def _output(probe: onnx.ModelProto, node: onnx.NodeProto, kind: int = TensorProto.FLOAT) -> None:
+    probe.graph.node.append(node)
+    probe.graph.output.append(helper.make_tensor_value_info(node.output[0], kind, []))
+
+
+def _attentions(proto: onnx.ModelProto) -> list[onnx.NodeProto]:
+    return [node for node in context_nodes(proto) if node.op_type == "ContextAttention"]
+
+
+def _add(
+    found: dict[str, list[float]], name: str, figures: dict[str, NDArray], node: onnx.NodeProto, number: int
+) -> None:
+    low, high, squares = (float(figures[f"{name}::{reduction}"]) for reduction in _REDUCTIONS)
+    if not np.isfinite((low, high, squares)).all():
+        raise BuildError(
+            f"tensor {name} ({node.op_type} {node.name}) is NaN or beyond float32's range on picture {number + 1}: "
+            f"the checkpoint is damaged or does not belong to this recipe"
+        )
+    count = float(figures[f"{name}::Size"])
+    old = found.setdefault(name, [low, high, 0.0, 0.0])
+    found[name] = [min(old[0], low), max(old[1], high), old[2] + squares, old[3] + count]
+
+
+def _add_scores(found: dict[str, list[float]], node: onnx.NodeProto, figures: dict[str, NDArray]) -> None:
+    scale = next(attribute.f for attribute in node.attribute if attribute.name == "scale")
+    bound = scale * float(figures[f"{node.input[0]}::rows"]) * float(figures[f"{node.input[1]}::rows"])
+    bound = max(bound, found.get(scores_name(node), [0.0, 0.0])[1])
+    found[scores_name(node)] = [-bound, bound, bound**2, 1.0]

@@ -1,0 +1,66 @@
+"""Engine layers against the graph: TensorRT-RTX's own words about engines that it really built are in test_tensorrt."""
+
+from __future__ import annotations
+
+import onnx
+import pytest
+
+from isnet_trt.errors import BuildError
+from isnet_trt.export.layers import Layer, asked_types, check_types, parse_layers, summary, wrong_types
+from isnet_trt.export.precision import typed
+
+_HALF = "Strides: [-1,1,-1,16], StrideOrder: [3,0,2,1], Datatype: Half, Format: (NHWC) Channel major format }"
+TEXT = f"""Layers:
+Name: start, LayerType: shape_call, Inputs: [], Constants: [], Outputs: [], TacticName: , StreamId: 0, Metadata:
+Name: node_conv2d, LayerType: correlation, Inputs: [ {{ Name: a, Dimensions: [1,3,-1,-1], {_HALF}], Constants: [ \
+{{ Name: w, Dimensions: [16,3,3,3], {_HALF}, {{ Name: scale, Dimensions: [1], Strides: [1], Datatype: Float, Format: \
+(Linear) }}], Outputs: [ {{ Name: b, Dimensions: [1,16,-1,-1], {_HALF}], TacticName: t, StreamId: 0, \
+Metadata: [ONNX Layer: node_conv2d][ONNX Layer: RegionPool_0_ArgMax | node_region_pool (RegionPool)]
+
+I/O Tensors:
+ Name: image, IOMode: Input, DataType: Float
+"""
+OLDER = """Layers:
+Name: conv1, LayerType: CaskConvolution, Inputs: [ { Name: x, Dimensions: [16,3,4,4], \
+Format/Datatype: Int8 NC/32HW32 }], Outputs: [ { Name: y, Dimensions: [16,8,4,4], Format/Datatype: Row major linear FP16 format }], TacticName: i8
+"""
+
+
+def test_text_of_the_inspector() -> None:
+    start, conv = parse_layers(TEXT)
+    assert start == Layer("start", "shape_call", (), (), (), ())
+    assert (conv.name, conv.kind) == ("node_conv2d", "correlation")
+    assert (conv.inputs, conv.constants, conv.outputs) == (("fp16",), ("fp16",), ("fp16",))  # a scale is no weight
+    assert conv.nodes == ("node_conv2d", "RegionPool_0_ArgMax", "node_region_pool")
+    (older,) = parse_layers(OLDER)
+    assert (older.inputs, older.outputs) == (("int8",), ("fp16",))
+    assert summary([start, conv, older]) == {"CaskConvolution": {"int8": 1}, "correlation": {"fp16": 1}}
+
+
+def test_another_format_is_refused() -> None:
+    with pytest.raises(BuildError, match="cannot be read"):
+        parse_layers("Layers:\nConv 1: fp16")
+
+
+def test_asked_types_follow_the_graph(graph: onnx.ModelProto) -> None:
+    asked = asked_types(graph)
+    assert set(asked.values()) == {"fp32"}
+    island = next(n.name for n in graph.graph.node if n.op_type == "Conv")
+    half = asked_types(typed(graph, "fp16", {"node_mean", island}))
+    assert {name for name, kind in half.items() if kind == "fp32"} == {island}
+    assert set(half.values()) == {"fp32", "fp16"}
+    assert set(half) == set(asked)
+
+
+def test_wrong_types_are_named(graph: onnx.ModelProto) -> None:
+    half = typed(graph, "fp16", {"node_mean"})
+    asked = asked_types(half)
+    right = [Layer(node, "correlation", (kind,), (kind,), (kind,), (node,)) for node, kind in asked.items()]
+    check_types(right, half)
+    first = right[0]
+    wide = Layer(first.name, first.kind, ("fp32",), ("fp32",), ("fp32",), first.nodes)
+    assert wrong_types([wide, *right[1:]], asked) == [f"{first.name}: asked fp16, built fp32"]
+    with pytest.raises(BuildError, match=rf"{first.name}: asked fp16, built fp32"):
+        check_types([wide, *right[1:]], half)
+    with pytest.raises(BuildError, match="are in no layer"):
+        check_types(right[:3], half)

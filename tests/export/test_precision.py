@@ -1,0 +1,121 @@
+"""Typed graphs: right numbers, the types that were asked for, islands where the data asks for them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, numpy_helper
+
+from isnet_trt.engines import open_onnx
+from isnet_trt.export.graph import BORDERS, borders, save_graph
+from isnet_trt.export.islands import Half, find_islands
+from isnet_trt.export.parity import compare
+from isnet_trt.export.precision import casts, emulated, typed
+from isnet_trt.export.ranges import Ranges, element_types, measure
+from isnet_trt.training.model import ISNet
+
+RMS = {"fp16": 5e-3, "bf16": 4e-2}
+"""Root mean square error of the logits over their standard deviation; eight times as much for eight times the step."""
+CASTS = 6
+"""Image, logits, the global mean in and out; a weight needs none."""
+
+
+@pytest.fixture(scope="module")
+def ranges(graph: onnx.ModelProto) -> Ranges:
+    return measure(graph, [np.random.default_rng(4).standard_normal((1, 3, 61, 83)).astype(np.float32)])
+
+
+def scaled(graph: onnx.ModelProto, factor: float) -> onnx.ModelProto:
+    """The same function, with one tensor in the middle ``factor`` times as large: conv -> relu -> conv."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(graph)
+    weights = {t.name: t for t in copy.graph.initializer}
+    reader = next(n for n in copy.graph.node if n.input and n.input[-1] == "backbone_net.layer3.0.conv2.bias")
+    maker = next(n for n in copy.graph.node if n.input and n.input[-1] == "backbone_net.layer3.0.conv1.bias")
+    for name, value in ((maker.input[1], factor), (maker.input[2], factor), (reader.input[1], 1 / factor)):
+        array = (numpy_helper.to_array(weights[name]).astype(np.float64) * value).astype(np.float32)
+        weights[name].CopyFrom(numpy_helper.from_array(array, name))
+    return copy
+
+
+@pytest.mark.parametrize("half", ["fp16", "bf16"])
+def test_numbers_and_types(
+    model: ISNet, graph: onnx.ModelProto, ranges: Ranges, half: Half, picture: np.ndarray, tmp_path: Path
+) -> None:
+    islands = find_islands(graph, ranges, half)
+    assert islands == {"node_mean": "ReduceMean over many values"}
+    half_graph = typed(graph, half, islands)
+    assert casts(half_graph) <= CASTS
+    save_graph(half_graph, tmp_path / "typed.onnx")
+    assert (tmp_path / "typed.onnx").stat().st_size < 0.55 * graph.ByteSize()
+    kinds = element_types(half_graph)
+    element = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}[half]
+    for node in half_graph.graph.node:
+        if node.op_type in ("Conv", "ContextAttention", "RegionPool"):
+            assert {kinds[name] for name in node.input[:2]} == {element}
+    assert kinds["image"] == kinds["logits"] == TensorProto.FLOAT
+    assert list(borders(half_graph)) == list(BORDERS)
+    runnable = half_graph if half == "fp16" else emulated(half_graph)
+    save_graph(runnable, tmp_path / "model.onnx")
+    with open_onnx(tmp_path / "model.onnx", threads=2) as engine, torch.inference_mode():
+        row = compare("random", engine.run(picture), model(torch.from_numpy(picture)).numpy())
+    assert row.rms <= RMS[half]
+    assert row.rms >= RMS[half] / 100  # it is rounded
+
+
+@pytest.mark.parametrize(("factor", "reason"), [(3e5, "reaches"), (2.0**-24, "stays below")])
+def test_islands_come_from_the_data(
+    model: ISNet, graph: onnx.ModelProto, factor: float, reason: str, picture: np.ndarray, tmp_path: Path
+) -> None:
+    hazard = scaled(graph, factor)
+    found = find_islands(hazard, measure(hazard, [picture]), "fp16")
+    hit = {name: why for name, why in found.items() if reason in why}
+    # The two convolutions around the tensor, and the ReLU between them.
+    assert {node.op_type for node in hazard.graph.node if node.name in hit} == {"Conv", "Relu"}
+    assert len(hit) == 3
+    assert set(found) - set(hit) == {"node_mean"}
+    assert set(find_islands(hazard, measure(hazard, [picture]), "bf16")) == {"node_mean"}
+    save_graph(typed(hazard, "fp16", found), tmp_path / "islands.onnx")
+    save_graph(typed(hazard, "fp16", {"node_mean"}), tmp_path / "none.onnx")
+    with torch.inference_mode():
+        wanted = model(torch.from_numpy(picture)).numpy()
+    with open_onnx(tmp_path / "islands.onnx", threads=2) as engine:
+        assert compare("islands", engine.run(picture), wanted).rms <= RMS["fp16"]
+    with open_onnx(tmp_path / "none.onnx", threads=2) as engine:
+        assert not compare("none", engine.run(picture), wanted).rms <= 10 * RMS["fp16"]
+
+
+def test_a_whole_float32_graph_is_possible(graph: onnx.ModelProto) -> None:
+    everything = {node.name for node in graph.graph.node}
+    same = typed(graph, "fp16", everything)
+    assert [n.op_type for n in same.graph.node] == [n.op_type for n in graph.graph.node]
+    assert casts(same) == 0
+
+
+def test_twin_rounds_to_nearest_bfloat16(graph: onnx.ModelProto, picture: np.ndarray) -> None:
+    """The first convolution's result in the twin: float32 sums of bfloat16 factors, rounded once."""
+    import onnxruntime
+
+    twin = emulated(typed(graph, "bf16", {"node_mean"}))
+    first = next(n for n in graph.graph.node if n.op_type == "Conv")
+    values = {}
+    for name, proto in (("twin", twin), ("exact", graph)):
+        probe = onnx.ModelProto()
+        probe.CopyFrom(proto)
+        probe.graph.output.append(onnx.ValueInfoProto(name=first.output[0]))
+        if name == "exact":
+            for tensor in probe.graph.initializer:
+                if tensor.name in first.input:
+                    rounded = numpy_helper.to_array(tensor).astype(ml_dtypes.bfloat16).astype(np.float32)
+                    tensor.CopyFrom(numpy_helper.from_array(rounded, tensor.name))
+        session = onnxruntime.InferenceSession(probe.SerializeToString(), providers=["CPUExecutionProvider"])
+        fed = picture.astype(ml_dtypes.bfloat16).astype(np.float32) if name == "exact" else picture
+        values[name] = session.run([first.output[0]], {"image": fed})[0]
+    wanted = values["exact"].astype(ml_dtypes.bfloat16).astype(np.float32)
+    # A float32 sum near the middle between two bfloat16 numbers may fall either way.
+    assert (values["twin"] == wanted).mean() > 0.999

@@ -1,0 +1,64 @@
+"""Ranges measured inside the graph against the tensors themselves."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import numpy_helper
+
+from isnet_trt.errors import BuildError
+from isnet_trt.export.functions import context_nodes
+from isnet_trt.export.ranges import floats, measure, scores_name
+
+
+def tensors(graph: onnx.ModelProto, names: list[str], picture: np.ndarray) -> list[np.ndarray]:
+    probe = onnx.ModelProto()
+    probe.CopyFrom(graph)
+    probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    session = onnxruntime.InferenceSession(probe.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(names, {"image": picture})
+
+
+def test_ranges_of_every_tensor(graph: onnx.ModelProto, picture: np.ndarray) -> None:
+    other = np.ascontiguousarray(2 * picture[:, :, :41, ::-1])
+    ranges = measure(graph, [picture, other])
+    names = floats(graph)
+    attentions = [node for node in context_nodes(graph) if node.op_type == "ContextAttention"]
+    assert set(ranges) == {*names, *map(scores_name, attentions)}
+    assert len(names) > 100
+    for name, one, two in zip(names, tensors(graph, names, picture), tensors(graph, names, other), strict=True):
+        found = ranges[name]
+        both = np.concatenate([one.ravel(), two.ravel()]).astype(np.float64)
+        spread = max(found.reach, 1e-6)
+        assert found.low == pytest.approx(both.min(), abs=1e-5 * spread)  # float32, other fusions
+        assert found.high == pytest.approx(both.max(), abs=1e-5 * spread)
+        assert found.rms == pytest.approx(np.sqrt((both**2).mean()), rel=1e-3, abs=1e-6 * spread)
+
+
+def test_scores_are_bounded(graph: onnx.ModelProto, picture: np.ndarray) -> None:
+    ranges = measure(graph, [picture])
+    for node in context_nodes(graph):
+        if node.op_type == "ContextAttention":
+            q, k = tensors(graph, list(node.input[:2]), picture)
+            scale = next(a.f for a in node.attribute if a.name == "scale")
+            largest = np.abs(scale * q @ k.transpose(0, 2, 1)).max()
+            assert largest <= ranges[scores_name(node)].reach <= 100 * largest
+
+
+def test_nan_names_the_tensor(graph: onnx.ModelProto, picture: np.ndarray) -> None:
+    wrong = onnx.ModelProto()
+    wrong.CopyFrom(graph)
+    node = next(n for n in wrong.graph.node if n.op_type == "Conv" and n.input[1].startswith("backbone_net.layer2"))
+    tensor = next(t for t in wrong.graph.initializer if t.name == node.input[1])
+    weights = numpy_helper.to_array(tensor).copy()
+    weights[0] = np.nan
+    tensor.CopyFrom(numpy_helper.from_array(weights, tensor.name))
+    with pytest.raises(BuildError, match=f"tensor {node.output[0]} .*NaN.*picture 1"):
+        measure(wrong, [picture])
+
+
+def test_no_pictures(graph: onnx.ModelProto) -> None:
+    with pytest.raises(BuildError, match="no pictures"):
+        measure(graph, [])
