@@ -7,7 +7,10 @@ what the runtime computes in another way is written out here, plainly.
 
 from __future__ import annotations
 
+import functools
 import math
+import time
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -15,11 +18,16 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from benchmarks.peers import Answer, Setup
 from isnet_trt import geometry
 from isnet_trt.preprocess import normalise, resize
 from isnet_trt.settings import Inference, Preprocess, Size
+from isnet_trt.training.checkpoint import Checkpoint, load_checkpoint, load_model
 from isnet_trt.training.model import ISNet
 from isnet_trt.training.model.context import CrossAttention
+
+Network = Callable[[Tensor], Tensor]
+"""Normalised pictures (B, 3, H, W) -> raw logits (B, K, h, w)."""
 
 
 def network(model: ISNet, x: Tensor) -> Tensor:
@@ -59,34 +67,41 @@ def class_centres(features: Tensor, logits: Tensor) -> Tensor:
 
 
 def score_volumes(
-    model: ISNet, x: Tensor, inference: Inference, flip_pairs: tuple[tuple[int, int], ...] = ()
+    answer: Network, x: Tensor, inference: Inference, flip_pairs: tuple[tuple[int, int], ...] = ()
 ) -> list[Tensor]:
-    """The score volume of every pass, whole: scales in order, each plain and then mirrored."""
+    """The score volume (1, K, h, w) of every pass, whole: scales in order, each plain and then mirrored."""
     volumes = []
     for scale in inference.scales:
         scaled = F.interpolate(x, scale_factor=scale, mode="bilinear", recompute_scale_factor=False)
-        volumes.append(_forward(model, scaled, inference))
+        volumes.append(pass_scores(answer, scaled, inference))
         if inference.flip:
-            mirrored = _forward(model, scaled.flip(3), inference)
-            swapped = mirrored.clone()
-            for left, right in flip_pairs:
-                swapped[:, left], swapped[:, right] = mirrored[:, right], mirrored[:, left]
-            volumes.append(swapped.flip(3))
+            volumes.append(unmirrored(pass_scores(answer, scaled.flip(3), inference), flip_pairs))
     return volumes
 
 
-def _forward(model: ISNet, x: Tensor, inference: Inference) -> Tensor:
+def unmirrored(scores: Tensor, flip_pairs: tuple[tuple[int, int], ...]) -> Tensor:
+    """Scores of a mirrored pass as those of the picture: left and right classes exchanged, columns reversed."""
+    swapped = scores.clone()
+    for left, right in flip_pairs:
+        swapped[:, left], swapped[:, right] = scores[:, right], scores[:, left]
+    return swapped.flip(3)
+
+
+def pass_scores(answer: Network, x: Tensor, inference: Inference) -> Tensor:
+    """Scores of one pass (1, 3, h, w): coarse in whole mode, of the pass's own size from windows."""
     if inference.mode == "whole":
-        logits = network(model, x)
+        logits = answer(x)
         return logits.softmax(1) if inference.softmax_before_resize else logits
     height, width = x.shape[2:]
-    total, cover = x.new_zeros(1, model.architecture.num_classes, height, width), x.new_zeros(height, width)
+    total, cover = x.new_zeros(1, 1, 1, 1), x.new_zeros(height, width)
     assert inference.window is not None
     assert inference.stride is not None
     for top, bottom in geometry.starts(height, inference.window[0], inference.stride[0]):
         for left, right in geometry.starts(width, inference.window[1], inference.stride[1]):
-            logits = network(model, x[:, :, top:bottom, left:right])
+            logits = answer(x[:, :, top:bottom, left:right])
             logits = F.interpolate(logits, size=(bottom - top, right - left), mode="bilinear")
+            if total.shape[1] != logits.shape[1]:
+                total = x.new_zeros(1, logits.shape[1], height, width)
             total[:, :, top:bottom, left:right] += logits.softmax(1) if inference.softmax_before_resize else logits
             cover[top:bottom, left:right] += 1
     return total / cover
@@ -97,18 +112,57 @@ def scores(
     model: ISNet, x: Tensor, size: Size, inference: Inference, flip_pairs: tuple[tuple[int, int], ...] = ()
 ) -> Tensor:
     """Mean scores (K, *size): every volume resized directly to the source's size, then averaged."""
-    volumes = score_volumes(model, x, inference, flip_pairs)
-    return torch.stack([F.interpolate(volume, size=size, mode="bilinear")[0] for volume in volumes]).mean(0)
+    return merged(score_volumes(functools.partial(network, model), x, inference, flip_pairs), size)
 
 
-def label_map(
-    model: ISNet,
-    image: NDArray[np.uint8],
-    preprocess: Preprocess,
-    inference: Inference,
-    flip_pairs: tuple[tuple[int, int], ...] = (),
-) -> NDArray[np.int64]:
-    """The label map (H, W) of a uint8 RGB picture."""
+def merged(volumes: list[Tensor], size: Size) -> Tensor:
+    """Mean scores (K, *size) of volumes (1, K, h, w), each resized directly to ``size``."""
+    full = [F.interpolate(volume, size=size, mode="bilinear") for volume in volumes]
+    return (sum(full[1:], full[0]) / len(full))[0]
+
+
+def load(setup: Setup) -> ReferenceRunner:
+    """The training form's layers in the plain form."""
+    assert setup.ckpt is not None
+    torch.set_num_threads(setup.threads)
+    return ReferenceRunner(load_checkpoint(setup.ckpt))
+
+
+class ReferenceRunner:
+    """The plain form as a contender; the oracle of the others' answers."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.description = f"PyTorch {torch.__version__} eager, {torch.get_num_threads()} threads"
+        self._network, self._recipe = functools.partial(network, load_model(checkpoint)), checkpoint.recipe
+
+    @torch.inference_mode()
+    def run(self, image: NDArray[np.uint8], inference: Inference) -> Answer:
+        """See `benchmarks.peers.Runner.run`."""
+        start = time.perf_counter()
+        x = network_input(image, self._recipe.preprocess)
+        read = time.perf_counter()
+        volumes = score_volumes(self._network, x, inference, self._recipe.labels.flip_pairs)
+        networks = time.perf_counter()
+        mean = merged(volumes, (image.shape[0], image.shape[1]))
+        labels = mean.argmax(0).numpy()
+        stages = {"resize": read - start, "engine": networks - read, "merge": time.perf_counter() - networks}
+        return Answer(labels, stages, lambda: clear_pixels(mean))
+
+    def close(self) -> None:
+        """Nothing to give back but the process."""
+
+
+def network_input(image: NDArray[np.uint8], preprocess: Preprocess) -> Tensor:
+    """The normalised picture (1, 3, H, W) of a uint8 RGB one."""
     pixels = normalise(resize(image, preprocess), preprocess).transpose(2, 0, 1)[None]
-    size = (image.shape[0], image.shape[1])
-    return scores(model, torch.from_numpy(pixels.copy()), size, inference, flip_pairs).argmax(0).numpy()
+    return torch.from_numpy(np.ascontiguousarray(pixels))
+
+
+CLEAR = 0.05
+"""A pixel is clear where its best class leads the next by this share of the scores' standard deviation."""
+
+
+def clear_pixels(scores: Tensor) -> NDArray[np.bool_]:
+    """Where the answer (K, H, W) does not hang on a rounding error: (H, W) bool."""
+    best = scores.topk(2, dim=0).values
+    return (best[0] - best[1] > CLEAR * scores.std()).numpy()

@@ -1,0 +1,91 @@
+"""A checkout of the public reference implementation (SSSegmentation), run by its own code.
+
+Its network, its windows, its scales and flips (``auginference``), its merge (each volume resized to the picture's size,
+then averaged: ``ssseg/test.py``). Only the picture's decoding and normalisation are ours.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from benchmarks.peers import Answer, Missing, Setup
+from isnet_trt.preprocess import normalise, resize
+from isnet_trt.settings import Inference
+from isnet_trt.training.checkpoint import Checkpoint, load_checkpoint
+
+
+def load(setup: Setup) -> CheckoutRunner:
+    """The network of the checkout with the weights of the checkpoint.
+
+    Raises:
+        Missing: no checkout was given, it lacks the modules, or they cannot be imported or built here.
+    """
+    if setup.checkout is None:
+        raise Missing("no checkout of the reference was given; --reference PATH names its folder")
+    root = Path(setup.checkout).resolve()
+    if not (root / "ssseg" / "modules").is_dir():
+        raise Missing(f"{root} is no checkout of SSSegmentation: it has no ssseg/modules")
+    assert setup.ckpt is not None
+    torch.set_num_threads(setup.threads)
+    checkpoint = load_checkpoint(setup.ckpt)
+    try:
+        config, segmentor = _build(root, checkpoint)
+    except Exception as error:  # other people's code may fail in any way; which one is in the message
+        raise Missing(f"the checkout cannot be used here: {type(error).__name__}: {error}") from None
+    return CheckoutRunner(config, segmentor, checkpoint)
+
+
+def _build(root: Path, checkpoint: Checkpoint) -> tuple[dict[str, Any], Any]:
+    sys.path.insert(0, str(root))
+    modules = importlib.import_module("ssseg.modules")
+    family = importlib.import_module(f"ssseg.configs.isnet.{checkpoint.recipe.name}")
+    config = copy.deepcopy(family.SEGMENTOR_CFG)
+    config["backbone"]["pretrained"] = False
+    segmentor = modules.BuildSegmentor(segmentor_cfg=config, mode="TEST").eval()
+    kept = segmentor.state_dict()
+    segmentor.load_state_dict({**kept, **checkpoint.state_dict}, strict=True)
+    return segmentor.cfg, segmentor
+
+
+class CheckoutRunner:
+    """The reference's own evaluation of one picture."""
+
+    def __init__(self, config: dict[str, Any], segmentor: Any, checkpoint: Checkpoint) -> None:
+        self.description = f"SSSegmentation checkout under PyTorch {torch.__version__} eager"
+        self._config, self._segmentor, self._recipe = config, segmentor, checkpoint.recipe
+
+    @torch.inference_mode()
+    def run(self, image: NDArray[np.uint8], inference: Inference) -> Answer:
+        """See `benchmarks.peers.Runner.run`."""
+        start = time.perf_counter()
+        self._config["inference"] = self._settings(inference)
+        pixels = normalise(resize(image, self._recipe.preprocess), self._recipe.preprocess).transpose(2, 0, 1)
+        volumes = self._segmentor.auginference(torch.from_numpy(np.ascontiguousarray(pixels)[None]))
+        networks = time.perf_counter()
+        full = [F.interpolate(volume[:1], size=image.shape[:2], mode="bilinear") for volume in volumes]
+        labels = torch.argmax((sum(full[1:], full[0]) / len(full))[0], dim=0).numpy()
+        return Answer(labels, {"engine": networks - start, "merge": time.perf_counter() - networks})
+
+    def _settings(self, inference: Inference) -> dict[str, Any]:
+        tta: dict[str, Any] = {
+            "multiscale": list(inference.scales),
+            "flip": inference.flip,
+            "use_probs_before_resize": inference.softmax_before_resize,
+        }
+        if self._recipe.labels.flip_pairs:
+            tta["fixed_seg_target_pairs"] = list(self._recipe.labels.flip_pairs)
+        forward = {"mode": inference.mode, "cropsize": inference.window, "stride": inference.stride}
+        return {"forward": forward, "tta": tta, "evaluate": {"metric_list": ["iou", "miou"]}}
+
+    def close(self) -> None:
+        """Nothing to give back but the process."""

@@ -1,0 +1,213 @@
+"""From coarse scores to labels alone: the runtime's merge beside the reference's, on the same scores.
+
+    python -m benchmarks.postprocess --out benchmarks/results/NAME.json
+
+Both get the same raw logits of every window (smooth noise); the clock runs from there to the label map. Memory is the
+growth of a fresh process that does it once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from benchmarks import options, results, stats, worker
+from benchmarks.peers import reference
+from benchmarks.rounds import agreement
+from isnet_trt import cli, windows
+from isnet_trt.geometry import Window, coarse_size
+from isnet_trt.merge import Head, Merger, label_type, largest
+from isnet_trt.settings import Inference, Size
+
+Scores = list[tuple[Window, NDArray[np.float32]]]
+OURS, THEIRS = "isnet_trt", "reference"
+
+
+@dataclass(frozen=True)
+class Work:
+    """Coarse scores of ``classes`` for a picture of ``size``, to be merged into labels of ``output``."""
+
+    name: str
+    classes: int
+    size: Size
+    output: Size
+    inference: Inference
+    stride: int = 8
+
+    @property
+    def plan(self) -> windows.Plan:
+        """The passes and windows."""
+        return windows.plan(self.size, self.inference)
+
+
+_SIX = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+WORKS = (
+    Work("ADE single pass", 150, (512, 683), (512, 683), Inference()),
+    Work("ADE ms+flip, 12 passes", 150, (512, 683), (512, 683), Inference("whole", None, None, _SIX, True, True)),
+    Work("Cityscapes single pass", 19, (1024, 2048), (1024, 2048), Inference()),
+    Work(
+        "Cityscapes slide, one scale",
+        19,
+        (1024, 2048),
+        (1024, 2048),
+        Inference("slide", (512, 1024), (341, 341), softmax_before_resize=True),
+    ),
+)
+_WARM = Work("warm-up", 3, (64, 96), (64, 96), Inference())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    parser = cli.parser("benchmarks.postprocess", __doc__ or "")
+    parser.add_argument("--rounds", type=options.positive, default=7, help="timed rounds (default: 7)")
+    parser.add_argument("--work", nargs="+", metavar="NAME", help=f"only these: {', '.join(w.name for w in WORKS)}")
+    options.add_common(parser)
+    arguments: argparse.Namespace = parser.parse_args(argv)
+    chosen = [work for work in WORKS if not arguments.work or work.name in arguments.work]
+    records = [measure(work, arguments.threads, arguments.rounds) for work in chosen]
+    print("\n".join(map(text, records)))
+    if arguments.out:
+        results.write(arguments.out, results.result(records, []))
+    return 0
+
+
+def measure(work: Work, threads: int, rounds: int) -> results.Record:
+    """The record of one piece of work."""
+    torch.set_num_threads(threads)
+    scores = made_up(work)
+    wanted, got = theirs(work, scores), ours(work, _copied(scores), threads)
+    equal = agreement(got, wanted, None)["all"]
+    seconds: dict[str, list[float]] = {OURS: [], THEIRS: []}
+    for number in tqdm(range(rounds), desc=work.name, unit="round", disable=None, leave=False):
+        for side in (OURS, THEIRS) if number % 2 == 0 else (THEIRS, OURS):
+            seconds[side].append(_timed(side, work, _copied(scores), threads))
+    ratio = stats.ratios(seconds[THEIRS], seconds[OURS])
+    return {
+        "kind": "postprocess",
+        "case": work.name,
+        "classes": work.classes,
+        "output": list(work.output),
+        "inference": work.inference.describe(),
+        "passes": len(work.plan.passes),
+        "threads": threads,
+        "labels_equal": equal,
+        "seconds": seconds,
+        "summary": {side: stats.spread(samples).to_json() for side, samples in seconds.items()},
+        "ratio": ratio.to_json(),
+        "memory": {side: _memory(side, work, threads) for side in (OURS, THEIRS)},
+        "warnings": [f"{side}: {note}" for side, samples in seconds.items() if (note := stats.noise(samples))],
+    }
+
+
+def made_up(work: Work) -> Scores:
+    """Smooth random logits (K, h, w) of every window, in the order in which the runtime sees the windows."""
+    rng = np.random.default_rng(work.classes)
+    return [(window, _smooth(rng, work.classes, coarse_size(window.size, work.stride))) for window in work.plan.windows]
+
+
+def _smooth(rng: np.random.Generator, classes: int, size: Size) -> NDArray[np.float32]:
+    small = (-(-size[0] // 6) + 1, -(-size[1] // 6) + 1)
+    planes = rng.standard_normal((classes, *small), dtype=np.float32) * 3
+    return np.stack([cv2.resize(plane, size[::-1], interpolation=cv2.INTER_CUBIC) for plane in planes])
+
+
+def _copied(scores: Scores) -> Scores:
+    """The merger owns what it is given, so each round gets its own."""
+    return [(window, values.copy()) for window, values in scores]
+
+
+def _timed(side: str, work: Work, scores: Scores, threads: int) -> float:
+    start = time.perf_counter()
+    _do(side, work, scores, threads)
+    return time.perf_counter() - start
+
+
+def _do(side: str, work: Work, scores: Scores, threads: int) -> NDArray:
+    return ours(work, scores, threads) if side == OURS else theirs(work, scores)
+
+
+def ours(work: Work, scores: Scores, threads: int) -> NDArray[np.unsignedinteger]:
+    """Labels by `isnet_trt.merge.Merger`, which takes ``scores`` over."""
+    labels = np.empty(work.output, label_type(work.classes))
+
+    def take(rows: slice, columns: slice, tile: NDArray[np.float32]) -> None:
+        labels[rows, columns] = largest(tile)
+
+    merger = Merger(work.plan, Head(work.classes, work.stride), work.output, take, threads)
+    for window, values in scores:
+        merger.add(window, values)
+        merger.work()
+    return labels
+
+
+@torch.inference_mode()
+def theirs(work: Work, scores: Scores) -> NDArray[np.int64]:
+    """Labels as the reference evaluation makes them, each pass's volume kept whole."""
+    answers = {_seen(window): torch.from_numpy(values)[None] for window, values in scores}
+    volumes = []
+    for one in work.plan.passes:
+        queue = iter(sorted(key for key in answers if key[0] == one.index))
+        blank = torch.zeros(1, 1, 1, 1).expand(1, 3, *one.size)
+        volume = reference.pass_scores(lambda _, queue=queue: answers[next(queue)], blank, work.inference)  # type: ignore[misc]
+        volumes.append(reference.unmirrored(volume, ()) if one.mirrored else volume)
+    return reference.merged(volumes, work.output).argmax(0).numpy()
+
+
+def _seen(window: Window) -> tuple[int, int, int]:
+    """(pass, top, left) of a window in the picture as the network sees it, mirrored or not."""
+    left = window.of.size[1] - window.right if window.of.mirrored else window.left
+    return window.of.index, window.top, left
+
+
+def _memory(side: str, work: Work, threads: int) -> int | None:
+    """Bytes that a fresh process grows by at most while it does the work once, the scores themselves not counted."""
+    context = multiprocessing.get_context("spawn")
+    mine, pipe = context.Pipe(duplex=False)
+    process = context.Process(target=_grow, args=(pipe, side, work, threads))
+    process.start()
+    pipe.close()
+    try:
+        return mine.recv()
+    except EOFError:
+        return None
+    finally:
+        process.join()
+
+
+def _grow(pipe: Connection, side: str, work: Work, threads: int) -> None:
+    torch.set_num_threads(threads)
+    scores = made_up(work)
+    _do(side, _WARM, made_up(_WARM), threads)
+    before = worker.settled_memory()
+    worker.forget_peak()
+    _do(side, work, scores, threads)
+    peak = worker.peak_memory()
+    pipe.send(peak - before if peak is not None and before is not None else None)
+
+
+def text(record: results.Record) -> str:
+    """A record for people."""
+    seconds = {side: record["summary"][side]["p50"] for side in (OURS, THEIRS)}
+    memory = [f"{m / 2**20:.0f} MiB" if m is not None else "not available" for m in record["memory"].values()]
+    ratio = record["ratio"]
+    lines = [
+        f"{record['case']}: {1e3 * seconds[OURS]:.1f} ms, reference {1e3 * seconds[THEIRS]:.1f} ms: "
+        f"{ratio['p50']:.1f} times as fast ({ratio['low']:.1f} to {ratio['high']:.1f}); "
+        f"memory {memory[0]}, reference {memory[1]}; labels equal {100 * record['labels_equal']:.4f} %"
+    ]
+    return "\n".join([*lines, *(f"  warning: {warning}" for warning in record["warnings"])])
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))
