@@ -1,0 +1,79 @@
+"""The eight-bit number formats and the step from a range of values to scale and zero point.
+
+    real = scale * (stored - zero)
+
+Formulas: ONNX operators QuantizeLinear and DequantizeLinear. E4M3 (largest finite value 448, no infinity): Micikevicius
+et al., "FP8 Formats for Deep Learning", 2022.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto
+
+Array = NDArray[np.float32]
+Flavour = Literal["cpu", "tensorrt", "fp8"]
+FLAVOURS: tuple[Flavour, ...] = ("cpu", "tensorrt", "fp8")
+SMALLEST_SCALE = 1e-10
+"""A scale below this (a channel whose weights are all zero) would make 1/scale overflow half-precision arithmetic."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Scale and zero point of a whole tensor."""
+
+    scale: float
+    zero: int = 0
+
+
+@dataclass(frozen=True)
+class Format:
+    """An eight-bit type: ``lowest`` … ``highest`` are what is stored, ``symmetric`` fixes the zero point at 0."""
+
+    name: str
+    onnx_type: int
+    lowest: float
+    highest: float
+    symmetric: bool
+
+    def fit(self, low: float, high: float) -> Scale:
+        """The scale that just covers ``low`` … ``high`` and 0; scale 1 for a range of no width."""
+        low, high = min(low, 0.0), max(high, 0.0)
+        if self.symmetric:
+            return Scale(_positive(max(-low, high) / self.highest))
+        scale = _positive((high - low) / self.highest)
+        return Scale(scale, int(np.clip(np.rint(-low / scale), self.lowest, self.highest)))
+
+    def store(self, x: Array, scale: Array | float, zero: int = 0) -> NDArray:
+        """``x`` as stored numbers, rounded half to even and saturated; ``scale`` broadcasts."""
+        y = np.clip(x / np.asarray(scale, np.float32), self.lowest - zero, self.highest - zero)
+        if self is FP8:
+            return y.astype(ml_dtypes.float8_e4m3fn)
+        return (np.rint(y) + zero).astype(np.uint8 if self is UINT8 else np.int8)
+
+    def fake(self, x: Array, scale: Scale) -> Array:
+        """What is left of ``x`` after storing and restoring it."""
+        stored = self.store(x, scale.scale, scale.zero).astype(np.float32)
+        return (stored - scale.zero) * np.float32(scale.scale)
+
+
+INT8 = Format("int8", TensorProto.INT8, -128, 127, True)
+UINT8 = Format("uint8", TensorProto.UINT8, 0, 255, False)
+FP8 = Format("fp8", TensorProto.FLOAT8E4M3FN, -448, 448, True)
+ACTIVATIONS: dict[Flavour, Format] = {"cpu": UINT8, "tensorrt": INT8, "fp8": FP8}
+WEIGHTS: dict[Flavour, Format] = {"cpu": INT8, "tensorrt": INT8, "fp8": FP8}
+
+
+def weight_scales(weight: Array, form: Format) -> Array:
+    """One scale per output channel (axis 0), float32 (O,); channels without any weight get `SMALLEST_SCALE`."""
+    largest = np.abs(weight.reshape(len(weight), -1)).max(1)
+    return np.maximum(largest / form.highest, SMALLEST_SCALE).astype(np.float32)
+
+
+def _positive(scale: float) -> float:
+    return float(np.float32(scale)) if scale > SMALLEST_SCALE else 1.0

@@ -1,0 +1,107 @@
+"""Network inputs for calibration: the user's pictures through the runtime's own preprocessing and windows."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from isnet_trt import windows
+from isnet_trt.errors import ImageError, SettingsError
+from isnet_trt.export.parity import Picture
+from isnet_trt.preprocess import normalise, read_image, resize
+from isnet_trt.settings import Inference, Preprocess
+
+LIMIT = 128
+SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"))
+
+
+class CalibrationInputs:
+    """Iterates over network inputs (1, 3, h, w) as `Picture`, at most ``limit``.
+
+    A picture can make many windows (scales, flip, slide). Each round takes one window of every picture, another one in
+    each round and spread over all passes, until there are ``limit`` inputs; so few pictures give many windows each
+    and many pictures one each. The order depends on nothing but the folder's content.
+
+    ``skipped`` lists what could not be read, one line each; it is complete after the iteration. ``notes`` says what
+    the user should know, such as that there is a single picture.
+    """
+
+    def __init__(self, files: list[Path], preprocess: Preprocess, inference: Inference, limit: int = LIMIT) -> None:
+        self.files, self.preprocess, self.inference, self.limit = files, preprocess, inference, limit
+        self.skipped: list[str] = []
+        self.notes = [_SINGLE.format(files[0])] if len(files) == 1 else []
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over the files' names and sizes and the settings: what the inputs depend on, but for the limit."""
+        content = [*(f"{file.name} {file.stat().st_size}" for file in self.files), repr(self.preprocess)]
+        return hashlib.sha256("\n".join([*content, repr(self.inference)]).encode()).hexdigest()
+
+    def __iter__(self) -> Iterator[Picture]:
+        self.skipped = []
+        found = itertools.islice(self._rounds(), self.limit)
+        first = next(found, None)
+        if first is None:
+            raise SettingsError(f"none of the {len(self.files)} pictures can be read: {'; '.join(self.skipped[:3])}")
+        yield first
+        yield from found
+
+    def _rounds(self) -> Iterator[Picture]:
+        files = list(enumerate(self.files))
+        for turn in itertools.count():
+            left = []
+            for number, file in files:
+                try:
+                    one = self._window(file, turn, number)
+                except ImageError as error:
+                    self.skipped.append(str(error))
+                    continue
+                if one is not None:
+                    left.append((number, file))
+                    yield one
+            if not left:
+                return
+            files = left
+
+    def _window(self, file: Path, turn: int, number: int) -> Picture | None:
+        """The window of one picture that round ``turn`` takes; None when all were taken."""
+        picture = normalise(resize(read_image(file), self.preprocess), self.preprocess)
+        plan = windows.plan((picture.shape[0], picture.shape[1]), self.inference)
+        if turn >= len(plan.windows):
+            return None
+        order = np.random.default_rng(number).permutation(len(plan.windows))
+        planes = np.ascontiguousarray(picture.transpose(2, 0, 1), np.float32)
+        index = int(order[turn])
+        ((_, pixels),) = windows.gather(planes, plan.windows[index : index + 1])
+        return Picture(f"{file.name}:{index}", pixels)
+
+
+_SINGLE = (
+    "{} is the only picture: the ranges of all others are guessed from it. The engine is built, but expect it to lose "
+    "accuracy on pictures that differ; 32 to 128 typical pictures are enough"
+)
+
+
+def calibration_inputs(
+    folder: str | os.PathLike[str], preprocess: Preprocess, inference: Inference, limit: int = LIMIT
+) -> CalibrationInputs:
+    """The inputs that the pictures in ``folder`` (or the one picture it names) make.
+
+    Raises:
+        SettingsError: there is no such folder, no picture in it, or ``limit`` is below 1. While iterating: none of
+            the pictures can be read.
+    """
+    path = Path(folder)
+    if limit < 1:
+        raise SettingsError(f"calibration on {limit} inputs is impossible; use 1 or more")
+    if not path.exists():
+        raise SettingsError(f"{path} does not exist; give a folder of typical pictures for the calibration")
+    files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+    if not files:
+        raise SettingsError(f"{path}: no pictures for the calibration there ({', '.join(sorted(SUFFIXES))})")
+    return CalibrationInputs(files, preprocess, inference, limit)

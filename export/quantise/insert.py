@@ -1,0 +1,207 @@
+"""Writing the placement into a graph: QuantizeLinear and DequantizeLinear nodes, weights stored in eight bits.
+
+The graph may be float32, or already typed (float16, bfloat16 with float32 islands). Scales are float32 in every case:
+a weight scale below 6e-5 has no exact float16. Opset 23 lets QuantizeLinear take a half-precision tensor with a float32
+scale and DequantizeLinear give one back (``output_dtype``); a float32 graph stays at its opset.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from isnet_trt.errors import BuildError
+from isnet_trt.export.quantise.formats import ACTIVATIONS, WEIGHTS, Array, Flavour, Format, Scale, weight_scales
+from isnet_trt.export.quantise.placement import Layer, Read, Wiring, attribute, kept, layers, reads
+from isnet_trt.export.quantise.table import Table
+
+TYPED_OPSET = 23
+_LARGEST_BIAS = 2.0**30
+_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
+
+
+def quantise(proto: ModelProto, table: Table, flavour: Flavour, skip: Iterable[str] = ()) -> ModelProto:
+    """A copy of ``proto`` with eight-bit layers.
+
+    ``flavour`` "cpu": uint8 activations, for ONNX Runtime. "tensorrt": symmetric int8. "fp8": E4M3. Weights have one
+    scale per output channel. ``skip`` names layers that stay as they are (see `placement.kept`).
+
+    Raises:
+        SettingsError: an entry of ``skip`` names no layer.
+        BuildError: the table does not belong to the graph.
+    """
+    chosen = kept(layers(proto, flavour), skip)
+    copy = ModelProto()
+    copy.CopyFrom(proto)
+    _Writer(copy, table, flavour).write(chosen, reads(proto, flavour, chosen))
+    return copy
+
+
+class _Writer:
+    """Changes one graph."""
+
+    def __init__(self, proto: ModelProto, table: Table, flavour: Flavour) -> None:
+        self.proto, self.table, self.flavour = proto, table, flavour
+        self.wiring = Wiring(proto)
+        self.activations, self.weights = ACTIVATIONS[flavour], WEIGHTS[flavour]
+        self.dtypes = _dtypes(proto)
+        self.typed = False
+        self.energies = energies(self.wiring, layers(proto))
+        self.behind: dict[str, list[NodeProto]] = {}
+        self.before: dict[str, list[NodeProto]] = {}
+
+    def write(self, chosen: list[Layer], places: list[Read]) -> None:
+        nodes = {node.name: node for node in self.wiring.nodes}
+        rounded: dict[tuple[str, str], str] = {}
+        for read in places:
+            key = (read.tensor, read.like)
+            if key not in rounded:
+                rounded[key] = self._round(*key)
+            nodes[read.node].input[read.index] = rounded[key]
+        for layer in chosen:
+            self._weight(layer, nodes[layer.node])
+        self._reorder()
+        if self.typed:
+            _raise_opset(self.proto)
+
+    def scale(self, tensor: str) -> Scale:
+        return self.table.scale(origin(self.wiring, tensor), self.activations, self.energies.get(tensor))
+
+    def _round(self, tensor: str, like: str) -> str:
+        """Q and DQ behind ``tensor``; the name of the result."""
+        prefix = tensor if like == tensor else f"{tensor}_as_{like}"
+        scale = self.scale(like)
+        self._constant(f"{prefix}_scale", np.float32(scale.scale))
+        self._constant(f"{prefix}_zero", _zero(self.activations, scale.zero))
+        parameters = [f"{prefix}_scale", f"{prefix}_zero"]
+        stored = helper.make_node(
+            "QuantizeLinear", [tensor, *parameters], [f"{prefix}_stored"], name=f"{prefix}_QuantizeLinear"
+        )
+        restored = self._restore(f"{prefix}_stored", parameters, f"{prefix}_rounded", self._dtype(tensor))
+        self.behind.setdefault(tensor, []).extend([stored, restored])
+        return f"{prefix}_rounded"
+
+    def _restore(self, stored: str, parameters: list[str], result: str, dtype: int, axis: int = -1) -> NodeProto:
+        node = helper.make_node("DequantizeLinear", [stored, *parameters], [result], name=f"{result}_DequantizeLinear")
+        if axis >= 0:
+            node.attribute.append(helper.make_attribute("axis", axis))
+        if dtype != TensorProto.FLOAT:
+            node.attribute.append(helper.make_attribute("output_dtype", dtype))
+            self.typed = True
+        return node
+
+    def _dtype(self, tensor: str) -> int:
+        return self.dtypes.get(tensor, TensorProto.FLOAT)
+
+    def _weight(self, layer: Layer, node: NodeProto) -> None:
+        weight = self.wiring.weight(layer.weight)
+        scales = weight_scales(weight, self.weights)
+        if self.flavour == "cpu" and len(node.input) > 2 and node.input[2]:
+            scales = self._bias(layer, node, scales)
+        dtype = self.wiring.initializers[layer.weight].data_type
+        self._constant(f"{layer.weight}_stored", self.weights.store(weight, scales[:, None, None, None]))
+        self._constant(f"{layer.weight}_scale", scales)
+        self._constant(f"{layer.weight}_zero", np.full(len(scales), _zero(self.weights, 0)))
+        parameters = [f"{layer.weight}_scale", f"{layer.weight}_zero"]
+        result = f"{layer.weight}_rounded"
+        restored = self._restore(f"{layer.weight}_stored", parameters, result, dtype, axis=0)
+        self.before.setdefault(node.name, []).append(restored)
+        node.input[1] = result
+
+    def _bias(self, layer: Layer, node: NodeProto, scales: Array) -> Array:
+        """The bias in 32-bit units of (input scale · weight scale); the weight scales, enlarged where it overflows."""
+        bias = self.wiring.weight(node.input[2])
+        source = np.float32(self.scale(layer.source).scale)
+        scales = np.maximum(scales, np.abs(bias) / (source * np.float32(_LARGEST_BIAS))).astype(np.float32)
+        units = (source * scales).astype(np.float32)
+        name = f"{node.input[2]}_of_{node.name}"
+        self._constant(f"{name}_stored", np.rint(bias / units.astype(np.float64)).astype(np.int32))
+        self._constant(f"{name}_scale", units)
+        self._constant(f"{name}_zero", np.zeros(len(units), np.int32))
+        parameters = [f"{name}_scale", f"{name}_zero"]
+        restored = self._restore(f"{name}_stored", parameters, f"{name}_rounded", TensorProto.FLOAT, axis=0)
+        self.before.setdefault(node.name, []).append(restored)
+        node.input[2] = f"{name}_rounded"
+        return scales
+
+    def _constant(self, name: str, value: NDArray | np.generic) -> None:
+        if name not in self.wiring.initializers:
+            tensor = _tensor(np.asarray(value), name)
+            self.proto.graph.initializer.append(tensor)
+            self.wiring.initializers[name] = tensor
+
+    def _reorder(self) -> None:
+        """Every node behind those it reads; weights that nothing reads any longer are dropped."""
+        graph = self.proto.graph
+        ordered = [node for value in graph.input for node in self.behind.get(value.name, [])]
+        for node in self.wiring.nodes:
+            ordered += [*self.before.get(node.name, []), node]
+            ordered += [extra for name in node.output for extra in self.behind.get(name, [])]
+        used = {name for node in ordered for name in node.input}
+        left = [tensor for tensor in graph.initializer if tensor.name in used]
+        nodes = [_clone(node) for node in ordered]
+        tensors = [_clone(tensor) for tensor in left]
+        del graph.node[:]
+        del graph.initializer[:]
+        graph.node.extend(nodes)
+        graph.initializer.extend(tensors)
+
+
+def energies(wiring: Wiring, found: Iterable[Layer]) -> dict[str, NDArray[np.float64]]:
+    """For each layer's input the sum of squares of the weights that read each of its channels, float64 (C,)."""
+    result: dict[str, NDArray[np.float64]] = {}
+    for layer in found:
+        weight = wiring.weight(layer.weight).astype(np.float64)
+        groups = attribute(wiring.makers[layer.output], "group", 1)
+        own = (weight**2).sum((2, 3)).reshape(groups, -1, weight.shape[1]).sum(1).ravel()
+        result[layer.source] = result.get(layer.source, 0) + own
+    return result
+
+
+def origin(wiring: Wiring, tensor: str) -> str:
+    """The tensor that was calibrated: ``tensor`` before any casts."""
+    while wiring.kind(tensor) == "Cast":
+        tensor = wiring.makers[tensor].input[0]
+    return tensor
+
+
+def _dtypes(proto: ModelProto) -> dict[str, int]:
+    """Element type of each float tensor: of a layer that of its weights, of a cast its target, else its input's."""
+    types = {value.name: value.type.tensor_type.elem_type for value in proto.graph.input}
+    types.update((tensor.name, tensor.data_type) for tensor in proto.graph.initializer)
+    types.update((value.name, value.type.tensor_type.elem_type) for value in proto.graph.value_info)
+    for node in proto.graph.node:
+        found = [types[name] for name in node.input if types.get(name) in _FLOATS]
+        kind = attribute(node, "to", 0) if node.op_type == "Cast" else (found or [TensorProto.FLOAT])[0]
+        for name in node.output:
+            types.setdefault(name, kind)
+    return types
+
+
+def _zero(form: Format, zero: int) -> np.generic:
+    return form.store(np.zeros((), np.float32), 1.0, zero)[()]
+
+
+def _tensor(value: NDArray, name: str) -> TensorProto:
+    if value.dtype.name == "float8_e4m3fn":
+        return helper.make_tensor(name, TensorProto.FLOAT8E4M3FN, value.shape, value.tobytes(), raw=True)
+    return numpy_helper.from_array(value, name)
+
+
+def _clone(message):  # type: ignore[no-untyped-def]
+    copy = type(message)()
+    copy.CopyFrom(message)
+    return copy
+
+
+def _raise_opset(proto: ModelProto) -> None:
+    """Opset 23 for graph and functions; what the operators in them do has not changed since 20, only more types."""
+    for entry in [*proto.opset_import, *(e for function in proto.functions for e in function.opset_import)]:
+        if entry.domain == "":
+            if entry.version > TYPED_OPSET:
+                raise BuildError(f"the graph is of opset {entry.version}; Q/DQ are written for up to {TYPED_OPSET}")
+            entry.version = TYPED_OPSET
+    proto.ir_version = max(proto.ir_version, 11)
