@@ -237,14 +237,23 @@ RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in (*_published(), 
 
 
 def recipe(name: str) -> Recipe:
-    """The recipe called ``name``.
+    """The recipe called ``name``, or described by the YAML file ``name`` (`isnet_trt.training.custom`).
 
     Raises:
-        SettingsError: there is none; the message lists those there are.
+        SettingsError: there is none, with a list of those there are; or the file has a wrong key or value.
     """
+    if is_described(name):
+        from isnet_trt.training.custom import custom_recipe  # it imports this module, and OpenCV
+
+        return custom_recipe(Path(name))
     if name not in RECIPES:
-        raise SettingsError(f"no recipe is called {name!r}; there are: {', '.join(RECIPES)}")
+        raise SettingsError(f"no recipe is called {name!r}; there are: {', '.join(RECIPES)}, or give a .yaml file")
     return RECIPES[name]
+
+
+def is_described(name: str) -> bool:
+    """Whether ``name`` is the path of a YAML file, not the name of a recipe or dataset."""
+    return name.lower().endswith((".yaml", ".yml"))
 
 
 def table() -> str:
@@ -274,7 +283,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "List the recipes: the twelve published ISNet models and the demo model. Default inference is the whole "
         "picture at scale 1, without flip, for all of them.",
     )
-    parser.add_argument("name", nargs="?", help="show this recipe in full")
+    parser.add_argument("name", nargs="?", help="show this recipe in full; also a .yaml file of one's own data")
     arguments = parser.parse_args(argv)
     print(page(recipe(arguments.name)) if arguments.name else table())
     return 0

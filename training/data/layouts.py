@@ -20,7 +20,7 @@ from pathlib import Path
 from isnet_trt.errors import DataError, SettingsError
 from isnet_trt.training.data.picture_set import LabelValues, PictureSet
 from isnet_trt.training.data.reading import read_ids
-from isnet_trt.training.recipes import DATASETS, label_table
+from isnet_trt.training.recipes import DATASETS, is_described, label_table
 
 SPLITS = ("train", "val")
 _LISTED = 3
@@ -121,6 +121,10 @@ def open_dataset(name: str, root: Path | None, split: str) -> PictureSet:
     """
     if split not in SPLITS:
         raise SettingsError(f"split {split!r} is unknown; use 'train' or 'val'")
+    if is_described(name):
+        from isnet_trt.training.custom import open_custom
+
+        return open_custom(Path(name), root, split)
     if name not in _LAYOUTS:
         raise SettingsError(f"no dataset is called {name!r}; there are {', '.join(_LAYOUTS)}, or give a .yaml file")
     layout = layout_of(name, split)

@@ -1,0 +1,132 @@
+"""Reads a small YAML file strictly: every wrong key or value is an error with file, key and value."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from isnet_trt.errors import SettingsError
+
+T = TypeVar("T")
+
+
+class Fields:
+    """The keys of one file; each is taken once, `finish` complains about those that nobody took."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._data = _read(path)
+        self._taken: list[str] = []
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._data
+
+    def take(self, key: str, wanted: str, convert: Callable[[Any], T]) -> T:
+        """The value of a key that must be there.
+
+        Raises:
+            SettingsError: it is missing, or ``convert`` raised ValueError; ``wanted`` says what the value should be.
+        """
+        if key not in self._data:
+            raise SettingsError(f"{self.path}: the key {key!r} is missing; it is {wanted}")
+        self._taken.append(key)
+        value = self._data[key]
+        try:
+            return convert(value)
+        except ValueError as error:
+            why = f" ({error})" if str(error) else ""
+            raise SettingsError(f"{self.path}: {key}: {value!r} is not {wanted}{why}") from None
+
+    def get(self, key: str, default: T, wanted: str, convert: Callable[[Any], T]) -> T:
+        """The value of a key, or ``default`` where it is not there."""
+        if key in self._data:
+            return self.take(key, wanted, convert)
+        self._taken.append(key)
+        return default
+
+    def finish(self) -> None:
+        """Raises SettingsError where the file has keys that nobody took."""
+        for key in self._data:
+            if key not in self._taken:
+                near = difflib.get_close_matches(str(key), self._taken, 1)
+                advice = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(self._taken)}"
+                raise SettingsError(f"{self.path}: the key {key!r} is unknown; {advice}")
+
+
+def _read(path: Path) -> dict[Any, Any]:
+    try:
+        import yaml
+    except ImportError:
+        raise SettingsError(f"{path} needs PyYAML to be read; pip install 'isnet_trt[train]'") from None
+
+    class Strict(yaml.SafeLoader):
+        """A key that is there twice is an error; YAML's readers take the last one in silence."""
+
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+            keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+            twice = next((key for i, key in enumerate(keys) if key in keys[:i]), None)
+            if twice is not None:
+                raise SettingsError(f"{path}: the key {twice!r} is there twice")
+            return super().construct_mapping(node, deep)
+
+    try:
+        data = yaml.load(path.read_text("utf-8"), Strict)
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(data, dict):
+        raise SettingsError(f"{path}: expected keys and values such as 'name: …', found {type(data).__name__}")
+    return data
+
+
+def text(value: Any) -> str:
+    """Text that is not empty."""
+    if not isinstance(value, str) or not value:
+        raise ValueError
+    return value
+
+
+def whole(low: int, high: int = 2**31) -> Callable[[Any], int]:
+    """A whole number within low..high."""
+
+    def convert(value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise ValueError
+        return value
+
+    return convert
+
+
+def number(low: float, high: float) -> Callable[[Any], float]:
+    """A number within low..high, also one that YAML takes for text (``1e-3``)."""
+
+    def convert(value: Any) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float | str):
+            raise ValueError
+        found = float(value)
+        if not low <= found <= high:
+            raise ValueError
+        return found
+
+    return convert
+
+
+def pair(of: Callable[[Any], T]) -> Callable[[Any], tuple[T, T]]:
+    """A list of two."""
+
+    def convert(value: Any) -> tuple[T, T]:
+        if not isinstance(value, list) or len(value) != 2:
+            raise ValueError
+        return of(value[0]), of(value[1])
+
+    return convert
+
+
+def flag(value: Any) -> bool:
+    """``true`` or ``false``."""
+    if not isinstance(value, bool):
+        raise ValueError
+    return value
