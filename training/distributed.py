@@ -18,7 +18,6 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 
 from isnet_trt.errors import TrainingError
 
@@ -133,6 +132,25 @@ def synchronised(model: nn.Module, here: Processes) -> nn.Module:
     return model
 
 
+class _Total(torch.autograd.Function):
+    """Sum over all processes. Each process's result depends on every process's input, so gradients are summed too."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        result = value.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(result)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return _Total.forward(ctx, gradients[0])
+
+
+def total(value: Tensor) -> Tensor:
+    """``value`` summed over all processes, with gradients."""
+    return _Total.apply(value)
+
+
 class HostSyncBatchNorm(nn.BatchNorm2d):
     """Batch-norm over the batches of all processes, on the CPU, where torch's SyncBatchNorm refuses to work.
 
@@ -152,10 +170,10 @@ class HostSyncBatchNorm(nn.BatchNorm2d):
         if not self.training:
             return super().forward(input)
         x = input if input.dtype == torch.float64 else input.float()
-        count = all_reduce(torch.tensor(float(x.numel() // x.shape[1])))
-        mean = all_reduce(x.sum((0, 2, 3))) / count
+        count = total(x.new_tensor(x.numel() // x.shape[1]))
+        mean = total(x.sum((0, 2, 3))) / count
         centred = x - mean[:, None, None]
-        variance = all_reduce(centred.square().sum((0, 2, 3))) / count
+        variance = total(centred.square().sum((0, 2, 3))) / count
         self._remember(mean.detach(), variance.detach() * (count / (count - 1)))
         scale = self.weight * (variance + self.eps).rsqrt()
         return (centred * scale[:, None, None] + self.bias[:, None, None]).to(input.dtype)
