@@ -1,1 +1,4 @@
-"""Training data: augmentation and the datasets that feed it."""
+"""Training data: the datasets on disk or drawn, and what happens to a picture before the network sees it.
+
+    python -m isnet_trt.training.data check NAME DIR     # look through a dataset before training on it
+"""

@@ -103,6 +103,7 @@ def _lip(split: str) -> Layout:
 
 
 _LAYOUTS = {"ade20k": _ade20k, "cityscapes": _cityscapes, "cocostuff10k": _cocostuff10k, "lip": _lip}
+DATASET_NAMES = tuple(_LAYOUTS)
 
 
 def open_dataset(name: str, root: Path | None, split: str) -> PictureSet:
