@@ -1,4 +1,4 @@
 """Training data: the datasets on disk or drawn, and what happens to a picture before the network sees it.
 
-    python -m isnet_trt.training.data check NAME DIR     # look through a dataset before training on it
+``python -m isnet_trt.training.data check NAME DIR`` looks through a dataset before training.
 """
