@@ -6,20 +6,30 @@ onnx_int8 = quantise(proto, table, "tensorrt")
 """
 
 from isnet_trt.export.quantise.calibration import calibrate
+from isnet_trt.export.quantise.evaluate import Agreement, Evaluate, MeanIoU, running
 from isnet_trt.export.quantise.formats import FLAVOURS, Flavour
 from isnet_trt.export.quantise.inputs import CalibrationInputs, calibration_inputs
 from isnet_trt.export.quantise.insert import quantise
 from isnet_trt.export.quantise.placement import Layer, layers
+from isnet_trt.export.quantise.sensitivity import Mix, mix
 from isnet_trt.export.quantise.table import Table
+from isnet_trt.export.quantise.twin import twin
 
 __all__ = [
     "FLAVOURS",
+    "Agreement",
     "CalibrationInputs",
+    "Evaluate",
     "Flavour",
     "Layer",
+    "MeanIoU",
+    "Mix",
     "Table",
     "calibrate",
     "calibration_inputs",
     "layers",
+    "mix",
     "quantise",
+    "running",
+    "twin",
 ]

@@ -8,6 +8,7 @@ scale and DequantizeLinear give one back (``output_dtype``); a float32 graph sta
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,9 @@ from isnet_trt.export.quantise.formats import ACTIVATIONS, WEIGHTS, Array, Flavo
 from isnet_trt.export.quantise.placement import Layer, Read, Wiring, attribute, kept, layers, reads
 from isnet_trt.export.quantise.table import Table
 
+M = TypeVar("M", NodeProto, TensorProto)
 TYPED_OPSET = 23
+_TYPED_IR = 11
 _LARGEST_BIAS = 2.0**30
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
@@ -47,7 +50,7 @@ class _Writer:
         self.proto, self.table, self.flavour = proto, table, flavour
         self.wiring = Wiring(proto)
         self.activations, self.weights = ACTIVATIONS[flavour], WEIGHTS[flavour]
-        self.dtypes = _dtypes(proto)
+        self.dtypes = element_types(proto)
         self.typed = False
         self.energies = energies(self.wiring, layers(proto))
         self.behind: dict[str, list[NodeProto]] = {}
@@ -65,7 +68,7 @@ class _Writer:
             self._weight(layer, nodes[layer.node])
         self._reorder()
         if self.typed:
-            _raise_opset(self.proto)
+            raise_opset(self.proto, TYPED_OPSET)
 
     def scale(self, tensor: str) -> Scale:
         return self.table.scale(origin(self.wiring, tensor), self.activations, self.energies.get(tensor))
@@ -142,8 +145,8 @@ class _Writer:
             ordered += [extra for name in node.output for extra in self.behind.get(name, [])]
         used = {name for node in ordered for name in node.input}
         left = [tensor for tensor in graph.initializer if tensor.name in used]
-        nodes = [_clone(node) for node in ordered]
-        tensors = [_clone(tensor) for tensor in left]
+        nodes = [copied(node) for node in ordered]
+        tensors = [copied(tensor) for tensor in left]
         del graph.node[:]
         del graph.initializer[:]
         graph.node.extend(nodes)
@@ -168,7 +171,7 @@ def origin(wiring: Wiring, tensor: str) -> str:
     return tensor
 
 
-def _dtypes(proto: ModelProto) -> dict[str, int]:
+def element_types(proto: ModelProto) -> dict[str, int]:
     """Element type of each float tensor: of a layer that of its weights, of a cast its target, else its input's."""
     types = {value.name: value.type.tensor_type.elem_type for value in proto.graph.input}
     types.update((tensor.name, tensor.data_type) for tensor in proto.graph.initializer)
@@ -181,7 +184,7 @@ def _dtypes(proto: ModelProto) -> dict[str, int]:
     return types
 
 
-def _zero(form: Format, zero: int) -> np.generic:
+def _zero(form: Format, zero: int) -> Any:
     return form.store(np.zeros((), np.float32), 1.0, zero)[()]
 
 
@@ -191,17 +194,23 @@ def _tensor(value: NDArray, name: str) -> TensorProto:
     return numpy_helper.from_array(value, name)
 
 
-def _clone(message):  # type: ignore[no-untyped-def]
+def copied(message: M) -> M:
+    """A copy that lives on when the list that holds ``message`` is emptied."""
     copy = type(message)()
     copy.CopyFrom(message)
     return copy
 
 
-def _raise_opset(proto: ModelProto) -> None:
-    """Opset 23 for graph and functions; what the operators in them do has not changed since 20, only more types."""
+def raise_opset(proto: ModelProto, opset: int) -> None:
+    """Set the opset of a graph and its functions, whose operators do the same in 20 to 23 but for the types they take.
+
+    Raises:
+        BuildError: the graph is of a later one.
+    """
     for entry in [*proto.opset_import, *(e for function in proto.functions for e in function.opset_import)]:
         if entry.domain == "":
             if entry.version > TYPED_OPSET:
                 raise BuildError(f"the graph is of opset {entry.version}; Q/DQ are written for up to {TYPED_OPSET}")
-            entry.version = TYPED_OPSET
-    proto.ir_version = max(proto.ir_version, 11)
+            entry.version = opset
+    if opset >= TYPED_OPSET:
+        proto.ir_version = max(proto.ir_version, _TYPED_IR)

@@ -99,7 +99,7 @@ def layers(proto: ModelProto, flavour: Flavour = "tensorrt") -> list[Layer]:
     for node in wiring.nodes:
         if node.op_type == "Conv" and node.input[0] not in few and not _classifies(wiring, node):
             output = node.output[0]
-            name = node.input[1].removesuffix(_WEIGHT)
+            name = node.input[1].split("::")[0].removesuffix(_WEIGHT)
             layer = Layer(name, node.name, node.input[1], node.input[0], output, wiring.after_relu(output))
             if flavour != "cpu" or not _makes_keys(wiring, layer):
                 found.append(layer)
@@ -216,7 +216,7 @@ def _cpu(wiring: Wiring, chosen: list[Layer]) -> Iterator[Read]:
         follow = _FOLLOW.get(node.op_type)
         if follow is not None and all(name in like for name in node.input):
             tensor, source = follow(wiring, node)
-            like.setdefault(tensor, like.get(source, source))
+            like[tensor] = like.get(source, source)
     for tensor, source in like.items():
         # The maximum of rounded values is one of them: their scale fits exactly.
         yield from (Read(node.name, i, tensor, source) for node, i in wiring.readers[tensor])

@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,9 +71,9 @@ class Table:
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
         arrays = f"calibration-{len(self.inputs)}.npz"
-        with _replacing(target / arrays) as path, path.open("wb") as stream:
+        with replacing(target / arrays) as path, path.open("wb") as stream:
             every = ((name, *pair) for name, seen in self.records.items() for pair in seen.arrays().items())
-            np.savez(stream, **{f"{name}\n{key}": array for name, key, array in every})
+            _savez(stream, {f"{name}\n{key}": array for name, key, array in every})
         content = {
             "schema": SCHEMA,
             "graph": self.graph,
@@ -81,7 +82,7 @@ class Table:
             "inputs": self.inputs,
             "tensors": {name: seen.numbers() for name, seen in self.records.items()},
         }
-        with _replacing(target / JSON) as path:
+        with replacing(target / JSON) as path:
             path.write_text(json.dumps(content, indent=1), "utf-8")
         for old in target.glob("calibration-*.npz"):
             if old.name != arrays:
@@ -108,13 +109,18 @@ class Table:
             raise BuildError(f"{path} is no calibration table ({error}); remove the folder's table") from None
 
 
+def _savez(stream: IO[bytes], arrays: dict[str, Any]) -> None:
+    np.savez(stream, **arrays)
+
+
 def _record(stored: np.lib.npyio.NpzFile, name: str, numbers: dict) -> Observed:
-    arrays = {key: stored[f"{name}\n{key}"] for key in Observed().arrays()}
+    arrays: dict[str, Any] = {key: stored[f"{name}\n{key}"] for key in Observed().arrays()}
     return Observed(**numbers, **arrays)
 
 
 @contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path) -> Iterator[Path]:
+    """A path beside ``path`` whose file takes its place when the block ends well and is removed otherwise."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary

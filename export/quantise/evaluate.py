@@ -1,0 +1,94 @@
+"""How good a graph is, as one number in points (0 … 100, more is better), run by ONNX Runtime."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from isnet_trt.engines import Engine, open_onnx
+from isnet_trt.export.parity import Picture
+from isnet_trt.export.quantise.twin import twin
+from isnet_trt.metrics import Confusion
+from isnet_trt.segmenter import Segmenter
+from isnet_trt.settings import Inference
+from isnet_trt.training.recipes import Recipe
+
+Labelled = tuple[NDArray[np.uint8], NDArray[np.integer]]
+"""A picture (H, W, 3) RGB and its labels (H, W)."""
+
+
+class Evaluate(Protocol):
+    """Scores a float32 or quantised graph; ``unit`` says what the points are of."""
+
+    unit: str
+
+    def __call__(self, proto: onnx.ModelProto) -> float:
+        """Points of ``proto``."""
+
+
+@contextmanager
+def running(proto: onnx.ModelProto, threads: int | None = None) -> Iterator[Engine]:
+    """An engine for ``proto`` under ONNX Runtime; of graphs for TensorRT it runs the `twin`."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        onnx.save_model(proto if _plain(proto) else twin(proto), str(path))
+        engine = open_onnx(path, threads=threads)
+        try:
+            yield engine
+        finally:
+            engine.close()
+
+
+def _plain(proto: onnx.ModelProto) -> bool:
+    """Whether ONNX Runtime runs the graph as it is: nothing of it is typed, and no eight-bit tensor is E4M3."""
+    typed = any(a.name == "output_dtype" for node in proto.graph.node for a in node.attribute)
+    return not typed and all(t.data_type != onnx.TensorProto.FLOAT8E4M3FN for t in proto.graph.initializer)
+
+
+class Agreement:
+    """Share of positions with the same arg max as the float32 graph ``reference``, on network inputs."""
+
+    unit = "labels equal"
+
+    def __init__(self, reference: onnx.ModelProto, inputs: Iterable[Picture], threads: int | None = None) -> None:
+        self.inputs, self.threads = list(inputs), threads
+        self.wanted = self._labels(reference)
+
+    def _labels(self, proto: onnx.ModelProto) -> list[NDArray[np.intp]]:
+        with running(proto, self.threads) as engine:
+            return [engine.run(one.pixels).argmax(1) for one in self.inputs]
+
+    def __call__(self, proto: onnx.ModelProto) -> float:
+        """100 times the share of equal labels."""
+        pairs = zip(self._labels(proto), self.wanted, strict=True)
+        return 100 * float(np.mean(np.concatenate([(got == want).ravel() for got, want in pairs])))
+
+
+class MeanIoU:
+    """Mean intersection over union on labelled pictures, through the runtime with the given settings."""
+
+    unit = "mIoU"
+
+    def __init__(
+        self, recipe: Recipe, pictures: Sequence[Labelled], inference: Inference, threads: int | None = None
+    ) -> None:
+        self.recipe, self.pictures, self.inference, self.threads = recipe, pictures, inference, threads
+
+    def __call__(self, proto: onnx.ModelProto) -> float:
+        """100 times the mIoU over all pictures together."""
+        recipe, confusion = self.recipe, Confusion(self.recipe.labels.count)
+        with running(proto, self.threads) as engine:
+            stride = recipe.architecture.output_stride
+            segmenter = Segmenter(
+                engine, recipe.labels, recipe.preprocess, self.inference, stride, threads=self.threads
+            )
+            for image, labels in self.pictures:
+                confusion.add(segmenter(image).labels, labels)
+        return 100 * confusion.metrics().miou

@@ -1,0 +1,31 @@
+"""The search for a mix of precisions as a picture."""
+
+from __future__ import annotations
+
+import os
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from isnet_trt.export.quantise.sensitivity import Mix
+
+_LISTED = 12
+
+
+def draw(mix: Mix, path: str | os.PathLike[str]) -> None:
+    """As PNG or SVG. Left: points lost against the share of work in eight bits; right: the most damaging blocks."""
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    search, ranking = figure.subplots(1, 2, width_ratios=(1, 1.2))
+    steps = sorted(mix.steps, key=lambda step: step.share)
+    search.plot([100 * s.share for s in steps], [s.drop for s in steps], "o-", color="tab:blue")
+    for step in steps:
+        search.annotate(f"{step.kept} kept", (100 * step.share, step.drop), xytext=(4, 4), textcoords="offset points")
+    search.axhline(mix.max_drop, color="tab:red", linestyle="--", label=f"bound {mix.max_drop:g}")
+    search.set(xlabel="multiply-adds in eight bits, %", ylabel=f"{mix.unit} lost, points", title=mix.flavour)
+    search.legend()
+    worst = mix.ranking[:_LISTED][::-1]
+    colours = ["tab:red" if one.block in mix.skip else "tab:blue" for one in worst]
+    ranking.barh([one.block for one in worst], [one.drop for one in worst], color=colours)
+    ranking.set(xlabel="points lost by the block alone", title="most damaging blocks (red: kept)")
+    figure.savefig(path, dpi=120)
