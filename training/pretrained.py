@@ -175,7 +175,8 @@ def _load_matching(model: ISNet, path: Path, state: StateDict) -> Report:
             f"{path} is no ISNet like this one ({model.architecture.backbone.name}); it differs in more than the "
             "classes:\n" + "\n".join(problems)
         )
-    left_out = tuple((tuple(n for n in state if n.startswith(start)), why) for start, why in reasons.items())
+    starts = {why: tuple(start for start in reasons if reasons[start] == why) for why in reasons.values()}
+    left_out = tuple((tuple(n for n in state if n.startswith(start)), why) for why, start in starts.items())
     return _apply(model, found, path, "ISNet", left_out)
 
 
