@@ -1,0 +1,159 @@
+"""One head of attention with an additive bias per key.
+
+    out = softmax(scale · q kᵀ + bias) v
+
+with queries (B, N, 256), keys and values (B, M, 256) and bias (B, M) float32; −inf leaves a key out, and a batch entry
+without any key gives 0. Sums and softmax are float32. The softmax is online: the keys pass by in tiles, each row keeps
+its greatest score and its mass, so nothing of size N × M is ever in memory. Both uses are the same kernel: M = N pixels
+for the image-level context, M = K class centres with log counts as the bias for the semantic-level one.
+
+One head and one image give few tiles of queries; where these would leave multiprocessors idle, the keys are cut into
+parts (`launch.splits`), each block writes its part's result and log-sum, and `combine` joins them:
+
+    out = Σ_s 2^(norm_s − top) · part_s / Σ_s 2^(norm_s − top),    norm_s = log2 Σ_{keys of s} 2^score
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+import triton
+import triton.language as tl
+from numpy.typing import NDArray
+
+from isnet_trt.kernels.device import dot
+from isnet_trt.kernels.launch import Launch
+
+WIDTH = 256
+LOG2_E = math.log2(math.e)
+
+
+class Tile(NamedTuple):
+    """Queries and keys per step, warps, and stages of the pipeline."""
+
+    queries: int
+    keys: int
+    warps: int
+    stages: int
+
+
+def tile(dtype: str, arch: int) -> Tile:
+    """The tile for a type of `launch.TYPES` on sm_``arch``.
+
+    Chosen so that it fits the architecture's shared memory (99 KiB on 86, 89 and 120; 163 KiB on 80; 227 KiB on 90 and
+    100) without spilling registers.
+    """
+    if dtype == "fp32":
+        return Tile(32, 16, 4, 1)
+    return Tile(64, 32, 8, 2)
+
+
+def reference(q: NDArray[Any], k: NDArray[Any], v: NDArray[Any], bias: NDArray[Any], scale: float) -> NDArray[Any]:
+    """The formula in float64."""
+    scores = scale * (q.astype(np.float64) @ k.astype(np.float64).transpose(0, 2, 1)) + bias[:, None].astype(np.float64)
+    top = scores.max(axis=2, keepdims=True)
+    weights = np.exp(scores - np.where(np.isfinite(top), top, 0))
+    total = weights.sum(axis=2, keepdims=True)
+    return np.asarray((weights / np.where(total > 0, total, 1)) @ v.astype(np.float64))
+
+
+@triton.jit
+def attention(
+    q: tl.tensor,  # (batch, queries, WIDTH)
+    k: tl.tensor,  # (batch, keys, WIDTH)
+    v: tl.tensor,  # (batch, keys, WIDTH)
+    bias: tl.tensor,  # (batch, keys) float32
+    out: tl.tensor,  # (batch, queries, WIDTH) of q's type; PARTIAL: (splits, batch, queries, WIDTH) float32; written
+    norms: tl.tensor,  # PARTIAL: (splits, batch, queries) float32, written
+    scale: tl.tensor,  # times log2(e)
+    batch: tl.tensor,
+    queries: tl.tensor,
+    keys: tl.tensor,
+    splits: tl.tensor,
+    BLOCK_Q: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    WIDTH: tl.constexpr,
+    PARTIAL: tl.constexpr,
+    UPCAST: tl.constexpr,
+) -> None:
+    d = tl.arange(0, WIDTH)
+    row = tl.program_id(0) * BLOCK_Q + tl.arange(0, BLOCK_Q)
+    image = tl.program_id(1)
+    first = image.to(tl.int64) * keys
+    share = tl.cdiv(tl.cdiv(keys, BLOCK_K), splits) * BLOCK_K
+    begin = tl.program_id(2) * share
+    valid = row[:, None] < queries
+    query = tl.load(q + (image.to(tl.int64) * queries + row[:, None]) * WIDTH + d[None, :], valid, 0.0)
+    top = tl.full((BLOCK_Q,), float("-inf"), tl.float32)
+    mass = tl.zeros((BLOCK_Q,), tl.float32)
+    total = tl.zeros((BLOCK_Q, WIDTH), tl.float32)
+    for start in range(begin, tl.minimum(begin + share, keys), BLOCK_K):
+        column = start + tl.arange(0, BLOCK_K)
+        key = tl.load(k + (first + column[None, :]) * WIDTH + d[:, None], column[None, :] < keys, 0.0)
+        shift = tl.load(bias + first + column, column < keys, float("-inf")) * 1.4426950408889634
+        score = dot(query, key, tl.zeros((BLOCK_Q, BLOCK_K), tl.float32), UPCAST) * scale + shift[None, :]
+        higher = tl.maximum(top, tl.max(score, 1))
+        level = tl.where(higher == float("-inf"), 0.0, higher)
+        weight = tl.exp2(score - level[:, None])
+        decay = tl.exp2(top - level)
+        value = tl.load(v + (first + column[:, None]) * WIDTH + d[None, :], column[:, None] < keys, 0.0)
+        total = dot(weight.to(value.dtype), value, total * decay[:, None], UPCAST)
+        mass = mass * decay + tl.sum(weight, 1)
+        top = higher
+    at = image.to(tl.int64) * queries + row
+    if PARTIAL:
+        at += tl.program_id(2).to(tl.int64) * batch * queries
+        norm = tl.where(mass > 0, top + tl.log2(tl.where(mass > 0, mass, 1.0)), float("-inf"))
+        tl.store(norms + at, norm, row < queries)
+    total = total / tl.where(mass > 0, mass, 1.0)[:, None]
+    tl.store(out + at[:, None] * WIDTH + d[None, :], total, valid)
+
+
+@triton.jit
+def combine(
+    parts: tl.tensor,  # (splits, rows, WIDTH) float32
+    norms: tl.tensor,  # (splits, rows) float32
+    out: tl.tensor,  # (rows, WIDTH), written
+    rows: tl.tensor,  # batch * queries
+    splits: tl.tensor,
+    BLOCK: tl.constexpr,
+    WIDTH: tl.constexpr,
+) -> None:
+    d = tl.arange(0, WIDTH)
+    row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    top = tl.full((BLOCK,), float("-inf"), tl.float32)
+    for part in range(splits):
+        top = tl.maximum(top, tl.load(norms + part * rows + row, row < rows, float("-inf")))
+    level = tl.where(top == float("-inf"), 0.0, top)
+    mass = tl.zeros((BLOCK,), tl.float32)
+    total = tl.zeros((BLOCK, WIDTH), tl.float32)
+    for part in range(splits):
+        at = part * rows.to(tl.int64) + row
+        weight = tl.exp2(tl.load(norms + at, row < rows, float("-inf")) - level)
+        mass += weight
+        total += weight[:, None] * tl.load(parts + at[:, None] * WIDTH + d[None, :], row[:, None] < rows, 0.0)
+    total = total / tl.where(mass > 0, mass, 1.0)[:, None]
+    tl.store(out + row[:, None] * WIDTH + d[None, :], total, row[:, None] < rows)
+
+
+def launch_attention(dtype: str, arch: int, partial: bool, upcast: bool = False) -> Launch:
+    """``attention`` for a type of `launch.TYPES`; ``partial`` where the keys are cut into more than one part.
+
+    ``scale`` is passed times `LOG2_E`; ``upcast`` is for the interpreter.
+    """
+    size = tile(dtype, arch)
+    types = dict.fromkeys(("q", "k", "v"), f"*{dtype}") | {"bias": "*fp32"}
+    types |= {"out": "*fp32" if partial else f"*{dtype}", "norms": "*fp32", "scale": "fp32"}
+    types |= dict.fromkeys(("batch", "queries", "keys", "splits"), "i32")
+    constants = {"BLOCK_Q": size.queries, "BLOCK_K": size.keys, "WIDTH": WIDTH, "PARTIAL": partial, "UPCAST": upcast}
+    grid = ((("queries", size.queries),), (("batch", 1),), (("splits", 1),))
+    name = f"attention_part_{dtype}" if partial else f"attention_{dtype}"
+    return Launch(name, attention, types, constants, grid, size.warps, size.stages)
+
+
+def launch_combine(dtype: str) -> Launch:
+    """``combine`` with a result of a type of `launch.TYPES`."""
+    types = {"parts": "*fp32", "norms": "*fp32", "out": f"*{dtype}", "rows": "i32", "splits": "i32"}
+    return Launch(f"attention_combine_{dtype}", combine, types, {"BLOCK": 4, "WIDTH": WIDTH}, ((("rows", 4),), (), ()))

@@ -1,0 +1,31 @@
+"""Every launch that a bundle may need."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from isnet_trt.kernels import accumulate, attention, finish, gather_windows, region_pool
+from isnet_trt.kernels.launch import Launch
+
+
+def launches(arch: int, dtypes: Iterable[str], classes: int) -> Iterator[Launch]:
+    """The launches for sm_``arch``, engines of ``dtypes`` (of `launch.TYPES`) and ``classes`` classes.
+
+    The volumes of `finish` are float32 where `accumulate` made them, whatever the engine's type, so that float32 is
+    always among its launches.
+    """
+    dtypes = tuple(dict.fromkeys(dtypes))
+    labels = finish.label_type(classes)
+    yield gather_windows.launch_resize()
+    for dtype in dtypes:
+        yield gather_windows.launch_gather(dtype)
+        yield region_pool.launch_assign(dtype)
+        yield region_pool.launch_pool(dtype)
+        yield region_pool.launch_combine(dtype)
+        yield attention.launch_attention(dtype, arch, partial=False)
+        yield attention.launch_attention(dtype, arch, partial=True)
+        yield attention.launch_combine(dtype)
+        yield accumulate.launch_accumulate(dtype, classes)
+        yield finish.launch_upsample_argmax(dtype, labels)
+    for dtype in dict.fromkeys(("fp32", *dtypes)):
+        yield finish.launch_finish(dtype, labels)

@@ -1,0 +1,146 @@
+"""From volumes of scores to labels.
+
+    label[y, x] = argmax_k  1 / P · Σ_v resample(volume_v)[k, y, x]
+
+over the volumes v of all scales, P passes in all; ``resample`` is bilinear straight to the source's size
+(isnet_trt.resample.positions, by size ratio), and the first of equal classes wins. Classes come in tiles and the best
+so far stays in registers: neither K × H × W nor K values per pixel are ever in memory. Of each volume only the rows
+that the rows asked for need must be there (`accumulate`).
+
+`upsample_argmax` is the same for one whole pass, whose volume is the network's answer itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import triton
+import triton.language as tl
+from numpy.typing import NDArray
+
+from isnet_trt.kernels.device import bilinear, taps
+from isnet_trt.kernels.launch import Launch
+from isnet_trt.resample import positions
+
+CLASSES, ROW = 16, 128
+"""Tile of classes and pixels of a block."""
+
+
+def reference(volumes: Sequence[NDArray[Any]], size: tuple[int, int], passes: int) -> NDArray[np.float64]:
+    """Mean scores (K, *size) of whole volumes (K, h, w) in float64; their arg max over axis 0 are the labels."""
+    total = np.zeros((len(volumes[0]), *size))
+    for volume in volumes:
+        scores = volume.astype(np.float64)
+        for axis, n_out in enumerate(size, start=1):
+            n_in = scores.shape[axis]
+            low, high, weight = positions(n_in, np.float32(n_in) / np.float32(n_out), 0, n_out)
+            share = weight.astype(np.float64).reshape((-1, 1) if axis == 1 else (-1,))
+            scores = scores.take(low, axis) * (1 - share) + scores.take(high, axis) * share
+        total += scores
+    return total / passes
+
+
+@triton.jit
+def finish(
+    volumes: tl.tensor,  # all volumes, each (classes, rows in memory, width)
+    offsets: tl.tensor,  # (count,) int64: where each begins, in elements
+    sizes: tl.tensor,  # (count, 4) int32: first row in memory, rows in memory, height and width of the whole volume
+    steps: tl.tensor,  # (count, 2) float32: height / output_height, width / output_width
+    labels: tl.tensor,  # uint8 or uint16, rows of `pitch` elements, written
+    pitch: tl.tensor,  # int64
+    passes: tl.tensor,
+    count: tl.tensor,
+    classes: tl.tensor,
+    first_row: tl.tensor,  # rows first_row .. first_row + rows - 1 of the output are written
+    rows: tl.tensor,
+    width: tl.tensor,
+    BLOCK_K: tl.constexpr,
+    BLOCK: tl.constexpr,
+) -> None:
+    x = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    y = first_row + tl.program_id(1)
+    inside = x[None, :] < width
+    best = tl.full((BLOCK,), float("-inf"), tl.float32)
+    label = tl.zeros((BLOCK,), tl.int32)
+    for start in range(0, classes, BLOCK_K):
+        k = start + tl.arange(0, BLOCK_K)
+        total = tl.zeros((BLOCK_K, BLOCK), tl.float32)
+        for v in range(count):
+            first = tl.load(sizes + 4 * v)
+            held = tl.load(sizes + 4 * v + 1)
+            height = tl.load(sizes + 4 * v + 2)
+            across_size = tl.load(sizes + 4 * v + 3)
+            low, high, down = taps(y, tl.load(steps + 2 * v), height)
+            near, far, across = taps(x, tl.load(steps + 2 * v + 1), across_size)
+            plane = volumes + tl.load(offsets + v) + (k.to(tl.int64) * held * across_size)
+            total += bilinear(
+                plane[:, None], (low - first) * across_size, (high - first) * across_size, down,
+                near[None, :], far[None, :], across[None, :], (k[:, None] < classes) & inside,
+            )  # fmt: skip
+        total = tl.where(k[:, None] < classes, tl.div_rn(total, tl.zeros_like(total) + passes), float("-inf"))
+        top, at = tl.max(total, 0, return_indices=True)
+        label = tl.where(top > best, start + at, label)
+        best = tl.maximum(best, top)
+    tl.store(labels + y * pitch + x, label.to(labels.dtype.element_ty), x < width)
+
+
+@triton.jit
+def upsample_argmax(
+    logits: tl.tensor,  # (classes, coarse_height, coarse_width)
+    labels: tl.tensor,  # uint8 or uint16, rows of `pitch` elements, written
+    pitch: tl.tensor,  # int64
+    classes: tl.tensor,
+    coarse_height: tl.tensor,
+    coarse_width: tl.tensor,
+    step_y: tl.tensor,  # float32(coarse_height) / float32(height)
+    step_x: tl.tensor,
+    height: tl.tensor,
+    width: tl.tensor,
+    BLOCK_K: tl.constexpr,
+    BLOCK: tl.constexpr,
+) -> None:
+    x = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    y = tl.program_id(1)
+    low, high, down = taps(y, step_y, coarse_height)
+    near, far, across = taps(x, step_x, coarse_width)
+    best = tl.full((BLOCK,), float("-inf"), tl.float32)
+    label = tl.zeros((BLOCK,), tl.int32)
+    for start in range(0, classes, BLOCK_K):
+        k = start + tl.arange(0, BLOCK_K)
+        score = bilinear(
+            (logits + k * (coarse_height * coarse_width))[:, None], low * coarse_width, high * coarse_width, down,
+            near[None, :], far[None, :], across[None, :], (k[:, None] < classes) & (x[None, :] < width),
+        )  # fmt: skip
+        top, at = tl.max(tl.where(k[:, None] < classes, score, float("-inf")), 0, return_indices=True)
+        label = tl.where(top > best, start + at, label)
+        best = tl.maximum(best, top)
+    tl.store(labels + y * pitch + x, label.to(labels.dtype.element_ty), x < width)
+
+
+def label_type(classes: int) -> str:
+    """Triton's name of the type of labels: uint8, or uint16 above 256 classes."""
+    return "u8" if classes <= 256 else "u16"
+
+
+def launch_finish(dtype: str, labels: str) -> Launch:
+    """``finish`` for volumes of a type of `launch.TYPES` and labels of ``u8`` or ``u16``."""
+    types = {"volumes": f"*{dtype}", "offsets": "*i64", "sizes": "*i32", "steps": "*fp32", "labels": f"*{labels}"}
+    types |= {"pitch": "i64", "passes": "fp32"}
+    types |= dict.fromkeys(("count", "classes", "first_row", "rows", "width"), "i32")
+    grid = ((("width", ROW),), (("rows", 1),), ())
+    constants = {"BLOCK_K": CLASSES, "BLOCK": ROW}
+    return Launch(f"finish_{dtype}_{labels}", finish, types, constants, grid, unaligned=("labels",))
+
+
+def launch_upsample_argmax(dtype: str, labels: str) -> Launch:
+    """``upsample_argmax`` for logits of a type of `launch.TYPES` and labels of ``u8`` or ``u16``."""
+    types = {"logits": f"*{dtype}", "labels": f"*{labels}", "pitch": "i64"}
+    types |= dict.fromkeys(("classes", "coarse_height", "coarse_width"), "i32") | {"step_y": "fp32", "step_x": "fp32"}
+    types |= {"height": "i32", "width": "i32"}
+    grid = ((("width", ROW),), (("height", 1),), ())
+    constants = {"BLOCK_K": CLASSES, "BLOCK": ROW}
+    return Launch(
+        f"upsample_argmax_{dtype}_{labels}", upsample_argmax, types, constants, grid, unaligned=("labels", "logits")
+    )

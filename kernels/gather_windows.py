@@ -1,0 +1,174 @@
+"""From the source picture to the network's input: resize, normalise, resample, crop, mirror.
+
+`resize` is OpenCV's bilinear reduction or enlargement of uint8, in its fixed-point arithmetic. For output column x,
+with f = float32((x + 0.5) · n_in / n_out − 0.5), s = floor(f) and 11-bit weights a1 = rint(2048 (f − s)),
+a0 = rint(2048 (1 − (f − s))), where f − s is 0 outside the picture; rows y alike with b0, b1, but rows outside the
+picture repeat its edge:
+
+    H_r = a0 · p[r, s] + a1 · p[r, s + 1]
+    q = (((b0 · (H_t >> 4)) >> 16) + ((b1 · (H_{t+1} >> 4)) >> 16) + 2) >> 2
+
+`gather` reads that picture (or the source itself where the test resize changes nothing), normalises by a table of
+3 × 256 values (isnet_trt.preprocess), resamples by 1 / scale at the positions of isnet_trt.resample.positions, and
+writes windows (B, 3, h, w). Nothing between the uint8 picture and the batch is in memory.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import triton
+import triton.language as tl
+from numpy.typing import NDArray
+
+from isnet_trt.kernels.device import taps
+from isnet_trt.kernels.launch import Launch
+from isnet_trt.resample import scale_rows
+
+ROW = 128
+"""Pixels per block."""
+
+
+def resize_reference(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """uint8 (H, W, C) -> (height, width, C), the formula in whole numbers."""
+    top, bottom, b0, b1 = _weights(image.shape[0], height, clamped=False)
+    left, right, a0, a1 = _weights(image.shape[1], width, clamped=True)
+    pixels = image.astype(np.int32)
+    across = (pixels[:, left] * a0[:, None] + pixels[:, right] * a1[:, None]) >> 4
+    upper, lower = (across[top] * b0[:, None, None]) >> 16, (across[bottom] * b1[:, None, None]) >> 16
+    return np.clip((upper + lower + 2) >> 2, 0, 255).astype(np.uint8)
+
+
+def _weights(n_in: int, n_out: int, clamped: bool) -> tuple[NDArray[np.int32], ...]:
+    """Lower and upper sample, and their weights in units of 1 / 2048."""
+    at = ((np.arange(n_out) + 0.5) * (1.0 / (n_out / n_in)) - 0.5).astype(np.float32)
+    low = np.floor(at).astype(np.int32)
+    part = at - low.astype(np.float32)
+    if clamped:
+        part = np.where((low < 0) | (low >= n_in - 1), np.float32(0), part)
+    samples = (np.clip(low, 0, n_in - 1), np.clip(low + 1, 0, n_in - 1))
+    return (*samples, *(np.rint(w * np.float32(2048)).astype(np.int32) for w in (np.float32(1) - part, part)))
+
+
+def gather_reference(
+    picture: NDArray[np.uint8], table: NDArray[np.float32], windows: NDArray[np.int32], steps: NDArray[np.float32],
+    height: int, width: int,
+) -> NDArray[np.float32]:  # fmt: skip
+    """Windows (B, 3, height, width) of ``picture`` uint8 (H, W, 3) RGB; ``windows`` and ``steps`` as `gather` takes."""
+    planes = np.stack([table[c][picture[:, :, c]] for c in range(3)])
+    out = np.zeros((len(windows), 3, height, width), np.float32)
+    for batch, (top, left, mirrored, used), step in zip(out, windows, steps, strict=True):
+        if used:
+            rows = scale_rows(planes, 1 / float(step), left + width, top, top + height)[:, :, left:]
+            batch[...] = rows[:, :, ::-1] if mirrored else rows
+    return out
+
+
+@triton.jit
+def _fixed(at: tl.tensor, length: tl.tensor, CLAMPED: tl.constexpr) -> tl.tensor:
+    """Lower and upper sample of position ``at`` (float32), and their weights in units of 1 / 2048."""
+    low = tl.floor(at)
+    part = at - low
+    low = low.to(tl.int32)
+    if CLAMPED:
+        part = tl.where((low < 0) | (low >= length - 1), 0.0, part)
+    # Adding and taking away 1.5 · 2^23 rounds to whole numbers, halves to even.
+    first = ((1.0 - part) * 2048.0 + 12582912.0) - 12582912.0
+    second = (part * 2048.0 + 12582912.0) - 12582912.0
+    lower = tl.minimum(tl.maximum(low, 0), length - 1)
+    upper = tl.minimum(tl.maximum(low + 1, 0), length - 1)
+    return lower, upper, first.to(tl.int32), second.to(tl.int32)
+
+
+@triton.jit
+def resize(
+    source: tl.tensor,  # uint8, rows of `pitch` bytes, three bytes a pixel
+    picture: tl.tensor,  # (height, width, 3) uint8 RGB, written
+    pitch: tl.tensor,  # int64
+    bgr: tl.tensor,  # 1 where the source's channels are B, G, R
+    source_height: tl.tensor,
+    source_width: tl.tensor,
+    height: tl.tensor,
+    width: tl.tensor,
+    BLOCK: tl.constexpr,
+) -> None:
+    y = tl.program_id(1)
+    x = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    # OpenCV finds positions in float64 and rounds them to float32.
+    down = 1.0 / (height.to(tl.float64) / source_height.to(tl.float64))
+    across = 1.0 / (width.to(tl.float64) / source_width.to(tl.float64))
+    row = ((y.to(tl.float64) + 0.5) * down - 0.5).to(tl.float32)
+    column = ((x.to(tl.float64) + 0.5) * across - 0.5).to(tl.float32)
+    top, bottom, b0, b1 = _fixed(row, source_height, False)
+    left, right, a0, a1 = _fixed(column, source_width, True)
+    inside = x < width
+    upper = source + top * pitch
+    lower = source + bottom * pitch
+    for c in tl.static_range(3):
+        channel = tl.where(bgr != 0, 2 - c, c)
+        high = a0 * tl.load(upper + 3 * left + channel, inside, 0).to(tl.int32)
+        high += a1 * tl.load(upper + 3 * right + channel, inside, 0).to(tl.int32)
+        low = a0 * tl.load(lower + 3 * left + channel, inside, 0).to(tl.int32)
+        low += a1 * tl.load(lower + 3 * right + channel, inside, 0).to(tl.int32)
+        value = (((b0 * (high >> 4)) >> 16) + ((b1 * (low >> 4)) >> 16) + 2) >> 2
+        value = tl.minimum(tl.maximum(value, 0), 255)
+        tl.store(picture + (y.to(tl.int64) * width + x) * 3 + c, value.to(tl.uint8), inside)
+
+
+@triton.jit
+def gather(
+    picture: tl.tensor,  # uint8, rows of `pitch` bytes, three bytes a pixel
+    table: tl.tensor,  # (3, 256) float32, R, G, B: the normalised value of every byte
+    windows: tl.tensor,  # (batch, 4) int32: top, left, mirrored, used; a window that is not used becomes 0
+    steps: tl.tensor,  # (batch,) float32: 1 / scale of the window's pass
+    out: tl.tensor,  # (batch, 3, height, width), written
+    pitch: tl.tensor,  # int64
+    bgr: tl.tensor,
+    picture_height: tl.tensor,
+    picture_width: tl.tensor,
+    batch: tl.tensor,
+    height: tl.tensor,
+    width: tl.tensor,
+    BLOCK: tl.constexpr,
+) -> None:
+    x = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    y = tl.program_id(1)
+    b = tl.program_id(2)
+    top = tl.load(windows + 4 * b)
+    left = tl.load(windows + 4 * b + 1)
+    mirrored = tl.load(windows + 4 * b + 2)
+    used = tl.load(windows + 4 * b + 3) != 0
+    step = tl.load(steps + b)
+    column = left + tl.where(mirrored != 0, width - 1 - x, x)
+    low, high, down = taps(top + y, step, picture_height)
+    near, far, across = taps(column, step, picture_width)
+    inside = (x < width) & used
+    upper = picture + low * pitch
+    lower = picture + high * pitch
+    for c in tl.static_range(3):
+        channel = tl.where(bgr != 0, 2 - c, c)
+        values = table + 256 * c
+        a = tl.load(values + tl.load(upper + 3 * near + channel, inside, 0), inside, 0.0)
+        e = tl.load(values + tl.load(lower + 3 * near + channel, inside, 0), inside, 0.0)
+        first = a + down * (e - a)
+        a = tl.load(values + tl.load(upper + 3 * far + channel, inside, 0), inside, 0.0)
+        e = tl.load(values + tl.load(lower + 3 * far + channel, inside, 0), inside, 0.0)
+        second = a + down * (e - a)
+        address = out + ((b.to(tl.int64) * 3 + c) * height + y) * width + x
+        tl.store(address, first + across * (second - first), x < width)
+
+
+def launch_resize() -> Launch:
+    """``resize``."""
+    types = {"source": "*u8", "picture": "*u8", "pitch": "i64"}
+    types |= dict.fromkeys(("bgr", "source_height", "source_width", "height", "width"), "i32")
+    grid = ((("width", ROW),), (("height", 1),), ())
+    return Launch("resize", resize, types, {"BLOCK": ROW}, grid, unaligned=("source",))
+
+
+def launch_gather(dtype: str) -> Launch:
+    """``gather`` into a batch of a type of `launch.TYPES`."""
+    types = {"picture": "*u8", "table": "*fp32", "windows": "*i32", "steps": "*fp32", "out": f"*{dtype}"}
+    types |= {"pitch": "i64"}
+    types |= dict.fromkeys(("bgr", "picture_height", "picture_width", "batch", "height", "width"), "i32")
+    grid = ((("width", ROW),), (("height", 1),), (("batch", 1),))
+    return Launch(f"gather_{dtype}", gather, types, {"BLOCK": ROW}, grid, unaligned=("picture",))

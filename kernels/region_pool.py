@@ -1,0 +1,186 @@
+"""One feature vector per class: the softmax-weighted mean over the positions that the class wins.
+
+With S_k = {n : argmax_j logits[j, n] = k}, where a tie belongs to the first of the equal classes:
+
+    centre_k = Σ_{n in S_k} softmax_{S_k}(logits[k])_n · features_n,    log_count_k = log |S_k|
+
+A class without positions has the centre 0 and the log count −inf. Three kernels: `assign` finds each position's class
+and its score; `pool` sums over one part of the positions, class tile by channel tile, with an online softmax, as a
+product of the (classes × positions) weights with the features on the matrix units; `combine` joins the parts. Each
+position having one class, the weights are made on the fly and nothing of size K × N is written.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import triton
+import triton.language as tl
+from numpy.typing import NDArray
+
+from isnet_trt.kernels.device import dot
+from isnet_trt.kernels.launch import Launch
+
+CLASSES, CHANNELS, POSITIONS = 32, 64, 64
+"""Tile of `pool`."""
+
+
+def reference(logits: NDArray[Any], features: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Centres (B, K, C) and log counts (B, K) of logits (B, K, N) and features (B, N, C), in float64."""
+    scores = logits.astype(np.float64)
+    mask = scores.argmax(axis=1)[:, None] == np.arange(scores.shape[1])[None, :, None]
+    own = np.where(mask, scores, -np.inf)
+    top = own.max(axis=2, keepdims=True)
+    weights = np.where(mask, np.exp(own - np.where(np.isfinite(top), top, 0)), 0)
+    total = weights.sum(axis=2, keepdims=True)
+    with np.errstate(divide="ignore"):
+        log_counts = np.log(mask.sum(axis=2))
+    return (weights / np.where(total > 0, total, 1)) @ features.astype(np.float64), log_counts
+
+
+@triton.jit
+def assign(
+    logits: tl.tensor,  # (batch, classes, positions)
+    labels: tl.tensor,  # (batch, positions) int32, written
+    scores: tl.tensor,  # (batch, positions) float32, written: the logit of the winning class
+    batch: tl.tensor,
+    classes: tl.tensor,
+    positions: tl.tensor,
+    BLOCK_K: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+) -> None:
+    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    image = tl.program_id(1).to(tl.int64)
+    best = tl.full((BLOCK_N,), float("-inf"), tl.float32)
+    label = tl.zeros((BLOCK_N,), tl.int32)
+    for start in range(0, classes, BLOCK_K):
+        k = start + tl.arange(0, BLOCK_K)
+        inside = (k[:, None] < classes) & (n[None, :] < positions)
+        address = logits + image * classes * positions + k[:, None] * positions + n[None, :]
+        tile = tl.load(address, inside, float("-inf")).to(tl.float32)
+        top, at = tl.max(tile, 0, return_indices=True)
+        label = tl.where(top > best, start + at, label)
+        best = tl.maximum(best, top)
+    tl.store(labels + image * positions + n, label, n < positions)
+    tl.store(scores + image * positions + n, best, n < positions)
+
+
+@triton.jit
+def pool(
+    labels: tl.tensor,  # (batch, positions) int32
+    scores: tl.tensor,  # (batch, positions) float32
+    features: tl.tensor,  # (batch, positions, channels)
+    sums: tl.tensor,  # (splits, batch, classes, channels) float32, written: Σ exp(score − top) · features
+    tops: tl.tensor,  # (splits, batch, classes) float32, written: greatest score, −inf where the part has no position
+    masses: tl.tensor,  # (splits, batch, classes) float32, written: Σ exp(score − top)
+    counts: tl.tensor,  # (splits, batch, classes) int32, written
+    batch: tl.tensor,
+    classes: tl.tensor,
+    positions: tl.tensor,
+    channels: tl.tensor,
+    splits: tl.tensor,
+    BLOCK_K: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    UPCAST: tl.constexpr,
+) -> None:
+    k = tl.program_id(0) % tl.cdiv(classes, BLOCK_K) * BLOCK_K + tl.arange(0, BLOCK_K)
+    first_channel = tl.program_id(0) // tl.cdiv(classes, BLOCK_K) * BLOCK_C
+    c = first_channel + tl.arange(0, BLOCK_C)
+    image = tl.program_id(1)
+    share = tl.cdiv(tl.cdiv(positions, BLOCK_N), splits) * BLOCK_N
+    begin = tl.program_id(2) * share
+    top = tl.full((BLOCK_K,), float("-inf"), tl.float32)
+    mass = tl.zeros((BLOCK_K,), tl.float32)
+    count = tl.zeros((BLOCK_K,), tl.int32)
+    total = tl.zeros((BLOCK_K, BLOCK_C), tl.float32)
+    base = image.to(tl.int64) * positions
+    for start in range(begin, tl.minimum(begin + share, positions), BLOCK_N):
+        n = start + tl.arange(0, BLOCK_N)
+        label = tl.load(labels + base + n, n < positions, -1)
+        score = tl.load(scores + base + n, n < positions, float("-inf"))
+        mine = label[None, :] == k[:, None]
+        own = tl.where(mine, score[None, :], float("-inf"))
+        higher = tl.maximum(top, tl.max(own, 1))
+        shift = tl.where(higher == float("-inf"), 0.0, higher)
+        weight = tl.exp(own - shift[:, None])
+        decay = tl.exp(top - shift)
+        inside = (n[:, None] < positions) & (c[None, :] < channels)
+        feature = tl.load(features + (base + n[:, None]) * channels + c[None, :], inside, 0.0)
+        total = dot(weight.to(feature.dtype), feature, total * decay[:, None], UPCAST)
+        mass = mass * decay + tl.sum(weight, 1)
+        count += tl.sum(mine.to(tl.int32), 1)
+        top = higher
+    row = (tl.program_id(2) * batch + image).to(tl.int64) * classes + k
+    tl.store(sums + row[:, None] * channels + c[None, :], total, (k[:, None] < classes) & (c[None, :] < channels))
+    if first_channel == 0:
+        tl.store(tops + row, top, k < classes)
+        tl.store(masses + row, mass, k < classes)
+        tl.store(counts + row, count, k < classes)
+
+
+@triton.jit
+def combine(
+    sums: tl.tensor,
+    tops: tl.tensor,
+    masses: tl.tensor,
+    counts: tl.tensor,
+    centres: tl.tensor,  # (batch, classes, channels), written
+    log_counts: tl.tensor,  # (batch, classes) float32, written
+    batch: tl.tensor,
+    classes: tl.tensor,
+    channels: tl.tensor,
+    splits: tl.tensor,
+    BLOCK_K: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+) -> None:
+    rows = batch * classes
+    k = tl.program_id(0) * BLOCK_K + tl.arange(0, BLOCK_K)
+    c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    inside = (k[:, None] < rows) & (c[None, :] < channels)
+    top = tl.full((BLOCK_K,), float("-inf"), tl.float32)
+    for part in range(splits):
+        top = tl.maximum(top, tl.load(tops + part * rows + k, k < rows, float("-inf")))
+    shift = tl.where(top == float("-inf"), 0.0, top)
+    mass = tl.zeros((BLOCK_K,), tl.float32)
+    count = tl.zeros((BLOCK_K,), tl.int32)
+    total = tl.zeros((BLOCK_K, BLOCK_C), tl.float32)
+    for part in range(splits):
+        at = part * rows + k
+        weight = tl.exp(tl.load(tops + at, k < rows, float("-inf")) - shift)
+        mass += weight * tl.load(masses + at, k < rows, 0.0)
+        count += tl.load(counts + at, k < rows, 0)
+        address = sums + at.to(tl.int64)[:, None] * channels + c[None, :]
+        total += weight[:, None] * tl.load(address, inside, 0.0)
+    centre = total / tl.where(mass > 0, mass, 1.0)[:, None]
+    tl.store(centres + k.to(tl.int64)[:, None] * channels + c[None, :], centre, inside)
+    log_count = tl.where(count > 0, tl.log(tl.maximum(count, 1).to(tl.float32)), float("-inf"))
+    if tl.program_id(1) == 0:
+        tl.store(log_counts + k, log_count, k < rows)
+
+
+def launch_assign(logits: str) -> Launch:
+    """``assign`` for ``logits`` of a type of `launch.TYPES`."""
+    types = {"logits": f"*{logits}", "labels": "*i32", "scores": "*fp32"}
+    types |= dict.fromkeys(("batch", "classes", "positions"), "i32")
+    grid = ((("positions", 64),), (("batch", 1),), ())
+    return Launch(f"assign_{logits}", assign, types, {"BLOCK_K": 16, "BLOCK_N": 64}, grid)
+
+
+def launch_pool(features: str, upcast: bool = False) -> Launch:
+    """``pool`` for ``features`` of a type of `launch.TYPES`; ``upcast`` is for the interpreter."""
+    types = {"labels": "*i32", "scores": "*fp32", "features": f"*{features}", "sums": "*fp32", "tops": "*fp32"}
+    types |= {"masses": "*fp32", "counts": "*i32"}
+    types |= dict.fromkeys(("batch", "classes", "positions", "channels", "splits"), "i32")
+    constants = {"BLOCK_K": CLASSES, "BLOCK_C": CHANNELS, "BLOCK_N": POSITIONS, "UPCAST": upcast}
+    grid = ((("classes", CLASSES), ("channels", CHANNELS)), (("batch", 1),), (("splits", 1),))
+    return Launch(f"pool_{features}", pool, types, constants, grid)
+
+
+def launch_combine(features: str) -> Launch:
+    """``combine`` with centres of a type of `launch.TYPES`."""
+    types = {"sums": "*fp32", "tops": "*fp32", "masses": "*fp32", "counts": "*i32", "centres": f"*{features}"}
+    types |= {"log_counts": "*fp32"} | dict.fromkeys(("batch", "classes", "channels", "splits"), "i32")
+    grid = ((("batch", 1), ("classes", 1)), (("channels", 128),), ())
+    return Launch(f"pool_combine_{features}", combine, types, {"BLOCK_K": 1, "BLOCK_C": 128}, grid)
