@@ -101,6 +101,8 @@ def _records(
             manifest.preprocess,
             arguments.rounds,
             arguments.count_first,
+            manifest.recipe,
+            arguments.preset,
         )
         records.append(measure(case, all_setups, bounds(found)))
         if arguments.against and "trtexec" in arguments.against:
@@ -169,7 +171,10 @@ def _add_trtexec(record: results.Record, all_setups: Sequence[Setup], case: Case
 def text(record: results.Record) -> str:
     """A record for people."""
     height, width = record["picture"]
-    lines = [record["case"], f"{height}x{width}, {record['inference']}, {record['windows']} windows"]
+    lines = [
+        record["case"],
+        f"{height}x{width}, {record['inference']}, {record['windows']} window{'s' * (record['windows'] > 1)}",
+    ]
     lines += [_contender_line(one) for one in record["contenders"]]
     lines += [_ratio_line(ratio) for ratio in record["ratios"]]
     return "\n".join([*lines, *(f"  warning: {warning}" for warning in record["warnings"])])

@@ -28,10 +28,12 @@ _PACKAGES = (
 _CPU = Path("/sys/devices/system/cpu")
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY", "KMP_BLOCKTIME", "ORT_NUM_THREADS")
 UNKNOWN = "not available"
+_LOAD = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else UNKNOWN
+"""Runnable threads in the minute before this program began: well above 0 means that others were at work."""
 
 
 def describe() -> dict[str, object]:
-    """Processor, cores, clocks, memory, NUMA, GPU, system, versions, load at this moment and the command line.
+    """Processor, cores, clocks, memory, NUMA, GPU, system, versions, load before it and the command line.
 
     Only what has a bearing on a figure: no host name, no user, no path of this machine.
     """
@@ -42,7 +44,7 @@ def describe() -> dict[str, object]:
         "governor": _read(_CPU / "cpu0/cpufreq/scaling_governor") or UNKNOWN,
         "numa_nodes": len(list(Path("/sys/devices/system/node").glob("node[0-9]*"))) or 1,
         "memory_gb": _memory_gb(),
-        "load": _load(),
+        "load_before": _LOAD,
         "gpus": device.gpus() or UNKNOWN,
         "energy_counters": sorted(device.energy()) or UNKNOWN,
         "thread_settings": {name: os.environ[name] for name in _THREADS if name in os.environ},
@@ -81,11 +83,6 @@ def _memory_gb() -> object:
     with contextlib.suppress(ValueError, OSError, AttributeError):
         return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1)
     return UNKNOWN
-
-
-def _load() -> object:
-    """Runnable threads over the last minute: well above 0 before a run means that others were at work."""
-    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else UNKNOWN
 
 
 def _read(path: Path) -> str:

@@ -37,6 +37,8 @@ class Case:
     rounds: int = 5
     count_first: bool = False
     """Take the checking run as the first round; for pictures that take so long that starting up is below noise."""
+    recipe: str = ""
+    preset: str = ""
 
     @property
     def windows(self) -> int:
@@ -136,6 +138,8 @@ def _record(case: Case, entries: Sequence[Entry], missing: Sequence[tuple[str, s
     return {
         "kind": "latency",
         "case": case.name,
+        "recipe": case.recipe,
+        "preset": case.preset,
         "picture": [case.image.shape[0], case.image.shape[1]],
         "inference": case.inference.describe(),
         "windows": case.windows,

@@ -1,0 +1,276 @@
+"""The cases whose result is committed: one command, one file, within about twenty minutes on two cores."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from benchmarks import accuracy, limit, options, postprocess, rates, results
+from benchmarks.latency import bounds, setups, text
+from benchmarks.rounds import Case, measure
+from benchmarks.weights import filled_checkpoint
+from isnet_trt import cli
+from isnet_trt.bundle import Bundle, read_bundle
+from isnet_trt.errors import IsnetError, SettingsError
+from isnet_trt.export import build
+from isnet_trt.export.build import PRECISIONS
+from isnet_trt.export.parity import PICTURES
+from isnet_trt.geometry import window_count
+from isnet_trt.settings import Inference, Size
+from isnet_trt.training.demo import CHECKPOINT as DEMO_CHECKPOINT
+from isnet_trt.training.recipes import recipe as recipe_named
+from isnet_trt.training.scenes import draw_scene
+
+_DESCRIPTION = """Measure the committed cases on this machine and write one result file.
+
+Made-up deterministic weights for the published recipes (tests/golden/fill.py), the trained checkpoint for the demo
+model. A bundle is built for every precision that the build offers here; one that cannot be built is a named gap. Parts
+already in --out are kept with --resume. Let nothing else run meanwhile."""
+PEERS = ("reference", "pytorch", "compile", "onnxruntime", "openvino")
+
+
+@dataclass(frozen=True)
+class Shot:
+    """A case of the suite: which model, picture and inference, and which peers and precisions are worth the time."""
+
+    name: str
+    recipe: str
+    size: Size
+    preset: str = "default"
+    inference: Inference | None = None
+    peers: tuple[str, ...] = PEERS
+    rounds: int = 5
+    count_first: bool = False
+    precisions: tuple[str, ...] | None = None
+    """None: all that were built; otherwise those of these that were."""
+
+
+ADE, CITY, LIP = (f"isnet_resnet50os8_{name}" for name in ("ade20k", "cityscapes", "lip"))
+DEMO = "isnet_demo"
+FAST = ("fp32", "int8")
+"""Precisions that a CPU gains from; the others are timed on the short cases only."""
+_CALIBRATION_SCENES = range(8_500_000, 8_500_008)
+"""Drawn scenes of neither the training nor the held-out set."""
+_WINDOWS = Inference("slide", (512, 1024), (341, 341), softmax_before_resize=True)
+SHOTS = (
+    Shot("ADE whole 512x683", ADE, (512, 683)),
+    Shot("LIP 473x473", LIP, (473, 473), peers=("reference", "onnxruntime")),
+    Shot("demo scene, default", DEMO, (512, 1024), peers=("reference", "onnxruntime")),
+    Shot("demo scene, ms-flip", DEMO, (512, 1024), "ms-flip", peers=("reference",), rounds=3),
+    Shot("ADE ms+flip 512x683", ADE, (512, 683), "ms-flip", None, ("reference",), 3, True, FAST),
+    Shot("Cityscapes slide 1024x2048", CITY, (1024, 2048), "slide", _WINDOWS, ("reference",), 2, True, FAST),
+)
+
+
+@dataclass
+class Workshop:
+    """What the parts of one run share."""
+
+    folder: Path
+    threads: int
+    reference: Path | None
+    rounds: int | None
+    gaps: list[results.Record] = field(default_factory=list)
+    _bundles: dict[str, list[Bundle]] = field(default_factory=dict)
+
+    def checkpoint(self, recipe: str) -> Path:
+        """The checkpoint of a recipe: trained for the demo model, made up for the others."""
+        if recipe == DEMO:
+            return DEMO_CHECKPOINT
+        path = self.folder / f"{recipe}.pth"
+        return path if path.is_file() else filled_checkpoint(recipe, path)
+
+    def bundles(self, recipe: str, wanted: Sequence[str] | None = None) -> list[Bundle]:
+        """A bundle of every precision that can be built here (those ``wanted`` only, if given)."""
+        if recipe not in self._bundles:
+            self._bundles[recipe] = list(self._build(recipe))
+        found = [b for b in self._bundles[recipe] if wanted is None or b.manifest.precision in wanted]
+        if not found:
+            raise SettingsError(f"no bundle of {recipe} could be built")
+        return found
+
+    def _build(self, recipe: str) -> Iterator[Bundle]:
+        for precision in tqdm(PRECISIONS, desc=f"bundles of {recipe}", disable=None, leave=False):
+            out = self.folder / f"{recipe}-{precision}"
+            try:
+                if not out.is_dir():
+                    build(
+                        self.checkpoint(recipe),
+                        out,
+                        recipe=recipe,
+                        engine="onnxruntime",
+                        precision=precision,
+                        calib=self._calibration(recipe),
+                    )
+                yield read_bundle(out, verify=False)
+            except IsnetError as error:
+                self.gaps.append(results.gap(f"{recipe} in {precision}", str(error)))
+
+    def _calibration(self, recipe: str) -> Path:
+        """Typical pictures: scenes for the demo model, the built-in photographs for made-up weights."""
+        folder = self.folder / "scenes"
+        if recipe != DEMO:
+            return PICTURES
+        folder.mkdir(exist_ok=True)
+        for seed in _CALIBRATION_SCENES:
+            path = folder / f"{seed}.png"
+            if not path.is_file():
+                cv2.imwrite(str(path), draw_scene(seed, 256, 512).image[..., ::-1])
+        return folder
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    arguments = _arguments(argv)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = arguments.work or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        workshop = Workshop(folder, arguments.threads, arguments.reference, arguments.rounds)
+        tasks = dict(_tasks(workshop, arguments))
+        records = _kept(arguments, list(tasks))
+        for name, task in tqdm(tasks.items(), desc="suite", unit="part", disable=None):
+            if any(record["part"] == name for record in records):
+                continue
+            records += _run(name, task, workshop.gaps)
+            results.write(arguments.out, results.result(_in_order(records, list(tasks)), workshop.gaps))
+    for one in workshop.gaps:
+        print(f"not measured: {one['what']}: {one['why']}", file=sys.stderr)
+    print(f"written: {arguments.out} ({len(records)} records, {len(workshop.gaps)} gaps)")
+    return cli.ERROR if not records else 0
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = cli.parser("benchmarks.suite", _DESCRIPTION)
+    parser.add_argument("--parts", nargs="+", metavar="NAME", help="only parts whose name holds one of these words")
+    parser.add_argument("--rounds", type=options.positive, help="this many rounds everywhere (default: the case's own)")
+    parser.add_argument("--work", type=Path, metavar="DIR", help="keep checkpoints and bundles here and use them again")
+    parser.add_argument("--reference", type=Path, metavar="PATH", help="a checkout of the public reference, as a peer")
+    parser.add_argument("--resume", action="store_true", help="keep the parts that --out already has")
+    options.add_common(parser)
+    arguments = parser.parse_args(argv)
+    if arguments.out is None:
+        parser.error("--out FILE is needed")
+    return arguments
+
+
+Task = Callable[[], list[results.Record]]
+
+
+def _tasks(workshop: Workshop, arguments: argparse.Namespace) -> Iterator[tuple[str, Task]]:
+    """(name, what to do) of the parts that are asked for, short ones first."""
+    named: list[tuple[str, Task]] = [("scores to labels", lambda: _postprocess(workshop))]
+    named += [(shot.name, lambda shot=shot: _shoot(workshop, shot)) for shot in SHOTS]  # type: ignore[misc]
+    named.insert(3, ("limit of ADE whole", lambda: _limit(workshop)))
+    named.insert(4, ("accuracy of the demo model", lambda: _accuracy(workshop)))
+    named.append(("Cityscapes ms+flip, extrapolated", lambda: _extrapolated(workshop, arguments.out)))
+    words = arguments.parts or [""]
+    yield from ((name, task) for name, task in named if any(word in name for word in words))
+
+
+def _run(name: str, task: Task, gaps: list[results.Record]) -> list[results.Record]:
+    start = time.perf_counter()
+    try:
+        found = task()
+    except IsnetError as error:
+        gaps.append(results.gap(name, str(error)))
+        return []
+    for record in found:
+        gaps += [results.gap(f"{name}: {g['what']}", g["why"]) for g in record.pop("gaps", [])]
+        if record["kind"] == "latency":
+            tqdm.write(text(record) + "\n")
+    tqdm.write(f"[{name}: {time.perf_counter() - start:.0f} s]\n")
+    return [{**record, "part": name} for record in found]
+
+
+def _kept(arguments: argparse.Namespace, names: Sequence[str]) -> list[results.Record]:
+    """Records of an earlier run's file; without --resume those of parts that are not measured now."""
+    if not arguments.out.is_file() or not (arguments.resume or arguments.parts):
+        return []
+    earlier = results.read(arguments.out)["records"]
+    return [r for r in earlier if "part" in r and (arguments.resume or r["part"] not in names)]
+
+
+def _in_order(records: Sequence[results.Record], names: Sequence[str]) -> list[results.Record]:
+    order = {name: number for number, name in enumerate(names)}
+    return sorted(records, key=lambda record: order.get(record["part"], -1))
+
+
+def _shoot(workshop: Workshop, shot: Shot) -> list[results.Record]:
+    found = workshop.bundles(shot.recipe, shot.precisions)
+    manifest = found[0].manifest
+    image = accuracy.scenes(1, shot.size).__next__().image if shot.recipe == DEMO else _picture(shot.size)
+    case = Case(
+        shot.name,
+        image,
+        shot.inference or manifest.preset(shot.preset),
+        manifest.preprocess,
+        workshop.rounds or shot.rounds,
+        shot.count_first,
+        shot.recipe,
+        shot.preset,
+    )
+    peers = [*shot.peers, *(["checkout"] if workshop.reference else [])]
+    contenders = setups(found, peers, workshop.checkpoint(shot.recipe), workshop.threads, workshop.reference)
+    return [measure(case, contenders, bounds(found))]
+
+
+def _picture(size: Size) -> NDArray[np.uint8]:
+    return options.pictures(None, size, size, [])[0][1]
+
+
+def _postprocess(workshop: Workshop) -> list[results.Record]:
+    rounds = workshop.rounds or 5
+    return [postprocess.measure(work, workshop.threads, rounds) for work in postprocess.WORKS]
+
+
+def _limit(workshop: Workshop) -> list[results.Record]:
+    machine = rates.measure(workshop.threads)
+    how = argparse.Namespace(threads=workshop.threads, rounds=workshop.rounds or 3)
+    found = workshop.bundles(ADE, FAST)
+    return [
+        limit.measure(n, b, (512, 683), machine, how) for n, b in zip(options.bundle_names(found), found, strict=True)
+    ]
+
+
+def _accuracy(workshop: Workshop) -> list[results.Record]:
+    samples = list(accuracy.scenes(min(4, workshop.rounds or 4), (512, 1024)))
+    found, ckpt = workshop.bundles(DEMO), workshop.checkpoint(DEMO)
+    presets = ("default", "ms-flip")
+    return [accuracy.measure(found, p, samples, ckpt, workshop.threads, workshop.gaps) for p in presets]
+
+
+def _extrapolated(workshop: Workshop, out: Path) -> list[results.Record]:
+    """Cityscapes ms+flip from the time per window of the slide case of the same file: labelled, not measured."""
+    records = results.read(out)["records"] if out.is_file() else []
+    measured = [r for r in records if r["case"].startswith("Cityscapes slide")]
+    if not measured:
+        raise SettingsError("there is no slide case to extrapolate from")
+    record, recipe = measured[-1], recipe_named(CITY)
+    windows = window_count((1024, 2048), recipe.ms_flip)
+    factor = windows / record["windows"]
+    rows = {one["name"]: one["summary"]["p50"] * factor for one in record["contenders"] if one["status"] == "timed"}
+    return [
+        {
+            "kind": "extrapolated",
+            "case": "Cityscapes ms+flip 1024x2048",
+            "inference": recipe.ms_flip.describe(),
+            "windows": windows,
+            "from": record["case"],
+            "how": f"seconds of {record['case']} x {windows} / {record['windows']} windows; not measured",
+            "seconds": rows,
+        }
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))
