@@ -41,8 +41,8 @@ class LabelValues:
 
     @functools.cached_property
     def table(self) -> NDArray[np.int16]:
-        """Training id by stored value 0, 1, …; values that no file may have are `NOT_ALLOWED`."""
-        table = np.full(max(self.ids) + 1, NOT_ALLOWED, np.int16)
+        """Training id by stored value, for every byte at least; values that no file may have are `NOT_ALLOWED`."""
+        table = np.full(max(255, *self.ids) + 1, NOT_ALLOWED, np.int16)
         for value, number in self.ids.items():
             table[value] = number
         return table
@@ -53,9 +53,12 @@ class LabelValues:
         Raises:
             DataError: a value has no training id; the message lists those values and where the first one is.
         """
-        inside = (stored >= 0) & (stored < len(self.table))
-        labels = self.table[np.where(inside, stored, 0)]
-        bad = ~inside | (labels == NOT_ALLOWED)
+        if stored.dtype == np.uint8:
+            labels = self.table[stored]
+        else:
+            inside = (stored >= 0) & (stored < len(self.table))
+            labels = np.where(inside, self.table[np.where(inside, stored, 0)], NOT_ALLOWED).astype(np.int16)
+        bad = labels == NOT_ALLOWED
         if bad.any():
             raise DataError(self._complaint(stored, bad, path))
         return labels

@@ -57,7 +57,9 @@ def _read_png(path: Path) -> RawLabels:
             f"{path}: a label picture has one number per pixel (grey or palette), this one is {mode}; "
             "convert it to class numbers"
         )
-    return values // _NARROW_GREY.get(_grey_bits(path), 1) if mode == "L" else values.astype(np.int32)
+    if mode == "L":
+        return values // np.uint8(_NARROW_GREY.get(_grey_bits(path), 1))
+    return values if values.dtype == np.uint8 else values.astype(np.int32)
 
 
 def _grey_bits(path: Path) -> int:
