@@ -22,6 +22,7 @@ from isnet_trt.evaluation.models import TORCH, Choice, Model, open_model
 from isnet_trt.evaluation.report import Report
 from isnet_trt.evaluation.run import Tally, Watch, run, together
 from isnet_trt.evaluation.share import Share, shared, threads_each
+from isnet_trt.training.recipes import is_described
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -71,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     how.add_argument("--preset", default="default", help="default or ms-flip, as the model defines them")
     how.add_argument("--engine", choices=(*KINDS, TORCH), help="of a bundle, instead of its own")
     how.add_argument("--against-engine", choices=(*KINDS, TORCH), help="the same for OTHER")
-    how.add_argument("--recipe", metavar="NAME", help="of a checkpoint (default: found from its content)")
+    how.add_argument("--recipe", metavar="NAME", help="of a checkpoint (default: the .yaml dataset's, or found)")
     how.add_argument("--device", choices=("cpu", "cuda"), help="for a checkpoint (default: the GPU if there is one)")
     how.add_argument("--threads", type=cli_positive, metavar="N", help="CPU threads (default: all cores)")
     results = parser.add_argument_group("results")
@@ -119,9 +120,11 @@ def _open_models(arguments: argparse.Namespace, pictures: Labelled, opened: Exit
     if arguments.against:
         wanted.append((arguments.against, arguments.against_engine))
     threads = arguments.threads or threads_each()
+    # A checkpoint trained on one's own pictures fits no published recipe; their file is its recipe.
+    recipe = arguments.recipe or (arguments.dataset if is_described(arguments.dataset) else None)
     models = []
     for path, engine in wanted:
-        choice = Choice(arguments.preset, engine, arguments.recipe, arguments.device, threads)
+        choice = Choice(arguments.preset, engine, recipe, arguments.device, threads)
         model = open_model(path, pictures, choice)
         opened.callback(model.segmenter.close)
         models.append(model)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from isnet_trt.errors import SettingsError
-from isnet_trt.metrics import Confusion
+from isnet_trt.metrics import Agreement, Confusion
 
 GOLDEN = Path(__file__).parent / "golden" / "golden_pipeline.npz"
 
@@ -57,3 +57,34 @@ def test_wrong_shapes_and_values_are_refused() -> None:
         Confusion(2).add(np.zeros((2, 3), int), np.zeros((3, 2), int))
     with pytest.raises(SettingsError, match=r"0\.\.5 do not fit 2 classes"):
         Confusion(2).add(np.array([0, 5]), np.array([0, 1]))
+
+
+def test_means_leave_out_what_is_nowhere() -> None:
+    confusion = Confusion(4)
+    confusion.add(np.array([[0, 0, 1], [2, 1, 1]]), np.array([[0, 1, 1], [1, -1, 255]]))
+    metrics = confusion.metrics()
+    assert metrics.mean_accuracy == pytest.approx((1 + 1 / 3) / 2)  # classes 2 and 3 have no pixel in the truth
+    assert metrics.mean_dice == pytest.approx((2 / 3 + 1 / 2 + 0) / 3)
+    assert np.isnan(Confusion(4).metrics().mean_accuracy)
+
+
+def test_mistakes_are_the_largest_cells_beside_the_diagonal() -> None:
+    confusion = Confusion(3)
+    confusion.counts[:] = [[90, 3, 7], [0, 50, 0], [1, 7, 0]]
+    assert confusion.mistakes(3) == [(0, 2, 7, 0.07), (2, 1, 7, 0.875), (0, 1, 3, 0.03)]
+    assert confusion.mistakes(99)[-1] == (2, 0, 1, 0.125)
+    assert len(confusion.mistakes(99)) == 4
+    assert not Confusion(3).mistakes(5)
+
+
+def test_agreement_of_all_and_of_labelled_pixels() -> None:
+    truth = np.array([[0, 1, -100], [255, 2, 1]], np.int16)
+    agreement = Agreement(3)
+    agreement.add(np.array([[0, 1, 2], [2, 2, 2]], np.uint8), np.array([[0, 0, 2], [1, 2, 2]], np.uint8), truth, "a")
+    assert agreement.all_pixels == 4 / 6
+    assert agreement.labelled_pixels == 3 / 4
+    same = np.zeros((5, 7), np.uint8)
+    agreement.add(same, same, np.zeros((5, 7), np.int16), "b")
+    assert agreement.least == (4 / 6, "a")
+    assert agreement.all_pixels == (4 + 35) / (6 + 35)
+    assert np.isnan(Agreement(3).all_pixels)

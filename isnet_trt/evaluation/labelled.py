@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from isnet_trt.errors import SettingsError
 from isnet_trt.preprocess import Image
 from isnet_trt.settings import Labels, Size
+from isnet_trt.training.recipes import DEMO_LABELS, is_described
 
 SCENES = "scenes"
 SCENE_COUNT = 12
@@ -56,13 +57,7 @@ class DrawnScenes:
     size: Size = SCENE_SIZE
     name: str = SCENES
     split: str = "held out"
-
-    @functools.cached_property
-    def labels(self) -> Labels:
-        """The demo model's classes."""
-        from isnet_trt.training.recipes import DEMO_LABELS
-
-        return DEMO_LABELS
+    labels: Labels = DEMO_LABELS
 
     @functools.cached_property
     def names(self) -> Sequence[str]:
@@ -104,7 +99,7 @@ def open_labelled(name: str, data: Path | None, split: str, limit: int | None = 
 def _packages(name: str) -> tuple[str, ...]:
     if name == "cocostuff10k":
         return ("scipy",)
-    return ("PIL", "yaml") if name.endswith((".yaml", ".yml")) else ("PIL",)
+    return ("PIL", "yaml") if is_described(name) else ("PIL",)
 
 
 def check_labels(labels: Labels, pictures: Labelled, model: str) -> None:

@@ -9,6 +9,8 @@ from typing import Literal
 
 from isnet_trt.evaluation.report import MEANS, Report
 
+_WIDEST = 32
+"""Characters of a cell on a terminal."""
 MISTAKES = 10
 """The most frequent confusions that are listed."""
 _NOTE = (
@@ -138,7 +140,7 @@ def _as_markdown(table: Table) -> str:
 
 
 def _as_text(table: Table) -> str:
-    lines = [table.head, *table.rows]
+    lines = [tuple(_cut(cell) for cell in line) for line in (table.head, *table.rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(table.head))]
     return "\n".join(
         "  ".join(
@@ -147,3 +149,7 @@ def _as_text(table: Table) -> str:
         ).rstrip()
         for line in lines
     )
+
+
+def _cut(cell: str) -> str:
+    return cell if len(cell) <= _WIDEST else cell[: _WIDEST - 1] + "…"

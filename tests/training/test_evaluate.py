@@ -1,0 +1,183 @@
+"""Checkpoints in the runtime: the engine around PyTorch, and the demo model beside its bundle."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from miniature import SIZES, make_lip, picture, scene
+from PIL import Image
+
+from isnet_trt import Segmenter, cli, evaluate
+from isnet_trt.errors import EngineError, EngineUnavailable
+from isnet_trt.evaluation.labelled import DrawnScenes
+from isnet_trt.export import build
+from isnet_trt.metrics import Confusion
+from isnet_trt.training.architecture import RESNET_DEMO
+from isnet_trt.training.checkpoint import load_checkpoint, load_model, save_checkpoint
+from isnet_trt.training.demo import CHECKPOINT
+from isnet_trt.training.distributed import Processes
+from isnet_trt.training.model import ISNet
+from isnet_trt.training.recipes import recipe
+from isnet_trt.training.torch_engine import TorchEngine, open_checkpoint
+from isnet_trt.training.validate import Validator
+
+EQUAL_LABELS = 0.9999
+"""Share of pixels that two float32 implementations of one network label alike: they differ only at near ties."""
+
+
+@pytest.fixture(scope="module")
+def model() -> ISNet:
+    return load_model(load_checkpoint(CHECKPOINT))
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("demo") / "bundle"
+    build(CHECKPOINT, folder, engine="onnxruntime")
+    return folder
+
+
+def run(*arguments: object) -> int:
+    return cli.run(evaluate.main, [str(argument) for argument in arguments])
+
+
+def report(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "evaluation.json").read_text("utf-8"))
+
+
+@pytest.mark.parametrize("size", [(1, 65, 97), (2, 40, 33)])
+def test_the_engine_answers_what_the_model_does(model: ISNet, size: tuple[int, int, int]) -> None:
+    batch, height, width = size
+    pixels = np.random.default_rng(height).standard_normal((batch, 3, height, width), np.float32)
+    with TorchEngine(model, "cpu") as engine:
+        answer = engine.run(pixels)
+        with torch.inference_mode():
+            wanted = model.eval()(torch.from_numpy(pixels)).numpy()
+        assert answer.dtype == np.float32
+        assert answer.flags.c_contiguous
+        np.testing.assert_array_equal(answer, wanted)
+        assert "PyTorch" in engine.description
+    with pytest.raises(EngineError, match="closed"):
+        engine.run(pixels)
+    engine.close()
+
+
+def test_the_engine_computes_without_tf32(model: ISNet) -> None:
+    seen: list[bool] = []
+    hook = model.bottleneck.register_forward_hook(lambda *_: seen.append(torch.backends.cudnn.allow_tf32))
+    before = torch.backends.cudnn.allow_tf32
+    try:
+        TorchEngine(model, "cpu").run(np.zeros((1, 3, 33, 41), np.float32))
+    finally:
+        hook.remove()
+    assert seen == [False]
+    assert torch.backends.cudnn.allow_tf32 is before
+
+
+@pytest.mark.parametrize("batch", [np.zeros((1, 3, 32, 32)), np.zeros((3, 32, 32), np.float32)])
+def test_the_engine_refuses_other_arrays(model: ISNet, batch: np.ndarray) -> None:
+    with pytest.raises(EngineError, match="float32"):
+        TorchEngine(model, "cpu").run(batch)
+
+
+def test_running_out_of_memory_says_what_to_do(model: ISNet) -> None:
+    def fail(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 4.00 GiB\nmore")
+
+    hook = model.bottleneck.register_forward_hook(fail)
+    try:
+        with pytest.raises(EngineError, match=r"\(1, 3, 33, 41\): CUDA out of memory.*--preset ms-flip"):
+            TorchEngine(model, "cpu").run(np.zeros((1, 3, 33, 41), np.float32))
+    finally:
+        hook.remove()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_missing_gpu_is_named(model: ISNet) -> None:
+    with pytest.raises(EngineUnavailable, match="no NVIDIA GPU"):
+        TorchEngine(model, "cuda")
+
+
+def test_the_score_is_the_one_that_training_shows(model: ISNet) -> None:
+    demo, scenes = recipe("isnet_demo"), DrawnScenes(1, (96, 224))
+    watched = Validator(scenes, demo.preprocess, demo.labels.count, None, Processes()).score(model)
+    assert watched is not None
+    image, truth = scenes[0]
+    with open_checkpoint(load_checkpoint(CHECKPOINT), device="cpu", threads=1) as segmenter:
+        labels = segmenter(image, order="bgr").labels
+    confusion = Confusion(demo.labels.count)
+    confusion.add(labels, truth)
+    found = confusion.metrics()
+    assert found.all_accuracy == pytest.approx(watched.all_accuracy, abs=1 - EQUAL_LABELS)
+    np.testing.assert_allclose(found.iou, watched.iou, atol=5e-3)  # of 0..1; a class may have a hundred pixels
+
+
+def test_checkpoint_and_bundle_side_by_side(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ("--dataset", "scenes", "--limit", 1, "--device", "cpu", "--threads", 1, "--out", tmp_path)
+    assert run(bundle, *options, "--against", CHECKPOINT) == 0
+    found = report(tmp_path)
+    comparison, models = found["comparison"], found["models"]
+    assert comparison["same_weights"] is True
+    assert comparison["equal_pixels"] >= EQUAL_LABELS
+    assert abs(comparison["miou_difference"]) < 1e-3  # of 0..1
+    assert [model["kind"] for model in models] == ["bundle", "checkpoint"]
+    assert "PyTorch" in models[1]["engine"]
+    assert models[1]["recipe"] == "isnet_demo"
+    assert all(model["miou"] > 0.5 for model in models)  # a trained model, on a scene that it has not seen
+    image, truth = DrawnScenes(1)[0]
+    with Segmenter.open(bundle, threads=1) as segmenter:
+        labels = segmenter(image, order="bgr").labels
+    counts = np.zeros((9, 9), np.int64)
+    np.add.at(counts, (truth.ravel(), labels.ravel()), 1)
+    assert models[0]["confusion"] == counts.tolist()
+    assert "made from one checkpoint" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_by_windows_scales_and_flip_they_agree_too(bundle: Path, tmp_path: Path) -> None:
+    options = ("--dataset", "scenes", "--limit", 2, "--preset", "ms-flip", "--device", "cpu", "--threads", 1)
+    assert run(CHECKPOINT, *options, "--against", bundle, "--out", tmp_path) == 0
+    comparison = report(tmp_path)["comparison"]
+    assert comparison["equal_pixels"] >= EQUAL_LABELS
+    assert abs(comparison["miou_difference"]) < 1e-3  # of 0..1
+
+
+def test_a_checkpoint_of_other_classes_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    make_lip(tmp_path / "lip", 1, 1)
+    options = ("--dataset", "lip", "--data", tmp_path / "lip", "--out", tmp_path / "out")
+    assert run(CHECKPOINT, *options) == cli.ERROR
+    assert "has 9 classes (road, marking, pavement, …) but lip has 20" in capsys.readouterr().err
+    assert run(CHECKPOINT, *options, "--engine", "onnxruntime") == cli.ERROR
+    assert "python -m isnet_trt.build" in capsys.readouterr().err
+
+
+def test_pictures_of_ones_own(tmp_path: Path) -> None:
+    classes = {0: "ground", 7: "tile", 9: "crack", 300: "edge"}
+    description = {"name": "tiles", "like": "isnet_demo", "images": "photos", "classes": classes, "size": [160, 96]}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump({**description, "split": 0.5}), "utf-8")
+    truth = {}
+    for i in range(4):
+        truth[f"p{i}"] = labels = scene(i, SIZES[i % 3], 4)
+        stored = np.array([*classes, 255], np.uint16)[labels.clip(-1)]
+        for folder, file, pixels in (("photos", f"p{i}.jpg", picture(labels, i)), ("labels", f"p{i}.png", stored)):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            Image.fromarray(pixels).save(tmp_path / folder / file)
+    own = recipe(str(tmp_path / "own.yaml"))
+    assert own.architecture.backbone is RESNET_DEMO
+    torch.manual_seed(0)
+    save_checkpoint(tmp_path / "own.pth", ISNet(own.architecture).state_dict())
+    options = ("--dataset", tmp_path / "own.yaml", "--out", tmp_path / "out", "--export", tmp_path / "labelled")
+    assert run(tmp_path / "own.pth", *options, "--device", "cpu") == 0
+    found = report(tmp_path / "out")
+    assert found["dataset"]["classes"] == list(classes.values())
+    written = sorted((tmp_path / "labelled").iterdir())
+    assert found["pictures"] == len(written) == 2
+    counted = sum((truth[path.stem] >= 0).sum() for path in written)
+    assert np.array(found["models"][0]["confusion"]).sum() == counted
+    assert all(set(np.unique(np.asarray(Image.open(path)))) <= set(classes) for path in written)
