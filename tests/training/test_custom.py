@@ -10,19 +10,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 import yaml
 from miniature import SIZES, picture, scene
 from PIL import Image
 
+from isnet_trt import Segmenter
 from isnet_trt.errors import DataError, SettingsError
-from isnet_trt.training.checkpoint import load_checkpoint, save_checkpoint
+from isnet_trt.training.checkpoint import load_checkpoint
 from isnet_trt.training.custom import colours, custom_recipe
 from isnet_trt.training.data.augment import Augment
 from isnet_trt.training.data.layouts import open_dataset
-from isnet_trt.training.model import ISNet
 from isnet_trt.training.recipes import DATASETS, IGNORE, RECIPES, recipe
 
+DEMO = Path(__file__).parents[2] / "training" / "assets" / "isnet_demo.pth"
 CLASSES = {0: "background", 7: "tile", 9: "crack", 12: "left", 13: "right"}
 DESCRIPTION: dict[str, Any] = {
     "name": "tiles",
@@ -246,22 +246,28 @@ def test_batches_of_both_orientations_have_one_size(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_checkpoint_is_built_with_the_description(tmp_path: Path) -> None:
-    file = write(tmp_path)
-    torch.manual_seed(0)
-    made = recipe(str(file))
-    net = ISNet(made.architecture)
-    save_checkpoint(tmp_path / "tiles.pth", net.state_dict(), recipe=made.name)
-    assert load_checkpoint(tmp_path / "tiles.pth", str(file)).recipe == made
-    out = tmp_path / "bundle"
-    command = [sys.executable, "-m", "isnet_trt.build", "--ckpt", str(tmp_path / "tiles.pth"), "--out", str(out)]
-    subprocess.run([*command, "--recipe", str(file), "--engine", "onnxruntime"], check=True, capture_output=True)
-    from isnet_trt import Segmenter
-
+def test_from_pictures_to_a_bundle(tmp_path: Path) -> None:
+    """The commands of docs/fine-tuning.md, started from the demo model, whose classes are others."""
+    make_pictures(tmp_path)
+    file, run, out = str(write(tmp_path)), tmp_path / "run", tmp_path / "bundle"
+    assert "0 bad" in command("training.data", "check", file, "--out", str(tmp_path / "page.png"))
+    said = command("training.train", "--recipe", file, "--init", str(DEMO), "--out", str(run), "--workers", "1")
+    assert "9 classes instead of 5" in said
+    checkpoint = str(run / "checkpoints-epoch-latest.pth")
+    assert load_checkpoint(checkpoint, file).recipe == recipe(file)
+    command("build", "--ckpt", checkpoint, "--recipe", file, "--out", str(out), "--engine", "onnxruntime")
     with Segmenter.open(out) as segmenter:
-        answer = segmenter(picture(scene(0, (61, 83), 5), 0))
+        answer = segmenter(tmp_path / "photos/a/shot.00.jpg")
     assert answer.names == tuple(CLASSES.values())
-    assert answer.labels.shape == (61, 83)
+    assert answer.labels.shape == SIZES[0]
+
+
+def command(module: str, *arguments: str) -> str:
+    """Run one of the command lines; what it printed."""
+    line = [sys.executable, "-m", f"isnet_trt.{module}", *arguments]
+    done = subprocess.run(line, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def test_recipes_command_shows_it_without_torch(tmp_path: Path) -> None:

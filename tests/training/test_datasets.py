@@ -14,10 +14,11 @@ from miniature import MAKERS, make_ade20k, make_cityscapes, make_cocostuff10k, m
 from PIL import Image
 
 from isnet_trt.errors import DataError, SettingsError
+from isnet_trt.training.data.augment import Augment
 from isnet_trt.training.data.layouts import label_values, open_dataset
 from isnet_trt.training.data.picture_set import LabelValues
 from isnet_trt.training.data.reading import read_labels
-from isnet_trt.training.recipes import DATASETS, IGNORE
+from isnet_trt.training.recipes import DATASETS, IGNORE, recipe
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
@@ -74,6 +75,22 @@ def test_a_set_can_be_sent_to_a_worker(tmp_path: Path) -> None:
     sent = pickle.loads(pickle.dumps(opened))
     assert sent == opened
     np.testing.assert_array_equal(sent[1][1], opened[1][1])
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_pictures_go_through_their_recipes_pipeline(name: str, tmp_path: Path) -> None:
+    MAKERS[name](tmp_path)
+    opened, one = open_dataset(name, tmp_path, "train"), recipe(f"isnet_resnet50os8_{name}")
+    for i in range(len(opened)):
+        image, labels = opened[i]
+        first, again = (Augment.of(one)(image, labels, np.random.default_rng([3, i])) for _ in range(2))
+        x, target = first
+        assert x.shape[1:] == target.shape
+        assert sorted(target.shape) == sorted(one.crop)
+        assert set(np.unique(target)) <= {*np.unique(labels), IGNORE, *np.ravel(one.labels.flip_pairs)}
+        assert (target != IGNORE).any()
+        np.testing.assert_array_equal(x, again[0])
+        np.testing.assert_array_equal(target, again[1])
 
 
 def test_half_unpacked_trees_are_named(tmp_path: Path) -> None:
