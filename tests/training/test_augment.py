@@ -192,6 +192,15 @@ def test_rotation_turns_picture_and_labels_about_the_centre() -> None:
     assert len(np.unique(turned)) > 3  # bicubic: in-between values
 
 
+def test_rotation_takes_the_neighbours_that_float_labels_have() -> None:
+    labels = np.random.default_rng(5).integers(IGNORE, 20, (157, 211)).astype(np.int16)
+    _, target = random_rotation(picture(157, 211), labels, (0.6, 30), Fixed(0.0, -17))  # type: ignore[arg-type]
+    turn = cv2.getRotationMatrix2D((105.5, 78.5), -17, 1)
+    values = labels.astype(np.float32)
+    want = cv2.warpAffine(values, turn, (211, 157), flags=cv2.INTER_NEAREST, borderValue=IGNORE)
+    np.testing.assert_array_equal(target, want)
+
+
 def test_rotation_is_left_out_by_chance_and_by_recipe() -> None:
     image, labels = picture(9, 7), np.zeros((9, 7), np.int16)
     assert random_rotation(image, labels, (0.6, 30), Fixed(0.6))[0] is image  # type: ignore[arg-type]

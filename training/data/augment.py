@@ -113,8 +113,11 @@ def random_rotation(image: Image, labels: Labels, rule: tuple[float, int] | None
     height, width = labels.shape
     turn = cv2.getRotationMatrix2D((width / 2, height / 2), int(rng.integers(-rule[1], rule[1])), 1.0)
     turned = cv2.warpAffine(image, turn, (width, height), flags=cv2.INTER_CUBIC, borderValue=0)
-    target = cv2.warpAffine(labels, turn, (width, height), flags=cv2.INTER_NEAREST, borderValue=IGNORE)
-    return np.asarray(turned, np.uint8), np.asarray(target, labels.dtype)
+    # As float32, which the published models' labels were: OpenCV takes other neighbours for 16-bit numbers.
+    target = cv2.warpAffine(
+        labels.astype(np.float32), turn, (width, height), flags=cv2.INTER_NEAREST, borderValue=IGNORE
+    )
+    return np.asarray(turned, np.uint8), np.asarray(target, np.float32).astype(labels.dtype)
 
 
 def photometric(image: Image, rng: np.random.Generator) -> Image:
