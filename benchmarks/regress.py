@@ -1,0 +1,179 @@
+"""What got slower or less accurate from one result to the next, beyond the noise."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks import results, stats
+from benchmarks.results import Record, Result, of_kind
+from isnet_trt import cli
+from isnet_trt.errors import SettingsError
+
+_DESCRIPTION = """Compare two result files and say what changed beyond the noise.
+
+A time counts as changed when the intervals of the two medians do not meet and the medians differ by at least --least.
+Where both results timed the plain reference form in the same rounds, seconds are compared relative to it, which makes
+up for a machine that was slower as a whole; otherwise in seconds, if the processor is the same. Accuracy counts as
+lost from --points percentage points of mIoU or of label agreement; memory and instruction counts from --counts."""
+_EPILOG = """examples:
+  python -m benchmarks.regress benchmarks/results/cpu.json new.json
+  python -m benchmarks.regress base.json new.json --least 0.05
+
+Exit status: 0 nothing got worse, 1 something did, 2 the results cannot be compared."""
+CONTROL = "reference"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """From where on a change counts: relative for times and counts, percentage points for accuracy."""
+
+    least: float = 0.03
+    points: float = 0.1
+    counts: float = 0.02
+
+
+@dataclass(frozen=True)
+class Change:
+    """One figure in both results; ``verdict`` is worse, better, same or gap."""
+
+    what: str
+    base: str
+    new: str
+    verdict: str
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    parser = cli.parser("benchmarks.regress", _DESCRIPTION, _EPILOG)
+    parser.add_argument("base", type=Path, metavar="BASE", help="the earlier result")
+    parser.add_argument("new", type=Path, metavar="NEW", help="the later one")
+    parser.add_argument("--least", type=float, default=Limits.least, help="relative change of a time (default: 0.03)")
+    parser.add_argument("--points", type=float, default=Limits.points, help="points of accuracy (default: 0.1)")
+    parser.add_argument("--counts", type=float, default=Limits.counts, help="relative change of counts (default: 0.02)")
+    arguments = parser.parse_args(argv)
+    limits = Limits(arguments.least, arguments.points, arguments.counts)
+    changes = compare(results.read(arguments.base), results.read(arguments.new), limits)
+    if not any(change.verdict != "gap" for change in changes):
+        raise SettingsError(f"{arguments.base} and {arguments.new} have no figure in common")
+    for change in changes:
+        print(f"{change.verdict:7}{change.what}: {change.base} -> {change.new}")
+    worse = sum(change.verdict == "worse" for change in changes)
+    print(f"{worse} worse, {sum(c.verdict == 'better' for c in changes)} better, of {len(changes)}")
+    return cli.FAILED if worse else 0
+
+
+def compare(base: Result, new: Result, limits: Limits = Limits()) -> list[Change]:
+    """Every figure that both have, and a gap for each that only ``base`` has."""
+    same_machine = base["machine"].get("processor") == new["machine"].get("processor")
+    changes: list[Change] = []
+    for kind, figures in _KINDS.items():
+        old, fresh = (dict(figures(data)) for data in (base, new))
+        for what, before in old.items():
+            after = fresh.get(what)
+            if after is None:
+                changes.append(Change(what, before.text, "not in the new result", "gap"))
+            elif not (same_machine or before.portable):
+                changes.append(Change(what, before.text, "measured on another processor", "gap"))
+            else:
+                changes.append(Change(what, before.text, after.text, _verdict(kind, before, after, limits)))
+    return changes
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure with the interval it may lie in; ``portable``: it means the same on another machine."""
+
+    value: float
+    low: float
+    high: float
+    text: str
+    portable: bool = False
+
+
+def _verdict(kind: str, base: Figure, new: Figure, limits: Limits) -> str:
+    if kind == "accuracy":
+        change = base.value - new.value
+        return "worse" if change >= limits.points else "better" if -change >= limits.points else "same"
+    least = limits.least if kind == "times" else limits.counts
+    if new.low > base.high and new.value >= base.value * (1 + least):
+        return "worse"
+    return "better" if new.high < base.low and new.value <= base.value * (1 - least) else "same"
+
+
+Figures = Iterator[tuple[str, Figure]]
+
+
+def _times(data: Result) -> Figures:
+    for record in of_kind(data, "latency"):
+        timed = {c["name"]: c for c in record["contenders"] if c["status"] == "timed"}
+        control = timed.get(CONTROL)
+        for one in timed.values():
+            if one["kind"] == "bundle":
+                yield f"{record['case']}, {one['name']}, seconds", _time(one["seconds"], control and control["seconds"])
+    for record in of_kind(data, "postprocess"):
+        yield (
+            f"{record['case']}, scores to labels, seconds",
+            _time(*(record["seconds"][k] for k in ("isnet_trt", CONTROL))),
+        )
+
+
+def _time(seconds: Sequence[float], control: Sequence[float] | None) -> Figure:
+    """Seconds, or their share of the control's in the same rounds."""
+    if control:
+        share = stats.ratios(seconds, control)
+        return Figure(share.p50, share.low, share.high, f"{share.p50:.4f} of the reference's", portable=True)
+    own = stats.spread(seconds)
+    return Figure(own.p50, own.low, own.high, f"{own.p50:.4f} s")
+
+
+def _accuracies(data: Result) -> Figures:
+    for record in of_kind(data, "accuracy"):
+        for row in record["rows"]:
+            figures = {"mIoU": row["miou"], **{f"labels equal ({k})": v for k, v in row["agreement"].items()}}
+            for what, share in figures.items():
+                if share is not None:
+                    yield f"{record['case']}, {row['name']}, {what}", _exact(100 * share, f"{100 * share:.2f} %")
+    for record in of_kind(data, "latency"):
+        for one in record["contenders"]:
+            if one["kind"] == "bundle" and one["agreement"]:
+                share = 100 * one["agreement"]["all"]
+                yield f"{record['case']}, {one['name']}, labels equal", _exact(share, f"{share:.2f} %")
+
+
+def _counts(data: Result) -> Figures:
+    for record in of_kind(data, "instructions"):
+        for stage, count in record["stages"].items():
+            yield f"{stage}, instructions", _exact(count, f"{count:,}")
+    for record in of_kind(data, "postprocess"):
+        held = record["memory"]["isnet_trt"]
+        if held is not None:
+            # Allocators round to pages and arenas: a few MiB are no change.
+            yield f"{record['case']}, scores to labels, memory", _spread(held, 4 * 2**20, f"{held / 2**20:.1f} MiB")
+    for record in of_kind(data, "latency"):
+        yield from _memories(record)
+
+
+def _memories(record: Record) -> Figures:
+    for one in record["contenders"]:
+        if one["status"] == "timed" and one["kind"] == "bundle" and one["memory"]["beyond"] is not None:
+            held = one["memory"]["beyond"]
+            figure = _spread(held, 0.1 * held, f"{held / 2**20:.0f} MiB")
+            yield f"{record['case']}, {one['name']}, memory beyond weights", figure
+
+
+def _exact(value: float, text: str) -> Figure:
+    return Figure(value, value, value, text, portable=True)
+
+
+def _spread(value: float, about: float, text: str) -> Figure:
+    return Figure(value, value - about, value + about, text, portable=True)
+
+
+_KINDS = {"times": _times, "accuracy": _accuracies, "counts": _counts}
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))
