@@ -16,6 +16,9 @@ from isnet_trt.training.data.picture_set import Source
 Key = tuple[int, int]
 """(epoch from 1, place in the epoch's numbering): with the seed it decides all that is random about a sample."""
 
+_GRACE = 30
+"""Seconds that a worker lives on after SIGTERM; batch systems commonly wait as long before they kill."""
+
 
 class CropDataset(Dataset):
     """Crops of a set whose every picture occurs ``repeats`` times an epoch; indexed by `Key`."""
@@ -89,9 +92,10 @@ def crop_loader(
 def _start_worker(_: int) -> None:
     """One thread each, since the processes are the parallelism.
 
-    A signal to the whole process group (Ctrl-C, a batch system) is the trainer's to answer; it ends its workers.
+    A signal to all processes (Ctrl-C, a batch system's SIGTERM) is the trainer's to answer, which still needs its
+    workers for that; SIGTERM ends them only after a while, so that none is left over.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE))
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
