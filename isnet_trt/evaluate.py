@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 from isnet_trt import cli
 from isnet_trt.engines.select import KINDS
-from isnet_trt.errors import DataError
+from isnet_trt.errors import DataError, SettingsError
 from isnet_trt.evaluation import page
 from isnet_trt.evaluation.export import LabelWriter
 from isnet_trt.evaluation.files import make_folder, write_whole
-from isnet_trt.evaluation.labelled import SCENE_COUNT, SCENES, Labelled, open_labelled
+from isnet_trt.evaluation.labelled import SCENE_COUNT, SCENES, TEST, Labelled, open_labelled
 from isnet_trt.evaluation.models import TORCH, Choice, Model, open_model
 from isnet_trt.evaluation.report import Report
 from isnet_trt.evaluation.run import Tally, Watch, run, together
@@ -45,10 +45,12 @@ _EPILOG = f"""examples:
   a bundle's engine beside its own graph on the CPU:
                                 … --against bundles/ade --against-engine onnxruntime
   four processes:               torchrun --nproc-per-node 4 -m isnet_trt.evaluate bundles/ade …
-  labels for a server:          … --dataset cityscapes --data DIR --export submission
+  labels for a server:          … --dataset cityscapes --data DIR --split test --export submission
 
 The model's classes must be those of the dataset, by number and name. Every picture counts once, whatever the number
 of processes. Exit status: 0 all pictures scored, 1 some were skipped (--skip-unreadable), 2 not done."""
+
+_SPLIT = "which part of it (default: val); test has no labels and needs --export"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -63,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
         help=f"ade20k, cityscapes, cocostuff10k, lip, the path of a .yaml file, or {SCENES} (drawn; no --data)",
     )
     what.add_argument("--data", type=Path, metavar="DIR", help="the dataset's folder (default: its name, here)")
-    what.add_argument("--split", default="val", choices=("train", "val"), help="which part of it (default: val)")
+    what.add_argument("--split", default="val", choices=("train", "val", TEST), help=_SPLIT)
     what.add_argument(
         "--limit", type=cli_positive, metavar="N", help=f"the first N pictures (default: all; {SCENE_COUNT} scenes)"
     )
@@ -97,9 +99,12 @@ cli_positive.__name__ = "positive integer"  # argparse names the type by this in
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     arguments = _parser().parse_args(argv)
+    if arguments.split == TEST and not arguments.export:
+        raise SettingsError("--split test: its labels are not public, so there is nothing to score; add --export DIR")
     with shared() as here, ExitStack() as opened:
         pictures = open_labelled(arguments.dataset, arguments.data, arguments.split, arguments.limit)
-        make_folder(arguments.out, "--out")
+        if arguments.split != TEST:
+            make_folder(arguments.out, "--out")
         keep = LabelWriter(arguments.export, pictures) if arguments.export else None
         models = _open_models(arguments, pictures, opened)
         count = min(len(pictures), arguments.limit or len(pictures))
@@ -110,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not report.tally.pictures:
             raise DataError(f"none of the {count} pictures could be used; the first: {report.tally.skipped[0][1]}")
         if here.rank == 0:
-            _present(report, arguments.out)
+            _present(report, arguments)
     return cli.FAILED if report.tally.skipped else 0
 
 
@@ -155,11 +160,20 @@ def _report(pictures: Labelled, models: Sequence[Model], tally: Tally, here: Sha
     return Report(pictures.name, pictures.split, pictures.labels, tuple(models), engines, tally, here.size, moment)
 
 
-def _present(report: Report, out: Path) -> None:
-    """Print the tables and write the files."""
-    print(page.text(report))
+def _present(report: Report, arguments: argparse.Namespace) -> None:
+    """Print what was found and write the files."""
     for _, reason in report.tally.skipped:
         print(f"skipped: {reason}", file=sys.stderr)
+    if arguments.split == TEST:
+        print("\n".join(page.facts(report)))
+    else:
+        print(page.text(report))
+        _write(report, arguments.out)
+    if arguments.export:
+        print(f"labels in the dataset's ids: {arguments.export}")
+
+
+def _write(report: Report, out: Path) -> None:
     written = ["evaluation.json", "evaluation.md"]
     data = json.dumps(report.to_json(), indent=1, ensure_ascii=False, allow_nan=False)
     write_whole(out / written[0], (data + "\n").encode())

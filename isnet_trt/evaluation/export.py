@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from isnet_trt.errors import SettingsError
 from isnet_trt.evaluation.files import make_folder
 from isnet_trt.evaluation.labelled import Labelled
 from isnet_trt.predict import write_png
@@ -19,6 +20,12 @@ class LabelWriter:
     """
 
     def __init__(self, folder: Path, pictures: Labelled) -> None:
+        """Make the folder.
+
+        Raises:
+            SettingsError: it cannot be made, or a file of the dataset would be replaced.
+        """
+        _check_inputs(folder, pictures)
         self.folder = make_folder(folder, "--export")
         self._values = stored_values(pictures)
 
@@ -31,6 +38,15 @@ class LabelWriter:
         path = self.folder / f"{name}.png"
         make_folder(path.parent, "--export")
         write_png(path, self._values[labels])
+
+
+def _check_inputs(folder: Path, pictures: Labelled) -> None:
+    files = [file for both in getattr(pictures, "files", ()) for file in (both if isinstance(both, tuple) else (both,))]
+    inputs = {file.resolve() for file in files}
+    for name in pictures.names:
+        path = folder / f"{name}.png"
+        if path.resolve() in inputs:
+            raise SettingsError(f"{path} is a file of the dataset and would be replaced; choose another --export")
 
 
 def stored_values(pictures: Labelled) -> NDArray[np.unsignedinteger]:

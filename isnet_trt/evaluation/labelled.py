@@ -18,6 +18,8 @@ from isnet_trt.settings import Labels, Size
 from isnet_trt.training.recipes import DEMO_LABELS, is_described
 
 SCENES = "scenes"
+TEST = "test"
+"""The split whose truth only the datasets' servers have."""
 SCENE_COUNT = 12
 """Drawn scenes that are scored unless told otherwise, as many as training scores."""
 SCENE_SIZE: Size = (512, 1024)
@@ -78,6 +80,8 @@ class DrawnScenes:
 def open_labelled(name: str, data: Path | None, split: str, limit: int | None = None) -> Labelled:
     """The set called ``name``: ``scenes``, one of the four datasets, or the path of a YAML file.
 
+    Of `TEST` pictures no pixel has a truth.
+
     Only for the drawn scenes does ``limit`` matter here: it says how many there are.
 
     Raises:
@@ -91,6 +95,10 @@ def open_labelled(name: str, data: Path | None, split: str, limit: int | None = 
     missing = [package for package in _packages(name) if importlib.util.find_spec(package) is None]
     if missing:
         raise SettingsError(f"reading {name} needs {', '.join(missing)}; pip install 'isnet_trt[train]'")
+    if split == TEST:
+        from isnet_trt.evaluation.unlabelled import open_test_pictures
+
+        return open_test_pictures(name, data)
     from isnet_trt.training.data.layouts import open_dataset
 
     return open_dataset(name, data, split)

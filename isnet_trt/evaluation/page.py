@@ -30,7 +30,7 @@ class Table:
 
 def markdown(report: Report) -> str:
     """The whole page."""
-    parts = [f"# Evaluation on {report.dataset}, {report.split}", "\n".join(f"- {line}" for line in _facts(report))]
+    parts = [f"# Evaluation on {report.dataset}, {report.split}", "\n".join(f"- {line}" for line in facts(report))]
     parts += [_as_markdown(summary(report)), "## Classes", _as_markdown(classes(report))]
     for number in range(len(report.models)):
         of = f" of {_letter(number)}" if len(report.models) > 1 else ""
@@ -43,12 +43,13 @@ def markdown(report: Report) -> str:
 
 def text(report: Report) -> str:
     """Facts, classes and summary for a terminal."""
-    return "\n\n".join(["\n".join(_facts(report)), _as_text(classes(report)), _as_text(summary(report))])
+    return "\n\n".join(["\n".join(facts(report)), _as_text(classes(report)), _as_text(summary(report))])
 
 
-def _facts(report: Report) -> list[str]:
+def facts(report: Report) -> list[str]:
+    """What was run on what, how long it took, and how far two models agree: a line each."""
     tally = report.tally
-    lines = [f"{report.dataset} {report.split}: {tally.pictures} pictures scored, {len(tally.skipped)} skipped"]
+    lines = [f"{report.dataset} {report.split}: {tally.pictures} pictures, {len(tally.skipped)} skipped"]
     for number, (model, engine) in enumerate(zip(report.models, report.engines, strict=True)):
         name = f"{_letter(number)}: " if len(report.models) > 1 else ""
         lines.append(f"{name}{model.kind} {model.path} ({model.recipe}), {engine}")
