@@ -1,0 +1,55 @@
+"""The placement of a quantised graph as roundings of the PyTorch network, for quantisation-aware training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from onnx import ModelProto, NodeProto
+
+from isnet_trt.errors import SettingsError
+from isnet_trt.export.quantise.formats import ACTIVATIONS, Flavour
+from isnet_trt.export.quantise.insert import energies
+from isnet_trt.export.quantise.placement import Layer, Read, Wiring, kept, layers, reads
+from isnet_trt.export.quantise.table import Table
+from isnet_trt.training.rounding import Placement, Rounding, Type
+
+_TYPES: dict[Flavour, Type] = {"tensorrt": "int8", "fp8": "fp8"}
+
+
+def training_placement(proto: ModelProto, table: Table, flavour: Flavour, skip: Iterable[str] = ()) -> Placement:
+    """What `quantise` would round in ``proto``, for the inference form of the model that it was exported from.
+
+    A tensor is rounded where the module reads it: the input of each layer; of a residual block its whole input where
+    the skip is rounded too, since both have one scale; the output of a projection that is a skip. Rounding twice to the
+    same scale changes nothing.
+
+    Raises:
+        SettingsError: the flavour is that of the CPU, whose roundings of outputs are not trained; use "tensorrt".
+    """
+    if flavour not in _TYPES:
+        raise SettingsError(f"there is no training for {flavour!r} graphs; train for 'tensorrt', it serves both")
+    chosen = kept(layers(proto, flavour), skip)
+    wiring = Wiring(proto)
+    form, weights = ACTIVATIONS[flavour], energies(wiring, layers(proto))
+
+    def scale(tensor: str) -> float:
+        return table.scale(tensor, form, weights.get(tensor)).scale
+
+    found = [Rounding(layer.name, "input", scale(layer.source)) for layer in chosen]
+    additions = [read for read in reads(proto, flavour, chosen) if _reader(wiring, read).op_type == "Add"]
+    found += [_skip(layers(proto), wiring, read, scale(read.like)) for read in additions]
+    return Placement(_TYPES[flavour], tuple(dict.fromkeys(found)), tuple(layer.name for layer in chosen))
+
+
+def _reader(wiring: Wiring, read: Read) -> NodeProto:
+    return next(node for node in wiring.nodes if node.name == read.node)
+
+
+def _skip(found: list[Layer], wiring: Wiring, read: Read, scale: float) -> Rounding:
+    """The rounding of a residual addition's skip: a projection's output, or the input of the block."""
+    projection = next((layer.name for layer in found if layer.output == read.tensor), None)
+    if projection is not None:
+        return Rounding(projection, "output", scale)
+    other = _reader(wiring, read).input[1 - read.index]
+    last = next(layer.name for layer in found if layer.output == other)
+    return Rounding(last.rpartition(".")[0], "input", scale)
