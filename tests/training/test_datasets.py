@@ -163,6 +163,20 @@ def test_unreadable_files(tmp_path: Path) -> None:
         opened[2]
 
 
+def test_cut_off_jpegs(tmp_path: Path) -> None:
+    make_lip(tmp_path)
+    opened = open_dataset("lip", tmp_path, "train")
+    picture = opened.paths(0)[0]
+    content, image = picture.read_bytes(), opened[0][0]
+    picture.write_bytes(content + b"a camera's own bytes")
+    np.testing.assert_array_equal(opened[0][0], image)
+    for share in (0.6, 0.95, 0.999):
+        picture.write_bytes(content[: int(share * len(content))])
+        assert cv2.imread(str(picture)) is not None  # OpenCV takes it
+        with pytest.raises(DataError, match=rf"{picture.name}: the picture is cut off"):
+            opened[0]
+
+
 def test_unreadable_matrices(tmp_path: Path) -> None:
     from scipy.io import savemat
 

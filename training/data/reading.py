@@ -14,6 +14,7 @@ from isnet_trt.preprocess import Image, read_image
 
 RawLabels = NDArray[np.integer]
 _COLOUR = ("RGB", "RGBA")
+_JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 _NARROW_GREY = {2: 85, 4: 17}
 """Bits of a grey PNG -> what Pillow (like OpenCV) multiplies its values by to fill a byte."""
 
@@ -22,12 +23,31 @@ def read_bgr(path: Path) -> Image:
     """A picture as uint8 (H, W, 3) in B, G, R order, read as for prediction (`isnet_trt.preprocess.read_image`).
 
     Raises:
-        DataError: there is no such file or it is no picture.
+        DataError: there is no such file, or it is no picture or cut off.
     """
     try:
-        return np.ascontiguousarray(read_image(path)[..., ::-1])
+        image = read_image(path)
     except ImageError as error:
         raise DataError(f"{error}; unpack or copy it again") from None
+    _refuse_cut_off(path)
+    return np.ascontiguousarray(image[..., ::-1])
+
+
+def _refuse_cut_off(path: Path) -> None:
+    """OpenCV fills the missing part of a JPEG with grey without an error; Pillow complains."""
+    with path.open("rb") as stream:
+        start = stream.read(2)
+        stream.seek(-2, os.SEEK_END)
+        whole = start != _JPEG_START or stream.read(2) == _JPEG_END
+    if whole:
+        return
+    from PIL import Image as Pillow
+
+    try:  # after the end mark some cameras add bytes of their own, which is no fault
+        with Pillow.open(path) as picture:
+            picture.load()
+    except (OSError, SyntaxError, ValueError, Pillow.DecompressionBombError) as error:
+        raise DataError(f"{path}: the picture is cut off ({error}); unpack or copy it again") from None
 
 
 def read_labels(path: Path) -> RawLabels:
