@@ -22,6 +22,7 @@ from isnet_trt.evaluation.models import TORCH, Choice, Model, open_model
 from isnet_trt.evaluation.report import Report
 from isnet_trt.evaluation.run import Tally, Watch, run, together
 from isnet_trt.evaluation.share import Share, shared, threads_each
+from isnet_trt.training.data.check import spread
 from isnet_trt.training.recipes import is_described
 
 if TYPE_CHECKING:
@@ -67,7 +68,10 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--data", type=Path, metavar="DIR", help="the dataset's folder (default: its name, here)")
     what.add_argument("--split", default="val", choices=("train", "val", TEST), help=_SPLIT)
     what.add_argument(
-        "--limit", type=cli_positive, metavar="N", help=f"the first N pictures (default: all; {SCENE_COUNT} scenes)"
+        "--limit",
+        type=cli_positive,
+        metavar="N",
+        help=f"N pictures, evenly spaced (default: all; {SCENE_COUNT} scenes)",
     )
     what.add_argument("--skip-unreadable", action="store_true", help="leave out pictures that fail, and list them")
     how = parser.add_argument_group("how the network is run")
@@ -107,13 +111,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             make_folder(arguments.out, "--out")
         keep = LabelWriter(arguments.export, pictures) if arguments.export else None
         models = _open_models(arguments, pictures, opened)
-        count = min(len(pictures), arguments.limit or len(pictures))
-        part = range(here.rank, count, here.size)
+        chosen = spread(len(pictures), arguments.limit or len(pictures))
+        part = chosen[here.rank :: here.size]
         with _progress(len(part), here) as watch:
             tally = run(models, pictures, part, skip=arguments.skip_unreadable, keep=keep, watch=watch)
         report = _report(pictures, models, together(tally, here), here)
         if not report.tally.pictures:
-            raise DataError(f"none of the {count} pictures could be used; the first: {report.tally.skipped[0][1]}")
+            raise DataError(
+                f"none of the {len(chosen)} pictures could be used; the first: {report.tally.skipped[0][1]}"
+            )
         if here.rank == 0:
             _present(report, arguments)
     return cli.FAILED if report.tally.skipped else 0

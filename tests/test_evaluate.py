@@ -177,14 +177,16 @@ def test_two_models_side_by_side(made, tmp_path, capsys):
     assert (np.array(models[1]["confusion"]) == counted(two, truth, 20)).all()
     said = capsys.readouterr().out
     assert "B − A" in said
-    assert f"{100 * comparison['miou_difference']:+.2f}" in said
+    assert f"{100 * comparison['miou_difference']:+.4f}" in said
 
 
-def test_limit_takes_the_first_pictures(made, tmp_path):
+def test_limit_takes_pictures_evenly_spaced(made, tmp_path):
     data, truth, bundle = made("cityscapes")
-    assert run(bundle, "--dataset", "cityscapes", "--data", data, "--limit", 1, "--out", tmp_path) == 0
-    first = truth[open_dataset("cityscapes", data, "val").names[0]]
-    assert np.array(report(tmp_path)["models"][0]["confusion"]).sum() == (first >= 0).sum()
+    names = open_dataset("cityscapes", data, "val").names
+    for limit, wanted in ((1, names[:1]), (2, names[:2]), (9, names)):
+        assert run(bundle, "--dataset", "cityscapes", "--data", data, "--limit", limit, "--out", tmp_path) == 0
+        pixels = sum((truth[name] >= 0).sum() for name in wanted)
+        assert np.array(report(tmp_path)["models"][0]["confusion"]).sum() == pixels
     assert run(bundle, "--dataset", "cityscapes", "--data", data, "--split", "train", "--out", tmp_path) == 0
     assert report(tmp_path)["pictures"] == 1
 

@@ -119,12 +119,17 @@ def _letter(number: int) -> Literal["A", "B"]:
 def _columns(values: list[float]) -> tuple[str, ...]:
     """The values in per cent and, of two, their difference."""
     cells = tuple(per_cent(value) for value in values)
-    return cells if len(values) == 1 else (*cells, per_cent(values[1] - values[0], sign=True))
+    return cells if len(values) == 1 else (*cells, difference(values[1] - values[0]))
 
 
-def per_cent(value: float, sign: bool = False) -> str:
+def per_cent(value: float) -> str:
     """A fraction in per cent with two decimals; – for NaN."""
-    return "–" if math.isnan(value) else f"{100 * value:+.2f}" if sign else f"{100 * value:.2f}"
+    return "–" if math.isnan(value) else f"{100 * value:.2f}"
+
+
+def difference(value: float) -> str:
+    """A difference of fractions in percentage points with sign and four decimals, 0 only where it is exactly that."""
+    return "–" if math.isnan(value) else f"{100 * value:+.4f}" if value else "0"
 
 
 def share_text(value: float) -> str:

@@ -12,7 +12,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from isnet_trt.errors import DataError, ImageError
+from isnet_trt.errors import DataError, EngineError, ImageError
 from isnet_trt.evaluation.labelled import Labelled
 from isnet_trt.evaluation.models import Model
 from isnet_trt.evaluation.share import Share
@@ -107,8 +107,8 @@ def _segment(model: Model, image: NDArray[np.uint8], name: str) -> tuple[Segment
     start = time.perf_counter()
     try:
         answer = model.segmenter(image, order="bgr", inference=model.inference)
-    except ImageError as error:
-        raise ImageError(f"{name}: {error}") from None
+    except (ImageError, EngineError) as error:
+        raise type(error)(f"{name}: {error}") from error
     return answer, time.perf_counter() - start
 
 
