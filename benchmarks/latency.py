@@ -16,7 +16,7 @@ from benchmarks.rounds import LEAST, LEAST_LOW, Case, measure
 from benchmarks.weights import filled_checkpoint
 from isnet_trt import cli
 from isnet_trt.bundle import Bundle
-from isnet_trt.errors import SettingsError
+from isnet_trt.errors import ImageError, SettingsError
 from isnet_trt.geometry import test_size
 from isnet_trt.predict import choose_inference
 from isnet_trt.settings import Inference
@@ -104,7 +104,11 @@ def _records(
             manifest.recipe,
             arguments.preset,
         )
-        records.append(measure(case, all_setups, bounds(found)))
+        try:
+            records.append(measure(case, all_setups, bounds(found)))
+        except ImageError as error:
+            gaps.append(results.gap(f"picture {name}", str(error)))
+            continue
         if arguments.against and "trtexec" in arguments.against:
             _add_trtexec(records[-1], all_setups, case)
     return records

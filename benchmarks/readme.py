@@ -8,7 +8,7 @@ from pathlib import Path
 from benchmarks import results
 from benchmarks.pages import Part, Table, Text, markdown
 from benchmarks.results import Record, Result, of_kind
-from benchmarks.sections import interval, mib
+from benchmarks.sections import mib
 from isnet_trt.errors import SettingsError
 
 BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
@@ -103,7 +103,7 @@ def _rows(record: Record) -> list[tuple[str, ...]]:
                 f"{record['case']}, {one['name'].removeprefix('isnet_trt ')}",
                 f"{one['summary']['p50']:.2f}",
                 f"{reference['summary']['p50']:.2f}" if reference else "–",
-                f"{ratio['p50']:.2f} ({interval(ratio)})" if ratio else "–",
+                times(ratio, 2) if ratio else "–",
                 f"{100 * one['agreement']['all']:.2f}",
                 f"{mib(one['memory']['beyond'])} / {mib(reference['memory']['beyond']) if reference else '–'}",
             )
@@ -117,7 +117,13 @@ def _post_row(record: Record) -> tuple[str, ...]:
         record["case"],
         f"{1e3 * ours:.0f}",
         f"{1e3 * theirs:.0f}",
-        f"{record['ratio']['p50']:.1f} ({interval(record['ratio'])})",
+        times(record["ratio"], 1),
         f"{100 * record['labels_equal']:.3f}",
         f"{mib(record['memory']['isnet_trt'])} / {mib(record['memory']['reference'])}",
     )
+
+
+def times(ratio: Record, digits: int) -> str:
+    """A ratio with its interval and coverage."""
+    middle, low, high = (f"{ratio[key]:.{digits}f}" for key in ("p50", "low", "high"))
+    return f"{middle} ({low}–{high}, {100 * ratio['coverage']:.0f} %)"

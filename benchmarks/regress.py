@@ -15,9 +15,10 @@ from isnet_trt.errors import SettingsError
 _DESCRIPTION = """Compare two result files and say what changed beyond the noise.
 
 A time counts as changed when the intervals of the two medians do not meet and the medians differ by at least --least.
-Where both results timed the plain reference form in the same rounds, seconds are compared relative to it, which makes
-up for a machine that was slower as a whole; otherwise in seconds, if the processor is the same. Accuracy counts as
-lost from --points percentage points of mIoU or of label agreement; memory and instruction counts from --counts."""
+On the same processor that is asked of seconds; where both results timed the plain reference form in the same rounds,
+also of the share of its time, and then one of the two must show apart and both must have moved: a machine that was
+slower as a whole is no regression. On another processor only the share counts. Accuracy counts as lost from --points
+percentage points of mIoU or of label agreement; memory and instruction counts from --counts."""
 _EPILOG = """examples:
   python -m benchmarks.regress benchmarks/results/cpu.json new.json
   python -m benchmarks.regress base.json new.json --least 0.05
@@ -73,12 +74,7 @@ def compare(base: Result, new: Result, limits: Limits = Limits()) -> list[Change
         old, fresh = (dict(figures(data)) for data in (base, new))
         for what, before in old.items():
             after = fresh.get(what)
-            if after is None:
-                changes.append(Change(what, before.text, "not in the new result", "gap"))
-            elif not (same_machine or before.portable):
-                changes.append(Change(what, before.text, "measured on another processor", "gap"))
-            else:
-                changes.append(Change(what, before.text, after.text, _verdict(kind, before, after, limits)))
+            changes.append(_change(kind, what, before, after, same_machine, limits))
     return changes
 
 
@@ -93,17 +89,32 @@ class Figure:
     portable: bool = False
 
 
-def _verdict(kind: str, base: Figure, new: Figure, limits: Limits) -> str:
+Measures = tuple[Figure, ...]
+"""One thing measured in one or two ways."""
+
+
+def _change(kind: str, what: str, base: Measures, new: Measures | None, same_machine: bool, limits: Limits) -> Change:
+    text = ", ".join(figure.text for figure in base)
+    if new is None:
+        return Change(what, text, "not in the new result", "gap")
+    pairs = [(b, n) for b, n in zip(base, new, strict=False) if same_machine or b.portable]
+    if not pairs:
+        return Change(what, text, "measured on another processor", "gap")
+    return Change(what, text, ", ".join(figure.text for figure in new), _verdict(kind, pairs, limits))
+
+
+def _verdict(kind: str, pairs: Sequence[tuple[Figure, Figure]], limits: Limits) -> str:
     if kind == "accuracy":
-        change = base.value - new.value
-        return "worse" if change >= limits.points else "better" if -change >= limits.points else "same"
+        lost = pairs[0][0].value - pairs[0][1].value
+        return "worse" if lost >= limits.points else "better" if -lost >= limits.points else "same"
     least = limits.least if kind == "times" else limits.counts
-    if new.low > base.high and new.value >= base.value * (1 + least):
+    if any(n.low > b.high for b, n in pairs) and all(n.value >= b.value * (1 + least) for b, n in pairs):
         return "worse"
-    return "better" if new.high < base.low and new.value <= base.value * (1 - least) else "same"
+    fell = any(n.high < b.low for b, n in pairs) and all(n.value <= b.value * (1 - least) for b, n in pairs)
+    return "better" if fell else "same"
 
 
-Figures = Iterator[tuple[str, Figure]]
+Figures = Iterator[tuple[str, Measures]]
 
 
 def _times(data: Result) -> Figures:
@@ -120,13 +131,14 @@ def _times(data: Result) -> Figures:
         )
 
 
-def _time(seconds: Sequence[float], control: Sequence[float] | None) -> Figure:
-    """Seconds, or their share of the control's in the same rounds."""
-    if control:
-        share = stats.ratios(seconds, control)
-        return Figure(share.p50, share.low, share.high, f"{share.p50:.4f} of the reference's", portable=True)
+def _time(seconds: Sequence[float], control: Sequence[float] | None) -> Measures:
+    """Seconds, and their share of the control's in the same rounds."""
     own = stats.spread(seconds)
-    return Figure(own.p50, own.low, own.high, f"{own.p50:.4f} s")
+    found = Figure(own.p50, own.low, own.high, f"{own.p50:.4f} s")
+    if not control:
+        return (found,)
+    share = stats.ratios(seconds, control)
+    return found, Figure(share.p50, share.low, share.high, f"{share.p50:.3f} of the reference's", portable=True)
 
 
 def _accuracies(data: Result) -> Figures:
@@ -164,12 +176,12 @@ def _memories(record: Record) -> Figures:
             yield f"{record['case']}, {one['name']}, memory beyond weights", figure
 
 
-def _exact(value: float, text: str) -> Figure:
-    return Figure(value, value, value, text, portable=True)
+def _exact(value: float, text: str) -> Measures:
+    return (Figure(value, value, value, text, portable=True),)
 
 
-def _spread(value: float, about: float, text: str) -> Figure:
-    return Figure(value, value - about, value + about, text, portable=True)
+def _spread(value: float, about: float, text: str) -> Measures:
+    return (Figure(value, value - about, value + about, text, portable=True),)
 
 
 _KINDS = {"times": _times, "accuracy": _accuracies, "counts": _counts}

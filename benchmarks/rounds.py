@@ -69,7 +69,11 @@ def measure(case: Case, setups: Sequence[Setup], bounds: dict[str, float] | None
 
     ``bounds`` gives for a contender's name the least share of equal labels on clear pixels, instead of `LEAST`.
     Contenders that cannot run, fail, or answer otherwise are in the record with the reason, and are not timed.
+
+    Raises:
+        ImageError: the picture is too small or too narrow for the case's scales.
     """
+    windows = case.windows
     opened, missing = open_all(setups)
     with contextlib.ExitStack() as stack:
         for contender in opened:
@@ -77,7 +81,7 @@ def measure(case: Case, setups: Sequence[Setup], bounds: dict[str, float] | None
         entries = [Entry(c, (bounds or {}).get(c.setup.name, LEAST)) for c in opened]
         good = _check(case, entries)
         _time(case, good)
-    return _record(case, entries, missing)
+    return _record(case, windows, entries, missing)
 
 
 def _check(case: Case, entries: Sequence[Entry]) -> list[Entry]:
@@ -133,7 +137,7 @@ def _time(case: Case, entries: Sequence[Entry]) -> None:
                 entry.refused = f"failed in round {number + 1}: {error}"
 
 
-def _record(case: Case, entries: Sequence[Entry], missing: Sequence[tuple[str, str]]) -> Record:
+def _record(case: Case, windows: int, entries: Sequence[Entry], missing: Sequence[tuple[str, str]]) -> Record:
     timed = [entry for entry in entries if entry.runs and not entry.refused]
     return {
         "kind": "latency",
@@ -142,10 +146,10 @@ def _record(case: Case, entries: Sequence[Entry], missing: Sequence[tuple[str, s
         "preset": case.preset,
         "picture": [case.image.shape[0], case.image.shape[1]],
         "inference": case.inference.describe(),
-        "windows": case.windows,
+        "windows": windows,
         "rounds": case.rounds,
         "first_counts": case.count_first,
-        "contenders": [_figures(entry, case.windows) for entry in entries],
+        "contenders": [_figures(entry, windows) for entry in entries],
         "ratios": _ratios(timed),
         "gaps": [{"what": name, "why": why} for name, why in missing],
         "warnings": [f"{entry.setup.name}: {warning}" for entry in timed if (warning := stats.noise(_seconds(entry)))],

@@ -81,7 +81,7 @@ class Workshop:
     reference: Path | None
     rounds: int | None
     gaps: list[results.Record] = field(default_factory=list)
-    _bundles: dict[str, list[Bundle]] = field(default_factory=dict)
+    _failed: set[tuple[str, str]] = field(default_factory=set)
 
     def checkpoint(self, recipe: str) -> Path:
         """The checkpoint of a recipe: trained for the demo model, made up for the others."""
@@ -92,29 +92,27 @@ class Workshop:
 
     def bundles(self, recipe: str, wanted: Sequence[str] | None = None) -> list[Bundle]:
         """A bundle of every precision that can be built here (those ``wanted`` only, if given)."""
-        if recipe not in self._bundles:
-            self._bundles[recipe] = list(self._build(recipe))
-        found = [b for b in self._bundles[recipe] if wanted is None or b.manifest.precision in wanted]
+        precisions = [p for p in PRECISIONS if wanted is None or p in wanted]
+        bar = tqdm(precisions, desc=f"bundles of {recipe}", unit="bundle", disable=None, leave=False)
+        found = [bundle for precision in bar if (bundle := self._bundle(recipe, precision))]
         if not found:
             raise SettingsError(f"no bundle of {recipe} could be built")
         return found
 
-    def _build(self, recipe: str) -> Iterator[Bundle]:
-        for precision in tqdm(PRECISIONS, desc=f"bundles of {recipe}", disable=None, leave=False):
-            out = self.folder / f"{recipe}-{precision}"
-            try:
-                if not out.is_dir():
-                    build(
-                        self.checkpoint(recipe),
-                        out,
-                        recipe=recipe,
-                        engine="onnxruntime",
-                        precision=precision,
-                        calib=self._calibration(recipe),
-                    )
-                yield read_bundle(out, verify=False)
-            except IsnetError as error:
-                self.gaps.append(results.gap(f"{recipe} in {precision}", str(error)))
+    def _bundle(self, recipe: str, precision: str) -> Bundle | None:
+        """The bundle, built where it was not yet; None, and once a gap, where it cannot be."""
+        out = self.folder / f"{recipe}-{precision}"
+        if (recipe, precision) in self._failed:
+            return None
+        try:
+            if not out.is_dir():
+                checkpoint, pictures = self.checkpoint(recipe), self._calibration(recipe)
+                build(checkpoint, out, recipe=recipe, engine="onnxruntime", precision=precision, calib=pictures)
+            return read_bundle(out, verify=False)
+        except IsnetError as error:
+            self._failed.add((recipe, precision))
+            self.gaps.append(results.gap(f"{recipe} in {precision}", str(error)))
+            return None
 
     def _calibration(self, recipe: str) -> Path:
         """Typical pictures: scenes for the demo model, the built-in photographs for made-up weights."""

@@ -1,0 +1,86 @@
+"""What got worse from one result to the next: planted changes are found, noise is not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from bench_samples import OURS, THEIRS, TWIN, accuracy, latency, result
+
+from benchmarks import regress, results
+from isnet_trt import cli
+
+SLOWED = tuple(1.1 * s for s in TWIN)
+
+
+def verdicts(base: dict, new: dict, **limits: float) -> dict[str, str]:
+    changes = regress.compare(base, new, regress.Limits(**limits))
+    return {change.what.split(", ")[-1]: change.verdict for change in changes}
+
+
+def test_two_runs_of_the_same_are_the_same() -> None:
+    assert set(verdicts(result(latency(OURS)), result(latency(TWIN))).values()) == {"same"}
+
+
+@pytest.mark.parametrize("theirs", [THEIRS, None])
+def test_planted_ten_per_cent_is_caught(theirs: tuple[float, ...] | None) -> None:
+    steady = tuple(2.0 + 0.004 * (s - 2) for s in OURS)
+    control = theirs and tuple(2.4 + 0.01 * (s - 2.4) for s in theirs)
+    base = result(latency(steady, control))
+    assert verdicts(base, result(latency(tuple(1.1 * s for s in steady), control)))["seconds"] == "worse"
+    assert verdicts(base, result(latency(tuple(s / 1.1 for s in steady), control)))["seconds"] == "better"
+    assert verdicts(base, result(latency(tuple(1.02 * s for s in steady), control)))["seconds"] == "same"
+
+
+def test_recorded_noise_is_allowed_for() -> None:
+    base = result(latency(OURS, None))
+    assert verdicts(base, result(latency(SLOWED, None)))["seconds"] == "worse"
+    wobbling = tuple(s * f for s, f in zip(SLOWED, (0.8, 1.2, 0.9, 1.1, 0.8, 1.2, 0.85, 1.15, 1.0), strict=True))
+    assert verdicts(base, result(latency(wobbling, None)))["seconds"] == "same"
+
+
+def test_a_machine_that_is_slower_as_a_whole_is_no_regression() -> None:
+    slower = latency(tuple(1.5 * s for s in TWIN), tuple(1.5 * s for s in THEIRS))
+    assert verdicts(result(latency(OURS)), result(slower, processor="another"))["seconds"] == "same"
+
+
+def test_seconds_of_another_processor_are_not_compared() -> None:
+    found = verdicts(result(latency(OURS, None)), result(latency(SLOWED, None), processor="another"))
+    assert found["seconds"] == "gap"
+    assert found["labels equal"] == "same"
+
+
+def test_lost_accuracy_is_caught() -> None:
+    base = result(accuracy())
+    found = verdicts(base, result(accuracy(miou=0.7215)))
+    assert found["mIoU"] == "worse"
+    assert found["labels equal (all)"] == "same"
+    assert verdicts(base, result(accuracy(equal=0.9985)))["labels equal (all)"] == "worse"
+    assert set(verdicts(base, result(accuracy(miou=0.7229))).values()) == {"same"}
+
+
+def test_more_instructions_and_memory_are_caught() -> None:
+    def counts(merge: int) -> dict:
+        return result({"kind": "instructions", "case": "host", "tool": "valgrind", "stages": {"merge": merge}})
+
+    assert verdicts(counts(1000), counts(1030)) == {"instructions": "worse"}
+    assert verdicts(counts(1000), counts(1010)) == {"instructions": "same"}
+    heavy = latency(OURS)
+    heavy["contenders"][0]["memory"]["beyond"] *= 2
+    assert verdicts(result(latency(OURS)), result(heavy))["memory beyond weights"] == "worse"
+
+
+def test_command_tells_by_its_exit_status(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    base, same, slow, empty = (tmp_path / f"{name}.json" for name in ("base", "same", "slow", "empty"))
+    results.write(base, result(latency(OURS)))
+    results.write(same, result(latency(TWIN)))
+    results.write(slow, result(latency(SLOWED)))
+    results.write(empty, result())
+    assert regress.main([str(base), str(same)]) == 0
+    assert regress.main([str(base), str(slow)]) == cli.FAILED
+    assert "worse  ADE whole 512x683" in capsys.readouterr().out
+    assert cli.run(regress.main, [str(base), str(empty)]) == cli.ERROR
+    (tmp_path / "bad.json").write_text("{", "utf-8")
+    assert cli.run(regress.main, [str(base), str(tmp_path / "bad.json")]) == cli.ERROR
+    (tmp_path / "other.json").write_text('{"schema": 99}', "utf-8")
+    assert cli.run(regress.main, [str(tmp_path / "other.json"), str(base)]) == cli.ERROR
