@@ -1,4 +1,4 @@
-"""From a checkpoint to a bundle: load, export, build the engine, pass the gate, write."""
+"""From a checkpoint to a bundle: load, export, choose the arithmetic, build the engine, pass the gate, write."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import contextlib
 import datetime
 import os
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import onnx
 
@@ -29,15 +30,49 @@ from isnet_trt.engines import onnxruntime as ort
 from isnet_trt.engines.device import find_gpu
 from isnet_trt.engines.libraries import installed_version
 from isnet_trt.engines.select import Choice, choose
-from isnet_trt.errors import EngineUnavailable, SettingsError
-from isnet_trt.export import parity, tensorrt, winograd
+from isnet_trt.errors import EngineUnavailable
+from isnet_trt.evaluation.labelled import Labelled, check_labels, open_labelled
+from isnet_trt.export import parity, ranges, tensorrt
 from isnet_trt.export.graph import export_graph, save_graph
-from isnet_trt.settings import Size
+from isnet_trt.export.graphs import PRECISIONS, Arithmetic, Graphs, make_graphs
+from isnet_trt.export.layers import summary
+from isnet_trt.export.parity import Picture
+from isnet_trt.export.quantise import CalibrationInputs, Table, calibrate, calibration_inputs
+from isnet_trt.export.report import Report, Scores
+from isnet_trt.export.score import score
+from isnet_trt.settings import Inference, Size
 from isnet_trt.training.checkpoint import Checkpoint, load_checkpoint, load_model
+from isnet_trt.training.model import ISNet
 from isnet_trt.training.recipes import Recipe
 
-PRECISIONS = ("fp32",)
+__all__ = ["PRECISIONS", "build"]
+
 Say = Callable[[str], None]
+CALIBRATION = ".calibration"
+"""Behind the bundle's name: the folder beside it that keeps the calibration table for the next build."""
+INPUTS = 128
+COMPARED = 16
+"""Network inputs from the calibration folder that the gate compares: PyTorch takes seconds for each."""
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One build's settled choices."""
+
+    checkpoint: Checkpoint
+    model: ISNet
+    choice: Choice
+    arithmetic: Arithmetic
+    pictures: list[Picture]
+    calibration: CalibrationInputs | None
+    table: Path
+    skip: tuple[str, ...]
+    labelled: Labelled | None
+    say: Say
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.checkpoint.recipe
 
 
 def build(
@@ -47,7 +82,13 @@ def build(
     recipe: str | None = None,
     engine: str = "auto",
     precision: str = "fp32",
+    rest: str = "fp16",
+    calib: str | os.PathLike[str] | None = None,
+    calib_inputs: int = INPUTS,
+    keep: Iterable[str] = (),
     images: str | os.PathLike[str] | None = None,
+    score_on: Labelled | str | None = None,
+    data: str | os.PathLike[str] | None = None,
     batch: int = 1,
     static: Size | None = None,
     targets: tuple[str, ...] | None = None,
@@ -58,11 +99,18 @@ def build(
 
     Args:
         ckpt: a released or trained ``.pth`` file.
-        out: the folder to make.
+        out: the folder to make. The calibration table is kept beside it, in ``<out>.calibration``.
         recipe: name of the recipe; found from the checkpoint's content when not given.
         engine: ``auto``, ``onnxruntime``, ``tensorrt`` or ``tensorrt-rtx``.
-        precision: ``fp32``.
+        precision: one of `PRECISIONS`; which of them an engine has, `graphs.Arithmetic.check` says.
+        rest: for int8 and fp8 on a GPU: the type of what stays out of eight bits.
+        calib: a folder of typical pictures: calibrates int8 and fp8, finds the float32 islands of fp16 and bf16, and
+            serves the gate.
+        calib_inputs: at most so many network inputs of them.
+        keep: layers that stay out of eight bits, as module names (``backbone_net.layer4``).
         images: a picture or a folder of pictures for the parity gate instead of the built-in ones.
+        score_on: a labelled set, or its name (as `isnet_trt.evaluate` takes it, with ``data``), on which checkpoint
+            and engine are scored.
         batch: largest batch of a TensorRT engine.
         static: (height, width) of a TensorRT engine for one input size only.
         targets: compute capabilities that TensorRT-RTX builds for.
@@ -73,30 +121,71 @@ def build(
         CheckpointError, SettingsError, EngineUnavailable, BuildError, ParityError, BundleError: each says what is
             wrong, with which file or value, and what to do.
     """
-    if precision not in PRECISIONS:
-        raise SettingsError(f"precision {precision!r} is not available; there is: {', '.join(PRECISIONS)}")
-    check_target(Path(out).absolute(), force)
-    choice = choose(engine)
+    target = Path(out).absolute()
+    check_target(target, force)
+    choice, arithmetic = choose(engine), Arithmetic(precision, rest)
+    arithmetic.check(choice.kind, targets)
     checkpoint = load_checkpoint(ckpt, recipe)
+    labelled = open_labelled(score_on, Path(data) if data else None, "val") if isinstance(score_on, str) else score_on
+    if labelled is not None:
+        check_labels(checkpoint.recipe.labels, labelled, str(ckpt))
+    inputs = _inputs(checkpoint.recipe, arithmetic, calib, calib_inputs)
+    _introduce(checkpoint, choice, say)
+    job = _Job(
+        checkpoint,
+        load_model(checkpoint),
+        choice,
+        arithmetic,
+        _pictures(checkpoint.recipe, inputs, images, calib, static),
+        inputs,
+        target.with_name(target.name + CALIBRATION),
+        tuple(keep),
+        labelled,
+        say,
+    )
+    with new_bundle(out, force) as draft:
+        graphs = _graphs(job)
+        save_graph(graphs.portable, draft.folder / ONNX)
+        info, built = _engine(graphs.engine, draft.folder, job, batch, static, targets)
+        report = _gate(job, graphs, draft.folder, info, built)
+        draft.finish(_manifest(checkpoint, precision, info, report.to_json()))
+    return read_bundle(out, verify=False)
+
+
+def _introduce(checkpoint: Checkpoint, choice: Choice, say: Say) -> None:
     say(f"recipe      {checkpoint.recipe.name}")
     for note in checkpoint.notes:
         say(f"            {note}")
     say(f"engine      {choice.kind}: {choice.reason}")
-    model = load_model(checkpoint)
-    pictures = parity.load_pictures(checkpoint.recipe.preprocess, Path(images) if images else None, static)
-    with new_bundle(out, force) as draft:
-        graph = draft.folder / ONNX
-        with _stage(say, "export"):
-            proto = export_graph(model, checkpoint.recipe.name)
-            portable = winograd.rewrite(proto)
-            save_graph(portable, graph)
-        info = _engine(proto, draft.folder, choice, checkpoint.recipe, batch, static, targets, say)
-        with _stage(say, "parity"), _runnable(draft.folder, info, say) as running:
-            report = parity.gate(model, portable, running, pictures, graph_path=graph)
-        for row in report["pictures"]:
-            say(f"            {parity.Row(**row)}")
-        draft.finish(_manifest(checkpoint, precision, info, report))
-    return read_bundle(out, verify=False)
+
+
+def windows_at_scale_1(recipe: Recipe) -> Inference:
+    """How calibration shows pictures: the recipe's windows where it has some, else whole, at scale 1 without flip."""
+    return recipe.ms_flip.replace(scales=(1.0,), flip=False)
+
+
+def _inputs(
+    recipe: Recipe, arithmetic: Arithmetic, calib: str | os.PathLike[str] | None, limit: int
+) -> CalibrationInputs | None:
+    if calib is None:
+        if arithmetic.eight_bits:
+            make_graphs(onnx.ModelProto(), arithmetic, ort.KIND)  # says what is missing
+        return None
+    return calibration_inputs(calib, recipe.preprocess, windows_at_scale_1(recipe), limit)
+
+
+def _pictures(
+    recipe: Recipe,
+    inputs: CalibrationInputs | None,
+    images: str | os.PathLike[str] | None,
+    calib: str | os.PathLike[str] | None,
+    static: Size | None,
+) -> list[Picture]:
+    """What the gate compares on: the pictures named for it, else the first of the calibration, else the built-in."""
+    if inputs is None or images or static:
+        folder = images or calib
+        return parity.load_pictures(recipe.preprocess, Path(folder) if folder else None, static)[:COMPARED]
+    return [picture for picture, _ in zip(inputs, range(COMPARED), strict=False)]
 
 
 @contextlib.contextmanager
@@ -106,31 +195,75 @@ def _stage(say: Say, name: str) -> Iterator[None]:
     say(f"{name:11} {time.perf_counter() - start:.1f} s")
 
 
+def _graphs(job: _Job) -> Graphs:
+    with _stage(job.say, "export"):
+        proto = export_graph(job.model, job.recipe.name)
+    arithmetic, found, table = job.arithmetic, None, None
+    if arithmetic.eight_bits:
+        with _stage(job.say, "calibration"):
+            table = _calibrated(proto, job)
+    if arithmetic.precision != "fp32":
+        with _stage(job.say, "ranges"):
+            found = ranges.measure(proto, (picture.pixels for picture in job.pictures), progress=True)
+    return make_graphs(proto, arithmetic, job.choice.kind, found, table, job.skip)
+
+
+def _calibrated(proto: onnx.ModelProto, job: _Job) -> Table:
+    inputs = job.calibration
+    if inputs is None:
+        raise AssertionError("checked before")
+    table = calibrate(proto, inputs, job.table)
+    for note in (*inputs.notes, *(f"left out: {reason}" for reason in inputs.skipped)):
+        job.say(f"            {note}")
+    if idle := table.idle():
+        job.say(f"            always zero on these pictures: {', '.join(idle[:5])}{' …' * (len(idle) > 5)}")
+    return table
+
+
 def _engine(
     proto: onnx.ModelProto,
     folder: Path,
-    choice: Choice,
-    recipe: Recipe,
+    job: _Job,
     batch: int,
     static: Size | None,
     targets: tuple[str, ...] | None,
-    say: Say,
-) -> EngineInfo:
-    if choice.kind == ort.KIND:
-        return EngineInfo(ort.KIND, ort.library_version(), ONNX)
-    shapes = tensorrt.shapes_for(recipe, batch, static)
-    with _stage(say, choice.kind):
-        capabilities = tensorrt.build_engine(proto, choice.kind, shapes, folder / ENGINE, targets)
+) -> tuple[EngineInfo, dict[str, Any]]:
+    kind = job.choice.kind
+    if kind == ort.KIND:
+        return EngineInfo(kind, ort.library_version(), ONNX), {"bytes": (folder / ONNX).stat().st_size}
+    shapes = tensorrt.shapes_for(job.recipe, batch, static)
+    with _stage(job.say, kind):
+        built = tensorrt.build_engine(proto, kind, shapes, folder / ENGINE, targets, precision=job.arithmetic.precision)
     gpu = find_gpu()
-    return EngineInfo(
-        choice.kind,
-        installed_version(choice.kind) or "",
+    info = EngineInfo(
+        kind,
+        installed_version(kind) or "",
         ENGINE,
-        capabilities,
+        built.capabilities,
         gpu.name if gpu else None,
         gpu.driver if gpu else None,
         (shapes.smallest, shapes.usual, shapes.largest),
     )
+    return info, {"bytes": built.size, "layers": summary(built.layers)}
+
+
+def _gate(job: _Job, graphs: Graphs, folder: Path, info: EngineInfo, built: dict[str, Any]) -> Report:
+    """Compare, score where there are labels, and leave the report in the bundle's folder."""
+    tolerance = parity.TOLERANCES[job.arithmetic.precision]
+    scores: Scores | None = None
+    with _stage(job.say, "parity"), _runnable(folder, info, job.say) as running:
+        found = parity.gate(job.model, graphs.portable, running, job.pictures, tolerance, progress=True)
+        if job.labelled is not None:
+            scores = score(job.model, running, job.checkpoint, job.labelled)
+    for row in found.rows:
+        job.say(f"            {row}")
+    if scores:
+        job.say(f"            mIoU on {scores.pictures}: {scores.drop:+.2f} points lost")
+    engine = f"{info.kind} {info.library_version}"
+    precision = job.arithmetic.precision
+    report = Report(job.recipe.name, precision, engine, job.recipe.labels, found, graphs.about, built, scores)
+    report.write(folder)
+    return report
 
 
 @contextlib.contextmanager
@@ -151,7 +284,7 @@ def _runnable(folder: Path, info: EngineInfo, say: Say) -> Iterator[Engine]:
         yield running
 
 
-def _manifest(checkpoint: Checkpoint, precision: str, info: EngineInfo, report: dict) -> Manifest:
+def _manifest(checkpoint: Checkpoint, precision: str, info: EngineInfo, report: dict[str, Any]) -> Manifest:
     recipe = checkpoint.recipe
     return Manifest(
         recipe=recipe.name,
@@ -162,7 +295,7 @@ def _manifest(checkpoint: Checkpoint, precision: str, info: EngineInfo, report: 
         precision=precision,
         engine=info,
         checkpoint=CheckpointInfo(Path(checkpoint.path).name, checkpoint.sha256),
-        parity={**report, "tolerance": asdict(parity.FP32)},
+        parity=report,
         created_at=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         isnet_trt_version=__version__,
     )

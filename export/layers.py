@@ -16,8 +16,8 @@ import onnx
 from onnx import TensorProto
 
 from isnet_trt.errors import BuildError
+from isnet_trt.export.elements import element_types
 from isnet_trt.export.functions import DOMAIN
-from isnet_trt.export.ranges import element_types
 
 HEAD = "Layers:"
 # The first that occurs in the library's word is meant: BFloat16 and FP16 end like others begin.

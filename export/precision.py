@@ -15,8 +15,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from isnet_trt.export.elements import element_types
 from isnet_trt.export.islands import Half
-from isnet_trt.export.ranges import element_types
 
 FLOAT = TensorProto.FLOAT
 HALVES: dict[Half, int] = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}

@@ -5,11 +5,8 @@ Each tensor is reduced inside the graph, so that a picture costs the memory of o
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -17,10 +14,10 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from tqdm import tqdm
 
-from isnet_trt.engines.cores import usable_cores
 from isnet_trt.errors import BuildError
+from isnet_trt.export.elements import element_types
 from isnet_trt.export.functions import context_nodes
-from isnet_trt.export.graph import save_graph
+from isnet_trt.export.sessions import session_of
 
 _SCORES = "::scores"
 _REDUCTIONS = ("ReduceMin", "ReduceMax", "ReduceSumSquare")
@@ -60,8 +57,7 @@ def measure(proto: onnx.ModelProto, inputs: Iterable[NDArray[np.float32]], progr
     names = floats(proto)
     makers = {name: node for node in proto.graph.node for name in node.output}
     found: dict[str, list[float]] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        session = _session(proto, names, Path(folder) / "ranges.onnx")
+    with session_of(_probe(proto, names)) as session:
         columns = [output.name for output in session.get_outputs()]
         for number, batch in enumerate(tqdm(inputs, "ranges", leave=False, disable=None if progress else True)):
             figures = dict(zip(columns, session.run(columns, {session.get_inputs()[0].name: batch}), strict=True))
@@ -85,29 +81,8 @@ def floats(proto: onnx.ModelProto) -> list[str]:
     return [name for name in made if kinds.get(name) == TensorProto.FLOAT and name not in unbounded]
 
 
-def element_types(proto: onnx.ModelProto) -> dict[str, int]:
-    """Tensor name -> ONNX element type, of everything that shape inference knows."""
-    bare = onnx.ModelProto()
-    bare.CopyFrom(proto)
-    del bare.graph.value_info[:]
-    for tensor in bare.graph.initializer:
-        _drop_large(tensor)
-    inferred = onnx.shape_inference.infer_shapes(bare).graph
-    kinds = {v.name: v.type.tensor_type.elem_type for v in (*inferred.value_info, *inferred.input, *inferred.output)}
-    return kinds | {tensor.name: tensor.data_type for tensor in proto.graph.initializer}
-
-
-def _drop_large(tensor: TensorProto) -> None:
-    """Shape inference copies the model; it looks into small tensors only."""
-    if np.prod(tensor.dims) > 1024:
-        tensor.ClearField("raw_data")
-        tensor.data_location = TensorProto.EXTERNAL
-        tensor.external_data.append(onnx.StringStringEntryProto(key="location", value="none"))
-
-
-def _session(proto: onnx.ModelProto, names: Sequence[str], path: Path) -> Any:
-    import onnxruntime
-
+def _probe(proto: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
+    """The graph with the figures of the tensors ``names`` as its outputs."""
     probe = onnx.ModelProto()
     probe.CopyFrom(proto)
     del probe.graph.output[:]
@@ -116,17 +91,11 @@ def _session(proto: onnx.ModelProto, names: Sequence[str], path: Path) -> Any:
             _output(probe, helper.make_node(reduction, [name], [f"{name}::{reduction}"], keepdims=0))
         _output(probe, helper.make_node("Size", [name], [f"{name}::Size"]), TensorProto.INT64)
     probe.graph.initializer.append(numpy_helper.from_array(np.array([2]), "::last"))
-    for node in _attentions(proto):
-        for tensor in node.input[:2]:
-            if all(value.name != f"{tensor}::rows" for value in probe.graph.output):
-                norms = helper.make_node("ReduceL2", [tensor, "::last"], [f"{tensor}::norms"], keepdims=0)
-                probe.graph.node.append(norms)
-                _output(probe, helper.make_node("ReduceMax", [f"{tensor}::norms"], [f"{tensor}::rows"], keepdims=0))
-    save_graph(probe, path)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = usable_cores()
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    for tensor in {tensor for node in _attentions(proto) for tensor in node.input[:2]}:
+        norms = helper.make_node("ReduceL2", [tensor, "::last"], [f"{tensor}::norms"], keepdims=0)
+        probe.graph.node.append(norms)
+        _output(probe, helper.make_node("ReduceMax", [f"{tensor}::norms"], [f"{tensor}::rows"], keepdims=0))
+    return probe
 
 
 def _output(probe: onnx.ModelProto, node: onnx.NodeProto, kind: int = TensorProto.FLOAT) -> None:

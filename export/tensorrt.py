@@ -1,6 +1,7 @@
 """Building TensorRT and TensorRT-RTX engines: one code path, the library imported under one name.
 
-The network is strongly typed: precision is what the graph says. TensorRT-RTX builds ahead of time for GPUs that are not
+The network is strongly typed: precision is what the graph says, and the built engine's own layer information must say
+the same. TensorRT-RTX builds ahead of time for GPUs that are not
 there, so this path runs on any machine; TensorRT's own builder needs its GPU.
 """
 
@@ -18,11 +19,14 @@ from isnet_trt.engines.device import Gpu, find_gpu
 from isnet_trt.engines.libraries import RTX_COMPUTE_CAPABILITIES, collecting_logger, import_library
 from isnet_trt.errors import BuildError, EngineUnavailable, SettingsError
 from isnet_trt.export.graph import INPUT, with_attention
+from isnet_trt.export.layers import HEAD, Layer, check_types, parse_layers
 from isnet_trt.settings import Size
 from isnet_trt.training.recipes import Recipe
 
 Shape = tuple[int, int, int, int]
 _SMALLEST = 32
+_LEAST = {"bf16": (8, 0), "fp8": (8, 9)}
+"""Oldest capability with matrix units for a type: Ampere for bfloat16, Ada for E4M3 (CUDA programming guide)."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,15 @@ def shapes_for(recipe: Recipe, batch: int = 1, static: Size | None = None) -> Sh
     return Shapes((1, 3, _SMALLEST, _SMALLEST), (batch, 3, *usual), (batch, 3, *largest))
 
 
+@dataclass(frozen=True)
+class Built:
+    """What was written: the compute capabilities it runs on, size in bytes, and layers as the engine has them."""
+
+    capabilities: tuple[str, ...]
+    size: int
+    layers: tuple[Layer, ...]
+
+
 def build_engine(
     proto: onnx.ModelProto,
     kind: str,
@@ -62,15 +75,18 @@ def build_engine(
     path: Path,
     targets: Sequence[str] | None = None,
     progress: bool = True,
-) -> tuple[str, ...]:
+    precision: str = "fp32",
+) -> Built:
     """Build ``proto`` for ``kind`` and write the serialised engine to ``path``.
 
-    Returns the compute capabilities that the engine runs on. ``targets`` names them for TensorRT-RTX (default: all
-    that it knows); TensorRT builds for the GPU of this machine.
+    ``targets`` names the compute capabilities for TensorRT-RTX (default: all that it knows and that have units for
+    ``precision``); TensorRT builds for the GPU of this machine.
 
     Raises:
         EngineUnavailable: the library is missing, or it needs a GPU that is not there.
-        BuildError: the library refused the graph; its last errors are in the message.
+        SettingsError: a target is unknown, or has no units for ``precision``.
+        BuildError: the library refused the graph (its last errors are in the message), or the engine's layers do not
+            have the types of the graph.
     """
     library = import_library(kind)
     gpu = find_gpu()
@@ -79,26 +95,73 @@ def build_engine(
             "TensorRT builds on the GPU that will run the engine, and no NVIDIA GPU is usable here; "
             "use --engine tensorrt-rtx (it builds ahead of time) or --engine onnxruntime"
         )
-    capabilities = _capabilities(kind, gpu, targets)
-    logger = collecting_logger(library)
+    capabilities = _capabilities(kind, gpu, targets, precision)
+    logger = _recording_logger(library)
     graph = with_attention(proto, "plain")
     if shapes.static:
         _fix_input(graph, shapes.usual)
     serialised = _build(library, logger, graph, kind, shapes, capabilities, progress)
+    layers = parse_layers(logger.layers or _inspected(library, logger, serialised))
+    check_types(layers, proto)
     path.write_bytes(serialised)
-    return capabilities
+    return Built(capabilities, len(serialised), tuple(layers))
 
 
-def _capabilities(kind: str, gpu: Gpu | None, targets: Sequence[str] | None) -> tuple[str, ...]:
-    if kind == "tensorrt":
-        return (gpu.compute_capability,) if gpu else ()
+def _recording_logger(library: Any) -> Any:
+    """A collecting logger that also keeps the layer information which TensorRT-RTX writes at the end of a build."""
+
+    class Recorder(type(collecting_logger(library))):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = ""
+
+        def log(self, level: Any, message: str) -> None:
+            super().log(level, message)
+            if message.startswith(HEAD):
+                self.layers = message
+
+    return Recorder()
+
+
+def _inspected(library: Any, logger: Any, serialised: bytes) -> str:
+    """The engine inspector's text; it needs the GPU that the engine was built for. Not yet run on a GPU."""
+    engine = library.Runtime(logger).deserialize_cuda_engine(serialised)
+    if engine is None:
+        raise BuildError(f"the built engine cannot be loaded for inspection: {'; '.join(logger.errors[-3:])}")
+    return str(engine.create_engine_inspector().get_engine_information(library.LayerInformationFormat.ONELINE))
+
+
+def check_targets(precision: str, kind: str, targets: Sequence[str] | None) -> None:
+    """Refuse early what `build_engine` would refuse.
+
+    Raises:
+        SettingsError: a target is unknown, or has no units for ``precision``.
+    """
+    _capabilities(kind, find_gpu() if kind == "tensorrt" else None, targets, precision)
+
+
+def _capabilities(kind: str, gpu: Gpu | None, targets: Sequence[str] | None, precision: str) -> tuple[str, ...]:
+    here = (gpu.compute_capability,) if gpu else ()
+    found = here if kind == "tensorrt" else _rtx_capabilities(targets, precision)
+    least = _LEAST.get(precision, (0, 0))
+    if lacking := [one for one in found if tuple(map(int, one.split("."))) < least]:
+        raise SettingsError(
+            f"precision {precision} needs compute capability {'.'.join(map(str, least))} or newer, not "
+            f"{', '.join(lacking)}; use fp16 or int8, or other targets"
+        )
+    return found
+
+
+def _rtx_capabilities(targets: Sequence[str] | None, precision: str) -> tuple[str, ...]:
     unknown = set(targets or ()) - set(RTX_COMPUTE_CAPABILITIES)
     if unknown:
         raise SettingsError(
             f"TensorRT-RTX does not build for compute capability {', '.join(sorted(unknown))}; "
             f"it knows {', '.join(RTX_COMPUTE_CAPABILITIES)}"
         )
-    return tuple(targets or RTX_COMPUTE_CAPABILITIES)
+    least = _LEAST.get(precision, (0, 0))
+    able = (one for one in RTX_COMPUTE_CAPABILITIES if tuple(map(int, one.split("."))) >= least)
+    return tuple(targets or able)
 
 
 def _build(
@@ -118,6 +181,7 @@ def _build(
         reasons = [f"{e.node_operator()} node {e.node_name()}: {e.desc()}" for e in errors]
         raise BuildError(f"{kind} cannot read the graph: {'; '.join(reasons or logger.errors)}")
     config = builder.create_builder_config()
+    config.profiling_verbosity = library.ProfilingVerbosity.DETAILED
     _disable_tf32(library, config)
     _set_shapes(builder, config, shapes)
     if kind == "tensorrt-rtx":

@@ -48,7 +48,7 @@ def test_command_builds_a_bundle(checkpoint: Path, tmp_path: Path, capsys: pytes
     assert "isnet_demo" in said
     assert "isnet_trt.predict" in said
     bundle = read_bundle(tmp_path / "deep" / "bundle")
-    assert set(bundle.manifest.files) == {"model.onnx"}
+    assert set(bundle.manifest.files) == {"model.onnx", "precision.md", "precision.png"}
     assert bundle.manifest.checkpoint.name == "demo.pth"
     assert len(bundle.manifest.parity["pictures"]) == 4
     with Segmenter.open(bundle.folder, preset="ms-flip", threads=2) as segmenter:
@@ -64,7 +64,7 @@ def test_tensorrt_rtx_bundle(checkpoint: Path, tmp_path: Path) -> None:
     assert (engine.kind, engine.file) == ("tensorrt-rtx", "model.engine")
     assert engine.shapes == ((1, 3, 97, 129),) * 3
     assert "9.0" not in engine.compute_capabilities
-    assert set(bundle.manifest.files) == {"model.onnx", "model.engine"}
+    assert set(bundle.manifest.files) == {"model.onnx", "model.engine", "precision.md", "precision.png"}
     if choose().kind == "onnxruntime":  # no GPU: never silently on another engine
         with pytest.raises(EngineUnavailable, match="engine='onnxruntime'"):
             Segmenter.open(bundle.folder)

@@ -22,7 +22,8 @@ I/O Tensors:
 """
 OLDER = """Layers:
 Name: conv1, LayerType: CaskConvolution, Inputs: [ { Name: x, Dimensions: [16,3,4,4], \
-Format/Datatype: Int8 NC/32HW32 }], Outputs: [ { Name: y, Dimensions: [16,8,4,4], Format/Datatype: Row major linear FP16 format }], TacticName: i8
+Format/Datatype: Int8 NC/32HW32 }], \
+Outputs: [ { Name: y, Dimensions: [16,8,4,4], Format/Datatype: Row major linear FP16 format }], TacticName: i8
 """
 
 

@@ -35,7 +35,7 @@ def planted(graph: onnx.ModelProto, scope: str, value: float) -> onnx.ModelProto
 def run_gate(model: ISNet, graph: onnx.ModelProto, path: Path) -> dict:
     save_graph(graph, path)
     with open_onnx(path, threads=2) as engine:
-        return gate(model, graph, engine, load_pictures(PREPROCESS), graph_path=path)
+        return gate(model, graph, engine, load_pictures(PREPROCESS)).to_json()
 
 
 def test_right_engine_passes(model: ISNet, graph: onnx.ModelProto, tmp_path: Path) -> None:

@@ -12,11 +12,12 @@ import torch
 from onnx import TensorProto, numpy_helper
 
 from isnet_trt.engines import open_onnx
+from isnet_trt.export.elements import element_types
 from isnet_trt.export.graph import BORDERS, borders, save_graph
 from isnet_trt.export.islands import Half, find_islands
 from isnet_trt.export.parity import compare
 from isnet_trt.export.precision import casts, emulated, typed
-from isnet_trt.export.ranges import Ranges, element_types, measure
+from isnet_trt.export.ranges import Ranges, measure
 from isnet_trt.training.model import ISNet
 
 RMS = {"fp16": 5e-3, "bf16": 4e-2}

@@ -26,8 +26,9 @@ needs_rtx = pytest.mark.skipif(
 @pytest.mark.parametrize("static", [None, (129, 161)])
 def test_demo_engine(graph: onnx.ModelProto, static: tuple[int, int] | None, tmp_path: Path) -> None:
     shapes = shapes_for(DEMO, batch=2, static=static)
-    capabilities = build_engine(graph, "tensorrt-rtx", shapes, tmp_path / "model.engine", progress=False)
-    assert capabilities == RTX_COMPUTE_CAPABILITIES
+    built = build_engine(graph, "tensorrt-rtx", shapes, tmp_path / "model.engine", progress=False)
+    assert built.capabilities == RTX_COMPUTE_CAPABILITIES
+    assert built.size == (tmp_path / "model.engine").stat().st_size
     assert (tmp_path / "model.engine").stat().st_size > 1_000_000  # the weights are inside
 
 

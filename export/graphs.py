@@ -1,0 +1,129 @@
+"""One exported graph in the arithmetic that was asked for: as an engine takes it, and as ONNX Runtime can run it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, get_args
+
+import onnx
+
+from isnet_trt.engines.onnxruntime import KIND as ONNXRUNTIME
+from isnet_trt.errors import SettingsError
+from isnet_trt.export import tensorrt, winograd
+from isnet_trt.export.islands import Half, Islands, find_islands
+from isnet_trt.export.precision import casts, emulated, typed
+from isnet_trt.export.quantise import Flavour, Table, layers, quantise
+from isnet_trt.export.ranges import Ranges
+
+PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
+EIGHT_BITS: dict[str, Flavour] = {"int8": "tensorrt", "fp8": "fp8"}
+HALVES: tuple[Half, ...] = get_args(Half)
+_ON_CPU = ("fp32", "fp16", "int8")
+
+
+@dataclass(frozen=True)
+class Graphs:
+    """``engine`` is what a TensorRT library builds; ``portable`` computes the same under ONNX Runtime on a CPU.
+
+    ``about`` says for the report what was done: islands and their reasons, casts, eight-bit layers.
+    """
+
+    engine: onnx.ModelProto
+    portable: onnx.ModelProto
+    about: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """What a build asks for: ``precision``, and for int8 and fp8 the type of ``rest``, what stays out of eight bits."""
+
+    precision: str = "fp32"
+    rest: str = "fp16"
+
+    def check(self, kind: str, targets: Sequence[str] | None = None) -> None:
+        """Refuse what the engine ``kind`` or its targets cannot do.
+
+        Raises:
+            SettingsError: the message says what can.
+        """
+        if self.precision not in PRECISIONS:
+            raise SettingsError(f"precision {self.precision!r} is not available; there is: {', '.join(PRECISIONS)}")
+        if self.rest not in ("fp32", *HALVES):
+            raise SettingsError(f"what stays out of eight bits can be fp32, {' or '.join(HALVES)}, not {self.rest!r}")
+        if kind == ONNXRUNTIME and self.precision not in _ON_CPU:
+            raise SettingsError(
+                f"ONNX Runtime has no {self.precision} convolutions on a CPU; use {', '.join(_ON_CPU)}, or "
+                f"--engine tensorrt-rtx or tensorrt"
+            )
+        if kind != ONNXRUNTIME:
+            tensorrt.check_targets(self.precision, kind, targets)
+            tensorrt.check_targets(self.rest if self.eight_bits else self.precision, kind, targets)
+
+    @property
+    def eight_bits(self) -> bool:
+        """Whether a calibration table is needed."""
+        return self.precision in EIGHT_BITS
+
+
+def make_graphs(
+    proto: onnx.ModelProto,
+    arithmetic: Arithmetic,
+    kind: str,
+    ranges: Ranges | None = None,
+    table: Table | None = None,
+    skip: Iterable[str] = (),
+) -> Graphs:
+    """The graphs of ``proto``, which is float32, for the engine ``kind``.
+
+    ``ranges`` (`isnet_trt.export.ranges.measure`) are needed for halves, a calibration ``table`` for eight bits;
+    ``skip`` names layers that stay out of eight bits.
+
+    Raises:
+        SettingsError: ranges or table are missing, or ``skip`` names no layer.
+        BuildError: ranges or table belong to another graph.
+    """
+    if arithmetic.precision == "fp32":
+        return Graphs(proto, winograd.rewrite(proto))
+    if arithmetic.eight_bits:
+        return _eight_bits(proto, arithmetic, kind, ranges, table, tuple(skip))
+    half: Half = "fp16" if arithmetic.precision == "fp16" else "bf16"
+    graph, about = _half(proto, half, ranges)
+    return Graphs(graph, emulated(graph) if half == "bf16" else graph, about)
+
+
+def _half(proto: onnx.ModelProto, half: Half, ranges: Ranges | None) -> tuple[onnx.ModelProto, dict[str, Any]]:
+    if ranges is None:
+        raise SettingsError(f"a graph in {half} needs the ranges of its tensors, measured on pictures")
+    islands: Islands = find_islands(proto, ranges, half)
+    graph = typed(proto, half, islands)
+    return graph, {"islands": islands, "casts": casts(graph)}
+
+
+def _eight_bits(
+    proto: onnx.ModelProto,
+    arithmetic: Arithmetic,
+    kind: str,
+    ranges: Ranges | None,
+    table: Table | None,
+    skip: tuple[str, ...],
+) -> Graphs:
+    """Under ONNX Runtime uint8 on its own; for TensorRT the rest is typed first, and the twin's rest is float32."""
+    if table is None:
+        raise SettingsError(f"{arithmetic.precision} needs a calibration; give --calib FOLDER with typical pictures")
+    about: dict[str, Any] = {"layers": len(layers(proto)), "kept": list(skip), "inputs": len(table.inputs)}
+    if kind == ONNXRUNTIME:
+        graph = quantise(proto, table, "cpu", skip)
+        return Graphs(graph, graph, about)
+    flavour = EIGHT_BITS[arithmetic.precision]
+    twin = quantise(proto, table, flavour, skip)
+    if arithmetic.rest == "fp32":
+        return Graphs(twin, twin, about)
+    rest, more = _half(proto, "fp16" if arithmetic.rest == "fp16" else "bf16", ranges)
+    return Graphs(quantise(rest, table, flavour, skip), twin, about | more)
+
+
+def operators(proto: onnx.ModelProto) -> dict[str, int]:
+    """How often each operator occurs in a graph."""
+    return dict(Counter(node.op_type for node in proto.graph.node).most_common())

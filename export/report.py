@@ -1,0 +1,173 @@
+"""``precision.md`` and ``precision.png``: what an engine costs in accuracy, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from isnet_trt.export.parity import Block, Findings
+from isnet_trt.metrics import Metrics
+from isnet_trt.settings import Labels
+
+PAGE, PICTURE = "precision.md", "precision.png"
+_WORST = 8
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Metrics against the truth of a labelled set: of the checkpoint and of the engine, in one runtime."""
+
+    pictures: str
+    checkpoint: Metrics
+    engine: Metrics
+    agreement: float
+
+    @property
+    def drop(self) -> float:
+        """Points of mIoU that the engine loses."""
+        return 100 * (self.checkpoint.miou - self.engine.miou)
+
+    def to_json(self) -> dict[str, Any]:
+        """For the manifest: fractions, and the drop in points."""
+        return {
+            "pictures": self.pictures,
+            "checkpoint_miou": self.checkpoint.miou,
+            "engine_miou": self.engine.miou,
+            "drop_points": self.drop,
+            "agreement": self.agreement,
+        }
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that is known about one build's precision."""
+
+    recipe: str
+    precision: str
+    engine: str
+    labels: Labels
+    findings: Findings
+    about: dict[str, Any] = field(default_factory=dict)
+    built: dict[str, Any] = field(default_factory=dict)
+    scores: Scores | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The manifest's ``parity``."""
+        more = {"graph": self.about, "built": self.built, "scores": self.scores and self.scores.to_json()}
+        return self.findings.to_json() | {name: value for name, value in more.items() if value}
+
+    def write(self, folder: Path) -> None:
+        """Leave the page and its picture in ``folder``."""
+        (folder / PAGE).write_text("\n".join(_page(self)) + "\n", "utf-8")
+        _draw(self.findings, folder / PICTURE)
+
+
+def _page(report: Report) -> Iterator[str]:
+    found = report.findings
+    yield f"# {report.precision} engine of {report.recipe}"
+    yield ""
+    yield f"Built for {report.engine}; compared with the float32 checkpoint on {len(found.rows)} network inputs "
+    yield f"(compared engine: {found.engine})."
+    yield ""
+    yield f"- equal labels: **{100 * found.agreement:.3f} %** of all positions of the network's output"
+    worst = max(found.rows, key=lambda row: row.rms)
+    yield f"- error of the logits: rms {worst.rms:.2e} of their standard deviation at worst ({worst.picture})"
+    if report.scores:
+        yield from _scores(report.scores)
+    for name, value in report.built.items():
+        yield f"- {name}: {_short(value)}"
+    yield from _blocks(found.blocks.values())
+    yield from _classes(report)
+    yield from _islands(report.about)
+    yield from _rows(found)
+    yield from ("", f"![Values at the block borders]({PICTURE})")
+
+
+def _scores(scores: Scores) -> Iterator[str]:
+    yield (
+        f"- mIoU on {scores.pictures}: checkpoint {100 * scores.checkpoint.miou:.2f} %, engine "
+        f"{100 * scores.engine.miou:.2f} %: **{scores.drop:+.2f} points lost**; "
+        f"{100 * scores.agreement:.3f} % of the pixels labelled alike"
+    )
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, dict):
+        return "; ".join(f"{key}: {_short(item)}" for key, item in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _blocks(blocks: Iterable[Block]) -> Iterator[str]:
+    yield from ("", "## Tensors at the block borders", "", "Worst picture of each; errors over the standard deviation.")
+    yield from ("", "| block | cosine | rms error | largest error |", "|---|---:|---:|---:|")
+    for block in blocks:
+        yield f"| {block.block} | {block.cosine:.6f} | {block.rms:.2e} | {block.max:.2e} |"
+
+
+def _classes(report: Report) -> Iterator[str]:
+    """The classes on which engine and checkpoint agree least, and what they are taken for."""
+    confusion = report.findings.confusion
+    iou = confusion.metrics().iou
+    order = [int(k) for k in np.argsort(np.nan_to_num(iou, nan=2.0), kind="stable") if not np.isnan(iou[k])]
+    yield from ("", "## Classes that differ most", "", "IoU of the engine's labels with the checkpoint's.", "")
+    yield from ("| class | IoU with the checkpoint |", "|---|---:|")
+    for k in order[:_WORST]:
+        yield f"| {report.labels.names[k]} | {100 * iou[k]:.2f} % |"
+    names = report.labels.names
+    if mistakes := confusion.mistakes(3):
+        pairs = (f"{names[m.truth]} → {names[m.predicted]} ({100 * m.share:.2f} %)" for m in mistakes)
+        yield from ("", f"Most frequent changes: {', '.join(pairs)}.")
+
+
+def _islands(about: dict[str, Any]) -> Iterator[str]:
+    if not about:
+        return
+    islands = about.get("islands", {})
+    yield from ("", "## The graph", "")
+    for name, value in about.items():
+        if name != "islands":
+            yield f"- {name}: {_short(value) or 'none'}"
+    if "islands" in about:
+        yield f"- nodes that stay float32: {len(islands)}"
+        yield from (f"  - {node}: {reason}" for node, reason in islands.items())
+
+
+def _rows(found: Findings) -> Iterator[str]:
+    yield from ("", "## Pictures", "", "| input | size | largest | rms | equal labels |", "|---|---|---:|---:|---:|")
+    for row in found.rows:
+        size = f"{row.height}×{row.width}"
+        yield f"| {row.picture} | {size} | {row.max:.2e} | {row.rms:.2e} | {100 * row.agreement:.3f} % |"
+    bounds = found.tolerance
+    yield (f"| bound | | {bounds.max:.2e} | {bounds.rms:.2e} | {100 * bounds.agreement:.1f} % |")
+
+
+def _draw(found: Findings, path: Path) -> None:
+    """The values of each block's output as two histograms, and the error of each block as a bar."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    names = list(found.histograms)
+    columns = 3
+    rows = -(-(len(names) + 1) // columns)
+    figure = Figure(figsize=(4 * columns, 2.4 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for name, axis in zip(names, axes, strict=False):
+        edges, wanted, got = found.histograms[name]
+        axis.stairs(wanted, edges, fill=True, color="0.8", label="checkpoint")
+        axis.stairs(got, edges, color="tab:red", label="engine's graph")
+        axis.set_yscale("symlog")
+        axis.set_title(f"{name}: cosine {found.blocks[name].cosine:.5f}", fontsize=8)
+        axis.tick_params(labelsize=7)
+    axes[0].legend(fontsize=7)
+    bars = axes[len(names)]
+    bars.barh(names[::-1], [found.blocks[name].rms for name in names[::-1]], color="tab:red")
+    bars.set_title("rms error over standard deviation", fontsize=8)
+    bars.tick_params(labelsize=7)
+    for axis in axes[len(names) + 1 :]:
+        axis.set_visible(False)
+    figure.savefig(path, dpi=90)
