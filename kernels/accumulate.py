@@ -85,7 +85,8 @@ def _mean(
     for i in range(begin, end):
         top = tl.load(windows + 4 * i + 1)
         left = tl.load(windows + 4 * i + 2)
-        inside = (x >= left) & (x < left + window_width) & (y >= top) & (y < top + window_height)
+        reach = tl.where(y >= top, tl.where(y < top + window_height, window_width, 0), 0)
+        inside = (x >= left) & (x < left + reach)
         if tl.max(inside.to(tl.int32), 0) != 0:
             slot = tl.load(windows + 4 * i).to(tl.int64)
             mirrored = tl.load(windows + 4 * i + 3) != 0
@@ -152,11 +153,11 @@ def padded(classes: int) -> int:
 def launch_accumulate(dtype: str, classes: int) -> Launch:
     """``accumulate`` for logits of a type of `launch.TYPES` and up to `padded` (``classes``) classes."""
     size = padded(classes)
-    block = max(16, 2048 // size)
+    block = max(8, 2048 // size)
     types = {"logits": f"*{dtype}", "windows": "*i32", "swap": "*i32", "volume": "*fp32"}
     types |= dict.fromkeys(("classes", "coarse_height", "coarse_width", "window_height", "window_width"), "i32")
     types |= {"step_y": "fp32", "step_x": "fp32"}
     types |= dict.fromkeys(("plain", "count", "first_row", "rows", "width", "softmax"), "i32")
     grid = ((("width", block),), (("rows", 1),), ())
     constants = {"CLASSES": size, "BLOCK": block}
-    return Launch(f"accumulate_{dtype}_{size}", accumulate, types, constants, grid, 4 if size <= 128 else 8)
+    return Launch(f"accumulate_{dtype}_{size}", accumulate, types, constants, grid, num_warps=8)

@@ -46,7 +46,7 @@ def tile(dtype: str, arch: int) -> Tile:
     100) without spilling registers.
     """
     if dtype == "fp32":
-        return Tile(32, 16, 4, 1)
+        return Tile(16, 16, 4, 1)
     return Tile(64, 32, 8, 2)
 
 

@@ -24,7 +24,7 @@ from isnet_trt.kernels.device import bilinear, taps
 from isnet_trt.kernels.launch import Launch
 from isnet_trt.resample import positions
 
-CLASSES, ROW = 16, 128
+CLASSES, ROW = 8, 128
 """Tile of classes and pixels of a block."""
 
 

@@ -136,12 +136,12 @@ def gather(
     top = tl.load(windows + 4 * b)
     left = tl.load(windows + 4 * b + 1)
     mirrored = tl.load(windows + 4 * b + 2)
-    used = tl.load(windows + 4 * b + 3) != 0
+    used = tl.load(windows + 4 * b + 3)
     step = tl.load(steps + b)
     column = left + tl.where(mirrored != 0, width - 1 - x, x)
     low, high, down = taps(top + y, step, picture_height)
     near, far, across = taps(column, step, picture_width)
-    inside = (x < width) & used
+    inside = x < tl.where(used != 0, width, 0)
     upper = picture + low * pitch
     lower = picture + high * pitch
     for c in tl.static_range(3):

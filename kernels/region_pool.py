@@ -22,8 +22,13 @@ from numpy.typing import NDArray
 from isnet_trt.kernels.device import dot
 from isnet_trt.kernels.launch import Launch
 
-CLASSES, CHANNELS, POSITIONS = 32, 64, 64
-"""Tile of `pool`."""
+CLASSES = 32
+"""Classes in a tile of `pool`."""
+
+
+def pool_tile(features: str) -> tuple[int, int]:
+    """Channels in a tile of `pool`, and positions per step, for features of a type of `launch.TYPES`."""
+    return (32, 32) if features == "fp32" else (64, 64)
 
 
 def reference(logits: NDArray[Any], features: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -173,8 +178,9 @@ def launch_pool(features: str, upcast: bool = False) -> Launch:
     types = {"labels": "*i32", "scores": "*fp32", "features": f"*{features}", "sums": "*fp32", "tops": "*fp32"}
     types |= {"masses": "*fp32", "counts": "*i32"}
     types |= dict.fromkeys(("batch", "classes", "positions", "channels", "splits"), "i32")
-    constants = {"BLOCK_K": CLASSES, "BLOCK_C": CHANNELS, "BLOCK_N": POSITIONS, "UPCAST": upcast}
-    grid = ((("classes", CLASSES), ("channels", CHANNELS)), (("batch", 1),), (("splits", 1),))
+    channels, positions = pool_tile(features)
+    constants = {"BLOCK_K": CLASSES, "BLOCK_C": channels, "BLOCK_N": positions, "UPCAST": upcast}
+    grid = ((("classes", CLASSES), ("channels", channels)), (("batch", 1),), (("splits", 1),))
     return Launch(f"pool_{features}", pool, types, constants, grid)
 
 
