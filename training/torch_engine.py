@@ -72,7 +72,7 @@ class TorchEngine:
 def _explained(error: RuntimeError, shape: tuple[int, ...]) -> str:
     first = str(error).strip().splitlines()[0]
     advice = (
-        "; the training form's attention holds (H/8 · W/8)² numbers: use windows (--preset ms-flip), or --device cpu"
+        "; the picture is too large for this device: use one with more memory (the CPU), or a preset with windows"
         if isinstance(error, torch.OutOfMemoryError) or "alloc" in first
         else ""
     )
