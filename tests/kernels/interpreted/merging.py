@@ -52,7 +52,8 @@ class Scale:
         self.size = self.coarse if self.whole else first.of.size
         self.logits = np.stack([answer for _, answer in mine])
         places = [(0, 0) if self.whole else (window.top, window.left) for window, _ in mine]
-        self.table = np.array([(i, *p, w.of.mirrored) for i, (p, (w, _)) in enumerate(zip(places, mine))], np.int32)
+        mirrored = [window.of.mirrored for window, _ in mine]
+        self.table = np.array([(i, *places[i], mirrored[i]) for i in range(len(mine))], np.int32)
 
     @property
     def swap(self):

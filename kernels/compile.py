@@ -1,0 +1,245 @@
+"""``python -m isnet_trt.kernels.compile``: PTX and cubin of every kernel, without a GPU."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from isnet_trt import cli
+from isnet_trt.errors import BuildError, SettingsError
+from isnet_trt.kernels.launch import TYPES, Launch
+
+SCHEMA = 1
+PTX_VERSIONS = {80: 80, 86: 80, 89: 80, 90: 80, 100: 86, 120: 87}
+"""Architecture -> PTX version: the oldest driver that knows it (80: 525, 86: 560, 87: 570) can read the PTX.
+
+PTX of sm_80 to sm_89 runs on every later GPU; that of sm_90, sm_100 and sm_120 uses instructions of its architecture
+alone (sm_90a, …).
+"""
+SCRATCH_POINTERS = 2
+"""Null pointers to pass after the declared arguments: Triton's scratch memories, which these kernels do not use."""
+
+_EPILOG = """examples:
+  python -m isnet_trt.kernels.compile --arch sm_89 --out kernels-out
+  python -m isnet_trt.kernels.compile --arch sm_80 sm_90 --dtype fp16 --classes 19
+  python -m isnet_trt.kernels.compile --arch sm_120 --only attention
+
+DIR/sm_XX/ receives NAME.ptx, NAME.cubin and launch.json: for every kernel its entry, arguments, grid, threads, shared
+memory and the digests of its files. Compiled is with Triton, which brings its own assembler; neither a GPU nor the CUDA
+toolkit is needed. The exit status is 1 if a kernel spills registers to memory."""
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A kernel for one architecture: its files, and what launching it takes (the entry of launch.json)."""
+
+    ptx: bytes
+    cubin: bytes
+    entry: dict[str, Any]
+
+    @property
+    def spills(self) -> bool:
+        """True if a thread keeps registers in memory."""
+        return bool(self.entry["spill_bytes"])
+
+
+def compile_launch(launch: Launch, arch: int) -> Compiled:
+    """Compile for sm_``arch``.
+
+    Raises:
+        BuildError: Triton cannot compile it, or it would need scratch memory.
+    """
+    import triton
+    from triton.backends.compiler import GPUTarget
+
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        raise BuildError("TRITON_INTERPRET=1 is set: kernels are interpreted, not compiled; unset it")
+    options = {"num_warps": launch.num_warps, "num_stages": launch.num_stages, "ptx_version": PTX_VERSIONS[arch]}
+    try:
+        made = triton.compile(_source(launch), target=GPUTarget("cuda", arch, 32), options=options)
+    except Exception as error:  # Triton's errors have no common base
+        raise BuildError(f"kernel {launch.name} cannot be compiled for sm_{arch}: {error}") from error
+    if made.metadata.global_scratch_size or made.metadata.profile_scratch_size:
+        raise BuildError(f"kernel {launch.name} for sm_{arch} needs scratch memory, which no launch provides")
+    files = (made.asm["ptx"].encode(), made.asm["cubin"])
+    return Compiled(*files, _entry(launch, made.metadata, *files))
+
+
+def _source(launch: Launch) -> Any:
+    from triton.compiler import ASTSource
+
+    names = launch.kernel.arg_names
+    types = {name: launch.types.get(name, "constexpr") for name in names}
+    if set(launch.types) | set(launch.constants) != set(names):
+        raise BuildError(f"launch {launch.name} describes other arguments than its kernel has: {', '.join(names)}")
+    constants = {(names.index(name),): value for name, value in launch.constants.items()}
+    pointers = [name for name, kind in launch.types.items() if kind.startswith("*") and name not in launch.unaligned]
+    aligned = {(names.index(name),): [["tt.divisibility", 16]] for name in pointers}
+    return ASTSource(launch.kernel, types, constants, aligned)
+
+
+def _entry(launch: Launch, metadata: Any, ptx: bytes, cubin: bytes) -> dict[str, Any]:
+    target = re.search(rb"^\.target (\S+?),?\s*$", ptx, re.MULTILINE)
+    registers, spill = _resources(cubin)
+    return {
+        "entry": metadata.name,
+        "target": target.group(1).decode() if target else "",
+        "arguments": [[name, launch.types[name]] for name in launch.kernel.arg_names if name in launch.types],
+        "trailing_null_pointers": SCRATCH_POINTERS,
+        "constants": dict(launch.constants),
+        "unaligned": list(launch.unaligned),
+        "grid": [[list(term) for term in axis] for axis in launch.grid],
+        "threads": 32 * launch.num_warps,
+        "shared_bytes": metadata.shared,
+        "registers": registers,
+        "spill_bytes": spill,
+        "ptx_sha256": hashlib.sha256(ptx).hexdigest(),
+        "cubin_sha256": hashlib.sha256(cubin).hexdigest(),
+    }
+
+
+def _resources(cubin: bytes) -> tuple[int, int]:
+    """Registers, and bytes of stack and local memory, per thread, as the cubin says."""
+    import triton
+
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        ran = subprocess.run([str(tool), "-res-usage", file.name], capture_output=True, text=True, check=False)
+    found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", ran.stdout + ran.stderr)
+    if ran.returncode or not found:
+        raise BuildError(f"{tool} does not tell the resources of a cubin: {(ran.stdout + ran.stderr).strip()[-300:]}")
+    registers, stack, local = map(int, found.groups())
+    return registers, stack + local
+
+
+def write(folder: Path, arch: int, kernels: dict[str, Compiled], classes: int) -> None:
+    """Write the files of ``kernels`` to ``folder``, launch.json last.
+
+    Raises:
+        SettingsError: the folder cannot be written to.
+    """
+    import triton
+
+    entries = {name: compiled.entry for name, compiled in kernels.items()}
+    data = {"schema": SCHEMA, "arch": f"sm_{arch}", "triton": triton.__version__, "classes": classes}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "launch.json").unlink(missing_ok=True)
+        for name, compiled in kernels.items():
+            (folder / f"{name}.ptx").write_bytes(compiled.ptx)
+            (folder / f"{name}.cubin").write_bytes(compiled.cubin)
+        temporary = folder / f".launch.json.{os.getpid()}.tmp"
+        temporary.write_text(json.dumps({**data, "kernels": entries}, indent=1) + "\n", "utf-8")
+        temporary.replace(folder / "launch.json")
+    except OSError as error:
+        raise SettingsError(f"--out {folder}: {error.strerror}; without launch.json it is incomplete") from None
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What to compile; launches are made again in the worker, since Triton's functions do not travel."""
+
+    arch: int
+    name: str
+    dtypes: tuple[str, ...]
+    classes: int
+
+
+def _do(job: _Job) -> Compiled:
+    from isnet_trt.kernels import catalogue
+
+    found = {launch.name: launch for launch in catalogue.launches(job.arch, job.dtypes, job.classes)}
+    return compile_launch(found[job.name], job.arch)
+
+
+def _jobs(arches: Iterable[int], dtypes: tuple[str, ...], classes: int, only: Sequence[str]) -> list[_Job]:
+    from isnet_trt.kernels import catalogue
+
+    jobs = [_Job(a, launch.name, dtypes, classes) for a in arches for launch in catalogue.launches(a, dtypes, classes)]
+    chosen = [job for job in jobs if not only or any(job.name.startswith(prefix) for prefix in only)]
+    if not chosen:
+        names = ", ".join(dict.fromkeys(job.name for job in jobs))
+        raise SettingsError(f"--only {' '.join(only)}: no kernel's name begins so; there are {names}")
+    return chosen
+
+
+def _compiled(jobs: Sequence[_Job], workers: int) -> Iterator[Compiled]:
+    """The result of each job in order, ``workers`` at a time."""
+    if workers <= 1:
+        yield from map(_do, jobs)
+        return
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        yield from pool.map(_do, jobs)
+
+
+def _architecture(text: str) -> int:
+    number = text.removeprefix("sm_").replace(".", "")
+    if not number.isdigit() or int(number) not in PTX_VERSIONS:
+        known = ", ".join(f"sm_{arch}" for arch in PTX_VERSIONS)
+        raise argparse.ArgumentTypeError(f"{text!r} is no architecture that kernels are made for; there are {known}")
+    return int(number)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = cli.parser("isnet_trt.kernels.compile", "Compile the kernels ahead of time, for any GPU.", _EPILOG)
+    parser.add_argument(
+        "--arch", type=_architecture, nargs="+", default=list(PTX_VERSIONS), help="sm_80 … sm_120 (default: all)"
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: compile and report only)")
+    parser.add_argument(
+        "--dtype", nargs="+", choices=tuple(TYPES), default=list(TYPES), help="types of the engine (default: all)"
+    )
+    parser.add_argument("--classes", type=int, default=150, metavar="K", help="classes of the model (default: 150)")
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="only kernels whose names begin so")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="compile N kernels at a time (default: 1)")
+    return parser
+
+
+def _report(job: _Job, compiled: Compiled) -> str:
+    entry = compiled.entry
+    spill = f"SPILLS {entry['spill_bytes']} B" if compiled.spills else "no spill"
+    shared = f"{entry['shared_bytes']:7} B shared"
+    return f"sm_{job.arch:<4} {job.name:28} {entry['registers']:4} registers {shared}  {spill}"
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    if not 1 <= arguments.classes <= 65536:
+        raise SettingsError(f"--classes {arguments.classes}: it must be 1 to 65536")
+    jobs = _jobs(arguments.arch, tuple(arguments.dtype), arguments.classes, arguments.only)
+    done: dict[int, dict[str, Compiled]] = {}
+    for job, compiled in zip(jobs, _compiled(jobs, arguments.jobs), strict=True):
+        print(_report(job, compiled), flush=True)
+        done.setdefault(job.arch, {})[job.name] = compiled
+    for arch, kernels in done.items():
+        if arguments.out:
+            write(arguments.out / f"sm_{arch}", arch, kernels, arguments.classes)
+    spilled = [f"{name} (sm_{arch})" for arch, kernels in done.items() for name, c in kernels.items() if c.spills]
+    if spilled:
+        print(f"{len(spilled)} of {len(jobs)} kernels spill registers: {', '.join(spilled)}", file=sys.stderr)
+        return cli.FAILED
+    print(f"{len(jobs)} kernels, none spills")
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # whatever a later Triton's default is
+    return _run(_parser().parse_args(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))
