@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 import tempfile
 import time
@@ -15,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from benchmarks import accuracy, limit, options, postprocess, rates, results
+from benchmarks import accuracy, growth, instructions, limit, options, postprocess, rates, results
 from benchmarks.latency import bounds, setups, text
+from benchmarks.peers import Missing
 from benchmarks.rounds import Case, measure
 from benchmarks.weights import filled_checkpoint
-from isnet_trt import cli
+from isnet_trt import Segmenter, cli
 from isnet_trt.bundle import Bundle, read_bundle
 from isnet_trt.errors import IsnetError, SettingsError
 from isnet_trt.export import build
@@ -134,13 +136,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         folder = arguments.work or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         workshop = Workshop(folder, arguments.threads, arguments.reference, arguments.rounds)
-        tasks = dict(_tasks(workshop, arguments))
+        parts = dict(_parts(workshop, arguments.out))
+        words = arguments.parts or [""]
+        tasks = {name: task for name, task in parts.items() if any(word in name for word in words)}
         records = _kept(arguments, list(tasks))
         for name, task in tqdm(tasks.items(), desc="suite", unit="part", disable=None):
             if any(record["part"] == name for record in records):
                 continue
             records += _run(name, task, workshop.gaps)
-            results.write(arguments.out, results.result(_in_order(records, list(tasks)), workshop.gaps))
+            results.write(arguments.out, results.result(_in_order(records, list(parts)), workshop.gaps))
     for one in workshop.gaps:
         print(f"not measured: {one['what']}: {one['why']}", file=sys.stderr)
     print(f"written: {arguments.out} ({len(records)} records, {len(workshop.gaps)} gaps)")
@@ -164,22 +168,24 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 Task = Callable[[], list[results.Record]]
 
 
-def _tasks(workshop: Workshop, arguments: argparse.Namespace) -> Iterator[tuple[str, Task]]:
-    """(name, what to do) of the parts that are asked for, short ones first."""
-    named: list[tuple[str, Task]] = [("scores to labels", lambda: _postprocess(workshop))]
-    named += [(shot.name, lambda shot=shot: _shoot(workshop, shot)) for shot in SHOTS]  # type: ignore[misc]
-    named.insert(3, ("limit of ADE whole", lambda: _limit(workshop)))
-    named.insert(4, ("accuracy of the demo model", lambda: _accuracy(workshop)))
-    named.append(("Cityscapes ms+flip, extrapolated", lambda: _extrapolated(workshop, arguments.out)))
-    words = arguments.parts or [""]
-    yield from ((name, task) for name, task in named if any(word in name for word in words))
+def _parts(workshop: Workshop, out: Path) -> Iterator[tuple[str, Task]]:
+    """(name, what to do) of every part, short ones first."""
+    shots = [(shot.name, functools.partial(_shoot, workshop, shot)) for shot in SHOTS]
+    yield "scores to labels", functools.partial(_postprocess, workshop)
+    yield from shots[:2]
+    yield "limit of ADE whole", functools.partial(_limit, workshop)
+    yield "growth of ADE", functools.partial(_growth, workshop)
+    yield "accuracy of the demo model", functools.partial(_accuracy, workshop)
+    yield from shots[2:]
+    yield "Cityscapes ms+flip, extrapolated", functools.partial(_extrapolated, out)
+    yield "instructions of host stages", lambda: [instructions.measure()]
 
 
 def _run(name: str, task: Task, gaps: list[results.Record]) -> list[results.Record]:
     start = time.perf_counter()
     try:
         found = task()
-    except IsnetError as error:
+    except (IsnetError, Missing) as error:
         gaps.append(results.gap(name, str(error)))
         return []
     for record in found:
@@ -240,6 +246,13 @@ def _limit(workshop: Workshop) -> list[results.Record]:
     ]
 
 
+def _growth(workshop: Workshop) -> list[results.Record]:
+    (bundle,) = workshop.bundles(ADE, ("fp32",))
+    with Segmenter.open(bundle.folder, threads=workshop.threads) as segmenter:
+        found = growth.series(segmenter, workshop.threads, growth.AXES, 5)
+        return [growth.measure(one, min(2, workshop.rounds or 2)) for one in found]
+
+
 def _accuracy(workshop: Workshop) -> list[results.Record]:
     samples = list(accuracy.scenes(min(4, workshop.rounds or 4), (512, 1024)))
     found, ckpt = workshop.bundles(DEMO), workshop.checkpoint(DEMO)
@@ -247,7 +260,7 @@ def _accuracy(workshop: Workshop) -> list[results.Record]:
     return [accuracy.measure(found, p, samples, ckpt, workshop.threads, workshop.gaps) for p in presets]
 
 
-def _extrapolated(workshop: Workshop, out: Path) -> list[results.Record]:
+def _extrapolated(out: Path) -> list[results.Record]:
     """Cityscapes ms+flip from the time per window of the slide case of the same file: labelled, not measured."""
     records = results.read(out)["records"] if out.is_file() else []
     measured = [r for r in records if r["case"].startswith("Cityscapes slide")]

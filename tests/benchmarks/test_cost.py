@@ -1,0 +1,122 @@
+"""Operations and bytes of a graph against counts by hand; a stage's floor; fitted exponents; the border band."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+from bench_bundles import tiny
+from onnx import TensorProto, helper, numpy_helper
+
+from benchmarks import cost, growth, limit, rates
+from benchmarks.accuracy import boundary
+from isnet_trt import Segmenter
+from isnet_trt.errors import SettingsError
+
+MACHINE = rates.Rates({"slow": 1e9, "fast": 2e9}, {"only": 8e9}, {"copy": 1e8, "add": 2e8})
+
+
+def graph(path: Path) -> Path:
+    """A strided 3x3 convolution 3 -> 6 and ReLU, then a matrix product over the channels to 5."""
+    w = np.ones((6, 3, 3, 3), np.float32)
+    m = np.ones((5, 6), np.float32)
+    nodes = [
+        helper.make_node("Conv", ["image", "w"], ["c"], pads=[1, 1, 1, 1], strides=[2, 2]),
+        helper.make_node("Relu", ["c"], ["r"]),
+        helper.make_node("Reshape", ["r", "flat"], ["f"]),
+        helper.make_node("MatMul", ["m", "f"], ["logits"]),
+    ]
+    tensors = [
+        helper.make_tensor_value_info("image", TensorProto.FLOAT, ["b", 3, "h", "w"]),
+        helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["b", 5, "n"]),
+    ]
+    constants = [
+        numpy_helper.from_array(w, "w"),
+        numpy_helper.from_array(m, "m"),
+        numpy_helper.from_array(np.array([0, 6, -1], np.int64), "flat"),
+    ]
+    model = helper.make_model(
+        helper.make_graph(nodes, "g", tensors[:1], tensors[1:], constants),
+        opset_imports=[helper.make_opsetid("", 18)],
+        ir_version=10,
+    )
+    model.metadata_props.append(onnx.StringStringEntryProto(key="isnet_trt.borders", value='{"stem": "r"}'))
+    onnx.save(model, path)
+    return path
+
+
+def test_operations_and_bytes_by_hand(tmp_path: Path) -> None:
+    stem, tail = cost.blocks(graph(tmp_path / "g.onnx"), (7, 11))
+    assert (stem.name, tail.name) == ("stem", cost.TAIL)
+    positions = 4 * 6  # ceil(7/2) x ceil(11/2)
+    assert stem.operations == 2 * 6 * positions * 3 * 9
+    assert tail.operations == 2 * 5 * positions * 6
+    # float32: picture, weights and the tensor at the border; there is no traffic for what stays inside.
+    assert stem.bytes == 4 * (3 * 7 * 11 + 6 * 27 + 6 * positions)
+    assert tail.bytes == 4 * (6 * positions + 30 + 5 * positions) + 3 * 8
+
+
+def test_context_operations_count_by_their_formula() -> None:
+    shapes = {"q": (1, 20, 8), "k": (1, 30, 8), "v": (1, 30, 8), "o": (1, 20, 8), "l": (1, 5, 20), "f": (1, 20, 16)}
+    attention = helper.make_node("ContextAttention", ["q", "k", "v", "bias"], ["o"], domain="isnet_trt")
+    pool = helper.make_node("RegionPool", ["l", "f"], ["centres", "counts"], domain="isnet_trt")
+    assert cost.operations(attention, shapes) == 2 * 20 * 30 * (8 + 8)
+    assert cost.operations(pool, shapes) == 2 * 5 * 20 * 16
+    assert cost.operations(helper.make_node("Relu", ["q"], ["o"]), shapes) == 0
+
+
+def test_a_size_that_the_graph_refuses_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="cannot be run at"):
+        cost.blocks(Path(tiny(tmp_path / "threes", batch=3)) / "model.onnx", (33, 47))
+
+
+def test_floor_is_the_larger_of_compute_and_memory() -> None:
+    heavy = limit.stage("heavy", 4e9, 1e8, 4.0, MACHINE, quantised=False)
+    assert (heavy["floor"], heavy["share"], heavy["bound"]) == (2.0, 0.5, "compute")
+    light = limit.stage("light", 1e8, 2e8, 2.0, MACHINE, quantised=False)
+    assert (light["floor"], light["bound"]) == (1.0, "memory")
+    assert limit.stage("int8", 4e9, 1.0, 4.0, MACHINE, quantised=True)["floor"] == 0.5
+
+
+def test_rates_are_measured_and_positive() -> None:
+    found = rates.measure(threads=1, repeats=1)
+    # A machine that runs this at all is somewhere between 10 MFLOP/s and 1 PFLOP/s.
+    assert all(1e7 < rate < 1e15 for kind in (found.fp32, found.int8, found.memory) for rate in kind.values())
+    assert found.matrix(False) == max(found.fp32.values())
+
+
+def test_blocks_of_a_model_are_timed_one_by_one(tmp_path: Path) -> None:
+    seconds = limit.block_seconds(graph(tmp_path / "g.onnx"), ["r", "logits"], (65, 97), 1, 3)
+    assert len(seconds) == 2
+    assert all(s > 0 for s in seconds)
+
+
+@pytest.mark.parametrize("exponent", [1.0, 2.0])
+def test_fit_finds_the_exponent(exponent: float) -> None:
+    x = [10.0, 20.0, 50.0, 70.0]
+    slope, offset, error = growth.fit(x, [3.0 * v**exponent for v in x])
+    assert slope == pytest.approx(exponent)
+    assert np.exp(offset) == pytest.approx(3.0)
+    assert error < 1e-6
+
+
+def test_every_axis_of_growth_is_measured(tmp_path: Path) -> None:
+    with Segmenter.open(tiny(tmp_path / "tiny"), threads=1) as segmenter:
+        for series in growth.series(segmenter, 1, growth.AXES, 3):
+            record = growth.measure(series, 1)
+            assert len(record["x"]) == len(record["seconds"]) == 3
+            assert all(s > 0 for s in record["seconds"])
+
+
+def test_boundary_is_a_band_of_three_pixels() -> None:
+    labels = np.zeros((20, 30), np.int64)
+    labels[:, 17:] = 300  # above 8 bits
+    band = boundary(labels)
+    assert band[:, 14:20].all()
+    assert not band[:, :14].any()
+    assert not band[:, 20:].any()
+    distance = cv2.distanceTransform((labels == 0).astype(np.uint8), cv2.DIST_C, 3)
+    np.testing.assert_array_equal(band[labels == 0], distance[labels == 0] <= 3)

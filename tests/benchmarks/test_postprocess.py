@@ -1,0 +1,35 @@
+"""Both merges get the same scores and give the same labels, windows, mirrored passes and all."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from benchmarks import postprocess
+from benchmarks.postprocess import Work
+from isnet_trt import Inference
+
+WORKS = (
+    Work("whole", 7, (57, 91), (61, 83), Inference()),
+    Work("passes", 7, (57, 91), (57, 91), Inference("whole", None, None, (0.5, 1.0, 1.75), True, True)),
+    Work("slide", 5, (97, 161), (97, 161), Inference("slide", (48, 80), (33, 50), (1.0,), True, True)),
+)
+
+
+@pytest.mark.parametrize("work", WORKS, ids=lambda work: work.name)
+def test_both_merges_agree(work: Work) -> None:
+    scores = postprocess.made_up(work)
+    theirs = postprocess.theirs(work, scores)
+    ours = postprocess.ours(work, [(window, values.copy()) for window, values in scores], 2)
+    assert len(np.unique(theirs)) > 2
+    assert (ours == theirs).mean() > 0.999  # float32; sums in another order move nearly equal scores only
+
+
+def test_record_has_times_ratio_and_memory() -> None:
+    record = postprocess.measure(WORKS[1], threads=1, rounds=2)
+    assert record["labels_equal"] > 0.999
+    assert len(record["seconds"]["isnet_trt"]) == len(record["seconds"]["reference"]) == 2
+    assert record["ratio"]["n"] == 2
+    assert record["passes"] == 6
+    assert all(held is not None and held >= 0 for held in record["memory"].values())
+    assert "times as fast" in postprocess.text(record)

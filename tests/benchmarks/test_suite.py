@@ -1,0 +1,113 @@
+"""The committed cases on the trained demo model, small: build, time, compare, limit; resuming; instructions."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+
+import pytest
+
+from benchmarks import accuracy, instructions, limit, rates, results, suite
+from benchmarks.peers import Missing
+from isnet_trt import cli
+from isnet_trt.errors import SettingsError
+from isnet_trt.settings import Inference
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> suite.Workshop:
+    return suite.Workshop(tmp_path_factory.mktemp("work"), 1, None, 1)
+
+
+@pytest.mark.slow
+def test_a_shot_times_bundle_and_peers(workshop: suite.Workshop) -> None:
+    small = Inference("slide", (64, 96), (43, 64), (0.25,), flip=True)
+    shot = suite.Shot("small", suite.DEMO, (96, 160), "small", small, ("reference", "pytorch"), precisions=("fp32",))
+    (record,) = suite._shoot(workshop, shot)
+    assert {c["name"]: c["status"] for c in record["contenders"]} == {
+        "isnet_trt onnxruntime fp32": "timed",
+        "reference": "timed",
+        "pytorch": "timed",
+    }
+    assert {r["over"] for r in record["ratios"]} == {"reference", "pytorch"}
+    assert record["contenders"][0]["agreement"]["clear"] == 1.0
+
+
+@pytest.mark.slow
+def test_accuracy_of_the_demo_bundle_is_the_checkpoints(workshop: suite.Workshop, tmp_path: Path) -> None:
+    (bundle,) = workshop.bundles(suite.DEMO, ("fp32",))
+    out = tmp_path / "accuracy.json"
+    arguments = [str(bundle.folder), str(tmp_path / "nowhere"), "--ckpt", str(suite.DEMO_CHECKPOINT), "--scenes", "1"]
+    arguments += ["--image-size", "96", "192", "--presets", "default", "--threads", "1", "--out", str(out)]
+    assert accuracy.main(arguments) == cli.FAILED
+    data = results.read(out)
+    assert [gap["what"] for gap in data["gaps"]] == [f"bundle {tmp_path / 'nowhere'}"]
+    checkpoint, ours = data["records"][0]["rows"]
+    assert ours["agreement"]["clear"] == 1.0
+    assert ours["agreement"]["boundary"] > 0.99
+    assert ours["miou"] == pytest.approx(checkpoint["miou"], abs=1e-3)
+    assert 0.1 < ours["miou"] < 1
+    assert len(ours["iou"]) == len(data["records"][0]["classes"]) == 9
+
+
+@pytest.mark.slow
+def test_limit_of_the_demo_bundle(workshop: suite.Workshop) -> None:
+    (bundle,) = workshop.bundles(suite.DEMO, ("fp32",))
+    how = argparse.Namespace(threads=1, rounds=1)
+    record = limit.measure("demo", bundle, (96, 160), rates.measure(1, 1), how)
+    names = [stage["name"] for stage in record["stages"]]
+    assert names[0] == "backbone_net.stem"
+    assert names[-4:] == ["decoder_stage2", "resize", "gather", "merge"]
+    assert all(stage["bytes"] > 0 for stage in record["stages"])
+    assert sum(stage["operations"] for stage in record["stages"]) == pytest.approx(record["total"]["operations"])
+
+
+def test_unknown_precisions_and_recipes_are_gaps(tmp_path: Path) -> None:
+    workshop = suite.Workshop(tmp_path, 1, None, 1)
+    with pytest.raises(SettingsError, match="no bundle"):
+        workshop.bundles(suite.DEMO, ("fp8",))
+    assert [gap["what"] for gap in workshop.gaps] == ["isnet_demo in fp8"]
+    with pytest.raises(SettingsError, match="no made-up weights"):
+        workshop.checkpoint("isnet_nothing")
+
+
+def test_parts_can_be_chosen_kept_and_measured_again(tmp_path: Path) -> None:
+    out = tmp_path / "suite.json"
+    kept = {"kind": "growth", "case": "kept", "part": "another part"}
+    stale = {"kind": "extrapolated", "case": "stale", "part": "Cityscapes ms+flip, extrapolated"}
+    slide = {"kind": "latency", "case": "Cityscapes slide 1024x2048", "part": "Cityscapes slide", "windows": 15}
+    timed = {"name": "reference", "status": "timed", "summary": {"p50": 90.0}}
+    results.write(out, results.result([kept, stale, {**slide, "contenders": [timed]}], []))
+    assert suite.main(["--parts", "extrapolated", "--out", str(out)]) == 0
+    records = {record["case"]: record for record in results.read(out)["records"]}
+    assert set(records) == {"kept", "Cityscapes slide 1024x2048", "Cityscapes ms+flip 1024x2048"}
+    far = records["Cityscapes ms+flip 1024x2048"]
+    assert far["windows"] == 262
+    assert far["seconds"] == {"reference": pytest.approx(90.0 * 262 / 15)}
+    assert "not measured" in far["how"]
+
+
+def test_nothing_to_measure_is_an_error(tmp_path: Path) -> None:
+    out = tmp_path / "suite.json"
+    assert suite.main(["--parts", "extrapolated", "--out", str(out)]) == cli.ERROR
+
+
+def test_instructions_need_valgrind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for stage in instructions.STAGES.values():
+        stage()
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(Missing, match="valgrind is not installed"):
+        instructions.measure(("resize",))
+    out = tmp_path / "counts.json"
+    assert instructions.main(["--stages", "resize", "--out", str(out)]) == cli.FAILED
+    assert "valgrind" in results.read(out)["gaps"][0]["why"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("valgrind") is None, reason="valgrind is not installed")
+def test_instruction_counts_repeat_and_grow_with_the_work() -> None:
+    one, again = (instructions.count("resize", 1) for _ in range(2))
+    # The interpreter's start differs by a fraction of a per cent from run to run; the work added is 60 runs.
+    assert abs(one - again) < 0.01 * one
+    assert instructions.count("resize", 61) > one + 30 * 1_000_000
