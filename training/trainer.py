@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from isnet_trt.errors import CheckpointError, TrainingError
 from isnet_trt.training.data.augment import Augment
-from isnet_trt.training.data.crops import CropDataset, EpochSampler, crop_loader
+from isnet_trt.training.data.crops import CropDataset, EpochSampler, batches, crop_loader
 from isnet_trt.training.data.picture_set import Source
 from isnet_trt.training.diagnose import first_not_finite
 from isnet_trt.training.distributed import Processes, lost_process, synchronised
@@ -162,7 +162,7 @@ class Trainer:
     def _epoch(self, record: Record, stop: StopWish) -> None:
         """Go through the rest of an epoch, to its end or to the end of the run."""
         self.sampler.epoch, self.sampler.skip = self.epoch, self.iteration % len(self.sampler)
-        for x, labels in self.loader:
+        for x, labels in batches(self.loader):
             labelled, wish = self.here.sum([int((labels != IGNORE).sum()), stop.asked is not None])
             if wish:
                 return

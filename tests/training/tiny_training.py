@@ -33,7 +33,8 @@ def tiny(name: str, base: str) -> Recipe:
     """The recipe ``base`` with a tiny network, crops of 40×56 and pictures of about 64×128; the rest as it is."""
     one = recipe(base)
     spec = dataclasses.replace(one.architecture, backbone=BACKBONE, head_channels=8, context_channels=8)
-    rule = dataclasses.replace(one.augmentation, base=(128, 64))
+    # Turning is for crops of another shape than these pictures have.
+    rule = dataclasses.replace(one.augmentation, base=(128, 64), pad_turns=False)
     size = (128, 64) if one.preprocess.keep_ratio else (64, 72)
     preprocess = dataclasses.replace(one.preprocess, size=size)
     return dataclasses.replace(

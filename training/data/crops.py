@@ -10,12 +10,14 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from isnet_trt.errors import IsnetError, TrainingError
 from isnet_trt.training.data.augment import Augment
 from isnet_trt.training.data.picture_set import Source
 
 Key = tuple[int, int]
 """(epoch from 1, place in the epoch's numbering): with the seed it decides all that is random about a sample."""
-
+Batch = tuple[torch.Tensor, torch.Tensor]
+"""float32 (B, 3, h, w) and int64 (B, h, w)."""
 _GRACE = 30
 """Seconds that a worker lives on after SIGTERM; batch systems commonly wait as long before they kill."""
 
@@ -87,6 +89,27 @@ def crop_loader(
         timeout=timeout if workers else 0,
         pin_memory=pinned,
     )
+
+
+def batches(loader: DataLoader) -> Iterator[Batch]:
+    """One pass over a loader; what goes wrong in a worker is told without the worker's traceback.
+
+    Raises:
+        DataError: what the set raises for a file that cannot be read.
+        TrainingError: a worker was killed, or no batch came in time.
+    """
+    try:
+        yield from loader
+    except IsnetError as error:
+        name = type(error).__name__
+        raise type(error)(str(error).rpartition(f"{name}: ")[2].strip()) from error
+    except RuntimeError as error:
+        if "DataLoader" not in str(error):
+            raise
+        raise TrainingError(
+            f"the workers that read pictures failed ({str(error).splitlines()[0]}): lower --workers, raise --timeout, "
+            "or give a container more shared memory (docker run --shm-size=8g)"
+        ) from error
 
 
 def _start_worker(_: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +9,6 @@ import torch
 from numpy.typing import NDArray
 
 from isnet_trt.settings import Size
-from isnet_trt.training.recipes import Recipe
 from isnet_trt.training.scenes import draw_scene
 
 TRAIN_SEED = 1_000_000
@@ -62,10 +60,3 @@ def training_scenes(scenes: SceneSet) -> SceneCache:
 def held_out_scenes(count: int, size: Size) -> SceneCache:
     """The held-out set: ``count`` scenes of ``size`` (height, width)."""
     return SceneCache(HELD_OUT_SEED, count, size)
-
-
-def held_out(recipe: Recipe, count: int, size: Size) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
-    """Held-out scenes: RGB picture and labels."""
-    for index in range(count):
-        scene = draw_scene(HELD_OUT_SEED + index, *size)
-        yield scene.image, scene.labels

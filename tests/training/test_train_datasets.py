@@ -1,0 +1,106 @@
+"""The four datasets and pictures of one's own, from miniature trees through the command line: train, score, resume."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import cv2
+import miniature
+import numpy as np
+import pytest
+import torch
+from tiny_training import TINY_RECIPES, finished, start, train_in_process, weights
+
+from isnet_trt.training import train
+from isnet_trt.training.recipes import DATASETS, RECIPES
+from isnet_trt.training.run_folder import LATEST
+
+RUN = ("--epochs", "2", "--batch", "2", "--repeats", "2", "--workers", "0")
+
+
+@pytest.fixture(autouse=True)
+def _tiny_recipes(monkeypatch: pytest.MonkeyPatch) -> Any:
+    for name, one in TINY_RECIPES.items():
+        monkeypatch.setitem(RECIPES, name, one)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def call(name: str, data: Path, out: Path) -> tuple[str, ...]:
+    return ("--recipe", f"tiny_{name}", "--data", str(data), "--out", str(out), *RUN)
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_each_dataset_trains_and_is_scored(name: str, tmp_path: Path) -> None:
+    truth = miniature.MAKERS[name](tmp_path / "data")
+    assert train.main([*call(name, tmp_path / "data", tmp_path), "--threads", "1", "--device", "cpu"]) == 0
+    assert torch.load(tmp_path / LATEST, weights_only=True)["cur_iter"] == 6  # 3 pictures, twice, in batches of 2
+    losses = [float(row["loss"]) for row in rows(tmp_path / "iterations.csv")]
+    assert np.isfinite(losses).all()
+    last = rows(tmp_path / "epochs.csv")[-1]
+    present = np.unique([c for labels in truth["val"].values() for c in np.unique(labels) if c >= 0])
+    scores = np.array([float(last[label]) for label in DATASETS[name].labels.names])
+    assert np.isfinite(scores[present]).all()
+    assert float(last["miou"]) == pytest.approx(np.nanmean(scores), abs=1e-3)  # four digits in the file
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", DATASETS)
+def test_two_processes_train_each_dataset_as_one_does(name: str, tmp_path: Path) -> None:
+    miniature.MAKERS[name](tmp_path / "data", val=3)
+    arguments = call(name, tmp_path / "data", tmp_path / "two")
+    output = train_in_process(*arguments, "--stop-after", "3", processes=2)
+    assert "over 2 processes" in output
+    train_in_process(*arguments, "--resume", processes=2)
+    state = weights(tmp_path / "two")
+    assert all(torch.isfinite(t).all() for t in state.values())
+    assert train.main([*call(name, tmp_path / "data", tmp_path / "one"), "--threads", "1", "--device", "cpu"]) == 0
+    one, two = (rows(tmp_path / n / "iterations.csv") for n in ("one", "two"))
+    # The crops are the same; each process drops channels of its own, so losses agree only roughly.
+    assert float(two[0]["loss"]) == pytest.approx(float(one[0]["loss"]), rel=0.15)
+    assert [row["epoch"] for row in rows(tmp_path / "two" / "epochs.csv")] == ["1", "2"]
+
+
+def test_pictures_of_ones_own(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    for number in range(6):
+        labels = np.repeat(np.arange(3, dtype=np.uint8) * 7, 23)[None].repeat(41 + number, 0)
+        for folder, picture in (("images", labels[..., None] * 9 + rng.integers(0, 9, (*labels.shape, 3))),):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            cv2.imwrite(str(tmp_path / folder / f"{number}.png"), picture.astype(np.uint8))
+        (tmp_path / "labels").mkdir(exist_ok=True)
+        cv2.imwrite(str(tmp_path / "labels" / f"{number}.png"), labels)
+    recipe = tmp_path / "own.yaml"
+    recipe.write_text(
+        "name: own\nimages: images/*.png\nclasses: {0: left, 7: middle, 14: right}\nlike: isnet_demo\n"
+        "crop: [40, 64]\nsize: [96, 48]\nsplit: 0.34\n"
+    )
+    out = tmp_path / "run"
+    arguments = ["--recipe", str(recipe), "--out", str(out), *RUN, "--threads", "1", "--device", "cpu"]
+    assert train.main(arguments) == 0
+    columns = list(rows(out / "epochs.csv")[-1])
+    assert columns == ["iteration", "epoch", "miou", "all_accuracy", "left", "middle", "right"]
+    second = [*arguments[:3], str(tmp_path / "tuned"), *arguments[4:]]
+    assert train.main([*second, "--init", str(Path(train.__file__).parent / "assets" / "isnet_demo.pth")]) == 0
+    first, tuned = (float(rows(d / "iterations.csv")[-1]["loss"]) for d in (out, tmp_path / "tuned"))
+    assert np.isfinite([first, tuned]).all()
+
+
+def test_an_unreadable_picture_ends_the_run_and_its_workers(tmp_path: Path) -> None:
+    miniature.make_ade20k(tmp_path / "data")
+    picture = next((tmp_path / "data").rglob("images/training/*.jpg"))
+    picture.write_bytes(b"not a picture")
+    arguments = call("ade20k", tmp_path / "data", tmp_path / "run")
+    status, output = finished(start(*arguments, "--workers", "1"), seconds=90)
+    assert status == 2, output
+    assert f"error: {picture}: not a picture" in output
+    assert "Traceback" not in output
