@@ -17,7 +17,7 @@ def attend(q, k, v, bias, scale, parts, dtype):
     batch, queries, keys = q.shape[0], q.shape[1], k.shape[1]
     out, norms = poisoned(batch, queries, WIDTH, dtype=dtype), poisoned(parts, batch, queries)
     partial = poisoned(parts, batch, queries, WIDTH) if parts > 1 else out
-    launch = attention.launch_attention(dtype, 90, parts > 1, upcast=dtype == "bf16")
+    launch = attention.launch_attention(dtype, 86, parts > 1, upcast=dtype == "bf16")
     launch.run(
         q=q, k=k, v=v, bias=bias, out=partial, norms=norms, scale=scale * attention.LOG2_E,
         batch=batch, queries=queries, keys=keys, splits=parts,

@@ -1,0 +1,116 @@
+"""Compiling ahead of time, in processes of their own, without a GPU."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="triton has no wheels for this platform")
+
+
+def compile_kernels(*options, **variables):
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"} | variables
+    command = [sys.executable, "-m", "isnet_trt.kernels.compile", *map(str, options)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=1800)
+
+
+def test_files_and_launch_data_belong_together(tmp_path):
+    ran = compile_kernels(
+        "--arch", "8.6", "--dtype", "fp16", "--only", "attention_combine", "resize", "--out", tmp_path
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert "2 kernels, none spills" in ran.stdout
+    folder = tmp_path / "sm_86"
+    data = json.loads((folder / "launch.json").read_text("utf-8"))
+    assert (data["schema"], data["arch"]) == (1, "sm_86")
+    assert set(data["kernels"]) == {"resize", "attention_combine_fp16"}
+    assert {path.name for path in folder.iterdir()} == {
+        "launch.json", "resize.ptx", "resize.cubin", "attention_combine_fp16.ptx", "attention_combine_fp16.cubin"
+    }  # fmt: skip
+    assert data["kernels"]["attention_combine_fp16"]["grid"] == [[["rows", 4]], [], []]
+    for name, entry in data["kernels"].items():
+        ptx, cubin = (folder / f"{name}.ptx").read_bytes(), (folder / f"{name}.cubin").read_bytes()
+        assert hashlib.sha256(ptx).hexdigest() == entry["ptx_sha256"]
+        assert hashlib.sha256(cubin).hexdigest() == entry["cubin_sha256"]
+        assert cubin[:4] == b"\x7fELF"
+        assert_describes(entry, ptx.decode())
+
+
+def assert_describes(entry, ptx):
+    """The entry has the arguments, the threads and the target that the PTX has."""
+    header = ptx[ptx.index(".entry") : ptx.index("{", ptx.index(".entry"))]
+    assert entry["entry"] in header
+    kinds = re.findall(r"\.param \.(\w+)", header)
+    wanted = ["u64" if kind.startswith("*") or kind == "i64" else "u32" for _, kind in entry["arguments"]]
+    assert kinds == wanted + ["u64"] * entry["trailing_null_pointers"]
+    assert f".reqntid {entry['threads']}" in header
+    assert re.search(rf"^\.target {entry['target']}\b", ptx, re.MULTILINE)
+    assert ".version 8.0" in ptx
+    assert 0 < entry["registers"] <= 255
+    assert entry["spill_bytes"] == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--arch", "sm_75"), "'sm_75' is no architecture that kernels are made for; there are sm_80"),
+        (("--only", "convolution"), "no kernel's name begins so; there are resize"),
+        (("--classes", "0"), "--classes 0"),
+        (("--out", "/dev/null/x", "--arch", "sm_80", "--only", "resize"), "--out /dev/null/x/sm_80"),
+    ],
+)
+def test_what_cannot_be_done_is_said(options, message):
+    ran = compile_kernels(*options)
+    assert ran.returncode == 2
+    assert message in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+def test_the_interpreter_does_not_compile():
+    ran = compile_kernels("--arch", "sm_80", "--only", "resize", TRITON_INTERPRET="1")
+    assert ran.returncode == 2
+    assert "TRITON_INTERPRET=1 is set" in ran.stderr
+
+
+SPILLING = """
+import sys
+from isnet_trt.kernels import attention, compile
+attention.tile = lambda dtype, arch: attention.Tile(128, 64, 4, 1)
+sys.exit(compile.main(["--arch", "sm_80", "--dtype", "fp16", "--only", "attention_fp16"]))
+"""
+
+
+@pytest.mark.slow
+def test_a_spill_fails_the_command():
+    ran = subprocess.run([sys.executable, "-c", SPILLING], capture_output=True, text=True)
+    assert ran.returncode == 1
+    assert "SPILLS" in ran.stdout
+    assert "1 of 1 kernels spill registers: attention_fp16 (sm_80)" in ran.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", [80, 86, 89, 90, 100, 120])
+def test_no_kernel_spills_on_any_architecture(arch):
+    ran = compile_kernels("--arch", f"sm_{arch}", "--jobs", os.cpu_count() or 1)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("classes", [19, 300])
+def test_no_number_of_classes_spills(classes):
+    ran = compile_kernels(
+        "--only", "accumulate", "finish", "upsample", "--classes", classes, "--arch", "sm_80", "sm_90"
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+def test_importing_the_package_loads_neither_triton_nor_torch():
+    code = "import sys, isnet_trt.kernels, isnet_trt.kernels.launch; print(*sorted(sys.modules))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"triton", "torch"} & set(loaded)
