@@ -53,6 +53,7 @@ class _Writer:
         self.dtypes = element_types(proto)
         self.typed = False
         self.energies = energies(self.wiring, layers(proto))
+        self.likes: dict[tuple[str, int], str] = {}
         self.behind: dict[str, list[NodeProto]] = {}
         self.before: dict[str, list[NodeProto]] = {}
 
@@ -64,6 +65,7 @@ class _Writer:
             if key not in rounded:
                 rounded[key] = self._round(*key)
             nodes[read.node].input[read.index] = rounded[key]
+            self.likes[read.node, read.index] = read.like
         for layer in chosen:
             self._weight(layer, nodes[layer.node])
         self._reorder()
@@ -117,7 +119,7 @@ class _Writer:
     def _bias(self, layer: Layer, node: NodeProto, scales: Array) -> Array:
         """The bias in 32-bit units of (input scale · weight scale); the weight scales, enlarged where it overflows."""
         bias = self.wiring.weight(node.input[2])
-        source = np.float32(self.scale(layer.source).scale)
+        source = np.float32(self.scale(self.likes[layer.node, 0]).scale)
         scales = np.maximum(scales, np.abs(bias) / (source * np.float32(_LARGEST_BIAS))).astype(np.float32)
         units = (source * scales).astype(np.float32)
         name = f"{node.input[2]}_of_{node.name}"

@@ -90,7 +90,7 @@ class Wiring:
 def layers(proto: ModelProto, flavour: Flavour = "tensorrt") -> list[Layer]:
     """Every layer that can be quantised, in the order of computation.
 
-    On the CPU the layer that makes the keys of an attention is none: ONNX Runtime 1.32 moves a DequantizeLinear behind
+    On the CPU a layer that makes the keys of an attention is none: ONNX Runtime 1.32 moves a DequantizeLinear behind
     the reshaping of the keys into the loop over blocks of queries, and aborts the process.
     """
     wiring = Wiring(proto)
@@ -107,12 +107,12 @@ def layers(proto: ModelProto, flavour: Flavour = "tensorrt") -> list[Layer]:
 
 
 def _makes_keys(wiring: Wiring, layer: Layer) -> bool:
-    """Whether the layer's result is, reshaped, the second input of a context attention."""
+    """Whether the layer's result is, activated and reshaped, the keys or values of a context attention."""
     ends = {layer.result}
     for node in wiring.nodes:
-        if node.op_type in ("Reshape", "Transpose") and node.input[0] in ends:
+        if node.op_type in ("Relu", "LeakyRelu", "Reshape", "Transpose") and node.input[0] in ends:
             ends.update(node.output)
-        if node.op_type.startswith("ContextAttention") and node.input[1] in ends:
+        if node.op_type.startswith("ContextAttention") and not ends.isdisjoint(node.input[1:3]):
             return True
     return False
 
