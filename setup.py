@@ -16,7 +16,7 @@ RUNTIME = ["numpy>=1.26", "opencv-python>=4.10", "onnxruntime>=1.22", "tqdm>=4.6
 BUILD = ["torch>=2.9", "onnx>=1.18", "onnxscript>=0.5", "polygraphy>=0.49", "matplotlib>=3.8"]
 EXTRAS = {
     "build": BUILD,
-    "train": ["torch>=2.9", "matplotlib>=3.8", "PyYAML>=6", "scipy>=1.11", "tensorboard>=2.16"],
+    "train": ["torch>=2.9", "matplotlib>=3.8", "Pillow>=10", "PyYAML>=6", "scipy>=1.11", "tensorboard>=2.16"],
     "bench": [*BUILD, "psutil>=5.9"],
     "gpu": ["tensorrt>=10.13", "pycuda>=2025.1", "cuda-bindings>=13"],
     "rtx": [f"tensorrt-rtx-cu13>=1.7; {RTX_PLATFORM}", "cuda-bindings>=13"],

@@ -22,7 +22,7 @@ from torch import Tensor
 from isnet_trt.errors import CheckpointError
 from isnet_trt.training.fit import AUXILIARY, COUNTER, Fit, compare, expected, few, fits
 from isnet_trt.training.model import ISNet
-from isnet_trt.training.recipes import Recipe
+from isnet_trt.training.recipes import RECIPES, Recipe
 from isnet_trt.training.recipes import recipe as recipe_named
 
 StateDict = dict[str, Tensor]
@@ -70,12 +70,26 @@ def load_checkpoint(path: str | os.PathLike[str], recipe: str | Recipe | None = 
     wanted = recipe_named(recipe) if isinstance(recipe, str) else recipe
     file = _find(Path(path))
     notes: list[str] = [] if file == Path(path) else [f"the link was followed to {file}"]
-    state = _plain_names(_weights(_read(file), file, notes), notes)
+    content = _read(file)
+    state = _plain_names(_weights(content, file, notes), notes)
     _check_tensors(state, file)
-    chosen = _choose(state, wanted, file, notes)
+    chosen = _choose(state, wanted or _named(content, file, notes), file, notes)
     state = _complete(state, chosen, notes)
     _check_values(state, file)
     return Checkpoint(file, chosen, state, _sha256(file), tuple(notes))
+
+
+def read_weights(path: str | os.PathLike[str]) -> StateDict:
+    """The checked weights of a file under their plain names, whatever network they belong to.
+
+    Raises:
+        CheckpointError: as `load_checkpoint`, but for the fit.
+    """
+    file = _find(Path(path))
+    state = _plain_names(_weights(_read(file), file, []), [])
+    _check_tensors(state, file)
+    _check_values(state, file)
+    return state
 
 
 def load_model(checkpoint: Checkpoint) -> ISNet:
@@ -207,6 +221,24 @@ def _weights(content: Any, path: Path, notes: list[str]) -> StateDict:
             "expected a state dict, or a dictionary with one under 'model'"
         )
     return dict(weights)
+
+
+def _named(content: Any, path: Path, notes: list[str]) -> Recipe | None:
+    """The recipe that our trainer noted in the file.
+
+    Classes may be as many as in a published recipe and yet be others: a file that was trained by a described recipe is
+    not taken for a published one.
+    """
+    name = content.get("recipe") if isinstance(content, Mapping) else None
+    if not isinstance(name, str):
+        return None
+    if name not in RECIPES:
+        raise CheckpointError(
+            f"{path} was trained by the recipe {name!r}, which a file of its own describes: give that file "
+            "(--recipe FILE.yaml), since the checkpoint holds no class names"
+        )
+    notes.append(f"recipe {name}, as noted in the file")
+    return RECIPES[name]
 
 
 def _is_entry(name: Any, item: Any) -> bool:

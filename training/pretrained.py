@@ -22,8 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from isnet_trt.errors import CheckpointError
-from isnet_trt.training import checkpoint as files
-from isnet_trt.training.checkpoint import StateDict
+from isnet_trt.training.checkpoint import StateDict, read_weights
 from isnet_trt.training.fit import AUXILIARY, COUNTER, few
 from isnet_trt.training.model import ISNet
 
@@ -60,7 +59,7 @@ class Report:
 
 def load_pretrained(model: ISNet, path: str | os.PathLike[str]) -> Report:
     """`load_matching` if the file is an ISNet's, else `load_backbone`."""
-    state = _read(Path(path))
+    state = read_weights(path)
     if any(name.startswith("decoder_stage1.") for name in state):
         return _load_matching(model, Path(path), state)
     return _load_backbone(model, Path(path), state)
@@ -75,7 +74,7 @@ def load_backbone(model: ISNet, path: str | os.PathLike[str]) -> Report:
     Raises:
         CheckpointError: the file cannot be read, or is of another backbone; the message says what differs.
     """
-    return _load_backbone(model, Path(path), _read(Path(path)))
+    return _load_backbone(model, Path(path), read_weights(path))
 
 
 def load_matching(model: ISNet, path: str | os.PathLike[str]) -> Report:
@@ -87,16 +86,7 @@ def load_matching(model: ISNet, path: str | os.PathLike[str]) -> Report:
     Raises:
         CheckpointError: the file cannot be read, is no ISNet, or differs in more than that.
     """
-    return _load_matching(model, Path(path), _read(Path(path)))
-
-
-def _read(path: Path) -> StateDict:
-    """The named tensors of a file, their values checked."""
-    file = files._find(path)
-    state = files._plain_names(files._weights(files._read(file), file, []), [])
-    files._check_tensors(state, file)
-    files._check_values(state, file)
-    return state
+    return _load_matching(model, Path(path), read_weights(path))
 
 
 def _load_backbone(model: ISNet, path: Path, state: StateDict) -> Report:

@@ -148,6 +148,20 @@ def test_recipe_is_found_from_the_content(name: str) -> None:
 # Contents that do not fit
 
 
+def test_recipe_noted_by_the_trainer(tmp_path: Path, state: State) -> None:
+    torch.save({"model": state, "recipe": "isnet_demo"}, tmp_path / "noted.pth")
+    found = load_checkpoint(tmp_path / "noted.pth")
+    assert found.recipe.name == "isnet_demo"
+    assert "recipe isnet_demo, as noted in the file" in found.notes
+
+
+def test_described_recipe_is_not_taken_for_a_published_one(tmp_path: Path, state: State) -> None:
+    torch.save({"model": state, "recipe": "tiles"}, tmp_path / "tiles.pth")
+    with pytest.raises(CheckpointError, match=r"'tiles'.*--recipe FILE.yaml"):
+        load_checkpoint(tmp_path / "tiles.pth")
+    assert load_checkpoint(tmp_path / "tiles.pth", "isnet_demo").recipe.name == "isnet_demo"
+
+
 def test_wrong_recipe_lists_names_and_the_one_that_fits(tmp_path: Path, state: State) -> None:
     text = refusal(saved(tmp_path, {"model": state}), "isnet_resnet50os8_ade20k")
     assert "missing: backbone_net.layer1.1.conv1.weight, " in text
