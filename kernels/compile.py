@@ -28,6 +28,8 @@ PTX_VERSIONS = {80: 80, 86: 80, 89: 80, 90: 80, 100: 86, 120: 87}
 PTX of sm_80 to sm_89 runs on every later GPU; that of sm_90, sm_100 and sm_120 uses instructions of its architecture
 alone (sm_90a, …).
 """
+SHARED_KIB = {80: 163, 86: 99, 89: 99, 90: 227, 100: 227, 120: 99}
+"""Shared memory that a block may have (CUDA programming guide, compute capabilities)."""
 SCRATCH_POINTERS = 2
 """Null pointers to pass after the declared arguments: Triton's scratch memories, which these kernels do not use."""
 
@@ -59,7 +61,7 @@ def compile_launch(launch: Launch, arch: int) -> Compiled:
     """Compile for sm_``arch``.
 
     Raises:
-        BuildError: Triton cannot compile it, or it would need scratch memory.
+        BuildError: Triton cannot compile it, or it would need scratch memory or more shared memory than there is.
     """
     import triton
     from triton.backends.compiler import GPUTarget
@@ -73,6 +75,9 @@ def compile_launch(launch: Launch, arch: int) -> Compiled:
         raise BuildError(f"kernel {launch.name} cannot be compiled for sm_{arch}: {error}") from error
     if made.metadata.global_scratch_size or made.metadata.profile_scratch_size:
         raise BuildError(f"kernel {launch.name} for sm_{arch} needs scratch memory, which no launch provides")
+    if made.metadata.shared > SHARED_KIB[arch] * 1024:
+        limit = f"{SHARED_KIB[arch]} KiB of shared memory that a block has"
+        raise BuildError(f"kernel {launch.name} for sm_{arch} takes {made.metadata.shared} bytes of the {limit}")
     files = (made.asm["ptx"].encode(), made.asm["cubin"])
     return Compiled(*files, _entry(launch, made.metadata, *files))
 

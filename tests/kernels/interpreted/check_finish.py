@@ -11,10 +11,10 @@ from merging import LABELS, Head, answers, clear, host, merge, plan_of
 from isnet_trt.kernels import finish
 from isnet_trt.settings import Inference
 
-SLIDE = Inference("slide", (24, 32), (13, 17))
+SLIDE = Inference("slide", (12, 17), (7, 11))
 CASES = {
     "slide": (SLIDE, Head(7, 8)),
-    "slide-scales-flip": (SLIDE.replace(scales=(0.5, 1.0, 1.75), flip=True), Head(7, 8)),
+    "slide-scales-flip": (SLIDE.replace(scales=(0.5, 1.75), flip=True), Head(7, 8)),
     "slide-flip-pairs-probabilities": (
         SLIDE.replace(scales=(0.75, 1.0), flip=True, softmax_before_resize=True), Head(6, 8, ((1, 2), (3, 4)))
     ),
@@ -35,23 +35,23 @@ def assert_same_labels(made, wanted, scores):
 @pytest.mark.parametrize("name", CASES)
 def test_label_maps_are_those_of_the_host(name):
     inference, head = CASES[name]
-    plan, output = plan_of((31, 45), inference), (23, 38)
+    plan, output = plan_of((15, 29), inference), (11, 19)
     logits = answers(plan, head, "fp16")
     wanted, scores = host(plan, head, logits, output)
-    assert_same_labels(merge(plan, head, logits, output, "fp16", band=9), wanted, scores)
+    assert_same_labels(merge(plan, head, logits, output, "fp16", band=5), wanted, scores)
 
 
 def test_bands_do_not_change_the_labels():
     inference, head = CASES["slide-scales-flip"]
-    plan = plan_of((31, 45), inference)
+    plan = plan_of((15, 29), inference)
     logits = answers(plan, head, "fp32")
-    maps = [merge(plan, head, logits, (17, 20), "fp32", band) for band in (1, 6, 17)]
+    maps = [merge(plan, head, logits, (9, 14), "fp32", band) for band in (2, 5, 9)]
     np.testing.assert_array_equal(maps[0], maps[1])
     np.testing.assert_array_equal(maps[0], maps[2])
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "fp16", "bf16"])
-@pytest.mark.parametrize(("classes", "coarse", "output"), [(19, (5, 9), (33, 140)), (300, (4, 3), (9, 21))])
+@pytest.mark.parametrize(("classes", "coarse", "output"), [(19, (5, 9), (13, 140)), (300, (4, 3), (3, 21))])
 def test_one_whole_pass(classes, coarse, output, dtype):
     logits = tensor(np.random.default_rng(0).standard_normal((classes, *coarse)), dtype)
     scores = finish.reference([logits.float().numpy()], output, 1)

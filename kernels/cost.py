@@ -1,0 +1,155 @@
+"""What each kernel must move and compute, and the least time that takes: ``python -m isnet_trt.kernels.cost``.
+
+Bytes are those of a kernel's inputs and results, each once: what caches may or may not save is left out, and so are
+partial results. FLOPs are those that the kernel does, a fused multiply-add counted as two.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from isnet_trt import cli, geometry
+from isnet_trt.geometry import coarse_size
+from isnet_trt.settings import Inference, Size
+
+WIDTH, FEATURES, CHANNELS = 256, 512, 3
+BILINEAR, SOFTMAX = 9, 5
+"""FLOPs per value."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """Rates of a GPU from its data sheet: bytes/s, and FLOP/s of dense float16 matrices with float32 sums, float32."""
+
+    name: str
+    memory: float
+    matrix: float
+    vector: float
+
+
+CARDS = (
+    Card("H100 SXM", 3.35e12, 989.4e12, 66.9e12),
+    Card("RTX 4090", 1.008e12, 165.2e12, 82.6e12),
+)
+"""NVIDIA's H100 data sheet and architecture paper; Ada architecture paper, table of the RTX 4090."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Bytes moved, and FLOPs on the matrix units or on the ordinary ones."""
+
+    bytes: float
+    flops: float
+    unit: Literal["matrix", "vector"] = "vector"
+
+    def floor(self, card: Card) -> float:
+        """Seconds that ``card`` needs at least."""
+        return max(self.bytes / card.memory, self.flops / (card.matrix if self.unit == "matrix" else card.vector))
+
+    def __mul__(self, times: int) -> Cost:
+        return Cost(self.bytes * times, self.flops * times, self.unit)
+
+
+def resize(source: Size, target: Size) -> Cost:
+    """One picture."""
+    pixels = CHANNELS * target[0] * target[1]
+    return Cost(CHANNELS * source[0] * source[1] + pixels, 9 * pixels)
+
+
+def gather(picture: Size, window: Size, batch: int, size: int = 2) -> Cost:
+    """A batch of windows; the picture is read once. ``size`` is bytes per value."""
+    values = batch * CHANNELS * window[0] * window[1]
+    return Cost(CHANNELS * picture[0] * picture[1] + size * values, 9 * values)
+
+
+def region_pool(classes: int, positions: int, size: int = 2) -> Cost:
+    """`assign`, `pool` and `combine` for one image; the product takes classes in tiles of 32."""
+    values = (classes + FEATURES) * positions + classes * FEATURES
+    return Cost(size * values + 4 * classes, 2 * 32 * -(-classes // 32) * positions * FEATURES, "matrix")
+
+
+def attention(queries: int, keys: int, size: int = 2) -> Cost:
+    """One image, in one part."""
+    return Cost(size * WIDTH * 2 * (queries + keys) + 4 * keys, 4 * WIDTH * queries * keys, "matrix")
+
+
+def accumulate(picture: Size, inference: Inference, classes: int, stride: int = 8, size: int = 2) -> Cost:
+    """All scales of one picture in slide mode; every volume is written once, as float32."""
+    shown = [w for one in geometry.passes(picture, inference) for w in geometry.windows(one, inference)]
+    coarse = sum(h * w for h, w in (coarse_size(window.size, stride) for window in shown))
+    covered = sum(window.size[0] * window.size[1] for window in shown)
+    each = BILINEAR + 1 + (SOFTMAX if inference.softmax_before_resize else 0)
+    written = 4 * sum(h * w for h, w in _volumes(picture, inference))
+    return Cost(classes * (size * coarse + written), each * classes * covered)
+
+
+def finish(picture: Size, inference: Inference, classes: int) -> Cost:
+    """All scales of one picture in slide mode to labels of one byte."""
+    pixels, volumes = picture[0] * picture[1], _volumes(picture, inference)
+    read = 4 * classes * sum(h * w for h, w in volumes)
+    return Cost(read + pixels, (BILINEAR + 1) * classes * pixels * len(volumes))
+
+
+def upsample_argmax(classes: int, size_out: Size, stride: int = 8, size: int = 2) -> Cost:
+    """One whole pass to labels of one byte."""
+    height, width = coarse_size(size_out, stride)
+    pixels = size_out[0] * size_out[1]
+    return Cost(size * classes * height * width + pixels, (BILINEAR + 1) * classes * pixels)
+
+
+def _volumes(picture: Size, inference: Inference) -> list[Size]:
+    return [geometry.scaled_size(picture, scale) for scale in inference.scales]
+
+
+def cases() -> Iterator[tuple[str, str, Cost]]:
+    """(case, kernel, cost) of the two cases in float16."""
+    ade, classes = (512, 683), 150
+    positions = 64 * 86
+    name = "ADE, whole 512×683"
+    yield name, "`resize` from 480×640", resize((480, 640), ade)
+    yield name, "`gather`", gather(ade, ade, 1)
+    yield name, "`region_pool`", region_pool(classes, positions)
+    yield name, "`attention`, 5,504 keys", attention(positions, positions)
+    yield name, "`attention`, 150 keys", attention(positions, classes)
+    yield name, "`upsample_argmax`", upsample_argmax(classes, ade)
+    city, window, classes, batch = (1024, 2048), (512, 1024), 19, 8
+    positions = 64 * 128
+    name = "Cityscapes, 8 windows 512×1024"
+    yield name, "`gather`", gather(city, window, batch)
+    yield name, "`region_pool`", region_pool(classes, positions) * batch
+    yield name, "`attention`, 8,192 keys", attention(positions, positions) * batch
+    yield name, "`attention`, 19 keys", attention(positions, classes) * batch
+    once = Inference("slide", window, (341, 341))
+    most = once.replace(scales=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75), flip=True, softmax_before_resize=True)
+    for inference, text in ((once, "15 windows"), (most, "ms+flip, 262 windows")):
+        name = f"Cityscapes, 1024×2048, {text}"
+        yield name, "`accumulate`, all rows", accumulate(city, inference, classes)
+        yield name, "`finish`, all rows", finish(city, inference, classes)
+
+
+def table() -> str:
+    """The cases as a Markdown table; floors in microseconds, with what bounds them on the card."""
+    lines = ["| case | kernel | MB | GFLOP | " + " | ".join(f"{card.name}, µs" for card in CARDS) + " |"]
+    lines.append("|---|---|--:|--:|" + "--:|" * len(CARDS))
+    for case, kernel, cost in cases():
+        floors = (f"{cost.floor(card) * 1e6:.1f} {_bound(cost, card)}" for card in CARDS)
+        lines.append(f"| {case} | {kernel} | {cost.bytes / 1e6:.2f} | {cost.flops / 1e9:.2f} | {' | '.join(floors)} |")
+    return "\n".join(lines)
+
+
+def _bound(cost: Cost, card: Card) -> str:
+    return "memory" if cost.floor(card) == cost.bytes / card.memory else cost.unit
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    cli.parser("isnet_trt.kernels.cost", "Print each kernel's bytes, FLOPs and least time.").parse_args(argv)
+    print(table())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

@@ -1,0 +1,39 @@
+"""Figures of cost, and that the README has those that the code gives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from isnet_trt.kernels import cost
+from isnet_trt.settings import Inference
+
+README = Path(__file__).parents[2] / "kernels" / "README.md"
+
+
+def test_the_readme_has_the_table_that_the_command_prints(capsys):
+    assert cost.main([]) == 0
+    assert capsys.readouterr().out.strip() in README.read_text("utf-8")
+
+
+def test_attention_counts_two_products():
+    made = cost.attention(queries=3, keys=5)
+    assert made.flops == 2 * 2 * 3 * 5 * 256
+    assert made.bytes == 2 * 256 * (3 + 3 + 5 + 5) + 4 * 5
+
+
+def test_the_floor_is_the_slower_of_memory_and_arithmetic():
+    card = cost.Card("card", memory=10.0, matrix=100.0, vector=1.0)
+    assert cost.Cost(20, 10).floor(card) == 10
+    assert cost.Cost(20, 10, "matrix").floor(card) == 2
+    assert (cost.Cost(20, 10) * 3).floor(card) == 30
+
+
+def test_accumulate_counts_every_window_and_writes_each_volume_once():
+    one = Inference("slide", (16, 16), (8, 8))
+    made = cost.accumulate((16, 24), one, classes=2)
+    assert made.bytes == 2 * (2 * 2 * (2 * 2) + 4 * 16 * 24)
+    assert made.flops == 10 * 2 * 2 * 16 * 16
+    assert cost.accumulate((16, 24), one.replace(flip=True), 2).flops == 2 * made.flops
+    assert cost.finish((16, 24), one, 2).bytes == pytest.approx(4 * 2 * 16 * 24 + 16 * 24)
