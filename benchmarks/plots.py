@@ -50,7 +50,8 @@ def bars(record: Record) -> str:
 def waterfall(record: Record) -> str:
     """The stages of each timed contender, one after the other."""
     timed = [c for c in record["contenders"] if c["status"] == "timed"][::-1]
-    names = list(dict.fromkeys(name for c in timed for name in c["stages"]))
+    longest = max((list(c["stages"]) for c in timed), key=len)
+    names = list(dict.fromkeys([*longest, *(name for c in timed for name in c["stages"])]))
     with _drawing(8, 1.0 + 0.42 * len(timed)) as (axes, svg):
         left = np.zeros(len(timed))
         for name, colour in zip(names, _STAGES * 3, strict=False):

@@ -24,6 +24,8 @@ LEAST_LOW = 0.97
 """The same for lower precisions that state no bound of their own (the fixtures' float16 bound)."""
 WARM = Inference(scales=(0.25,))
 """A small pass that starts thread pools and allocators where a whole picture would take minutes."""
+_STAGES = ("read", "resize", "gather", "engine", "merge", "download")
+"""The order in which stages are shown; a contender has those of them that it tells apart."""
 
 
 @dataclass(frozen=True)
@@ -176,6 +178,7 @@ def _figures(entry: Entry, windows: int) -> Record:
     return {
         **about,
         "seconds": _seconds(entry),
+        "cores_busy": float(np.median([run.cpu / run.seconds for run in entry.runs])),
         "summary": figures.to_json(),
         "images_per_s": 1 / figures.p50,
         "windows_per_s": windows / figures.p50,
@@ -187,7 +190,8 @@ def _figures(entry: Entry, windows: int) -> Record:
 
 def _stages(entry: Entry) -> dict[str, float]:
     """Median seconds of each stage, and what is between them as ``other``."""
-    names = dict.fromkeys(name for run in entry.runs for name in run.stages)
+    met = dict.fromkeys(name for run in entry.runs for name in run.stages)
+    names = [*(name for name in _STAGES if name in met), *(name for name in met if name not in _STAGES)]
     found = {name: float(np.median([run.stages.get(name, 0.0) for run in entry.runs])) for name in names}
     rest = float(np.median([run.seconds - sum(run.stages.values()) for run in entry.runs]))
     return {**found, "other": max(rest, 0.0)}

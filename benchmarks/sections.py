@@ -47,7 +47,18 @@ def _latency(record: Record, name: str) -> Iterator[Part]:
     yield Text(
         f"{height}×{width}, {record['inference']}, {record['windows']} window{'s' * (record['windows'] > 1)}; {rounds}."
     )
-    head = ("contender", "p50 s", "p90", "p99", "images/s", "windows/s", "labels equal %", "beyond weights MiB", "J")
+    head = (
+        "contender",
+        "p50 s",
+        "p90",
+        "p99",
+        "images/s",
+        "windows/s",
+        "cores busy",
+        "labels equal %",
+        "beyond weights MiB",
+        "J",
+    )
     yield Table(head, [_contender(one) for one in record["contenders"]])
     if record["ratios"]:
         yield Table(
@@ -64,13 +75,14 @@ def _latency(record: Record, name: str) -> Iterator[Part]:
 
 def _contender(one: Record) -> tuple[str, ...]:
     if one["status"] != "timed":
-        return (one["name"], f"not timed: {one['why']}", *[""] * 7)
+        return (one["name"], f"not timed: {one['why']}", *[""] * 8)
     s = one["summary"]
     return (
         f"{one['name']} ({one['description']})",
         *(f"{s[key]:.3f}" for key in ("p50", "p90", "p99")),
         f"{one['images_per_s']:.3g}",
         f"{one['windows_per_s']:.3g}",
+        f"{one['cores_busy']:.1f}",
         percent(one["agreement"]["all"]),
         mib(one["memory"]["beyond"]),
         ", ".join(f"{k} {v:.1f}" for k, v in one["energy_j"].items()) or "not available",

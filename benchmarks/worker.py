@@ -34,6 +34,8 @@ _STATUS, _REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 class Run:
     """One picture: its labels, wall seconds, stages, bytes of memory, and joules where a counter tells them.
 
+    ``cpu`` is the seconds of all the process's threads together.
+
     ``peak`` is the process's largest resident set during the run, ``loaded`` the one it had when it was loaded, before
     its first picture (weights, libraries): ``peak - loaded`` is what the picture took. None where the system does not
     say.
@@ -41,6 +43,7 @@ class Run:
 
     labels: NDArray[Any]
     seconds: float
+    cpu: float
     stages: dict[str, float] = field(default_factory=dict)
     loaded: int | None = None
     peak: int | None = None
@@ -149,13 +152,13 @@ def _attempt(runner: Runner, loaded: int | None, job: tuple) -> tuple[bool, Any]
 
 def _run(runner: Runner, loaded: int | None, image: NDArray[np.uint8], inference: Inference, clear: bool) -> Run:
     forget_peak()
-    energy, start = device.energy(), time.perf_counter()
+    energy, start, cpu = device.energy(), time.perf_counter(), time.process_time()
     answer = runner.run(image, inference)
-    seconds = time.perf_counter() - start
+    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
     used = device.spent(energy, device.energy())
     peak, held = peak_memory(), device.memory(os.getpid())
     mask = answer.clear() if clear and answer.clear else None
-    return Run(answer.labels, seconds, answer.stages, loaded, peak, held, used, mask)
+    return Run(answer.labels, seconds, cpu, answer.stages, loaded, peak, held, used, mask)
 
 
 def settled_memory() -> int | None:

@@ -41,7 +41,8 @@ def test_a_bundle_against_itself(bundle: Path) -> None:
     # All twelve rounds on one side of 1 happen by chance once in 2048 runs, however busy the machine is.
     assert ratio["least"] <= 1.0 <= ratio["greatest"]
     first = record["contenders"][0]
-    assert set(first["stages"]) == {"read", "resize", "gather", "engine", "merge", "other"}
+    assert list(first["stages"]) == ["read", "resize", "gather", "engine", "merge", "other"]
+    assert first["cores_busy"] > 0
     assert sum(first["stages"].values()) == pytest.approx(first["summary"]["p50"], rel=0.5)
     assert first["windows_per_s"] == first["images_per_s"] == 1 / first["summary"]["p50"]
     assert first["memory"]["peak"] > first["memory"]["loaded"] > 10 * 2**20
