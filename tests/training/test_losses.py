@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from isnet_trt.training.losses import IGNORE, losses, pixel_loss
+from isnet_trt.training.losses import losses, pixel_loss
 from isnet_trt.training.model import Outputs
-from isnet_trt.training.recipes import RECIPES
+from isnet_trt.training.recipes import IGNORE, RECIPES
 
 LOSS, GRADIENT = 1e-4, 1e-3
 """float32, relative."""
@@ -55,3 +55,17 @@ def test_weights_of_the_three_predictions() -> None:
 
 def test_a_batch_without_any_labelled_pixel_gives_nan() -> None:
     assert pixel_loss(torch.randn(1, 3, 2, 4), torch.full((1, 4, 8), IGNORE)).isnan()
+
+
+def test_with_a_count_the_parts_of_a_batch_add_up_to_its_loss() -> None:
+    logits = torch.randn(3, 4, 2, 3)
+    labels = torch.randint(4, (3, 7, 11))
+    labels[0, :5], labels[2] = IGNORE, IGNORE
+    count = int((labels != IGNORE).sum())
+    outputs = Outputs(logits, logits.flip(1), 2 * logits)
+    whole = losses(outputs, labels)
+    parts = [losses(Outputs(*(y[i : i + 1] for y in outputs)), labels[i : i + 1], count) for i in range(3)]
+    for name in ("stage2", "stage1", "auxiliary", "total"):
+        added = sum(getattr(part, name) for part in parts)
+        assert added.item() == pytest.approx(getattr(whole, name).item(), rel=1e-6)  # float32
+    assert parts[2].total.item() == 0

@@ -79,16 +79,3 @@ def test_a_signal_to_all_processes_saves_and_ends_with_0(tmp_path: Path, undistu
     assert "saved, go on with --resume" in output
     train_in_process(*RUN, "--workers", "0", "--out", str(tmp_path), "--resume")
     assert_same_run(tmp_path, undisturbed)
-
-
-@pytest.mark.slow
-def test_a_compiled_run_trains_and_resumes(tmp_path: Path) -> None:
-    run = ("--recipe", "tiny", "--batch", "2", "--workers", "0", "--epochs", "2", "--out", str(tmp_path), "--compile")
-    train_in_process(*run, "--stop-after", "4")
-    train_in_process(*run, "--resume")
-    train_in_process(*run[:-3], "--out", str(tmp_path / "eager"))
-    compiled, eager = weights(tmp_path), weights(tmp_path / "eager")
-    assert list(compiled) == list(eager)
-    for name, tensor in eager.items():
-        # float32 sums in another order, grown by eight steps of training
-        assert (compiled[name] - tensor).float().norm() <= 0.02 * tensor.float().norm() + 0.01, name

@@ -14,6 +14,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_training import SCENES, TINY, data
+from torch import nn
 
 from isnet_trt.errors import CheckpointError, DataError, SettingsError, TrainingError
 from isnet_trt.training import train, trainer
@@ -300,3 +301,18 @@ def test_half_precision_stays_close_to_float32(tmp_path: Path) -> None:
         totals[amp] = run._step(x, labels, 0.01, labels.numel())
     np.testing.assert_allclose(totals["bf16"], totals[None], rtol=0.02)  # bfloat16 carries 8 bits
     np.testing.assert_allclose(totals["fp16"], totals[None], rtol=0.003)  # float16 carries 11 bits
+
+
+@pytest.mark.slow
+def test_the_compiled_network_computes_the_same(tmp_path: Path) -> None:
+    eager, compiled = trainer_of(tmp_path), trainer_of(tmp_path, compile=True)
+    for run in (eager, compiled):
+        for module in run.model.modules():
+            if isinstance(module, nn.Dropout2d):  # compiled code draws other channels
+                module.p = 0.0
+    x, labels = next(iter(eager.loader))
+    steps = [run._step(x, labels, 0.01, labels.numel()) for run in (eager, compiled)]
+    np.testing.assert_allclose(*steps, rtol=1e-5)  # float32
+    for (name, a), (other, b) in zip(eager.model.named_parameters(), compiled.model.named_parameters(), strict=True):
+        assert name == other
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5, msg=name)  # float32 sums in another order
