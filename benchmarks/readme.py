@@ -126,4 +126,6 @@ def _post_row(record: Record) -> tuple[str, ...]:
 def times(ratio: Record, digits: int) -> str:
     """A ratio with its interval and coverage."""
     middle, low, high = (f"{ratio[key]:.{digits}f}" for key in ("p50", "low", "high"))
+    if ratio["n"] == 1:
+        return f"{middle} (one round)"
     return f"{middle} ({low}–{high}, {100 * ratio['coverage']:.0f} %)"

@@ -96,6 +96,8 @@ def mib(size: int | None) -> str:
 
 def interval(ratio: Record) -> str:
     """The interval of a ratio with its coverage."""
+    if ratio["n"] == 1:
+        return "one round"
     return f"{ratio['low']:.2f}–{ratio['high']:.2f} ({100 * ratio['coverage']:.0f} %)"
 
 

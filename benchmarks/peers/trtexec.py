@@ -32,9 +32,12 @@ def seconds(setup: Setup, size: Size) -> list[float]:
     """Seconds of the network on one (height, width) window, one figure per run of trtexec's own loop.
 
     Raises:
-        Missing: trtexec is not there or cannot build the graph; the message ends with its last words.
+        Missing: trtexec is not there, there is no checkpoint, or the graph cannot be built; the message ends with its
+            last words.
     """
     program = find()
+    if setup.ckpt is None:
+        raise Missing("a peer needs the checkpoint; give it with --ckpt")
     shape = f"image:1x3x{size[0]}x{size[1]}"
     with tempfile.TemporaryDirectory() as folder:
         graph, times = Path(folder) / "plain.onnx", Path(folder) / "times.json"
