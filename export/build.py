@@ -30,14 +30,24 @@ from isnet_trt.engines import onnxruntime as ort
 from isnet_trt.engines.device import find_gpu
 from isnet_trt.engines.libraries import installed_version
 from isnet_trt.engines.select import Choice, choose
-from isnet_trt.errors import EngineUnavailable
+from isnet_trt.errors import EngineUnavailable, SettingsError
 from isnet_trt.evaluation.labelled import Labelled, check_labels, open_labelled
 from isnet_trt.export import parity, ranges, tensorrt
 from isnet_trt.export.graph import export_graph, save_graph
-from isnet_trt.export.graphs import PRECISIONS, Arithmetic, Graphs, make_graphs
+from isnet_trt.export.graphs import PRECISIONS, Arithmetic, Graphs, flavour_of, make_graphs
 from isnet_trt.export.layers import summary
 from isnet_trt.export.parity import Picture
-from isnet_trt.export.quantise import CalibrationInputs, Table, calibrate, calibration_inputs
+from isnet_trt.export.quantise import (
+    Agreement,
+    CalibrationInputs,
+    Evaluate,
+    MeanIoU,
+    Mix,
+    Table,
+    calibrate,
+    calibration_inputs,
+    mix,
+)
 from isnet_trt.export.report import Report, Scores
 from isnet_trt.export.score import score
 from isnet_trt.settings import Inference, Size
@@ -67,6 +77,7 @@ class _Job:
     calibration: CalibrationInputs | None
     table: Path
     skip: tuple[str, ...]
+    max_drop: float | None
     labelled: Labelled | None
     say: Say
 
@@ -86,6 +97,7 @@ def build(
     calib: str | os.PathLike[str] | None = None,
     calib_inputs: int = INPUTS,
     keep: Iterable[str] = (),
+    max_drop: float | None = None,
     images: str | os.PathLike[str] | None = None,
     score_on: Labelled | str | None = None,
     data: str | os.PathLike[str] | None = None,
@@ -108,6 +120,8 @@ def build(
             serves the gate.
         calib_inputs: at most so many network inputs of them.
         keep: layers that stay out of eight bits, as module names (``backbone_net.layer4``).
+        max_drop: for int8 and fp8: the most points of mIoU (with ``score_on``, else of equal labels) that may be lost;
+            the most damaging blocks are kept out of eight bits until it holds.
         images: a picture or a folder of pictures for the parity gate instead of the built-in ones.
         score_on: a labelled set, or its name (as `isnet_trt.evaluate` takes it, with ``data``), on which checkpoint
             and engine are scored.
@@ -125,6 +139,8 @@ def build(
     check_target(target, force)
     choice, arithmetic = choose(engine), Arithmetic(precision, rest)
     arithmetic.check(choice.kind, targets)
+    if max_drop is not None and (max_drop < 0 or not arithmetic.eight_bits):
+        raise SettingsError(f"max_drop {max_drop:g} with {precision}: it is for int8 and fp8, and 0 points or more")
     checkpoint = load_checkpoint(ckpt, recipe)
     labelled = open_labelled(score_on, Path(data) if data else None, "val") if isinstance(score_on, str) else score_on
     if labelled is not None:
@@ -140,14 +156,15 @@ def build(
         inputs,
         target.with_name(target.name + CALIBRATION),
         tuple(keep),
+        max_drop,
         labelled,
         say,
     )
     with new_bundle(out, force) as draft:
-        graphs = _graphs(job)
+        graphs, mixed = _graphs(job)
         save_graph(graphs.portable, draft.folder / ONNX)
         info, built = _engine(graphs.engine, draft.folder, job, batch, static, targets)
-        report = _gate(job, graphs, draft.folder, info, built)
+        report = _gate(job, graphs, draft.folder, info, built, mixed)
         draft.finish(_manifest(checkpoint, precision, info, report.to_json()))
     return read_bundle(out, verify=False)
 
@@ -195,17 +212,32 @@ def _stage(say: Say, name: str) -> Iterator[None]:
     say(f"{name:11} {time.perf_counter() - start:.1f} s")
 
 
-def _graphs(job: _Job) -> Graphs:
+def _graphs(job: _Job) -> tuple[Graphs, Mix | None]:
     with _stage(job.say, "export"):
         proto = export_graph(job.model, job.recipe.name)
-    arithmetic, found, table = job.arithmetic, None, None
+    arithmetic, found, table, mixed = job.arithmetic, None, None, None
     if arithmetic.eight_bits:
         with _stage(job.say, "calibration"):
             table = _calibrated(proto, job)
+        if job.max_drop is not None:
+            with _stage(job.say, "sensitivity"):
+                mixed = _mixed(proto, table, job, job.max_drop)
     if arithmetic.precision != "fp32":
         with _stage(job.say, "ranges"):
             found = ranges.measure(proto, (picture.pixels for picture in job.pictures), progress=True)
-    return make_graphs(proto, arithmetic, job.choice.kind, found, table, job.skip)
+    skip = (*job.skip, *(mixed.skip if mixed else ()))
+    return make_graphs(proto, arithmetic, job.choice.kind, found, table, skip), mixed
+
+
+def _mixed(proto: onnx.ModelProto, table: Table, job: _Job, max_drop: float) -> Mix:
+    """Blocks are ranked by equal labels, which is finer; mIoU decides where there are labels."""
+    rank = Agreement(proto, job.pictures)
+    evaluate: Evaluate = rank
+    if job.labelled is not None:
+        pairs = (job.labelled[index] for index in range(len(job.labelled)))
+        evaluate = MeanIoU(job.recipe, [(image[..., ::-1], truth) for image, truth in pairs], job.recipe.default)
+    flavour = flavour_of(job.arithmetic.precision, job.choice.kind)
+    return mix(proto, table, flavour, max_drop, evaluate, rank=rank, folder=job.table)
 
 
 def _calibrated(proto: onnx.ModelProto, job: _Job) -> Table:
@@ -247,7 +279,9 @@ def _engine(
     return info, {"bytes": built.size, "layers": summary(built.layers)}
 
 
-def _gate(job: _Job, graphs: Graphs, folder: Path, info: EngineInfo, built: dict[str, Any]) -> Report:
+def _gate(
+    job: _Job, graphs: Graphs, folder: Path, info: EngineInfo, built: dict[str, Any], mixed: Mix | None
+) -> Report:
     """Compare, score where there are labels, and leave the report in the bundle's folder."""
     tolerance = parity.TOLERANCES[job.arithmetic.precision]
     scores: Scores | None = None
@@ -261,7 +295,7 @@ def _gate(job: _Job, graphs: Graphs, folder: Path, info: EngineInfo, built: dict
         job.say(f"            mIoU on {scores.pictures}: {scores.drop:+.2f} points lost")
     engine = f"{info.kind} {info.library_version}"
     precision = job.arithmetic.precision
-    report = Report(job.recipe.name, precision, engine, job.recipe.labels, found, graphs.about, built, scores)
+    report = Report(job.recipe.name, precision, engine, job.recipe.labels, found, graphs.about, built, scores, mixed)
     report.write(folder)
     return report
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args
@@ -14,7 +13,7 @@ from isnet_trt.errors import SettingsError
 from isnet_trt.export import tensorrt, winograd
 from isnet_trt.export.islands import Half, Islands, find_islands
 from isnet_trt.export.precision import casts, emulated, typed
-from isnet_trt.export.quantise import Flavour, Table, layers, quantise
+from isnet_trt.export.quantise import Flavour, Table, layers, quantise, twin
 from isnet_trt.export.ranges import Ranges
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
@@ -61,6 +60,9 @@ class Arithmetic:
             tensorrt.check_targets(self.precision, kind, targets)
             tensorrt.check_targets(self.rest if self.eight_bits else self.precision, kind, targets)
 
+    def __str__(self) -> str:
+        return f"{self.precision}+{self.rest}" if self.eight_bits else self.precision
+
     @property
     def eight_bits(self) -> bool:
         """Whether a calibration table is needed."""
@@ -101,6 +103,11 @@ def _half(proto: onnx.ModelProto, half: Half, ranges: Ranges | None) -> tuple[on
     return graph, {"islands": islands, "casts": casts(graph)}
 
 
+def flavour_of(precision: str, kind: str) -> Flavour:
+    """The form of eight bits that an engine takes: uint8 under ONNX Runtime, symmetric int8 or E4M3 under TensorRT."""
+    return "cpu" if kind == ONNXRUNTIME else EIGHT_BITS[precision]
+
+
 def _eight_bits(
     proto: onnx.ModelProto,
     arithmetic: Arithmetic,
@@ -109,21 +116,18 @@ def _eight_bits(
     table: Table | None,
     skip: tuple[str, ...],
 ) -> Graphs:
-    """Under ONNX Runtime uint8 on its own; for TensorRT the rest is typed first, and the twin's rest is float32."""
+    """For ONNX Runtime one graph; for TensorRT the rest is typed first, and a twin computes the same."""
     if table is None:
         raise SettingsError(f"{arithmetic.precision} needs a calibration; give --calib FOLDER with typical pictures")
-    about: dict[str, Any] = {"layers": len(layers(proto)), "kept": list(skip), "inputs": len(table.inputs)}
+    flavour = flavour_of(arithmetic.precision, kind)
+    about: dict[str, Any] = {"eight-bit layers": len(layers(proto, flavour)), "kept out": list(skip)}
+    about["calibration inputs"] = len(table.inputs)
+    plain = quantise(proto, table, flavour, skip)
     if kind == ONNXRUNTIME:
-        graph = quantise(proto, table, "cpu", skip)
-        return Graphs(graph, graph, about)
-    flavour = EIGHT_BITS[arithmetic.precision]
-    twin = quantise(proto, table, flavour, skip)
+        return Graphs(plain, plain, about)
     if arithmetic.rest == "fp32":
-        return Graphs(twin, twin, about)
+        return Graphs(plain, twin(plain), about)
     rest, more = _half(proto, "fp16" if arithmetic.rest == "fp16" else "bf16", ranges)
-    return Graphs(quantise(rest, table, flavour, skip), twin, about | more)
-
-
-def operators(proto: onnx.ModelProto) -> dict[str, int]:
-    """How often each operator occurs in a graph."""
-    return dict(Counter(node.op_type for node in proto.graph.node).most_common())
+    graph = quantise(rest, table, flavour, skip)
+    # bfloat16 has no twin beside eight bits: its own roundings are a tenth of theirs.
+    return Graphs(graph, twin(graph if arithmetic.rest == "fp16" else plain), about | more)

@@ -10,10 +10,12 @@ from typing import Any
 import numpy as np
 
 from isnet_trt.export.parity import Block, Findings
+from isnet_trt.export.quantise import Mix
+from isnet_trt.export.quantise.picture import draw as draw_mix
 from isnet_trt.metrics import Metrics
 from isnet_trt.settings import Labels
 
-PAGE, PICTURE = "precision.md", "precision.png"
+PAGE, PICTURE, MIX = "precision.md", "precision.png", "mix.png"
 _WORST = 8
 
 
@@ -54,6 +56,7 @@ class Report:
     about: dict[str, Any] = field(default_factory=dict)
     built: dict[str, Any] = field(default_factory=dict)
     scores: Scores | None = None
+    mix: Mix | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The manifest's ``parity``."""
@@ -64,6 +67,8 @@ class Report:
         """Leave the page and its picture in ``folder``."""
         (folder / PAGE).write_text("\n".join(_page(self)) + "\n", "utf-8")
         _draw(self.findings, folder / PICTURE)
+        if self.mix:
+            draw_mix(self.mix, folder / MIX)
 
 
 def _page(report: Report) -> Iterator[str]:
@@ -83,6 +88,8 @@ def _page(report: Report) -> Iterator[str]:
     yield from _blocks(found.blocks.values())
     yield from _classes(report)
     yield from _islands(report.about)
+    if report.mix:
+        yield from ("", "## What stays out of eight bits", "", report.mix.markdown(), "", f"![The search]({MIX})")
     yield from _rows(found)
     yield from ("", f"![Values at the block borders]({PICTURE})")
 

@@ -58,6 +58,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--keep", nargs="+", default=(), metavar="MODULE", help="modules that int8 and fp8 leave out, as in the report"
     )
+    parser.add_argument(
+        "--max-drop", type=float, metavar="POINTS", help="keep blocks out of eight bits until no more is lost"
+    )
     parser.add_argument("--images", metavar="PATH", help="picture or folder for the comparison (default: built in)")
     parser.add_argument("--score-on", metavar="NAME", help="labelled set for mIoU, as isnet_trt.evaluate --dataset")
     parser.add_argument("--data", metavar="DIR", help="the labelled set's folder")
@@ -95,6 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         calib=arguments.calib,
         calib_inputs=arguments.calib_inputs,
         keep=arguments.keep,
+        max_drop=arguments.max_drop,
         images=arguments.images,
         score_on=arguments.score_on,
         data=arguments.data,

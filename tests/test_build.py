@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -20,10 +21,13 @@ from isnet_trt import Segmenter, cli
 from isnet_trt import build as command
 from isnet_trt.bundle import read_bundle
 from isnet_trt.engines.select import choose
-from isnet_trt.errors import CheckpointError, EngineUnavailable, SettingsError
+from isnet_trt.errors import CheckpointError, EngineUnavailable, IsnetError, SettingsError
+from isnet_trt.evaluation.labelled import DrawnScenes
 from isnet_trt.export import build
+from isnet_trt.training.demo import CHECKPOINT
 from isnet_trt.training.model import ISNet
 from isnet_trt.training.recipes import recipe
+from isnet_trt.training.scenes import draw_scene
 
 needs_rtx = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None, reason="there is no tensorrt-rtx wheel for this platform"
@@ -105,6 +109,59 @@ def test_existing_bundle_needs_force(checkpoint: Path, tmp_path: Path, capsys: p
 def test_unknown_precision(checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="fp32"):
         build(checkpoint, tmp_path / "bundle", precision="fp4")
+
+
+@pytest.fixture(scope="module")
+def street(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("street")
+    for number in range(3):
+        scene = draw_scene(number, 96, 160)
+        cv2.imwrite(str(folder / f"{number}.png"), scene.image[..., ::-1])
+    return folder
+
+
+def test_int8_for_the_cpu(street: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The demo model in uint8, scored on a drawn scene; the second build takes the calibration again."""
+    words = ["--ckpt", CHECKPOINT, "--engine", "onnxruntime", "--precision", "int8", "--calib", street]
+    assert run(*words, "--calib-inputs", 3, "--out", tmp_path / "bundle") == 0
+    assert "calibration" in capsys.readouterr().out
+    table = tmp_path / "bundle.calibration" / "calibration.json"
+    first = table.stat().st_mtime_ns
+    options = {"engine": "onnxruntime", "precision": "int8", "calib": street, "calib_inputs": 3, "force": True}
+    bundle = build(CHECKPOINT, tmp_path / "bundle", score_on=DrawnScenes(1, (192, 320)), **options)
+    assert table.stat().st_mtime_ns == first
+    assert bundle.manifest.precision == "int8"
+    assert bundle.manifest.files["model.onnx"].bytes < 0.4 * 4_350_000  # float32 weights take 4.35 MB
+    report = bundle.manifest.parity
+    assert report["agreement"] > 0.97
+    assert report["graph"]["calibration inputs"] == 3
+    assert abs(report["scores"]["drop_points"]) < 5
+    assert "mIoU on 1 pictures of scenes" in (bundle.folder / "precision.md").read_text("utf-8")
+    with Segmenter.open(bundle.folder, threads=2) as segmenter:
+        assert segmenter(np.zeros((67, 91, 3), np.uint8)).labels.shape == (67, 91)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"precision": "int8"}, "--calib FOLDER"),
+        ({"precision": "bf16"}, "no bf16 convolutions on a CPU"),
+        ({"precision": "int8", "calib": "nowhere"}, "does not exist"),
+        ({"precision": "fp16", "max_drop": 0.5}, "it is for int8 and fp8"),
+        ({"score_on": "nowhere.yaml"}, "nowhere.yaml"),
+    ],
+)
+def test_bad_input_is_refused_early(checkpoint: Path, tmp_path: Path, options: dict, message: str) -> None:
+    with pytest.raises(IsnetError, match=message):
+        build(checkpoint, tmp_path / "bundle", engine="onnxruntime", **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_calibration_folder_without_pictures(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SettingsError, match="no pictures for the calibration"):
+        build(checkpoint, tmp_path / "bundle", engine="onnxruntime", precision="int8", calib=tmp_path / "empty")
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"]
 
 
 def test_interrupt_leaves_nothing(checkpoint: Path, tmp_path: Path) -> None:

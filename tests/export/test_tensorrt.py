@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from export_models import random_model
@@ -12,10 +14,16 @@ from export_models import random_model
 from isnet_trt.engines.libraries import RTX_COMPUTE_CAPABILITIES
 from isnet_trt.errors import BuildError, EngineUnavailable, SettingsError
 from isnet_trt.export.graph import export_graph
-from isnet_trt.export.tensorrt import build_engine, shapes_for
+from isnet_trt.export.graphs import Arithmetic, make_graphs
+from isnet_trt.export.layers import check_types
+from isnet_trt.export.parity import Picture
+from isnet_trt.export.quantise import calibrate
+from isnet_trt.export.ranges import measure
+from isnet_trt.export.tensorrt import Built, build_engine, check_targets, shapes_for
 from isnet_trt.training.recipes import RECIPES, recipe
 
 DEMO = recipe("isnet_demo")
+PUBLISHED = ("isnet_resnet50os8_ade20k", "isnet_resnet101os8_cityscapes", "isnet_resnest101os8_lip")
 needs_rtx = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None, reason="there is no tensorrt-rtx wheel for this platform"
 )
@@ -32,12 +40,80 @@ def test_demo_engine(graph: onnx.ModelProto, static: tuple[int, int] | None, tmp
     assert (tmp_path / "model.engine").stat().st_size > 1_000_000  # the weights are inside
 
 
+def arithmetics() -> list[Arithmetic]:
+    """Everything that is built besides float32."""
+    return [*map(Arithmetic, ("fp16", "bf16", "int8", "fp8")), Arithmetic("int8", "fp32")]
+
+
+def prepared(graph: onnx.ModelProto, arithmetic: Arithmetic, side: int = 65) -> onnx.ModelProto:
+    """The graph for TensorRT-RTX, calibrated on one made-up picture."""
+    pixels = np.random.default_rng(side).standard_normal((1, 3, side, side + 32)).astype(np.float32)
+    table = calibrate(graph, [Picture("noise", pixels)], progress=False) if arithmetic.eight_bits else None
+    return make_graphs(graph, arithmetic, "tensorrt-rtx", measure(graph, [pixels]), table).engine
+
+
+def built_types(built: Built) -> dict[str, int]:
+    """Type of the first input -> how many convolutions and matrix products read it."""
+    heavy = (layer.inputs[0] for layer in built.layers if layer.kind in ("correlation", "gemm") and layer.inputs)
+    return dict(Counter(heavy))
+
+
+@pytest.mark.rtx
+@needs_rtx
+@pytest.mark.parametrize("arithmetic", arithmetics(), ids=str)
+def test_engine_has_the_types_asked_for(graph: onnx.ModelProto, arithmetic: Arithmetic, tmp_path: Path) -> None:
+    typed = prepared(graph, arithmetic)
+    path = tmp_path / "model.engine"
+    precision = arithmetic.precision
+    built = build_engine(typed, "tensorrt-rtx", shapes_for(DEMO), path, progress=False, precision=precision)
+    counts = built_types(built)
+    assert counts[precision] >= 40
+    rest = arithmetic.rest if arithmetic.eight_bits else precision
+    assert set(counts) <= {precision, rest}
+    with pytest.raises(BuildError, match="asked fp32, built"):  # the engine of another graph
+        check_types(built.layers, graph)
+    if precision == "fp8":
+        assert built.capabilities == ("8.9", "12.0", "12.1")
+
+
+@pytest.mark.rtx
+@needs_rtx
+def test_float32_engine_is_not_taken_for_half(graph: onnx.ModelProto, tmp_path: Path) -> None:
+    built = build_engine(graph, "tensorrt-rtx", shapes_for(DEMO), tmp_path / "model.engine", progress=False)
+    with pytest.raises(BuildError, match="asked fp16, built fp32"):
+        check_types(built.layers, prepared(graph, Arithmetic("fp16")))
+
+
+@pytest.mark.parametrize(("precision", "targets"), [("fp8", ("8.6", "8.9")), ("bf16", ("7.5",))])
+def test_targets_without_units(precision: str, targets: tuple[str, ...]) -> None:
+    with pytest.raises(SettingsError, match=r"8\.6|7\.5"):
+        check_targets(precision, "tensorrt-rtx", targets)
+
+
 @pytest.mark.slow
 @pytest.mark.rtx
 @needs_rtx
-@pytest.mark.parametrize(
-    "name", ["isnet_resnet50os8_ade20k", "isnet_resnet101os8_cityscapes", "isnet_resnest101os8_lip"]
-)
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_engines_of_every_precision(name: str, tmp_path: Path) -> None:
+    graph, sizes = export_graph(random_model(name), name), {}
+    for arithmetic in arithmetics():
+        typed = prepared(graph, arithmetic)
+        targets = ("8.9", "12.0") if arithmetic.precision == "fp8" else ("8.6", "8.9", "12.0")
+        shapes, path = shapes_for(recipe(name), static=(129, 161)), tmp_path / "model.engine"
+        precision = arithmetic.precision
+        built = build_engine(typed, "tensorrt-rtx", shapes, path, targets, progress=False, precision=precision)
+        assert built_types(built)[precision] >= 40
+        sizes[str(arithmetic)] = built.size
+    weights = graph.ByteSize()
+    print(name, sizes, f"float32 graph {weights}")
+    assert all(size < 0.62 * weights for size in list(sizes.values())[:2])
+    assert all(size < 0.45 * weights for size in list(sizes.values())[2:])
+
+
+@pytest.mark.slow
+@pytest.mark.rtx
+@needs_rtx
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_published_engines(name: str, tmp_path: Path) -> None:
     graph = export_graph(random_model(name), name)
     one = recipe(name)
