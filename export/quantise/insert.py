@@ -52,7 +52,6 @@ class _Writer:
         self.activations, self.weights = ACTIVATIONS[flavour], WEIGHTS[flavour]
         self.dtypes = element_types(proto)
         self.typed = False
-        self.energies = energies(self.wiring, layers(proto))
         self.likes: dict[tuple[str, int], str] = {}
         self.behind: dict[str, list[NodeProto]] = {}
         self.before: dict[str, list[NodeProto]] = {}
@@ -73,7 +72,7 @@ class _Writer:
             raise_opset(self.proto, TYPED_OPSET)
 
     def scale(self, tensor: str) -> Scale:
-        return self.table.scale(origin(self.wiring, tensor), self.activations, self.energies.get(tensor))
+        return self.table.scale(origin(self.wiring, tensor), self.activations)
 
     def _round(self, tensor: str, like: str) -> str:
         """Q and DQ behind ``tensor``; the name of the result."""
@@ -153,17 +152,6 @@ class _Writer:
         del graph.initializer[:]
         graph.node.extend(nodes)
         graph.initializer.extend(tensors)
-
-
-def energies(wiring: Wiring, found: Iterable[Layer]) -> dict[str, NDArray[np.float64]]:
-    """For each layer's input the sum of squares of the weights that read each of its channels, float64 (C,)."""
-    result: dict[str, NDArray[np.float64]] = {}
-    for layer in found:
-        weight = wiring.weight(layer.weight).astype(np.float64)
-        groups = attribute(wiring.makers[layer.output], "group", 1)
-        own = (weight**2).sum((2, 3)).reshape(groups, -1, weight.shape[1]).sum(1).ravel()
-        result[layer.source] = result.get(layer.source, 0) + own
-    return result
 
 
 def origin(wiring: Wiring, tensor: str) -> str:

@@ -14,7 +14,7 @@ BINS = 4096
 _VALUES = 65536
 """Values of one tensor that one network input adds to the histogram (all values count for range and channels)."""
 _SAMPLE = 16384
-"""Values of the sample that `observers.choose` measures errors on."""
+"""Values of the sample that bias correction takes its means from."""
 _FIELDS = ("counts", "channel_max", "channel_sum", "sample")
 
 Array = NDArray[np.float32]

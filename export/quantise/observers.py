@@ -104,20 +104,20 @@ OBSERVERS: dict[str, Callable[[Observed, Format], Range]] = {
 }
 
 
-def choose(
-    seen: Observed, form: Format, weights: NDArray[np.float64] | None = None, observers: tuple[str, ...] = ()
-) -> Choice:
-    """The observer whose range leaves the smallest error on the sampled positions.
+def choose(seen: Observed, form: Format, observers: tuple[str, ...] = ()) -> Choice:
+    """The observer whose range leaves the smallest mean square error on the histogram, the first of equals.
 
-    ``weights`` float64 (C,) is the weight of each channel's square error: the sum of squares of the weights that read
-    it, which makes the sum the expected error at the outputs of the layers behind. ``observers`` limits the choice.
+    On all values: a sample of positions misses the few largest, which the layers behind depend on most (clipping them
+    by what such a sample says cost two to three times the error of the logits, see docs/quantisation.md).
+    ``observers`` limits the choice.
     """
-    share = np.ones(seen.sample.shape[1]) if weights is None else weights
-    energy = float((share * seen.sample.astype(np.float64) ** 2).sum())
+    used = seen.counts > 0
+    values, counts = seen.centres[used].astype(np.float32), seen.counts[used]
+    energy = float((counts * values.astype(np.float64) ** 2).sum())
     ranges = {name: OBSERVERS[name](seen, form) for name in observers or OBSERVERS}
     errors = {}
     for name, (low, high) in ranges.items():
-        rest = (form.fake(seen.sample, form.fit(low, high)) - seen.sample).astype(np.float64)
-        errors[name] = float(np.sqrt((share * rest**2).sum() / max(energy, 1e-30)))
+        rest = (form.fake(values, form.fit(low, high)) - values).astype(np.float64)
+        errors[name] = float(np.sqrt((counts * rest**2).sum() / max(energy, 1e-30)))
     best = min(errors, key=lambda name: errors[name])
     return Choice(best, *ranges[best], errors)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from numpy.typing import NDArray
 from onnx import ModelProto
 
 from isnet_trt.errors import BuildError
@@ -41,7 +40,7 @@ class Table:
     observers: tuple[str, ...] = ()
     _chosen: dict[tuple, Choice] = field(default_factory=dict, repr=False)
 
-    def choice(self, tensor: str, form: Format, weights: NDArray[np.float64] | None = None) -> Choice:
+    def choice(self, tensor: str, form: Format) -> Choice:
         """The best range of a tensor for a format; see `observers.choose`. Worked out once.
 
         Raises:
@@ -52,14 +51,14 @@ class Table:
                 f"the calibration table knows no tensor {tensor!r}: it belongs to another graph, or that graph's "
                 "tensors were renamed; calibrate again"
             )
-        key = (tensor, form.name, self.observers, None if weights is None else weights.tobytes())
+        key = (tensor, form.name, self.observers)
         if key not in self._chosen:
-            self._chosen[key] = choose(self.records[tensor], form, weights, self.observers)
+            self._chosen[key] = choose(self.records[tensor], form, self.observers)
         return self._chosen[key]
 
-    def scale(self, tensor: str, form: Format, weights: NDArray[np.float64] | None = None) -> Scale:
+    def scale(self, tensor: str, form: Format) -> Scale:
         """Scale and zero point of that range."""
-        choice = self.choice(tensor, form, weights)
+        choice = self.choice(tensor, form)
         return form.fit(choice.low, choice.high)
 
     def idle(self) -> list[str]:

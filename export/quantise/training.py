@@ -8,7 +8,6 @@ from onnx import ModelProto, NodeProto
 
 from isnet_trt.errors import SettingsError
 from isnet_trt.export.quantise.formats import ACTIVATIONS, Flavour
-from isnet_trt.export.quantise.insert import energies
 from isnet_trt.export.quantise.placement import Layer, Read, Wiring, kept, layers, reads
 from isnet_trt.export.quantise.table import Table
 from isnet_trt.training.rounding import Placement, Rounding, Type
@@ -30,10 +29,10 @@ def training_placement(proto: ModelProto, table: Table, flavour: Flavour, skip: 
         raise SettingsError(f"there is no training for {flavour!r} graphs; train for 'tensorrt', it serves both")
     chosen = kept(layers(proto, flavour), skip)
     wiring = Wiring(proto)
-    form, weights = ACTIVATIONS[flavour], energies(wiring, layers(proto))
+    form = ACTIVATIONS[flavour]
 
     def scale(tensor: str) -> float:
-        return table.scale(tensor, form, weights.get(tensor)).scale
+        return table.scale(tensor, form).scale
 
     found = [Rounding(layer.name, "input", scale(layer.source)) for layer in chosen]
     additions = [read for read in reads(proto, flavour, chosen) if _reader(wiring, read).op_type == "Add"]

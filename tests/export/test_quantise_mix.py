@@ -1,0 +1,122 @@
+"""The search for a mix of precisions, against graphs whose cost is known, and the two adjustments of a graph."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from isnet_trt.errors import BuildError
+from isnet_trt.export.parity import Picture
+from isnet_trt.export.quantise import Agreement, Mix, Table, calibrate, layers, mix, quantise, running
+from isnet_trt.export.quantise.adjust import corrected, equalised
+from isnet_trt.export.quantise.picture import draw
+from isnet_trt.export.quantise.sensitivity import blocks
+
+
+def picture(seed: int) -> Picture:
+    pixels = np.random.default_rng(seed).standard_normal((1, 3, 49, 67)).astype(np.float32)
+    return Picture(str(seed), pixels)
+
+
+@pytest.fixture(scope="module")
+def table(graph: onnx.ModelProto) -> Table:
+    return calibrate(graph, [picture(1), picture(2)], progress=False)
+
+
+class Planted:
+    """Points lost as if each block had a fixed cost: what the search must find is known exactly."""
+
+    unit = "planted points"
+    costs: ClassVar = {
+        "backbone_net.layer3.1": 3.0,
+        "ilc_net.bottleneck": 1.0,
+        "bottleneck": 0.4,
+        "backbone_net.stem": 0.3,
+    }
+
+    def __init__(self, graph: onnx.ModelProto) -> None:
+        self.layers, self.calls = layers(graph), 0
+
+    def __call__(self, proto: onnx.ModelProto) -> float:
+        self.calls += 1
+        used = {name for node in proto.graph.node for name in node.input}
+        rounded = blocks([layer for layer in self.layers if layer.weight not in used])
+        return 70 - sum(cost for name, cost in self.costs.items() if name in rounded)
+
+
+@pytest.mark.parametrize(("bound", "kept"), [(5.0, 0), (4.0, 1), (1.7, 1), (1.0, 2), (0.35, 3), (0.0, 4)])
+def test_search_keeps_the_least(graph: onnx.ModelProto, table: Table, bound: float, kept: int) -> None:
+    found = mix(graph, table, "tensorrt", bound, Planted(graph), progress=False)
+    assert found.skip == tuple(list(Planted.costs)[:kept])
+    assert found.baseline == 70
+    assert found.drop == pytest.approx(sum(list(Planted.costs.values())[kept:]))
+    assert found.drop <= bound + 1e-9
+    quantise(graph, table, "tensorrt", found.skip)  # what is stored is what `quantise` takes
+
+
+def test_result_is_stored_reused_and_drawn(graph: onnx.ModelProto, table: Table, tmp_path: Path) -> None:
+    first = Planted(graph)
+    found = mix(graph, table, "fp8", 1.0, first, folder=tmp_path, progress=False)
+    again = Planted(graph)
+    assert mix(graph, table, "fp8", 1.0, again, folder=tmp_path, progress=False) == found
+    assert first.calls > 20
+    assert again.calls == 0
+    assert mix(graph, table, "fp8", 2.0, again, folder=tmp_path, progress=False).max_drop == 2.0
+    assert again.calls > 20  # another bound is another search
+    draw(found, tmp_path / "mix.png")
+    assert (tmp_path / "mix.png").read_bytes().startswith(b"\x89PNG")
+    text = found.markdown()
+    assert "| backbone_net.layer3.1 |" in text
+    assert "Lost: 0.70" in text
+    (tmp_path / "mix-fp8.json").write_text("{", "utf-8")
+    with pytest.raises(BuildError, match="no stored mix"):
+        Mix.load(tmp_path, "fp8")
+
+
+def test_blocks_hold_every_layer_once(graph: onnx.ModelProto) -> None:
+    found = layers(graph)
+    groups = blocks(found)
+    assert [layer for members in groups.values() for layer in members] == found
+    assert {"backbone_net.stem", "backbone_net.layer2.1", "ilc_net.bottleneck", "decoder_stage2"} <= set(groups)
+
+
+def test_agreement_counts_labels(graph: onnx.ModelProto) -> None:
+    agreement = Agreement(graph, [picture(3)], threads=2)
+    assert agreement(graph) == 100
+    other = onnx.ModelProto()
+    other.CopyFrom(graph)
+    bias = next(t for t in other.graph.initializer if t.name == "decoder_stage2.classifier.bias")
+    values = numpy_helper.to_array(bias).copy()
+    values[4] += 1e6  # every position becomes class 4
+    bias.CopyFrom(numpy_helper.from_array(values, bias.name))
+    with running(graph, threads=2) as engine:
+        wanted = 100 * float((engine.run(picture(3).pixels).argmax(1) == 4).mean())
+    assert agreement(other) == pytest.approx(wanted)
+
+
+def test_equalised_graph_computes_the_same(graph: onnx.ModelProto, table: Table) -> None:
+    changed = equalised(graph, table)
+    with running(graph, threads=2) as engine:
+        wanted = engine.run(picture(4).pixels)
+    with running(changed, threads=2) as engine:
+        got = engine.run(picture(4).pixels)
+    assert np.abs(got - wanted).max() <= 2e-4 * wanted.std()  # float32, other magnitudes on the way
+    fresh = calibrate(changed, [picture(1), picture(2)], progress=False)
+    name = next(layer.result for layer in layers(graph) if layer.name == "backbone_net.layer2.1.conv1")
+    spread = [np.log(t.records[name].channel_max[t.records[name].channel_max > 0]).std() for t in (table, fresh)]
+    assert spread[1] < 0.7 * spread[0]
+
+
+def test_correction_moves_biases_a_little(graph: onnx.ModelProto, table: Table) -> None:
+    changed = corrected(graph, table, "tensorrt")
+    before = {t.name: numpy_helper.to_array(t) for t in graph.graph.initializer}
+    after = {t.name: numpy_helper.to_array(t) for t in changed.graph.initializer}
+    moved = {name for name in before if not np.array_equal(before[name], after[name])}
+    assert moved == {layer.name + ".bias" for layer in layers(graph) if layer.name + ".bias" in before}
+    for name in moved:
+        assert np.abs(after[name] - before[name]).max() < 0.1 * max(1.0, np.abs(before[name]).max())

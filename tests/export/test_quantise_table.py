@@ -1,0 +1,207 @@
+"""Calibration: ranges, observers, the table on disk, and the inputs from a user's folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, numpy_helper
+
+from isnet_trt.errors import BuildError, SettingsError
+from isnet_trt.export.parity import Picture
+from isnet_trt.export.quantise import Table, calibrate, calibration_inputs, quantise, running
+from isnet_trt.export.quantise.formats import FP8, INT8, SMALLEST_SCALE, UINT8, Format, weight_scales
+from isnet_trt.export.quantise.observed import BINS, Observed
+from isnet_trt.export.quantise.observers import OBSERVERS, choose, entropy, maximum, mse
+from isnet_trt.settings import Inference
+from isnet_trt.training.recipes import recipe
+
+DEMO = recipe("isnet_demo")
+
+
+def observed(x: np.ndarray, parts: int = 3) -> Observed:
+    """``x`` as a tensor of five channels and seven rows, seen in parts one after the other."""
+    seen = Observed()
+    for part in np.array_split(x.reshape(5, 7, -1), parts, axis=2):
+        seen.add("x", part[None].astype(np.float32))
+    return seen
+
+
+def pictures(count: int, height: int = 49, width: int = 67) -> list[Picture]:
+    random = np.random.default_rng(count)
+    return [Picture(str(i), random.standard_normal((1, 3, height, width)).astype(np.float32)) for i in range(count)]
+
+
+class Counted(list):
+    """Pictures with a fingerprint, that count how often one was asked for."""
+
+    fingerprint = "the same"
+
+
+@pytest.mark.parametrize("form", [INT8, UINT8, FP8], ids=lambda form: form.name)
+@pytest.mark.parametrize(("low", "high"), [(-3.0, 5.0), (0.0, 7.0), (-2.0, -1.0), (0.0, 0.0), (1e-30, 2e-30)])
+def test_formats_cover_their_range(form, low: float, high: float) -> None:  # type: ignore[no-untyped-def]
+    scale = form.fit(low, high)
+    x = np.array([low, 0.0, high, (low + high) / 2], np.float32)
+    step = max(-low, high, high - low) / (16 if form is FP8 else 127)
+    assert np.abs(form.fake(x, scale) - x).max() <= max(step, 1e-29) * 1.01
+    assert form.fake(np.zeros(1, np.float32), scale)[0] == 0  # zero is exact: padding and ReLU stay what they are
+    far = form.fake(np.array([1e6], np.float32), scale)
+    assert np.isfinite(far).all()
+    assert form.lowest <= scale.zero <= form.highest
+
+
+def test_dead_weight_channel_has_a_scale() -> None:
+    weight = np.random.default_rng(0).standard_normal((4, 3, 3, 3)).astype(np.float32)
+    weight[1] = 0
+    scales = weight_scales(weight, INT8)
+    assert scales[1] == np.float32(SMALLEST_SCALE)
+    stored = INT8.store(weight, scales[:, None, None, None])
+    assert not stored[1].any()
+    assert set(np.abs(stored[[0, 2, 3]]).reshape(3, -1).max(1)) == {127}
+
+
+def test_histogram_grows_and_keeps_every_value() -> None:
+    random = np.random.default_rng(1)
+    x = random.standard_normal(5 * 7 * 33).astype(np.float32)
+    x[-1] = -900.0  # the reach is enlarged on the way
+    seen = observed(x)
+    assert (seen.low, seen.high) == (x.min(), x.max())
+    assert seen.counts.sum() == x.size
+    assert seen.reach == 1024
+    wanted, _ = np.histogram(x, 2 * BINS, (-1024, 1024))
+    # The bins are half-open here and there alike, but values were rounded while the bins were narrow.
+    assert np.abs(np.cumsum(seen.counts) - np.cumsum(wanted)).max() <= 2
+    np.testing.assert_allclose(seen.channel_mean, x.reshape(5, 7, -1).mean((1, 2)), atol=1e-4)
+    np.testing.assert_array_equal(seen.channel_max, np.abs(x.reshape(5, 7, -1)).max((1, 2)))
+
+
+@pytest.mark.parametrize("form", [INT8, UINT8, FP8], ids=lambda form: form.name)
+def test_observers_on_known_distributions(form) -> None:  # type: ignore[no-untyped-def]
+    random = np.random.default_rng(2)
+    x = random.standard_normal(5 * 7 * 999)
+    x[:3] = (80.0, -75.0, 60.0)  # three outliers among 35 000 values
+    seen = observed(x)
+    ranges = {name: observe(seen, form) for name, observe in OBSERVERS.items()}
+    assert ranges["max"] == (-75.0, 80.0)
+    low, high = ranges["percentile"]
+    assert -5 < low < -3 < 3 < high < 5  # one in ten thousand of a normal distribution lies beyond 3.7
+    assert 2 < ranges["entropy"][1] <= 80
+    assert 2 < ranges["mse"][1] <= 80
+    choice = choose(seen, form)
+    assert choice.errors[choice.observer] == min(choice.errors.values())
+    assert choice.errors["mse"] <= choice.errors["max"]  # the whole range is among those that mse tries
+
+
+def test_entropy_and_mse_cut_what_costs_resolution() -> None:
+    """Two levels on each side of zero: covering the outliers would leave nothing of the body."""
+    coarse = Format("two bits", TensorProto.INT8, -2, 2, True)
+    x = np.random.default_rng(4).standard_normal(5 * 7 * 999)
+    x[0] = 9.0
+    seen = observed(x)
+    assert mse(seen, coarse)[1] < 5
+    assert entropy(seen, coarse)[1] < 5
+    assert maximum(seen, coarse)[1] == 9.0
+
+
+def test_table_survives_the_disk_and_goes_on(graph: onnx.ModelProto, tmp_path: Path) -> None:
+    every = Counted(pictures(3))
+    whole = calibrate(graph, every, progress=False)
+    calibrate(graph, Counted(every[:1]), tmp_path, progress=False)
+    table = calibrate(graph, every, tmp_path, progress=False)
+    assert table.inputs == ["0", "1", "2"]
+    again = Table.load(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["calibration-3.npz", "calibration.json"]
+    for name, seen in whole.records.items():
+        assert again.records[name].numbers() == seen.numbers()
+        for key, array in seen.arrays().items():
+            np.testing.assert_array_equal(again.records[name].arrays()[key], array)
+
+
+def test_table_of_other_inputs_or_damaged_is_made_anew(graph: onnx.ModelProto, tmp_path: Path) -> None:
+    calibrate(graph, Counted(pictures(2)), tmp_path, progress=False)
+    other = Counted(pictures(1))
+    other.fingerprint = "another"
+    assert calibrate(graph, other, tmp_path, progress=False).inputs == ["0"]
+    (tmp_path / "calibration-1.npz").write_bytes(b"half a file")
+    with pytest.raises(BuildError, match="no calibration table"):
+        Table.load(tmp_path)
+    assert calibrate(graph, other, tmp_path, progress=False).inputs == ["0"]
+    with pytest.raises(BuildError, match="does not exist"):
+        Table.load(tmp_path / "nowhere")
+
+
+def test_nan_names_the_tensor(graph: onnx.ModelProto) -> None:
+    wrong = onnx.ModelProto()
+    wrong.CopyFrom(graph)
+    bias = next(t for t in wrong.graph.initializer if t.name == "backbone_net.layer2.0.conv1.bias")
+    bias.CopyFrom(numpy_helper.from_array(np.full(tuple(bias.dims), np.inf, np.float32), bias.name))
+    node = next(node for node in wrong.graph.node if bias.name in node.input)
+    relu = next(other.output[0] for other in wrong.graph.node if node.output[0] in other.input)
+    with pytest.raises(BuildError, match=f"'({node.output[0]}|{relu})' has NaN or infinite"):
+        calibrate(wrong, pictures(1), progress=False)
+    with pytest.raises(SettingsError, match="no inputs"):
+        calibrate(graph, [], progress=False)
+
+
+def test_constant_pictures_and_dead_channels_work(graph: onnx.ModelProto) -> None:
+    dead = onnx.ModelProto()
+    dead.CopyFrom(graph)
+    for name in ("backbone_net.layer3.0.conv1.weight", "backbone_net.layer3.0.conv1.bias"):
+        tensor = next(t for t in dead.graph.initializer if t.name == name)
+        values = numpy_helper.to_array(tensor).copy()
+        values[:] = 0  # the whole layer gives zero: a range without width behind it
+        tensor.CopyFrom(numpy_helper.from_array(values, name))
+    grey = [Picture("grey", np.zeros((1, 3, 41, 57), np.float32))]
+    table = calibrate(dead, grey, progress=False)
+    assert "image" in table.idle()
+    assert len(table.idle()) >= 2
+    for flavour in ("cpu", "tensorrt", "fp8"):
+        with running(quantise(dead, table, flavour), threads=2) as engine:
+            assert np.isfinite(engine.run(grey[0].pixels)).all()
+
+
+def folder_of(path: Path, count: int, height: int = 60, width: int = 90) -> Path:
+    random = np.random.default_rng(count)
+    for i in range(count):
+        cv2.imwrite(str(path / f"{i:02}.png"), random.integers(0, 255, (height, width, 3), np.uint8))
+    return path
+
+
+def test_inputs_are_the_windows_of_the_runtime(tmp_path: Path) -> None:
+    folder_of(tmp_path, 2)
+    inference = Inference("slide", (256, 512), (171, 341), (0.75, 1.25), flip=True)
+    inputs = calibration_inputs(tmp_path, DEMO.preprocess, inference, limit=9)
+    found = list(inputs)
+    assert len(found) == 9
+    assert len({one.name for one in found}) == 9
+    assert [one.name.split(":")[0] for one in found[:4]] == ["00.png", "01.png", "00.png", "01.png"]
+    assert {one.pixels.shape for one in found} == {(1, 3, 256, 512)}
+    whole = list(calibration_inputs(tmp_path, DEMO.preprocess, DEMO.default))
+    assert [one.pixels.shape for one in whole] == [(1, 3, 512, 768)] * 2  # one window each, then there are no more
+    np.testing.assert_array_equal(found[0].pixels, next(iter(inputs)).pixels)
+
+
+def test_bad_folders_are_told_apart(tmp_path: Path) -> None:
+    ask = (DEMO.preprocess, DEMO.default)
+    with pytest.raises(SettingsError, match="does not exist"):
+        calibration_inputs(tmp_path / "nowhere", *ask)
+    with pytest.raises(SettingsError, match="no pictures"):
+        calibration_inputs(tmp_path, *ask)
+    with pytest.raises(SettingsError, match="0 inputs"):
+        calibration_inputs(tmp_path, *ask, limit=0)
+    (tmp_path / "bad.jpg").write_bytes(b"no picture")
+    with pytest.raises(SettingsError, match=r"none of the 1 pictures can be read: .*bad\.jpg"):
+        list(calibration_inputs(tmp_path, *ask))
+    folder_of(tmp_path, 1)
+    inputs = calibration_inputs(tmp_path, *ask)
+    assert [one.name for one in inputs] == ["00.png:0"]
+    assert len(inputs.skipped) == 1
+    assert "bad.jpg" in inputs.skipped[0]
+    assert not inputs.notes
+    (tmp_path / "bad.jpg").unlink()
+    (note,) = calibration_inputs(tmp_path, *ask).notes
+    assert "00.png is the only picture" in note
