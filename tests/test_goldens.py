@@ -12,11 +12,17 @@ import torch
 from golden_files import GOLDEN, load_golden
 
 from isnet_trt import Inference, Segmenter
+from isnet_trt.bundle import Bundle
 from isnet_trt.export import build
 from isnet_trt.training.recipes import RECIPES
 
 CHECK = load_golden("check_example")
-QUICK = ("isnet_resnet50os8_ade20k", "isnet_resnest101os8_lip")
+NEAR_TIES = {"isnet_resnet50os8_ade20k": "logits argmax: 0.9"}
+"""What float16 misses although its errors are those of the others: 0.90 of the raw labels instead of 0.95.
+
+At one position of the fixture two classes are 0.0013 standard deviations apart in the first prediction. Rounding the
+weights alone moves it, and with it the centre of a class of three positions (docs/precision.md, near ties).
+"""
 PUBLISHED = [name for name in RECIPES if name != "isnet_demo"]
 
 
@@ -41,19 +47,41 @@ class Candidate:
         return self.segmenter.score(x, tuple(settings["output_size"]), inference)
 
 
-@pytest.mark.parametrize(
-    "recipe", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in PUBLISHED]
-)
+def marked(quick: tuple[str, ...]) -> list[Any]:
+    return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in PUBLISHED]
+
+
+def missed(
+    recipe: str, filled: Callable[[str], dict[str, np.ndarray]], folder: Path, precision: str
+) -> tuple[list[str], Bundle]:
+    """The comparisons out of their bounds, of a bundle built from the fixtures' weights."""
+    weights = {name: torch.from_numpy(np.array(value)) for name, value in filled(recipe).items()}
+    torch.save({"model": weights, "cur_epoch": 1}, folder / "released.pth")
+    bundle = build(folder / "released.pth", folder / "bundle", engine="onnxruntime", precision=precision)
+    with Segmenter.open(folder / "bundle") as segmenter:
+        rows = list(CHECK.rows(recipe, str(GOLDEN), lambda *_: Candidate(segmenter), CHECK.BOUNDS[precision]))
+    stored = np.load(GOLDEN / f"golden_{recipe}.npz").files
+    assert len(rows) == 4 + 3 * sum(name.endswith("_settings") for name in stored)  # none was left out
+    return [f"{what}: {text}" for what, within, text in rows if not within], bundle
+
+
+@pytest.mark.parametrize("recipe", marked(("isnet_resnet50os8_ade20k", "isnet_resnest101os8_lip")))
 def test_bundle_meets_the_reference(
     recipe: str, filled: Callable[[str], dict[str, np.ndarray]], tmp_path: Path
 ) -> None:
-    weights = {name: torch.from_numpy(np.array(value)) for name, value in filled(recipe).items()}
-    torch.save({"model": weights, "cur_epoch": 1}, tmp_path / "released.pth")
-    bundle = build(tmp_path / "released.pth", tmp_path / "bundle", engine="onnxruntime")
+    wrong, bundle = missed(recipe, filled, tmp_path, "fp32")
+    assert not wrong
     assert bundle.manifest.recipe == recipe  # found from the file's content
-    with Segmenter.open(tmp_path / "bundle") as segmenter:
-        rows = list(CHECK.rows(recipe, str(GOLDEN), lambda *_: Candidate(segmenter), CHECK.BOUNDS["fp32"]))
-    missed = [f"{what}: {text}" for what, within, text in rows if not within]
-    assert not missed
-    stored = np.load(GOLDEN / f"golden_{recipe}.npz").files
-    assert len(rows) == 4 + 3 * sum(name.endswith("_settings") for name in stored)  # none was left out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", PUBLISHED)
+def test_half_precision_meets_the_reference(
+    recipe: str, filled: Callable[[str], dict[str, np.ndarray]], tmp_path: Path
+) -> None:
+    """The float16 graph under ONNX Runtime, which keeps tensors in float16 and sums in float32."""
+    wrong, bundle = missed(recipe, filled, tmp_path, "fp16")
+    assert not [text for text in wrong if not text.startswith(NEAR_TIES.get(recipe, "none"))]
+    assert bundle.manifest.precision == "fp16"
+    islands = bundle.manifest.parity["graph"]["islands"]
+    assert all("ReduceMean" in reason for reason in islands.values())
