@@ -84,7 +84,7 @@ def test_windows_of_all_scales_and_flips_are_those_of_the_host(dtype, bgr):
     planes = preprocess.normalise(rgb, SETTINGS).transpose(2, 0, 1)
     inference = Inference("slide", (7, 29), (5, 23), (0.5, 0.8, 1.75), flip=True)
     plan = windows.plan((19, 61), inference)
-    for group, wanted in list(windows.gather(planes, plan.windows, 3))[::6]:
+    for group, wanted in list(windows.gather(planes, plan.windows, 3))[:: 6 if dtype == "fp32" else 18]:
         made, table, steps = run_gather(memory, pitch, (19, 61), group, 4, dtype, bgr)
         np.testing.assert_allclose(made[: len(group)], wanted, atol=TOLERANCE[dtype])
         assert (made[len(group) :] == 0).all()
