@@ -28,7 +28,7 @@ CLASSES = 32
 
 def pool_tile(features: str) -> tuple[int, int]:
     """Channels in a tile of `pool`, and positions per step, for features of a type of `launch.TYPES`."""
-    return (32, 32) if features == "fp32" else (64, 64)
+    return (32, 16) if features == "fp32" else (64, 64)
 
 
 def reference(logits: NDArray[Any], features: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
