@@ -34,7 +34,7 @@ from isnet_trt.errors import EngineUnavailable, SettingsError
 from isnet_trt.evaluation.labelled import Labelled, check_labels, open_labelled
 from isnet_trt.export import parity, ranges, tensorrt
 from isnet_trt.export.graph import export_graph, save_graph
-from isnet_trt.export.graphs import PRECISIONS, Arithmetic, Graphs, flavour_of, make_graphs
+from isnet_trt.export.graphs import PRECISIONS, Arithmetic, Graphs, flavour_of, make_graphs, uncalibrated
 from isnet_trt.export.layers import summary
 from isnet_trt.export.parity import Picture
 from isnet_trt.export.quantise import (
@@ -186,7 +186,7 @@ def _inputs(
 ) -> CalibrationInputs | None:
     if calib is None:
         if arithmetic.eight_bits:
-            make_graphs(onnx.ModelProto(), arithmetic, ort.KIND)  # says what is missing
+            raise uncalibrated(arithmetic.precision)
         return None
     return calibration_inputs(calib, recipe.preprocess, windows_at_scale_1(recipe), limit)
 
@@ -216,9 +216,9 @@ def _graphs(job: _Job) -> tuple[Graphs, Mix | None]:
     with _stage(job.say, "export"):
         proto = export_graph(job.model, job.recipe.name)
     arithmetic, found, table, mixed = job.arithmetic, None, None, None
-    if arithmetic.eight_bits:
+    if arithmetic.eight_bits and job.calibration is not None:
         with _stage(job.say, "calibration"):
-            table = _calibrated(proto, job)
+            table = _calibrated(proto, job.calibration, job)
         if job.max_drop is not None:
             with _stage(job.say, "sensitivity"):
                 mixed = _mixed(proto, table, job, job.max_drop)
@@ -240,10 +240,7 @@ def _mixed(proto: onnx.ModelProto, table: Table, job: _Job, max_drop: float) -> 
     return mix(proto, table, flavour, max_drop, evaluate, rank=rank, folder=job.table)
 
 
-def _calibrated(proto: onnx.ModelProto, job: _Job) -> Table:
-    inputs = job.calibration
-    if inputs is None:
-        raise AssertionError("checked before")
+def _calibrated(proto: onnx.ModelProto, inputs: CalibrationInputs, job: _Job) -> Table:
     table = calibrate(proto, inputs, job.table)
     for note in (*inputs.notes, *(f"left out: {reason}" for reason in inputs.skipped)):
         job.say(f"            {note}")

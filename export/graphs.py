@@ -103,6 +103,11 @@ def _half(proto: onnx.ModelProto, half: Half, ranges: Ranges | None) -> tuple[on
     return graph, {"islands": islands, "casts": casts(graph)}
 
 
+def uncalibrated(precision: str) -> SettingsError:
+    """The error of eight bits without a calibration."""
+    return SettingsError(f"{precision} needs a calibration; give --calib FOLDER with typical pictures")
+
+
 def flavour_of(precision: str, kind: str) -> Flavour:
     """The form of eight bits that an engine takes: uint8 under ONNX Runtime, symmetric int8 or E4M3 under TensorRT."""
     return "cpu" if kind == ONNXRUNTIME else EIGHT_BITS[precision]
@@ -118,7 +123,7 @@ def _eight_bits(
 ) -> Graphs:
     """For ONNX Runtime one graph; for TensorRT the rest is typed first, and a twin computes the same."""
     if table is None:
-        raise SettingsError(f"{arithmetic.precision} needs a calibration; give --calib FOLDER with typical pictures")
+        raise uncalibrated(arithmetic.precision)
     flavour = flavour_of(arithmetic.precision, kind)
     about: dict[str, Any] = {"eight-bit layers": len(layers(proto, flavour)), "kept out": list(skip)}
     about["calibration inputs"] = len(table.inputs)

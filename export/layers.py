@@ -99,10 +99,15 @@ def _type(word: str) -> str:
 def asked_types(proto: onnx.ModelProto) -> dict[str, str]:
     """Node name -> type that the graph asks a convolution, matrix product or attention to compute in.
 
-    Behind a DequantizeLinear it is the quantised type.
+    Behind a DequantizeLinear, or a concatenation of such, it is the quantised type.
     """
     kinds = element_types(proto)
-    origin = {node.output[0]: node.input[0] for node in proto.graph.node if node.op_type == "DequantizeLinear"}
+    origin: dict[str, str] = {}
+    for node in proto.graph.node:
+        if node.op_type == "DequantizeLinear":
+            origin[node.output[0]] = node.input[0]
+        elif node.op_type == "Concat" and all(name in origin for name in node.input):
+            origin[node.output[0]] = origin[node.input[0]]
     return {
         node.name: _ELEMENTS[kinds[origin.get(node.input[0], node.input[0])]]
         for node in proto.graph.node
@@ -119,7 +124,7 @@ def wrong_types(layers: Iterable[Layer], asked: dict[str, str]) -> list[str]:
     wrong = []
     for node, kind in asked.items():
         found = readers.get(node, [])
-        if found and all(kind not in layer.inputs[:1] for layer in found):  # further inputs may be a residual branch
+        if found and all(kind not in layer.inputs for layer in found):
             built = sorted({one for layer in found for one in layer.inputs})
             wrong.append(f"{node}: asked {kind}, built {', '.join(built) or 'nothing'}")
     if unseen := [node for node in asked if node not in readers]:
