@@ -152,7 +152,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = cli.parser("benchmarks.suite", _DESCRIPTION)
+    names = "\n  ".join(dict(_parts(Workshop(Path(), 1, None, None), Path())))
+    parser = cli.parser("benchmarks.suite", _DESCRIPTION, f"parts:\n  {names}")
     parser.add_argument("--parts", nargs="+", metavar="NAME", help="only parts whose name holds one of these words")
     parser.add_argument("--rounds", type=options.positive, help="this many rounds everywhere (default: the case's own)")
     parser.add_argument("--work", type=Path, metavar="DIR", help="keep checkpoints and bundles here and use them again")
