@@ -30,6 +30,17 @@ def parser(module: str, description: str, epilog: str = "") -> argparse.Argument
     )
 
 
+def positive(text: str) -> int:
+    """An option's whole number from 1 on."""
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+positive.__name__ = "positive integer"  # argparse names the type by this in its errors
+
+
 def run(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:
     """``main(argv)`` with the errors of this library as one line on stderr instead of a traceback."""
     try:

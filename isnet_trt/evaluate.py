@@ -69,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--split", default="val", choices=("train", "val", TEST), help=_SPLIT)
     what.add_argument(
         "--limit",
-        type=cli_positive,
+        type=cli.positive,
         metavar="N",
         help=f"N pictures, evenly spaced (default: all; {SCENE_COUNT} scenes)",
     )
@@ -80,24 +80,13 @@ def _parser() -> argparse.ArgumentParser:
     how.add_argument("--against-engine", choices=(*KINDS, TORCH), help="the same for OTHER")
     how.add_argument("--recipe", metavar="NAME", help="of a checkpoint (default: the .yaml dataset's, or found)")
     how.add_argument("--device", choices=("cpu", "cuda"), help="for a checkpoint (default: the GPU if there is one)")
-    how.add_argument("--threads", type=cli_positive, metavar="N", help="CPU threads (default: all cores)")
+    how.add_argument("--threads", type=cli.positive, metavar="N", help="CPU threads (default: all cores)")
     results = parser.add_argument_group("results")
     results.add_argument(
         "--out", type=Path, default=Path("evaluation"), metavar="DIR", help="folder (default: evaluation)"
     )
     results.add_argument("--export", type=Path, metavar="DIR", help="write MODEL's labels there, in the dataset's ids")
     return parser
-
-
-def cli_positive(text: str) -> int:
-    """A whole number from 1 on."""
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
-
-
-cli_positive.__name__ = "positive integer"  # argparse names the type by this in its errors
 
 
 def main(argv: Sequence[str] | None = None) -> int:

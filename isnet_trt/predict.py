@@ -51,12 +51,12 @@ def _parser() -> argparse.ArgumentParser:
         "--out", required=True, metavar="DIR", type=Path, help="folder for the results; made if missing"
     )
     parser.add_argument("--engine", choices=KINDS, help="instead of the bundle's own, e.g. onnxruntime for the CPU")
-    parser.add_argument("--threads", type=_positive, metavar="N", help="CPU threads (default: all cores)")
+    parser.add_argument("--threads", type=cli.positive, metavar="N", help="CPU threads (default: all cores)")
     how = parser.add_argument_group("how a picture is shown to the network")
     how.add_argument("--preset", default="default", help="default or ms-flip, as the bundle defines them")
     how.add_argument("--mode", choices=("whole", "slide"), help="the whole picture at once, or windows")
-    how.add_argument("--window", nargs=2, type=_positive, metavar=("H", "W"), help="window in pixels (slide)")
-    how.add_argument("--stride", nargs=2, type=_positive, metavar=("H", "W"), help="step between windows (slide)")
+    how.add_argument("--window", nargs=2, type=cli.positive, metavar=("H", "W"), help="window in pixels (slide)")
+    how.add_argument("--stride", nargs=2, type=cli.positive, metavar=("H", "W"), help="step between windows (slide)")
     how.add_argument("--scales", nargs="+", type=float, metavar="S", help="factors of the picture's size")
     how.add_argument("--flip", action=argparse.BooleanOptionalAction, help="show it mirrored as well")
     how.add_argument(
@@ -65,16 +65,6 @@ def _parser() -> argparse.ArgumentParser:
         help="average probabilities, or with --no- logits",
     )
     return parser
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
-
-
-_positive.__name__ = "positive integer"  # argparse names the type by this in its errors
 
 
 def main(argv: Sequence[str] | None = None) -> int:

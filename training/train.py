@@ -120,10 +120,10 @@ def _parser() -> argparse.ArgumentParser:
         choices=["must", "auto"],
         help="go on from the latest checkpoint under --out; 'auto': start anew if there is none",
     )
-    run.add_argument("--epochs", type=_positive, help="epochs instead of the recipe's")
-    run.add_argument("--batch", type=_positive, help="crops in a batch, of all processes, instead of the recipe's")
+    run.add_argument("--epochs", type=cli.positive, help="epochs instead of the recipe's")
+    run.add_argument("--batch", type=cli.positive, help="crops in a batch, of all processes, instead of the recipe's")
     run.add_argument("--seed", type=int, default=0, help="decides weights, order, crops, dropout (default: 0)")
-    run.add_argument("--stop-after", type=_positive, metavar="N", help="end after iteration N; --resume goes on")
+    run.add_argument("--stop-after", type=cli.positive, metavar="N", help="end after iteration N; --resume goes on")
     first_weights = run.add_mutually_exclusive_group()
     first_weights.add_argument(
         "--pretrained", type=Path, metavar="FILE", help="start the backbone from these ImageNet weights"
@@ -135,7 +135,7 @@ def _parser() -> argparse.ArgumentParser:
     speed.add_argument("--device", choices=["cpu", "cuda"], help="where to compute (default: the GPU if there is one)")
     speed.add_argument("--amp", choices=["bf16", "fp16"], help="mixed precision; default: float32 without TF32")
     speed.add_argument("--compile", action="store_true", help="compile the network (minutes at the start)")
-    speed.add_argument("--threads", type=_positive, help="CPU threads of the training process")
+    speed.add_argument("--threads", type=cli.positive, help="CPU threads of the training process")
     speed.add_argument(
         "--workers", type=_natural, default=defaults.workers, help="processes that read and crop (default: 2)"
     )
@@ -148,11 +148,11 @@ def _parser() -> argparse.ArgumentParser:
         help=f"save every N iterations besides each epoch, 0: not (default: {defaults.save_every})",
     )
     keeping.add_argument(
-        "--keep", type=_positive, metavar="N", help="keep the last N epochs' checkpoints (default: all)"
+        "--keep", type=cli.positive, metavar="N", help="keep the last N epochs' checkpoints (default: all)"
     )
     keeping.add_argument(
         "--val-every",
-        type=_positive,
+        type=cli.positive,
         metavar="N",
         default=1,
         help="score held-out pictures every N epochs (default: 1)",
@@ -165,21 +165,14 @@ def _parser() -> argparse.ArgumentParser:
         help=f"seconds to wait for a worker or another process (default: {defaults.timeout:g})",
     )
     drawn = p.add_argument_group("drawn scenes")
-    drawn.add_argument("--scenes", type=_positive, default=scenes.count, help=f"how many (default: {scenes.count})")
+    drawn.add_argument("--scenes", type=cli.positive, default=scenes.count, help=f"how many (default: {scenes.count})")
     drawn.add_argument(
         "--repeats",
-        type=_positive,
+        type=cli.positive,
         help=f"crops of each picture an epoch (default: {scenes.repeats} for drawn scenes, else 1)",
     )
-    drawn.add_argument("--held-out", type=_positive, default=12, help="scenes scored after each epoch (default: 12)")
+    drawn.add_argument("--held-out", type=cli.positive, default=12, help="scenes scored after each epoch (default: 12)")
     return p
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} must be 1 or more")
-    return value
 
 
 def _natural(text: str) -> int:

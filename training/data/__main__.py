@@ -83,26 +83,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     check.add_argument("--split", default="both", choices=("both", *SPLITS), help="which part (default: both)")
     check.add_argument(
-        "--limit", type=_positive, metavar="N", help="read N pictures of each part, evenly spaced, not all"
+        "--limit", type=cli.positive, metavar="N", help="read N pictures of each part, evenly spaced, not all"
     )
     check.add_argument(
-        "--samples", type=_positive, default=4, metavar="N", help="samples to draw of each part (default: 4)"
+        "--samples", type=cli.positive, default=4, metavar="N", help="samples to draw of each part (default: 4)"
     )
     check.add_argument("--out", type=Path, metavar="FILE", help="the page of samples, PNG (default: NAME_check.png)")
     check.add_argument(
-        "--workers", type=_positive, default=os.cpu_count() or 1, metavar="N", help="threads (default: one per core)"
+        "--workers", type=cli.positive, default=os.cpu_count() or 1, metavar="N", help="threads (default: one per core)"
     )
     return parser
 
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
-
-
-_positive.__name__ = "positive integer"  # argparse names the type by this in its errors
 
 if __name__ == "__main__":
     sys.exit(cli.run(main))
