@@ -32,7 +32,13 @@ from isnet_trt.training.trainer import Data, Options, Trainer
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse, train, report; 0 also when interrupted (the run can be resumed)."""
-    args = _parser().parse_args(argv)
+    given = list(sys.argv[1:] if argv is None else argv)
+    if "--qat" in given:
+        from isnet_trt.training import qat
+
+        given.remove("--qat")
+        return qat.main(given)
+    args = _parser().parse_args(given)
     chosen = recipe(args.recipe)
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -111,6 +117,11 @@ def _parser() -> argparse.ArgumentParser:
     defaults, scenes = Options(Path(), 1, 1), SceneSet()
     run = p.add_argument_group("the run")
     run.add_argument("--recipe", default="isnet_demo", help="which recipe (default: isnet_demo)")
+    run.add_argument(
+        "--qat",
+        action="store_true",
+        help="fine-tune a checkpoint for an eight-bit engine instead; takes the options of isnet_trt.training.qat",
+    )
     run.add_argument("--data", type=Path, metavar="DIR", help="the dataset's folder (not for drawn scenes)")
     run.add_argument("--out", type=Path, help="folder for checkpoints and logs (default: runs/RECIPE)")
     run.add_argument(

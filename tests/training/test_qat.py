@@ -17,7 +17,7 @@ from isnet_trt.export.graph import export_graph
 from isnet_trt.export.parity import Picture
 from isnet_trt.export.quantise import Flavour, Table, calibrate, quantise, running
 from isnet_trt.export.quantise.training import training_placement
-from isnet_trt.training import qat
+from isnet_trt.training import qat, train
 from isnet_trt.training.checkpoint import load_checkpoint, load_model, save_checkpoint
 from isnet_trt.training.data.scenes import SceneCache
 from isnet_trt.training.demo import CHECKPOINT
@@ -142,3 +142,8 @@ def test_what_cannot_be_trained_is_said(network: Network) -> None:
         qat.fine_tune(model, DEMO, SceneCache(1_000_000, 1, (96, 160)), empty, qat.Tuning(workers=0))
     with pytest.raises(CheckpointError, match="does not exist"):
         qat.main(["--ckpt", "nowhere.pth", "--out", "never.pth"])
+
+
+def test_the_trainer_hands_its_option_on(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"nowhere\.pth"):
+        train.main(["--ckpt", "nowhere.pth", "--qat", "--out", str(tmp_path / "never.pth")])
