@@ -165,17 +165,28 @@ def test_calibration_folder_without_pictures(checkpoint: Path, tmp_path: Path) -
 
 
 def test_interrupt_leaves_nothing(checkpoint: Path, tmp_path: Path) -> None:
-    words = [sys.executable, "-m", "isnet_trt.build", "--ckpt", str(checkpoint), "--out", str(tmp_path / "bundle")]
+    """Up to three tries: a signal that arrives inside a library's clean-up is lost there, and the build ends well."""
+    for attempt in range(3):
+        folder = tmp_path / str(attempt)
+        folder.mkdir()
+        status, errors = interrupted_build(checkpoint, folder)
+        if status != 0:
+            break
+    assert status == cli.INTERRUPTED, errors
+    assert list(folder.iterdir()) == []
+
+
+def interrupted_build(checkpoint: Path, folder: Path) -> tuple[int, bytes]:
+    words = [sys.executable, "-m", "isnet_trt.build", "--ckpt", str(checkpoint), "--out", str(folder / "bundle")]
     process = subprocess.Popen([*words, "--engine", "onnxruntime"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 120
-    while not list(tmp_path.glob(".bundle*")):  # the temporary folder: the export has begun
+    while not list(folder.glob(".bundle*")):  # the temporary folder: the export has begun
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == cli.INTERRUPTED, errors
-    assert list(tmp_path.iterdir()) == []
+    errors = process.communicate(timeout=120)[1]
+    return process.returncode, errors
 
 
 def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,12 +26,16 @@ weights alone moves it, and with it the centre of a class of three positions (do
 PUBLISHED = [name for name in RECIPES if name != "isnet_demo"]
 
 
-class Candidate:
-    """A segmenter as the fixtures' comparison wants to see it."""
+class Logits:
+    """A segmenter as the fixtures' comparison wants to see it, for the raw logits alone."""
 
     def __init__(self, segmenter: Segmenter) -> None:
         self.logits = segmenter.logits
         self.segmenter = segmenter
+
+
+class Candidate(Logits):
+    """The same with the scores of windows, scales and flip."""
 
     def scores(self, x: np.ndarray, settings: dict[str, Any]) -> np.ndarray:
         forward, tta = settings["forward"], settings["tta"]
@@ -52,20 +56,25 @@ def marked(quick: tuple[str, ...]) -> list[Any]:
 
 
 def missed(
-    recipe: str, filled: Callable[[str], dict[str, np.ndarray]], folder: Path, precision: str
+    recipe: str,
+    filled: Callable[[str], dict[str, np.ndarray]],
+    folder: Path,
+    precision: str,
+    candidate: type[Logits] = Candidate,
 ) -> tuple[list[str], Bundle]:
     """The comparisons out of their bounds, of a bundle built from the fixtures' weights."""
     weights = {name: torch.from_numpy(np.array(value)) for name, value in filled(recipe).items()}
     torch.save({"model": weights, "cur_epoch": 1}, folder / "released.pth")
     bundle = build(folder / "released.pth", folder / "bundle", engine="onnxruntime", precision=precision)
     with Segmenter.open(folder / "bundle") as segmenter:
-        rows = list(CHECK.rows(recipe, str(GOLDEN), lambda *_: Candidate(segmenter), CHECK.BOUNDS[precision]))
+        rows = list(CHECK.rows(recipe, str(GOLDEN), lambda *_: candidate(segmenter), CHECK.BOUNDS[precision]))
     stored = np.load(GOLDEN / f"golden_{recipe}.npz").files
-    assert len(rows) == 4 + 3 * sum(name.endswith("_settings") for name in stored)  # none was left out
+    merged = sum(name.endswith("_settings") for name in stored) if candidate is Candidate else 0
+    assert len(rows) == 4 + 3 * merged  # none was left out
     return [f"{what}: {text}" for what, within, text in rows if not within], bundle
 
 
-@pytest.mark.parametrize("recipe", marked(("isnet_resnet50os8_ade20k", "isnet_resnest101os8_lip")))
+@pytest.mark.parametrize("recipe", marked(("isnet_resnet50os8_ade20k", "isnet_resnet50os8_lip")))
 def test_bundle_meets_the_reference(
     recipe: str, filled: Callable[[str], dict[str, np.ndarray]], tmp_path: Path
 ) -> None:
@@ -79,8 +88,8 @@ def test_bundle_meets_the_reference(
 def test_half_precision_meets_the_reference(
     recipe: str, filled: Callable[[str], dict[str, np.ndarray]], tmp_path: Path
 ) -> None:
-    """The float16 graph under ONNX Runtime, which keeps tensors in float16 and sums in float32."""
-    wrong, bundle = missed(recipe, filled, tmp_path, "fp16")
+    """The float16 graph under ONNX Runtime, which keeps tensors in float16, sums in float32, and is slow at it."""
+    wrong, bundle = missed(recipe, filled, tmp_path, "fp16", Logits)
     assert not [text for text in wrong if not text.startswith(NEAR_TIES.get(recipe, "none"))]
     assert bundle.manifest.precision == "fp16"
     islands = bundle.manifest.parity["graph"]["islands"]
