@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("bundles", nargs="+", type=Path, metavar="BUNDLE", help="folders made by isnet_trt.build")
     parser.add_argument("--ckpt", required=True, metavar="FILE", help="their checkpoint; 'filled': made-up weights")
     parser.add_argument("--presets", nargs="+", metavar="NAME", help="presets to compare (default: all of the bundle)")
-    parser.add_argument("--scenes", type=options.positive, help="this many drawn street scenes (demo model only)")
+    parser.add_argument("--scenes", type=cli.positive, help="this many drawn street scenes (demo model only)")
     parser.add_argument("--labels", type=Path, metavar="DIR", help="PNG files of class numbers, named as the pictures")
     options.add_images(parser, (256, 341))
     options.add_common(parser)

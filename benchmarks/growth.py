@@ -44,8 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = cli.parser("benchmarks.growth", _DESCRIPTION)
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder made by isnet_trt.build")
     parser.add_argument("--axes", nargs="+", choices=AXES, default=AXES, help="what grows (default: all)")
-    parser.add_argument("--rounds", type=options.positive, default=3, help="rounds; the least counts (default: 3)")
-    parser.add_argument("--largest", type=options.positive, default=5, help="at most so many points (default: 5)")
+    parser.add_argument("--rounds", type=cli.positive, default=3, help="rounds; the least counts (default: 3)")
+    parser.add_argument("--largest", type=cli.positive, default=5, help="at most so many points (default: 5)")
     options.add_common(parser)
     arguments = parser.parse_args(argv)
     records, gaps = [], []

@@ -14,7 +14,7 @@ from benchmarks import options, results, stats
 from benchmarks.peers import PEERS, Missing, Setup, trtexec
 from benchmarks.rounds import LEAST, LEAST_LOW, Case, measure
 from benchmarks.weights import filled_checkpoint
-from isnet_trt import cli
+from isnet_trt import cli, predict
 from isnet_trt.bundle import Bundle
 from isnet_trt.errors import ImageError, SettingsError
 from isnet_trt.geometry import test_size
@@ -52,15 +52,15 @@ def _parser() -> argparse.ArgumentParser:
         "--ckpt", metavar="FILE", help="the bundles' checkpoint, for peers; 'filled': the made-up weights of the recipe"
     )
     parser.add_argument("--reference", type=Path, metavar="PATH", help="a checkout of the public reference")
-    parser.add_argument("--rounds", type=options.positive, default=7, help="timed rounds (default: 7)")
+    parser.add_argument("--rounds", type=cli.positive, default=7, help="timed rounds (default: 7)")
     parser.add_argument(
         "--count-first", action="store_true", help="the checking run is the first round (pictures of many seconds)"
     )
-    parser.add_argument("--batch", type=options.positive, help="windows per call of a bundle's engine")
+    parser.add_argument("--batch", type=cli.positive, help="windows per call of a bundle's engine")
     parser.add_argument("--case", help="name of the case in the result (default: recipe, preset and size)")
     options.add_images(parser, DEFAULT_SIZE)
     options.add_common(parser)
-    options.add_inference(parser)
+    predict.add_inference(parser)
     return parser
 
 

@@ -33,8 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     parser = cli.parser("benchmarks.limit", _DESCRIPTION)
     parser.add_argument("bundles", nargs="+", type=Path, metavar="BUNDLE", help="folders made by isnet_trt.build")
-    parser.add_argument("--rounds", type=options.positive, default=5, help="timed rounds (default: 5)")
-    parser.add_argument("--image-size", nargs=2, type=options.positive, default=(512, 683), metavar=("H", "W"))
+    parser.add_argument("--rounds", type=cli.positive, default=5, help="timed rounds (default: 5)")
+    parser.add_argument("--image-size", nargs=2, type=cli.positive, default=(512, 683), metavar=("H", "W"))
     options.add_common(parser)
     arguments = parser.parse_args(argv)
     gaps: list[results.Record] = []

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import results
+from isnet_trt import cli
 from isnet_trt.bundle import Bundle, read_bundle
 from isnet_trt.engines.cores import usable_cores
 from isnet_trt.errors import BundleError, ImageError, SettingsError
@@ -24,7 +25,7 @@ Named = tuple[str, NDArray[np.uint8]]
 
 def add_common(parser: argparse.ArgumentParser) -> None:
     """``--threads`` and ``--out``."""
-    parser.add_argument("--threads", type=positive, default=usable_cores(), help="CPU threads (default: all cores)")
+    parser.add_argument("--threads", type=cli.positive, default=usable_cores(), help="CPU threads (default: all cores)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the result as JSON")
 
 
@@ -34,38 +35,11 @@ def add_images(parser: argparse.ArgumentParser, size: Size) -> None:
     parser.add_argument(
         "--image-size",
         nargs=2,
-        type=positive,
+        type=cli.positive,
         metavar=("H", "W"),
         help=f"resize the pictures to this (default: the built-in one to {size[0]} {size[1]}, others as they are)",
     )
     parser.set_defaults(default_size=size)
-
-
-def add_inference(parser: argparse.ArgumentParser) -> None:
-    """The options that `isnet_trt.predict.choose_inference` reads."""
-    how = parser.add_argument_group("how a picture is shown to the network")
-    how.add_argument("--preset", default="default", help="default or ms-flip, as the bundle defines them")
-    how.add_argument("--mode", choices=("whole", "slide"), help="the whole picture at once, or windows")
-    how.add_argument("--window", nargs=2, type=positive, metavar=("H", "W"), help="window in pixels (slide)")
-    how.add_argument("--stride", nargs=2, type=positive, metavar=("H", "W"), help="step between windows (slide)")
-    how.add_argument("--scales", nargs="+", type=float, metavar="S", help="factors of the picture's size")
-    how.add_argument("--flip", action=argparse.BooleanOptionalAction, help="show it mirrored as well")
-    how.add_argument(
-        "--softmax-before-resize",
-        action=argparse.BooleanOptionalAction,
-        help="average probabilities, or with --no- logits",
-    )
-
-
-def positive(text: str) -> int:
-    """A whole number from 1 on."""
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
-
-
-positive.__name__ = "positive integer"  # argparse names the type by this in its errors
 
 
 def pictures(images: Sequence[str] | None, size: Size | None, default: Size, gaps: list[results.Record]) -> list[Named]:

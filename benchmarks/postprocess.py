@@ -70,7 +70,7 @@ _WARM = Work("warm-up", 3, (64, 96), (64, 96), Inference())
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     parser = cli.parser("benchmarks.postprocess", __doc__ or "")
-    parser.add_argument("--rounds", type=options.positive, default=7, help="timed rounds (default: 7)")
+    parser.add_argument("--rounds", type=cli.positive, default=7, help="timed rounds (default: 7)")
     parser.add_argument("--work", nargs="+", metavar="NAME", help=f"only these: {', '.join(w.name for w in WORKS)}")
     options.add_common(parser)
     arguments: argparse.Namespace = parser.parse_args(argv)

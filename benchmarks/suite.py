@@ -155,7 +155,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     names = "\n  ".join(dict(_parts(Workshop(Path(), 1, None, None), Path())))
     parser = cli.parser("benchmarks.suite", _DESCRIPTION, f"parts:\n  {names}")
     parser.add_argument("--parts", nargs="+", metavar="NAME", help="only parts whose name holds one of these words")
-    parser.add_argument("--rounds", type=options.positive, help="this many rounds everywhere (default: the case's own)")
+    parser.add_argument("--rounds", type=cli.positive, help="this many rounds everywhere (default: the case's own)")
     parser.add_argument("--work", type=Path, metavar="DIR", help="keep checkpoints and bundles here and use them again")
     parser.add_argument("--reference", type=Path, metavar="PATH", help="a checkout of the public reference, as a peer")
     parser.add_argument("--resume", action="store_true", help="keep the parts that --out already has")

@@ -52,6 +52,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--engine", choices=KINDS, help="instead of the bundle's own, e.g. onnxruntime for the CPU")
     parser.add_argument("--threads", type=cli.positive, metavar="N", help="CPU threads (default: all cores)")
+    add_inference(parser)
+    return parser
+
+
+def add_inference(parser: argparse.ArgumentParser) -> None:
+    """The options that `choose_inference` reads."""
     how = parser.add_argument_group("how a picture is shown to the network")
     how.add_argument("--preset", default="default", help="default or ms-flip, as the bundle defines them")
     how.add_argument("--mode", choices=("whole", "slide"), help="the whole picture at once, or windows")
@@ -64,7 +70,6 @@ def _parser() -> argparse.ArgumentParser:
         action=argparse.BooleanOptionalAction,
         help="average probabilities, or with --no- logits",
     )
-    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:

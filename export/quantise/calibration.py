@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import os
-import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import onnx
 from tqdm import tqdm
 
-from isnet_trt.engines.cores import usable_cores
 from isnet_trt.errors import BuildError, SettingsError
 from isnet_trt.export.graph import INPUT
 from isnet_trt.export.parity import Picture
 from isnet_trt.export.quantise.observed import Observed
 from isnet_trt.export.quantise.placement import points
 from isnet_trt.export.quantise.table import JSON, Table, digest
+from isnet_trt.export.sessions import session_of
 
 SAVE_EVERY = 16
 _AT_ONCE = 2**31
@@ -90,21 +88,3 @@ def _observe(session: Any, table: Table, names: list[str], one: Picture) -> None
         for name, value in values.items():
             table.records.setdefault(name, Observed()).add(name, value)
     table.inputs.append(one.name)
-
-
-@contextmanager
-def session_of(proto: onnx.ModelProto, outputs: Iterable[str], threads: int | None = None) -> Iterator[Any]:
-    """An ONNX Runtime session of ``proto`` that can also return the tensors called ``outputs``."""
-    import onnxruntime
-
-    probe = onnx.ModelProto()
-    probe.CopyFrom(proto)
-    there = {value.name for value in (*probe.graph.output, *probe.graph.input)}
-    probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs if name not in there)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or usable_cores()
-    options.log_severity_level = 3
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "probe.onnx"
-        onnx.save_model(probe, str(path))
-        yield onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

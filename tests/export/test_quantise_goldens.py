@@ -13,7 +13,7 @@ from golden_files import GOLDEN
 from isnet_trt.export.graph import OUTPUT, borders, export_graph
 from isnet_trt.export.parity import Picture
 from isnet_trt.export.quantise import calibrate, quantise, twin
-from isnet_trt.export.quantise.calibration import session_of
+from isnet_trt.export.sessions import session_of
 from isnet_trt.training.model import ISNet
 from isnet_trt.training.recipes import recipe
 
