@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import importlib.metadata
 import importlib.util
@@ -9,6 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from isnet_trt.engines.alias import load_alias
 from isnet_trt.errors import EngineUnavailable
 
 
@@ -60,6 +62,44 @@ def import_library(kind: str) -> Any:
             f"engine {kind!r} needs the Python package {library.packages[0]}, which cannot be imported ({error}); "
             f"pip install '{library.install}', or use engine 'onnxruntime'"
         ) from None
+
+
+_RTX_LIBRARY = "libtensorrt_rtx.so"
+_RTX_ENTRY = "getPrivateApi_INTERNAL"
+
+
+def allow_plugins(library: Any) -> None:
+    """Make sure that the library's ONNX parser can take a plugin node in this process.
+
+    At the first plugin node TensorRT-RTX's parser opens ``libtensorrt_rtx.so`` and looks for a function in it; where it
+    finds none the process ends with "terminate called without an active exception". The wheel holds only
+    ``libtensorrt_rtx.so.1``. So the name is added here (`isnet_trt.engines.alias`), also where somebody else imported
+    the library before us, and then the parser's two steps are done ahead of it.
+
+    Raises:
+        EngineUnavailable: the parser would not find its library.
+    """
+    if library.__name__ != TENSORRT_RTX.module:
+        return
+    numbered = f"{_RTX_LIBRARY}.{library.__version__.split('.')[0]}"
+    reason = ""
+    try:
+        wanted = _entry(numbered)
+        load_alias(_RTX_LIBRARY, numbered)
+        if _entry(_RTX_LIBRARY) != wanted:
+            reason = f"{_RTX_LIBRARY} of another installation is loaded in this process"
+    except (OSError, AttributeError) as error:
+        reason = str(error)
+    if reason:
+        raise EngineUnavailable(
+            f"TensorRT-RTX {library.__version__} cannot take plugins in this process, its parser would not find "
+            f"{_RTX_LIBRARY}: {reason}; use --context native, or add a link of that name beside {numbered}"
+        )
+
+
+def _entry(name: str) -> int | None:
+    """Where the function that the parser wants lies in the loaded library ``name``."""
+    return ctypes.cast(getattr(ctypes.CDLL(name), _RTX_ENTRY), ctypes.c_void_p).value
 
 
 def same_version(one: str, other: str) -> bool:

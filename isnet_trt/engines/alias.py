@@ -1,0 +1,75 @@
+"""A second name for a shared library that is already loaded.
+
+A caller that opens ``libx.so`` fails where only ``libx.so.1`` is installed. The loader, however, answers with any
+loaded object whose soname is the name asked for, before it searches a single folder. So an object without code or
+symbols is loaded whose soname is the missing name and which needs the real library: the caller gets it, and looks up
+symbols in what it needs. Nothing is written beside the real library, and no environment variable is set.
+
+The object is 64-bit little-endian ELF (System V ABI, chapters 4 and 5: https://refspecs.linuxfoundation.org/elf/):
+one segment that holds the headers, the dynamic section and the three tables that every shared object must have.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import struct
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+_MACHINES = {"x86_64": 62, "aarch64": 183}  # EM_X86_64, EM_AARCH64
+_PT_LOAD, _PT_DYNAMIC, _PT_GNU_STACK = 1, 2, 0x6474E551
+_READ_WRITE = 6
+_PAGE = 0x10000
+"""Alignment of the segment: the largest page of the two machines."""
+_NEEDED, _HASH, _STRTAB, _SYMTAB, _STRSZ, _SYMENT, _SONAME = 1, 4, 5, 6, 10, 11, 14
+_HEADER, _SEGMENT, _SYMBOL = 64, 56, 24
+
+
+def alias_object(name: str, target: str, machine: str) -> bytes:
+    """A shared object of soname ``name`` that needs the library of soname ``target``.
+
+    ``machine`` is ``x86_64`` or ``aarch64``.
+    """
+    strings = b"\0" + name.encode() + b"\0" + target.encode() + b"\0"
+    table = struct.pack("<4I", 1, 1, 0, 0)  # hash table: one bucket and one chain, both empty
+    start = _HEADER + 3 * _SEGMENT
+    symbols, hashes = start, start + _SYMBOL
+    text = hashes + len(table)
+    dynamic = -(-(text + len(strings)) // 8) * 8
+    entries = ((_SONAME, 1), (_NEEDED, 2 + len(name)), (_HASH, hashes), (_SYMTAB, symbols), (_SYMENT, _SYMBOL))
+    entries += ((_STRTAB, text), (_STRSZ, len(strings)), (0, 0))
+    section = b"".join(struct.pack("<2Q", *entry) for entry in entries)
+    body = (bytes(_SYMBOL) + table + strings).ljust(dynamic - start, b"\0") + section
+    segments = ((_PT_LOAD, 0, dynamic + len(section)), (_PT_DYNAMIC, dynamic, len(section)), (_PT_GNU_STACK, 0, 0))
+    return _header(_MACHINES[machine], segments) + body
+
+
+def _header(machine: int, segments: Sequence[tuple[int, int, int]]) -> bytes:
+    """The ELF header, and a program header for each (type, offset, size); addresses are offsets."""
+    ident = b"\x7fELF\x02\x01\x01".ljust(16, b"\0")
+    head = struct.pack("<2HI3QI6H", 3, machine, 1, 0, _HEADER, 0, 0, _HEADER, _SEGMENT, len(segments), 0, 0, 0)
+    rows = (
+        struct.pack("<2I6Q", kind, _READ_WRITE, at, at, at, size, size, _PAGE if kind == _PT_LOAD else 8)
+        for kind, at, size in segments
+    )
+    return ident + head + b"".join(rows)
+
+
+def load_alias(name: str, target: str) -> ctypes.CDLL:
+    """Make the loaded library ``target`` known to this process as ``name`` as well.
+
+    The object is written to a folder that only this user can enter, and is gone again when this returns.
+
+    Raises:
+        OSError: this platform is another one, or its loader refuses; the message says which.
+    """
+    machine = platform.machine()
+    if sys.platform != "linux" or machine not in _MACHINES:
+        raise OSError(f"libraries cannot be given a second name on {sys.platform} {machine}")
+    with tempfile.TemporaryDirectory(prefix="isnet_trt-") as folder:
+        path = Path(folder, name)
+        path.write_bytes(alias_object(name, target, machine))
+        return ctypes.CDLL(str(path))

@@ -1,0 +1,112 @@
+"""A second name for a loaded library, each case in a process of its own."""
+
+from __future__ import annotations
+
+import importlib.util
+import platform
+import struct
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from isnet_trt.engines.alias import alias_object, load_alias
+
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux" or platform.machine() not in ("x86_64", "aarch64"), reason="no second names here"
+)
+needs_rtx = pytest.mark.skipif(
+    importlib.util.find_spec("tensorrt_rtx") is None, reason="there is no tensorrt-rtx wheel for this platform"
+)
+
+MATHS = """
+import ctypes
+from isnet_trt.engines.alias import load_alias
+try:
+    ctypes.CDLL("libnumbers.so")
+except OSError:
+    load_alias("libnumbers.so", "libm.so.6")
+cosine = ctypes.CDLL("libnumbers.so").cos
+cosine.restype, cosine.argtypes = ctypes.c_double, [ctypes.c_double]
+assert cosine(0.0) == 1.0
+"""
+
+
+def run(code: str, **options: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, **options)
+
+
+def test_a_library_answers_to_its_second_name() -> None:
+    ran = run(MATHS)
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_nothing_is_left(tmp_path: Path) -> None:
+    ran = run(MATHS, env={"TMPDIR": str(tmp_path), "PATH": "/usr/bin"}, cwd=Path(__file__).parents[2])
+    assert ran.returncode == 0, ran.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_many_processes_at_once() -> None:
+    with ThreadPoolExecutor(4) as pool:
+        codes = [ran.returncode for ran in pool.map(run, [MATHS] * 8)]
+    assert codes == [0] * 8
+
+
+@pytest.mark.parametrize(("machine", "number"), [("x86_64", 62), ("aarch64", 183)])
+def test_the_object_is_for_the_machine(machine: str, number: int) -> None:
+    made = alias_object("libone.so", "libone.so.7", machine)
+    assert made[:4] == b"\x7fELF"
+    assert struct.unpack_from("<2H", made, 16) == (3, number)
+    assert b"\0libone.so\0libone.so.7\0" in made
+    assert len(made) < 1000
+
+
+def test_a_library_that_is_not_there() -> None:
+    with pytest.raises(OSError, match=r"libnowhere\.so\.9"):
+        load_alias("libnowhere.so", "libnowhere.so.9")
+
+
+RTX = """
+import ctypes
+{first}
+from isnet_trt.engines.libraries import allow_plugins, import_library
+library = import_library("tensorrt-rtx")
+{then}
+allow_plugins(library)
+allow_plugins(library)
+assert ctypes.CDLL("libtensorrt_rtx.so").getPrivateApi_INTERNAL
+"""
+
+
+@pytest.mark.rtx
+@needs_rtx
+@pytest.mark.parametrize("first", ["", "import tensorrt_rtx"])
+def test_the_parsers_library_is_found(first: str) -> None:
+    ran = run(RTX.format(first=first, then=""))
+    assert ran.returncode == 0, ran.stderr
+
+
+FOREIGN = """
+from isnet_trt.engines.alias import load_alias
+load_alias("libtensorrt_rtx.so", "libm.so.6")
+"""
+BROKEN = """
+from isnet_trt.engines import libraries
+def load_alias(*names): raise OSError("read-only file system")
+libraries.load_alias = load_alias
+"""
+
+
+@pytest.mark.rtx
+@needs_rtx
+@pytest.mark.parametrize(("then", "said"), [(FOREIGN, "getPrivateApi_INTERNAL"), (BROKEN, "read-only file system")])
+def test_what_cannot_work_is_refused_in_words(then: str, said: str) -> None:
+    ran = run(RTX.format(first="", then=then))
+    assert ran.returncode == 1
+    error = ran.stderr.splitlines()[-1]
+    assert error.startswith("isnet_trt.errors.EngineUnavailable: TensorRT-RTX 1.")
+    assert said in error
+    assert error.endswith("use --context native, or add a link of that name beside libtensorrt_rtx.so.1")
