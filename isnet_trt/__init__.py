@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         ParityError,
         SettingsError,
     )
+    from isnet_trt.interop import RawImage, RawLabels
     from isnet_trt.segmentation import Segmentation
     from isnet_trt.segmenter import Segmenter
     from isnet_trt.settings import Inference
@@ -36,6 +37,8 @@ _HOME = {
     "Segmenter": "segmenter",
     "Segmentation": "segmentation",
     "Inference": "settings",
+    "RawImage": "interop",
+    "RawLabels": "interop",
     **dict.fromkeys(
         (
             "IsnetError",
@@ -61,6 +64,8 @@ __all__ = [
     "Inference",
     "IsnetError",
     "ParityError",
+    "RawImage",
+    "RawLabels",
     "Segmentation",
     "Segmenter",
     "SettingsError",

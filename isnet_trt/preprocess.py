@@ -16,7 +16,9 @@ from isnet_trt.geometry import test_size
 from isnet_trt.settings import Preprocess
 
 Image = NDArray[np.uint8]
-Order = Literal["rgb", "bgr"]
+Order = Literal["rgb", "bgr", "rgba", "bgra"]
+"""The channels of a pixel, in memory order; alpha is passed over."""
+ORDERS: tuple[Order, ...] = ("rgb", "bgr", "rgba", "bgra")
 
 
 def read_image(path: str | os.PathLike[str]) -> Image:
@@ -44,34 +46,58 @@ def check_image(image: Any, order: Order = "rgb") -> Image:
 
     Raises:
         ImageError: another type or shape; the message says how to convert it.
-        SettingsError: ``order`` is neither "rgb" nor "bgr".
+        SettingsError: ``order`` is none of "rgb", "bgr", "rgba" and "bgra".
     """
-    if order not in ("rgb", "bgr"):
-        raise SettingsError(f"order {order!r} is unknown; use 'rgb' or 'bgr'")
     if not isinstance(image, np.ndarray):
+        check_order(order)
         raise ImageError(f"an image must be a numpy array or a path, not {type(image).__name__}; use numpy.asarray")
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
-        found = f"this one is {image.dtype} {image.shape}"
-        raise ImageError(f"an image must be uint8 of shape (height, width, 3), {found}: {_advice(image)}")
-    return np.ascontiguousarray(image[:, :, ::-1] if order == "bgr" else image)
+    check_format(image.shape, image.dtype, order)
+    return np.ascontiguousarray(image[:, :, 2::-1] if order.startswith("bgr") else image[:, :, :3])
 
 
-def _advice(image: NDArray[Any]) -> str:
-    if image.size == 0:
+def check_order(order: str) -> None:
+    """Raise SettingsError for an unknown channel order."""
+    if order not in ORDERS:
+        raise SettingsError(f"order {order!r} is unknown; use {', '.join(map(repr, ORDERS))}")
+
+
+def check_format(shape: tuple[int, ...], dtype: np.dtype[Any], order: Order) -> None:
+    """Whether an array is a picture of this channel order: uint8 (H, W, channels), not empty.
+
+    Raises:
+        ImageError: it is not; the message says how to convert it.
+        SettingsError: ``order`` is unknown.
+    """
+    check_order(order)
+    channels = len(order)
+    if len(shape) != 3 or shape[2] != channels or dtype != np.uint8 or 0 in shape:
+        wanted = f"(height, width, {channels})" + (f" for order {order!r}" if channels != 3 else "")
+        advice = _advice(shape, dtype, channels)
+        raise ImageError(f"an image must be uint8 of shape {wanted}, this one is {dtype} {shape}: {advice}")
+
+
+def _advice(shape: tuple[int, ...], dtype: np.dtype[Any], channels: int) -> str:
+    if 0 in shape:
         return "it is empty; was it read or cropped rightly?"
-    if image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 1):
+    if len(shape) == 2 or (len(shape) == 3 and shape[2] == 1):
         return "it is grey; use cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)"
-    if image.ndim != 3:
-        return "pass one picture at a time" if image.ndim == 4 else "pass height, width and three channels"
-    if image.shape[2] == 4:
-        return "it has an alpha channel; use image[:, :, :3]"
-    if image.shape[2] != 3:
-        return "its channels come first; use numpy.moveaxis(image, 0, -1)" if len(image) == 3 else "three channels"
-    if image.dtype.kind == "f":
+    if len(shape) != 3:
+        return "pass one picture at a time" if len(shape) == 4 else "pass height, width and three channels"
+    if shape[2] != channels:
+        return _channel_advice(shape)
+    if dtype.kind == "f":
         return "it holds floating-point numbers; for values in 0..1 use (image * 255).round().astype('uint8')"
-    if image.dtype == np.uint16:
+    if dtype == np.uint16:
         return "it has 16 bits; use (image >> 8).astype('uint8')"
     return "use image.astype('uint8') once its values are within 0..255"
+
+
+def _channel_advice(shape: tuple[int, ...]) -> str:
+    if shape[2] == 4:
+        return "it has an alpha channel; use order='rgba' or 'bgra', or image[:, :, :3]"
+    if shape[2] == 3:
+        return "it has no alpha channel; use order='rgb' or 'bgr'"
+    return "its channels come first; use numpy.moveaxis(image, 0, -1)" if shape[0] == 3 else "pass three channels"
 
 
 def resize(image: Image, preprocess: Preprocess) -> Image:

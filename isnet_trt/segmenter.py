@@ -4,29 +4,32 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from isnet_trt import windows
 from isnet_trt.bundle import read_bundle
+from isnet_trt.collector import Collector, Watch
 from isnet_trt.engines import Engine, open_engine
 from isnet_trt.engines.cores import usable_cores
 from isnet_trt.errors import EngineError, SettingsError
+from isnet_trt.forks import Home, abandon
 from isnet_trt.geometry import coarse_size
-from isnet_trt.merge import Head, Merger, TileSink, label_type, largest, softmax
-from isnet_trt.preprocess import Image, Order, check_image, normalise, read_image, resize
+from isnet_trt.interop import RawImage, RawLabels, check_apart, image_from, labels_from, stream_handle
+from isnet_trt.merge import Head, Merger, TileSink, label_type
+from isnet_trt.preprocess import Order, normalise, resize
 from isnet_trt.segmentation import Segmentation
 from isnet_trt.settings import Inference, Labels, Preprocess, Size
 
 Array = NDArray[np.float32]
-Source = Image | str | os.PathLike[str]
-"""A picture as uint8 (H, W, 3), or the path of a file."""
+Described = TypeVar("Described", RawImage, RawLabels)
+Source = Any
+"""A picture: the path of a file, uint8 (H, W, 3) in any form that `isnet_trt.interop.image_from` takes."""
 
 
 class Segmenter:
@@ -65,6 +68,7 @@ class Segmenter:
         self._full_batches = full_batches
         self._threads = threads or usable_cores()
         self._palette = np.asarray(labels.palette, np.uint8).reshape(-1, 3)
+        self._home = Home()
         self._lock = threading.Lock()
         self._closed = False
 
@@ -109,6 +113,8 @@ class Segmenter:
         image: Source,
         *,
         order: Order = "rgb",
+        out: Any = None,
+        stream: Any = None,
         inference: Inference | str | None = None,
         probabilities: bool = False,
         points: Sequence[tuple[int, int]] | None = None,
@@ -116,29 +122,60 @@ class Segmenter:
         """Segment one picture.
 
         Args:
-            image: uint8 (H, W, 3), any memory layout, or the path of a file.
-            order: channel order of an array ("rgb" or "bgr"); for a file it has no meaning.
+            image: the path of a file, or uint8 (H, W, 3) in any memory layout: a numpy array, an object with the
+                buffer protocol, DLPack or ``__cuda_array_interface__``, or a pointer as `isnet_trt.RawImage`.
+            order: channel order of an array: "rgb", "bgr", or with four channels "rgba", "bgra" (alpha is passed
+                over); for a file or a `RawImage` it has no meaning.
+            out: where the label map is to be written, uint8 (uint16 above 256 classes) of the picture's size: any
+                of the same objects, or `isnet_trt.RawLabels`. After an error its content is undefined.
+            stream: the caller's CUDA stream (a handle, or an object with ``__cuda_stream__``), for engines on a GPU.
             inference: settings, or the name of a preset, for this call instead of the segmenter's.
             probabilities: also return (K, H, W) probabilities; they take 4·K·H·W bytes.
             points: (row, column) pixels at which the class scores are wanted.
 
         Raises:
             ImageError: the image cannot be segmented; the message says why.
-            SettingsError: a setting cannot be used.
-            EngineError: the engine failed, or the segmenter was closed.
+            SettingsError: a setting, ``out`` or ``stream`` cannot be used.
+            EngineError: the engine failed, the segmenter was closed, or this is a process forked after it was opened.
         """
-        chosen, watch = self._inference(inference), _Watch()
-        with self._lock:
-            self._check_open()
+        chosen, watch = self._inference(inference), Watch()
+        self._check_stream(stream)
+        with self._held():
             with watch("read"):
-                source = read_image(image) if isinstance(image, str | os.PathLike) else check_image(image, order)
-            result = _Collector(source.shape[:2], self.labels.count, probabilities, chosen, points)
+                described = image_from(image, order)
+                source = self._in_host_memory(described, "the image").rgb()
+                target = self._target(out, described)
+            result = Collector(described.size, self.labels.count, probabilities, chosen, points, target)
             with watch("resize"):
                 picture = normalise(resize(source, self.preprocess), self.preprocess)
             self._run(picture, chosen, result.size, result.take, watch)
         return Segmentation(
             result.labels, self.labels.names, self._palette.copy(), result.probabilities, result.scores, watch.seconds
         )
+
+    def _check_stream(self, stream: Any) -> None:
+        if stream is not None:
+            handle = stream_handle(stream)
+            raise SettingsError(
+                f"stream ({handle:#x}) is for engines that work in GPU memory; {self.engine.description} takes its "
+                "pictures from the host: leave stream out"
+            )
+
+    def _in_host_memory(self, described: Described, what: str) -> Described:
+        if not described.on_host:
+            raise SettingsError(
+                f"{what} is in the memory of {described.device}, but {self.engine.description} takes its pictures "
+                "from the host: copy it there first, or open a bundle whose engine works in GPU memory"
+            )
+        return described
+
+    def _target(self, out: Any, image: RawImage) -> NDArray[np.unsignedinteger] | None:
+        """The caller's label map, checked against the picture."""
+        if out is None:
+            return None
+        described = labels_from(out, image.size, label_type(self.labels.count))
+        check_apart(image, self._in_host_memory(described, "out"))
+        return described.array()
 
     def map(self, images: Iterable[Source], **options: Any) -> Iterator[Segmentation]:
         """Segment one picture after the other, with the options of a call."""
@@ -147,7 +184,7 @@ class Segmenter:
 
     def logits(self, x: Array) -> Array:
         """The network's raw logits (B, K, ceil(H/s), ceil(W/s)) float32 for normalised pictures ``x`` (B, 3, H, W)."""
-        with self._lock:
+        with self._held():
             return self._infer(np.ascontiguousarray(x, np.float32))
 
     def score(self, x: Array, output_size: Size, inference: Inference | str | None = None) -> Array:
@@ -161,8 +198,8 @@ class Segmenter:
         def take(rows: slice, columns: slice, tile: Array) -> None:
             scores[:, rows, columns] = tile
 
-        with self._lock:
-            self._run(picture, self._inference(inference), output_size, take, _Watch())
+        with self._held():
+            self._run(picture, self._inference(inference), output_size, take, Watch())
         return scores
 
     def _inference(self, choice: Inference | str | None) -> Inference:
@@ -172,7 +209,7 @@ class Segmenter:
             return self.presets[choice]
         return choice or self.inference
 
-    def _run(self, picture: Array, inference: Inference, output: Size, sink: TileSink, watch: _Watch) -> None:
+    def _run(self, picture: Array, inference: Inference, output: Size, sink: TileSink, watch: Watch) -> None:
         """Show ``picture`` (H, W, 3) to the network window by window; rows are merged as soon as theirs are done."""
         plan = windows.plan((picture.shape[0], picture.shape[1]), inference)
         planes = np.ascontiguousarray(picture.transpose(2, 0, 1), np.float32)
@@ -198,7 +235,6 @@ class Segmenter:
         return np.concatenate([pixels, np.zeros((missing, *pixels.shape[1:]), np.float32)]) if missing else pixels
 
     def _infer(self, batch: Array) -> Array:
-        self._check_open()
         answer = self.engine.run(batch)
         wanted = (len(batch), self.labels.count, *coarse_size((batch.shape[2], batch.shape[3]), self.output_stride))
         if answer.shape != wanted:
@@ -213,15 +249,35 @@ class Segmenter:
             )
         return answer
 
-    def _check_open(self) -> None:
-        if self._closed:
-            raise EngineError("this segmenter was closed; open it again")
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        """The turn of one call."""
+        self._home.check("this segmenter")  # before the lock: another thread of the parent may hold it for ever
+        with self._lock:
+            if self._closed:
+                raise EngineError("this segmenter was closed; open it again")
+            yield
 
     def close(self) -> None:
-        """Close the engine and give its memory back, after a running call; closing twice is harmless."""
+        """Close the engine and give its memory back, after a running call; closing twice is harmless.
+
+        In a forked child nothing happens: engine and device are the parent's.
+        """
+        if not self._home.is_here:
+            return
         with self._lock:
             self._closed = True
             self.engine.close()
+
+    def __del__(self) -> None:
+        home = getattr(self, "_home", None)  # missing where __init__ raised
+        if home is not None and not home.is_here:
+            abandon(self.engine)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a Segmenter cannot be pickled or sent to another process: send the bundle's path and open it there"
+        )
 
     def __enter__(self) -> Segmenter:
         return self
@@ -230,57 +286,3 @@ class Segmenter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-class _Collector:
-    """Takes the tiles of merged scores and keeps what was asked for."""
-
-    def __init__(
-        self,
-        size: Size,
-        classes: int,
-        probabilities: bool,
-        inference: Inference,
-        points: Sequence[tuple[int, int]] | None,
-    ) -> None:
-        self.size = (size[0], size[1])
-        self.labels: NDArray[np.unsignedinteger] = np.empty(self.size, label_type(classes))
-        self.probabilities = np.empty((classes, *self.size), np.float32) if probabilities else None
-        self._points = None if points is None else _check_points(points, self.size)
-        self.scores = None if self._points is None else np.empty((len(self._points), classes), np.float32)
-        self._are_probabilities = inference.softmax_before_resize
-
-    def take(self, rows: slice, columns: slice, tile: Array) -> None:
-        self.labels[rows, columns] = largest(tile)
-        if self.scores is not None and self._points is not None:
-            row, column = self._points.T
-            inside = (row >= rows.start) & (row < rows.stop) & (column >= columns.start) & (column < columns.stop)
-            self.scores[inside] = tile[:, row[inside] - rows.start, column[inside] - columns.start].T
-        if self.probabilities is not None:
-            self.probabilities[:, rows, columns] = tile if self._are_probabilities else softmax(tile)
-
-
-def _check_points(points: Sequence[tuple[int, int]], size: Size) -> NDArray[np.intp]:
-    pixels = np.asarray(points)
-    if pixels.size == 0:
-        return np.empty((0, 2), np.intp)
-    if pixels.ndim != 2 or pixels.shape[1] != 2 or pixels.dtype.kind not in "iu":
-        raise SettingsError(f"points must be whole (row, column) pairs, not an array of {pixels.dtype} {pixels.shape}")
-    if (pixels < 0).any() or (pixels >= np.asarray(size)).any():
-        raise SettingsError(f"points must be (row, column) inside the picture of {size[0]}x{size[1]}")
-    return pixels.astype(np.intp)
-
-
-class _Watch:
-    """Adds up seconds by stage."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
