@@ -24,6 +24,7 @@ import triton
 import triton.language as tl
 from numpy.typing import NDArray
 
+from isnet_trt.cuda.work import padded
 from isnet_trt.kernels.device import bilinear, taps
 from isnet_trt.kernels.launch import Launch
 from isnet_trt.resample import positions
@@ -143,11 +144,6 @@ def accumulate(
     k = tl.arange(0, CLASSES)
     address = volume + (k.to(tl.int64)[:, None] * rows + tl.program_id(1)) * width + x[None, :]
     tl.store(address, score, (k[:, None] < classes) & (x[None, :] < width))
-
-
-def padded(classes: int) -> int:
-    """The number of classes that kernels of compile-time size are compiled for: the next of 32, 64, 128, …"""
-    return max(32, 1 << (classes - 1).bit_length())
 
 
 def launch_accumulate(dtype: str, classes: int) -> Launch:

@@ -119,11 +119,6 @@ def upsample_argmax(
     tl.store(labels + y * pitch + x, label.to(labels.dtype.element_ty), x < width)
 
 
-def label_type(classes: int) -> str:
-    """Triton's name of the type of labels: uint8, or uint16 above 256 classes."""
-    return "u8" if classes <= 256 else "u16"
-
-
 def launch_finish(dtype: str, labels: str) -> Launch:
     """``finish`` for volumes of a type of `launch.TYPES` and labels of ``u8`` or ``u16``."""
     types = {"volumes": f"*{dtype}", "offsets": "*i64", "sizes": "*i32", "steps": "*fp32", "labels": f"*{labels}"}

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-Axis = tuple[tuple[str, int], ...]
-"""Blocks along one axis of the grid: the product over (argument, divisor) of ceil(argument / divisor); () is 1."""
+from isnet_trt.cuda.work import Axis, blocks, splits
+
+__all__ = ["TYPES", "Launch", "splits"]
 
 TYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 """Triton's name of each type that an engine may have -> numpy's and torch's name."""
-
-SPLIT_COST = 4
-"""What one more part costs, in steps of the inner loop: its partial result is written, read and combined."""
-MOST_SPLITS = 16
 
 
 @dataclass(frozen=True)
@@ -44,8 +40,7 @@ class Launch:
 
     def blocks(self, arguments: Mapping[str, Any]) -> tuple[int, int, int]:
         """The grid (x, y, z) for integer ``arguments``."""
-        x, y, z = (math.prod(-(-arguments[name] // size) for name, size in axis) for axis in self.grid)
-        return x, y, z
+        return blocks(self.grid, arguments)
 
     def run(self, **arguments: Any) -> None:
         """Launch through Triton itself: in its interpreter, or compiled just in time on a GPU.
@@ -58,16 +53,3 @@ class Launch:
             raise TypeError(f"kernel {self.name} takes {', '.join(self.types)}; missing or unknown: {wrong}")
         options = {"num_warps": self.num_warps, "num_stages": self.num_stages}
         self.kernel[self.blocks(arguments)](**arguments, **self.constants, **options)
-
-
-def splits(tiles: int, steps: int, slots: int) -> int:
-    """Into how many parts to cut an inner loop of ``steps``, so that ``tiles`` blocks keep ``slots`` of them busy.
-
-    ``slots`` is the number of multiprocessors times the blocks that fit on one. The time of s parts is taken as
-    waves * (steps per part + SPLIT_COST), without the cost where s = 1; the smallest s of the least time wins.
-    """
-
-    def time(parts: int) -> int:
-        return -(-tiles * parts // slots) * (-(-steps // parts) + (SPLIT_COST if parts > 1 else 0))
-
-    return min(range(1, max(1, min(MOST_SPLITS, steps)) + 1), key=time)

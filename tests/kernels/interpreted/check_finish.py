@@ -8,6 +8,7 @@ import torch
 from interpreter import tensor
 from merging import LABELS, Head, answers, clear, host, merge, plan_of
 
+from isnet_trt.cuda.work import label_code
 from isnet_trt.kernels import finish
 from isnet_trt.settings import Inference
 
@@ -61,7 +62,7 @@ def test_bands_do_not_change_the_labels():
 def test_one_whole_pass(classes, coarse, output, dtype):
     logits = tensor(np.random.default_rng(0).standard_normal((classes, *coarse)), dtype)
     scores = finish.reference([logits.float().numpy()], output, 1)
-    kind = finish.label_type(classes)
+    kind = label_code(classes)
     labels = torch.full((output[0], output[1] + 5), 77, dtype=LABELS[kind])
     steps = [float(np.float32(a) / np.float32(b)) for a, b in zip(coarse, output, strict=True)]
     finish.launch_upsample_argmax(dtype, kind).run(

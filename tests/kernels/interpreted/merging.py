@@ -7,6 +7,7 @@ import torch
 from interpreter import poisoned, tensor, values
 
 from isnet_trt import windows
+from isnet_trt.cuda.work import label_code
 from isnet_trt.geometry import coarse_size
 from isnet_trt.kernels import accumulate, finish
 from isnet_trt.merge import Head, Merger, label_type, largest
@@ -84,7 +85,7 @@ class Scale:
 def merge(plan, head, logits, output, dtype, band):
     """The label map by `accumulate` and `finish`, ``band`` output rows at a time."""
     scales = [Scale(plan, head, logits, scale, dtype) for scale in plan.inference.scales]
-    kind = finish.label_type(head.classes)
+    kind = label_code(head.classes)
     pitch = output[1] + 3
     labels = torch.full((output[0], pitch), 77, dtype=LABELS[kind])
     for first in range(0, output[0], band):

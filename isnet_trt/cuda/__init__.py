@@ -1,0 +1,5 @@
+"""Everything between the source picture and the label map on an NVIDIA GPU.
+
+Importing the package or any module of it loads numpy only; pycuda and cuda-bindings are imported when a device is
+opened, after the driver was found.
+"""

@@ -1,0 +1,266 @@
+"""One GPU: memory, page-locked staging, streams, events, copies and graphs.
+
+What is owned (device memory, page-locked memory, streams) is pycuda's, in the device's *primary* context, the one that
+PyTorch and TensorRT use; ``pycuda.autoinit`` would make another. What is queued (copies, fills, events, graphs) goes
+through the driver API of cuda-bindings, since pycuda does not take a stream that it did not make. Addresses and
+handles of streams are plain integers. Not yet run on a GPU.
+
+pycuda: https://documen.tician.de/pycuda/driver.html; driver API:
+https://nvidia.github.io/cuda-python/cuda-bindings/latest/module/driver.html
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isnet_trt.cuda import driver
+from isnet_trt.engines.device import Gpu, look_for_gpu
+from isnet_trt.errors import EngineError, EngineUnavailable
+
+NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: not ordered with the legacy default stream
+NO_TIMING = 2  # CU_EVENT_DISABLE_TIMING
+
+_PYCUDA = (
+    "pycuda is built from source: install a C++ compiler and the CUDA toolkit (its nvcc must be on PATH, or give "
+    "configure.py --cuda-root), then pip install pycuda; or pip install 'isnet_trt[gpu]'"
+)
+_OUT_OF_MEMORY = "; use a smaller picture, window or batch, or free GPU memory"
+
+_contexts: dict[int, Any] = {}
+_contexts_lock = threading.Lock()
+
+
+def import_pycuda() -> Any:
+    """The module ``pycuda.driver``. To be called where `look_for_gpu` found a GPU.
+
+    Raises:
+        EngineUnavailable: pycuda is not installed or cannot be loaded.
+    """
+    try:
+        import pycuda.driver
+    except ImportError as error:
+        raise EngineUnavailable(f"pycuda cannot be imported ({error}). {_PYCUDA}") from None
+    return pycuda.driver
+
+
+class Device:
+    """A GPU and what one pipeline holds on it.
+
+    ``with device:`` makes the primary context current in the calling thread and gives back what was current; every
+    other method needs that, in whatever thread. Not safe for two threads at once.
+
+    Errors of the driver are EngineError in its own words.
+    """
+
+    def __init__(self, cuda: Any, api: Any, gpu: Gpu, index: int = 0) -> None:
+        """``cuda`` is the module ``pycuda.driver``, ``api`` the module ``cuda.bindings.driver``."""
+        self.gpu = gpu
+        self._cuda = cuda
+        self._api = api
+        self._context = self._primary(index)
+        self._memory: dict[int, Any] = {}
+        self._staging: dict[int, NDArray[np.uint8]] = {}
+        self._streams: dict[int, Any] = {}
+        self._events: dict[int, Any] = {}
+
+    @classmethod
+    def open(cls, index: int = 0) -> Device:
+        """GPU number ``index``, as CUDA_VISIBLE_DEVICES counts.
+
+        Raises:
+            EngineUnavailable: there is none, or pycuda or cuda-bindings is not installed; the message says what to do.
+        """
+        gpu, reason = look_for_gpu(index)
+        if gpu is None:
+            raise EngineUnavailable(f"the CUDA runtime needs an NVIDIA GPU and its driver: {reason}")
+        return cls(import_pycuda(), driver.import_driver(), gpu, index)
+
+    def _primary(self, index: int) -> Any:
+        """The primary context, retained once a process and never released.
+
+        pycuda releases a context only in the thread that retained it and leaves a released primary context current;
+        the CUDA runtime, and with it PyTorch and TensorRT, keep it for the process as well.
+        """
+        with _contexts_lock:
+            if index not in _contexts:
+                with self._words():
+                    self._cuda.init()
+                    _contexts[index] = self._cuda.Device(index).retain_primary_context()
+            return _contexts[index]
+
+    def __enter__(self) -> Device:
+        with self._words():
+            self._context.push()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._context.pop()
+
+    @contextlib.contextmanager
+    def _words(self) -> Iterator[None]:
+        """pycuda's exceptions as EngineError."""
+        try:
+            yield
+        except self._cuda.Error as error:
+            hint = _OUT_OF_MEMORY if isinstance(error, self._cuda.MemoryError) else ""
+            raise EngineError(f"{error}{hint}") from None
+
+    # Memory
+
+    def allocate(self, size: int) -> int:
+        """The address of ``size`` bytes of device memory, a multiple of 256."""
+        with self._words():
+            made = self._cuda.mem_alloc(max(size, 1))
+        self._memory[int(made)] = made
+        return int(made)
+
+    def free(self, address: int) -> None:
+        """Give back what `allocate` gave; nothing queued may use it."""
+        with self._words():
+            self._memory.pop(address).free()
+
+    def staging(self, size: int) -> NDArray[np.uint8]:
+        """``size`` bytes of page-locked host memory, which the GPU copies to and from while the host goes on."""
+        with self._words():
+            made: NDArray[np.uint8] = self._cuda.pagelocked_empty(max(size, 1), np.uint8)
+        self._staging[made.ctypes.data] = made
+        return made
+
+    def release(self, staging: NDArray[np.uint8]) -> None:
+        """Give back what `staging` gave; no view of it may be used afterwards."""
+        with self._words():
+            self._staging.pop(staging.ctypes.data).base.free()  # type: ignore[union-attr]
+
+    def memory(self) -> tuple[int, int]:
+        """Bytes of device memory that are free, and all there are."""
+        with self._words():
+            free, total = self._cuda.mem_get_info()
+        return int(free), int(total)
+
+    # Streams and events
+
+    def stream(self) -> int:
+        """The handle of a new stream."""
+        with self._words():
+            made = self._cuda.Stream(NON_BLOCKING)
+        self._streams[int(made.handle)] = made
+        return int(made.handle)
+
+    def event(self, timing: bool = False) -> int:
+        """The handle of a new event; with ``timing`` for `milliseconds`."""
+        made = self._call("cuEventCreate", 0 if timing else NO_TIMING)
+        self._events[int(made)] = made
+        return int(made)
+
+    def record(self, event: int, stream: int) -> None:
+        """Let ``event`` mark what has been queued on ``stream``."""
+        self._call("cuEventRecord", self._events[event], stream)
+
+    def wait_for(self, stream: int, event: int) -> None:
+        """Let ``stream`` wait, on the GPU, for what ``event`` last marked."""
+        self._call("cuStreamWaitEvent", stream, self._events[event], 0)
+
+    def synchronize(self, stream: int) -> None:
+        """Until everything on ``stream``, one of `stream`'s, is done; other threads run meanwhile."""
+        with self._words():
+            self._streams[stream].synchronize()  # pycuda gives up the interpreter's lock while it waits
+
+    def milliseconds(self, start: int, stop: int) -> float:
+        """Between two events with timing that have been reached."""
+        return float(self._call("cuEventElapsedTime", self._events[start], self._events[stop]))
+
+    # Queued work
+
+    def copy(self, to: int, source: int, size: int, stream: int) -> None:
+        """Queue a copy of ``size`` bytes; each side is device memory or page-locked host memory."""
+        self._call("cuMemcpyAsync", to, source, size, stream)
+
+    def copy_rows(
+        self, to: int, to_pitch: int, source: int, source_pitch: int, width: int, rows: int, stream: int
+    ) -> None:
+        """Queue a copy of ``rows`` rows of ``width`` bytes that lie ``to_pitch`` and ``source_pitch`` bytes apart."""
+        if to_pitch == source_pitch == width:
+            self.copy(to, source, width * rows, stream)
+            return
+        what = self._api.CUDA_MEMCPY2D()
+        what.srcMemoryType = what.dstMemoryType = self._api.CUmemorytype.CU_MEMORYTYPE_UNIFIED
+        what.srcDevice, what.srcPitch = source, source_pitch
+        what.dstDevice, what.dstPitch = to, to_pitch
+        what.WidthInBytes, what.Height = width, rows
+        self._call("cuMemcpy2DAsync", what, stream)
+
+    def fill(self, address: int, value: int, size: int, stream: int) -> None:
+        """Queue setting ``size`` bytes to ``value`` (0..255)."""
+        self._call("cuMemsetD8Async", address, value, size, stream)
+
+    @contextlib.contextmanager
+    def capture(self, stream: int) -> Iterator[Graph]:
+        """What the block queues on ``stream``, as a graph, instead of running it.
+
+        Afterwards the graph can be launched. The same work must have been run once before: libraries load code and
+        settle shapes at their first run, which cannot be captured.
+
+        Raises:
+            EngineError: something in the block cannot be captured; the stream is usable again.
+        """
+        graph = Graph(self._api)
+        # Other threads may call what a capture forbids, such as allocating, meanwhile.
+        mode = self._api.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+        self._call("cuStreamBeginCapture", stream, mode)
+        try:
+            yield graph
+        except BaseException:
+            status, captured = self._api.cuStreamEndCapture(stream)
+            if not int(status) and int(captured):
+                self._api.cuGraphDestroy(captured)
+            raise
+        captured = self._call("cuStreamEndCapture", stream)
+        try:
+            graph.made = self._call("cuGraphInstantiate", captured, 0)
+        finally:
+            self._api.cuGraphDestroy(captured)
+
+    def _call(self, name: str, *arguments: Any) -> Any:
+        return driver.call(self._api, name, *arguments)
+
+    def close(self) -> None:
+        """Give everything back that is still held; errors of a lost device are passed over. Closing twice is harmless.
+
+        To be called with the context current, after everything queued is done.
+        """
+        while self._events:
+            self._api.cuEventDestroy(self._events.popitem()[1])
+        self._streams.clear()
+        held = [*self._memory.values(), *(array.base for array in self._staging.values())]
+        self._memory.clear()
+        self._staging.clear()
+        for one in held:
+            with contextlib.suppress(self._cuda.Error):
+                one.free()
+
+
+class Graph:
+    """A captured graph, ready to be launched."""
+
+    def __init__(self, api: Any) -> None:
+        self._api = api
+        self.made: Any = None
+
+    def launch(self, stream: int) -> None:
+        """Queue all of it on ``stream``."""
+        driver.call(self._api, "cuGraphLaunch", self.made, stream)
+
+    def close(self) -> None:
+        """Destroy it, when it is not running; closing twice is harmless."""
+        if self.made is not None:
+            self._api.cuGraphExecDestroy(self.made)
+            self.made = None

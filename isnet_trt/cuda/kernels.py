@@ -1,0 +1,311 @@
+"""The kernels of a bundle's folder ``kernels/``: read, checked, and launched on any stream without Triton.
+
+``kernels/sm_XX/`` holds ``NAME.cubin``, ``NAME.ptx`` and ``launch.json`` (isnet_trt.kernels.compile; layout:
+kernels/README.md). On exactly that architecture the cubin is taken, otherwise the PTX of the highest sm_8x that is not
+above the GPU, which the driver compiles; PTX of sm_90 and later runs on its own architecture only.
+
+Launches go through the driver API of cuda-bindings, so that the stream may be anybody's. Not yet run on a GPU.
+cuLaunchKernel: https://docs.nvidia.com/cuda/cuda-driver-api/group__CUDA__EXEC.html
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import json
+import os
+import re
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from isnet_trt.cuda import driver
+from isnet_trt.cuda.work import blocks
+from isnet_trt.errors import BundleError, EngineError, EngineUnavailable
+
+SCHEMA = 1
+DESCRIPTION = "launch.json"
+ALIGNMENT = 16
+"""Kernels are compiled for pointers that are multiples of this, but for those named in ``unaligned``."""
+STATIC_SHARED = 48 * 1024
+"""Bytes of dynamic shared memory that need no attribute (CUDA programming guide, compute capabilities)."""
+MOST_BLOCKS = (2**31 - 1, 65535, 65535)
+"""Largest grid (CUDA programming guide, compute capabilities)."""
+
+_C: dict[str, Any] = {"i32": ctypes.c_int32, "i64": ctypes.c_int64, "fp32": ctypes.c_float}
+_REBUILD = "build the bundle again with python -m isnet_trt.build"
+_TYPES: dict[str, Any] = {
+    "entry": str, "target": str, "arguments": list, "trailing_null_pointers": int, "constants": dict,
+    "unaligned": list, "grid": list, "threads": int, "shared_bytes": int, "ptx_sha256": str, "cubin_sha256": str,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One compiled kernel as launch.json describes it.
+
+    Attributes:
+        name: unique in the folder, such as ``gather_fp32``.
+        entry: the function's name in the code.
+        arguments: (name, type) in order; ``*fp32`` and the like are device pointers, ``i32``, ``i64``, ``fp32`` values.
+        trailing: null pointers that follow the arguments.
+        grid: axes x, y, z; see `isnet_trt.cuda.work.Axis`.
+        threads: per block.
+        shared: bytes of dynamic shared memory.
+        unaligned: pointers that need not be multiples of `ALIGNMENT`.
+        constants: what was compiled in.
+    """
+
+    name: str
+    entry: str
+    arguments: tuple[tuple[str, str], ...]
+    trailing: int
+    grid: tuple[tuple[tuple[str, int], ...], ...]
+    threads: int
+    shared: int
+    unaligned: frozenset[str]
+    constants: Mapping[str, Any]
+
+    def blocks(self, arguments: Mapping[str, int | float]) -> tuple[int, int, int]:
+        """The grid (x, y, z).
+
+        Raises:
+            EngineError: more blocks than a launch may have.
+        """
+        grid = blocks(self.grid, arguments)
+        if any(made > most for made, most in zip(grid, MOST_BLOCKS, strict=True)):
+            raise EngineError(f"kernel {self.name} would need {grid} blocks; a launch has at most {MOST_BLOCKS}")
+        return grid
+
+    def pack(self, arguments: Mapping[str, int | float]) -> Parameters:
+        """``arguments`` as the driver takes them.
+
+        Raises:
+            TypeError: an argument is missing or unknown.
+            EngineError: a pointer is null or not aligned, or a number does not fit its type.
+        """
+        names = [name for name, _ in self.arguments]
+        if set(arguments) != set(names):
+            wrong = ", ".join(sorted(set(arguments) ^ set(names)))
+            raise TypeError(f"kernel {self.name} takes {', '.join(names)}; missing or unknown: {wrong}")
+        values = [self._value(name, kind, arguments[name]) for name, kind in self.arguments]
+        return Parameters([*values, *(ctypes.c_uint64(0) for _ in range(self.trailing))])
+
+    def _value(self, name: str, kind: str, value: int | float) -> Any:
+        if kind.startswith("*"):
+            self._check_pointer(name, int(value))
+            return ctypes.c_uint64(int(value))
+        made = _C[kind](value)
+        if kind != "fp32" and made.value != value:
+            raise EngineError(f"kernel {self.name}: {name} is {value}, which does not fit {kind}")
+        return made
+
+    def _check_pointer(self, name: str, address: int) -> None:
+        if not address:
+            raise EngineError(f"kernel {self.name}: {name} is a null pointer")
+        if address % ALIGNMENT and name not in self.unaligned:
+            raise EngineError(f"kernel {self.name}: {name} is at {address:#x}, no multiple of {ALIGNMENT}")
+
+
+class Parameters:
+    """Kernel parameters in host memory, and the array of their addresses that cuLaunchKernel reads."""
+
+    def __init__(self, values: list[Any]) -> None:
+        self.values = values
+        self._pointers = (ctypes.c_void_p * len(values))(*map(ctypes.addressof, values))
+
+    @property
+    def address(self) -> int:
+        """Of the array of addresses; valid while this object lives."""
+        return ctypes.addressof(self._pointers)
+
+
+@dataclass(frozen=True)
+class KernelFiles:
+    """The kernels of one folder ``sm_XX`` and their code, read and checked."""
+
+    folder: Path
+    form: Literal["cubin", "ptx"]
+    classes: int
+    kernels: Mapping[str, Kernel]
+    code: Mapping[str, bytes]
+
+
+def choose(folder: Path, compute_capability: str) -> tuple[Path, Literal["cubin", "ptx"]]:
+    """The architecture's folder below ``folder`` and the form of code that a GPU of ``compute_capability`` takes.
+
+    ``compute_capability`` is written as "8.9".
+
+    Raises:
+        EngineUnavailable: the GPU can run none of them.
+    """
+    there = sorted(int(p.name[3:]) for p in folder.glob("sm_*") if p.is_dir() and p.name[3:].isdigit())
+    major, _, minor = compute_capability.partition(".")
+    here = 10 * int(major) + int(minor or 0)
+    if here in there:
+        return folder / f"sm_{here}", "cubin"
+    portable = [arch for arch in there if 80 <= arch < 90 and arch <= here]
+    if not portable:
+        held = ", ".join(f"sm_{arch}" for arch in there) or "nothing"
+        raise EngineUnavailable(
+            f"{folder} holds kernels for {held}; a GPU of compute capability {compute_capability} runs none of them; "
+            f"{_REBUILD}, or make them with python -m isnet_trt.kernels.compile"
+        )
+    return folder / f"sm_{portable[-1]}", "ptx"
+
+
+def read(folder: str | os.PathLike[str], compute_capability: str) -> KernelFiles:
+    """The kernels below ``folder`` for a GPU of ``compute_capability``.
+
+    Raises:
+        EngineUnavailable: there are none for this GPU.
+        BundleError: a file is missing, damaged or changed; the message names it.
+    """
+    place, form = choose(Path(folder), compute_capability)
+    data = _description(place / DESCRIPTION)
+    kernels, code = {}, {}
+    for name, entry in data["kernels"].items():
+        if not re.fullmatch(r"\w+", name):
+            raise BundleError(f"{place / DESCRIPTION}: {name!r} is no name of a kernel; {_REBUILD}")
+        kernels[name] = _kernel(name, entry, place / DESCRIPTION)
+        code[name] = _code(place / f"{name}.{form}", entry[f"{form}_sha256"])
+    return KernelFiles(place, form, data["classes"], kernels, code)
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise BundleError(f"{path} is missing: the kernels are incomplete; {_REBUILD}") from None
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
+def _description(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(_bytes(path))
+    except ValueError as error:
+        raise BundleError(f"{path} is damaged: it is no JSON ({error}); {_REBUILD}") from None
+    if not isinstance(data, dict) or not isinstance(data.get("kernels"), dict):
+        raise BundleError(f"{path} is damaged: it lists no kernels; {_REBUILD}")
+    if data.get("schema") != SCHEMA:
+        raise BundleError(f"{path} has schema {data.get('schema')!r}; this isnet_trt reads {SCHEMA}; {_REBUILD}")
+    if data.get("arch") != path.parent.name:
+        raise BundleError(f"{path} is for {data.get('arch')!r}, not for {path.parent.name}; {_REBUILD}")
+    if not isinstance(data.get("classes"), int):
+        raise BundleError(f"{path} is damaged: classes is {data.get('classes')!r}; {_REBUILD}")
+    return data
+
+
+def _kernel(name: str, entry: Any, path: Path) -> Kernel:
+    for key, kind in _TYPES.items():
+        if not isinstance(entry, dict) or not isinstance(entry.get(key), kind):
+            raise BundleError(f"{path} is damaged: {name} has no valid {key}; {_REBUILD}")
+    try:
+        arguments = tuple((str(argument), str(kind)) for argument, kind in entry["arguments"])
+        x, y, z = (tuple((str(term), int(size)) for term, size in axis) for axis in entry["grid"])
+    except (TypeError, ValueError):
+        raise BundleError(f"{path} is damaged: arguments or grid of {name} cannot be read; {_REBUILD}") from None
+    kinds = dict(arguments)
+    unknown = [kind for kind in kinds.values() if not kind.startswith("*") and kind not in _C]
+    strange = [term for term, size in (*x, *y, *z) if kinds.get(term) not in ("i32", "i64") or size < 1]
+    if unknown or strange or not 0 < entry["threads"] <= 1024:
+        said = ", ".join([*unknown, *strange]) or f"{entry['threads']} threads"
+        raise BundleError(f"{path} is damaged: {name} cannot be launched with {said}; {_REBUILD}")
+    numbers = (entry["threads"], entry["shared_bytes"], frozenset(entry["unaligned"]), entry["constants"])
+    return Kernel(name, entry["entry"], arguments, entry["trailing_null_pointers"], (x, y, z), *numbers)
+
+
+def _code(path: Path, digest: str) -> bytes:
+    code = _bytes(path)
+    if hashlib.sha256(code).hexdigest() != digest:
+        raise BundleError(f"{path} was changed after it was compiled (SHA-256 differs); {_REBUILD}")
+    return code
+
+
+class Kernels:
+    """Kernels that can be launched, loaded at their first launch into the context that is then current.
+
+    Every call needs a current context (`isnet_trt.cuda.device.Device`), always the same one. Launches may come from
+    several threads.
+    """
+
+    def __init__(self, files: KernelFiles, api: Any) -> None:
+        """``api`` is the module ``cuda.bindings.driver``."""
+        self.files = files
+        self._api = api
+        self._functions: dict[str, Any] = {}
+        self._modules: list[Any] = []
+        self._lock = threading.Lock()
+
+    @classmethod
+    def open(cls, folder: str | os.PathLike[str], compute_capability: str) -> Kernels:
+        """The kernels below ``folder`` (a bundle's ``kernels/``) for a GPU of ``compute_capability`` ("8.9").
+
+        Raises:
+            EngineUnavailable: none are for this GPU, or cuda-bindings is not installed.
+            BundleError: a file is missing, damaged or changed.
+        """
+        return cls(read(folder, compute_capability), driver.import_driver())
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.files.kernels
+
+    def constants(self, name: str) -> dict[str, Any]:
+        """The compile-time arguments of a kernel, such as its tile."""
+        return dict(self._kernel(name).constants)
+
+    def launch(self, name: str, stream: int, **arguments: int | float) -> None:
+        """Queue a kernel on ``stream``, the handle of any stream of the current context.
+
+        Pointers are device addresses. With an empty grid nothing is done.
+
+        Raises:
+            EngineError: there is no such kernel, an argument cannot be passed, or the driver refuses.
+        """
+        kernel = self._kernel(name)
+        parameters = kernel.pack(arguments)
+        grid = kernel.blocks(arguments)
+        if not all(grid):
+            return
+        function = self._function(kernel)
+        block = (kernel.threads, 1, 1)
+        driver.call(self._api, "cuLaunchKernel", function, *grid, *block, kernel.shared, stream, parameters.address, 0)
+
+    def _kernel(self, name: str) -> Kernel:
+        try:
+            return self.files.kernels[name]
+        except KeyError:
+            held = ", ".join(self.files.kernels)
+            raise EngineError(f"{self.files.folder} holds no kernel {name}, only {held}; {_REBUILD}") from None
+
+    def _function(self, kernel: Kernel) -> Any:
+        with self._lock:
+            if kernel.name not in self._functions:
+                self._functions[kernel.name] = self._load(kernel)
+            return self._functions[kernel.name]
+
+    def _load(self, kernel: Kernel) -> Any:
+        code = self.files.code[kernel.name]
+        try:
+            # PTX is text that ends with a zero byte.
+            module = driver.call(self._api, "cuModuleLoadData", code + b"\0" if self.files.form == "ptx" else code)
+        except EngineError as error:
+            raise EngineError(
+                f"{self.files.folder / kernel.name}.{self.files.form} cannot be loaded: {error}"
+            ) from None
+        self._modules.append(module)
+        function = driver.call(self._api, "cuModuleGetFunction", module, kernel.entry.encode())
+        if kernel.shared > STATIC_SHARED:
+            attribute = self._api.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+            driver.call(self._api, "cuFuncSetAttribute", function, attribute, kernel.shared)
+        return function
+
+    def close(self) -> None:
+        """Unload what was loaded, in its context; closing twice is harmless, a lost device is passed over."""
+        with self._lock:
+            self._functions.clear()
+            while self._modules:
+                self._api.cuModuleUnload(self._modules.pop())

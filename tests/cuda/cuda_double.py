@@ -1,0 +1,383 @@
+"""Doubles of pycuda and of cuda-bindings' driver API that keep "device" memory on the host.
+
+They are strict: a call without the context pushed, memory that was not allocated or is too small, a stream or graph
+that does not exist, allocating while a graph is captured, and what is left at the end are failures. Streams are truly
+asynchronous: what is queued runs only when something waits for it, as late as possible (or, with ``eager``, at once),
+so that a missing wait gives wrong bytes. They say nothing about the libraries themselves.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+POISON = 0xA5
+UNKNOWN = 1, "invalid argument"
+ERRORS = {1: b"invalid argument", 2: b"out of memory", 209: b"no kernel image", 700: b"an illegal memory access",
+          900: b"operation not permitted when stream is capturing", 901: b"capture was invalidated"}  # fmt: skip
+
+
+class Gpu:
+    """The state that both doubles share. ``fails`` makes a driver function return a status: name -> status."""
+
+    def __init__(self, total: int = 1 << 30) -> None:
+        self.total = total
+        self.used = 0
+        self.peak = 0
+        self.eager = False
+        self.memory: dict[int, int] = {}
+        self.staging: dict[int, int] = {}
+        self.foreign: dict[int, int] = {}
+        self.streams: dict[int, Stream] = {}
+        self.events: dict[int, Record | None] = {}
+        self.graphs: dict[int, list[Callable[[], None]]] = {}
+        self.modules: dict[int, bytes] = {}
+        self.launched: list[SimpleNamespace] = []
+        self.stacks: dict[int, list[Any]] = {}
+        self.capturing: Stream | None = None
+        self.fails: dict[str, int] = {}
+        self.calls: list[str] = []
+        self._keep: dict[int, Any] = {}
+        self._next = 1000
+
+    def handle(self) -> int:
+        self._next += 8
+        return self._next
+
+    def block(self, size: int) -> int:
+        """Aligned to 256 bytes, poisoned."""
+        raw = np.full(size + 256, POISON, np.uint8)
+        address = -(-raw.ctypes.data // 256) * 256
+        self._keep[address] = raw
+        return address
+
+    def drop(self, address: int) -> None:
+        """What is left of freed memory is not what anybody expects."""
+        self._keep.pop(address).fill(0x5A)
+
+    def check_current(self) -> None:
+        assert self.stacks.get(threading.get_ident()), "no context is current in this thread"
+
+    def check_range(self, address: int, size: int) -> None:
+        for known in (self.memory, self.staging, self.foreign):
+            for start, length in known.items():
+                if start <= address and address + size <= start + length:
+                    return
+        raise AssertionError(f"{size} bytes at {address:#x} are no memory of this GPU or page-locked")
+
+    def put(self, stream: int, call: Callable[[], None]) -> None:
+        """Queue ``call`` on a stream, or add it to the graph that is being captured there."""
+        self.check_current()
+        queue = self.streams[stream]
+        if self.capturing is queue:
+            queue.captured.append(call)
+            return
+        assert self.capturing is None, "work on another stream while a graph is captured"
+        queue.waiting.append(call)
+        if self.eager:
+            queue.run()
+
+    def nothing_is_left(self) -> None:
+        assert (self.memory, self.staging, self.streams, self.events, self.graphs, self.modules) == ({},) * 6
+        assert all(not stack for stack in self.stacks.values()), "a context is still pushed"
+        assert self.used == 0
+
+
+class Stream:
+    """Work in order, done when somebody waits."""
+
+    def __init__(self, gpu: Gpu) -> None:
+        self.gpu = gpu
+        self.waiting: list[Callable[[], None]] = []
+        self.captured: list[Callable[[], None]] = []
+
+    def run(self, until: Record | None = None) -> None:
+        while self.waiting and not (until and until.reached):
+            self.waiting.pop(0)()
+
+
+class Record:
+    """What an event marks."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+        self.reached = False
+
+    def reach(self) -> None:
+        self.reached = True
+
+
+class Error(Exception):
+    pass
+
+
+class MemoryError(Error):  # as pycuda calls it
+    pass
+
+
+class Pycuda:
+    """``pycuda.driver``."""
+
+    Error = Error
+    MemoryError = MemoryError
+
+    def __init__(self, gpu: Gpu) -> None:
+        self.gpu = gpu
+        self.ready = False
+        self.retained = 0
+
+    def init(self) -> None:
+        self.ready = True
+
+    def Device(self, index: int) -> Any:
+        assert self.ready
+        return SimpleNamespace(retain_primary_context=self._retain)
+
+    def _retain(self) -> Any:
+        self.retained += 1
+        gpu = self.gpu
+
+        class Context:
+            def push(self) -> None:
+                gpu.stacks.setdefault(threading.get_ident(), []).append(self)
+
+            @staticmethod
+            def pop() -> None:
+                gpu.stacks[threading.get_ident()].pop()
+
+        return Context()
+
+    def mem_alloc(self, size: int) -> Any:
+        self.gpu.check_current()
+        assert self.gpu.capturing is None, "allocation while a graph is captured"
+        assert size > 0
+        if self.gpu.used + size > self.gpu.total or "mem_alloc" in self.gpu.fails:
+            raise MemoryError("cuMemAlloc failed: out of memory")
+        return Allocation(self.gpu, size)
+
+    def mem_get_info(self) -> tuple[int, int]:
+        self.gpu.check_current()
+        return self.gpu.total - self.gpu.used, self.gpu.total
+
+    def pagelocked_empty(self, shape: int, dtype: Any) -> Any:
+        self.gpu.check_current()
+        assert np.dtype(dtype) == np.uint8
+        address = self.gpu.block(shape)
+        self.gpu.staging[address] = shape
+        return staging_array(self.gpu, address, shape)
+
+    def Stream(self, flags: int) -> Any:
+        self.gpu.check_current()
+        assert flags == 1
+        return OwnStream(self.gpu)
+
+
+class Staging(np.ndarray):
+    """An array whose ``base`` can be freed, as pycuda's page-locked arrays."""
+
+    @property
+    def base(self) -> Any:  # type: ignore[override]
+        return self._base
+
+
+def staging_array(gpu: Gpu, address: int, size: int) -> np.ndarray:
+    made = np.frombuffer((ctypes.c_uint8 * size).from_address(address), np.uint8).view(Staging)
+
+    def free() -> None:
+        gpu.check_current()
+        del gpu.staging[address]
+        gpu.drop(address)
+
+    made._base = SimpleNamespace(free=free)
+    return made
+
+
+class Allocation:
+    def __init__(self, gpu: Gpu, size: int) -> None:
+        self.gpu = gpu
+        self.size = size
+        self.address = gpu.block(size)
+        gpu.memory[self.address] = size
+        gpu.used += size
+        gpu.peak = max(gpu.peak, gpu.used)
+
+    def __int__(self) -> int:
+        return self.address
+
+    def free(self) -> None:
+        self.gpu.check_current()
+        del self.gpu.memory[self.address]
+        self.gpu.used -= self.size
+        self.gpu.drop(self.address)
+
+
+class OwnStream:
+    """A ``pycuda.driver.Stream``: destroyed with its last reference, under a pushed context."""
+
+    def __init__(self, gpu: Gpu) -> None:
+        self.gpu = gpu
+        self.handle = gpu.handle()
+        gpu.streams[self.handle] = Stream(gpu)
+
+    def synchronize(self) -> None:
+        self.gpu.check_current()
+        assert self.gpu.capturing is None, "waiting while a graph is captured"
+        if "synchronize" in self.gpu.fails:
+            raise Error("cuStreamSynchronize failed: an illegal memory access was encountered")
+        self.gpu.streams[self.handle].run()
+
+    def __del__(self) -> None:
+        self.gpu.check_current()
+        del self.gpu.streams[self.handle]
+
+
+class Driver:
+    """``cuda.bindings.driver``."""
+
+    CUmemorytype = SimpleNamespace(CU_MEMORYTYPE_UNIFIED=4)
+    CUstreamCaptureMode = SimpleNamespace(CU_STREAM_CAPTURE_MODE_THREAD_LOCAL=1)
+    CUfunction_attribute = SimpleNamespace(CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES=8)
+    CUDA_MEMCPY2D = SimpleNamespace
+
+    def __init__(self, gpu: Gpu) -> None:
+        self.gpu = gpu
+
+    def _status(self, name: str) -> int:
+        self.gpu.check_current()
+        self.gpu.calls.append(name)
+        return self.gpu.fails.get(name, 0)
+
+    def cuGetErrorString(self, status: int) -> tuple[int, bytes]:
+        return 0, ERRORS.get(int(status), b"unknown")
+
+    def cuMemcpyAsync(self, to: int, source: int, size: int, stream: int) -> tuple[int]:
+        if not (status := self._status("cuMemcpyAsync")):
+            self.gpu.put(stream, lambda: self._move(to, source, size))
+        return (status,)
+
+    def _move(self, to: int, source: int, size: int) -> None:
+        self.gpu.check_range(to, size)
+        self.gpu.check_range(source, size)
+        ctypes.memmove(to, source, size)
+
+    def cuMemcpy2DAsync(self, what: Any, stream: int) -> tuple[int]:
+        status = self._status("cuMemcpy2DAsync")
+        assert what.srcMemoryType == what.dstMemoryType == 4
+        assert what.WidthInBytes <= min(what.srcPitch, what.dstPitch)
+
+        def rows() -> None:
+            for y in range(what.Height):
+                self._move(what.dstDevice + y * what.dstPitch, what.srcDevice + y * what.srcPitch, what.WidthInBytes)
+
+        if not status:
+            self.gpu.put(stream, rows)
+        return (status,)
+
+    def cuMemsetD8Async(self, address: int, value: int, size: int, stream: int) -> tuple[int]:
+        def fill() -> None:
+            self.gpu.check_range(address, size)
+            ctypes.memset(address, value, size)
+
+        self.gpu.put(stream, fill)
+        return (self._status("cuMemsetD8Async"),)
+
+    def cuEventCreate(self, flags: int) -> tuple[int, int]:
+        event = self.gpu.handle()
+        self.gpu.events[event] = None
+        return self._status("cuEventCreate"), event
+
+    def cuEventDestroy(self, event: int) -> tuple[int]:
+        del self.gpu.events[event]
+        return (self._status("cuEventDestroy"),)
+
+    def cuEventRecord(self, event: int, stream: int) -> tuple[int]:
+        assert event in self.gpu.events
+        record = Record(self.gpu.streams[stream])
+        self.gpu.events[event] = record
+        self.gpu.put(stream, record.reach)
+        return (self._status("cuEventRecord"),)
+
+    def cuStreamWaitEvent(self, stream: int, event: int, flags: int) -> tuple[int]:
+        record = self.gpu.events[event]
+        if record is not None:
+            self.gpu.put(stream, lambda: record.stream.run(record))
+        return (self._status("cuStreamWaitEvent"),)
+
+    def cuEventElapsedTime(self, start: int, stop: int) -> tuple[int, float]:
+        assert self.gpu.events[start].reached  # type: ignore[union-attr]
+        assert self.gpu.events[stop].reached  # type: ignore[union-attr]
+        return self._status("cuEventElapsedTime"), 1.5
+
+    def cuStreamBeginCapture(self, stream: int, mode: int) -> tuple[int]:
+        assert mode == 1
+        assert self.gpu.capturing is None
+        status = self._status("cuStreamBeginCapture")
+        if not status:
+            self.gpu.capturing = self.gpu.streams[stream]
+            self.gpu.capturing.captured = []
+        return (status,)
+
+    def cuStreamEndCapture(self, stream: int) -> tuple[int, int]:
+        assert self.gpu.capturing is self.gpu.streams[stream]
+        self.gpu.capturing = None
+        if status := self._status("cuStreamEndCapture"):
+            return status, 0
+        return 0, self._graph(list(self.gpu.streams[stream].captured))
+
+    def _graph(self, work: list[Callable[[], None]]) -> int:
+        graph = self.gpu.handle()
+        self.gpu.graphs[graph] = work
+        return graph
+
+    def cuGraphInstantiate(self, graph: int, flags: int) -> tuple[int, int]:
+        assert flags == 0
+        if status := self._status("cuGraphInstantiate"):
+            return status, 0
+        return 0, self._graph(self.gpu.graphs[graph])
+
+    def cuGraphDestroy(self, graph: int) -> tuple[int]:
+        del self.gpu.graphs[graph]
+        return (self._status("cuGraphDestroy"),)
+
+    def cuGraphExecDestroy(self, graph: int) -> tuple[int]:
+        del self.gpu.graphs[graph]
+        return (self._status("cuGraphExecDestroy"),)
+
+    def cuGraphLaunch(self, graph: int, stream: int) -> tuple[int]:
+        for work in self.gpu.graphs[graph]:
+            self.gpu.put(stream, work)
+        return (self._status("cuGraphLaunch"),)
+
+    def cuModuleLoadData(self, code: bytes) -> tuple[int, int]:
+        assert self.gpu.capturing is None, "loading code while a graph is captured"
+        if status := self._status("cuModuleLoadData"):
+            return status, 0
+        module = self.gpu.handle()
+        self.gpu.modules[module] = code
+        return 0, module
+
+    def cuModuleGetFunction(self, module: int, name: bytes) -> tuple[int, Any]:
+        return self._status("cuModuleGetFunction"), SimpleNamespace(module=module, name=name, shared=None)
+
+    def cuFuncSetAttribute(self, function: Any, attribute: int, value: int) -> tuple[int]:
+        assert attribute == 8
+        function.shared = value
+        return (self._status("cuFuncSetAttribute"),)
+
+    def cuModuleUnload(self, module: int) -> tuple[int]:
+        del self.gpu.modules[module]
+        return (self._status("cuModuleUnload"),)
+
+    def cuLaunchKernel(self, function: Any, *rest: Any) -> tuple[int]:
+        grid, block, (shared, stream, parameters, extra) = rest[:3], rest[3:6], rest[6:]
+        assert function.module in self.gpu.modules
+        assert stream in self.gpu.streams
+        assert extra == 0
+        assert shared <= 49152 or function.shared == shared
+        self.gpu.launched.append(SimpleNamespace(function=function, grid=grid, block=block, parameters=parameters))
+        return (self._status("cuLaunchKernel"),)

@@ -1,0 +1,240 @@
+"""The kernels' folder and their launches. launch.json is the real one of real compilations; the driver is a double."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cuda_double import Driver, Gpu, Pycuda
+
+from isnet_trt.cuda import kernels
+from isnet_trt.cuda.kernels import Kernel, Kernels, choose, read
+from isnet_trt.errors import BundleError, EngineError, EngineUnavailable
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="triton has no wheels for this platform")
+
+
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """sm_80 and sm_90 with three kernels, made by the compiler."""
+    out = tmp_path_factory.mktemp("kernels")
+    command = [sys.executable, "-m", "isnet_trt.kernels.compile", "--arch", "80", "90", "--dtype", "fp16"]
+    command += ["--classes", "19", "--only", "resize", "gather", "attention_fp16", "--out", str(out)]
+    subprocess.run(command, check=True, capture_output=True)
+    return out
+
+
+@pytest.fixture
+def folder(compiled: Path, tmp_path: Path) -> Path:
+    """A copy to damage."""
+    return Path(shutil.copytree(compiled, tmp_path / "kernels"))
+
+
+def change(folder: Path, kernel: str | None = None, **fields: object) -> None:
+    """Set fields of a launch.json, or of one kernel in it; None removes them."""
+    path = folder / "sm_80" / "launch.json"
+    data = json.loads(path.read_text("utf-8"))
+    target = data["kernels"][kernel] if kernel else data
+    for key, value in fields.items():
+        target[key] = value
+        if value is None:
+            del target[key]
+    path.write_text(json.dumps(data), "utf-8")
+
+
+@pytest.mark.parametrize(
+    ("capability", "wanted"),
+    [("8.0", ("sm_80", "cubin")), ("9.0", ("sm_90", "cubin")), ("8.9", ("sm_80", "ptx")), ("12.0", ("sm_80", "ptx"))],
+)
+def test_the_architecture_that_fits(compiled, capability, wanted):
+    place, form = choose(compiled, capability)
+    assert (place.name, form) == wanted
+    files = read(compiled, capability)
+    assert set(files.kernels) == {"resize", "gather_fp16", "attention_fp16"}
+    assert files.classes == 19
+    assert all(code[:4] == b"\x7fELF" if form == "cubin" else b".entry" in code for code in files.code.values())
+
+
+def test_the_highest_portable_one_is_taken(tmp_path):
+    for name in ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120", "notes"):
+        (tmp_path / name).mkdir()
+    assert choose(tmp_path, "12.1") == (tmp_path / "sm_89", "ptx")
+    assert choose(tmp_path, "8.7") == (tmp_path / "sm_86", "ptx")
+    assert choose(tmp_path, "12.0") == (tmp_path / "sm_120", "cubin")
+    with pytest.raises(EngineUnavailable, match=r"compute capability 7\.5 runs none of them; build the bundle again"):
+        choose(tmp_path, "7.5")
+    with pytest.raises(EngineUnavailable, match="holds kernels for nothing"):
+        choose(tmp_path / "notes", "8.0")
+
+
+DEFECTS = {
+    "schema": ({"schema": 9}, "has schema 9; this isnet_trt reads 1"),
+    "arch": ({"arch": "sm_86"}, "is for 'sm_86', not for sm_80"),
+    "classes": ({"classes": "many"}, "classes is 'many'"),
+    "no kernels": ({"kernels": []}, "lists no kernels"),
+    "missing key": ({"kernel": "resize", "threads": None}, "resize has no valid threads"),
+    "wrong type": ({"kernel": "resize", "grid": "x"}, "resize has no valid grid"),
+    "odd grid": ({"kernel": "resize", "grid": [[["width"]], [], []]}, "arguments or grid of resize"),
+    "grid of nothing": ({"kernel": "resize", "grid": [[["depth", 1]], [], []]}, "cannot be launched with depth"),
+    "division by 0": ({"kernel": "resize", "grid": [[["width", 0]], [], []]}, "cannot be launched with width"),
+    "unknown type": ({"kernel": "resize", "arguments": [["width", "fp8"]]}, "cannot be launched with fp8"),
+    "threads": ({"kernel": "resize", "threads": 4096}, "cannot be launched with 4096 threads"),
+    "digest": ({"kernel": "gather_fp16", "cubin_sha256": "0" * 64}, r"gather_fp16\.cubin was changed"),
+}
+
+
+@pytest.mark.parametrize("name", DEFECTS)
+def test_every_defect_is_said_with_the_file(folder, name):
+    fields, said = DEFECTS[name]
+    change(folder, **fields)
+    with pytest.raises(BundleError, match=said) as caught:
+        read(folder, "8.0")
+    assert "sm_80" in str(caught.value)
+    assert "python -m isnet_trt.build" in str(caught.value)
+
+
+def test_files_that_are_missing_or_damaged(folder):
+    cubin = folder / "sm_80" / "resize.cubin"
+    cubin.write_bytes(cubin.read_bytes()[:-1])
+    with pytest.raises(BundleError, match=r"resize\.cubin was changed after it was compiled"):
+        read(folder, "8.0")
+    read(folder, "8.6")  # takes the PTX
+    cubin.unlink()
+    with pytest.raises(BundleError, match=r"resize\.cubin is missing"):
+        read(folder, "8.0")
+    (folder / "sm_80" / "launch.json").write_text("{", "utf-8")
+    with pytest.raises(BundleError, match="it is no JSON"):
+        read(folder, "8.0")
+    (folder / "sm_80" / "launch.json").unlink()
+    with pytest.raises(BundleError, match=r"launch\.json is missing"):
+        read(folder, "8.0")
+
+
+def test_names_do_not_lead_out_of_the_folder(folder):
+    entry = json.loads((folder / "sm_80" / "launch.json").read_text("utf-8"))["kernels"]["resize"]
+    change(folder, kernels={"../../secret": entry})
+    with pytest.raises(BundleError, match="is no name of a kernel"):
+        read(folder, "8.0")
+
+
+RESIZE = {"source": 4097, "picture": 4096, "pitch": 1 << 40, "bgr": 1, "source_height": 7, "source_width": 9,
+          "height": 300, "width": 129}  # fmt: skip
+
+
+def parameters(kernel: Kernel, address: int) -> list[int | float]:
+    """What the driver would read, by the arguments' types."""
+    kinds = [kind for _, kind in kernel.arguments] + ["*"] * kernel.trailing
+    pointers = (ctypes.c_void_p * len(kinds)).from_address(address)
+    c = {"i32": ctypes.c_int32, "i64": ctypes.c_int64, "fp32": ctypes.c_float}
+    return [c.get(kind, ctypes.c_uint64).from_address(at).value for kind, at in zip(kinds, pointers, strict=True)]
+
+
+def test_arguments_are_packed_as_launch_json_says(compiled):
+    kernel = read(compiled, "8.0").kernels["resize"]
+    packed = kernel.pack(RESIZE)
+    assert parameters(kernel, packed.address) == [*RESIZE.values(), 0, 0]
+    assert kernel.blocks(RESIZE) == (2, 300, 1)
+
+
+def test_the_order_of_keywords_does_not_matter(compiled):
+    kernel = read(compiled, "8.0").kernels["attention_fp16"]
+    values = {name: (256 * i if kind.startswith("*") else i) for i, (name, kind) in enumerate(kernel.arguments, 1)}
+    values["scale"] = 0.25
+    packed = kernel.pack(dict(reversed(values.items())))
+    assert parameters(kernel, packed.address) == [*values.values(), 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "said"),
+    [
+        ({"picture": 4097}, EngineError, "picture is at 0x1001, no multiple of 16"),
+        ({"source": 0}, EngineError, "source is a null pointer"),
+        ({"width": 1 << 31}, EngineError, "width is 2147483648, which does not fit i32"),
+        ({"height": 70000}, EngineError, "a launch has at most"),
+        ({"depth": 1}, TypeError, "missing or unknown: depth"),
+    ],
+)
+def test_what_cannot_be_passed(compiled, changes, error, said):
+    kernel = read(compiled, "8.0").kernels["resize"]
+    with pytest.raises(error, match=said):
+        (kernel.blocks if "height" in changes else kernel.pack)(RESIZE | changes)
+    with pytest.raises(TypeError, match="missing or unknown: width"):
+        kernel.pack({name: value for name, value in RESIZE.items() if name != "width"})
+
+
+@pytest.fixture
+def gpu() -> Gpu:
+    return Gpu()
+
+
+@pytest.fixture
+def stream(gpu: Gpu):
+    """A stream, with a context pushed."""
+    cuda = Pycuda(gpu)
+    cuda.init()
+    context = cuda.Device(0).retain_primary_context()
+    context.push()
+    made = cuda.Stream(1)
+    yield made.handle
+    del made
+    context.pop()
+    gpu.nothing_is_left()
+
+
+@pytest.mark.parametrize(("capability", "zero"), [("9.0", b""), ("8.9", b"\0")])
+def test_a_launch(compiled, gpu, stream, capability, zero):
+    made = Kernels(read(compiled, capability), Driver(gpu))
+    assert "resize" in made
+    assert "merge" not in made
+    for _ in range(2):
+        made.launch("resize", stream, **RESIZE)
+    made.launch("resize", stream, **(RESIZE | {"height": 0}))  # nothing to do
+    assert len(gpu.modules) == 1
+    assert next(iter(gpu.modules.values())) == made.files.code["resize"] + zero
+    first, second = gpu.launched
+    assert first.function is second.function
+    assert (first.grid, first.block, first.function.name) == ((2, 300, 1), (128, 1, 1), b"resize")
+    made.close()
+    made.close()
+
+
+def test_much_shared_memory_is_asked_for(compiled, gpu, stream):
+    made = Kernels(read(compiled, "8.0"), Driver(gpu))
+    kernel = made.files.kernels["attention_fp16"]
+    assert kernel.shared > kernels.STATIC_SHARED
+    assert made.constants("attention_fp16")["WIDTH"] == 256
+    made.launch("attention_fp16", stream, **{name: 256 for name, _ in kernel.arguments})
+    assert gpu.launched[0].function.shared == kernel.shared
+    made.close()
+
+
+def test_what_the_driver_refuses(compiled, gpu, stream):
+    made = Kernels(read(compiled, "8.9"), Driver(gpu))
+    gpu.fails["cuModuleLoadData"] = 209
+    with pytest.raises(EngineError, match=r"resize\.ptx cannot be loaded: cuModuleLoadData failed: no kernel image"):
+        made.launch("resize", stream, **RESIZE)
+    gpu.fails = {"cuLaunchKernel": 700}
+    with pytest.raises(EngineError, match=r"cuLaunchKernel failed: an illegal memory access \(700\)"):
+        made.launch("resize", stream, **RESIZE)
+    with pytest.raises(EngineError, match="holds no kernel merge, only resize, gather_fp16, attention_fp16"):
+        made.launch("merge", stream)
+    made.close()
+
+
+def test_the_real_driver_api_has_every_name_in_use():
+    api = pytest.importorskip("cuda.bindings.driver")
+    for name in (name for name in vars(Driver) if name.startswith(("cu", "CU"))):
+        assert hasattr(api, name), name
+        for member in vars(getattr(Driver, name)) if name.startswith("CU") and name != "CUDA_MEMCPY2D" else ():
+            assert hasattr(getattr(api, name), member), member
+    what = api.CUDA_MEMCPY2D()
+    for field in ("srcMemoryType", "dstMemoryType", "srcDevice", "srcPitch", "dstDevice", "dstPitch"):
+        assert field in dir(what), field
+    what.srcDevice, what.WidthInBytes, what.Height = 512, 3, 2
+    what.srcMemoryType = api.CUmemorytype.CU_MEMORYTYPE_UNIFIED
+    assert int(what.srcDevice) == 512
