@@ -2,10 +2,11 @@
 
     out = softmax(scale · q kᵀ + bias) v
 
-with queries (B, N, 256), keys and values (B, M, 256) and bias (B, M) float32; −inf leaves a key out, and a batch entry
-without any key gives 0. Sums and softmax are float32. The softmax is online: the keys pass by in tiles, each row keeps
-its greatest score and its mass, so nothing of size N × M is ever in memory. Both uses are the same kernel: M = N pixels
-for the image-level context, M = K class centres with log counts as the bias for the semantic-level one.
+with queries (B, N, D), keys and values (B, M, D), D = 256 in the published models, and bias (B, M) float32; −inf leaves
+a key out, and a batch entry without any key gives 0. Sums and softmax are float32. The softmax is online: the keys pass
+by in tiles, each row keeps its greatest score and its mass, so nothing of size N × M is ever in memory. Both uses are
+the same kernel: M = N pixels for the image-level context, M = K class centres with log counts as the bias for the
+semantic-level one.
 
 One head and one image give few tiles of queries; where these would leave multiprocessors idle, the keys are cut into
 parts (`launch.splits`), each block writes its part's result and log-sum, and `combine` joins them:
@@ -15,7 +16,6 @@ parts (`launch.splits`), each block writes its part's result and log-sum, and `c
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,11 +23,11 @@ import triton
 import triton.language as tl
 from numpy.typing import NDArray
 
+from isnet_trt.cuda.context_ops import LOG2_E, WIDTH, attention_kernels
 from isnet_trt.kernels.device import dot
 from isnet_trt.kernels.launch import Launch
 
-WIDTH = 256
-LOG2_E = math.log2(math.e)
+__all__ = ["LOG2_E", "WIDTH", "Tile", "attention", "combine", "launch_attention", "launch_combine", "reference", "tile"]
 
 
 class Tile(NamedTuple):
@@ -142,22 +142,24 @@ def combine(
     tl.store(out + row[:, None] * WIDTH + d[None, :], total, row[:, None] < rows)
 
 
-def launch_attention(dtype: str, arch: int, partial: bool, upcast: bool = False) -> Launch:
+def launch_attention(dtype: str, arch: int, partial: bool, upcast: bool = False, width: int = WIDTH) -> Launch:
     """``attention`` for a type of `launch.TYPES`; ``partial`` where the keys are cut into more than one part.
 
-    ``scale`` is passed times `LOG2_E`; ``upcast`` is for the interpreter.
+    ``scale`` is passed times `LOG2_E`; ``upcast`` is for the interpreter; ``width`` is one of `context_ops.WIDTHS`.
     """
     size = tile(dtype, arch)
     types = dict.fromkeys(("q", "k", "v"), f"*{dtype}") | {"bias": "*fp32"}
     types |= {"out": "*fp32" if partial else f"*{dtype}", "norms": "*fp32", "scale": "fp32"}
     types |= dict.fromkeys(("batch", "queries", "keys", "splits"), "i32")
-    constants = {"BLOCK_Q": size.queries, "BLOCK_K": size.keys, "WIDTH": WIDTH, "PARTIAL": partial, "UPCAST": upcast}
+    constants = {"BLOCK_Q": size.queries, "BLOCK_K": size.keys, "WIDTH": width, "PARTIAL": partial, "UPCAST": upcast}
     grid = ((("queries", size.queries),), (("batch", 1),), (("splits", 1),))
-    name = f"attention_part_{dtype}" if partial else f"attention_{dtype}"
+    whole, part, _ = attention_kernels(dtype, width)
+    name = part if partial else whole
     return Launch(name, attention, types, constants, grid, size.warps, size.stages)
 
 
-def launch_combine(dtype: str) -> Launch:
+def launch_combine(dtype: str, width: int = WIDTH) -> Launch:
     """``combine`` with a result of a type of `launch.TYPES`."""
     types = {"parts": "*fp32", "norms": "*fp32", "out": f"*{dtype}", "rows": "i32", "splits": "i32"}
-    return Launch(f"attention_combine_{dtype}", combine, types, {"BLOCK": 4, "WIDTH": WIDTH}, ((("rows", 4),), (), ()))
+    name = attention_kernels(dtype, width)[2]
+    return Launch(name, combine, types, {"BLOCK": 4, "WIDTH": width}, ((("rows", 4),), (), ()))

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from isnet_trt import cli
+from isnet_trt.cuda.context_ops import WIDTH, WIDTHS
 from isnet_trt.errors import BuildError, SettingsError
 from isnet_trt.kernels.launch import TYPES, Launch
 
@@ -162,19 +163,21 @@ class _Job:
     name: str
     dtypes: tuple[str, ...]
     classes: int
+    width: int
 
 
 def _do(job: _Job) -> Compiled:
     from isnet_trt.kernels import catalogue
 
-    found = {launch.name: launch for launch in catalogue.launches(job.arch, job.dtypes, job.classes)}
+    found = {launch.name: launch for launch in catalogue.launches(job.arch, job.dtypes, job.classes, job.width)}
     return compile_launch(found[job.name], job.arch)
 
 
-def _jobs(arches: Iterable[int], dtypes: tuple[str, ...], classes: int, only: Sequence[str]) -> list[_Job]:
+def _jobs(arches: Iterable[int], dtypes: tuple[str, ...], classes: int, width: int, only: Sequence[str]) -> list[_Job]:
     from isnet_trt.kernels import catalogue
 
-    jobs = [_Job(a, launch.name, dtypes, classes) for a in arches for launch in catalogue.launches(a, dtypes, classes)]
+    sizes = (dtypes, classes, width)
+    jobs = [_Job(arch, launch.name, *sizes) for arch in arches for launch in catalogue.launches(arch, *sizes)]
     chosen = [job for job in jobs if not only or any(job.name.startswith(prefix) for prefix in only)]
     if not chosen:
         names = ", ".join(dict.fromkeys(job.name for job in jobs))
@@ -209,6 +212,9 @@ def _parser() -> argparse.ArgumentParser:
         "--dtype", nargs="+", choices=tuple(TYPES), default=list(TYPES), help="types of the engine (default: all)"
     )
     parser.add_argument("--classes", type=int, default=150, metavar="K", help="classes of the model (default: 150)")
+    parser.add_argument(
+        "--width", type=int, choices=WIDTHS, default=WIDTH, help=f"channels of the attention (default: {WIDTH})"
+    )
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="only kernels whose names begin so")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="compile N kernels at a time (default: 1)")
     return parser
@@ -224,7 +230,7 @@ def _report(job: _Job, compiled: Compiled) -> str:
 def _run(arguments: argparse.Namespace) -> int:
     if not 1 <= arguments.classes <= 65536:
         raise SettingsError(f"--classes {arguments.classes}: it must be 1 to 65536")
-    jobs = _jobs(arguments.arch, tuple(arguments.dtype), arguments.classes, arguments.only)
+    jobs = _jobs(arguments.arch, tuple(arguments.dtype), arguments.classes, arguments.width, arguments.only)
     done: dict[int, dict[str, Compiled]] = {}
     for job, compiled in zip(jobs, _compiled(jobs, arguments.jobs), strict=True):
         print(_report(job, compiled), flush=True)

@@ -39,9 +39,9 @@ def alias_object(name: str, target: str, machine: str) -> bytes:
     symbols, hashes = start, start + _SYMBOL
     text = hashes + len(table)
     dynamic = -(-(text + len(strings)) // 8) * 8
-    entries = ((_SONAME, 1), (_NEEDED, 2 + len(name)), (_HASH, hashes), (_SYMTAB, symbols), (_SYMENT, _SYMBOL))
-    entries += ((_STRTAB, text), (_STRSZ, len(strings)), (0, 0))
-    section = b"".join(struct.pack("<2Q", *entry) for entry in entries)
+    names = ((_SONAME, 1), (_NEEDED, 2 + len(name)), (_STRTAB, text), (_STRSZ, len(strings)))
+    tables = ((_HASH, hashes), (_SYMTAB, symbols), (_SYMENT, _SYMBOL), (0, 0))
+    section = b"".join(struct.pack("<2Q", *entry) for entry in (*names, *tables))
     body = (bytes(_SYMBOL) + table + strings).ljust(dynamic - start, b"\0") + section
     segments = ((_PT_LOAD, 0, dynamic + len(section)), (_PT_DYNAMIC, dynamic, len(section)), (_PT_GNU_STACK, 0, 0))
     return _header(_MACHINES[machine], segments) + body
