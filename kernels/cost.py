@@ -76,6 +76,13 @@ def attention(queries: int, keys: int, size: int = 2) -> Cost:
     return Cost(size * WIDTH * 2 * (queries + keys) + 4 * keys, 4 * WIDTH * queries * keys, "matrix")
 
 
+def finite(windows: int, window: Size, classes: int, stride: int = 8, size: int = 2) -> Cost:
+    """The logits of ``windows`` windows, read once."""
+    height, width = coarse_size(window, stride)
+    values = windows * classes * height * width
+    return Cost(size * values, values)
+
+
 def accumulate(picture: Size, inference: Inference, classes: int, stride: int = 8, size: int = 2) -> Cost:
     """All scales of one picture in slide mode; every volume is written once, as float32."""
     shown = [w for one in geometry.passes(picture, inference) for w in geometry.windows(one, inference)]
@@ -114,6 +121,7 @@ def cases() -> Iterator[tuple[str, str, Cost]]:
     yield name, "`region_pool`", region_pool(classes, positions)
     yield name, "`attention`, 5,504 keys", attention(positions, positions)
     yield name, "`attention`, 150 keys", attention(positions, classes)
+    yield name, "`finite`", finite(1, ade, classes)
     yield name, "`upsample_argmax`", upsample_argmax(classes, ade)
     city, window, classes, batch = (1024, 2048), (512, 1024), 19, 8
     positions = 64 * 128
@@ -126,6 +134,7 @@ def cases() -> Iterator[tuple[str, str, Cost]]:
     most = once.replace(scales=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75), flip=True, softmax_before_resize=True)
     for inference, text in ((once, "15 windows"), (most, "ms+flip, 262 windows")):
         name = f"Cityscapes, 1024×2048, {text}"
+        yield name, "`finite`", finite(geometry.window_count(city, inference), window, classes)
         yield name, "`accumulate`, all rows", accumulate(city, inference, classes)
         yield name, "`finish`, all rows", finish(city, inference, classes)
 

@@ -81,9 +81,10 @@ def _fixed(at: tl.tensor, length: tl.tensor, CLAMPED: tl.constexpr) -> tl.tensor
 
 @triton.jit
 def resize(
-    source: tl.tensor,  # uint8, rows of `pitch` bytes, three bytes a pixel
+    source: tl.tensor,  # uint8, rows of `pitch` bytes, `pixel` bytes a pixel, of which a fourth is passed over
     picture: tl.tensor,  # (height, width, 3) uint8 RGB, written
     pitch: tl.tensor,  # int64
+    pixel: tl.tensor,  # 3 or 4
     bgr: tl.tensor,  # 1 where the source's channels are B, G, R
     source_height: tl.tensor,
     source_width: tl.tensor,
@@ -105,10 +106,10 @@ def resize(
     lower = source + bottom * pitch
     for c in tl.static_range(3):
         channel = tl.where(bgr != 0, 2 - c, c)
-        high = a0 * tl.load(upper + 3 * left + channel, inside, 0).to(tl.int32)
-        high += a1 * tl.load(upper + 3 * right + channel, inside, 0).to(tl.int32)
-        low = a0 * tl.load(lower + 3 * left + channel, inside, 0).to(tl.int32)
-        low += a1 * tl.load(lower + 3 * right + channel, inside, 0).to(tl.int32)
+        high = a0 * tl.load(upper + pixel * left + channel, inside, 0).to(tl.int32)
+        high += a1 * tl.load(upper + pixel * right + channel, inside, 0).to(tl.int32)
+        low = a0 * tl.load(lower + pixel * left + channel, inside, 0).to(tl.int32)
+        low += a1 * tl.load(lower + pixel * right + channel, inside, 0).to(tl.int32)
         value = (((b0 * (high >> 4)) >> 16) + ((b1 * (low >> 4)) >> 16) + 2) >> 2
         value = tl.minimum(tl.maximum(value, 0), 255)
         tl.store(picture + (y.to(tl.int64) * width + x) * 3 + c, value.to(tl.uint8), inside)
@@ -116,12 +117,13 @@ def resize(
 
 @triton.jit
 def gather(
-    picture: tl.tensor,  # uint8, rows of `pitch` bytes, three bytes a pixel
+    picture: tl.tensor,  # uint8, rows of `pitch` bytes, `pixel` bytes a pixel, of which a fourth is passed over
     table: tl.tensor,  # (3, 256) float32, R, G, B: the normalised value of every byte
     windows: tl.tensor,  # (batch, 4) int32: top, left, mirrored, used; a window that is not used becomes 0
     steps: tl.tensor,  # (batch,) float32: 1 / scale of the window's pass
     out: tl.tensor,  # (batch, 3, height, width), written
     pitch: tl.tensor,  # int64
+    pixel: tl.tensor,  # 3 or 4
     bgr: tl.tensor,
     picture_height: tl.tensor,
     picture_width: tl.tensor,
@@ -147,11 +149,11 @@ def gather(
     for c in tl.static_range(3):
         channel = tl.where(bgr != 0, 2 - c, c)
         values = table + 256 * c
-        a = tl.load(values + tl.load(upper + 3 * near + channel, inside, 0), inside, 0.0)
-        e = tl.load(values + tl.load(lower + 3 * near + channel, inside, 0), inside, 0.0)
+        a = tl.load(values + tl.load(upper + pixel * near + channel, inside, 0), inside, 0.0)
+        e = tl.load(values + tl.load(lower + pixel * near + channel, inside, 0), inside, 0.0)
         first = a + down * (e - a)
-        a = tl.load(values + tl.load(upper + 3 * far + channel, inside, 0), inside, 0.0)
-        e = tl.load(values + tl.load(lower + 3 * far + channel, inside, 0), inside, 0.0)
+        a = tl.load(values + tl.load(upper + pixel * far + channel, inside, 0), inside, 0.0)
+        e = tl.load(values + tl.load(lower + pixel * far + channel, inside, 0), inside, 0.0)
         second = a + down * (e - a)
         address = out + ((b.to(tl.int64) * 3 + c) * height + y) * width + x
         tl.store(address, first + across * (second - first), x < width)
@@ -160,7 +162,7 @@ def gather(
 def launch_resize() -> Launch:
     """``resize``."""
     types = {"source": "*u8", "picture": "*u8", "pitch": "i64"}
-    types |= dict.fromkeys(("bgr", "source_height", "source_width", "height", "width"), "i32")
+    types |= dict.fromkeys(("pixel", "bgr", "source_height", "source_width", "height", "width"), "i32")
     grid = ((("width", ROW),), (("height", 1),), ())
     return Launch("resize", resize, types, {"BLOCK": ROW}, grid, unaligned=("source",))
 
@@ -169,6 +171,6 @@ def launch_gather(dtype: str) -> Launch:
     """``gather`` into a batch of a type of `launch.TYPES`."""
     types = {"picture": "*u8", "table": "*fp32", "windows": "*i32", "steps": "*fp32", "out": f"*{dtype}"}
     types |= {"pitch": "i64"}
-    types |= dict.fromkeys(("bgr", "picture_height", "picture_width", "batch", "height", "width"), "i32")
+    types |= dict.fromkeys(("pixel", "bgr", "picture_height", "picture_width", "batch", "height", "width"), "i32")
     grid = ((("width", ROW),), (("height", 1),), (("batch", 1),))
     return Launch(f"gather_{dtype}", gather, types, {"BLOCK": ROW}, grid, unaligned=("picture",))

@@ -1,0 +1,47 @@
+"""Whether the network's answer is made of numbers.
+
+    flag[at] = 1 if any of values[0 .. count - 1] is NaN or infinite, else as it was
+
+Blocks that find one write the same value, so that no atomics are needed. The flag is set to 0 before.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import triton
+import triton.language as tl
+from numpy.typing import NDArray
+
+from isnet_trt.kernels.launch import Launch
+
+BLOCK = 4096
+"""Values per block."""
+
+
+def reference(values: NDArray[Any]) -> int:
+    """1 if any of ``values`` is no finite number."""
+    return int(not np.isfinite(values.astype(np.float32)).all())
+
+
+@triton.jit
+def finite(
+    values: tl.tensor,  # (count,)
+    flag: tl.tensor,  # int32, several; flag[at] is written
+    at: tl.tensor,
+    count: tl.tensor,  # int64
+    BLOCK: tl.constexpr,
+) -> None:
+    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    value = tl.load(values + i, i < count, 0.0).to(tl.float32)
+    # NaN compares unequal to all, and nothing finite is as large as infinity.
+    bad = tl.where(tl.abs(value) < float("inf"), 0, 1)
+    if tl.max(bad, 0) != 0:
+        tl.store(flag + at, 1)
+
+
+def launch_finite(dtype: str) -> Launch:
+    """``finite`` for values of a type of `launch.TYPES`."""
+    types = {"values": f"*{dtype}", "flag": "*i32", "at": "i32", "count": "i64"}
+    return Launch(f"finite_{dtype}", finite, types, {"BLOCK": BLOCK}, ((("count", BLOCK),), (), ()), 8)
