@@ -1,24 +1,29 @@
 """What must not be used in a process other than the one that made it.
 
-A forked child has the memory of its parent, but neither its threads nor its GPU context: an engine used there hangs
-or fails deep inside a library (https://docs.nvidia.com/cuda/cuda-c-programming-guide: no CUDA context survives a
-fork), and so does one that is merely destroyed there.
+A forked child has the memory of its parent, but neither its threads nor its GPU context. An engine used there hangs
+or fails deep inside a library, and so does one that is merely destroyed there: ONNX Runtime's session waits for ever
+for threads that do not exist in the child; of CUDA nothing may be called (CUDA driver API, cuInit, "Initialization
+after fork": https://docs.nvidia.com/cuda/cuda-driver-api/).
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+import weakref
 from typing import Any
 
 from isnet_trt.errors import EngineError
 
+_bound: weakref.WeakSet[Any] = weakref.WeakSet()
+
 
 class Home:
-    """The process in which something was opened."""
+    """The process in which ``resource`` was opened; in a child forked from it the resource is never destroyed."""
 
-    def __init__(self) -> None:
+    def __init__(self, resource: Any) -> None:
         self._process = os.getpid()
+        _bound.add(resource)
 
     @property
     def is_here(self) -> bool:
@@ -39,6 +44,11 @@ class Home:
             )
 
 
-def abandon(resource: Any) -> None:
-    """Let ``resource`` never be destroyed in this process; its destructor would wait for threads left behind."""
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(resource))
+def _abandon() -> None:
+    """In a forked child: one reference more to all that belongs to the parent, so that no destructor ever runs."""
+    for resource in list(_bound):
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(resource))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_abandon)

@@ -18,7 +18,7 @@ from isnet_trt.collector import Collector, Watch
 from isnet_trt.engines import Engine, open_engine
 from isnet_trt.engines.cores import usable_cores
 from isnet_trt.errors import EngineError, SettingsError
-from isnet_trt.forks import Home, abandon
+from isnet_trt.forks import Home
 from isnet_trt.geometry import coarse_size
 from isnet_trt.interop import RawImage, RawLabels, check_apart, image_from, labels_from, stream_handle
 from isnet_trt.merge import Head, Merger, TileSink, label_type
@@ -68,7 +68,7 @@ class Segmenter:
         self._full_batches = full_batches
         self._threads = threads or usable_cores()
         self._palette = np.asarray(labels.palette, np.uint8).reshape(-1, 3)
-        self._home = Home()
+        self._home = Home(self)
         self._lock = threading.Lock()
         self._closed = False
 
@@ -268,11 +268,6 @@ class Segmenter:
         with self._lock:
             self._closed = True
             self.engine.close()
-
-    def __del__(self) -> None:
-        home = getattr(self, "_home", None)  # missing where __init__ raised
-        if home is not None and not home.is_here:
-            abandon(self.engine)
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from isnet_trt.engines.base import check_batch
 from isnet_trt.engines.cores import usable_cores
 from isnet_trt.errors import EngineError, EngineUnavailable, SettingsError
+from isnet_trt.forks import Home
 
 KIND = "onnxruntime"
 
@@ -55,11 +56,13 @@ class OnnxRuntimeEngine:
         threads = threads or usable_cores()
         self.description = f"ONNX Runtime {runtime.__version__}, CPU, {threads} thread{'s' * (threads > 1)}"
         self._session = _session(runtime, Path(path), threads)
+        self._home = Home(self)
         self._run_options = _run_options(runtime)
         self._name, self._shape = _signature(self._session, Path(path))
 
     def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """See `isnet_trt.engines.base.Engine.run`."""
+        self._home.check("this engine")
         if self._session is None:
             raise EngineError("this engine was closed; open it again")
         check_batch(batch)
@@ -73,8 +76,9 @@ class OnnxRuntimeEngine:
             raise EngineError(f"ONNX Runtime failed on an input of shape {batch.shape}: {_line(error)}{hint}") from None
 
     def close(self) -> None:
-        """Free the session; closing twice is harmless."""
-        self._session = None
+        """Free the session; closing twice is harmless, and so is closing in a forked child, which frees nothing."""
+        if self._home.is_here:
+            self._session = None
 
     def __enter__(self) -> OnnxRuntimeEngine:
         return self

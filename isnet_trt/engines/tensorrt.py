@@ -27,6 +27,7 @@ from isnet_trt.engines.libraries import (
 )
 from isnet_trt.engines.stream import Stream, import_runtime
 from isnet_trt.errors import EngineError, EngineUnavailable
+from isnet_trt.forks import Home
 
 _BUILD = "build the bundle again here with python -m isnet_trt.build"
 
@@ -82,6 +83,7 @@ class TensorRTEngine:
         self._engine: Any = None
         self._context: Any = None
         self._stream = Stream(import_runtime())
+        self._home = Home(self)
         try:
             with self._stream.active():
                 self._load()
@@ -129,6 +131,7 @@ class TensorRTEngine:
         Raises:
             EngineError: closed, or ``batch`` is outside the shapes that the engine was built for, or CUDA failed.
         """
+        self._home.check("this engine")
         if self._context is None:
             raise EngineError("this engine was closed; open it again")
         check_batch(batch)
@@ -167,7 +170,9 @@ class TensorRTEngine:
         return "; ".join(self._log.errors) or "the library gave no reason"
 
     def close(self) -> None:
-        """Give the GPU's memory back; closing twice is harmless."""
+        """Give the GPU's memory back; closing twice is harmless, and so is closing in a forked child."""
+        if not self._home.is_here:
+            return
         # In this order: each one uses the next.
         self._context = None
         self._engine = None
@@ -175,7 +180,7 @@ class TensorRTEngine:
         self._stream.close()
 
     def __del__(self) -> None:
-        if hasattr(self, "_stream"):
+        if hasattr(self, "_home"):
             self.close()
 
     def __enter__(self) -> TensorRTEngine:
