@@ -51,9 +51,9 @@ def blocks(path: Path, size: Size, batch: int = 1) -> list[Block]:
     types = _types(proto)
     outputs = [name for name in (*borders(proto).values(), proto.graph.output[0].name) if name in shapes]
     names = [*(name for name, tensor in borders(proto).items() if tensor in shapes), TAIL]
-    owners = _owners(proto, outputs)
+    owned = owners(proto, outputs)
     return [
-        Block(name, _operations(proto, owners, i, shapes), _bytes(proto, owners, i, shapes, types), outputs[i])
+        Block(name, _operations(proto, owned, i, shapes), _bytes(proto, owned, i, shapes, types), outputs[i])
         for i, name in enumerate(names)
     ]
 
@@ -98,23 +98,29 @@ def _types(proto: onnx.ModelProto) -> dict[str, int]:
     return {name: helper.tensor_dtype_to_np_dtype(kind).itemsize for name, kind in kinds.items() if kind}
 
 
-def _owners(proto: onnx.ModelProto, ends: Sequence[str]) -> dict[int, int]:
-    """Node number -> block number: what the end of a block needs and no earlier block had."""
+def owners(proto: onnx.ModelProto, ends: Sequence[str]) -> dict[int, int]:
+    """Node number -> block number: what the end of a block needs and no earlier block had.
+
+    Where the end is quantised, that belongs to it: an integer kernel puts out the quantised values.
+    """
     producers = {name: i for i, node in enumerate(proto.graph.node) for name in node.output}
-    owners: dict[int, int] = {}
+    found: dict[int, int] = {}
     for block, end in enumerate(ends):
         waiting = [producers[end]] if end in producers else []
         while waiting:
             number = waiting.pop()
-            if number in owners:
+            if number in found:
                 continue
-            owners[number] = block
+            found[number] = block
             waiting += [producers[name] for name in proto.graph.node[number].input if name in producers]
-    return owners
+        for number, node in enumerate(proto.graph.node):
+            if node.op_type == "QuantizeLinear" and node.input[0] == end:
+                found.setdefault(number, block)
+    return found
 
 
-def _operations(proto: onnx.ModelProto, owners: dict[int, int], block: int, shapes: Shapes) -> float:
-    return sum(operations(node, shapes) for i, node in enumerate(proto.graph.node) if owners.get(i) == block)
+def _operations(proto: onnx.ModelProto, owned: dict[int, int], block: int, shapes: Shapes) -> float:
+    return sum(operations(node, shapes) for i, node in enumerate(proto.graph.node) if owned.get(i) == block)
 
 
 def operations(node: onnx.NodeProto, shapes: Shapes) -> float:
@@ -134,12 +140,12 @@ def operations(node: onnx.NodeProto, shapes: Shapes) -> float:
     return 0.0
 
 
-def _bytes(proto: onnx.ModelProto, owners: dict[int, int], block: int, shapes: Shapes, types: dict[str, int]) -> float:
+def _bytes(proto: onnx.ModelProto, owned: dict[int, int], block: int, shapes: Shapes, types: dict[str, int]) -> float:
     nodes = list(enumerate(proto.graph.node))
-    inside = [node for i, node in nodes if owners.get(i) == block]
+    inside = [node for i, node in nodes if owned.get(i) == block]
     made = {name for node in inside for name in node.output}
     used = {name for node in inside for name in node.input if name}
-    elsewhere = {name for i, node in nodes if owners.get(i) not in (None, block) for name in node.input}
+    elsewhere = {name for i, node in nodes if owned.get(i) not in (None, block) for name in node.input}
     given = {output.name for output in proto.graph.output}
     crossing = (used - made) | (made & (elsewhere | given))
     return float(sum(math.prod(shapes[name]) * types.get(name, 4) for name in crossing if name in shapes))

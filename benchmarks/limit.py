@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-from tqdm import tqdm
 
-from benchmarks import cost, options, rates, results
+from benchmarks import blocks, cost, options, rates, results
 from isnet_trt import Segmenter, cli
 from isnet_trt.bundle import ONNX, Bundle
 from isnet_trt.engines import onnxruntime as engine
@@ -25,8 +23,8 @@ _DESCRIPTION = """Each stage of a bundle beside its floor on this machine (CPU).
 
 Operations and least bytes of the network's blocks come from the bundle's ONNX graph; the matrix rate and the memory
 rate are measured here, in the same run. A stage's floor is the larger of operations / matrix rate and least bytes /
-memory rate; its share is floor / seconds (1 is the limit). A block's seconds are the difference between the network up
-to its end and up to its start, medians of interleaved rounds."""
+memory rate; its share is floor / seconds (1 is the limit). A block's seconds are those of its part of the graph alone,
+fed with the values that cross its border in a run: the least of interleaved rounds."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -67,7 +65,7 @@ def measure(name: str, bundle: Bundle, size: Size, machine: rates.Rates, how: An
     inputs = test_size(size, manifest.preprocess)
     network = cost.blocks(model, inputs)
     quantised = any(node.op_type == "QuantizeLinear" for node in onnx.load(str(model)).graph.node)
-    seconds = block_seconds(model, [block.tensor for block in network], inputs, how.threads, how.rounds)
+    seconds, whole = blocks.seconds(model, [block.tensor for block in network], inputs, how.threads, how.rounds)
     stages = [
         stage(b.name, b.operations, b.bytes, s, machine, quantised) for b, s in zip(network, seconds, strict=True)
     ]
@@ -81,6 +79,7 @@ def measure(name: str, bundle: Bundle, size: Size, machine: rates.Rates, how: An
         "threads": how.threads,
         "quantised": quantised,
         "rates": machine.to_json(),
+        "network_seconds": whole,
         "stages": stages,
         "total": stage(
             "all",
@@ -112,40 +111,6 @@ def stage(
         "bound": "compute" if compute >= memory else "memory",
         "share": max(compute, memory) / seconds if seconds else 0.0,
     }
-
-
-def block_seconds(model: Path, ends: Sequence[str], size: Size, threads: int, rounds: int) -> list[float]:
-    """Seconds of each block: the network up to its end less the network up to the one before.
-
-    The least of all rounds each: a floor is compared with what the machine does when nothing disturbs it.
-    """
-    sessions = [_prefix(model, end, threads) for end in ends]
-    x = np.random.default_rng(0).standard_normal((1, 3, *size), dtype=np.float32)
-    for session in sessions:
-        session.run(None, {session.get_inputs()[0].name: x})
-    bar = tqdm(range(rounds), desc="blocks", unit="round", disable=None, leave=False)
-    samples = [[_seconds(session, x) for session in sessions] for _ in bar]
-    until = np.maximum.accumulate(np.min(samples, axis=0))
-    return [max(float(s), 1e-6) for s in np.diff([0.0, *until])]
-
-
-def _prefix(model: Path, end: str, threads: int) -> Any:
-    """A session that computes one inner tensor and nothing behind it."""
-    import onnxruntime
-
-    proto = cost.flat(model)
-    if proto.graph.output[0].name != end:
-        del proto.graph.output[:]
-        proto.graph.output.append(onnx.ValueInfoProto(name=end))
-    return onnxruntime.InferenceSession(
-        proto.SerializeToString(), engine._options(onnxruntime, threads), providers=["CPUExecutionProvider"]
-    )
-
-
-def _seconds(session: Any, x: np.ndarray) -> float:
-    start = time.perf_counter()
-    session.run(None, {session.get_inputs()[0].name: x})
-    return time.perf_counter() - start
 
 
 def _host(bundle: Bundle, size: Size, inputs: Size, threads: int, rounds: int) -> list[tuple[str, float, float, float]]:
@@ -181,7 +146,8 @@ def text(record: results.Record) -> str:
         + ", ".join(f"memory {k} {v / 1e9:.1f} GB/s" for k, v in machine["memory"].items()),
         f"{'stage':24}{'GFLOP':>9}{'MB':>9}{'ms':>9}{'floor ms':>10}{'share':>8}  bound",
     ]
-    return "\n".join([*lines, *map(_line, [*record["stages"], record["total"]])])
+    lines += map(_line, [*record["stages"], record["total"]])
+    return "\n".join([*lines, f"the network as one: {1e3 * record['network_seconds']:.1f} ms"])
 
 
 def _line(one: results.Record) -> str:

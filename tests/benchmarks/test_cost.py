@@ -11,7 +11,7 @@ import pytest
 from bench_bundles import tiny
 from onnx import TensorProto, helper, numpy_helper
 
-from benchmarks import cost, growth, limit, rates
+from benchmarks import blocks, cost, growth, limit, rates
 from benchmarks.accuracy import boundary
 from isnet_trt import Segmenter
 from isnet_trt.errors import SettingsError
@@ -89,9 +89,41 @@ def test_rates_are_measured_and_positive() -> None:
 
 
 def test_blocks_of_a_model_are_timed_one_by_one(tmp_path: Path) -> None:
-    seconds = limit.block_seconds(graph(tmp_path / "g.onnx"), ["r", "logits"], (65, 97), 1, 3)
-    assert len(seconds) == 2
-    assert all(s > 0 for s in seconds)
+    each, whole = blocks.seconds(graph(tmp_path / "g.onnx"), ["r", "logits"], (65, 97), 1, 3)
+    assert len(each) == 2
+    assert all(s > 0 for s in (*each, whole))
+
+
+def test_a_block_alone_computes_what_it_does_in_the_network(tmp_path: Path) -> None:
+    """Fed with the values of a run, the parts give the network's own answer, and hold nothing of one another."""
+    proto = cost.flat(graph(tmp_path / "g.onnx"))
+    ends, x = ["r", "logits"], np.random.default_rng(0).standard_normal((1, 3, 33, 47), dtype=np.float32)
+    values = blocks._crossing(proto, ends, {"image": x}, 1)
+    assert set(values) == {"image", "r"}
+    stem, tail = (blocks._part(proto, ends, i, values) for i in range(2))
+    assert [node.op_type for node in stem.graph.node] == ["Conv", "Relu"]
+    assert [node.op_type for node in tail.graph.node] == ["Reshape", "MatMul"]
+    (border,) = blocks._session(stem, 1).run(None, {"image": x})
+    (logits,) = blocks._session(tail, 1).run(None, {"r": border})
+    (wanted,) = blocks._session(proto, 1).run(None, {"image": x})
+    assert np.array_equal(border, values["r"])
+    assert np.array_equal(logits, wanted)
+
+
+def test_a_quantised_border_belongs_to_the_block_before_it(tmp_path: Path) -> None:
+    proto = onnx.load(graph(tmp_path / "g.onnx"))
+    pair = [
+        helper.make_node("QuantizeLinear", ["r", "s", "z"], ["rq"]),
+        helper.make_node("DequantizeLinear", ["rq", "s", "z"], ["rd"]),
+    ]
+    conv, relu, reshape, product = proto.graph.node
+    reshape.input[0] = "rd"
+    nodes = [conv, relu, *pair, reshape, product]
+    del proto.graph.node[:]
+    proto.graph.node.extend(nodes)
+    proto.graph.initializer.append(numpy_helper.from_array(np.array(0.1, np.float32), "s"))
+    proto.graph.initializer.append(numpy_helper.from_array(np.array(3, np.uint8), "z"))
+    assert cost.owners(proto, ["r", "logits"]) == {0: 0, 1: 0, 2: 0, 3: 1, 4: 1, 5: 1}
 
 
 @pytest.mark.parametrize("exponent", [1.0, 2.0])
