@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isnet_trt.errors import SettingsError
-from isnet_trt.merge import label_type, largest, softmax
+from isnet_trt.merge import label_type, largest
 from isnet_trt.resample import Array
 from isnet_trt.settings import Inference, Size
+from isnet_trt.volumes import softmax
 
 
 class Collector:

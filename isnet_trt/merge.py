@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from isnet_trt.geometry import Pass, Window, coarse_size
 from isnet_trt.resample import CHUNK, Array, Part, Span, column_taps, combine, taps
 from isnet_trt.settings import Size
+from isnet_trt.volumes import Coarse, Mosaic, Pairs, Volume
 from isnet_trt.windows import Plan
 
 TILE_ROWS = 32
@@ -27,8 +28,6 @@ TILE_VALUES = 2**18
 BLOCK_VALUES = 2**19
 """Scores in what a volume gives for one tile; much more than the tile's where a small picture was enlarged."""
 
-Pairs = Sequence[tuple[int, int]]
-"""Classes that change places in mirrored passes."""
 TileSink = Callable[[slice, slice, Array], None]
 """Receives each finished tile of merged scores (K, rows, columns), from several threads, no tile twice."""
 
@@ -40,127 +39,6 @@ class Head:
     classes: int
     stride: int
     pairs: Pairs = ()
-
-
-class _Volume(Protocol):
-    """Scores of one scale over (height, width) = ``size``, filled from the top while windows arrive."""
-
-    size: Size
-
-    def add(self, window: Window, scores: Array) -> None: ...
-
-    def ready(self) -> int:
-        """Number of rows from the top that are complete."""
-        ...
-
-    def block(self, rows: Span, columns: Span) -> Array:
-        """Scores (K, rows, columns) of a part; a view or a new array, not to be written to."""
-        ...
-
-    def forget(self, row: int) -> None:
-        """Rows above ``row`` are needed no more."""
-        ...
-
-
-@dataclass
-class _Coarse:
-    """Whole mode: the coarse grid of one scale, the plain and the mirrored pass added up."""
-
-    size: Size
-    missing: int
-    softmax: bool
-    pairs: Pairs
-    scores: Array | None = None
-
-    def add(self, window: Window, scores: Array) -> None:
-        if self.softmax:
-            softmax(scores, out=scores)
-        if self.scores is None:
-            self.scores = _mirror(scores, self.pairs) if window.of.mirrored else scores
-        elif window.of.mirrored:
-            _add_mirrored(self.scores, scores, self.pairs)
-        else:
-            self.scores += scores
-        self.missing -= 1
-
-    def ready(self) -> int:
-        return 0 if self.missing else self.size[0]
-
-    def block(self, rows: Span, columns: Span) -> Array:
-        assert self.scores is not None
-        return self.scores[:, slice(*rows), slice(*columns)]
-
-    def forget(self, row: int) -> None:
-        if row >= self.size[0]:
-            self.scores = None
-
-
-@dataclass
-class _Mosaic:
-    """Slide mode: the windows of one pass at their places in the scaled picture."""
-
-    size: Size
-    softmax: bool
-    pairs: Pairs
-    outstanding: list[Window]
-    covers: tuple[Array, Array]
-    placed: list[tuple[Window, Array]] = field(default_factory=list)
-
-    @classmethod
-    def of(cls, one: Pass, windows: list[Window], softmax: bool, pairs: Pairs) -> _Mosaic:
-        rows = _cover(one.size[0], {(w.top, w.bottom) for w in windows})
-        columns = _cover(one.size[1], {(w.left, w.right) for w in windows})
-        return cls(one.size, softmax, pairs, sorted(windows, key=lambda w: w.top), (rows, columns))
-
-    def add(self, window: Window, scores: Array) -> None:
-        self.outstanding.remove(window)
-        self.placed.append((window, _mirror(scores, self.pairs) if window.of.mirrored else scores))
-
-    def ready(self) -> int:
-        return self.outstanding[0].top if self.outstanding else self.size[0]
-
-    def block(self, rows: Span, columns: Span) -> Array:
-        pieces = [piece for window, scores in self.placed if (piece := self._piece(window, scores, rows, columns))]
-        count = self.covers[0][slice(*rows), None] * self.covers[1][slice(*columns)]
-        if count.max() == 1 and len(pieces) == 1:
-            return pieces[0][2]
-        out = np.zeros((pieces[0][2].shape[0], *count.shape), np.float32)
-        for y, x, scores in pieces:
-            out[:, y, x] += scores
-        out /= count
-        return out
-
-    def _piece(self, window: Window, scores: Array, rows: Span, columns: Span) -> tuple[slice, slice, Array] | None:
-        """The part of ``window`` inside the block: where it lies there, and its scores."""
-        top, bottom = max(rows[0], window.top), min(rows[1], window.bottom)
-        left, right = max(columns[0], window.left), min(columns[1], window.right)
-        if top >= bottom or left >= right:
-            return None
-        y = taps(scores.shape[1], window.size[0], top - window.top, bottom - window.top)
-        span, x = column_taps(scores.shape[2], window.size[1], left - window.left, right - window.left)
-        piece = combine([Part(scores[:, slice(*y.span), slice(*span)], y.matrix, x)])
-        if self.softmax:
-            softmax(piece, out=piece)
-        return slice(top - rows[0], bottom - rows[0]), slice(left - columns[0], right - columns[0]), piece
-
-    def forget(self, row: int) -> None:
-        self.placed = [(window, scores) for window, scores in self.placed if window.bottom > row]
-
-
-def _cover(length: int, spans: set[Span]) -> Array:
-    """How many of ``spans`` cover each position."""
-    count = np.zeros(length, np.float32)
-    for start, stop in spans:
-        count[start:stop] += 1
-    return count
-
-
-def softmax(scores: Array, out: Array | None = None) -> Array:
-    """Softmax over axis 0 (classes); ``out`` may be ``scores`` itself."""
-    out = np.subtract(scores, scores.max(axis=0), out=out)
-    np.exp(out, out=out)
-    out /= out.sum(axis=0)
-    return out
 
 
 def largest(scores: Array) -> NDArray[np.unsignedinteger]:
@@ -208,12 +86,12 @@ class Merger:
         self._whole = plan.inference.mode == "whole"
         self._passes = len(plan.passes)
         self._next = 0
-        self._volume_of: dict[int, _Volume] = {}
+        self._volume_of: dict[int, Volume] = {}
         self._volumes = self._make_volumes(plan)
         self._tile_size = tile_size(head.classes, output, [volume.size for volume in self._volumes])
 
-    def _make_volumes(self, plan: Plan) -> list[_Volume]:
-        volumes: list[_Volume] = []
+    def _make_volumes(self, plan: Plan) -> list[Volume]:
+        volumes: list[Volume] = []
         for one in plan.passes:
             if self._whole and one.mirrored:
                 self._volume_of[one.index] = volumes[-1]
@@ -223,14 +101,14 @@ class Merger:
             self._volume_of[one.index] = volumes[-1]
         return volumes
 
-    def _volume(self, one: Pass, windows: list[Window], shows: int) -> _Volume:
+    def _volume(self, one: Pass, windows: list[Window], shows: int) -> Volume:
         if self._whole:
-            return _Coarse(coarse_size(one.size, self._head.stride), shows, self._softmax, self._head.pairs)
-        return _Mosaic.of(one, windows, self._softmax, self._head.pairs)
+            return Coarse(coarse_size(one.size, self._head.stride), shows, self._softmax, self._head.pairs)
+        return Mosaic.of(one, windows, self._softmax, self._head.pairs)
 
     def add(self, window: Window, logits: Array) -> None:
         """The network's output (K, h, w) for ``window``; from now on it belongs to the merger, which may change it."""
-        self._volume_of[window.of.index].add(window, logits)
+        self._volume_of[window.of.index].add(window, logits, self._run)
 
     def work(self) -> bool:
         """Merge the rows whose windows have all been added; True once the whole map is done."""
@@ -241,20 +119,21 @@ class Merger:
                 break
             bands.append(band)
             self._next = band[1]
-        self._run(bands)
+        self._run(self._band, bands)
         self._forget()
         return self._next == self._output[0]
 
-    def _needs(self, volume: _Volume, band: Span) -> Span:
+    def _needs(self, volume: Volume, band: Span) -> Span:
         return taps(volume.size[0], self._output[0], *band).span
 
-    def _run(self, bands: list[Span]) -> None:
-        if self._threads == 1 or len(bands) < 2:
-            for band in bands:
-                self._band(band)
+    def _run(self, work: Callable[[Any], None], items: Sequence[Any]) -> None:
+        """See `isnet_trt.volumes.Run`."""
+        if self._threads == 1 or len(items) < 2:
+            for item in items:
+                work(item)
             return
         with ThreadPoolExecutor(self._threads) as pool:
-            list(pool.map(self._band, bands))
+            list(pool.map(work, items))
 
     def _forget(self) -> None:
         done = self._next == self._output[0]
@@ -283,19 +162,3 @@ class Merger:
             total = resampled if total is None else np.add(resampled, total, out=resampled)
         assert total is not None
         return total / np.float32(self._passes) if self._passes > 1 else total
-
-
-def _mirror(scores: Array, pairs: Pairs) -> Array:
-    """Scores of a mirrored picture as those of the picture: columns reversed, left and right classes exchanged."""
-    out = np.zeros_like(scores)
-    _add_mirrored(out, scores, pairs)
-    return out
-
-
-def _add_mirrored(total: Array, scores: Array, pairs: Pairs) -> None:
-    """``total += mirror(scores)``, class by class, so that no copy of all scores is made."""
-    source = np.arange(len(scores))
-    for a, b in pairs:
-        source[[a, b]] = source[[b, a]]
-    for out, k in zip(total, source, strict=True):
-        out += scores[k, :, ::-1]
