@@ -24,6 +24,7 @@ LIMIT = {
     "threads": 2,
     "quantised": False,
     "rates": {"fp32": {"product": 2e11}, "int8": {"convolution": 6e11}, "memory": {"copy": 2e10}},
+    "network_seconds": 0.04,
     "stages": [{"name": "backbone", **STAGE}, {"name": "gather", **STAGE, "operations": 0.0, "bound": "memory"}],
     "total": {"name": "all", **STAGE},
 }
