@@ -84,12 +84,24 @@ class MeanIoU:
 
     def __call__(self, proto: onnx.ModelProto) -> float:
         """100 times the mIoU over all pictures together."""
-        recipe, confusion = self.recipe, Confusion(self.recipe.labels.count)
+        return self.of(self.labels(proto))
+
+    def labels(
+        self, proto: onnx.ModelProto, indices: Sequence[int] | None = None
+    ) -> Iterator[NDArray[np.unsignedinteger]]:
+        """The label map (H, W) of each picture in turn, or of those with the given numbers."""
+        recipe = self.recipe
         with running(proto, self.threads) as engine:
             stride = recipe.architecture.output_stride
             segmenter = Segmenter(
                 engine, recipe.labels, recipe.preprocess, self.inference, stride, threads=self.threads
             )
-            for image, labels in self.pictures:
-                confusion.add(segmenter(image).labels, labels)
+            for index in range(len(self.pictures)) if indices is None else indices:
+                yield segmenter(self.pictures[index][0]).labels
+
+    def of(self, labels: Iterable[NDArray[np.integer]]) -> float:
+        """100 times the mIoU of label maps, one for each picture."""
+        confusion = Confusion(self.recipe.labels.count)
+        for found, (_, truth) in zip(labels, self.pictures, strict=True):
+            confusion.add(found, truth)
         return 100 * confusion.metrics().miou

@@ -27,14 +27,20 @@ class CalibrationInputs:
     each round and spread over all passes, until there are ``limit`` inputs; so few pictures give many windows each
     and many pictures one each. The order depends on nothing but the folder's content.
 
-    ``skipped`` lists what could not be read, one line each; it is complete after the iteration. ``notes`` says what
-    the user should know, such as that there is a single picture.
+    ``skipped`` lists what could not be read, one line each; it is complete after the iteration. ``notes`` says when
+    there is a single picture.
     """
 
     def __init__(self, files: list[Path], preprocess: Preprocess, inference: Inference, limit: int = LIMIT) -> None:
         self.files, self.preprocess, self.inference, self.limit = files, preprocess, inference, limit
         self.skipped: list[str] = []
-        self.notes = [_SINGLE.format(files[0])] if len(files) == 1 else []
+        self._used: set[Path] = set()
+
+    @property
+    def notes(self) -> list[str]:
+        """What the user should know of the inputs; complete after the iteration."""
+        single = self._used if len(self._used) == 1 else set(self.files)
+        return [_SINGLE.format(*single)] if len(single) == 1 else []
 
     @property
     def fingerprint(self) -> str:
@@ -43,7 +49,7 @@ class CalibrationInputs:
         return hashlib.sha256("\n".join([*content, repr(self.inference)]).encode()).hexdigest()
 
     def __iter__(self) -> Iterator[Picture]:
-        self.skipped = []
+        self.skipped, self._used = [], set()
         found = itertools.islice(self._rounds(), self.limit)
         first = next(found, None)
         if first is None:
@@ -62,6 +68,7 @@ class CalibrationInputs:
                     self.skipped.append(str(error))
                     continue
                 if one is not None:
+                    self._used.add(file)
                     left.append((number, file))
                     yield one
             if not left:

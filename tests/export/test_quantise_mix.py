@@ -13,7 +13,7 @@ from onnx import numpy_helper
 from isnet_trt.errors import BuildError
 from isnet_trt.export.parity import Picture
 from isnet_trt.export.quantise import Agreement, Mix, Table, calibrate, layers, mix, quantise, running
-from isnet_trt.export.quantise.adjust import corrected, equalised
+from isnet_trt.export.quantise.adjust import corrected, equalised, split
 from isnet_trt.export.quantise.picture import draw
 from isnet_trt.export.quantise.sensitivity import blocks
 
@@ -110,6 +110,26 @@ def test_equalised_graph_computes_the_same(graph: onnx.ModelProto, table: Table)
     name = next(layer.result for layer in layers(graph) if layer.name == "backbone_net.layer2.1.conv1")
     spread = [np.log(t.records[name].channel_max[t.records[name].channel_max > 0]).std() for t in (table, fresh)]
     assert spread[1] < 0.7 * spread[0]
+
+
+def test_split_graph_computes_the_same_with_more_scales(graph: onnx.ModelProto) -> None:
+    changed = split(graph)
+    onnx.checker.check_model(changed, full_check=True)
+    assert not any(node.name in ("node_cat", "node_cat_1") for node in changed.graph.node)
+    names = {layer.name for layer in layers(changed)}
+    whole = {"ilc_net.bottleneck.0", "slc_net.bottleneck.0"}
+    assert {f"{name}.{part}" for name in whole for part in (0, 1)} <= names
+    assert not whole & names
+    with running(graph, threads=2) as engine:
+        wanted = engine.run(picture(4).pixels)
+    with running(changed, threads=2) as engine:
+        got = engine.run(picture(4).pixels)
+    assert np.abs(got - wanted).max() <= 2e-5 * wanted.std()  # float32, another order of sums
+    table = calibrate(changed, [picture(1)], progress=False)
+    quantised = quantise(changed, table, "tensorrt")
+    for name in whole:
+        readers = [node for node in quantised.graph.node if node.op_type == "Conv" and f"{name}." in node.input[1]]
+        assert len({reader.input[0] for reader in readers}) == 2  # a scale for each input
 
 
 def test_correction_moves_biases_a_little(graph: onnx.ModelProto, table: Table) -> None:

@@ -201,7 +201,7 @@ def test_bad_folders_are_told_apart(tmp_path: Path) -> None:
     assert [one.name for one in inputs] == ["00.png:0"]
     assert len(inputs.skipped) == 1
     assert "bad.jpg" in inputs.skipped[0]
-    assert not inputs.notes
+    assert "00.png is the only picture" in inputs.notes[0]
     (tmp_path / "bad.jpg").unlink()
     (note,) = calibration_inputs(tmp_path, *ask).notes
     assert "00.png is the only picture" in note

@@ -1,0 +1,86 @@
+"""The precision table: which rows there are, what they say, and that a second run takes what the first computed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import tiny_model
+from tiny_model import write_model
+
+from benchmarks import precision, quantise_trials
+from isnet_trt.export.graphs import Arithmetic
+from isnet_trt.export.quantise import MeanIoU
+from isnet_trt.export.quantise.sensitivity import Damage, Mix, Step
+from isnet_trt.training.recipes import PRESETS, recipe
+from isnet_trt.training.scenes import draw_scene
+
+LIP = recipe("isnet_resnet50os8_lip")
+
+
+def scorer(count: int) -> MeanIoU:
+    scenes = [draw_scene(seed, 48, 80) for seed in range(count)]
+    return MeanIoU(LIP, [(scene.image, scene.labels) for scene in scenes], LIP.default, threads=1)
+
+
+def test_label_maps_are_kept_and_extended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiny_model, "STRIDE", LIP.architecture.output_stride)
+    proto = onnx.load(write_model(tmp_path / "model.onnx", LIP.labels.count))
+    judge = precision.Judge({"default": scorer(2)}, tmp_path)
+    first = judge.labels(proto, "default")
+    wanted = list(scorer(3).labels(proto))
+    assert all(np.array_equal(one, other) for one, other in zip(first, wanted, strict=False))
+    assert len({one.tobytes() for one in wanted}) == 3
+    assert judge(proto) == pytest.approx(judge.scores["default"](proto))
+    asked: list[list[int]] = []
+    more = scorer(3)
+    computed = more.labels
+    monkeypatch.setattr(more, "labels", lambda proto, indices: asked.append(indices) or computed(proto, indices))
+    again = precision.Judge({"default": more}, tmp_path).labels(proto, "default")
+    assert asked == [[2]]
+    assert all(np.array_equal(one, other) for one, other in zip(again, wanted, strict=True))
+    other = onnx.load(write_model(tmp_path / "other.onnx", LIP.labels.count, gain=-1.0))
+    assert judge(other) != judge(proto)  # another graph is another folder
+
+
+def test_rows() -> None:
+    rows = [str(case) for case in precision.cases([0.5, 0.1], qat=True)]
+    assert rows[:5] == ["fp32", "fp16", "bf16", "int8+fp16", "fp8+fp16"]
+    assert rows[5:9] == ["int8", "int8+fp16 --max-drop 0.5", "int8 --max-drop 0.5", "fp8+fp16 --max-drop 0.5"]
+    assert rows[-3:] == ["fp32 QAT", "int8+fp16 QAT", "int8 QAT"]
+    assert len(precision.cases([], qat=False)) == 6
+
+
+def line() -> precision.Line:
+    case = precision.Case("tensorrt", Arithmetic("int8"), 0.5)
+    steps = (Step(0, 0.75, 1.0), Step(1, 0.25, 0.875))
+    found = Mix("digest", "tensorrt", "mIoU", 0.5, 75.0, (Damage("stem", 0.5, 0.125),), steps, ("stem",), 0.25)
+    scores = {preset: precision.Score(74.75, 0.25, 99.5) for preset in PRESETS}
+    return precision.Line(case, 1_500_000, scores, found)
+
+
+def test_files(tmp_path: Path) -> None:
+    text = precision.table([line()], {"default": 12, "ms-flip": 6})
+    assert "| int8+fp16 --max-drop 0.5 | tensorrt | 1.50 | 74.75 | +0.25 | 99.50 | 74.75 | +0.25 | 99.50 |" in text
+    assert "default (12): mIoU %" in text
+    assert "keeps stem" in text
+    precision._write(tmp_path / "table", [line()], text, {"scenes": {"default": 12}})
+    (record,) = json.loads((tmp_path / "table.json").read_text("utf-8"))["records"]
+    assert record["scores"]["ms-flip"] == {"miou": 74.75, "lost": 0.25, "equal": 99.5}
+    assert record["search"]["skip"] == ["stem"]
+    page = (tmp_path / "table.md").read_text("utf-8")
+    assert "| 1 | 87.5 | 0.250 |" in page
+    assert (tmp_path / "table-tensorrt-0.5.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_errors_of_a_trial() -> None:
+    wanted = [np.array([[[[1.0, -1.0]], [[-1.0, 1.0]]]], np.float32)]  # (1, 2, 1, 2), standard deviation 1
+    got = [wanted[0] + np.array([[[[0.0, 2.5]], [[0.0, 0.0]]]], np.float32)]
+    rms, equal = quantise_trials.errors(got, wanted)
+    assert rms == pytest.approx(1.25)
+    assert equal == 50
+    rows = [quantise_trials.Trial("max", flavour, 0.5, 99.0) for flavour in quantise_trials.FLAVOURS]
+    assert quantise_trials.table(rows).splitlines()[-1] == "| max |" + " 0.5000, 99.00 % |" * 3

@@ -1,0 +1,178 @@
+"""Calibration folders, pictures, checkpoints and targets that are not as they should be, through the command line."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from isnet_trt import Segmenter, cli
+from isnet_trt import build as command
+from isnet_trt.bundle import read_bundle
+from isnet_trt.export.quantise import Table
+from isnet_trt.export.quantise.calibration import SAVE_EVERY
+from isnet_trt.training.demo import CHECKPOINT
+
+CPU = ("--engine", "onnxruntime")
+RTX = ("--engine", "tensorrt-rtx")
+needs_rtx = pytest.mark.skipif(
+    importlib.util.find_spec("tensorrt_rtx") is None, reason="there is no tensorrt-rtx wheel for this platform"
+)
+
+
+def words(out: Path, *more: object, ckpt: Path = CHECKPOINT) -> list[str]:
+    return [str(word) for word in ("--ckpt", ckpt, "--out", out, *more)]
+
+
+def refused(capsys: pytest.CaptureFixture[str], out: Path, *more: object, ckpt: Path = CHECKPOINT) -> str:
+    """What the command says when it refuses; nothing is left at ``out``."""
+    assert cli.run(command.main, words(out, *more, ckpt=ckpt)) == cli.ERROR
+    assert not out.exists()
+    return capsys.readouterr().err
+
+
+def pictures(folder: Path, count: int, make: Callable[[int], np.ndarray]) -> Path:
+    folder.mkdir(exist_ok=True)
+    for number in range(count):
+        cv2.imwrite(str(folder / f"{number:02}.png"), make(number))
+    return folder
+
+
+def noise(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 255, (64, 96, 3), np.uint8)
+
+
+def altered(path: Path, change: Callable[[dict[str, torch.Tensor]], Any]) -> Path:
+    """The demo model's checkpoint with other weights."""
+    content = torch.load(CHECKPOINT, weights_only=True)
+    change(content["model"])
+    torch.save(content, path)
+    return path
+
+
+def test_no_calibration_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = (*CPU, "--precision", "int8")
+    assert "give --calib FOLDER" in refused(capsys, tmp_path / "bundle", *options)
+    assert "does not exist" in refused(capsys, tmp_path / "bundle", *options, "--calib", tmp_path / "nowhere")
+    empty = pictures(tmp_path / "empty", 0, noise)
+    assert "no pictures for the calibration" in refused(capsys, tmp_path / "bundle", *options, "--calib", empty)
+
+
+def test_no_readable_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = pictures(tmp_path / "damaged", 1, noise)
+    (folder / "00.png").write_bytes((folder / "00.png").read_bytes()[:99])
+    (folder / "01.jpg").write_bytes(b"a text")
+    said = refused(capsys, tmp_path / "bundle", *CPU, "--precision", "int8", "--calib", folder)
+    assert "none of the 2 pictures can be read" in said
+    assert "00.png" in said
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ((*CPU, "--precision", "bf16"), "no bf16 convolutions on a CPU"),
+        ((*CPU, "--precision", "fp8", "--calib", "street"), "no fp8 convolutions on a CPU"),
+        pytest.param(
+            (*RTX, "--precision", "fp8", "--calib", "street", "--targets", "8.6", "8.9"),
+            "fp8 needs compute capability 8.9 or newer, not 8.6",
+            marks=needs_rtx,
+        ),
+        pytest.param(
+            (*RTX, "--precision", "int8", "--calib", "street", "--targets", "9.0"),
+            "does not build for compute capability 9.0",
+            marks=needs_rtx,
+        ),
+        ((*CPU, "--precision", "int8", "--max-drop", "-1", "--calib", "street"), "0 points or more"),
+    ],
+)
+def test_precision_that_the_target_lacks(
+    options: tuple[str, ...], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert message in refused(capsys, tmp_path / "bundle", *options)
+
+
+def test_one_picture_among_unreadable_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Documented fallback: the bundle is built, and the command says what the ranges are worth."""
+    folder = pictures(tmp_path / "street", 1, noise)
+    (folder / "01.jpg").write_bytes(b"a text")
+    options = (*CPU, "--precision", "int8", "--calib", folder, "--calib-inputs", 2)
+    assert cli.run(command.main, words(tmp_path / "bundle", *options)) == 0
+    said = capsys.readouterr().out
+    assert "00.png is the only picture" in said
+    assert "left out:" in said
+    assert "01.jpg" in said
+    assert read_bundle(tmp_path / "bundle").manifest.parity["graph"]["calibration inputs"] == 2  # two windows
+
+
+def kill_channels(state: dict[str, torch.Tensor]) -> None:
+    """Channel 2 of one convolution without weights, and a whole convolution that is zero after its batch-norm."""
+    state["backbone_net.layer2.0.conv1.weight"][2] = 0
+    for part in ("weight", "bias"):
+        state[f"backbone_net.layer3.1.bn1.{part}"].zero_()
+
+
+def test_constant_pictures_and_dead_channels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ckpt = altered(tmp_path / "dead.pth", kill_channels)
+    grey = pictures(tmp_path / "grey", 2, lambda seed: np.full((64, 96, 3), 128, np.uint8))
+    options = (*CPU, "--precision", "int8", "--calib", grey, "--calib-inputs", 2)
+    assert cli.run(command.main, words(tmp_path / "bundle", *options, ckpt=ckpt)) == 0
+    assert "always zero on these pictures" in capsys.readouterr().out
+    with Segmenter.open(tmp_path / "bundle", threads=2) as segmenter:
+        answer = segmenter(noise(3), probabilities=True)
+    assert answer.probabilities is not None
+    assert np.isfinite(answer.probabilities).all()
+
+
+def test_activations_beyond_float32(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def blow_up(state: dict[str, torch.Tensor]) -> None:
+        for layer in ("bn1", "bn2"):
+            state[f"backbone_net.layer3.0.{layer}.weight"] *= 1e30
+
+    ckpt = altered(tmp_path / "huge.pth", blow_up)
+    street = pictures(tmp_path / "street", 1, noise)
+    options = (*CPU, "--precision", "int8", "--calib", street, "--calib-inputs", 1)
+    said = refused(capsys, tmp_path / "bundle", *options, ckpt=ckpt)
+    assert "has NaN or infinite values" in said
+    assert "cannot be quantised" in said
+
+
+@pytest.mark.slow
+def test_interrupted_calibration_goes_on(tmp_path: Path) -> None:
+    """What the first process wrote is in the second's table: a mark put between them is still there."""
+    street, limit = pictures(tmp_path / "street", 6, noise), 2 * SAVE_EVERY
+    compared = ("--images", street / "00.png")
+    options = (*CPU, "--precision", "int8", "--calib", street, "--calib-inputs", limit, *compared)
+    run = [sys.executable, "-m", "isnet_trt.build", *words(tmp_path / "bundle", *options)]
+    kept = tmp_path / "bundle.calibration"
+    process = subprocess.Popen(run, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 240
+    while not (kept / "calibration.json").exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGINT)
+    process.communicate(timeout=120)
+    assert process.returncode == cli.INTERRUPTED
+    assert not (tmp_path / "bundle").exists()
+    table = Table.load(kept)
+    assert len(table.inputs) == SAVE_EVERY
+    content = json.loads((kept / "calibration.json").read_text("utf-8"))
+    content["tensors"]["image"]["low"] = -12345.0
+    (kept / "calibration.json").write_text(json.dumps(content), "utf-8")
+    assert cli.run(command.main, words(tmp_path / "bundle", *options)) == 0
+    again = Table.load(kept)
+    assert again.inputs[:SAVE_EVERY] == table.inputs
+    assert len(again.inputs) == limit
+    assert again.records["image"].low == -12345.0
