@@ -17,6 +17,9 @@ _new_capsule = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_cha
 )
 _name = ctypes.PYFUNCTYPE(ctypes.c_char_p, ctypes.py_object)(("PyCapsule_GetName", ctypes.pythonapi))
 
+_KEPT: list[Any] = []
+"""Content of capsules: it has to outlive the tensor, until the deleter was called."""
+
 
 class CudaArray:
     """`__cuda_array_interface__` over a numpy array."""
@@ -43,7 +46,6 @@ class Tensor:
         self.deleted: list[int] = []
         self.streams: list[int | None] = []
         self.capsules: list[Any] = []
-        self._kept: list[Any] = []
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return self.device
@@ -71,7 +73,7 @@ class Tensor:
         tensor.shape = ctypes.cast(shape, ctypes.POINTER(ctypes.c_int64))
         if not self.null_strides:
             tensor.strides = ctypes.cast(strides, ctypes.POINTER(ctypes.c_int64))
-        self._kept += [managed, shape, strides]
+        _KEPT.extend((managed, shape, strides, array))
 
     @property
     def names(self) -> list[bytes]:
