@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import hashlib
 import json
 import os
@@ -10,7 +11,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -164,24 +165,32 @@ class _Job:
     dtypes: tuple[str, ...]
     classes: int
     width: int
+    context: tuple[str, ...] | None
+
+    def launches(self) -> Iterator[Launch]:
+        """Those that this one's is among."""
+        from isnet_trt.kernels import catalogue
+
+        return catalogue.launches(self.arch, self.dtypes, self.classes, self.width, self.context)
 
 
 def _do(job: _Job) -> Compiled:
-    from isnet_trt.kernels import catalogue
-
-    found = {launch.name: launch for launch in catalogue.launches(job.arch, job.dtypes, job.classes, job.width)}
-    return compile_launch(found[job.name], job.arch)
+    return compile_launch(next(launch for launch in job.launches() if launch.name == job.name), job.arch)
 
 
-def _jobs(arches: Iterable[int], dtypes: tuple[str, ...], classes: int, width: int, only: Sequence[str]) -> list[_Job]:
-    from isnet_trt.kernels import catalogue
-
-    sizes = (dtypes, classes, width)
-    jobs = [_Job(arch, launch.name, *sizes) for arch in arches for launch in catalogue.launches(arch, *sizes)]
-    chosen = [job for job in jobs if not only or any(job.name.startswith(prefix) for prefix in only)]
+def _jobs(arguments: argparse.Namespace) -> list[_Job]:
+    context = None if arguments.context is None else tuple(arguments.context)
+    sizes = (tuple(arguments.dtype), arguments.classes, arguments.width, context)
+    models = [_Job(arch, "", *sizes) for arch in arguments.arch]
+    jobs = [dataclasses.replace(job, name=launch.name) for job in models for launch in job.launches()]
+    names = list(dict.fromkeys(job.name for job in jobs))
+    if unknown := [name for name in context or () if name not in names]:
+        raise SettingsError(f"--context {' '.join(unknown)}: no kernel has that name; see kernels/README.md")
+    chosen = [job for job in jobs if not arguments.only or any(map(job.name.startswith, arguments.only))]
     if not chosen:
-        names = ", ".join(dict.fromkeys(job.name for job in jobs))
-        raise SettingsError(f"--only {' '.join(only)}: no kernel's name begins so; there are {names}")
+        raise SettingsError(
+            f"--only {' '.join(arguments.only)}: no kernel's name begins so; there are {', '.join(names)}"
+        )
     return chosen
 
 
@@ -215,6 +224,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--width", type=int, choices=WIDTHS, default=WIDTH, help=f"channels of the attention (default: {WIDTH})"
     )
+    parser.add_argument(
+        "--context",
+        nargs="*",
+        metavar="NAME",
+        help="the kernels of the context operations, by name, of any type (default: all of --dtype; no NAME: none)",
+    )
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="only kernels whose names begin so")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="compile N kernels at a time (default: 1)")
     return parser
@@ -230,7 +245,7 @@ def _report(job: _Job, compiled: Compiled) -> str:
 def _run(arguments: argparse.Namespace) -> int:
     if not 1 <= arguments.classes <= 65536:
         raise SettingsError(f"--classes {arguments.classes}: it must be 1 to 65536")
-    jobs = _jobs(arguments.arch, tuple(arguments.dtype), arguments.classes, arguments.width, arguments.only)
+    jobs = _jobs(arguments)
     done: dict[int, dict[str, Compiled]] = {}
     for job, compiled in zip(jobs, _compiled(jobs, arguments.jobs), strict=True):
         print(_report(job, compiled), flush=True)

@@ -11,16 +11,18 @@ import os
 from dataclasses import dataclass
 
 _LIBRARY = "nvcuda.dll" if os.name == "nt" else "libcuda.so.1"
-_MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_{MAJOR,MINOR} of the CUDA driver API
+# CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_{MAJOR,MINOR} and _MULTIPROCESSOR_COUNT of the CUDA driver API
+_MAJOR, _MINOR, _MULTIPROCESSORS = 75, 76, 16
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """One NVIDIA GPU: name, compute capability such as "8.9", and the CUDA version that the driver supports."""
+    """One NVIDIA GPU: name, compute capability such as "8.9", the CUDA version that the driver supports, and size."""
 
     name: str
     compute_capability: str
     driver: str
+    multiprocessors: int = 1
 
 
 class _Refusal(Exception):
@@ -84,8 +86,8 @@ def _ask(driver: _Driver, index: int) -> Gpu:
     device = driver.number("cuDeviceGet", index)
     name = ctypes.create_string_buffer(256)
     driver.call("cuDeviceGetName", name, len(name), device)
-    major, minor = (driver.number("cuDeviceGetAttribute", attribute, device) for attribute in (_MAJOR, _MINOR))
+    wanted = (_MAJOR, _MINOR, _MULTIPROCESSORS)
+    major, minor, count = (driver.number("cuDeviceGetAttribute", attribute, device) for attribute in wanted)
     version = driver.number("cuDriverGetVersion")
-    return Gpu(
-        name.value.decode(errors="replace"), f"{major}.{minor}", f"CUDA {version // 1000}.{version % 1000 // 10}"
-    )
+    supported = f"CUDA {version // 1000}.{version % 1000 // 10}"
+    return Gpu(name.value.decode(errors="replace"), f"{major}.{minor}", supported, count)

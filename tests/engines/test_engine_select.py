@@ -89,7 +89,7 @@ int cuDeviceGetName(char *name, int size, int device) {
 }
 int cuDeviceGetAttribute(int *value, int attribute, int device) {
     if (device != 40) return 1;
-    *value = attribute == 75 ? 12 : attribute == 76 ? 1 : -1;
+    *value = attribute == 75 ? 12 : attribute == 76 ? 1 : attribute == 16 ? 170 : -1;
     return 0;
 }
 int cuDriverGetVersion(int *version) { *version = 13010; return 0; }
@@ -111,7 +111,7 @@ def _driver(folder: Path, init: int = 0, count: int = 1) -> str:
 
 def test_asks_the_driver(tmp_path: Path) -> None:
     gpu, reason = look_for_gpu(library=_driver(tmp_path))
-    assert gpu == Gpu("NVIDIA Test �", "12.1", "CUDA 13.1")
+    assert gpu == Gpu("NVIDIA Test �", "12.1", "CUDA 13.1", 170)
     assert reason == ""
 
 
