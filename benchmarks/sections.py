@@ -8,6 +8,7 @@ from typing import Any
 
 from benchmarks import plots
 from benchmarks.accuracy import percent
+from benchmarks.gpu_check import section as gpu_check
 from benchmarks.pages import Figure, Heading, Part, Table, Text
 from benchmarks.results import Record, Result, of_kind
 
@@ -16,7 +17,7 @@ MIB = 2**20
 
 def parts(name: str, data: Result) -> list[Part]:
     """A whole result, named after its file."""
-    found: list[Part] = [Heading(name), *_machine(data)]
+    found: list[Part] = [Heading(name), *_machine(data), *gpu_check.summary(of_kind(data, "gpu_check"))]
     for kind, (title, section) in _SECTIONS.items():
         records = of_kind(data, kind)
         if records:
@@ -190,6 +191,7 @@ def _limit(record: Record, name: str) -> Iterator[Part]:
         for s in (*record["stages"], record["total"])
     ]
     yield Table(("stage", "GFLOP", "least MB", "ms", "floor ms", "share of the floor %", "bound by"), rows)
+    yield Text(f"Each block alone; the network as one takes {1e3 * record['network_seconds']:.1f} ms.")
     yield Figure(f"{_stem(name)}-roofline", plots.roofline(record), f"{record['name']}: roofline")
 
 
@@ -242,5 +244,6 @@ _SECTIONS: dict[str, tuple[str, Section]] = {
     "limit": ("The limit", _limit),
     "growth": ("How cost grows", _growth),
     "instructions": ("Instructions of the host stages", _instructions),
+    "gpu_check": ("GPU check: figures", gpu_check.section),
 }
 KINDS: Sequence[str] = tuple(_SECTIONS)

@@ -1,0 +1,19 @@
+"""All checks; `check.Check.rank` orders them."""
+
+from __future__ import annotations
+
+import importlib
+
+from benchmarks.gpu_check.check import Check
+
+MODULES = (
+    "benchmarks.gpu_check.machine",
+    "benchmarks.gpu_check.kernels",
+    "benchmarks.gpu_check.rtx",
+)
+"""Modules whose ``CHECKS`` are run; importing them loads numpy only."""
+
+
+def checks() -> list[Check]:
+    """Every check, in the order of the modules."""
+    return [check for module in MODULES for check in importlib.import_module(module).CHECKS]

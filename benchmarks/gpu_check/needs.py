@@ -1,0 +1,110 @@
+"""What checks need, and why this machine lacks it."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import os
+from collections.abc import Callable, Iterable
+
+from isnet_trt.engines.device import look_for_gpu
+
+
+def missing(needs: Iterable[str]) -> str:
+    """Why one of ``needs`` is not there, in words; empty if all are.
+
+    Raises:
+        KeyError: a name that `NEEDS` has not.
+    """
+    return next((reason for need in needs if (reason := _reason(need))), "")
+
+
+@functools.cache
+def _reason(need: str) -> str:
+    return NEEDS[need]()
+
+
+def _gpu() -> str:
+    gpu, reason = look_for_gpu()
+    return "" if gpu else reason
+
+
+def _without_gpu() -> str:
+    """For what stands in for a GPU check where there is none."""
+    gpu, _ = look_for_gpu()
+    return f"{gpu.name} is here, so that the check on it is the one that counts" if gpu else ""
+
+
+def _module(name: str, package: str = "") -> Callable[[], str]:
+    """A need for a module that can be imported."""
+
+    def reason() -> str:
+        try:
+            found = importlib.util.find_spec(name) is not None
+        except (ImportError, ValueError):
+            found = False
+        return "" if found else f"the Python package {package or name} is not installed"
+
+    return reason
+
+
+def _loads(name: str, package: str) -> Callable[[], str]:
+    """A need for a module whose import may fail though it is there; only asked after the driver was found."""
+
+    def reason() -> str:
+        absent = _module(name, package)()
+        if absent:
+            return absent
+        try:
+            importlib.import_module(name)
+        except Exception as error:  # a CUDA package may fail in any way
+            return f"the Python package {package} cannot be imported: {type(error).__name__}: {error}"
+        return ""
+
+    return reason
+
+
+def _torch_cuda() -> str:
+    absent = _module("torch")()
+    if absent:
+        return absent
+    import torch
+
+    if not torch.cuda.is_available():
+        return f"PyTorch {torch.__version__} sees no GPU"
+    return ""
+
+
+def _ort_cuda() -> str:
+    absent = _module("onnxruntime")()
+    if absent:
+        return absent
+    import onnxruntime
+
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        return f"ONNX Runtime {onnxruntime.__version__} has no CUDA provider (pip install onnxruntime-gpu)"
+    return ""
+
+
+def _fork() -> str:
+    return "" if hasattr(os, "fork") else "this system has no fork"
+
+
+NEEDS: dict[str, Callable[[], str]] = {
+    "gpu": _gpu,
+    "no gpu": _without_gpu,
+    "torch": _module("torch"),
+    "torch-cuda": _torch_cuda,
+    "triton": _module("triton"),
+    "onnx": _module("onnx"),
+    "onnxscript": _module("onnxscript"),
+    "onnxruntime": _module("onnxruntime"),
+    "onnxruntime-cuda": _ort_cuda,
+    "tensorrt": _loads("tensorrt", "tensorrt"),
+    "tensorrt-rtx": _loads("tensorrt_rtx", "tensorrt-rtx-cu13"),
+    "cuda-bindings": _loads("cuda.bindings.driver", "cuda-bindings"),
+    "pycuda": _loads("pycuda.driver", "pycuda"),
+    "fork": _fork,
+}
+"""Name -> a function that says why it is missing, or nothing. Checks name ``gpu`` before what needs a driver."""

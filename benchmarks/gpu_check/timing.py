@@ -1,0 +1,73 @@
+"""Seconds of work on the GPU, by its own events, with PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks import stats
+
+Work = Callable[[int], object]
+"""Queues some work on the current stream; given the number of the call, so that it may take other inputs each time."""
+ROUNDS, WARM = 15, 3
+LEAST_SECONDS = 2e-3
+"""A round lasts at least this long, far above what the events resolve (0.5 µs, CUDA runtime API, event management)."""
+
+
+def seconds(work: Work, rounds: int = ROUNDS, captured: bool = True) -> stats.Spread:
+    """The spread over ``rounds`` of the seconds of one call, after a warm-up.
+
+    ``captured``: calls are replayed from a CUDA graph, so that Python's own time per launch does not count; work that
+    a graph cannot hold is timed as it is queued.
+    """
+    import torch
+
+    for number in range(WARM):
+        work(number)
+    torch.cuda.synchronize()
+    calls = max(1, min(200, round(LEAST_SECONDS / max(_once(work, 0), 1e-7))))
+    replay = _graph(work, calls) if captured else lambda: [work(number) for number in range(calls)]
+    replay()
+    return stats.spread([_once(lambda _: replay(), number) / calls for number in range(rounds)])
+
+
+def interleaved(contenders: dict[str, Work], rounds: int = ROUNDS) -> dict[str, stats.Spread]:
+    """Seconds of one call of each, in rounds in which every one runs once, every second round in reverse order."""
+    import torch
+
+    for work in contenders.values():
+        for number in range(WARM):
+            work(number)
+    torch.cuda.synchronize()
+    samples: dict[str, list[float]] = {name: [] for name in contenders}
+    for number in range(rounds):
+        for name in list(contenders)[:: 1 if number % 2 == 0 else -1]:
+            samples[name].append(_once(contenders[name], number))
+    return {name: stats.spread(found) for name, found in samples.items()}
+
+
+def _once(work: Work, number: int) -> float:
+    import torch
+
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin.record()
+    work(number)
+    end.record()
+    end.synchronize()
+    return float(begin.elapsed_time(end)) / 1e3
+
+
+def _graph(work: Work, calls: int) -> Callable[[], Any]:
+    """``calls`` calls as one CUDA graph; PyTorch captures on a stream of its own, which is current meanwhile."""
+    import torch
+
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for number in range(calls):
+            work(number)
+    return graph.replay
+
+
+def sets(size: int, cache: int) -> int:
+    """How many input sets of ``size`` bytes to take in turn, so that none is still in a cache of ``cache`` bytes."""
+    return max(1, min(16, -(-2 * cache // max(size, 1))))

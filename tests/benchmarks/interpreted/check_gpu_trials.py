@@ -1,0 +1,185 @@
+"""The GPU check's own comparisons, run for real on the CPU: right kernels pass, every planted fault is found.
+
+A pytest run of its own (tests/benchmarks/test_gpu_check_trials.py), since Triton's interpreter must be chosen before
+triton is imported.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.gpu_check.check import Setup
+from benchmarks.gpu_check.context_trials import AttentionCase, AttentionTrial, PoolCase, PoolTrial, attention_oracle
+from benchmarks.gpu_check.families import FAMILIES, Family
+from benchmarks.gpu_check.forms import Jit
+from benchmarks.gpu_check.kernels import compare
+from benchmarks.gpu_check.picture_trials import FinishCase, GatherCase, GatherTrial, ResizeCase, ResizeTrial
+from benchmarks.gpu_check.picture_trials import UpsampleTrial as Upsample
+from benchmarks.gpu_check.trial import GUARD, Deviation, examine
+from isnet_trt.kernels import attention
+from isnet_trt.settings import Inference
+
+assert os.environ.get("TRITON_INTERPRET") == "1", "run this file through tests/benchmarks/test_gpu_check_trials.py"
+torch.set_num_threads(1)
+CPU = Jit("cpu", 86)
+
+
+class Collected:
+    """An answer that keeps everything."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict] = []
+        self.said: list[str] = []
+
+    def row(self, **cells: Any) -> None:
+        self.rows.append(cells)
+
+    def wrong(self, text: str) -> None:
+        self.said.append(text)
+
+
+def check(family: Family, cases: Any) -> None:
+    answer = Collected()
+    compare(answer, Setup(seed=11), family, [CPU], cases)
+    assert not answer.said
+    assert len(answer.rows) == len(cases) * len(family.dtypes)
+    assert all(row["right"] for row in answer.rows)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_a_kernel_that_is_right_passes(family: Family):
+    check(dataclasses.replace(family, dtypes=family.dtypes[:1]), family.odd[:1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_every_odd_case_of_every_type_passes(family: Family):
+    check(family, family.odd)
+
+
+class Faulty(Jit):
+    """Launches, and then does something to the arguments of a launch whose name begins with ``at``."""
+
+    def __init__(self, at: str, fault: Any) -> None:
+        super().__init__("cpu", 86, f"faulty {at}")
+        self.at, self.fault, self.launches = at, fault, 0
+
+    def run(self, launch: Any, classes: int, /, **arguments: Any) -> None:
+        super().run(launch, classes, **arguments)
+        if launch.name.startswith(self.at):
+            self.launches += 1
+            self.fault(arguments, self.launches)
+
+
+def unwritten(name: str):
+    """The last element of an output keeps its poison."""
+
+    def fault(arguments: dict, _: int) -> None:
+        flat = arguments[name].view(-1)
+        flat[-1] = {torch.int32: -7, torch.uint8: 255}.get(flat.dtype, float("nan"))
+
+    return fault
+
+
+def outside(name: str):
+    """One element behind an output is written."""
+
+    def fault(arguments: dict, _: int) -> None:
+        out = arguments[name]
+        whole = out.untyped_storage()
+        behind = torch.empty(0, dtype=out.dtype).set_(whole)
+        behind[GUARD + out.numel()] = 1
+
+    return fault
+
+
+def racing(name: str):
+    """Every second launch gives another last bit."""
+
+    def fault(arguments: dict, launch: int) -> None:
+        if launch % 2 == 0:
+            flat = arguments[name].view(-1)
+            flat[0] = torch.nextafter(flat[0], torch.tensor(9.0))
+
+    return fault
+
+
+def scaled(name: str, factor: float):
+    """An output that is off by a factor."""
+
+    def fault(arguments: dict, _: int) -> None:
+        arguments[name].mul_(factor)
+
+    return fault
+
+
+def one_row_lower(arguments: dict, _: int) -> None:
+    arguments["labels"].copy_(arguments["labels"].roll(1, 0))
+
+
+def one_level(arguments: dict, _: int) -> None:
+    arguments["picture"].view(-1)[5] ^= 1
+
+
+def two_classes_swapped(arguments: dict, _: int) -> None:
+    labels = arguments["labels"]
+    first, second = (labels == value for value in (0, 1))
+    labels[first], labels[second] = 1, 0
+
+
+ATTENTION = AttentionCase("small", 1, 33, 40, 1)
+POOL = PoolCase("small", 1, 5, 40, 33, 1)
+UPSAMPLE = FinishCase("small", ((3, 4),), (6, 9), 5)
+GATHER = GatherCase("small", (9, 20), Inference(), 1)
+RESIZE = ResizeCase("small", (7, 9), (5, 11))
+FAULTS = {
+    "attention: not all written": (AttentionTrial, ATTENTION, "attention", unwritten("out"), "relative error"),
+    "attention: written behind": (AttentionTrial, ATTENTION, "attention", outside("out"), "outside the outputs"),
+    "attention: a race": (AttentionTrial, ATTENTION, "attention", racing("out"), "between two launches"),
+    "attention: one part in a thousand": (
+        AttentionTrial, ATTENTION, "attention", scaled("out", 1.001), "relative error",
+    ),
+    "pool: centres off": (PoolTrial, POOL, "pool_combine", scaled("centres", 1.0002), "centres: relative error"),
+    "pool: a count off": (PoolTrial, POOL, "pool_combine", scaled("log_counts", 1.0001), "log counts"),
+    "pool: classes swapped": (PoolTrial, POOL, "assign", two_classes_swapped, "wrong classes of positions"),
+    "pool: labels not all written": (PoolTrial, POOL, "assign", unwritten("labels"), "wrong classes of positions"),
+    "upsample: one row lower": (Upsample, UPSAMPLE, "upsample", one_row_lower, "wrong labels of clear pixels"),
+    "upsample: padding written": (Upsample, UPSAMPLE, "upsample", scaled("labels", 0), "between the rows"),
+    "gather: not all written": (GatherTrial, GATHER, "gather", unwritten("out"), "worst value"),
+    "gather: off": (GatherTrial, GATHER, "gather", scaled("out", 1.0001), "worst value"),
+    "resize: one level in one value": (ResizeTrial, RESIZE, "resize", one_level, "unlike the reference"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_planted_fault_is_found(name: str):
+    make, case, at, fault, wanted = FAULTS[name]
+    sound = make(CPU, case, "fp32", 3)
+    assert not examine(sound, sound.reference()).wrong
+    trial = make(Faulty(at, fault), case, "fp32", 3)
+    found = examine(trial, trial.reference()).wrong
+    assert any(wanted in text for text in found), found
+
+
+def test_the_reference_in_float64_is_the_kernels_own():
+    trial = AttentionTrial(CPU, AttentionCase("", 2, 21, 17, 1, hidden=True), "fp16", 5)
+    arrays = [t.double().numpy() for t in (trial.q, trial.k, trial.v, trial.bias)]
+    made = attention_oracle(trial.q, trial.k, trial.v, trial.bias, 1 / 16).numpy()
+    np.testing.assert_allclose(made, attention.reference(*arrays, 1 / 16), atol=1e-12)
+    assert (made[-1] == 0).all()  # the last image has no key
+
+
+def test_nothing_that_is_no_number_is_good():
+    assert not Deviation("x", float("nan"), 1.0).good
+    assert Deviation("x", 1.0, 1.0).good
+
+
+def test_inputs_are_other_ones_for_another_seed():
+    first, second = (AttentionTrial(CPU, ATTENTION, "fp16", seed).q for seed in (1, 2))
+    assert not torch.equal(first, second)

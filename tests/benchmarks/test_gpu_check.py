@@ -1,0 +1,248 @@
+"""The runner of GPU checks, with real processes that fail, abort and hang; what this machine lacks; what is written."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import gpu_check_samples
+import pytest
+
+from benchmarks import results
+from benchmarks.gpu_check import __main__ as command
+from benchmarks.gpu_check import catalogue, needs, runner, section
+from benchmarks.gpu_check.check import Answer, Check, Setup, plain
+from isnet_trt import cli
+from isnet_trt.engines.device import find_gpu
+from isnet_trt.errors import SettingsError
+
+MODULE = "gpu_check_samples"
+here = find_gpu()
+
+
+def run(*names: str, minutes: float | None = None, done: list[dict] | None = None, **about: Any) -> dict[str, dict]:
+    """Records by name of the samples called ``names``."""
+    chosen = [next(c for c in gpu_check_samples.CHECKS if c.name == name) for name in names]
+    kept: list[list[dict]] = []
+    said: list[str] = []
+    rows = runner.run(
+        runner.Plan((MODULE,), chosen, done or []), Setup(seed=7, **about), runner.Clock(minutes),
+        lambda rows: kept.append(list(rows)), lambda row: said.append(section.line(row)),
+    )  # fmt: skip
+    if kept:
+        assert kept[-1] == rows
+    assert len(said) == len(kept)
+    return {row["case"]: row for row in rows}
+
+
+@pytest.fixture(scope="module")
+def all_of_them() -> dict[str, dict]:
+    return run("good", "later", "wrong", "raising", "aborting", "lacking", "needing", "alone", "good")
+
+
+def test_what_is_right_passes_and_hands_its_figures_on(all_of_them):
+    good, later = all_of_them["good"], all_of_them["later"]
+    assert (good["status"], good["why"], good["rows"]) == ("passed", "", [{"case": "one", "value": 1.5}])
+    assert good["figures"]["seed"] == 7
+    assert later["figures"]["what good found"] == 7
+    assert later["figures"]["what nobody found"] is None
+    assert later["missing"] == [{"what": "a part", "why": "its library is not here"}]
+
+
+def test_what_is_wrong_fails_in_words_and_keeps_its_rows(all_of_them):
+    wrong, raising = all_of_them["wrong"], all_of_them["raising"]
+    assert (wrong["status"], wrong["why"]) == ("failed", "the sum is off by 3")
+    assert wrong["rows"] == [{"case": "after", "value": 2}]
+    assert raising["status"] == "failed"
+    assert raising["why"].startswith("ZeroDivisionError: no number of parts (gpu_check_samples.py:")
+    assert raising["rows"] == [{"case": "before", "value": 1}]
+
+
+def test_a_process_that_aborts_stops_no_other_check(all_of_them):
+    aborting = all_of_them["aborting"]
+    assert aborting["status"] == "failed"
+    assert "SIGABRT" in aborting["why"]
+    assert "terminate called without an active exception" in aborting["why"]
+    assert aborting["rows"] == [{"case": "before", "value": 1}]
+    assert all_of_them["alone"]["status"] == "passed"
+
+
+def test_what_is_missing_is_named(all_of_them):
+    assert all_of_them["lacking"]["status"] == "could not run"
+    assert all_of_them["lacking"]["why"] == "compute capability 1.0 has no matrix units"
+    assert all_of_them["needing"]["status"] == "could not run"
+    assert "CUDA provider" in all_of_them["needing"]["why"]
+
+
+def test_checks_share_a_process_until_one_fails_or_wants_its_own(all_of_them):
+    processes = {name: row["figures"].get("process") for name, row in all_of_them.items()}
+    assert processes["good"] == processes["later"]
+    assert processes["alone"] not in (processes["good"], os.getpid())
+
+
+def test_a_check_that_hangs_is_killed_with_what_it_started():
+    row = run("hanging", "good")
+    assert row["hanging"]["status"] == "failed"
+    assert "did not end within 3 s and was killed" in row["hanging"]["why"]
+    assert row["hanging"]["rows"] == [{"case": "before", "value": 1}]
+    assert row["good"]["status"] == "passed"
+    assert gone(row["hanging"]["figures"]["child"])
+
+
+def gone(process: int) -> bool:
+    """Within a second: killed, and perhaps not yet fetched by its new parent."""
+    for _ in range(20):
+        try:
+            state = Path(f"/proc/{process}/stat").read_text("ascii").rsplit(")", 1)[1].split()[0]
+        except OSError:
+            return True
+        if state == "Z":
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_when_the_time_is_used_up_the_rest_is_listed():
+    rows = run("good", "hanging", "later", minutes=2.5 / 60)
+    assert rows["good"]["status"] == "passed"
+    assert rows["hanging"]["status"] == "could not run"
+    assert "minutes given are used up; --resume goes on" in rows["hanging"]["why"]
+    assert rows["later"]["status"] == "could not run"
+
+
+def test_what_was_settled_is_not_run_again(tmp_path):
+    first = run("good", "wrong", "lacking")
+    results.write(tmp_path / "r.json", results.result(first.values(), ()))
+    done = runner.settled(tmp_path / "r.json")
+    assert [row["case"] for row in done] == ["good", "wrong"]
+    again = run("good", "wrong", "lacking", done=done)
+    assert again["good"] == first["good"]  # the same process number: it was not asked again
+    assert again["lacking"]["status"] == "could not run"
+    assert runner.settled(tmp_path / "nothing.json") == []
+
+
+def test_the_most_valuable_come_first_and_words_choose():
+    every = gpu_check_samples.CHECKS
+    assert runner.chosen(every, (), quick=False)[0].name == "first"
+    assert next(c.name for c in runner.chosen(every, ("a",), quick=False)) == "raising"
+    assert "slow" not in [c.name for c in runner.chosen(every, (), quick=True)]
+    with pytest.raises(SettingsError, match=r"--only nonsense.*good"):
+        runner.chosen(every, ("nonsense",), quick=False)
+
+
+@pytest.mark.parametrize(
+    ("statuses", "missing", "wanted"),
+    [
+        (("passed", "passed"), [], 0),
+        (("passed", "could not run"), [], runner.INCOMPLETE),
+        (("passed",), [{"what": "a", "why": "b"}], runner.INCOMPLETE),
+        (("could not run", "failed"), [], cli.FAILED),
+    ],
+)
+def test_exit_status(statuses, missing, wanted):
+    assert runner.status({"status": status, "missing": missing} for status in statuses) == wanted
+
+
+def test_numbers_of_every_kind_become_json():
+    import numpy as np
+
+    made = plain({"a": np.float32(1.5), "b": [np.int64(3), float("nan")], "c": Path("x"), "d": (True, None)})
+    assert json.loads(json.dumps(made, allow_nan=False)) == {"a": 1.5, "b": [3, "nan"], "c": "x", "d": [True, None]}
+
+
+def test_every_check_has_its_own_name_and_knows_what_it_needs():
+    every = catalogue.checks()
+    names = [check.name for check in every]
+    assert len(set(names)) == len(names)
+    assert {need for check in every for need in check.needs} <= set(needs.NEEDS)
+    assert all(check.limit > 0 and check.title for check in every)
+
+
+def test_list_names_the_checks(capsys):
+    assert command.main(["--list"]) == 0
+    listed = capsys.readouterr().out
+    assert all(check.name in listed for check in catalogue.checks())
+
+
+@pytest.mark.skipif(here is not None, reason="a GPU is here")
+def test_without_a_gpu_everything_is_named_with_the_reason(tmp_path, capsys):
+    out = tmp_path / "none.json"
+    assert command.main(["--only", "machine", "rates", "kernels.attention", "--out", str(out)]) == runner.INCOMPLETE
+    rows = results.of_kind(results.read(out), "gpu_check")
+    assert {row["status"] for row in rows} == {"could not run"}
+    assert all("NVIDIA driver" in row["why"] for row in rows)
+    assert len(results.read(out)["gaps"]) == len(rows)
+    page = out.with_suffix(".md").read_text("utf-8")
+    assert "0 passed, 0 failed" in page
+    assert "kernels.attention" in page
+    assert "no NVIDIA driver" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(here is not None, reason="a GPU is here")
+def test_only_keeps_the_other_records_of_the_file(tmp_path):
+    out = tmp_path / "kept.json"
+    row = {**record("kernels.pool"), "status": "passed", "case": "speed.gather"}
+    results.write(out, results.result([row], ()))
+    command.main(["--only", "machine", "--out", str(out)])
+    assert [r["case"] for r in results.read(out)["records"]] == ["machine", "speed.gather"]
+
+
+RUN = """
+import sys
+from benchmarks.gpu_check import catalogue, __main__ as command
+catalogue.MODULES = ("gpu_check_samples",)
+sys.exit(command.main(sys.argv[1:]))
+"""
+
+
+def command_line(*arguments: str) -> subprocess.Popen:
+    """The command itself, over the samples."""
+    paths = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+    return subprocess.Popen([sys.executable, "-c", RUN, *arguments], env=environment, stdout=subprocess.PIPE, text=True)
+
+
+def test_a_run_that_is_killed_leaves_a_whole_file_and_is_resumed(tmp_path):
+    out = tmp_path / "gpu.json"
+    killed = command_line("--only", "good", "hanging", "later", "--out", str(out))
+    for _ in range(200):
+        if out.exists():
+            break
+        time.sleep(0.05)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait(10)
+    assert [(r["case"], r["status"]) for r in results.read(out)["records"]] == [("good", "passed")]
+    again = command_line("--only", "good", "hanging", "later", "--out", str(out), "--resume")
+    told = again.communicate(timeout=60)[0]
+    assert again.returncode == cli.FAILED
+    assert "kept          good: passed" in told
+    statuses = {r["case"]: r["status"] for r in results.read(out)["records"]}
+    assert statuses == {"good": "passed", "hanging": "failed", "later": "passed"}
+    assert "2 passed, 1 failed, 0 could not run" in told
+
+
+def record(name: str) -> dict:
+    from benchmarks.gpu_check.check import record as make
+
+    return make(Check(name, "a title", gpu_check_samples.good))
+
+
+def test_a_page_shows_rows_of_different_columns_and_says_what_it_leaves_out():
+    rows = [{"case": "a", "µs": 12.3456}, {"case": "b", "right": False}, *({"case": str(i)} for i in range(99))]
+    table = section.table(rows)
+    assert table.head == ["case", "µs", "right"]
+    assert table.rows[0] == ("a", "12.35", "")
+    assert table.rows[1] == ("b", "", "NO")
+    assert table.rows[-1][0] == "… 41 more in the JSON"
+
+
+def test_answers_are_one_line_each():
+    found: list = []
+    Answer(lambda word, content: found.append((word, content))).wrong("two\n lines")
+    assert found == [("wrong", "two lines")]
