@@ -49,6 +49,7 @@ class AttentionCase:
     queries: int
     keys: int
     parts: int | None = None
+    width: int = WIDTH
     hidden: bool = False
     """Some keys are left out, and the last image has none."""
 
@@ -60,19 +61,20 @@ class AttentionTrial:
         from isnet_trt.kernels import attention
 
         self._form, self._case, self._dtype = form, case, dtype
-        b, n, m = case.batch, case.queries, case.keys
-        self.q, self.k, self.v = (normal(form, seed + i, (b, size, WIDTH), dtype) for i, size in enumerate((n, m, m)))
+        b, n, m, d = case.batch, case.queries, case.keys, case.width
+        self._model = "150" if d == WIDTH else f"w{d}"
+        self.q, self.k, self.v = (normal(form, seed + i, (b, size, d), dtype) for i, size in enumerate((n, m, m)))
         self.bias = _bias(form, case, seed + 3)
         self.tile = attention.tile(dtype, form.arch)
         self.parts = case.parts or self._parts()
-        self._out = Output(form.device, (b, n, WIDTH), dtype)
+        self._out = Output(form.device, (b, n, d), dtype)
         self._norms = Output(form.device, (self.parts, b, n), "fp32")
-        self._partial = Output(form.device, (self.parts, b, n, WIDTH), "fp32") if self.parts > 1 else self._out
+        self._partial = Output(form.device, (self.parts, b, n, d), "fp32") if self.parts > 1 else self._out
         self.outputs = (self._out,) if self.parts == 1 else (self._out, self._norms, self._partial)
         self.cost = cost.attention(n, m, SIZES[dtype]) * b
         self._launches = (
-            attention.launch_attention(dtype, form.arch, self.parts > 1, dtype == "bf16" and form.interpreted),
-            attention.launch_combine(dtype),
+            attention.launch_attention(dtype, form.arch, self.parts > 1, dtype == "bf16" and form.interpreted, d),
+            attention.launch_combine(dtype, d),
         )
 
     def _parts(self) -> int:
@@ -85,13 +87,13 @@ class AttentionTrial:
 
         b, n, m = self._case.batch, self._case.queries, self._case.keys
         self._form.run(
-            self._launches[0], 150, q=self.q, k=self.k, v=self.v, bias=self.bias, out=self._partial.tensor,
+            self._launches[0], self._model, q=self.q, k=self.k, v=self.v, bias=self.bias, out=self._partial.tensor,
             norms=self._norms.tensor, scale=SCALE * LOG2_E, batch=b, queries=n, keys=m, splits=self.parts,
         )  # fmt: skip
         if self.parts > 1:
             self._form.run(
-                self._launches[1], 150, parts=self._partial.tensor, norms=self._norms.tensor, out=self._out.tensor,
-                rows=b * n, splits=self.parts,
+                self._launches[1], self._model, parts=self._partial.tensor, norms=self._norms.tensor,
+                out=self._out.tensor, rows=b * n, splits=self.parts,
             )  # fmt: skip
 
     def reference(self) -> NDArray[np.float64]:
@@ -169,9 +171,9 @@ class PoolTrial:
         parts = {name: held[name] for name in ("sums", "tops", "masses", "counts")}
         ends = {name: held[name] for name in ("centres", "log_counts")}
         assign, pool, combine = self._launches
-        self._form.run(assign, 150, logits=self.logits, **found, **sizes)
-        self._form.run(pool, 150, features=self.features, **found, **parts, **sizes, channels=c, splits=self.parts)
-        self._form.run(combine, 150, **parts, **ends, batch=b, classes=k, channels=c, splits=self.parts)
+        self._form.run(assign, "150", logits=self.logits, **found, **sizes)
+        self._form.run(pool, "150", features=self.features, **found, **parts, **sizes, channels=c, splits=self.parts)
+        self._form.run(combine, "150", **parts, **ends, batch=b, classes=k, channels=c, splits=self.parts)
 
     def reference(self) -> tuple[NDArray[Any], ...]:
         """See `trial.Trial.reference`: classes of positions, centres and log counts."""

@@ -12,6 +12,8 @@ from benchmarks.gpu_check.picture_trials import (
     AccumulateTrial,
     FinishCase,
     FinishTrial,
+    FiniteCase,
+    FiniteTrial,
     GatherCase,
     GatherTrial,
     MergeCase,
@@ -27,6 +29,7 @@ CITY_MOST = CITY.replace(scales=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75), flip=True, so
 LIP_PAIRS = ((14, 15), (16, 17), (18, 19))
 SMALL = Inference("slide", (29, 37), (17, 23), (1.25,), flip=True, softmax_before_resize=True)
 MANY = SMALL.replace(window=(16, 16), stride=(11, 11))
+PARTS = SMALL.replace(window=(13, 29), stride=(7, 11))
 Make = Callable[[Form, Any, str, int], Trial]
 
 
@@ -49,6 +52,7 @@ FAMILIES = (
             AttentionCase("45 queries, 71 keys", 2, 45, 71, 1, hidden=True),
             AttentionCase("70 in 3 parts", 1, 70, 70, 3),
             AttentionCase("67 queries, 19 keys", 1, 67, 19),
+            AttentionCase("the demo's width, 2 parts", 2, 37, 67, 2, width=32),
         ),
         (
             AttentionCase("ADE, 5,504 keys", 1, 5504, 5504),
@@ -75,7 +79,7 @@ FAMILIES = (
         ResizeTrial,
         (
             ResizeCase("11x33 to 17x57, BGR", (11, 33), (17, 57), bgr=True),
-            ResizeCase("30x31 to 13x11", (30, 31), (13, 11)),
+            ResizeCase("30x31 to 13x11, alpha", (30, 31), (13, 11), pixel=4),
         ),
         (
             ResizeCase("480x640 to 512x683", (480, 640), (512, 683)),
@@ -87,7 +91,7 @@ FAMILIES = (
     Family(
         "gather",
         GatherTrial,
-        (GatherCase("3 of 4 slots, scale 1.25, flip", (19, 61), SMALL.replace(window=(13, 29), stride=(7, 11)), 4, 1),),
+        (GatherCase("3 of 4 slots, alpha, flip", (19, 61), PARTS, 4, 1, pixel=4),),
         (
             GatherCase("ADE, whole 512x683", (512, 683), Inference(), 1),
             GatherCase("Cityscapes x8, 512x1024", (1024, 2048), CITY_MOST, 8, bgr=True),
@@ -141,5 +145,15 @@ FAMILIES = (
             FinishCase("Cityscapes, 1024x2048", ((128, 256),), (1024, 2048), 19),
             FinishCase("LIP, 473x473", ((119, 119),), (473, 473), 20),
         ),
+    ),
+    Family(
+        "finite",
+        FiniteTrial,
+        (
+            FiniteCase("4,999 values", 4999),
+            FiniteCase("a NaN at the end", 4999, 4998),
+            FiniteCase("minus infinity", 3, 0, -float("inf")),
+        ),
+        (FiniteCase("Cityscapes x8", 8 * 19 * 64 * 128), FiniteCase("ADE, a NaN", 150 * 64 * 86, 4096)),
     ),
 )  # fmt: skip

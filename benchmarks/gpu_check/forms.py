@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from benchmarks.gpu_check.check import CannotRun, Setup
 
-CLASSES = (150, 19, 300)
-"""ADE; Cityscapes and LIP (both padded to 32); labels of two bytes. A folder of kernels is made for each."""
+_MERGING = ("accumulate", "finish", "upsample_argmax")
+MODELS = {
+    "150": ("--classes", "150"),
+    "19": ("--classes", "19", "--only", *_MERGING),
+    "300": ("--classes", "300", "--only", *_MERGING),
+    "w32": ("--width", "32", "--only", "attention"),
+}
+"""A folder of kernels -> what is compiled for it: ADE; Cityscapes and LIP, both padded to 32 classes; labels of two
+bytes; the demo's attention."""
 DTYPES = ("fp16", "fp32", "bf16")
 PORTABLE = 80
 """The architecture whose PTX runs on every later GPU."""
+
+
+def model_of(classes: int) -> str:
+    """The folder of `MODELS` whose kernels take so many classes."""
+    return "19" if classes <= 32 else "150" if classes <= 256 else "300"
 
 
 class Form(Protocol):
@@ -32,8 +46,11 @@ class Form(Protocol):
     arch: int
     interpreted: bool
 
-    def run(self, launch: Any, classes: int, /, **arguments: Any) -> None:
-        """Queue ``launch`` (`isnet_trt.kernels.launch.Launch`) on the current stream; tensors stand for addresses."""
+    def run(self, launch: Any, model: str, /, **arguments: Any) -> None:
+        """Queue ``launch`` (`isnet_trt.kernels.launch.Launch`) on the current stream; tensors stand for addresses.
+
+        ``model`` is the folder of `MODELS` that has it.
+        """
         ...
 
 
@@ -49,7 +66,7 @@ class Jit:
     def interpreted(self) -> bool:
         return os.environ.get("TRITON_INTERPRET") == "1"
 
-    def run(self, launch: Any, classes: int, /, **arguments: Any) -> None:
+    def run(self, launch: Any, model: str, /, **arguments: Any) -> None:
         """See `Form.run`."""
         launch.run(**arguments)
 
@@ -64,22 +81,22 @@ class Ahead:
     capability: str
     device: str = "cuda"
     interpreted: bool = False
-    _opened: dict[int, Any] = field(default_factory=dict)
+    _opened: dict[str, Any] = field(default_factory=dict)
 
-    def run(self, launch: Any, classes: int, /, **arguments: Any) -> None:
+    def run(self, launch: Any, model: str, /, **arguments: Any) -> None:
         """See `Form.run`."""
         import torch
 
         numbers = {n: v.data_ptr() if isinstance(v, torch.Tensor) else v for n, v in arguments.items()}
-        self.kernels(classes).launch(launch.name, torch.cuda.current_stream().cuda_stream, **numbers)
+        self.kernels(model).launch(launch.name, torch.cuda.current_stream().cuda_stream, **numbers)
 
-    def kernels(self, classes: int) -> Any:
-        """The loaded kernels of a model of ``classes`` classes."""
-        if classes not in self._opened:
+    def kernels(self, model: str) -> Any:
+        """The loaded kernels of a folder of `MODELS`."""
+        if model not in self._opened:
             from isnet_trt.cuda.kernels import Kernels
 
-            self._opened[classes] = Kernels.open(self.folder / str(classes), self.capability)
-        return self._opened[classes]
+            self._opened[model] = Kernels.open(self.folder / model, self.capability)
+        return self._opened[model]
 
 
 def here() -> tuple[str, int]:
@@ -105,21 +122,18 @@ def forms(setup: Setup) -> list[Form]:
 
 
 def compiled(setup: Setup, arch: int) -> Path:
-    """The folder with kernels for ``arch`` of every number of `CLASSES`, compiled now unless it was before."""
+    """The folder with the kernels of `MODELS` for ``arch``, compiled now unless they were before."""
     folder = setup.folder / f"kernels-sm_{arch}"
-    for classes in CLASSES:
-        if not (folder / str(classes) / f"sm_{arch}" / "launch.json").is_file():
-            _compile(folder / str(classes), arch, classes)
+    for model, options in MODELS.items():
+        if not (folder / model / f"sm_{arch}" / "launch.json").is_file():
+            _compile(folder / model, arch, options)
     return folder
 
 
-def _compile(folder: Path, arch: int, classes: int) -> None:
+def _compile(folder: Path, arch: int, options: Sequence[str]) -> None:
     """In a process of its own, since Triton's interpreter and compiler cannot share one."""
-    import subprocess
-
-    only = () if classes == CLASSES[0] else ("--only", "accumulate", "finish", "upsample_argmax")
-    command = [sys.executable, "-m", "isnet_trt.kernels.compile", "--arch", f"sm_{arch}", "--classes", str(classes)]
-    command += ["--out", str(folder), "--dtype", *DTYPES, "--jobs", str(min(8, os.cpu_count() or 1)), *only]
+    command = [sys.executable, "-m", "isnet_trt.kernels.compile", "--arch", f"sm_{arch}", "--out", str(folder)]
+    command += ["--dtype", *DTYPES, "--jobs", str(min(8, os.cpu_count() or 1)), *options]
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     ran = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if ran.returncode:

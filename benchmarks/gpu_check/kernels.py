@@ -11,7 +11,7 @@ from benchmarks.gpu_check import timing
 from benchmarks.gpu_check.check import Answer, Check, Setup
 from benchmarks.gpu_check.context_trials import AttentionCase, AttentionTrial, multiprocessors
 from benchmarks.gpu_check.families import FAMILIES, Family
-from benchmarks.gpu_check.forms import CLASSES, PORTABLE, Ahead, Form, compiled, forms, here
+from benchmarks.gpu_check.forms import PORTABLE, Ahead, Form, compiled, forms, here
 from benchmarks.gpu_check.trial import Trial, examine
 from isnet_trt.kernels.cost import Card
 
@@ -136,8 +136,9 @@ def compile_all(answer: Answer, setup: Setup) -> None:
     from isnet_trt.kernels.compile import PTX_VERSIONS
 
     for arch in (PORTABLE,) if setup.quick else PTX_VERSIONS:
-        folder = compiled(setup, arch) / str(CLASSES[0]) / f"sm_{arch}"
-        entries = json.loads((folder / "launch.json").read_text("utf-8"))["kernels"]
+        entries: dict[str, Any] = {}
+        for file in compiled(setup, arch).glob(f"*/sm_{arch}/launch.json"):
+            entries |= json.loads(file.read_text("utf-8"))["kernels"]
         most = max(entries.values(), key=lambda entry: entry["registers"])
         answer.row(arch=f"sm_{arch}", kernels=len(entries), registers=most["registers"])
         for name, entry in entries.items():

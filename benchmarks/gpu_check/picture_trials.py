@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.gpu_check.forms import Form
+from benchmarks.gpu_check.forms import Form, model_of
 from benchmarks.gpu_check.trial import SIZES, Deviation, Output, labelled, normal, numbers, tensor
 from isnet_trt import geometry, windows
 from isnet_trt.cuda.work import label_code
@@ -22,12 +22,12 @@ ROUNDING = {"fp32": 2e-6, "fp16": 1e-3, "bf16": 1.6e-2}
 """Of normalised values, within -2.2 … 2.7, to the engine's type."""
 
 
-def _picture(size: Size, pitch: int, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """A random picture (H, W, 3), and the same in rows of ``pitch`` bytes."""
-    pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), np.uint8)
+def _picture(size: Size, pitch: int, pixel: int, bgr: bool, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """A random picture as RGB (H, W, 3), and as it lies in memory: rows of ``pitch`` bytes, ``pixel`` bytes a pixel."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (*size, pixel), np.uint8)
     memory = np.full((size[0], pitch), 99, np.uint8)
-    memory[:, : 3 * size[1]] = pixels.reshape(size[0], -1)
-    return pixels, memory
+    memory[:, : pixel * size[1]] = pixels.reshape(size[0], -1)
+    return np.ascontiguousarray(pixels[:, :, 2::-1] if bgr else pixels[:, :, :3]), memory
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class ResizeCase:
     source: Size
     target: Size
     bgr: bool = False
+    pixel: int = 3
 
 
 class ResizeTrial:
@@ -47,8 +48,8 @@ class ResizeTrial:
         from isnet_trt.kernels import gather_windows
 
         self._form, self._case = form, case
-        self._pitch = 3 * case.source[1] + 7
-        self._pixels, memory = _picture(case.source, self._pitch, seed)
+        self._pitch = case.pixel * case.source[1] + 7
+        self._rgb, memory = _picture(case.source, self._pitch, case.pixel, case.bgr, seed)
         self._memory = tensor(form, memory)
         self._out = Output(form.device, (*case.target, 3), "u8")
         self.outputs = (self._out,)
@@ -59,8 +60,9 @@ class ResizeTrial:
         """See `trial.Trial.launch`."""
         (source_height, source_width), (height, width) = self._case.source, self._case.target
         self._form.run(
-            self._launch, 150, source=self._memory, picture=self._out.tensor, pitch=self._pitch, pixel=3,
-            bgr=int(self._case.bgr), source_height=source_height, source_width=source_width, height=height, width=width,
+            self._launch, "150", source=self._memory, picture=self._out.tensor, pitch=self._pitch,
+            pixel=self._case.pixel, bgr=int(self._case.bgr), source_height=source_height, source_width=source_width,
+            height=height, width=width,
         )  # fmt: skip
 
     def reference(self) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -69,9 +71,8 @@ class ResizeTrial:
 
         from isnet_trt.kernels import gather_windows
 
-        rgb = np.ascontiguousarray(self._pixels[:, :, ::-1] if self._case.bgr else self._pixels)
-        opencv = cv2.resize(rgb, self._case.target[::-1], interpolation=cv2.INTER_LINEAR)
-        return gather_windows.resize_reference(rgb, *self._case.target), opencv.astype(int)
+        opencv = cv2.resize(self._rgb, self._case.target[::-1], interpolation=cv2.INTER_LINEAR)
+        return gather_windows.resize_reference(self._rgb, *self._case.target), opencv.astype(int)
 
     def deviations(self, wanted: tuple[NDArray[Any], NDArray[Any]]) -> Iterator[Deviation]:
         """See `trial.Trial.deviations`."""
@@ -91,6 +92,7 @@ class GatherCase:
     slots: int
     empty: int = 0
     bgr: bool = False
+    pixel: int = 3
 
 
 class GatherTrial:
@@ -101,8 +103,8 @@ class GatherTrial:
         from isnet_trt.preprocess import _tables
 
         self._form, self._case, self._dtype = form, case, dtype
-        self._pitch = 3 * case.size[1] + 5
-        self._pixels, memory = _picture(case.size, self._pitch, seed)
+        self._pitch = case.pixel * case.size[1] + 5
+        self._rgb, memory = _picture(case.size, self._pitch, case.pixel, case.bgr, seed)
         plan = windows.plan(case.size, case.inference)
         group = next(windows.batches(plan.windows, case.slots - case.empty))
         self._window = group[0].size
@@ -121,17 +123,16 @@ class GatherTrial:
         """See `trial.Trial.launch`."""
         (height, width), (picture_height, picture_width) = self._window, self._case.size
         self._form.run(
-            self._launch, 150, **self._held, out=self._out.tensor, pitch=self._pitch, pixel=3, bgr=int(self._case.bgr),
-            picture_height=picture_height, picture_width=picture_width, batch=self._case.slots, height=height,
-            width=width,
+            self._launch, "150", **self._held, out=self._out.tensor, pitch=self._pitch, pixel=self._case.pixel,
+            bgr=int(self._case.bgr), picture_height=picture_height, picture_width=picture_width,
+            batch=self._case.slots, height=height, width=width,
         )  # fmt: skip
 
     def reference(self) -> NDArray[Any]:
         """See `trial.Trial.reference`."""
         from isnet_trt.kernels import gather_windows
 
-        rgb = np.ascontiguousarray(self._pixels[:, :, ::-1] if self._case.bgr else self._pixels)
-        return gather_windows.gather_reference(rgb, self._values, self._table, self._steps, *self._window)
+        return gather_windows.gather_reference(self._rgb, self._values, self._table, self._steps, *self._window)
 
     def deviations(self, wanted: NDArray[Any]) -> Iterator[Deviation]:
         """See `trial.Trial.deviations`."""
@@ -194,7 +195,7 @@ class AccumulateTrial:
         """See `trial.Trial.launch`."""
         steps = [float(np.float32(a) / np.float32(b)) for a, b in zip(self._coarse, self._window, strict=True)]
         self._form.run(
-            self._launch, self._case.classes, logits=self.logits, **self._tables, volume=self._out.tensor,
+            self._launch, model_of(self._case.classes), logits=self.logits, **self._tables, volume=self._out.tensor,
             classes=self._case.classes, coarse_height=self._coarse[0], coarse_width=self._coarse[1],
             window_height=self._window[0], window_width=self._window[1], step_y=steps[0], step_x=steps[1],
             plain=self._plain, count=len(self._table), first_row=self._first, rows=self._out.tensor.shape[1],
@@ -254,9 +255,9 @@ class FinishTrial:
     def launch(self) -> None:
         """See `trial.Trial.launch`."""
         self._form.run(
-            self._launch, self._case.classes, **self._held, labels=self._out.tensor, pitch=self._out.tensor.shape[1],
-            passes=float(len(self._case.sizes)), count=len(self._case.sizes), classes=self._case.classes, first_row=0,
-            rows=self._case.output[0], width=self._case.output[1],
+            self._launch, model_of(self._case.classes), **self._held, labels=self._out.tensor,
+            pitch=self._out.tensor.shape[1], passes=float(len(self._case.sizes)), count=len(self._case.sizes),
+            classes=self._case.classes, first_row=0, rows=self._case.output[0], width=self._case.output[1],
         )  # fmt: skip
 
     def reference(self) -> NDArray[Any]:
@@ -290,7 +291,7 @@ class UpsampleTrial:
         coarse, output = self._case.sizes[0], self._case.output
         steps = [float(np.float32(a) / np.float32(b)) for a, b in zip(coarse, output, strict=True)]
         self._form.run(
-            self._launch, self._case.classes, logits=self.logits, labels=self._out.tensor,
+            self._launch, model_of(self._case.classes), logits=self.logits, labels=self._out.tensor,
             pitch=self._out.tensor.shape[1], classes=self._case.classes, coarse_height=coarse[0],
             coarse_width=coarse[1], step_y=steps[0], step_x=steps[1], height=output[0], width=output[1],
         )  # fmt: skip
@@ -311,3 +312,51 @@ def _labels(output: Output, width: int, scores: NDArray[Any]) -> Iterator[Deviat
     untouched = {"u8": 255, "u16": 65535}[output.dtype]
     yield Deviation("elements written between the rows", float((made[:, width:] != untouched).sum()), 0.0)
     yield from labelled(made[:, :width], scores)
+
+
+@dataclass(frozen=True)
+class FiniteCase:
+    """So many values; the one at ``bad`` is infinite or NaN, or none with ``bad`` None."""
+
+    label: str
+    count: int
+    bad: int | None = None
+    value: float = float("nan")
+
+
+class FiniteTrial:
+    """``finite``: one flag among several."""
+
+    AT, FLAGS = 2, 5
+
+    def __init__(self, form: Form, case: FiniteCase, dtype: str, seed: int) -> None:
+        from isnet_trt.kernels import finite
+
+        self._form, self._case = form, case
+        self.values = normal(form, seed, (case.count,), dtype, 100.0)
+        if case.bad is not None:
+            self.values[case.bad] = case.value
+        self._flags = Output(form.device, (self.FLAGS,), "i32")
+        self.outputs = (self._flags,)
+        self.cost = cost.Cost(SIZES[dtype] * float(case.count), case.count)
+        self._launch = finite.launch_finite(dtype)
+
+    def launch(self) -> None:
+        """See `trial.Trial.launch`; the flag is cleared before, as the runtime does."""
+        self._flags.tensor[self.AT] = 0
+        self._form.run(
+            self._launch, "150", values=self.values, flag=self._flags.tensor, at=self.AT, count=self._case.count
+        )
+
+    def reference(self) -> int:
+        """See `trial.Trial.reference`."""
+        from isnet_trt.kernels import finite
+
+        return finite.reference(numbers(self.values))
+
+    def deviations(self, wanted: int) -> Iterator[Deviation]:
+        """See `trial.Trial.deviations`."""
+        made = self._flags.values()
+        others = np.delete(made, self.AT)
+        yield Deviation("flag", float(made[self.AT] != wanted), 0.0)
+        yield Deviation("other flags written", float((others != -7).sum()), 0.0)

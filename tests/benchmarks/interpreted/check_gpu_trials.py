@@ -17,12 +17,20 @@ import torch
 from benchmarks.gpu_check.check import Setup
 from benchmarks.gpu_check.context_trials import AttentionCase, AttentionTrial, PoolCase, PoolTrial, attention_oracle
 from benchmarks.gpu_check.families import FAMILIES, Family
-from benchmarks.gpu_check.forms import Jit
+from benchmarks.gpu_check.forms import MODELS, Jit
 from benchmarks.gpu_check.kernels import compare
-from benchmarks.gpu_check.picture_trials import FinishCase, GatherCase, GatherTrial, ResizeCase, ResizeTrial
+from benchmarks.gpu_check.picture_trials import (
+    FinishCase,
+    FiniteCase,
+    FiniteTrial,
+    GatherCase,
+    GatherTrial,
+    ResizeCase,
+    ResizeTrial,
+)
 from benchmarks.gpu_check.picture_trials import UpsampleTrial as Upsample
 from benchmarks.gpu_check.trial import GUARD, Deviation, examine
-from isnet_trt.kernels import attention
+from isnet_trt.kernels import attention, catalogue
 from isnet_trt.settings import Inference
 
 assert os.environ.get("TRITON_INTERPRET") == "1", "run this file through tests/benchmarks/test_gpu_check_trials.py"
@@ -70,8 +78,8 @@ class Faulty(Jit):
         super().__init__("cpu", 86, f"faulty {at}")
         self.at, self.fault, self.launches = at, fault, 0
 
-    def run(self, launch: Any, classes: int, /, **arguments: Any) -> None:
-        super().run(launch, classes, **arguments)
+    def run(self, launch: Any, model: str, /, **arguments: Any) -> None:
+        super().run(launch, model, **arguments)
         if launch.name.startswith(self.at):
             self.launches += 1
             self.fault(arguments, self.launches)
@@ -138,7 +146,10 @@ POOL = PoolCase("small", 1, 5, 40, 33, 1)
 UPSAMPLE = FinishCase("small", ((3, 4),), (6, 9), 5)
 GATHER = GatherCase("small", (9, 20), Inference(), 1)
 RESIZE = ResizeCase("small", (7, 9), (5, 11))
+FINITE = FiniteCase("small", 9, 4)
 FAULTS = {
+    "finite: missed": (FiniteTrial, FINITE, "finite", scaled("flag", 0), "flag"),
+
     "attention: not all written": (AttentionTrial, ATTENTION, "attention", unwritten("out"), "relative error"),
     "attention: written behind": (AttentionTrial, ATTENTION, "attention", outside("out"), "outside the outputs"),
     "attention: a race": (AttentionTrial, ATTENTION, "attention", racing("out"), "between two launches"),
@@ -183,3 +194,40 @@ def test_nothing_that_is_no_number_is_good():
 def test_inputs_are_other_ones_for_another_seed():
     first, second = (AttentionTrial(CPU, ATTENTION, "fp16", seed).q for seed in (1, 2))
     assert not torch.equal(first, second)
+
+
+class Named(Jit):
+    """Notes what is launched from which folder, and launches nothing."""
+
+    def __init__(self) -> None:
+        super().__init__("cpu", 90, "named")
+        self.names: set[tuple[str, str]] = set()
+
+    def run(self, launch: Any, model: str, /, **arguments: Any) -> None:
+        self.names.add((model, launch.name))
+
+
+def test_every_kernel_of_the_catalogue_is_tried_and_lies_where_it_is_looked_for():
+    form = Named()
+    for family in FAMILIES:
+        for case in family.odd:
+            for dtype in family.dtypes:
+                family.make(form, case, dtype, 1).launch()
+    there = {(model, launch.name) for model in MODELS for launch in launches(model)}
+    assert form.names <= there
+    published = {name for model, name in there if model == "150"}
+    assert {name for _, name in form.names} >= published - LARGE
+
+
+LARGE = {f"accumulate_{dtype}_256" for dtype in ("fp32", "fp16", "bf16")}
+"""Of ADE's classes: among the cases of models, not among the odd ones."""
+
+
+def launches(model: str) -> Any:
+    """What `forms.compiled` puts into a folder."""
+    options = MODELS[model]
+    only = options[options.index("--only") + 1 :] if "--only" in options else ("",)
+    numbers = dict(zip(options[:2:2], options[1:2], strict=True))
+    classes, width = int(numbers.get("--classes", 150)), int(numbers.get("--width", 256))
+    made = catalogue.launches(90, ("fp32", "fp16", "bf16"), classes, width)
+    return [launch for launch in made if launch.name.startswith(only)]
