@@ -95,7 +95,8 @@ def _classes(segmenter: Segmenter, threads: int, largest: int) -> Series:
         work = postprocess.Work(f"{classes} classes", classes, (512, 683), (512, 683), Inference())
         scores = postprocess.made_up(work)
         points.append((float(classes), lambda w=work, s=scores: postprocess.ours(w, postprocess._copied(s), threads)))
-    return Series("scores to labels, 512x683", "classes", tuple(points), "1", "each class is resampled and compared")
+    why = "each class is resampled and compared; what a tile costs besides shows where there are few"
+    return Series("scores to labels, 512x683", "classes", tuple(points), "up to 1", why)
 
 
 def _windows(segmenter: Segmenter, threads: int, largest: int) -> Series:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
 table { border-collapse: collapse; margin: 1rem 0; font-size: 13px; }
-th, td { border-bottom: 1px solid #ddd; padding: .25rem .6rem; text-align: right; vertical-align: top; }
-th:first-child, td:first-child { text-align: left; }
+th, td { border-bottom: 1px solid #ddd; padding: .25rem .6rem; text-align: left; vertical-align: top; }
+.n { text-align: right; white-space: nowrap; }
 figure { margin: 1.5rem 0; } figure svg { max-width: 100%; height: auto; }
 figcaption { color: #555; font-size: 13px; } .warning { color: #a40; }
 """
@@ -34,7 +35,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text under ``head``; the first column is a name, the others figures."""
+    """Rows of text under ``head``; a page shows columns of numbers on the right."""
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -80,9 +81,21 @@ def _html(part: Part) -> str:
         return f"<h{part.level}>{html.escape(part.text)}</h{part.level}>"
     if isinstance(part, Text):
         kind = ' class="warning"' if part.warning else ""
-        return f"<p{kind}>{html.escape(part.text)}</p>"
+        text = re.sub("`([^`]+)`", r"<code>\1</code>", html.escape(part.text))
+        return f"<p{kind}>{text}</p>"
     if isinstance(part, Figure):
         return f"<figure>{part.svg}<figcaption>{html.escape(part.caption)}</figcaption></figure>"
-    rows = ["".join(f"<th>{html.escape(cell)}</th>" for cell in part.head)]
-    rows += ["".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in part.rows]
+    columns = [_figures([row[i] for row in part.rows]) for i in range(len(part.head))]
+    rows = [_cells("th", part.head, columns), *(_cells("td", row, columns) for row in part.rows)]
     return "<table>" + "".join(f"<tr>{row}</tr>" for row in rows) + "</table>"
+
+
+def _cells(tag: str, cells: Sequence[str], figures: Sequence[bool]) -> str:
+    kinds = (' class="n"' if is_figure else "" for is_figure in figures)
+    return "".join(f"<{tag}{kind}>{html.escape(cell)}</{tag}>" for cell, kind in zip(cells, kinds, strict=True))
+
+
+def _figures(column: Sequence[str]) -> bool:
+    """Whether a column holds numbers, which stand right; what is missing stands with them."""
+    told = [cell for cell in column if cell not in ("", "–", "not available")]
+    return bool(told) and all(re.fullmatch(r"[-+≈]?\d[^a-z]*(\([^)]*\))?", cell) for cell in told)

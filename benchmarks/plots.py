@@ -11,6 +11,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from benchmarks.results import Record
 
@@ -58,6 +59,7 @@ def waterfall(record: Record) -> str:
             widths = np.array([c["stages"].get(name, 0.0) for c in timed])
             axes.barh([c["name"] for c in timed], widths, left=left, color=colour, label=name)
             left += widths
+        axes.set_xlim(left=0)
         axes.set_xlabel("seconds per picture, by stage")
         axes.legend(ncols=len(names), loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
         axes.spines[["top", "right"]].set_visible(False)
@@ -108,6 +110,11 @@ def growth(record: Record) -> str:
     with _drawing(6, 3.6) as (axes, svg):
         axes.loglog(x, y, "o", color=_OURS)
         axes.loglog(x, np.exp(record["offset"]) * x ** record["exponent"], color=_GREY)
+        axes.set_xticks(x, [f"{value:g}" for value in x], minor=False)
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter("{x:g}")
         axes.set_xlabel(record["what"])
         axes.set_ylabel("seconds")
         axes.set_title(f"exponent {record['exponent']:.2f}, expected {record['expected']}", fontsize=9)

@@ -2,8 +2,9 @@
 
     python -m benchmarks.postprocess --out benchmarks/results/NAME.json
 
-Both get the same raw logits of every window (smooth noise); the clock runs from there to the label map. Memory is the
-growth of a fresh process that does it once.
+Both get the same raw logits of every window; the clock runs from there to the label map. Logits are smooth as a
+network's are (normal with standard deviation 3 at every sixth position, cubic between) or, where it says "noise",
+independent at every position. Memory is the growth of a fresh process that does it once.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ class Work:
     output: Size
     inference: Inference
     stride: int = 8
+    every: int = 6
+    """Logits are independent at every so many positions; 1 is noise."""
 
     @property
     def plan(self) -> windows.Plan:
@@ -51,10 +54,12 @@ class Work:
         return windows.plan(self.size, self.inference)
 
 
-_SIX = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+_TWELVE = Inference("whole", None, None, (0.5, 0.75, 1.0, 1.25, 1.5, 1.75), flip=True, softmax_before_resize=True)
 WORKS = (
     Work("ADE single pass", 150, (512, 683), (512, 683), Inference()),
-    Work("ADE ms+flip, 12 passes", 150, (512, 683), (512, 683), Inference("whole", None, None, _SIX, True, True)),
+    Work("ADE single pass, noise", 150, (512, 683), (512, 683), Inference(), every=1),
+    Work("ADE ms+flip, 12 passes", 150, (512, 683), (512, 683), _TWELVE),
+    Work("ADE ms+flip, 12 passes, noise", 150, (512, 683), (512, 683), _TWELVE, every=1),
     Work("Cityscapes single pass", 19, (1024, 2048), (1024, 2048), Inference()),
     Work(
         "Cityscapes slide, one scale",
@@ -111,13 +116,14 @@ def measure(work: Work, threads: int, rounds: int) -> results.Record:
 
 
 def made_up(work: Work) -> Scores:
-    """Smooth random logits (K, h, w) of every window, in the order in which the runtime sees the windows."""
+    """Random logits (K, h, w) of every window, in the order in which the runtime sees the windows."""
     rng = np.random.default_rng(work.classes)
-    return [(window, _smooth(rng, work.classes, coarse_size(window.size, work.stride))) for window in work.plan.windows]
+    sizes = [coarse_size(window.size, work.stride) for window in work.plan.windows]
+    return [(w, _logits(rng, work.classes, size, work.every)) for w, size in zip(work.plan.windows, sizes, strict=True)]
 
 
-def _smooth(rng: np.random.Generator, classes: int, size: Size) -> NDArray[np.float32]:
-    small = (-(-size[0] // 6) + 1, -(-size[1] // 6) + 1)
+def _logits(rng: np.random.Generator, classes: int, size: Size, every: int) -> NDArray[np.float32]:
+    small = size if every == 1 else (-(-size[0] // every) + 1, -(-size[1] // every) + 1)
     planes = rng.standard_normal((classes, *small), dtype=np.float32) * 3
     return np.stack([cv2.resize(plane, size[::-1], interpolation=cv2.INTER_CUBIC) for plane in planes])
 

@@ -3,7 +3,8 @@
     {"schema": 1, "date", "machine": {...}, "records": [{"kind", "case", ...}], "gaps": [{"what", "why"}]}
 
 A record is what one measurement says; its ``kind`` (latency, accuracy, postprocess, limit, growth, instructions)
-decides its other fields. A gap names what should have been measured and could not be.
+decides its other fields; it has a ``date`` of its own where the file was made in several runs. A gap names what should
+have been measured and could not be.
 """
 
 from __future__ import annotations
@@ -29,11 +30,22 @@ def gap(what: str, why: str) -> Record:
     return {"what": what, "why": " ".join(why.split())}
 
 
+def now() -> str:
+    """The date and time in UTC, to the second (ISO 8601)."""
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+
+
+def dates(data: Result) -> str:
+    """The day, or the first and the last, on which the records of a result were measured."""
+    days = sorted({record.get("date", data["date"])[:10] for record in data["records"]} or {data["date"][:10]})
+    return days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
+
+
 def result(records: Iterable[Record], gaps: Iterable[Record], **about: Any) -> Result:
     """Records with date, machine, versions and command around them."""
     return {
         "schema": SCHEMA,
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "date": now(),
         "machine": machine.describe(),
         **about,
         "records": list(records),

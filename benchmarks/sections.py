@@ -6,23 +6,23 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from benchmarks import plots
+from benchmarks import plots, summary
 from benchmarks.accuracy import percent
 from benchmarks.gpu_check import section as gpu_check
 from benchmarks.pages import Figure, Heading, Part, Table, Text
-from benchmarks.results import Record, Result, of_kind
-
-MIB = 2**20
+from benchmarks.results import Record, Result, dates, of_kind
+from benchmarks.summary import mib
 
 
 def parts(name: str, data: Result) -> list[Part]:
     """A whole result, named after its file."""
     found: list[Part] = [Heading(name), *_machine(data), *gpu_check.summary(of_kind(data, "gpu_check"))]
+    found += [Heading("In short", 2), *short] if (short := summary.parts(data)) else []
     for kind, (title, section) in _SECTIONS.items():
         records = of_kind(data, kind)
         if records:
             found += [Heading(title, 2)]
-            found += [part for i, record in enumerate(records) for part in section(record, f"{name}-{kind}-{i + 1}")]
+            found += section(records, f"{name}-{kind}")
     found += _accuracy_against_speed(name, data)
     if data["gaps"]:
         found += [Heading("Not measured", 2), Table(("what", "why"), [(g["what"], g["why"]) for g in data["gaps"]])]
@@ -31,8 +31,8 @@ def parts(name: str, data: Result) -> list[Part]:
 
 def _machine(data: Result) -> list[Part]:
     machine = data["machine"]
-    rows = [(key, _text(value)) for key, value in machine.items() if key != "command"]
-    return [Text(f"Measured {data['date']} by `{machine['command']}`."), Table(("machine", ""), rows)]
+    rows = [(key.replace("_", " "), _text(value)) for key, value in machine.items() if key != "command"]
+    return [Text(f"Measured {dates(data)}, last by `{machine['command']}`."), Table(("machine", ""), rows)]
 
 
 def _text(value: Any) -> str:
@@ -48,19 +48,10 @@ def _latency(record: Record, name: str) -> Iterator[Part]:
     yield Text(
         f"{height}×{width}, {record['inference']}, {record['windows']} window{'s' * (record['windows'] > 1)}; {rounds}."
     )
-    head = (
-        "contender",
-        "p50 s",
-        "p90",
-        "p99",
-        "images/s",
-        "windows/s",
-        "cores busy",
-        "labels equal %",
-        "beyond weights MiB",
-        "J",
-    )
-    yield Table(head, [_contender(one) for one in record["contenders"]])
+    head = ("contender", "p50 s", "p90", "p99", "images/s", "windows/s", "cores busy", "labels equal %")
+    counted = any(one.get("energy_j") for one in record["contenders"])
+    last = ("beyond weights MiB", *(["J"] if counted else []))
+    yield Table((*head, *last), [_contender(one)[: len(head) + len(last)] for one in record["contenders"]])
     if record["ratios"]:
         yield Table(
             ("isnet_trt", "over", "times as fast", "interval of the median", "rounds"),
@@ -90,11 +81,6 @@ def _contender(one: Record) -> tuple[str, ...]:
     )
 
 
-def mib(size: int | None) -> str:
-    """Bytes in MiB, or that they are not known."""
-    return "not available" if size is None else f"{size / MIB:.0f}"
-
-
 def interval(ratio: Record) -> str:
     """The interval of a ratio with its coverage."""
     if ratio["n"] == 1:
@@ -102,10 +88,17 @@ def interval(ratio: Record) -> str:
     return f"{ratio['low']:.2f}–{ratio['high']:.2f} ({100 * ratio['coverage']:.0f} %)"
 
 
-def _postprocess(record: Record, name: str) -> Iterator[Part]:
+def _postprocess(records: Sequence[Record], name: str) -> Iterator[Part]:
+    head = ("scores to labels", "passes", "isnet_trt ms", "reference ms", "times", "interval", "MiB", "labels equal %")
+    yield Table(head, [_merged(record) for record in records])
+    for record in records:
+        yield from (Text(f"{record['case']}: {warning}", warning=True) for warning in record["warnings"])
+
+
+def _merged(record: Record) -> tuple[str, ...]:
     ours, theirs = (record["summary"][side]["p50"] for side in ("isnet_trt", "reference"))
     memory = record["memory"]
-    row = (
+    return (
         record["case"],
         str(record["passes"]),
         f"{1e3 * ours:.1f}",
@@ -115,9 +108,6 @@ def _postprocess(record: Record, name: str) -> Iterator[Part]:
         f"{mib(memory['isnet_trt'])} / {mib(memory['reference'])}",
         f"{100 * record['labels_equal']:.3f}",
     )
-    head = ("scores to labels", "passes", "isnet_trt ms", "reference ms", "times", "interval", "MiB", "labels equal %")
-    yield Table(head, [row])
-    yield from (Text(f"{record['case']}: {warning}", warning=True) for warning in record["warnings"])
 
 
 def _extrapolated(record: Record, name: str) -> Iterator[Part]:
@@ -235,15 +225,25 @@ def _stem(name: str) -> str:
     return re.sub(r"[^\w.-]+", "-", name)
 
 
-Section = Callable[[Record, str], Iterator[Part]]
+def _each(one: Callable[[Record, str], Iterator[Part]]) -> Section:
+    """A section that shows one record after the other."""
+
+    def section(records: Sequence[Record], name: str) -> Iterator[Part]:
+        for i, record in enumerate(records):
+            yield from one(record, f"{name}-{i + 1}")
+
+    return section
+
+
+Section = Callable[[Sequence[Record], str], Iterator[Part]]
 _SECTIONS: dict[str, tuple[str, Section]] = {
-    "latency": ("Latency", _latency),
-    "extrapolated": ("Extrapolated", _extrapolated),
+    "latency": ("Latency", _each(_latency)),
+    "extrapolated": ("Extrapolated", _each(_extrapolated)),
     "postprocess": ("From scores to labels", _postprocess),
-    "accuracy": ("Accuracy", _accuracy),
-    "limit": ("The limit", _limit),
-    "growth": ("How cost grows", _growth),
-    "instructions": ("Instructions of the host stages", _instructions),
-    "gpu_check": ("GPU check: figures", gpu_check.section),
+    "accuracy": ("Accuracy", _each(_accuracy)),
+    "limit": ("The limit", _each(_limit)),
+    "growth": ("How cost grows", _each(_growth)),
+    "instructions": ("Instructions of the host stages", _each(_instructions)),
+    "gpu_check": ("GPU check: figures", _each(gpu_check.section)),
 }
 KINDS: Sequence[str] = tuple(_SECTIONS)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from benchmarks import accuracy, growth, instructions, limit, options, postprocess, rates, results
+from benchmarks import accuracy, growth, instructions, limit, machine, options, postprocess, rates, results
 from benchmarks.latency import bounds, setups, text
 from benchmarks.peers import Missing
 from benchmarks.rounds import Case, measure
@@ -194,15 +194,26 @@ def _run(name: str, task: Task, gaps: list[results.Record]) -> list[results.Reco
         if record["kind"] == "latency":
             tqdm.write(text(record) + "\n")
     tqdm.write(f"[{name}: {time.perf_counter() - start:.0f} s]\n")
-    return [{**record, "part": name} for record in found]
+    return [{**record, "part": name, "date": results.now()} for record in found]
 
 
 def _kept(arguments: argparse.Namespace, names: Sequence[str]) -> list[results.Record]:
-    """Records of an earlier run's file; without --resume those of parts that are not measured now."""
+    """Records of an earlier run's file; without --resume those of parts that are not measured now.
+
+    Raises:
+        SettingsError: they were measured on another machine or with other versions.
+    """
     if not arguments.out.is_file() or not (arguments.resume or arguments.parts):
         return []
-    earlier = results.read(arguments.out)["records"]
-    return [r for r in earlier if "part" in r and (arguments.resume or r["part"] not in names)]
+    earlier, here = results.read(arguments.out), machine.describe()
+    for about in ("processor", "cores", "system", "versions"):
+        if earlier["machine"].get(about) != here[about]:
+            raise SettingsError(
+                f"{arguments.out} was measured with {about} {earlier['machine'].get(about)}, here it is {here[about]}: "
+                "results do not mix; give another --out"
+            )
+    kept = [r for r in earlier["records"] if "part" in r and (arguments.resume or r["part"] not in names)]
+    return [{"date": earlier["date"], **record} for record in kept]
 
 
 def _in_order(records: Sequence[results.Record], names: Sequence[str]) -> list[results.Record]:
@@ -239,12 +250,11 @@ def _postprocess(workshop: Workshop) -> list[results.Record]:
 
 
 def _limit(workshop: Workshop) -> list[results.Record]:
-    machine = rates.measure(workshop.threads)
+    machine_rates = rates.measure(workshop.threads)
     how = argparse.Namespace(threads=workshop.threads, rounds=workshop.rounds or 3)
     found = workshop.bundles(ADE, FAST)
-    return [
-        limit.measure(n, b, (512, 683), machine, how) for n, b in zip(options.bundle_names(found), found, strict=True)
-    ]
+    named = zip(options.bundle_names(found), found, strict=True)
+    return [limit.measure(name, bundle, (512, 683), machine_rates, how) for name, bundle in named]
 
 
 def _growth(workshop: Workshop) -> list[results.Record]:

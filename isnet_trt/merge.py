@@ -126,7 +126,7 @@ class Merger:
     def _needs(self, volume: Volume, band: Span) -> Span:
         return taps(volume.size[0], self._output[0], *band).span
 
-    def _run(self, work: Callable[[Any], None], items: Sequence[Any]) -> None:
+    def _run(self, work: Callable[[Any], object], items: Sequence[Any]) -> None:
         """See `isnet_trt.volumes.Run`."""
         if self._threads == 1 or len(items) < 2:
             for item in items:

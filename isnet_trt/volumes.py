@@ -19,7 +19,7 @@ from isnet_trt.settings import Size
 
 Pairs = Sequence[tuple[int, int]]
 """Classes that change places in mirrored passes."""
-Run = Callable[[Callable[[Any], None], Sequence[Any]], None]
+Run = Callable[[Callable[[Any], object], Sequence[Any]], None]
 """Does a piece of work for each item, on several threads where that pays."""
 POSITIONS = 4096
 """Positions of the coarse grid that a thread softmaxes at once."""

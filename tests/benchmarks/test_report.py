@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import pytest
 from bench_samples import OURS, accuracy, latency, result
 
-from benchmarks import readme, report, results, sections, stats
+from benchmarks import pages, readme, report, results, sections, stats
 from isnet_trt import cli
 from isnet_trt.errors import SettingsError
 
@@ -66,11 +66,22 @@ LONG = {
     "how": "not measured",
     "seconds": {"reference": 1640.0},
 }
+CHECK = {
+    "kind": "gpu_check",
+    "case": "kernels",
+    "title": "kernels against their references",
+    "status": "failed",
+    "why": "one is off",
+    "seconds": 1.5,
+    "figures": {"seed": 7},
+    "rows": [{"kernel": "accumulate", "error": 0.125}],
+    "missing": [],
+}
 GAP = {"what": "openvino <peer>", "why": "not installed | at all"}
 
 
 def whole() -> dict:
-    return result(latency(), LONG, POST, accuracy(), LIMIT, GROWTH, COUNTS, gaps=(GAP,))
+    return result(latency(), LONG, POST, accuracy(), LIMIT, GROWTH, COUNTS, CHECK, gaps=(GAP,))
 
 
 def test_pages_show_every_kind_of_record(tmp_path: Path) -> None:
@@ -79,7 +90,16 @@ def test_pages_show_every_kind_of_record(tmp_path: Path) -> None:
     assert report.main([str(tmp_path / "cpu.json"), "--out", str(tmp_path / "pages")]) == 0
     page = (tmp_path / "pages" / "report.html").read_text("utf-8")
     text = (tmp_path / "pages" / "report.md").read_text("utf-8")
-    for words in ("1.32", "ADE ms+flip, 12 passes", "72.30", "backbone", "seconds ∝ pixels^1.08", "12,345", "1640"):
+    for words in (
+        "1.32",
+        "ADE ms+flip, 12 passes",
+        "72.30",
+        "backbone",
+        "seconds ∝ pixels^1.08",
+        "12,345",
+        "1640",
+        "accumulate",
+    ):
         assert words in page
         assert words in text
     assert "openvino &lt;peer&gt;" in page
@@ -98,6 +118,14 @@ def test_html_needs_nothing_else(tmp_path: Path) -> None:
     linked = re.findall(r"\]\(\./(.+?)\)", (tmp_path / "report.md").read_text("utf-8"))
     assert len(linked) == 5
     assert all((tmp_path / name).is_file() for name in linked)
+
+
+def test_numbers_stand_right_and_words_left() -> None:
+    rows = [("fp32, 2 threads", "1.92 (1.64–2.06, 94 %)", "5 / 400", "12 rounds"), ("x", "–", "not available", "3")]
+    page = pages.page([pages.Table(("name", "times", "MiB", "note"), rows), pages.Text("by `make <x>`")], "t")
+    assert '<th>name</th><th class="n">times</th><th class="n">MiB</th><th>note</th>' in page
+    assert '<td>x</td><td class="n">–</td><td class="n">not available</td><td>3</td>' in page
+    assert "<p>by <code>make &lt;x&gt;</code></p>" in page
 
 
 def test_pages_do_not_change_when_made_again(tmp_path: Path) -> None:

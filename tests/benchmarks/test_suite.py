@@ -78,7 +78,8 @@ def test_parts_can_be_chosen_kept_and_measured_again(tmp_path: Path) -> None:
     stale = {"kind": "extrapolated", "case": "stale", "part": "Cityscapes ms+flip, extrapolated"}
     slide = {"kind": "latency", "case": "Cityscapes slide 1024x2048", "part": "Cityscapes slide", "windows": 15}
     timed = {"name": "reference", "status": "timed", "summary": {"p50": 90.0}}
-    results.write(out, results.result([kept, stale, {**slide, "contenders": [timed]}], []))
+    earlier = results.result([kept, stale, {**slide, "contenders": [timed]}], [])
+    results.write(out, {**earlier, "date": "2026-01-02T03:04:05+00:00"})
     assert suite.main(["--parts", "extrapolated", "--out", str(out)]) == 0
     records = {record["case"]: record for record in results.read(out)["records"]}
     assert set(records) == {"kept", "Cityscapes slide 1024x2048", "Cityscapes ms+flip 1024x2048"}
@@ -86,6 +87,18 @@ def test_parts_can_be_chosen_kept_and_measured_again(tmp_path: Path) -> None:
     assert far["windows"] == 262
     assert far["seconds"] == {"reference": pytest.approx(90.0 * 262 / 15)}
     assert "not measured" in far["how"]
+    assert records["kept"]["date"] == "2026-01-02T03:04:05+00:00"
+    assert results.dates(results.read(out)) == f"2026-01-02 to {far['date'][:10]}"
+
+
+def test_results_of_two_machines_do_not_mix(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "suite.json"
+    elsewhere = results.result([{"kind": "growth", "case": "kept", "part": "another part"}], [])
+    elsewhere["machine"]["processor"] = "another processor"
+    results.write(out, elsewhere)
+    assert cli.run(suite.main, ["--parts", "extrapolated", "--out", str(out)]) == cli.ERROR
+    assert "another processor" in capsys.readouterr().err
+    assert results.read(out) == elsewhere
 
 
 def test_nothing_to_measure_is_an_error(tmp_path: Path) -> None:
