@@ -118,9 +118,14 @@ def normalise(image: Image, preprocess: Preprocess) -> NDArray[np.float32]:
     In memory the channels come first, so that ``.transpose(2, 0, 1)`` is the network's layout without a copy.
     """
     planes = np.empty((3, *image.shape[:2]), np.float32)
-    for channel, table in enumerate(_tables(preprocess.mean, preprocess.std)):
+    for channel, table in enumerate(value_tables(preprocess)):
         cv2.LUT(cv2.extractChannel(image, channel), table, dst=planes[channel])
     return planes.transpose(1, 2, 0)
+
+
+def value_tables(preprocess: Preprocess) -> NDArray[np.float32]:
+    """The normalised value of every byte, (3, 256), in R, G, B order; not to be written to."""
+    return _tables(preprocess.mean, preprocess.std)
 
 
 @functools.lru_cache(maxsize=8)

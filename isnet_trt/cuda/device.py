@@ -69,6 +69,7 @@ class Device:
         self._staging: dict[int, NDArray[np.uint8]] = {}
         self._streams: dict[int, Any] = {}
         self._events: dict[int, Any] = {}
+        self._next_event = 0
 
     @classmethod
     def open(cls, index: int = 0) -> Device:
@@ -156,10 +157,10 @@ class Device:
         return int(made.handle)
 
     def event(self, timing: bool = False) -> int:
-        """The handle of a new event; with ``timing`` for `milliseconds`."""
-        made = self._call("cuEventCreate", 0 if timing else NO_TIMING)
-        self._events[int(made)] = made
-        return int(made)
+        """A number for a new event; with ``timing`` for `milliseconds`."""
+        self._events[self._next_event] = self._call("cuEventCreate", 0 if timing else NO_TIMING)
+        self._next_event += 1
+        return self._next_event - 1
 
     def record(self, event: int, stream: int) -> None:
         """Let ``event`` mark what has been queued on ``stream``."""
@@ -173,6 +174,13 @@ class Device:
         """Until everything on ``stream``, one of `stream`'s, is done; other threads run meanwhile."""
         with self._words():
             self._streams[stream].synchronize()  # pycuda gives up the interpreter's lock while it waits
+
+    def reached(self, event: int) -> None:
+        """Until what ``event`` last marked is done; other threads run meanwhile.
+
+        cuda-bindings gives up the interpreter's lock in every call since 13.0 (its release notes).
+        """
+        self._call("cuEventSynchronize", self._events[event])
 
     def milliseconds(self, start: int, stop: int) -> float:
         """Between two events with timing that have been reached."""
@@ -220,7 +228,7 @@ class Device:
             yield graph
         except BaseException:
             status, captured = self._api.cuStreamEndCapture(stream)
-            if not int(status) and int(captured):
+            if not int(status):
                 self._api.cuGraphDestroy(captured)
             raise
         captured = self._call("cuStreamEndCapture", stream)

@@ -308,6 +308,13 @@ class Driver:
             self.gpu.put(stream, lambda: record.stream.run(record))
         return (self._status("cuStreamWaitEvent"),)
 
+    def cuEventSynchronize(self, event: int) -> tuple[int]:
+        assert self.gpu.capturing is None
+        record = self.gpu.events[event]
+        if record is not None:
+            record.stream.run(record)
+        return (self._status("cuEventSynchronize"),)
+
     def cuEventElapsedTime(self, start: int, stop: int) -> tuple[int, float]:
         assert self.gpu.events[start].reached  # type: ignore[union-attr]
         assert self.gpu.events[stop].reached  # type: ignore[union-attr]

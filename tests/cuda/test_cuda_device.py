@@ -80,8 +80,11 @@ def test_streams_wait_for_each_other(device):
         device.record(event, first)
         device.wait_for(second, event)
         device.copy(staging.ctypes.data, made, 4, second)
-        device.synchronize(second)
+        device.record(event, second)
+        device.fill(made, 8, 4, second)
+        device.reached(event)
         assert list(staging) == [9, 9, 9, 9]
+        device.synchronize(second)
 
 
 def test_time_between_events(device):

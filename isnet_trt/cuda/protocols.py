@@ -1,0 +1,37 @@
+"""What the pipeline needs of kernels and of an engine, and nothing more."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+Shape = tuple[int, int, int, int]
+"""(B, 3, H, W)."""
+
+
+class Launcher(Protocol):
+    """What launches kernels: `isnet_trt.cuda.kernels.Kernels`."""
+
+    def launch(self, name: str, stream: int, **arguments: int | float) -> None:
+        """Queue a kernel on ``stream``; pointers are device addresses."""
+        ...
+
+    def __contains__(self, name: object) -> bool: ...
+
+
+class DeviceEngine(Protocol):
+    """A network that reads and writes device memory."""
+
+    not_capturable: str
+    """Why its work cannot be part of a CUDA graph; empty if it can."""
+
+    def output_shape(self, shape: Shape) -> tuple[int, ...]:
+        """What comes out for an input of ``shape``; EngineError if it takes no such input."""
+        ...
+
+    def enqueue(self, input_address: int, output_address: int, shape: Shape, stream: int) -> None:
+        """Queue the network on ``stream``: float32 ``shape`` at one address to float32 logits at the other."""
+        ...
+
+    def keep(self, shapes: frozenset[Shape]) -> None:
+        """Give back what was prepared for other input shapes; none of it is running or part of a graph."""
+        ...
