@@ -10,6 +10,7 @@ MODULES = (
     "benchmarks.gpu_check.machine",
     "benchmarks.gpu_check.kernels",
     "benchmarks.gpu_check.rtx",
+    "benchmarks.gpu_check.context",
 )
 """Modules whose ``CHECKS`` are run; importing them loads numpy only."""
 

@@ -38,10 +38,10 @@ def small_network(dtype: str, seed: int, batch: int = 2, side: int = 33) -> byte
         helper.make_node("Cast", ["y"], ["logits"], to=TensorProto.FLOAT),
     ]
     weights = {"w1": (64, 3, 3, 3), "w2": (64, 64, 3, 3), "w3": (19, 64, 1, 1)}
-    held = [_constant(name, rng.standard_normal(shape) * 0.05, kind) for name, shape in weights.items()]
+    held = [constant(name, rng.standard_normal(shape) * 0.05, kind) for name, shape in weights.items()]
     held.append(helper.make_tensor("flat", TensorProto.INT64, [3], [batch, 64, side * side]))
     held.append(helper.make_tensor("back", TensorProto.INT64, [4], [batch, 64, side, side]))
-    return _model(nodes, {"image": (batch, 3, side, side)}, {"logits": (batch, 19, side, side)}, held)
+    return graph_of(nodes, {"image": (batch, 3, side, side)}, {"logits": (batch, 19, side, side)}, held)
 
 
 def convolution(
@@ -60,7 +60,7 @@ def convolution(
         weight = rng.standard_normal((filters, shape[1], kernel, kernel)) / np.sqrt(shape[1] * kernel * kernel)
         source, factor = last, f"w{i}"
         if dtype in FLOATS:
-            held.append(_constant(factor, weight, kind))
+            held.append(constant(factor, weight, kind))
         else:
             more, constants, source, factor = _eight_bits(dtype, i, last, weight)
             nodes, held = nodes + more, held + constants
@@ -68,7 +68,7 @@ def convolution(
         last = "logits" if i == layers - 1 else f"y{i}"
         nodes.append(helper.make_node("Conv", [source, factor], [last], pads=pads, dilations=[dilation] * 2))
     result = (shape[0], filters, *shape[2:])
-    return _model(nodes, {"image": tuple(shape)}, {"logits": result}, held, kind)
+    return graph_of(nodes, {"image": tuple(shape)}, {"logits": result}, held, kind)
 
 
 def _eight_bits(dtype: str, i: int, source: str, weight: Any) -> tuple[list[Any], list[Any], str, str]:
@@ -102,15 +102,17 @@ def _levels(name: str, levels: Any, kind: int) -> Any:
     return helper.make_tensor(name, kind, levels.shape, levels.astype(np.float32).ravel())
 
 
-def _constant(name: str, value: Any, kind: int) -> Any:
+def constant(name: str, value: Any, kind: int) -> Any:
+    """A constant of a graph, of an ONNX type."""
     from onnx import helper
 
     return helper.make_tensor(name, kind, value.shape, value.astype(np.float32).ravel())
 
 
-def _model(
+def graph_of(
     nodes: list[Any], inputs: Mapping[str, tuple], outputs: Mapping[str, tuple], held: list[Any], kind: int = 1
 ) -> bytes:
+    """A serialised graph; ``kind`` is the ONNX type of its inputs and outputs."""
     from onnx import helper
 
     tensors = [[helper.make_tensor_value_info(n, kind, s) for n, s in side.items()] for side in (inputs, outputs)]
@@ -203,6 +205,30 @@ class Loaded:
         """Median seconds of one inference, replayed from a CUDA graph where that can be, else as queued."""
         import torch
 
-        stream = torch.cuda.Stream()
-        with torch.cuda.stream(stream):
-            return timing.seconds(self.run, captured=False).p50
+        with torch.cuda.stream(torch.cuda.Stream()):
+            try:
+                return timing.seconds(self.run).p50
+            except (RuntimeError, BuildFailed):  # it cannot be captured
+                torch.cuda.synchronize()
+                return timing.seconds(self.run, captured=False).p50
+
+    def replays_equal(self) -> bool | None:
+        """Whether the replay of a CUDA graph gives the bits of an eager run; None where none can be captured."""
+        import torch
+
+        out, graph = self._held[1], torch.cuda.CUDAGraph()
+        with torch.cuda.stream(torch.cuda.Stream()):
+            self.run()
+            torch.cuda.synchronize()
+            wanted = out.clone()
+            try:
+                with torch.cuda.graph(graph):
+                    self.run()
+            except (RuntimeError, BuildFailed):
+                torch.cuda.synchronize()
+                return None
+            out.fill_(float("nan"))
+            torch.cuda.synchronize()
+            graph.replay()
+            torch.cuda.synchronize()
+        return bool(torch.equal(out, wanted))

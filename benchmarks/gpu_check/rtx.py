@@ -103,7 +103,7 @@ def precisions(kind: str) -> Callable[[Answer, Setup], None]:
     def run(answer: Answer, setup: Setup) -> None:
         library, target = _library(kind), None
         if kind == "tensorrt-rtx":
-            target = _running_target(setup)
+            target = running_target(setup)
             answer.figure("target", target)
         for name in list(LAYERS)[:2] if setup.quick else LAYERS:
             _layer(answer, setup, library, None if target == "default" else target, name)
@@ -111,7 +111,7 @@ def precisions(kind: str) -> Callable[[Answer, Setup], None]:
     return run
 
 
-def _running_target(setup: Setup) -> str:
+def running_target(setup: Setup) -> str:
     """The first target that was seen running."""
     for target in TARGETS:
         if setup.figure(f"rtx.runs.{target}", "ran"):

@@ -140,7 +140,9 @@ def chosen(checks: Iterable[Check], only: Sequence[str], quick: bool) -> list[Ch
     if lost:
         names = ", ".join(check.name for check in ordered)
         raise SettingsError(f"--only {' '.join(lost)}: no check's name holds it; there are {names}")
-    return [c for c in ordered if (c.quick or not quick) and (not only or any(word in c.name for word in only))]
+    if only:
+        return [check for check in ordered if any(word in check.name for word in only)]
+    return [check for check in ordered if check.quick or not quick]
 
 
 def settled(path: Path) -> list[Row]:

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from benchmarks.gpu_check import context
 from benchmarks.gpu_check.check import Setup
 from benchmarks.gpu_check.context_trials import AttentionCase, AttentionTrial, PoolCase, PoolTrial, attention_oracle
 from benchmarks.gpu_check.families import FAMILIES, Family
@@ -32,6 +35,9 @@ from benchmarks.gpu_check.picture_trials import UpsampleTrial as Upsample
 from benchmarks.gpu_check.trial import GUARD, Deviation, examine
 from isnet_trt.kernels import attention, catalogue
 from isnet_trt.settings import Inference
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "cuda" / "interpreted"))
+from host_kernels import HostKernels
 
 assert os.environ.get("TRITON_INTERPRET") == "1", "run this file through tests/benchmarks/test_gpu_check_trials.py"
 torch.set_num_threads(1)
@@ -231,3 +237,25 @@ def launches(model: str) -> Any:
     classes, width = int(numbers.get("--classes", 150)), int(numbers.get("--width", 256))
     made = catalogue.launches(90, ("fp32", "fp16", "bf16"), classes, width)
     return [launch for launch in made if launch.name.startswith(only)]
+
+
+class Hosted(Jit):
+    """Kernels by name on host memory, as the runtime launches them."""
+
+    def __init__(self) -> None:
+        super().__init__("cpu", 86, "host")
+        self._made: dict[str, Any] = {}
+
+    def kernels(self, model: str) -> HostKernels:
+        width = 32 if model == "w32" else 256
+        return self._made.setdefault(model, HostKernels(("fp32", "fp16", "bf16"), 150, width))
+
+
+@pytest.mark.parametrize("family", context.hosted(), ids=lambda family: family.name)
+@pytest.mark.parametrize("dtype", ["fp32", pytest.param("fp16", marks=pytest.mark.slow)])
+def test_the_host_side_of_the_context_operations_passes(family: Family, dtype: str):
+    answer = Collected()
+    cases = [dataclasses.replace(case, parts=None) for case in family.odd]
+    compare(answer, Setup(seed=3), dataclasses.replace(family, dtypes=(dtype,)), [Hosted()], cases)
+    assert not answer.said
+    assert len(answer.rows) == len(cases)
