@@ -16,7 +16,9 @@ import onnx
 from isnet_trt._version import __version__
 from isnet_trt.bundle import (
     ENGINE,
+    KERNELS,
     ONNX,
+    TIMING_CACHE,
     Bundle,
     CheckpointInfo,
     EngineInfo,
@@ -28,15 +30,18 @@ from isnet_trt.bundle import (
 from isnet_trt.engines import Engine, check_engine, open_onnx
 from isnet_trt.engines import onnxruntime as ort
 from isnet_trt.engines.device import find_gpu
-from isnet_trt.engines.libraries import installed_version
+from isnet_trt.engines.libraries import LIBRARIES, installed_version
 from isnet_trt.engines.select import Choice, choose
-from isnet_trt.errors import EngineUnavailable, SettingsError
+from isnet_trt.errors import BundleError, EngineUnavailable, SettingsError
 from isnet_trt.evaluation.labelled import Labelled, check_labels, open_labelled
 from isnet_trt.export import parity, ranges, tensorrt
+from isnet_trt.export.bundle_kernels import check_kernels, compile_kernels
+from isnet_trt.export.engine_options import Context, EngineOptions
 from isnet_trt.export.graph import export_graph, save_graph
 from isnet_trt.export.graphs import PRECISIONS, Arithmetic, Graphs, flavour_of, make_graphs, uncalibrated
 from isnet_trt.export.layers import summary
 from isnet_trt.export.parity import Picture
+from isnet_trt.export.profiles import Shapes, shapes_for
 from isnet_trt.export.quantise import (
     Agreement,
     CalibrationInputs,
@@ -73,6 +78,10 @@ class _Job:
     model: ISNet
     choice: Choice
     arithmetic: Arithmetic
+    options: EngineOptions
+    shapes: Shapes
+    kernels: bool
+    earlier: bytes
     pictures: list[Picture]
     calibration: CalibrationInputs | None
     table: Path
@@ -84,6 +93,11 @@ class _Job:
     @property
     def recipe(self) -> Recipe:
         return self.checkpoint.recipe
+
+    @property
+    def context(self) -> Context | None:
+        """Who computes the context operations; None where that is no choice."""
+        return self.options.context if self.choice.kind in LIBRARIES else None
 
 
 def build(
@@ -104,6 +118,12 @@ def build(
     batch: int = 1,
     static: Size | None = None,
     targets: tuple[str, ...] | None = None,
+    context: Context | None = None,
+    workspace: float | None = None,
+    hardware_compatible: bool = False,
+    version_compatible: bool = False,
+    timing_cache: str | os.PathLike[str] | None = None,
+    kernels: bool = False,
     force: bool = False,
     say: Say = lambda text: None,
 ) -> Bundle:
@@ -128,6 +148,10 @@ def build(
         batch: largest batch of a TensorRT engine.
         static: (height, width) of a TensorRT engine for one input size only.
         targets: compute capabilities that TensorRT-RTX builds for.
+        context, workspace, hardware_compatible, version_compatible, timing_cache: of a TensorRT engine, see
+            `isnet_trt.export.engine_options.EngineOptions`; the context operations are plugins if not said otherwise,
+            and with ``force`` the measurements of the bundle that is replaced are taken.
+        kernels: put kernels for the CUDA runtime into a bundle for ONNX Runtime as well; others have them anyway.
         force: replace an existing bundle at ``out``.
         say: receives a line for people at each stage.
 
@@ -138,13 +162,18 @@ def build(
     target = Path(out).absolute()
     check_target(target, force)
     choice, arithmetic = choose(engine), Arithmetic(precision, rest)
-    arithmetic.check(choice.kind, targets)
+    cache = Path(timing_cache) if timing_cache is not None else None
+    options = EngineOptions(context or "plugin", targets, workspace, hardware_compatible, version_compatible, cache)
+    if choice.kind not in LIBRARIES and (context is not None or options != EngineOptions()):
+        options.check(choice.kind)
+    arithmetic.check(choice.kind, options)
     if max_drop is not None and (max_drop < 0 or not arithmetic.eight_bits):
         raise SettingsError(f"max_drop {max_drop:g} with {precision}: it is for int8 and fp8, and 0 points or more")
     checkpoint = load_checkpoint(ckpt, recipe)
     labelled = open_labelled(score_on, Path(data) if data else None, "val") if isinstance(score_on, str) else score_on
     if labelled is not None:
         check_labels(checkpoint.recipe.labels, labelled, str(ckpt))
+    kernels = _settle_kernels(kernels, choice.kind, options.context, checkpoint.recipe, say)
     inputs = _inputs(checkpoint.recipe, arithmetic, calib, calib_inputs)
     _introduce(checkpoint, choice, say)
     job = _Job(
@@ -152,6 +181,10 @@ def build(
         load_model(checkpoint),
         choice,
         arithmetic,
+        options,
+        shapes_for(checkpoint.recipe, batch, static),
+        kernels,
+        _measured(target, choice.kind),
         _pictures(checkpoint.recipe, inputs, images, calib, static),
         inputs,
         target.with_name(target.name + CALIBRATION),
@@ -163,10 +196,25 @@ def build(
     with new_bundle(out, force) as draft:
         graphs, mixed = _graphs(job)
         save_graph(graphs.portable, draft.folder / ONNX)
-        info, built = _engine(graphs.engine, draft.folder, job, batch, static, targets)
+        info, built = _engine(graphs.engine, draft.folder, job)
         report = _gate(job, graphs, draft.folder, info, built, mixed)
         draft.finish(_manifest(checkpoint, precision, info, report.to_json()))
     return read_bundle(out, verify=False)
+
+
+def _settle_kernels(asked: bool, kind: str, context: Context, recipe: Recipe, say: Say) -> bool:
+    """Whether the bundle gets kernels: a TensorRT one does where they can be compiled, and must if they are plugins."""
+    if not asked and kind not in LIBRARIES:
+        return False
+    plugin = context if kind in LIBRARIES else None
+    try:
+        check_kernels(plugin, recipe.architecture)
+    except EngineUnavailable as error:
+        if asked or plugin == "plugin":
+            raise
+        say(f"            without kernels for the CUDA runtime: {error}")
+        return False
+    return True
 
 
 def _introduce(checkpoint: Checkpoint, choice: Choice, say: Say) -> None:
@@ -249,21 +297,31 @@ def _calibrated(proto: onnx.ModelProto, inputs: CalibrationInputs, job: _Job) ->
     return table
 
 
-def _engine(
-    proto: onnx.ModelProto,
-    folder: Path,
-    job: _Job,
-    batch: int,
-    static: Size | None,
-    targets: tuple[str, ...] | None,
-) -> tuple[EngineInfo, dict[str, Any]]:
-    kind = job.choice.kind
+def _measured(target: Path, kind: str) -> bytes:
+    """The measurements in the bundle that the build will replace; empty where there are none to be had."""
+    try:
+        return read_bundle(target).path(TIMING_CACHE).read_bytes() if kind == "tensorrt" else b""
+    except BundleError:
+        return b""
+
+
+def _engine(proto: onnx.ModelProto, folder: Path, job: _Job) -> tuple[EngineInfo, dict[str, Any]]:
+    kind, gpu = job.choice.kind, find_gpu()
+    precision = job.arithmetic.precision
+    capabilities = job.options.capabilities(kind, gpu, precision) if kind in LIBRARIES else None
+    if job.kernels:
+        with _stage(job.say, "kernels"):
+            compile_kernels(folder / KERNELS, proto, job.recipe.architecture, job.context, capabilities)
     if kind == ort.KIND:
         return EngineInfo(kind, ort.library_version(), ONNX), {"bytes": (folder / ONNX).stat().st_size}
-    shapes = tensorrt.shapes_for(job.recipe, batch, static)
+    path, kernels = folder / ENGINE, folder / KERNELS
     with _stage(job.say, kind):
-        built = tensorrt.build_engine(proto, kind, shapes, folder / ENGINE, targets, precision=job.arithmetic.precision)
-    gpu = find_gpu()
+        built = tensorrt.build_engine(
+            proto, kind, job.shapes, path, job.options, precision=precision, kernels=kernels, earlier=job.earlier
+        )
+    if built.timing_cache:
+        (folder / TIMING_CACHE).write_bytes(built.timing_cache)
+        job.say(f"            measured {'only what was not known before' if built.reused else 'from the start'}")
     info = EngineInfo(
         kind,
         installed_version(kind) or "",
@@ -271,7 +329,9 @@ def _engine(
         built.capabilities,
         gpu.name if gpu else None,
         gpu.driver if gpu else None,
-        (shapes.smallest, shapes.usual, shapes.largest),
+        (job.shapes.smallest, job.shapes.usual, job.shapes.largest),
+        job.context,
+        job.options.version_compatible,
     )
     return info, {"bytes": built.size, "layers": summary(built.layers)}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
@@ -11,9 +11,11 @@ import onnx
 from isnet_trt.engines.onnxruntime import KIND as ONNXRUNTIME
 from isnet_trt.errors import SettingsError
 from isnet_trt.export import tensorrt, winograd
+from isnet_trt.export.engine_options import EngineOptions
 from isnet_trt.export.islands import Half, Islands, find_islands
 from isnet_trt.export.precision import casts, emulated, typed
 from isnet_trt.export.quantise import Flavour, Table, layers, quantise, twin
+from isnet_trt.export.quantise.formats import ACTIVATIONS
 from isnet_trt.export.ranges import Ranges
 
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
@@ -41,7 +43,7 @@ class Arithmetic:
     precision: str = "fp32"
     rest: str = "fp16"
 
-    def check(self, kind: str, targets: Sequence[str] | None = None) -> None:
+    def check(self, kind: str, options: EngineOptions = tensorrt.DEFAULTS) -> None:
         """Refuse what the engine ``kind`` or its targets cannot do.
 
         Raises:
@@ -57,8 +59,8 @@ class Arithmetic:
                 f"--engine tensorrt-rtx or tensorrt"
             )
         if kind != ONNXRUNTIME:
-            tensorrt.check_targets(self.precision, kind, targets)
-            tensorrt.check_targets(self.rest if self.eight_bits else self.precision, kind, targets)
+            tensorrt.check_targets(self.precision, kind, options)
+            tensorrt.check_targets(self.rest if self.eight_bits else self.precision, kind, options)
 
     def __str__(self) -> str:
         return f"{self.precision}+{self.rest}" if self.eight_bits else self.precision
@@ -128,6 +130,7 @@ def _eight_bits(
     about: dict[str, Any] = {"eight-bit layers": len(layers(proto, flavour)), "kept out": list(skip)}
     about["calibration inputs"] = len(table.inputs)
     plain = quantise(proto, table, flavour, skip)
+    about["ranges by observer"] = table.observers_taken(ACTIVATIONS[flavour])
     if kind == ONNXRUNTIME:
         return Graphs(plain, plain, about)
     if arithmetic.rest == "fp32":

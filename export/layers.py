@@ -17,7 +17,8 @@ from onnx import TensorProto
 
 from isnet_trt.errors import BuildError
 from isnet_trt.export.elements import element_types
-from isnet_trt.export.functions import DOMAIN
+from isnet_trt.export.engine_options import Context
+from isnet_trt.export.functions import DOMAIN, context_nodes
 
 HEAD = "Layers:"
 # The first that occurs in the library's word is meant: BFloat16 and FP16 end like others begin.
@@ -38,6 +39,8 @@ _ELEMENTS: dict[int, str] = {
     TensorProto.INT8: "int8",
     TensorProto.FLOAT8E4M3FN: "fp8",
 }
+_PLUGINS = ("custom_layer", "plugin")
+"""How layers of plugins are called: by TensorRT-RTX 1.7, and (in lower case, as a part) by TensorRT 10's inspector."""
 _PRODUCTS = {"Conv", "Gemm", "MatMul"}
 _WEIGHTS = 2
 """Least rank of a constant that is a weight: biases and scales are vectors."""
@@ -45,7 +48,10 @@ _WEIGHTS = 2
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer of an engine: types of what it reads and makes, and the graph's nodes that it computes."""
+    """One layer of an engine: types of what it reads and makes, and the graph's nodes that it computes.
+
+    ``dense`` is False where an input is known not to lie row after row without gaps.
+    """
 
     name: str
     kind: str
@@ -53,6 +59,12 @@ class Layer:
     constants: tuple[str, ...]
     outputs: tuple[str, ...]
     nodes: tuple[str, ...]
+    dense: bool = True
+
+    @property
+    def plugin(self) -> bool:
+        """Whether a plugin computes it."""
+        return any(word in self.kind.lower() for word in _PLUGINS)
 
 
 def parse_layers(text: str) -> list[Layer]:
@@ -78,13 +90,35 @@ def _layer(line: str) -> Layer:
     metadata = line.partition("Metadata: ")[2]
     nodes = (part.strip() for layer in re.findall(r"\[ONNX Layer: ([^\]]*)\]", metadata) for part in layer.split("|"))
     named = tuple(node.split(" (")[0] for node in nodes)
-    return Layer(name, kind.group(1) if kind else "", inputs, constants, outputs, named)
+    dense = all(map(_dense, _tensors(line, "Inputs")))
+    return Layer(name, kind.group(1) if kind else "", inputs, constants, outputs, named, dense)
+
+
+def _tensors(line: str, group: str) -> list[str]:
+    """What is said of each tensor of one group."""
+    body = re.search(rf" {group}: \[ (\{{.*?\}})\]", line)
+    return re.findall(r"\{(.*?)\}", body.group(1)) if body else []
+
+
+def _dense(tensor: str) -> bool:
+    """Whether a tensor's strides, as far as they are known, are those of rows without gaps."""
+    shape, strides = (
+        [int(one) for one in found.group(1).split(",")] if found else []
+        for found in (re.search(rf" {name}: \[([-\d,]+)\]", tensor) for name in ("Dimensions", "Strides"))
+    )
+    step = 1
+    for size, stride in zip(reversed(shape), reversed(strides), strict=False):
+        if size < 0 or step < 0:
+            return True  # beyond a free size no stride is known
+        if stride not in (step, -1) and size > 1:
+            return False
+        step *= size
+    return True
 
 
 def _types(line: str, group: str) -> Iterator[str]:
     """The types of one group's tensors; of the constants only those that are weights."""
-    body = re.search(rf" {group}: \[ (\{{.*?\}})\]", line)
-    for tensor in re.findall(r"\{(.*?)\}", body.group(1)) if body else ():
+    for tensor in _tensors(line, group):
         word = re.search(r"(?:Format/)?Data[tT]ype: ([^,}]*)", tensor)
         shape = re.search(r"Dimensions: \[([^\]]*)\]", tensor)
         rank = shape.group(1).count(",") + 1 if shape else 0
@@ -143,6 +177,29 @@ def check_types(layers: Sequence[Layer], proto: onnx.ModelProto) -> None:
     if wrong := wrong_types(layers, asked_types(proto)):
         more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         raise BuildError(f"the engine does not have the types of its graph; {'; '.join(wrong[:5])}{more}")
+
+
+def check_context(layers: Sequence[Layer], proto: onnx.ModelProto, context: Context) -> None:
+    """Refuse an engine that computes the context operations otherwise than asked.
+
+    Raises:
+        BuildError: the message names the node, and the layer that computes it.
+    """
+    readers: dict[str, list[Layer]] = {}
+    for layer in layers:
+        for name in layer.nodes:
+            readers.setdefault(name, []).append(layer)
+    for node in context_nodes(proto):
+        found = [layer for layer in readers.get(node.name, ()) if layer.plugin]
+        if context == "native":
+            if found:
+                raise BuildError(f"native context asked, plugin built: {node.op_type} node {node.name}")
+            continue
+        if not found:
+            seen = ", ".join(layer.kind for layer in readers.get(node.name, ())) or "no layer of its name"
+            raise BuildError(f"plugin asked, native built: {node.op_type} node {node.name} became {seen}")
+        if gaps := [layer.name for layer in found if not layer.dense]:
+            raise BuildError(f"the plugin {gaps[0]} would read tensors with gaps, which its kernels do not")
 
 
 def summary(layers: Iterable[Layer]) -> dict[str, Any]:

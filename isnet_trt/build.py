@@ -18,6 +18,8 @@ _EPILOG = """examples:
   python -m isnet_trt.build --ckpt model.pth --images my_pictures/ --out bundles/mine --force
   python -m isnet_trt.build --ckpt model.pth --precision fp16 --engine tensorrt-rtx --calib street/ --out bundles/half
   python -m isnet_trt.build --ckpt model.pth --precision int8 --engine onnxruntime --calib street/ --out bundles/cpu
+  python -m isnet_trt.build --ckpt model.pth --engine tensorrt --workspace 2 --timing-cache old/timing.cache --out b
+  python -m isnet_trt.build --ckpt model.pth --engine tensorrt --context native --version-compatible --out bundles/v
 
 The recipe (backbone, classes, preprocessing, inference settings) is found from the checkpoint unless --recipe names
 it; python -m isnet_trt.training.recipes lists them. Before anything is written the engine is compared with the
@@ -64,21 +66,46 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--images", metavar="PATH", help="picture or folder for the comparison (default: built in)")
     parser.add_argument("--score-on", metavar="NAME", help="labelled set for mIoU, as isnet_trt.evaluate --dataset")
     parser.add_argument("--data", metavar="DIR", help="the labelled set's folder")
+    _add_engine_options(parser.add_argument_group("TensorRT engines (docs/engines.md)"))
     parser.add_argument(
-        "--batch", type=int, default=1, metavar="N", help="a TensorRT engine's largest batch (default: 1)"
-    )
-    parser.add_argument(
-        "--static",
-        type=int,
-        nargs=2,
-        metavar=("H", "W"),
-        help="a TensorRT engine for one input size (default: any)",
-    )
-    parser.add_argument(
-        "--targets", nargs="+", metavar="CC", help="compute capabilities that TensorRT-RTX builds for, such as 8.6 8.9"
+        "--kernels", action="store_true", help="put kernels for the CUDA runtime into an onnxruntime bundle too"
     )
     parser.add_argument("--force", action="store_true", help="replace a bundle that is already there")
     return parser
+
+
+def _add_engine_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--batch", type=int, default=1, metavar="N", help="largest batch of windows (default: 1)")
+    group.add_argument(
+        "--static", type=int, nargs=2, metavar=("H", "W"), help="an engine for one input size (default: any)"
+    )
+    group.add_argument(
+        "--targets", nargs="+", metavar="CC", help="compute capabilities that TensorRT-RTX builds for, such as 8.6 8.9"
+    )
+    group.add_argument(
+        "--context",
+        choices=("plugin", "native"),
+        help="who computes the context operations: this library's kernels, or layers of the engine's own, "
+        "which hold N x N scores (default: plugin)",
+    )
+    group.add_argument(
+        "--workspace", type=float, metavar="GIB", help="most scratch memory of a layer (default: all that the GPU has)"
+    )
+    group.add_argument(
+        "--hardware-compatible",
+        action="store_true",
+        help="TensorRT: an engine for every GPU from Ampere on, somewhat slower (default: for this GPU)",
+    )
+    group.add_argument(
+        "--version-compatible",
+        action="store_true",
+        help="TensorRT: an engine that later 10.x or 11.x run too; needs --context native",
+    )
+    group.add_argument(
+        "--timing-cache",
+        metavar="FILE",
+        help="TensorRT: timing.cache of another bundle, for a shorter build (--force takes the replaced bundle's)",
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -105,6 +132,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         batch=arguments.batch,
         static=tuple(arguments.static) if arguments.static else None,
         targets=tuple(arguments.targets) if arguments.targets else None,
+        context=arguments.context,
+        workspace=arguments.workspace,
+        hardware_compatible=arguments.hardware_compatible,
+        version_compatible=arguments.version_compatible,
+        timing_cache=arguments.timing_cache,
+        kernels=arguments.kernels,
         force=arguments.force,
         say=lambda text: print(text, flush=True),
     )

@@ -4,9 +4,11 @@ from isnet_trt.bundle.draft import Draft, check_target, new_bundle
 from isnet_trt.bundle.files import Bundle, read_bundle, sha256
 from isnet_trt.bundle.manifest import (
     ENGINE,
+    KERNELS,
     MANIFEST,
     ONNX,
     SCHEMA_VERSION,
+    TIMING_CACHE,
     CheckpointInfo,
     EngineInfo,
     FileInfo,
@@ -15,9 +17,11 @@ from isnet_trt.bundle.manifest import (
 
 __all__ = [
     "ENGINE",
+    "KERNELS",
     "MANIFEST",
     "ONNX",
     "SCHEMA_VERSION",
+    "TIMING_CACHE",
     "Bundle",
     "CheckpointInfo",
     "Draft",

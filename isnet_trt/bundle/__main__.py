@@ -78,6 +78,11 @@ def _engine(engine: EngineInfo) -> Iterator[str]:
     yield _line("engine", f"{engine.kind} {engine.library_version}, {engine.file}{built}")
     if engine.compute_capabilities:
         yield _line("runs on", f"NVIDIA GPUs of compute capability {', '.join(engine.compute_capabilities)}")
+    if engine.context:
+        how = "the bundle's kernels, as plugins" if engine.context == "plugin" else "the engine's own layers"
+        yield _line("context", how)
+    if engine.version_compatible:
+        yield _line("versions", f"{engine.kind} {engine.library_version} and later ones of the same major version")
     shapes = " … ".join("x".join(map(str, shape)) for shape in dict.fromkeys(engine.shapes))
     yield _line("shapes", shapes or "any batch, height and width")
 

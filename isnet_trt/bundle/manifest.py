@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from isnet_trt._version import __version__
 from isnet_trt.bundle.strict import FieldError, decode
 from isnet_trt.errors import BundleError, SettingsError
 from isnet_trt.settings import Inference, Labels, Preprocess, to_json
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""2 added how the engine computes the context operations, and whether later versions of its library take it."""
 MANIFEST = "bundle.json"
 ONNX = "model.onnx"
 ENGINE = "model.engine"
+KERNELS = "kernels"
+"""Folder of the compiled kernels, ``kernels/sm_XX/`` (isnet_trt.kernels.compile)."""
+TIMING_CACHE = "timing.cache"
+"""What TensorRT measured while it built the engine: the next build of the same model need not measure again."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,9 @@ class EngineInfo:
     """The engine that the bundle was built for.
 
     ``compute_capabilities`` are the GPUs that the engine may run on, such as ("8.6", "8.9"); empty for a CPU engine.
-    ``shapes`` are the smallest, usual and largest input (B, 3, H, W); empty means any.
+    ``shapes`` are the smallest, usual and largest input (B, 3, H, W); empty means any. ``context`` says who computes
+    the two context operations: ``plugin`` (kernels of the bundle) or ``native`` (the engine's own layers); None for
+    ONNX Runtime. ``version_compatible`` engines run under later versions of their library as well.
     """
 
     kind: str
@@ -65,6 +72,8 @@ class EngineInfo:
     gpu: str | None = None
     driver: str | None = None
     shapes: tuple[tuple[int, int, int, int], ...] = ()
+    context: Literal["plugin", "native"] | None = None
+    version_compatible: bool = False
 
 
 @dataclass(frozen=True)
@@ -116,9 +125,18 @@ def manifest_from_json(data: Any, source: str) -> Manifest:
         raise BundleError(f"{source} is not a bundle manifest: it holds no JSON object")
     _check_schema(data, source)
     try:
-        return decode(Manifest, data)
+        return decode(Manifest, _upgraded(data))
     except FieldError as error:
         raise BundleError(f"{source} is damaged: {error}. Copy the bundle again or build it again") from None
+
+
+def _upgraded(data: dict[str, Any]) -> dict[str, Any]:
+    """A manifest of an older schema as one of this schema; its meaning stays."""
+    engine = data.get("engine")
+    if data["schema_version"] == 1 and isinstance(engine, dict):
+        context = None if engine.get("kind") == "onnxruntime" else "native"
+        data = {**data, "engine": {"context": context, "version_compatible": False, **engine}}
+    return {**data, "schema_version": SCHEMA_VERSION}
 
 
 def _check_schema(data: dict[str, Any], source: str) -> None:

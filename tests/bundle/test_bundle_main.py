@@ -24,7 +24,7 @@ def _call(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 def test_show_is_a_page_about_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shapes = ((1, 3, 33, 35), (1, 3, 512, 512), (2, 3, 1024, 2048))
-    engine = EngineInfo("tensorrt", "10.13.3.9", ENGINE, ("8.9",), "NVIDIA L4", "CUDA 13.0", shapes)
+    engine = EngineInfo("tensorrt", "10.13.3.9", ENGINE, ("8.9",), "NVIDIA L4", "CUDA 13.0", shapes, "plugin", True)
     bundle = write_bundle(tmp_path / "small", engine)
     assert main(["show", str(bundle.folder)]) == 0
     page = capsys.readouterr().out
@@ -33,6 +33,8 @@ def test_show_is_a_page_about_everything(tmp_path: Path, capsys: pytest.CaptureF
         "2026-01-02T03:04:05+00:00 by isnet_trt 0.1.0",
         f"small.pth, SHA-256 {'ab' * 32}",
         "tensorrt 10.13.3.9, model.engine, built on NVIDIA L4 (CUDA 13.0)",
+        "the bundle's kernels, as plugins",
+        "tensorrt 10.13.3.9 and later ones of the same major version",
         "compute capability 8.9",
         "1x3x33x35 … 1x3x512x512 … 2x3x1024x2048",
         "exactly 473x473",
@@ -86,7 +88,7 @@ def test_verify_damaged(tmp_path: Path, damage: str) -> None:
         write_bundle(folder)
     path = folder / (ONNX if damage == "file" else MANIFEST)
     if damage == "schema":
-        path.write_text(path.read_text("utf-8").replace('"schema_version": 1', '"schema_version": 2'), "utf-8")
+        path.write_text(path.read_text("utf-8").replace('"schema_version": ', '"schema_version": 9'), "utf-8")
     elif damage != "absent":
         path.write_bytes(path.read_bytes()[:-9])
     result = _call("verify", folder)

@@ -21,6 +21,8 @@ ENGINE_INFO = EngineInfo(
     "NVIDIA GeForce RTX 4090",
     "CUDA 13.0",
     ((1, 3, 33, 35), (1, 3, 513, 511), (2, 3, 1024, 2048)),
+    "plugin",
+    version_compatible=True,
 )
 
 
@@ -66,6 +68,7 @@ def _set(data: Any, path: str, value: Any) -> None:
         ("presets/ms-flip/mode", "tile", "field 'presets.ms-flip.mode' is 'tile'; it must be one of 'whole', 'slide'"),
         ("presets/ms-flip/scales", ["1"], "field 'presets.ms-flip.scales[0]' must be a number, but is a string"),
         ("engine/shapes/2", [1, 3, 5], "field 'engine.shapes[2]' has 3 entries instead of 4"),
+        ("engine/context", "none", "field 'engine.context' is 'none'; it must be one of 'plugin', 'native'"),
         ("engine/gpu", 4090, "field 'engine.gpu' must be a string, but is an integer"),
         ("checkpoint/sha256", "ab", "field 'checkpoint': 'ab' is no SHA-256"),
         ("files/model.onnx/bytes", -1, "field 'files.model.onnx': -1 bytes"),
@@ -91,8 +94,20 @@ def test_every_field_is_needed() -> None:
 
 def test_newer_schema_says_who_wrote_it_and_what_to_do() -> None:
     data = copy.deepcopy(_data()) | {"schema_version": SCHEMA_VERSION + 1, "isnet_trt_version": "9.8", "new_field": 1}
-    with pytest.raises(BundleError, match=r"schema version 2, written by isnet_trt 9\.8.*Upgrade isnet_trt"):
+    with pytest.raises(BundleError, match=r"schema version 3, written by isnet_trt 9\.8.*Upgrade isnet_trt"):
         manifest_from_json(data, "bundle.json")
+
+
+@pytest.mark.parametrize(("kind", "context"), [("onnxruntime", None), ("tensorrt-rtx", "native")])
+def test_a_bundle_of_the_first_schema_still_opens(kind: str, context: str | None) -> None:
+    data = _data() | {"schema_version": 1}
+    data["engine"]["kind"] = kind
+    del data["engine"]["context"], data["engine"]["version_compatible"]
+    before = copy.deepcopy(data)
+    made = manifest_from_json(data, "bundle.json")
+    assert data == before
+    assert (made.engine.context, made.engine.version_compatible) == (context, False)
+    assert made.schema_version == SCHEMA_VERSION
 
 
 @pytest.mark.parametrize("version", [None, 0, -1, "1", 1.0, True])

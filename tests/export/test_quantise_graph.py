@@ -13,6 +13,7 @@ import pytest
 from onnx import TensorProto
 
 from isnet_trt.errors import BuildError, SettingsError
+from isnet_trt.export.engine_options import EngineOptions
 from isnet_trt.export.graph import export_graph
 from isnet_trt.export.parity import Picture
 from isnet_trt.export.precision import typed
@@ -160,7 +161,7 @@ def test_engine_is_built(trained: Trained, flavour: Flavour, half, targets, tmp_
     proto, table, _ = trained
     graph = quantise(typed(proto, half) if half else proto, table, flavour)
     path = tmp_path / "model.engine"
-    build_engine(graph, "tensorrt-rtx", SHAPES, path, targets, progress=False)
+    build_engine(graph, "tensorrt-rtx", SHAPES, path, EngineOptions(targets=targets), progress=False)
     assert path.stat().st_size > 1_000_000
 
 
@@ -168,5 +169,6 @@ def test_engine_is_built(trained: Trained, flavour: Flavour, half, targets, tmp_
 @needs_rtx
 def test_fp8_needs_a_gpu_that_has_it(trained: Trained, tmp_path: Path) -> None:
     proto, table, _ = trained
+    graph, ampere = quantise(proto, table, "fp8"), EngineOptions(targets=("8.6",))
     with pytest.raises(BuildError, match="could not build"):
-        build_engine(quantise(proto, table, "fp8"), "tensorrt-rtx", SHAPES, tmp_path / "e", ("8.6",), progress=False)
+        build_engine(graph, "tensorrt-rtx", SHAPES, tmp_path / "e", ampere, progress=False)

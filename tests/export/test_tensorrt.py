@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from collections import Counter
 from pathlib import Path
@@ -13,13 +14,15 @@ from export_models import random_model
 
 from isnet_trt.engines.libraries import RTX_COMPUTE_CAPABILITIES
 from isnet_trt.errors import BuildError, EngineUnavailable, SettingsError
+from isnet_trt.export.engine_options import EngineOptions
 from isnet_trt.export.graph import export_graph
 from isnet_trt.export.graphs import Arithmetic, make_graphs
 from isnet_trt.export.layers import check_types
 from isnet_trt.export.parity import Picture
+from isnet_trt.export.profiles import shapes_for
 from isnet_trt.export.quantise import calibrate
 from isnet_trt.export.ranges import measure
-from isnet_trt.export.tensorrt import Built, build_engine, check_targets, shapes_for
+from isnet_trt.export.tensorrt import Built, build_engine, check_targets
 from isnet_trt.training.recipes import RECIPES, recipe
 
 DEMO = recipe("isnet_demo")
@@ -38,6 +41,12 @@ def test_demo_engine(graph: onnx.ModelProto, static: tuple[int, int] | None, tmp
     assert built.capabilities == RTX_COMPUTE_CAPABILITIES
     assert built.size == (tmp_path / "model.engine").stat().st_size
     assert (tmp_path / "model.engine").stat().st_size > 1_000_000  # the weights are inside
+
+
+@functools.cache
+def published(name: str) -> onnx.ModelProto:
+    """The graph of a published model with random weights; its export takes longer than an engine."""
+    return export_graph(random_model(name), name)
 
 
 def arithmetics() -> list[Arithmetic]:
@@ -87,21 +96,21 @@ def test_float32_engine_is_not_taken_for_half(graph: onnx.ModelProto, tmp_path: 
 @pytest.mark.parametrize(("precision", "targets"), [("fp8", ("8.6", "8.9")), ("bf16", ("7.5",))])
 def test_targets_without_units(precision: str, targets: tuple[str, ...]) -> None:
     with pytest.raises(SettingsError, match=r"8\.6|7\.5"):
-        check_targets(precision, "tensorrt-rtx", targets)
+        check_targets(precision, "tensorrt-rtx", EngineOptions(targets=targets))
 
 
 @pytest.mark.slow
 @pytest.mark.rtx
 @needs_rtx
-@pytest.mark.parametrize("name", PUBLISHED[:2])  # ResNeSt's ten engines take too long for every run
+@pytest.mark.parametrize("name", PUBLISHED)
 def test_published_engines_of_every_precision(name: str, tmp_path: Path) -> None:
-    graph, sizes = export_graph(random_model(name), name), {}
+    graph, sizes = published(name), {}
     for arithmetic in arithmetics():
         typed = prepared(graph, arithmetic)
-        targets = ("8.9", "12.0") if arithmetic.precision == "fp8" else ("8.6", "8.9", "12.0")
-        shapes, path = shapes_for(recipe(name), static=(129, 161)), tmp_path / "model.engine"
+        options = EngineOptions(targets=("8.9", "12.0") if arithmetic.precision == "fp8" else ("8.6", "12.0"))
+        shapes, path = shapes_for(recipe(name), static=(97, 129)), tmp_path / "model.engine"
         precision = arithmetic.precision
-        built = build_engine(typed, "tensorrt-rtx", shapes, path, targets, progress=False, precision=precision)
+        built = build_engine(typed, "tensorrt-rtx", shapes, path, options, progress=False, precision=precision)
         assert built_types(built)[precision] >= 40
         sizes[str(arithmetic)] = built.size
     weights = graph.ByteSize()
@@ -115,8 +124,7 @@ def test_published_engines_of_every_precision(name: str, tmp_path: Path) -> None
 @needs_rtx
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_engines(name: str, tmp_path: Path) -> None:
-    graph = export_graph(random_model(name), name)
-    one = recipe(name)
+    graph, one = published(name), recipe(name)
     for static in (None, one.crop):
         path = tmp_path / "model.engine"
         build_engine(graph, "tensorrt-rtx", shapes_for(one, static=static), path, progress=False)
@@ -137,8 +145,9 @@ def test_refused_graph_says_why(graph: onnx.ModelProto, tmp_path: Path) -> None:
 @pytest.mark.rtx
 @needs_rtx
 def test_unknown_target(graph: onnx.ModelProto, tmp_path: Path) -> None:
+    options = EngineOptions(targets=("9.0",))
     with pytest.raises(SettingsError, match=r"9\.0.*it knows 8\.0"):
-        build_engine(graph, "tensorrt-rtx", shapes_for(DEMO), tmp_path / "model.engine", targets=("9.0",))
+        build_engine(graph, "tensorrt-rtx", shapes_for(DEMO), tmp_path / "model.engine", options)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("tensorrt") is not None, reason="TensorRT is installed")

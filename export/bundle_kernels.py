@@ -1,0 +1,115 @@
+"""The compiled kernels of a bundle: those of the runtime around the network, and those of the engine's plugins.
+
+They are compiled by `isnet_trt.kernels.compile` in a process of its own: Triton's memory goes with it, and an
+interpreter that the caller may have chosen (TRITON_INTERPRET) does not come along.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import onnx
+from tqdm import tqdm
+
+from isnet_trt.cuda.context_ops import TYPES, WIDTHS, attention_kernels, pool_kernels
+from isnet_trt.engines.cores import usable_cores
+from isnet_trt.errors import BuildError, EngineUnavailable, SettingsError
+from isnet_trt.export.elements import element_types
+from isnet_trt.export.engine_options import Context
+from isnet_trt.export.functions import context_nodes
+from isnet_trt.kernels.compile import PTX_VERSIONS
+from isnet_trt.training.architecture import Architecture
+
+PORTABLE = 80
+"""The architecture whose PTX later GPUs run as well: it is always among a bundle's."""
+_NAMES: dict[int, str] = dict(zip((onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16), TYPES, strict=True))
+
+
+def check_kernels(context: Context | None, architecture: Architecture) -> None:
+    """Refuse early what `compile_kernels` could not do.
+
+    Raises:
+        SettingsError: there are no kernels for plugins of this model.
+        EngineUnavailable: there is no compiler for kernels here.
+    """
+    if context == "plugin" and architecture.context_channels not in WIDTHS:
+        raise SettingsError(
+            f"the attention of this model has {architecture.context_channels} channels; there are kernels for "
+            f"{' and '.join(map(str, WIDTHS))}; use --context native"
+        )
+    if importlib.util.find_spec("triton") is None:
+        hint = "pip install 'isnet_trt[build]'" if sys.platform == "linux" else "build on Linux"
+        raise EngineUnavailable(f"kernels are compiled with Triton, which is not installed; {hint}")
+
+
+def architectures(capabilities: Iterable[str] | None) -> tuple[int, ...]:
+    """What to compile for, so that GPUs of ``capabilities`` such as "8.9" find a form of their own; None: all."""
+    if capabilities is None:
+        return tuple(PTX_VERSIONS)
+    own = {int(one.replace(".", "")) for one in capabilities}
+    return tuple(arch for arch in PTX_VERSIONS if arch in own or arch == PORTABLE)
+
+
+def context_kernels(proto: onnx.ModelProto, width: int) -> tuple[str, ...]:
+    """Names of the kernels that the plugins of a graph launch, for an attention of ``width`` channels."""
+    types = element_types(proto)
+    names: dict[str, None] = {}
+    for node in context_nodes(proto):
+        kinds = [_NAMES[types[name]] for name in node.input[:2]]
+        made = pool_kernels(*kinds) if node.op_type == "RegionPool" else attention_kernels(kinds[0], width)
+        names |= dict.fromkeys(made)
+    return tuple(names)
+
+
+def compile_kernels(
+    folder: Path,
+    proto: onnx.ModelProto,
+    architecture: Architecture,
+    context: Context | None,
+    capabilities: Iterable[str] | None,
+    progress: bool = True,
+) -> tuple[int, ...]:
+    """Compile into ``folder``/sm_XX what the runtime launches for a float32 input and output, and the plugins' kernels.
+
+    Returns the architectures.
+
+    Raises:
+        BuildError: a kernel cannot be compiled, or spills registers; the compiler's last words are in the message.
+    """
+    arches = architectures(capabilities)
+    plugins = context_kernels(proto, architecture.context_channels) if context == "plugin" else ()
+    command = [sys.executable, "-m", "isnet_trt.kernels.compile", "--out", str(folder), "--dtype", "fp32"]
+    command += ["--arch", *(f"sm_{arch}" for arch in arches), "--classes", str(architecture.num_classes)]
+    command += ["--jobs", str(usable_cores()), "--context", *plugins]
+    if plugins:
+        command += ["--width", str(architecture.context_channels)]
+    with _running(command) as process, tqdm(desc="kernels", leave=False, disable=None if progress else True) as bar:
+        said = []
+        for line in process.stdout or ():
+            said.append(line)
+            bar.update()
+        process.wait()
+    if process.returncode:
+        raise BuildError(f"the kernels cannot be compiled: {''.join(said[-3:]).strip()}")
+    return arches
+
+
+@contextlib.contextmanager
+def _running(command: list[str]) -> Iterator[subprocess.Popen[str]]:
+    """A process that does not outlive an error or Ctrl-C here."""
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.wait()
+        if process.stdout:
+            process.stdout.close()

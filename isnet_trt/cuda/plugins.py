@@ -1,0 +1,284 @@
+"""The two context operations as plugins of TensorRT and TensorRT-RTX: one Python class for both libraries.
+
+The parser takes a plugin for a node of the domain ``isnet_trt`` that carries the attribute ``plugin_namespace``, if its
+creator is registered; `kernels_for` registers both creators while an engine is built or deserialised, and only then,
+and gives the plugins their kernels. ``enqueue`` queues the kernels of `isnet_trt.cuda.context_ops` on the stream that
+the engine names; captured in a CUDA graph, Python is not in the steady state.
+
+No exception may leave a callback: what goes wrong is noted in words (`Host.failures`) and told to the library in its
+own way. Types and shapes are refused while the graph is read, where the library stops cleanly; TensorRT-RTX 1.7 ends
+the process when a plugin refuses in ``configure_plugin`` or ``supports_format_combination``, so that neither does.
+
+Engines with these plugins have been built with TensorRT-RTX; they have not yet run on a GPU.
+API: https://docs.nvidia.com/deeplearning/tensorrt/latest/_static/python-api/infer/Plugin/IPluginV3.html
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from isnet_trt.cuda.context_ops import TYPES, Launcher
+from isnet_trt.cuda.signatures import NAMESPACE, OPERATIONS, VERSION, Operation, Size
+from isnet_trt.errors import BuildError, EngineError, IsnetError
+
+_log = logging.getLogger(__name__)
+_lock = threading.RLock()
+"""The registry of plugins is the process's: one engine at a time is built or deserialised with plugins."""
+LAYOUT = 1
+"""Of the serialised fields; an engine with another one is refused."""
+
+
+@dataclass
+class Host:
+    """What plugins are given: kernels (none where an engine is built for another machine), and the GPU's size.
+
+    ``failures`` collects what went wrong inside callbacks, in words.
+    """
+
+    kernels: Launcher | None = None
+    multiprocessors: int = 1
+    failures: list[str] = field(default_factory=list)
+
+    def note(self, error: BaseException) -> str:
+        """Keep and log what a callback must not raise; returns it in words."""
+        said = str(error) if isinstance(error, IsnetError) else f"{type(error).__name__}: {error}"
+        self.failures.append(said)
+        _log.error("context plugin: %s", said)
+        return said
+
+
+_host = Host()
+
+
+@contextlib.contextmanager
+def kernels_for(library: Any, kernels: Launcher | None = None, multiprocessors: int = 1) -> Iterator[Host]:
+    """While this is open, engines that ``library`` (tensorrt or tensorrt_rtx) builds or deserialises have the plugins.
+
+    ``kernels`` are what they launch and must stay loaded as long as the engine lives; without them an engine can be
+    built, but not deserialised. Other threads wait here. ``failures`` of the `Host` that is given are worth a look
+    where the library refuses.
+
+    Raises:
+        BuildError: the library's registry refuses the plugins, such as where somebody else registered theirs.
+    """
+    global _host
+    with _lock:
+        before, _host = _host, Host(kernels, multiprocessors)
+        registry = library.get_plugin_registry()
+        registered = []
+        try:
+            for creator in _creators(library):
+                if not registry.register_creator(creator, NAMESPACE):
+                    raise BuildError(f"{library.__name__} has another plugin {creator.name} in namespace {NAMESPACE}")
+                registered.append(creator)
+            yield _host
+        finally:
+            for creator in registered:
+                registry.deregister_creator(creator)
+            _host = before
+
+
+def _guarded(failed: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """A callback that notes its exceptions and then returns ``failed``."""
+
+    def wrap(callback: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(callback)
+        def guarded(self: Any, *arguments: Any) -> Any:
+            try:
+                return callback(self, *arguments)
+            except Exception as error:
+                self.host.note(error)
+                return failed
+
+        return guarded
+
+    return wrap
+
+
+def _kinds(library: Any) -> dict[Any, str]:
+    """The library's types -> ours."""
+    kinds = library.DataType
+    return dict(zip((kinds.FLOAT, kinds.HALF, kinds.BF16), TYPES, strict=True))
+
+
+class _Callbacks:
+    """One node of an engine. Callbacks are called by the library; their meaning is that of its documentation.
+
+    `plugin_class` puts this before the library's interfaces.
+    """
+
+    library: Any
+    interfaces: tuple[Any, ...]
+
+    def __init__(self, operation: Operation, node: str, attributes: Mapping[str, float], host: Host) -> None:
+        for interface in self.interfaces:
+            interface.__init__(self)
+        self.plugin_name = operation.name
+        self.plugin_version = VERSION
+        self.plugin_namespace = NAMESPACE
+        self.num_outputs = len(operation.outputs)
+        self.operation = operation
+        self.node = node
+        self.attributes = dict(attributes)
+        self.host = host
+        self.inputs: tuple[str, ...] = ()
+        self._fields: list[Any] = []
+
+    def clone(self) -> Any:
+        made = type(self)(self.operation, self.node, self.attributes, self.host)
+        made.inputs = self.inputs
+        return made
+
+    def attach_to_context(self, context: Any) -> Any:
+        return self.clone()
+
+    def get_capability_interface(self, kind: Any) -> Any:
+        return self
+
+    @_guarded([])  # fewer types than outputs: the library refuses the node
+    def get_output_data_types(self, inputs: Sequence[Any]) -> list[Any]:
+        kinds = _kinds(self.library)
+        self.inputs = tuple(kinds.get(kind, str(kind).removeprefix("DataType.").lower()) for kind in inputs)
+        letters = self.operation.types(self.node, self.inputs)
+        made = (letters.get(tensor.type, tensor.type) for tensor in self.operation.outputs.values())
+        return [next(kind for kind, name in kinds.items() if name == one) for one in made]
+
+    @_guarded([])
+    def get_output_shapes(self, inputs: Sequence[Any], shape_inputs: Sequence[Any], expressions: Any) -> list[Any]:
+        shapes = [[_constant(shape[axis]) for axis in range(len(shape))] for shape in inputs]
+        self.operation.sizes(self.node, shapes)
+        axes = {
+            letter: shape[axis]
+            for tensor, shape in zip(self.operation.inputs.values(), inputs, strict=True)
+            for axis, letter in enumerate(tensor.axes)
+        }
+        made = []
+        for tensor in self.operation.outputs.values():
+            made.append(self.library.DimsExprs(len(tensor.axes)))
+            for axis, letter in enumerate(tensor.axes):
+                made[-1][axis] = axes[letter]
+        return made
+
+    def configure_plugin(self, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
+        return None
+
+    def supports_format_combination(self, place: int, tensors: Sequence[Any], inputs: int) -> bool:
+        # The network is strongly typed: types were settled when the graph was read.
+        return bool(tensors[place].desc.format == self.library.TensorFormat.LINEAR)
+
+    def get_valid_tactics(self) -> list[int]:
+        return []
+
+    def set_tactic(self, tactic: int) -> None:
+        return None
+
+    @_guarded(0)
+    def get_workspace_size(self, inputs: Sequence[Any], outputs: Sequence[Any]) -> int:
+        return self._size([one.desc for one in inputs], [tuple(one.max) for one in inputs]).workspace()
+
+    @_guarded(None)
+    def get_fields_to_serialize(self) -> Any:
+        numbers = {"layout": [LAYOUT], "types": [TYPES.index(kind) for kind in self.inputs]}
+        kinds = self.library.PluginFieldType
+        given = [(name, np.array(value, np.int32), kinds.INT32) for name, value in numbers.items()]
+        given += [(name, np.array([value], np.float32), kinds.FLOAT32) for name, value in self.attributes.items()]
+        self._fields = given  # the library keeps the addresses of the arrays only
+        return self.library.PluginFieldCollection([self.library.PluginField(*one) for one in given])
+
+    def on_shape_change(self, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
+        return None
+
+    def enqueue(
+        self,
+        inputs: Sequence[Any],
+        outputs: Sequence[Any],
+        sources: Sequence[int],
+        results: Sequence[int],
+        workspace: int,
+        stream: int,
+    ) -> None:
+        """Queue the kernels. Here an exception is the library's own way: it catches it and fails the inference."""
+        try:
+            host, addresses = self.host, (*sources, *results)
+            if host.kernels is None:
+                raise EngineError(f"node {self.node}: {self.operation.name} was given no kernels")
+            size = self._size(inputs, [tuple(one.dims) for one in inputs])
+            launch = self.operation.launch
+            launch(size, host.kernels, stream, host.multiprocessors, addresses, workspace, self.attributes)
+        except Exception as error:
+            raise RuntimeError(self.host.note(error)) from None
+
+    def _size(self, tensors: Sequence[Any], shapes: Sequence[Sequence[int]]) -> Size:
+        kinds = _kinds(self.library)
+        letters = self.operation.types(self.node, [kinds[one.type] for one in tensors])
+        return self.operation.size(self.operation.known(self.node, shapes), letters)
+
+
+@functools.cache
+def plugin_class(library: Any) -> Any:
+    """The plugin's class: a subclass of the interfaces of ``library`` (tensorrt or tensorrt_rtx)."""
+    bases = (library.IPluginV3, library.IPluginV3OneCore, library.IPluginV3OneBuild, library.IPluginV3OneRuntime)
+    return type("ContextPlugin", (_Callbacks, *bases), {"library": library, "interfaces": bases})
+
+
+def _constant(expression: Any) -> int | None:
+    return int(expression.get_constant_value()) if expression.is_constant() else None
+
+
+@functools.cache
+def _creators(library: Any) -> tuple[Any, ...]:
+    """One creator for each operation; kept for ever, since the library keeps their addresses."""
+
+    class Creator(library.IPluginCreatorV3One):
+        def __init__(self, operation: Operation) -> None:
+            library.IPluginCreatorV3One.__init__(self)
+            self.operation = operation
+            self.name = operation.name
+            self.plugin_version = VERSION
+            self.plugin_namespace = NAMESPACE
+            names = operation.attributes
+            fields = [library.PluginField(n, np.array([]), library.PluginFieldType.FLOAT32) for n in names]
+            self.field_names = library.PluginFieldCollection(fields)
+
+        def create_plugin(self, node: str, fields: Any, phase: Any) -> Any:
+            try:
+                return _create(library, self.operation, node, fields, phase == library.TensorRTPhase.RUNTIME)
+            except Exception as error:
+                _host.note(error)
+                return None
+
+    return tuple(map(Creator, OPERATIONS))
+
+
+def _create(library: Any, operation: Operation, node: str, fields: Any, runtime: bool) -> Any:
+    values = {one.name: np.asarray(one.data).ravel() for one in fields}
+    if missing := [name for name in operation.attributes if not len(values.get(name, ()))]:
+        raise BuildError(f"node {node}: {operation.name} lacks the attribute {', '.join(missing)}")
+    attributes = {name: float(values[name][0]) for name in operation.attributes}
+    plugin = plugin_class(library)(operation, node, attributes, _host)
+    if runtime:
+        plugin.inputs = _restored(operation, node, values)
+    return plugin
+
+
+def _restored(operation: Operation, node: str, values: Mapping[str, Any]) -> tuple[str, ...]:
+    """The types of a serialised plugin's inputs.
+
+    Raises:
+        EngineError: it was written by another version, or there are no kernels.
+    """
+    layout = int(values["layout"][0]) if len(values.get("layout", ())) else 0
+    codes = [int(code) for code in values.get("types", ())]
+    if layout != LAYOUT or len(codes) != len(operation.inputs):
+        raise EngineError(f"node {node}: the engine was built with another version of the plugin {operation.name}")
+    if _host.kernels is None:
+        raise EngineError(f"node {node}: {operation.name} is a plugin, and no kernels were given; open the bundle")
+    return tuple(TYPES[code] for code in codes)

@@ -1,0 +1,147 @@
+"""What the two context operations take and give, and the errors of a graph that has it otherwise.
+
+Axes are letters (B images, K classes, N positions or queries, M keys, C channels, D the attention's width); a letter
+is one size wherever it stands. Types are those of `isnet_trt.cuda.context_ops.TYPES`; L and T stand for any of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from isnet_trt.cuda.context_ops import TYPES, WIDTHS, Attention, Launcher, Pool
+from isnet_trt.errors import BuildError
+
+NAMESPACE = "isnet_trt"
+"""Of the plugins, and the domain of the graph's nodes."""
+VERSION = "1"
+_NATIVE = "; build with --context native, or change the graph"
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor's axes, one letter each, and its type or the letter that stands for it."""
+
+    axes: str
+    type: str
+
+
+Size = Pool | Attention
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One context operation.
+
+    Attributes:
+        name: of the graph's node and of the plugin.
+        inputs: tensors in order.
+        outputs: tensors in order.
+        attributes: names of float attributes.
+        size: from sizes by letter and types by letter what `isnet_trt.cuda.context_ops` computes.
+    """
+
+    name: str
+    inputs: Mapping[str, Tensor]
+    outputs: Mapping[str, Tensor]
+    attributes: tuple[str, ...]
+    size: Callable[[Mapping[str, int], Mapping[str, str]], Size]
+
+    def types(self, node: str, found: Sequence[str]) -> dict[str, str]:
+        """The types by letter, from those of the inputs.
+
+        Raises:
+            BuildError: an input has a type that it cannot have; the message names it.
+        """
+        if len(found) != len(self.inputs):
+            raise BuildError(f"node {node}: {self.name} takes {', '.join(self.inputs)}, not {len(found)} inputs")
+        types: dict[str, str] = {}
+        for (name, tensor), kind in zip(self.inputs.items(), found, strict=True):
+            wanted = types.get(tensor.type, tensor.type)
+            if kind not in TYPES or (wanted in TYPES and kind != wanted):
+                can = wanted if wanted in TYPES else " or ".join(TYPES)
+                raise BuildError(f"node {node}: input {name} of {self.name} is {kind}, it must be {can}{_NATIVE}")
+            types[tensor.type] = kind
+        return types
+
+    def sizes(self, node: str, shapes: Sequence[Sequence[int | None]]) -> dict[str, int | None]:
+        """The sizes by letter; None is one that is not known yet.
+
+        Raises:
+            BuildError: an input has another rank, two inputs disagree, or there are no kernels for a size; the message
+                names node, input and axis.
+        """
+        sizes: dict[str, int | None] = {}
+        first: dict[str, str] = {}
+        for (name, tensor), shape in zip(self.inputs.items(), shapes, strict=True):
+            if len(shape) != len(tensor.axes):
+                wanted = ", ".join(tensor.axes)
+                raise BuildError(
+                    f"node {node}: input {name} of {self.name} has {len(shape)} axes, it must be ({wanted}){_NATIVE}"
+                )
+            for letter, size in zip(tensor.axes, shape, strict=True):
+                known = sizes.get(letter)
+                if None not in (known, size) and known != size:
+                    raise BuildError(
+                        f"node {node}: axis {letter} of {self.name} is {known} in {first[letter]} and {size} in {name}"
+                    )
+                if known is None:
+                    sizes[letter], first[letter] = size, name
+        width = sizes.get("D")
+        if width is not None and width not in WIDTHS:
+            raise BuildError(
+                f"node {node}: {self.name} has {width} channels in {first['D']}; there are kernels for "
+                f"{', '.join(map(str, WIDTHS))}{_NATIVE}"
+            )
+        return sizes
+
+    def known(self, node: str, shapes: Sequence[Sequence[int]]) -> dict[str, int]:
+        """`sizes` where all are known.
+
+        Raises:
+            BuildError: as `sizes`, or a size is still open.
+        """
+        sizes = {letter: size for letter, size in self.sizes(node, shapes).items() if size is not None and size >= 0}
+        if missing := {letter for tensor in self.inputs.values() for letter in tensor.axes} - set(sizes):
+            raise BuildError(f"node {node}: the sizes {', '.join(sorted(missing))} of {self.name} are not known")
+        return sizes
+
+    def launch(
+        self,
+        size: Size,
+        kernels: Launcher,
+        stream: int,
+        multiprocessors: int,
+        addresses: Sequence[int],
+        workspace: int,
+        attributes: Mapping[str, float],
+    ) -> None:
+        """Queue the operation; ``addresses`` are those of inputs and outputs in order."""
+        given: dict[str, Any] = dict(zip((*self.inputs, *self.outputs), addresses, strict=True))
+        size.launch(kernels, stream, multiprocessors, **given, **dict[str, Any](attributes), workspace=workspace)
+
+
+def _pool(sizes: Mapping[str, int], types: Mapping[str, str]) -> Pool:
+    return Pool(sizes["B"], sizes["K"], sizes["N"], sizes["C"], types["L"], types["T"])
+
+
+def _attention(sizes: Mapping[str, int], types: Mapping[str, str]) -> Attention:
+    return Attention(sizes["B"], sizes["N"], sizes["M"], sizes["D"], types["T"])
+
+
+REGION_POOL = Operation(
+    "RegionPool",
+    {"logits": Tensor("BKN", "L"), "features": Tensor("BNC", "T")},
+    {"centres": Tensor("BKC", "T"), "log_counts": Tensor("BK", "fp32")},
+    (),
+    _pool,
+)
+CONTEXT_ATTENTION = Operation(
+    "ContextAttention",
+    {"q": Tensor("BND", "T"), "k": Tensor("BMD", "T"), "v": Tensor("BMD", "T"), "bias": Tensor("BM", "fp32")},
+    {"out": Tensor("BND", "T")},
+    ("scale",),
+    _attention,
+)
+OPERATIONS = (REGION_POOL, CONTEXT_ATTENTION)
