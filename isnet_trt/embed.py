@@ -1,0 +1,54 @@
+"""What C code that embeds Python calls: plain numbers and strings, by position.
+
+``examples/embed/isnet.c`` is written against this module; `docs/embedding.md` says what holds for the pointers.
+"""
+
+from __future__ import annotations
+
+from isnet_trt.interop import RawImage, RawLabels
+from isnet_trt.merge import label_type
+from isnet_trt.preprocess import Order
+from isnet_trt.segmenter import Segmenter
+
+
+def open_segmenter(bundle: str, preset: str = "default", engine: str | None = None, threads: int = 0) -> Segmenter:
+    """`Segmenter.open` by position; ``threads`` 0 takes all cores.
+
+    Raises:
+        IsnetError: as `Segmenter.open`.
+    """
+    return Segmenter.open(bundle, engine=engine, preset=preset, threads=threads or None)
+
+
+def label_bytes(segmenter: Segmenter) -> int:
+    """Bytes of one label: 1, or 2 above 256 classes."""
+    return label_type(segmenter.labels.count)(0).itemsize
+
+
+def segment(
+    segmenter: Segmenter,
+    image: int,
+    height: int,
+    width: int,
+    pitch: int,
+    order: Order,
+    labels: int,
+    labels_pitch: int,
+    device: str = "cpu",
+    stream: int | None = None,
+) -> None:
+    """Segment the picture at ``image``, uint8 (height, width, channels of ``order``), into ``labels``.
+
+    Both are addresses on ``device`` ("cpu", "cuda:N"); pitches are bytes from row to row, 0 for rows without padding.
+    ``labels`` takes (height, width) numbers of `label_bytes` bytes. ``stream`` is the caller's CUDA stream, for
+    engines on a GPU.
+
+    Raises:
+        IsnetError: as a call of `Segmenter`.
+    """
+    dtype = f"uint{8 * label_bytes(segmenter)}"
+    segmenter(
+        RawImage(image, height, width, pitch or None, order, device=device),
+        out=RawLabels(labels, height, width, labels_pitch or None, dtype, device=device),
+        stream=stream,
+    )
