@@ -81,7 +81,7 @@ class Pipeline:
         self._prepared: OrderedDict[tuple[Size, Order, Inference], _Prepared] = OrderedDict()
         self._arena = 0
         self._arena_bytes = 0
-        self._no_graphs = engine.not_capturable
+        self._no_graphs = engine.no_graph(frozenset(), stream)
         self._closed = False
         with device:
             self.stream = stream or device.stream()
@@ -215,6 +215,9 @@ class Pipeline:
             self._do(step, prepared)
 
     def _capture(self, prepared: _Prepared) -> None:
+        self._no_graphs = self.engine.no_graph(prepared.plan.shapes, self.stream)
+        if self._no_graphs:
+            return
         try:
             with self.device.capture(self.stream) as graph:
                 for step in prepared.plan.steps:

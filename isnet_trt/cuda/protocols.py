@@ -21,8 +21,12 @@ class Launcher(Protocol):
 class DeviceEngine(Protocol):
     """A network that reads and writes device memory."""
 
-    not_capturable: str
-    """Why its work cannot be part of a CUDA graph; empty if it can."""
+    def no_graph(self, shapes: frozenset[Shape], stream: int) -> str:
+        """Why runs of ``shapes`` on ``stream`` cannot be part of a CUDA graph; empty if they can be tried.
+
+        Each of ``shapes`` has run before; none of them: whether the engine can be captured at all.
+        """
+        ...
 
     def output_shape(self, shape: Shape) -> tuple[int, ...]:
         """What comes out for an input of ``shape``; EngineError if it takes no such input."""

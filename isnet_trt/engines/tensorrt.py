@@ -1,13 +1,16 @@
 """TensorRT and TensorRT-RTX engines: one class, since both libraries have the same Python API.
 
-Host form: the batch goes to the GPU and the logits come back for each call. Not yet run on a GPU: every refusal up to
-the deserialisation is tested for real, the rest against a double that keeps "device" memory on the host.
+Not yet run on a GPU: every refusal up to the deserialisation is tested for real, the rest against a double that keeps
+"device" memory on the host.
 API (Runtime, ICudaEngine, IExecutionContext):
 https://docs.nvidia.com/deeplearning/tensorrt/latest/_static/python-api/
 """
 
 from __future__ import annotations
 
+import contextlib
+from collections import OrderedDict
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isnet_trt.bundle import EngineInfo
+from isnet_trt.cuda.kernels import Kernels
 from isnet_trt.engines.base import check_batch
 from isnet_trt.engines.device import Gpu, look_for_gpu
 from isnet_trt.engines.libraries import (
@@ -29,6 +33,8 @@ from isnet_trt.engines.stream import Stream, import_runtime
 from isnet_trt.errors import EngineError, EngineUnavailable
 from isnet_trt.forks import Home
 
+CONTEXTS = 4
+"""Input shapes of the host form whose contexts are kept."""
 _BUILD = "build the bundle again here with python -m isnet_trt.build"
 
 
@@ -63,33 +69,55 @@ def _check_version(info: EngineInfo) -> None:
 
 
 class TensorRTEngine:
-    """A serialised engine on GPU 0 (as CUDA_VISIBLE_DEVICES counts), with its own stream and execution context.
+    """A serialised engine on GPU 0 (as CUDA_VISIBLE_DEVICES counts).
+
+    There is one execution context per input shape, since a context that changes its shape cannot be captured in a CUDA
+    graph; they never run at the same time and share their device memory. Two forms: `run` from and to host memory, on
+    a stream of the engine's own, and `enqueue` on device memory and any stream.
 
     Raises:
-        EngineUnavailable: it cannot run here (see `check_compatible`).
+        EngineUnavailable: it cannot run here (see `check_compatible`), or there are no kernels for its plugins.
+        BundleError: the kernels of the bundle are damaged.
         EngineError: the file cannot be deserialised, or is no network with one float32 input and output.
     """
 
-    def __init__(self, path: Path, info: EngineInfo) -> None:
-        gpu = check_compatible(info)
+    def __init__(self, path: Path, info: EngineInfo, kernels: Path | None = None) -> None:
+        """``kernels`` is the bundle's folder of compiled kernels; an engine with context plugins needs it."""
+        self.gpu = check_compatible(info)
         self.kind = info.kind
         self.description = (
-            f"{info.kind} {info.library_version} on {gpu.name} (compute capability {gpu.compute_capability})"
+            f"{info.kind} {info.library_version} on {self.gpu.name} (compute capability {self.gpu.compute_capability})"
         )
+        self.kernels = Kernels.open(kernels, self.gpu.compute_capability) if kernels else None
         self._path = path
         self._library = import_library(info.kind)
         self._log = collecting_logger(self._library)
         self._runtime: Any = None
         self._engine: Any = None
-        self._context: Any = None
+        self._contexts: OrderedDict[tuple[int, ...], Any] = OrderedDict()
+        self._pinned: set[tuple[int, ...]] = set()
+        self._spare: Any = None
+        self._failures: list[str] = []
         self._stream = Stream(import_runtime())
         self._home = Home(self)
         try:
-            with self._stream.active():
+            with self._stream.active(), self._plugins(info):
                 self._load()
         except BaseException:
             self.close()
             raise
+
+    @contextlib.contextmanager
+    def _plugins(self, info: EngineInfo) -> Iterator[None]:
+        """The context operations' plugins, for engines that were built with them."""
+        if info.context != "plugin":
+            yield
+            return
+        from isnet_trt.cuda import plugins
+
+        with plugins.kernels_for(self._library, self.kernels, self.gpu.multiprocessors) as host:
+            self._failures = host.failures
+            yield
 
     def _load(self) -> None:
         self._runtime = self._library.Runtime(self._log)
@@ -99,10 +127,8 @@ class TensorRTEngine:
             said = self._said()  # before _invalid() makes the library say more
             what = f"{self.kind} {self._library.__version__} cannot load {self._path}{self._invalid(serialised)}"
             raise EngineError(f"{what}: {said}; {_BUILD}")
-        self._context = self._engine.create_execution_context()
-        if self._context is None:
-            raise EngineError(f"{self._path}: no execution context, is GPU memory free? {self._said()}")
         self._input, self._output = self._signature()
+        self._spare = self._create_context()  # now, so that too little memory is said when the engine is opened
 
     def _invalid(self, serialised: bytes) -> str:
         """What TensorRT-RTX finds in the file's header; TensorRT has no such check."""
@@ -125,6 +151,38 @@ class TensorRTEngine:
             raise EngineError(f"{self._path} is no segmentation engine: its tensors are {', '.join(names)}; {_BUILD}")
         return inputs[0], outputs[0]
 
+    def _create_context(self) -> Any:
+        """A context that works in the memory that all of them share."""
+        strategy = self._library.ExecutionContextAllocationStrategy.USER_MANAGED
+        eager = getattr(self._library, "DynamicShapesKernelSpecializationStrategy", None)
+        if eager is None:
+            context = self._engine.create_execution_context(strategy)
+        else:  # TensorRT-RTX would start with general kernels and change them later, which a CUDA graph would not see
+            config = self._engine.create_runtime_config()
+            config.set_execution_context_allocation_strategy(strategy)
+            config.dynamic_shapes_kernel_specialization_strategy = eager.EAGER
+            context = self._engine.create_execution_context(config)
+        if context is None:
+            raise EngineError(f"{self._path}: no execution context, is GPU memory free? {self._said()}")
+        size = int(self._engine.device_memory_size_v2)
+        if size:
+            context.set_device_memory(self._stream.buffer("activations", size), size)
+        return context
+
+    def _context(self, shape: tuple[int, ...]) -> Any:
+        """The context for inputs of ``shape``."""
+        if self._engine is None:
+            raise EngineError("this engine was closed; open it again")
+        self._log.errors.clear()
+        if shape not in self._contexts:
+            context, self._spare = self._spare or self._create_context(), None
+            if not context.set_input_shape(self._input, shape):
+                self._spare = context
+                raise EngineError(f"the engine does not take {shape}: {self._limits()}. {self._said()}")
+            self._contexts[shape] = context
+        self._contexts.move_to_end(shape)
+        return self._contexts[shape]
+
     def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """See `isnet_trt.engines.base.Engine.run`.
 
@@ -132,29 +190,69 @@ class TensorRTEngine:
             EngineError: closed, or ``batch`` is outside the shapes that the engine was built for, or CUDA failed.
         """
         self._home.check("this engine")
-        if self._context is None:
-            raise EngineError("this engine was closed; open it again")
         check_batch(batch)
-        self._log.errors.clear()
         with self._stream.active():
-            logits = np.empty(self._output_shape(batch.shape), np.float32)
+            context = self._context(batch.shape)
+            logits = np.empty(self._answer(context, batch.shape), np.float32)
             source = self._stream.buffer(self._input, batch.nbytes)
             result = self._stream.buffer(self._output, logits.nbytes)
-            self._context.set_tensor_address(self._input, source)
-            self._context.set_tensor_address(self._output, result)
             self._stream.upload(source, batch)
-            started = self._context.execute_async_v3(self._stream.handle)
-            if started:
+            try:
+                self._execute(context, source, result, batch.shape, self._stream.handle)
                 self._stream.download(logits, result)
-            self._stream.wait()  # also when nothing was started: the upload still reads the caller's memory
-        if not started:
-            raise EngineError(f"{self.kind} failed on an input of shape {batch.shape}: {self._said()}")
+            finally:
+                self._stream.wait()  # also when nothing was started: the upload still reads the caller's memory
+            self._trim()
         return logits
 
-    def _output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        if not self._context.set_input_shape(self._input, shape):
-            raise EngineError(f"the engine does not take {shape}: {self._limits()}. {self._said()}")
-        output = tuple(self._context.get_tensor_shape(self._output))
+    def _trim(self) -> None:
+        """Contexts of host-form shapes beyond the latest few go."""
+        loose = [shape for shape in self._contexts if shape not in self._pinned]
+        for shape in loose[:-CONTEXTS]:
+            del self._contexts[shape]
+
+    def output_shape(self, shape: tuple[int, int, int, int]) -> tuple[int, ...]:
+        """Of the answer to an input of ``shape``; EngineError where the engine takes no such input."""
+        with self._stream.active():
+            return self._answer(self._context(shape), shape)
+
+    def enqueue(self, input_address: int, output_address: int, shape: tuple[int, int, int, int], stream: int) -> None:
+        """Queue the network: float32 ``shape`` at one device address to float32 logits at the other.
+
+        Addresses are multiples of 256; ``stream`` is any stream of the device's primary context, which is current.
+        Runs on different streams must not overlap.
+
+        Raises:
+            EngineError: closed, or ``shape`` is outside what the engine was built for, or the library refuses.
+        """
+        self._pinned.add(shape)
+        self._execute(self._context(shape), input_address, output_address, shape, stream)
+
+    def _execute(self, context: Any, source: int, result: int, shape: tuple[int, ...], stream: int) -> None:
+        context.set_tensor_address(self._input, source)
+        context.set_tensor_address(self._output, result)
+        if not context.execute_async_v3(stream):
+            raise EngineError(f"{self.kind} failed on an input of shape {shape}: {self._said()}")
+
+    def no_graph(self, shapes: frozenset[tuple[int, int, int, int]], stream: int) -> str:
+        """Why runs of ``shapes`` on ``stream`` cannot be part of a CUDA graph; empty if they can.
+
+        TensorRT says so only when it is tried, TensorRT-RTX also before.
+        """
+        for shape in sorted(shapes):
+            ask = getattr(self._context(shape), "is_stream_capturable", None)
+            if ask is not None and not ask(stream):
+                return f"{self.kind} cannot be captured for an input of {shape}"
+        return ""
+
+    def keep(self, shapes: frozenset[tuple[int, int, int, int]]) -> None:
+        """Give back the contexts for other input shapes; none of them is running or part of a graph."""
+        self._pinned &= shapes
+        for shape in [shape for shape in self._contexts if shape not in shapes]:
+            del self._contexts[shape]
+
+    def _answer(self, context: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
+        output = tuple(context.get_tensor_shape(self._output))
         if len(output) != 4 or min(output) < 1:
             raise EngineError(f"{self._path} gives an output of shape {output} for {shape}; {_BUILD}")
         return output
@@ -167,16 +265,20 @@ class TensorRTEngine:
         return f"it was built for {smallest} to {largest}"
 
     def _said(self) -> str:
-        return "; ".join(self._log.errors) or "the library gave no reason"
+        return "; ".join([*self._failures, *self._log.errors]) or "the library gave no reason"
 
     def close(self) -> None:
         """Give the GPU's memory back; closing twice is harmless, and so is closing in a forked child."""
         if not self._home.is_here:
             return
         # In this order: each one uses the next.
-        self._context = None
+        self._contexts.clear()
+        self._spare = None
         self._engine = None
         self._runtime = None
+        if self.kernels is not None:
+            with contextlib.suppress(EngineError), self._stream.active():
+                self.kernels.close()
         self._stream.close()
 
     def __del__(self) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -98,6 +99,8 @@ class Library:
     __version__ = "1.7.1.116"
     TensorIOMode = SimpleNamespace(INPUT=1, OUTPUT=2)
     DataType = SimpleNamespace(FLOAT=0, HALF=1)
+    ExecutionContextAllocationStrategy = SimpleNamespace(STATIC=0, ON_PROFILE_CHANGE=1, USER_MANAGED=2)
+    DynamicShapesKernelSpecializationStrategy = SimpleNamespace(LAZY=0, EAGER=1, NONE=2)
     EngineInvalidityDiagnostics = SimpleNamespace(__members__={"VERSION_MISMATCH": 1, "MALFORMED_ENGINE": 32})
 
     class ILogger:
@@ -108,7 +111,8 @@ class Library:
         self.no_context = False
         self.execute_fails = False
         self.broken = False
-        self.alive: set[str] = set()
+        self.capturable = True
+        self.contexts: weakref.WeakSet[Context] = weakref.WeakSet()
 
     def Runtime(self, logger: Any) -> Any:
         self.logger = logger
@@ -131,24 +135,50 @@ class Library:
             get_tensor_dtype=self.dtypes.__getitem__,
             get_tensor_shape=lambda name: (-1, 3, -1, -1),
             get_tensor_profile_shape=lambda name, profile: INFO.shapes,
-            create_execution_context=lambda: None if self.no_context else Context(self),
+            device_memory_size_v2=4096,
+            create_runtime_config=RuntimeConfig,
+            create_execution_context=self._context,
         )
+
+    def _context(self, config: Any) -> Any:
+        assert (config.strategy, config.dynamic_shapes_kernel_specialization_strategy) == (2, 1)
+        return None if self.no_context else Context(self)
+
+
+class RuntimeConfig:
+    """What contexts are made with; TensorRT-RTX has it, and TensorRT takes the strategy itself."""
+
+    strategy = dynamic_shapes_kernel_specialization_strategy = 0
+
+    def set_execution_context_allocation_strategy(self, strategy: int) -> None:
+        self.strategy = strategy
 
 
 class Context:
-    """An execution context that computes on the addresses it was given."""
+    """An execution context that computes on the addresses it was given, in memory that it was given."""
 
     def __init__(self, library: Library) -> None:
         self.library = library
         self.addresses: dict[str, int] = {}
+        self.memory: tuple[int, int] | None = None
+        self.shape: tuple[int, ...] = ()
+        library.contexts.add(self)
+
+    def set_device_memory(self, address: int, size: int) -> None:
+        self.memory = address, size
+
+    def is_stream_capturable(self, stream: int) -> bool:
+        assert self.shape
+        return self.library.capturable
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         assert name == "image"
+        assert not self.shape or not self.fits, "a context keeps its shape"
         self.shape = tuple(shape)
-        fits = all(a <= b <= c for a, b, c in zip(INFO.shapes[0], shape, INFO.shapes[2], strict=True))
-        if not fits:
+        self.fits = all(a <= b <= c for a, b, c in zip(INFO.shapes[0], shape, INFO.shapes[2], strict=True))
+        if not self.fits:
             self.library.logger.log(1, "dimensions not in profile")
-        return fits
+        return self.fits
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
         batch, _, height, width = self.shape
@@ -159,7 +189,9 @@ class Context:
         return True
 
     def execute_async_v3(self, stream: int) -> bool:
-        assert stream == 77
+        assert stream in (77, 99)
+        assert self.memory is not None
+        assert self.fits
         if self.library.execute_fails:
             self.library.logger.log(1, "enqueue failed")
             return False
@@ -205,12 +237,53 @@ def test_runs_and_frees(path: Path, cuda: Cuda, library: Library) -> None:
             results.append((engine.run(batch), expected(batch)))
         for got, wanted in results:  # all of them after the last call: none may have been overwritten
             np.testing.assert_allclose(got, wanted, atol=1e-5)  # float32
-        assert sorted(len(block) for block in cuda.memory.values()) == [2 * 3 * 8 * 6 * 4, 2 * 3 * 64 * 48 * 4]
+        assert sorted(len(block) for block in cuda.memory.values()) == [2 * 3 * 8 * 6 * 4, 4096, 2 * 3 * 64 * 48 * 4]
     engine.close()
     assert cuda.memory == {}
     assert cuda.streams == set()
     with pytest.raises(EngineError, match="closed"):
         engine.run(_batch(1, 3, 8, 8))
+
+
+def test_on_device_memory_and_any_stream(path: Path, cuda: Cuda, library: Library) -> None:
+    with tensorrt.TensorRTEngine(path, INFO) as engine:
+        for shape in ((1, 3, 16, 24), (2, 3, 64, 48), (1, 3, 16, 24)):
+            batch, out = _batch(*shape), np.empty((shape[0], 3, shape[2] // 8, shape[3] // 8), np.float32)
+            assert engine.output_shape(shape) == out.shape
+            engine.enqueue(batch.ctypes.data, out.ctypes.data, shape, 99)
+            np.testing.assert_allclose(out, expected(batch), atol=1e-5)  # float32
+        assert [len(block) for block in cuda.memory.values()] == [4096]  # nothing but what the contexts share
+        with pytest.raises(EngineError, match=r"does not take \(3, 3, 8, 8\): it was built for"):
+            engine.enqueue(1, 1, (3, 3, 8, 8), 99)
+        library.execute_fails = True
+        with pytest.raises(EngineError, match=r"failed on an input of shape \(1, 3, 16, 24\): enqueue failed"):
+            engine.enqueue(1, 1, (1, 3, 16, 24), 99)
+
+
+def test_a_context_for_each_shape_in_use(path: Path, cuda: Cuda, library: Library) -> None:
+    shapes = [(1, 3, 8, 8 * n) for n in range(1, 7)]
+    with tensorrt.TensorRTEngine(path, INFO) as engine:
+        assert len(library.contexts) == 1  # made with the engine, used by the first shape
+        for shape in shapes[:2]:
+            batch, out = _batch(*shape), np.empty((1, 3, 1, shape[3] // 8), np.float32)
+            engine.enqueue(batch.ctypes.data, out.ctypes.data, shape, 99)
+        assert len(library.contexts) == 2
+        for shape in shapes[2:] * 2:
+            engine.run(_batch(*shape))
+        for shape in shapes:
+            engine.run(_batch(*shape))
+        assert len(library.contexts) == 2 + tensorrt.CONTEXTS
+        engine.keep(frozenset(shapes[:1]))
+        assert [context.shape for context in library.contexts] == shapes[:1]
+    assert len(library.contexts) == 0
+
+
+def test_whether_it_can_be_captured(path: Path, cuda: Cuda, library: Library) -> None:
+    with tensorrt.TensorRTEngine(path, INFO) as engine:
+        assert engine.no_graph(frozenset(), 99) == ""
+        assert engine.no_graph(frozenset({(1, 3, 8, 8)}), 99) == ""
+        library.capturable = False
+        assert "cannot be captured for an input of (1, 3, 8, 8)" in engine.no_graph(frozenset({(1, 3, 8, 8)}), 99)
 
 
 def test_a_forgotten_engine_gives_its_memory_back(path: Path, cuda: Cuda, library: Library) -> None:
@@ -320,6 +393,9 @@ def test_the_real_library_has_every_name_in_use() -> None:
         real.Runtime: ("deserialize_cuda_engine", "get_engine_validity"),
         real.ICudaEngine: tuple(vars(Library()._engine())),
         real.IExecutionContext: tuple(name for name in vars(Context) if not name.startswith("_")),
+        real.IRuntimeConfig: tuple(name for name in vars(RuntimeConfig) if name[0] != "_" and name != "strategy"),
+        real.ExecutionContextAllocationStrategy: ("USER_MANAGED",),
+        real.DynamicShapesKernelSpecializationStrategy: ("EAGER",),
         real.EngineInvalidityDiagnostics: ("VERSION_MISMATCH", "MALFORMED_ENGINE"),
     }.items():
         for name in names:

@@ -75,6 +75,10 @@ class HostEngine:
 
         self.gpu.put(stream, run)
 
+    def no_graph(self, shapes: frozenset, stream: int) -> str:
+        assert shapes <= set(self.shapes)
+        return self.not_capturable
+
     def keep(self, shapes: frozenset) -> None:
         self.kept.append(shapes)
 
