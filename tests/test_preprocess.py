@@ -64,6 +64,22 @@ def test_any_memory_layout_is_taken(name, picture):
     assert (check_image(laid_out, "bgr") == picture[..., ::-1]).all()
 
 
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_alpha_is_passed_over(name, picture):
+    laid_out = LAYOUTS[name](np.dstack([picture, picture[..., 0]]))
+    assert (check_image(laid_out, "rgba") == picture).all()
+    assert (check_image(laid_out, "bgra") == picture[..., ::-1]).all()
+    assert check_image(laid_out, "bgra").flags.c_contiguous
+
+
+def test_overlapping_rows_are_taken():
+    line = np.arange(60, dtype=np.uint8)
+    for order, stride in (("bgr", 3), ("bgr", 0), ("bgra", 7)):
+        channels = len(order)
+        overlapping = np.lib.stride_tricks.as_strided(line, (5, 6, channels), (stride, channels, 1))
+        assert (check_image(overlapping, order) == overlapping[:, :, 2::-1]).all()
+
+
 BAD = {
     "empty": (np.zeros((0, 5, 3), np.uint8), "empty"),
     "grey": (np.zeros((4, 5), np.uint8), "COLOR_GRAY2RGB"),
