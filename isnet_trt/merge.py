@@ -85,6 +85,7 @@ class Merger:
         self._softmax = plan.inference.softmax_before_resize
         self._whole = plan.inference.mode == "whole"
         self._passes = len(plan.passes)
+        self._pool: ThreadPoolExecutor | None = None
         self._next = 0
         self._volume_of: dict[int, Volume] = {}
         self._volumes = self._make_volumes(plan)
@@ -121,7 +122,10 @@ class Merger:
             self._next = band[1]
         self._run(self._band, bands)
         self._forget()
-        return self._next == self._output[0]
+        done = self._next == self._output[0]
+        if done and self._pool:
+            self._pool.shutdown()
+        return done
 
     def _needs(self, volume: Volume, band: Span) -> Span:
         return taps(volume.size[0], self._output[0], *band).span
@@ -132,8 +136,8 @@ class Merger:
             for item in items:
                 work(item)
             return
-        with ThreadPoolExecutor(self._threads) as pool:
-            list(pool.map(work, items))
+        self._pool = self._pool or ThreadPoolExecutor(self._threads)
+        list(self._pool.map(work, items))
 
     def _forget(self) -> None:
         done = self._next == self._output[0]
@@ -161,4 +165,6 @@ class Merger:
             resampled = combine(parts)
             total = resampled if total is None else np.add(resampled, total, out=resampled)
         assert total is not None
-        return total / np.float32(self._passes) if self._passes > 1 else total
+        if self._passes == 1:
+            return total
+        return np.divide(total, np.float32(self._passes), out=total if parts else None)
