@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,6 +61,10 @@ class Table:
         """Scale and zero point of that range."""
         choice = self.choice(tensor, form)
         return form.fit(choice.low, choice.high)
+
+    def observers_taken(self, form: Format) -> dict[str, int]:
+        """Observer -> for how many tensors its range was taken, of those that a scale was asked for so far."""
+        return dict(Counter(one.observer for (_, name, _), one in self._chosen.items() if name == form.name))
 
     def idle(self) -> list[str]:
         """Tensors that were zero on every input; they are stored with scale 1."""

@@ -1,0 +1,48 @@
+"""``--max-drop`` through the command line: searched, kept within the bound, reported, and taken again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import pytest
+
+from isnet_trt import build as command
+from isnet_trt import cli
+from isnet_trt.bundle import read_bundle
+from isnet_trt.training.demo import CHECKPOINT
+from isnet_trt.training.scenes import draw_scene
+
+BOUND = 0.1
+"""Points of equal labels: the demo model in uint8 loses about 0.4 on these pictures."""
+
+
+@pytest.mark.slow
+def test_bound_holds_and_the_search_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    street = tmp_path / "street"
+    street.mkdir()
+    for seed in range(2):
+        cv2.imwrite(str(street / f"{seed}.png"), draw_scene(seed, 256, 512).image[..., ::-1])
+    options = ["--precision", "int8", "--engine", "onnxruntime", "--calib", street, "--calib-inputs", 4]
+    words = ["--ckpt", CHECKPOINT, "--out", tmp_path / "bundle", *options, "--max-drop", BOUND]
+    assert cli.run(command.main, [str(word) for word in words]) == 0
+    assert "sensitivity" in capsys.readouterr().out
+    bundle = read_bundle(tmp_path / "bundle")
+    report = bundle.manifest.parity
+    kept = report["graph"]["kept out"]
+    assert 1 <= len(kept) < 20
+    # The search compares with the float32 graph, the gate with the checkpoint: a few near ties apart.
+    assert 100 * report["agreement"] >= 100 - BOUND - 0.05
+    page = (bundle.folder / "precision.md").read_text("utf-8")
+    assert "## What stays out of eight bits" in page
+    assert f"| {kept[0]} |" in page
+    assert {"mix.png", "precision.png"} <= set(bundle.manifest.files)
+    stored = tmp_path / "bundle.calibration" / "mix-cpu.json"
+    content = json.loads(stored.read_text("utf-8"))
+    assert content["skip"] == kept
+    assert content["drop"] <= BOUND
+    content["skip"] = ["decoder_stage1"]  # a mark: the second build takes what is stored
+    stored.write_text(json.dumps(content), "utf-8")
+    assert cli.run(command.main, [*(str(word) for word in words), "--force"]) == 0
+    assert read_bundle(tmp_path / "bundle").manifest.parity["graph"]["kept out"] == ["decoder_stage1"]
