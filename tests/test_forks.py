@@ -5,14 +5,12 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
-import signal
 import threading
-import time
-from collections.abc import Callable
 
 import numpy as np
 import pytest
 import tiny_model
+from forked import PATIENCE, in_child, needs_fork
 
 from isnet_trt import Segmenter
 from isnet_trt.engines import open_onnx
@@ -21,10 +19,6 @@ from isnet_trt.settings import Preprocess
 
 PICTURE = np.random.default_rng(7).integers(0, 256, (45, 61, 3), np.uint8)
 BATCH = np.zeros((1, 3, 40, 56), np.float32)
-PATIENCE = 60
-"""Seconds after which a child counts as hanging."""
-
-needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 
 
 def opened(path, threads=2):
@@ -35,29 +29,6 @@ def opened(path, threads=2):
 @pytest.fixture
 def model(tmp_path):
     return tiny_model.write_model(tmp_path / "tiny.onnx", 11)
-
-
-def in_child(work: Callable[[], str]) -> str:
-    """What ``work`` returns, or what it raises, in a forked child; the test fails where that hangs or dies."""
-    reader, writer = os.pipe()
-    child = os.fork()
-    if not child:
-        try:
-            said = work()
-        except BaseException as error:
-            said = f"{type(error).__name__}: {error}"
-        os.write(writer, said.encode())
-        os._exit(0)
-    os.close(writer)
-    for _ in range(PATIENCE * 50):
-        if os.waitpid(child, os.WNOHANG)[0]:
-            with os.fdopen(reader) as pipe:
-                return pipe.read()
-        time.sleep(0.02)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    os.close(reader)
-    return pytest.fail("the child hangs")
 
 
 @needs_fork

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from forked import in_child, needs_fork
 from small_bundle import expected, save_model
 
 from isnet_trt.bundle import ENGINE, EngineInfo
@@ -291,6 +292,28 @@ def test_a_forgotten_engine_gives_its_memory_back(path: Path, cuda: Cuda, librar
     engine.run(_batch(1, 3, 8, 8))
     del engine
     gc.collect()
+    assert (cuda.memory, cuda.streams) == ({}, set())
+
+
+@needs_fork
+def test_a_forked_child_leaves_the_device_alone(path: Path, cuda: Cuda, library: Library) -> None:
+    engine = tensorrt.TensorRTEngine(path, INFO)
+    batch = _batch(1, 3, 8, 8)
+    wanted = engine.run(batch)
+
+    def leave() -> str:
+        nonlocal engine
+        before = (list(cuda.memory), list(cuda.streams), len(library.contexts))
+        with pytest.raises(EngineError, match="this engine was opened in process"):
+            engine.run(batch)
+        engine.close()
+        del engine
+        gc.collect()
+        return str(before == (list(cuda.memory), list(cuda.streams), len(library.contexts)))
+
+    assert in_child(leave) == "True"
+    assert (engine.run(batch) == wanted).all()
+    engine.close()
     assert (cuda.memory, cuda.streams) == ({}, set())
 
 
