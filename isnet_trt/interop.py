@@ -38,13 +38,13 @@ class Raw:
         height, width: in pixels.
         pitch: bytes from a row to the next, at least a row's own; None: rows follow each other without padding.
         device: where the pointer is valid: "cpu", "cuda" (GPU 0 as CUDA_VISIBLE_DEVICES counts) or "cuda:N".
-        stream: a CUDA stream, as a handle, on which the memory is still being written or read: work waits for what
-            is queued there so far. None: nothing is to be waited for.
+        stream: a CUDA stream, as `stream_handle` takes it, on which the memory is still being written or read: work
+            waits for what is queued there so far. None: nothing is to be waited for.
         owner: any object that has to stay alive while the memory is used.
 
     Raises:
         ImageError: for an image, a value that cannot be; the message names it.
-        SettingsError: the same for labels.
+        SettingsError: the same for labels; for both, ``stream`` is no stream.
     """
 
     address: int
@@ -62,8 +62,10 @@ class Raw:
             raise error(f"{self._name}: the address is a null pointer; was the buffer allocated?")
         if not 0 < self.address < 2**64 or min(self.height, self.width) < 1:
             raise error(f"{self._name}: {self._numbers()}; address, height and width must be positive")
-        if not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
+        if not re.fullmatch(r"cpu|cuda(:\d+)?", str(self.device)):
             raise error(f"{self._name}: device {self.device!r} is unknown; use 'cpu', 'cuda' or 'cuda:N'")
+        if self.stream is not None:
+            object.__setattr__(self, "stream", stream_handle(self.stream))
         self._check_pitch(error)
 
     def _make_integer(self, name: str, error: type[IsnetError]) -> None:

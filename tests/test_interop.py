@@ -134,6 +134,7 @@ BAD_POINTERS = {
     "short pitch": ({"pitch": 23}, "pitch 23 is shorter than a row of 8 pixels, 24 bytes"),
     "zero pitch": ({"pitch": 0}, "pitch 0 is shorter"),
     "negative pitch": ({"pitch": -24}, "pitch -24 is negative.*upside down"),
+    "device number": ({"device": 1}, "device 1 is unknown"),
     "device": ({"device": "gpu"}, "device 'gpu' is unknown; use 'cpu', 'cuda' or 'cuda:N'"),
 }
 
@@ -346,9 +347,12 @@ class Stream:
 def test_streams_are_handles_and_for_the_gpu_only(segmenter):
     assert stream_handle(Stream()) == 0x7F00
     assert stream_handle(0) == 0
+    assert RawImage(4096, 4, 8, device="cuda", stream=Stream()).stream == 0x7F00
     for bad in (-1, "0", 1.5, object()):
         with pytest.raises(SettingsError, match="stream must be a CUDA stream's handle"):
             stream_handle(bad)
+        with pytest.raises(SettingsError, match="stream must be a CUDA stream's handle"):
+            RawLabels(4096, 4, 8, device="cuda", stream=bad)
     for stream in (0, 17, Stream()):
         with pytest.raises(SettingsError, match=r"GPU memory; ONNX Runtime .* leave stream out"):
             segmenter(PICTURE, stream=stream)
