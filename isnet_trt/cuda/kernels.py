@@ -228,7 +228,7 @@ def _code(path: Path, digest: str) -> bytes:
 class Kernels:
     """Kernels that can be launched, loaded at their first launch into the context that is then current.
 
-    Every call needs a current context (`isnet_trt.cuda.device.Device`), always the same one. Launches may come from
+    A launch needs a current context (`isnet_trt.cuda.device.Device`), always the same one. Launches may come from
     several threads.
     """
 
@@ -238,6 +238,7 @@ class Kernels:
         self._api = api
         self._functions: dict[str, Any] = {}
         self._modules: list[Any] = []
+        self._context: Any = None
         self._lock = threading.Lock()
 
     @classmethod
@@ -296,6 +297,7 @@ class Kernels:
             raise EngineError(
                 f"{self.files.folder / kernel.name}.{self.files.form} cannot be loaded: {error}"
             ) from None
+        self._context = driver.call(self._api, "cuCtxGetCurrent")
         self._modules.append(module)
         function = driver.call(self._api, "cuModuleGetFunction", module, kernel.entry.encode())
         if kernel.shared > STATIC_SHARED:
@@ -304,8 +306,12 @@ class Kernels:
         return function
 
     def close(self) -> None:
-        """Unload what was loaded, in its context; closing twice is harmless, a lost device is passed over."""
+        """Unload what was loaded; closing twice is harmless, a lost device is passed over."""
         with self._lock:
             self._functions.clear()
+            if not self._modules:
+                return
+            self._api.cuCtxPushCurrent(self._context)
             while self._modules:
                 self._api.cuModuleUnload(self._modules.pop())
+            self._api.cuCtxPopCurrent()

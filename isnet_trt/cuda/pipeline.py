@@ -41,7 +41,7 @@ class _Prepared:
 
     plan: Plan
     tables: int
-    runs: int = 0
+    has_run: bool = False
     graph: Graph | None = None
 
     def __post_init__(self) -> None:
@@ -205,14 +205,14 @@ class Pipeline:
 
     def _run(self, prepared: _Prepared) -> None:
         """All steps: one by one the first time, later as a graph where that can be."""
-        if prepared.graph is None and prepared.runs and not self._no_graphs:
+        if prepared.graph is None and prepared.has_run and not self._no_graphs:
             self._capture(prepared)
-        prepared.runs += 1
         if prepared.graph is not None:
             prepared.graph.launch(self.stream)
             return
         for step in prepared.plan.steps:
             self._do(step, prepared)
+        prepared.has_run = True
 
     def _capture(self, prepared: _Prepared) -> None:
         self._no_graphs = self.engine.no_graph(prepared.plan.shapes, self.stream)

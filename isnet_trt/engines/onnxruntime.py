@@ -24,10 +24,15 @@ def library_version() -> str:
     Raises:
         EngineUnavailable: it is not installed.
     """
-    return str(_import().__version__)
+    return str(import_runtime().__version__)
 
 
-def _import() -> Any:
+def import_runtime() -> Any:
+    """The module ``onnxruntime``, which ``onnxruntime-gpu`` brings as well.
+
+    Raises:
+        EngineUnavailable: it is not installed.
+    """
     try:
         import onnxruntime
     except ImportError as error:
@@ -50,15 +55,15 @@ class OnnxRuntimeEngine:
     kind = KIND
 
     def __init__(self, path: str | os.PathLike[str], threads: int | None = None) -> None:
-        runtime = _import()
+        runtime = import_runtime()
         if threads is not None and threads < 1:
             raise SettingsError(f"threads is {threads}; it must be at least 1, or None for all cores")
         threads = threads or usable_cores()
         self.description = f"ONNX Runtime {runtime.__version__}, CPU, {threads} thread{'s' * (threads > 1)}"
-        self._session = _session(runtime, Path(path), threads)
+        self._session = open_session(runtime, Path(path), threads, ["CPUExecutionProvider"])
         self._home = Home(self)
-        self._run_options = _run_options(runtime)
-        self._name, self._shape = _signature(self._session, Path(path))
+        self._run_options = run_options(runtime, "memory.enable_memory_arena_shrinkage", "cpu:0")
+        self._name, self._shape, _ = signature(self._session, Path(path))
 
     def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """See `isnet_trt.engines.base.Engine.run`."""
@@ -66,14 +71,11 @@ class OnnxRuntimeEngine:
         if self._session is None:
             raise EngineError("this engine was closed; open it again")
         check_batch(batch)
-        wanted = zip(self._shape, batch.shape, strict=True)
-        if any(isinstance(size, int) and size != given for size, given in wanted):
-            raise EngineError(f"this model takes inputs of shape {_text(self._shape)}, not {_text(batch.shape)}")
+        check_shape(self._shape, batch.shape)
         try:
             return self._session.run(None, {self._name: batch}, self._run_options)[0]
         except Exception as error:
-            hint = "; use a smaller window or scale" if "allocate memory" in str(error) else ""
-            raise EngineError(f"ONNX Runtime failed on an input of shape {batch.shape}: {_line(error)}{hint}") from None
+            raise failed(batch.shape, error) from None
 
     def close(self) -> None:
         """Free the session; closing twice is harmless, and so is closing in a forked child, which frees nothing."""
@@ -89,11 +91,16 @@ class OnnxRuntimeEngine:
         self.close()
 
 
-def _session(runtime: Any, path: Path, threads: int) -> Any:
+def open_session(runtime: Any, path: Path, threads: int, providers: list[Any]) -> Any:
+    """A session of the module ``runtime``.
+
+    Raises:
+        EngineError: there is no such file, or it cannot be loaded.
+    """
     if not path.is_file():
         raise EngineError(f"{path} does not exist or is no file: there is no model to load")
     try:
-        return runtime.InferenceSession(str(path), _options(runtime, threads), providers=["CPUExecutionProvider"])
+        return runtime.InferenceSession(str(path), _options(runtime, threads), providers=providers)
     except Exception as error:
         raise EngineError(f"ONNX Runtime {runtime.__version__} cannot load {path}: {_line(error)}") from None
 
@@ -111,22 +118,41 @@ def _options(runtime: Any, threads: int) -> Any:
     return options
 
 
-def _run_options(runtime: Any) -> Any:
-    """Give the arena back after each run: one large picture must not hold its memory for ever."""
+def run_options(runtime: Any, key: str, value: str) -> Any:
+    """Options of a run with one entry.
+
+    The engines give the arena back after each run: one large picture must not hold its memory for ever.
+    """
     options = runtime.RunOptions()
-    options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+    options.add_run_config_entry(key, value)
     options.log_severity_level = 4  # what fails is raised; it need not be on stderr as well
     return options
 
 
-def _signature(session: Any, path: Path) -> tuple[str, tuple[int | str | None, ...]]:
-    """Name and shape of the one input."""
+def signature(session: Any, path: Path) -> tuple[str, tuple[int | str | None, ...], str]:
+    """Name and shape of the one input, and the name of the one output.
+
+    Raises:
+        EngineError: the model has others.
+    """
     for what, values in (("input", session.get_inputs()), ("output", session.get_outputs())):
         found = ", ".join(f"{v.name}: {v.type} {_text(v.shape)}" for v in values)
         if len(values) != 1 or values[0].type != "tensor(float)" or len(values[0].shape) != 4:
             raise EngineError(f"{path} is no segmentation model: it has {what} {found}, not one float32 (B, C, H, W)")
     entry = session.get_inputs()[0]
-    return entry.name, tuple(entry.shape)
+    return entry.name, tuple(entry.shape), session.get_outputs()[0].name
+
+
+def check_shape(takes: tuple[int | str | None, ...], given: tuple[int, ...]) -> None:
+    """Raise EngineError where a model of fixed sizes does not take ``given``."""
+    if any(isinstance(size, int) and size != one for size, one in zip(takes, given, strict=True)):
+        raise EngineError(f"this model takes inputs of shape {_text(takes)}, not {_text(given)}")
+
+
+def failed(shape: tuple[int, ...], error: Exception) -> EngineError:
+    """What ONNX Runtime said while it ran, and what helps."""
+    hint = "; use a smaller window or scale" if "allocate memory" in str(error) else ""
+    return EngineError(f"ONNX Runtime failed on an input of shape {shape}: {_line(error)}{hint}")
 
 
 def _text(shape: Any) -> str:

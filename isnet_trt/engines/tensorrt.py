@@ -277,8 +277,7 @@ class TensorRTEngine:
         self._engine = None
         self._runtime = None
         if self.kernels is not None:
-            with contextlib.suppress(EngineError), self._stream.active():
-                self.kernels.close()
+            self.kernels.close()
         self._stream.close()
 
     def __del__(self) -> None:

@@ -122,8 +122,10 @@ def test_names_do_not_lead_out_of_the_folder(folder):
         read(folder, "8.0")
 
 
-RESIZE = {"source": 4097, "picture": 4096, "pitch": 1 << 40, "bgr": 1, "source_height": 7, "source_width": 9,
-          "height": 300, "width": 129}  # fmt: skip
+RESIZE = {
+    "source": 4097, "picture": 4096, "pitch": 1 << 40, "pixel": 3, "bgr": 1, "source_height": 7, "source_width": 9,
+    "height": 300, "width": 129,
+}  # fmt: skip
 
 
 def parameters(kernel: Kernel, address: int) -> list[int | float]:

@@ -360,6 +360,17 @@ class Driver:
             self.gpu.put(stream, work)
         return (self._status("cuGraphLaunch"),)
 
+    def cuCtxGetCurrent(self) -> tuple[int, Any]:
+        return self._status("cuCtxGetCurrent"), self.gpu.stacks[threading.get_ident()][-1]
+
+    def cuCtxPushCurrent(self, context: Any) -> tuple[int]:
+        context.push()
+        return (0,)
+
+    def cuCtxPopCurrent(self) -> tuple[int, Any]:
+        self.gpu.check_current()
+        return 0, self.gpu.stacks[threading.get_ident()].pop()
+
     def cuModuleLoadData(self, code: bytes) -> tuple[int, int]:
         assert self.gpu.capturing is None, "loading code while a graph is captured"
         if status := self._status("cuModuleLoadData"):

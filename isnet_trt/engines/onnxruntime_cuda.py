@@ -1,0 +1,179 @@
+"""ONNX Runtime's CUDA provider: the engine on a GPU where there is no TensorRT.
+
+It comes with the package ``onnxruntime-gpu``, which takes the place of ``onnxruntime``. Two forms, as the TensorRT
+engines: `run` from and to host memory, and `enqueue` on device memory, on the stream that it was opened with. It is
+taken only where it is asked for. Not yet run on a GPU.
+
+https://onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html,
+https://onnxruntime.ai/docs/performance/tune-performance/iobinding.html
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isnet_trt.cuda.kernels import Kernels
+from isnet_trt.engines.base import check_batch
+from isnet_trt.engines.cores import usable_cores
+from isnet_trt.engines.device import Gpu, look_for_gpu
+from isnet_trt.engines.onnxruntime import (
+    KIND,
+    check_shape,
+    failed,
+    import_runtime,
+    open_session,
+    run_options,
+    signature,
+)
+from isnet_trt.errors import EngineError, EngineUnavailable
+from isnet_trt.forks import Home
+from isnet_trt.geometry import coarse_size
+
+PROVIDER = "CUDAExecutionProvider"
+_INSTALL = "pip uninstall onnxruntime, then pip install onnxruntime-gpu (with its CUDA and cuDNN)"
+
+
+def check_available() -> Gpu:
+    """The GPU that the provider would use.
+
+    Raises:
+        EngineUnavailable: there is none, or this ONNX Runtime has no CUDA provider.
+    """
+    runtime = import_runtime()
+    if PROVIDER not in runtime.get_available_providers():
+        raise EngineUnavailable(
+            f"device='cuda' with engine 'onnxruntime' needs ONNX Runtime's CUDA provider, which the installed ONNX "
+            f"Runtime {runtime.__version__} lacks; {_INSTALL}"
+        )
+    gpu, reason = look_for_gpu()
+    if gpu is None:
+        raise EngineUnavailable(f"device='cuda' needs an NVIDIA GPU and its driver: {reason}")
+    return gpu
+
+
+class OnnxRuntimeCudaEngine:
+    """A model file under ONNX Runtime's CUDA provider, on GPU 0 (as CUDA_VISIBLE_DEVICES counts), in float32 proper.
+
+    Raises:
+        EngineUnavailable: the provider or the GPU is missing, or the provider cannot be loaded.
+        BundleError: the kernels of the bundle are damaged.
+        EngineError: the file is no model that it can load.
+    """
+
+    kind = KIND
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        output: tuple[int, int],
+        kernels: Path | None = None,
+        stream: int = 0,
+        threads: int | None = None,
+    ) -> None:
+        """``output`` is (classes, stride) of the model; ``kernels`` the bundle's folder of compiled kernels.
+
+        ``stream`` is the handle of the CUDA stream that it works on; 0: one of its own, and only `run` works.
+        """
+        self.gpu = check_available()
+        runtime = import_runtime()
+        self.description = (
+            f"ONNX Runtime {runtime.__version__}, CUDA provider on {self.gpu.name} "
+            f"(compute capability {self.gpu.compute_capability})"
+        )
+        self.kernels = Kernels.open(kernels, self.gpu.compute_capability) if kernels else None
+        self._output = output
+        self._stream = stream
+        self._session = open_session(runtime, Path(path), threads or usable_cores(), [(PROVIDER, _options(stream))])
+        self._home = Home(self)
+        if self._session.get_providers()[0] != PROVIDER:
+            raise EngineUnavailable(
+                f"ONNX Runtime {runtime.__version__} has a CUDA provider but could not load it: the CUDA or cuDNN "
+                f"libraries that it was built for are missing; {_INSTALL}"
+            )
+        self._name, self._shape, self._answer = signature(self._session, Path(path))
+        self._run_options = run_options(runtime, "memory.enable_memory_arena_shrinkage", "gpu:0")
+        self._queue_options = run_options(runtime, "disable_synchronize_execution_providers", "1")
+
+    def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        """See `isnet_trt.engines.base.Engine.run`."""
+        self._home.check("this engine")
+        check_batch(batch)
+        session = self._open(batch.shape)
+        try:
+            return np.asarray(session.run(None, {self._name: batch}, self._run_options)[0])
+        except Exception as error:
+            raise failed(batch.shape, error) from None
+
+    def _open(self, shape: tuple[int, ...]) -> Any:
+        if self._session is None:
+            raise EngineError("this engine was closed; open it again")
+        check_shape(self._shape, shape)
+        return self._session
+
+    def output_shape(self, shape: tuple[int, int, int, int]) -> tuple[int, ...]:
+        """Of the answer to an input of ``shape``; EngineError where the model takes no such input."""
+        self._open(shape)
+        classes, stride = self._output
+        return shape[0], classes, *coarse_size((shape[2], shape[3]), stride)
+
+    def enqueue(self, input_address: int, output_address: int, shape: tuple[int, int, int, int], stream: int) -> None:
+        """Queue the network on the engine's stream: float32 ``shape`` at one device address to logits at the other.
+
+        Raises:
+            EngineError: closed, another stream than the one it was opened with, or ONNX Runtime fails, also where the
+                model's answer has another shape than `output_shape`.
+        """
+        if stream != self._stream:
+            raise EngineError("this engine works on the stream that it was opened with only")
+        session = self._open(shape)
+        try:
+            binding = session.io_binding()
+            binding.bind_input(self._name, "cuda", 0, np.float32, shape, input_address)
+            binding.bind_output(self._answer, "cuda", 0, np.float32, self.output_shape(shape), output_address)
+            session.run_with_iobinding(binding, self._queue_options)
+        except Exception as error:
+            raise failed(shape, error) from None
+
+    def no_graph(self, shapes: frozenset[tuple[int, int, int, int]], stream: int) -> str:
+        """See `isnet_trt.cuda.protocols.DeviceEngine`: its runs allocate, and some of its steps are the host's."""
+        return "ONNX Runtime's runs cannot be captured"
+
+    def keep(self, shapes: frozenset[tuple[int, int, int, int]]) -> None:
+        """Nothing is held for a shape."""
+
+    def close(self) -> None:
+        """Free the session; closing twice is harmless, and so is closing in a forked child, which frees nothing."""
+        if not self._home.is_here:
+            return
+        self._session = None
+        if self.kernels is not None:
+            self.kernels.close()
+
+    def __enter__(self) -> OnnxRuntimeCudaEngine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _options(stream: int) -> dict[str, str]:
+    """Of the provider. Float32 products are not rounded to TF32, so that labels are those of the CPU.
+
+    Trying every convolution algorithm for every new size takes seconds; the heuristic does not. Memory grows by what
+    is needed, not to the next power of two.
+    """
+    options = {
+        "device_id": "0",
+        "use_tf32": "0",
+        "cudnn_conv_algo_search": "HEURISTIC",
+        "arena_extend_strategy": "kSameAsRequested",
+    }
+    return options | ({"user_compute_stream": str(stream)} if stream else {})

@@ -1,0 +1,235 @@
+"""The pipeline's graphs, streams, memory and errors, on host memory with the kernels' plain references.
+
+The same with the real kernels, for the label maps: tests/cuda/interpreted/check_pipeline.py.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+from cuda_host import CASES, RULE, SLIDE, Form, ReferenceKernels, picture
+
+from isnet_trt import Inference
+from isnet_trt.errors import EngineError
+from isnet_trt.interop import RawImage, RawLabels, image_from
+from isnet_trt.preprocess import normalise, resize
+from isnet_trt.settings import Preprocess
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="triton has no wheels for this platform")
+
+
+@pytest.mark.parametrize("eager", [False, True])
+@pytest.mark.parametrize("name", CASES)
+def test_label_maps_are_those_of_the_host(name, eager, tmp_path):
+    size, inference, options = CASES[name]
+    with Form(tmp_path, ReferenceKernels, **options) as form:
+        form.gpu.eager = eager
+        for seed in (0, 1, 2):
+            form.run(picture(*size, seed), inference)
+        assert form.gpu.peak <= form.pipeline.plan(size, inference).bytes
+
+
+def test_a_large_picture_in_many_bands(tmp_path):
+    inference = SLIDE.replace(scales=(0.5, 1.0, 1.75), flip=True, softmax_before_resize=True)
+    with Form(tmp_path, ReferenceKernels, classes=7, rule=Preprocess((131, 57)), batch=8, band_bytes=60_000) as form:
+        form.run(picture(57, 131), inference)
+        assert form.kernels.launched.count("finish_fp32_u8") > 5
+        assert {shape[0] for shape in form.engine.shapes[:-1]} == {8}
+
+
+def test_a_graph_is_captured_once_and_replayed(tmp_path):
+    with Form(tmp_path, ReferenceKernels) as form:
+        for seed in range(4):
+            image = picture(17, 23, seed)
+            form.run(image)
+        assert form.gpu.calls.count("cuStreamBeginCapture") == 1
+        assert form.gpu.calls.count("cuGraphLaunch") == 3
+        assert len(form.engine.shapes) == 2  # run once, captured once
+
+
+def test_one_pipeline_for_many_sizes(tmp_path):
+    sizes = [(17, 23), (40, 31), (9, 60), (23, 17), (30, 30), (17, 24), (17, 23)]
+    with Form(tmp_path, ReferenceKernels) as form:
+        for seed, size in enumerate([*sizes, *sizes]):
+            image = picture(*size, seed)
+            form.run(image)
+        assert len(form.engine.kept[-1]) <= 4
+        assert len(form.pipeline._prepared) == 4
+
+
+@pytest.mark.parametrize("order", ["bgr", "rgba", "bgra"])
+def test_any_order_and_pitch_of_host_memory(order, tmp_path):
+    image = picture(20, 27)
+    channels = ["rgb".index(c) if c != "a" else 3 for c in order]
+    held = np.full((20, 40, len(order)), 99, np.uint8)
+    held[:, :27] = np.dstack([image, np.full((20, 27), 7)])[:, :, channels]
+    with Form(tmp_path, ReferenceKernels) as form:
+        made = form.pipeline(image_from(held[:, :27], order), Inference())
+        form.check(image, made)
+
+
+def test_device_memory_on_the_callers_stream(tmp_path):
+    image = picture(20, 27)
+    with Form(tmp_path, ReferenceKernels) as form:
+        gpu = form.gpu
+        with form.pipeline.device:
+            stream = form.pipeline.device.stream()
+            source, target = form.pipeline.device.allocate(20 * 90), form.pipeline.device.allocate(20 * 31)
+            staging = form.pipeline.device.staging(20 * 90)
+            rows = staging.reshape(20, 90)
+            for seed in (0, 1, 2):
+                image = picture(20, 27, seed)
+                rows[:, :81] = image[:, :, ::-1].reshape(20, 81)
+                form.pipeline.device.copy(source, staging.ctypes.data, 20 * 90, stream)  # not waited for
+                described = RawImage(source, 20, 27, 90, "bgr", device="cuda")
+                out = RawLabels(target, 20, 27, 31, device="cuda")
+                assert form.pipeline(described, Inference(), out, stream) is None
+                form.pipeline.device.copy(staging.ctypes.data, target, 20 * 31, stream)
+                form.pipeline.device.synchronize(stream)
+                made = staging[: 20 * 31].reshape(20, 31)
+                form.check(image, made[:, :27].copy())
+                assert (made[:, 27:] == 0xA5).all()
+        assert gpu.calls.count("cuStreamBeginCapture") == 1
+
+
+def test_host_output_of_the_caller(tmp_path):
+    image = picture(20, 27)
+    with Form(tmp_path, ReferenceKernels) as form:
+        held = np.full((20, 40), 77, np.uint8)
+        out = RawLabels(held.ctypes.data, 20, 27, 40, owner=held)
+        made = form.pipeline(image_from(image), Inference(), out)
+        assert np.shares_memory(made, held)
+        form.check(image, held[:, :27].copy())
+        assert (held[:, 27:] == 77).all()
+
+
+def test_results_own_their_memory(tmp_path):
+    with Form(tmp_path, ReferenceKernels) as form:
+        images = [picture(20, 27, seed) for seed in range(3)]
+        made = [form.pipeline(image_from(image), Inference()) for image in images]
+        for image, labels in zip(images, made, strict=True):
+            form.check(image, labels)
+            assert labels.flags.owndata
+            assert labels.flags.writeable
+
+
+def test_several_pictures_on_their_way(tmp_path):
+    images = [picture(20 + seed % 2, 27, seed) for seed in range(5)]
+    with Form(tmp_path, ReferenceKernels) as form:
+        waiting = []
+        for image in images:
+            waiting.append(form.pipeline.submit(image_from(image.copy()), Inference()))
+            image_of = {id(ticket): images[i] for i, ticket in enumerate(waiting)}
+        for ticket in reversed(waiting):  # in any order
+            form.check(image_of[id(ticket)], form.pipeline.collect(ticket))
+        with pytest.raises(EngineError, match="was collected already"):
+            form.pipeline.collect(waiting[0])
+        first = len(form.gpu.staging)
+        form.pipeline(image_from(images[0]), Inference())
+        assert len(form.gpu.staging) == first  # slots are used again
+
+
+def test_answers_for_the_host(tmp_path):
+    image = picture(40, 33)
+    inference = SLIDE.replace(flip=True)
+    with Form(tmp_path, ReferenceKernels, batch=4) as form:
+        answers = list(form.pipeline.coarse(image_from(image), inference))
+        planes = normalise(resize(image, RULE), RULE).transpose(2, 0, 1)
+        assert [window for window, _ in answers] == list(form.pipeline.plan((40, 33), inference).queue.windows)
+        for window, answer in answers:
+            pixels = planes[:, window.top : window.bottom, window.left : window.right]
+            pixels = pixels[:, :, ::-1] if window.of.mirrored else pixels
+            wanted = form.host.engine.run(np.ascontiguousarray(pixels[None]))[0]
+            np.testing.assert_allclose(answer, wanted, atol=1e-5)  # float32
+        assert not any("finish" in name or "accumulate" in name for name in form.kernels.launched)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_answers_that_are_no_numbers_are_an_error(value, tmp_path):
+    image = picture(20, 27)
+    with Form(tmp_path, ReferenceKernels) as form:
+        for _ in range(3):
+            form.engine.gain = value
+            with pytest.raises(EngineError, match=r"input of \(1, 3, 24, 32\) has NaN or infinite values; if the"):
+                form.pipeline(image_from(image), Inference())
+            with pytest.raises(EngineError, match="has NaN or infinite values"):
+                list(form.pipeline.coarse(image_from(image), Inference()))
+            form.engine.gain = 1.0
+            form.run(image)
+
+
+def test_an_engine_that_cannot_be_captured_runs_step_by_step(tmp_path):
+    with Form(tmp_path, ReferenceKernels) as form:
+        form.pipeline.close()
+        form.open("it waits by itself")
+        for seed in range(3):
+            image = picture(20, 27, seed)
+            form.run(image)
+        assert form.pipeline.description == "no CUDA graphs: it waits by itself"
+        assert "cuStreamBeginCapture" not in form.gpu.calls
+
+
+def test_a_capture_that_fails_leaves_a_pipeline_that_works(tmp_path):
+    with Form(tmp_path, ReferenceKernels) as form:
+        form.gpu.fails["cuStreamEndCapture"] = 901
+        for seed in range(3):
+            image = picture(20, 27, seed)
+            form.run(image)
+        assert form.pipeline.description.startswith("no CUDA graphs: capturing failed (cuStreamEndCapture failed: ")
+        assert form.gpu.calls.count("cuStreamBeginCapture") == 1
+
+
+@pytest.mark.parametrize("room", [0.3, 0.9, 0.99])
+def test_running_out_of_memory_anywhere(tmp_path, room):
+    small, large = picture(20, 27), picture(40, 36)
+    with Form(tmp_path, ReferenceKernels) as form:
+        need = form.pipeline.plan((40, 36), Inference()).bytes
+        form.run(small)
+        form.gpu.total = int(need * room)
+        with pytest.raises(EngineError, match=r"not enough GPU memory for a picture of 40x36 .* use fewer scales"):
+            form.pipeline(image_from(large), Inference())
+        form.gpu.total = 1 << 30
+        form.run(large)
+        form.run(small)
+
+
+def test_an_engine_that_fails_leaves_a_pipeline_that_works(tmp_path):
+    image = picture(20, 27)
+    with Form(tmp_path, ReferenceKernels) as form:
+        enqueue, form.engine.enqueue = form.engine.enqueue, form.engine.fail
+        with pytest.raises(EngineError, match="the engine failed"):
+            form.pipeline(image_from(image), Inference())
+        form.engine.enqueue = enqueue
+        form.run(image)
+
+
+def test_a_network_of_another_label_set_is_refused(tmp_path):
+    with Form(tmp_path, ReferenceKernels) as form:
+        form.engine.classes = 7
+        with pytest.raises(EngineError, match="the model and the label set do not belong together"):
+            form.pipeline(image_from(picture(20, 27)), Inference())
+
+
+def test_closed_is_closed(tmp_path):
+    with Form(tmp_path, ReferenceKernels) as form:
+        form.pipeline(image_from(picture(20, 27)), Inference())
+        form.pipeline.close()
+        form.gpu.nothing_is_left()
+        with pytest.raises(EngineError, match="closed"):
+            form.pipeline(image_from(picture(20, 27)), Inference())
+
+
+def test_the_calls_of_the_steps_for_measuring(tmp_path):
+    image = picture(20, 27)
+    with Form(tmp_path, ReferenceKernels) as form:
+        want = form.pipeline(image_from(image), Inference())
+        with form.pipeline.device:
+            stages = []
+            for stage, call in form.pipeline.steps((20, 27), Inference()):
+                stages.append(stage)
+                call()
+            form.pipeline.device.synchronize(form.pipeline.stream)
+        assert stages == ["resize", "gather", "engine", "finite", "finite", "finish"]
+        assert (form.pipeline(image_from(image), Inference()) == want).all()

@@ -1,0 +1,287 @@
+"""A pipeline on host memory: kernels that run on addresses and a real network, queued on the doubles' streams.
+
+The kernels are the real ones in Triton's interpreter (tests/cuda/interpreted/host_kernels.py) or, where label maps are
+not the point, their plain references (`ReferenceKernels`), which are a thousand times faster.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import tiny_model
+from cuda_double import Driver, Gpu, Pycuda
+from strided_model import write_strided
+
+from isnet_trt import Inference, Segmenter
+from isnet_trt.cuda import device as device_module
+from isnet_trt.cuda.device import Device
+from isnet_trt.cuda.pipeline import Pipeline
+from isnet_trt.cuda.plan import Model
+from isnet_trt.engines import open_onnx
+from isnet_trt.engines.device import Gpu as Card
+from isnet_trt.errors import EngineError
+from isnet_trt.interop import image_from
+from isnet_trt.merge import Head
+from isnet_trt.preprocess import normalise, resize
+from isnet_trt.settings import Preprocess
+
+RULE = Preprocess((60, 24))
+WHOLE = Inference()
+MARGIN = 1e-4
+"""Lead of the best score, in standard deviations, below which float32 sums in another order may choose the other."""
+CARD = Card("NVIDIA Double", "8.9", "CUDA 13.0")
+
+
+EXACT = Preprocess((24, 28), keep_ratio=False)
+SLIDE = Inference("slide", (16, 24), (11, 16))
+CASES = {
+    "whole": ((33, 47), Inference(), {}),
+    "whole-scales": ((21, 33), Inference(scales=(0.5, 1.25)), {}),
+    "whole-flip": ((26, 41), Inference(flip=True), {}),
+    "whole-scales-flip-probabilities": (
+        (26, 41), Inference(scales=(0.75, 1.5), flip=True, softmax_before_resize=True), {"batch": 3}
+    ),
+    "slide": ((40, 47), SLIDE, {"batch": 3, "band_bytes": 40_000}),
+    "slide-scales-flip-pairs": (
+        (17, 24), SLIDE.replace(scales=(0.75, 1.25), flip=True), {"batch": 3, "full": True, "band_bytes": 20_000}
+    ),
+    "slide-probabilities": ((40, 33), SLIDE.replace(softmax_before_resize=True), {"batch": 2}),
+    "smaller-than-the-window": ((9, 13), SLIDE.replace(flip=True), {"rule": Preprocess((13, 9)), "batch": 3}),
+    "portrait": ((33, 20), SLIDE.replace(scales=(0.5, 1.0)), {"batch": 4}),
+    "exact-size-stride-4": (
+        (31, 22), Inference(flip=True), {"rule": EXACT, "stride": 4, "classes": 20, "pairs": ((14, 15), (16, 17))}
+    ),
+    "many-classes": ((9, 13), Inference(), {"classes": 260, "rule": Preprocess((26, 18))}),
+    "many-classes-flip": ((6, 11), Inference(flip=True), {"classes": 260, "rule": Preprocess((17, 9))}),
+}  # fmt: skip
+"""Name -> size of the picture, settings, and options of `Form`."""
+
+
+class ReferenceKernels:
+    """The kernels' plain numpy references on host addresses, by the names of the catalogue."""
+
+    def __init__(self, classes: int) -> None:
+        from isnet_trt.kernels import catalogue
+
+        self.launches = {launch.name: launch for launch in catalogue.launches(86, ("fp32",), classes)}
+
+    def launch(self, name: str, stream: int, **arguments: Any) -> None:
+        getattr(self, "_" + name.split("_fp32")[0])(SimpleNamespace(**arguments))
+
+    @staticmethod
+    def _picture(address: int, height: int, width: int, a: Any) -> np.ndarray:
+        rows = at(address, np.uint8, (height - 1) * a.pitch + width * a.pixel)
+        shape, strides = (height, width, a.pixel), (a.pitch, a.pixel, 1)
+        pixels = np.lib.stride_tricks.as_strided(rows, shape, strides)[:, :, :3]
+        return np.ascontiguousarray(pixels[:, :, ::-1] if a.bgr else pixels)
+
+    def _resize(self, a: Any) -> None:
+        from isnet_trt.kernels import gather_windows
+
+        source = self._picture(a.source, a.source_height, a.source_width, a)
+        made = gather_windows.resize_reference(source, a.height, a.width)
+        at(a.picture, np.uint8, a.height, a.width, 3)[...] = made
+
+    def _gather(self, a: Any) -> None:
+        from isnet_trt.kernels import gather_windows
+
+        picture = self._picture(a.picture, a.picture_height, a.picture_width, a)
+        tables = (
+            at(a.table, np.float32, 3, 256),
+            at(a.windows, np.int32, a.batch, 4),
+            at(a.steps, np.float32, a.batch),
+        )
+        made = gather_windows.gather_reference(picture, *tables, a.height, a.width)
+        at(a.out, np.float32, a.batch, 3, a.height, a.width)[...] = made
+
+    def _finite(self, a: Any) -> None:
+        from isnet_trt.kernels import finite
+
+        at(a.flag, np.int32, a.at + 1)[a.at] |= finite.reference(at(a.values, np.float32, a.count))
+
+    def _accumulate(self, a: Any) -> None:
+        from isnet_trt.kernels import accumulate
+
+        windows = at(a.windows, np.int32, a.count, 4)
+        slots = int(windows[:, 0].max()) + 1
+        logits = at(a.logits, np.float32, slots, a.classes, a.coarse_height, a.coarse_width)
+        height = max(int(windows[:, 1].max()) + a.window_height, a.first_row + a.rows)
+        swap, window = at(a.swap, np.int32, a.classes), (a.window_height, a.window_width)
+        size = (height, a.width)
+        made = accumulate.reference(logits, windows, swap, a.plain, size, window, bool(a.softmax))
+        volume = at(a.volume, np.float32, a.classes, a.rows, a.width)
+        volume[...] = made[:, a.first_row : a.first_row + a.rows]
+
+    def _finish(self, a: Any) -> None:
+        volumes = []
+        offsets, sizes = at(a.offsets, np.int64, a.count), at(a.sizes, np.int32, a.count, 4)
+        for offset, (first, held, height, width) in zip(offsets, sizes, strict=True):
+            whole = np.full((a.classes, height, width), np.nan)  # rows that are not there must not be needed
+            whole[:, first : first + held] = at(a.volumes + 4 * int(offset), np.float32, a.classes, held, width)
+            volumes.append(whole)
+        # The height of the label map is that which the steps were made for.
+        height = round(float(sizes[0, 2]) / float(at(a.steps, np.float32, 2)[0]))
+        self._largest(a, volumes, (height, a.width), a.first_row, a.rows, int(a.passes))
+
+    def _upsample_argmax(self, a: Any) -> None:
+        logits = at(a.logits, np.float32, a.classes, a.coarse_height, a.coarse_width)
+        self._largest(a, [logits], (a.height, a.width), 0, a.height, 1)
+
+    @staticmethod
+    def _largest(a: Any, volumes: list[np.ndarray], size: Any, first: int, rows: int, passes: int) -> None:
+        from isnet_trt.kernels import finish
+
+        with np.errstate(invalid="ignore"):
+            scores = finish.reference(volumes, size, passes)[:, first : first + rows]
+        kind = np.uint8 if a.classes <= 256 else np.uint16
+        labels = at(a.labels, kind, first + rows, a.pitch)
+        labels[first:, : a.width] = scores.argmax(axis=0)
+
+
+class QueuedKernels:
+    """Kernels on host addresses that run when their stream does, and touch device memory only."""
+
+    def __init__(self, gpu: Gpu, host: Any) -> None:
+        self.gpu = gpu
+        self.host = host
+        self.launched: list[str] = []
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.host.launches
+
+    def launch(self, name: str, stream: int, **arguments: Any) -> None:
+        self.launched.append(name)
+        types = self.host.launches[name].types
+        assert set(arguments) == set(types)
+
+        def run() -> None:
+            for argument, kind in types.items():
+                if kind.startswith("*"):
+                    self.gpu.check_range(arguments[argument], 1)
+            self.host.launch(name, stream, **arguments)
+
+        self.gpu.put(stream, run)
+
+
+class HostEngine:
+    """ONNX Runtime on the addresses it is given, as a device engine."""
+
+    def __init__(self, gpu: Gpu, path: Path, classes: int, stride: int, not_capturable: str = "") -> None:
+        self.gpu = gpu
+        self.engine = open_onnx(path, threads=1)
+        self.classes, self.stride = classes, stride
+        self.not_capturable = not_capturable
+        self.shapes: list[tuple[int, ...]] = []
+        self.kept: list[frozenset] = []
+        self.gain = 1.0
+
+    def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return shape[0], self.classes, -(-shape[2] // self.stride), -(-shape[3] // self.stride)
+
+    def enqueue(self, input_address: int, output_address: int, shape: tuple[int, ...], stream: int) -> None:
+        assert input_address % 256 == 0
+        assert output_address % 256 == 0
+        self.shapes.append(shape)
+
+        def run() -> None:
+            out = self.output_shape(shape)
+            self.gpu.check_range(input_address, 4 * int(np.prod(shape)))
+            self.gpu.check_range(output_address, 4 * int(np.prod(out)))
+            answer = self.engine.run(np.ascontiguousarray(at(input_address, np.float32, *shape)))
+            at(output_address, np.float32, *out)[...] = answer * np.float32(self.gain)
+
+        self.gpu.put(stream, run)
+
+    def no_graph(self, shapes: frozenset, stream: int) -> str:
+        assert shapes <= set(self.shapes)
+        return self.not_capturable
+
+    def keep(self, shapes: frozenset) -> None:
+        self.kept.append(shapes)
+
+    def fail(self, *arguments: Any) -> None:
+        raise EngineError("the engine failed")
+
+
+def at(address: int, kind: Any, *shape: int) -> np.ndarray:
+    """The array that lies at ``address``."""
+    size = int(np.prod(shape)) * np.dtype(kind).itemsize
+    return np.frombuffer((ctypes.c_uint8 * size).from_address(address), kind).reshape(shape)
+
+
+def open_pipeline(
+    gpu: Gpu, path: Path, model: Model, kernels: Any, not_capturable: str = ""
+) -> tuple[Pipeline, QueuedKernels, HostEngine]:
+    """Around the network of ``path``; ``kernels`` run on host addresses."""
+    device_module._contexts.clear()
+    queued = QueuedKernels(gpu, kernels)
+    engine = HostEngine(gpu, path, model.head.classes, model.head.stride, not_capturable)
+    device = Device(Pycuda(gpu), Driver(gpu), CARD)
+    return Pipeline(device, queued, engine, model), queued, engine
+
+
+class Form:
+    """A network with its host segmenter and its pipeline on a GPU that is host memory."""
+
+    def __init__(
+        self,
+        folder: Path,
+        kernels: Callable[[int], Any],
+        classes: int = 5,
+        stride: int = 8,
+        pairs: tuple[tuple[int, int], ...] = ((1, 2),),
+        rule: Preprocess = RULE,
+        batch: int = 1,
+        full: bool = False,
+        **options: Any,
+    ) -> None:
+        self.path = folder / f"net{classes}.onnx"
+        write_strided(self.path, classes, stride)
+        self.rule = rule
+        labels = tiny_model.labels(classes, pairs)
+        self.host = Segmenter(open_onnx(self.path, threads=1), labels, rule, output_stride=stride, threads=1)
+        self.model = Model(Head(classes, stride, pairs), rule, batch, full, **options)
+        self.gpu = Gpu()
+        self.host_kernels = kernels(classes)
+
+    def open(self, not_capturable: str = "") -> None:
+        made = open_pipeline(self.gpu, self.path, self.model, self.host_kernels, not_capturable)
+        self.pipeline, self.kernels, self.engine = made
+
+    def __enter__(self) -> Form:
+        self.open()
+        return self
+
+    def __exit__(self, kind: Any, *rest: Any) -> None:
+        self.pipeline.close()
+        self.pipeline.close()
+        if kind is None:
+            self.gpu.nothing_is_left()
+
+    def run(self, picture: np.ndarray, inference: Inference = WHOLE) -> None:
+        """A picture through the pipeline, and its label map checked."""
+        self.check(picture, self.pipeline(image_from(picture), inference), inference)
+
+    def check(self, picture: np.ndarray, made: Any, inference: Inference = WHOLE) -> None:
+        """Equal to the host's wherever one class leads clearly, and nearly everywhere."""
+        wanted = self.host(picture, inference=inference).labels
+        scores = self.host.score(normalise(resize(picture, self.rule), self.rule), picture.shape[:2], inference)
+        best = np.partition(scores, -2, axis=0)[-2:]
+        clear = best[1] - best[0] > MARGIN * scores.std()
+        assert made.dtype == wanted.dtype
+        assert clear.mean() > 0.99
+        np.testing.assert_array_equal(made[clear], wanted[clear])
+        assert (made == wanted).mean() >= 0.999
+        assert len(np.unique(wanted)) > 1
+
+
+def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+    """Smooth enough that its label map is not all noise, uint8 (H, W, 3)."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (-(-height // 4), -(-width // 4), 3)).repeat(4, 0).repeat(4, 1)[:height, :width]
+    return np.clip(coarse + rng.integers(-40, 40, (height, width, 3)), 0, 255).astype(np.uint8)
