@@ -7,9 +7,11 @@ import onnx
 import pytest
 
 from isnet_trt.errors import SettingsError
+from isnet_trt.export.engine_options import EngineOptions
 from isnet_trt.export.graphs import PRECISIONS, Arithmetic, make_graphs
 from isnet_trt.export.parity import Picture
 from isnet_trt.export.quantise import calibrate
+from isnet_trt.export.quantise.observers import OBSERVERS
 from isnet_trt.export.ranges import measure
 from isnet_trt.export.sessions import session_of
 
@@ -29,7 +31,7 @@ RMS = {"fp16": 5e-3, "bf16": 4e-2, "int8": 0.25, "fp8": 0.35}
 )
 def test_refusals(precision: str, kind: str, targets: tuple[str, ...] | None, message: str) -> None:
     with pytest.raises(SettingsError, match=message):
-        Arithmetic(precision).check(kind, targets)
+        Arithmetic(precision).check(kind, EngineOptions(targets=targets))
 
 
 def test_what_engines_have() -> None:
@@ -70,5 +72,9 @@ def test_portable_graph_runs_everywhere(
     for proto in (graph, graphs.portable):
         with session_of(proto) as session:
             logits.append(session.run(None, {"image": picture})[0])
+    if arithmetic.eight_bits:
+        taken = graphs.about["ranges by observer"]
+        assert set(taken) <= set(OBSERVERS)
+        assert sum(taken.values()) >= 30
     rms = np.sqrt(((logits[1] - logits[0]) ** 2).mean()) / logits[0].std()
     assert RMS[arithmetic.precision] / 100 <= rms <= RMS[arithmetic.precision]
