@@ -62,18 +62,81 @@ def test_command_builds_a_bundle(checkpoint: Path, tmp_path: Path, capsys: pytes
 
 @pytest.mark.rtx
 @needs_rtx
-def test_tensorrt_rtx_bundle(checkpoint: Path, tmp_path: Path) -> None:
-    bundle = build(checkpoint, tmp_path / "bundle", engine="tensorrt-rtx", static=(97, 129))
+def test_tensorrt_rtx_bundle(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ("--engine", "tensorrt-rtx", "--static", 97, 129, "--targets", 8.6, "--workspace", 0.5)
+    assert run("--ckpt", checkpoint, *options, "--out", tmp_path / "bundle") == 0
+    bundle = read_bundle(tmp_path / "bundle")
     engine = bundle.manifest.engine
     assert (engine.kind, engine.file) == ("tensorrt-rtx", "model.engine")
+    assert (engine.context, engine.version_compatible) == ("plugin", False)
     assert engine.shapes == ((1, 3, 97, 129),) * 3
-    assert "9.0" not in engine.compute_capabilities
-    assert set(bundle.manifest.files) == {"model.onnx", "model.engine", "precision.md", "precision.png"}
+    assert engine.compute_capabilities == ("8.6",)
+    files = {name for name in bundle.manifest.files if not name.startswith("kernels/")}
+    assert files == {"model.onnx", "model.engine", "precision.md", "precision.png"}
+    assert_kernels(bundle.folder / "kernels", {"attention_fp32_w32", "assign_fp32"})
+    assert "kernels" in capsys.readouterr().out
     if choose().kind == "onnxruntime":  # no GPU: never silently on another engine
         with pytest.raises(EngineUnavailable, match="engine='onnxruntime'"):
             Segmenter.open(bundle.folder)
     with Segmenter.open(bundle.folder, engine="onnxruntime") as segmenter:
         assert segmenter(np.zeros((31, 45, 3), np.uint8)).labels.shape == (31, 45)
+
+
+def assert_kernels(folder: Path, plugins: set[str]) -> None:
+    """For sm_80, which later GPUs run too, and sm_86: what the runtime needs and the engine's plugins, no more."""
+    assert {path.name for path in folder.iterdir()} == {"sm_80", "sm_86"}
+    for place in folder.iterdir():
+        names = set(json.loads((place / "launch.json").read_text("utf-8"))["kernels"])
+        assert {"resize", "gather_fp32", "accumulate_fp32_32", "finish_fp32_u8", "upsample_argmax_fp32_u8"} <= names
+        assert {name for name in names if name.startswith(("att", "assign", "pool"))} >= plugins
+        assert not [name for name in names if "fp16" in name or (not plugins and "attention" in name)]
+
+
+@pytest.mark.slow
+@pytest.mark.rtx
+@needs_rtx
+def test_native_context(checkpoint: Path, tmp_path: Path) -> None:
+    options = {"engine": "tensorrt-rtx", "static": (97, 129), "targets": ("8.6",)}
+    bundle = build(checkpoint, tmp_path / "bundle", context="native", **options)
+    assert bundle.manifest.engine.context == "native"
+    assert_kernels(bundle.folder / "kernels", set())
+
+
+@pytest.mark.slow
+def test_kernels_for_onnx_runtime_where_they_are_asked_for(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("isnet_trt.export.bundle_kernels.PTX_VERSIONS", {80: 80, 86: 80})  # all six take a minute
+    bundle = build(checkpoint, tmp_path / "bundle", engine="onnxruntime", kernels=True)
+    assert bundle.manifest.engine.context is None
+    assert_kernels(bundle.folder / "kernels", set())
+    with Segmenter.open(bundle.folder) as segmenter:
+        assert segmenter(np.zeros((31, 45, 3), np.uint8)).labels.shape == (31, 45)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--engine", "onnxruntime", "--context", "plugin"), "--context are for TensorRT engines"),
+        (("--engine", "onnxruntime", "--targets", "8.6"), "--targets are for TensorRT engines"),
+        pytest.param(
+            ("--engine", "tensorrt-rtx", "--version-compatible"), "TensorRT-RTX has no lean runtime", marks=needs_rtx
+        ),
+        pytest.param(
+            ("--engine", "tensorrt-rtx", "--hardware-compatible"), "runs on all of its --targets", marks=needs_rtx
+        ),
+        pytest.param(
+            ("--engine", "tensorrt-rtx", "--timing-cache", "x"), "TensorRT-RTX has no timing cache", marks=needs_rtx
+        ),
+        pytest.param(("--engine", "tensorrt-rtx", "--workspace", "-1"), "--workspace -1", marks=needs_rtx),
+    ],
+)  # fmt: skip
+def test_engine_options_that_cannot_be_had(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...], said: str
+) -> None:
+    assert run("--ckpt", checkpoint, *options, "--out", tmp_path / "bundle") == cli.ERROR
+    assert said in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.skipif(importlib.util.find_spec("tensorrt") is not None, reason="TensorRT is installed")

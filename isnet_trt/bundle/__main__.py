@@ -9,7 +9,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 
 from isnet_trt import cli
-from isnet_trt.bundle import Bundle, EngineInfo, Manifest, read_bundle
+from isnet_trt.bundle import KERNELS, Bundle, EngineInfo, Manifest, read_bundle
 from isnet_trt.engines import check_engine
 from isnet_trt.errors import EngineUnavailable
 from isnet_trt.settings import Preprocess
@@ -59,9 +59,20 @@ def _page(bundle: Bundle) -> Iterator[str]:
         )
     for name, preset in manifest.presets.items():
         yield _line("preset", f"{name}: {preset.describe()}")
-    for name, info in manifest.files.items():
-        yield _line("file", f"{name}, {info.bytes / 1e6:.1f} MB, SHA-256 {info.sha256[:16]}…")
+    yield from _files(manifest)
     yield from _parity(manifest)
+
+
+def _files(manifest: Manifest) -> Iterator[str]:
+    """Every file, but those of the kernels as one line."""
+    kernels = {name: info for name, info in manifest.files.items() if name.startswith(f"{KERNELS}/")}
+    if kernels:
+        places = ", ".join(sorted({name.split("/")[1] for name in kernels}))
+        size = sum(info.bytes for info in kernels.values())
+        yield _line("kernels", f"for {places}: {len(kernels)} files, {size / 1e6:.1f} MB")
+    for name, info in manifest.files.items():
+        if name not in kernels:
+            yield _line("file", f"{name}, {info.bytes / 1e6:.1f} MB, SHA-256 {info.sha256[:16]}…")
 
 
 def _line(title: str, text: str) -> str:

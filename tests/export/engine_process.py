@@ -1,0 +1,66 @@
+"""Builds engines in a process of its own and tells what it saw: ``python engine_process.py JOB.json``.
+
+A job is a list of builds: {"graph": path, "options": fields of EngineOptions, "shapes": three shapes, "precision":
+name, "break": name of a fault to make first, or absent}. One line of JSON comes out for each.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from isnet_trt.cuda import plugins
+from isnet_trt.errors import IsnetError
+from isnet_trt.export import tensorrt
+from isnet_trt.export.engine_options import EngineOptions
+from isnet_trt.export.profiles import Shapes
+
+
+@contextlib.contextmanager
+def unregistered(*given: Any) -> Any:
+    """`plugins.kernels_for` that registers nothing: the parser falls back to the bodies."""
+    yield plugins.Host()
+
+
+@contextlib.contextmanager
+def registered(task: Any) -> Any:
+    """A build that has plugins registered whatever was asked."""
+    with plugins.kernels_for(task.library) as host:
+        yield host
+
+
+def one(job: dict[str, Any], folder: Path) -> dict[str, Any]:
+    graph = onnx.load(job["graph"])
+    if job.get("break") == "unregistered":
+        plugins.kernels_for = unregistered
+    if job.get("break") == "registered":
+        tensorrt.allow_plugins(tensorrt.import_library("tensorrt-rtx"))
+        tensorrt._context = registered
+    if job.get("break") == "taken":
+        tensorrt.without_plugins = lambda graph: None
+    options, shapes = EngineOptions(**job["options"]), Shapes(*(tuple(shape) for shape in job["shapes"]))
+    path = folder / "model.engine"
+    try:
+        built = tensorrt.build_engine(
+            graph, "tensorrt-rtx", shapes, path, options, progress=False, precision=job["precision"]
+        )
+    except IsnetError as error:
+        return {"error": str(error), "written": path.exists()}
+    kinds = [[layer.kind, layer.plugin, list(layer.inputs), list(layer.nodes)] for layer in built.layers]
+    return {"layers": kinds, "bytes": built.size}
+
+
+def main() -> None:
+    for job in json.loads(Path(sys.argv[1]).read_text("utf-8")):
+        with tempfile.TemporaryDirectory() as folder:
+            print(json.dumps(one(job, Path(folder))), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""The builder's configuration, on the real one of TensorRT-RTX; what only TensorRT has, on a double of it."""
+
+from __future__ import annotations
+
+import importlib.util
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from isnet_trt.engines.libraries import import_library
+from isnet_trt.errors import EngineUnavailable
+from isnet_trt.export import builder
+from isnet_trt.export.engine_options import EngineOptions
+
+needs_rtx = pytest.mark.skipif(
+    importlib.util.find_spec("tensorrt_rtx") is None, reason="there is no tensorrt-rtx wheel for this platform"
+)
+
+
+@pytest.fixture
+def library() -> Any:
+    return import_library("tensorrt-rtx")
+
+
+@pytest.mark.rtx
+@needs_rtx
+def test_settings_reach_the_library(library: Any) -> None:
+    made = library.Builder(builder.recording_logger(library))
+    config = made.create_builder_config()
+    config.set_flag(library.BuilderFlag.TF32)
+    options = EngineOptions(targets=("8.6", "12.0"), workspace=1.5)
+    builder.configure(library, config, "tensorrt-rtx", options, ("8.6", "12.0"))
+    assert config.get_memory_pool_limit(library.MemoryPoolType.WORKSPACE) == 3 << 29
+    assert not config.get_flag(library.BuilderFlag.TF32)
+    assert config.profiling_verbosity == library.ProfilingVerbosity.DETAILED
+    found = [config.get_compute_capability(index) for index in range(config.num_compute_capabilities)]
+    assert found == [library.ComputeCapability.SM86, library.ComputeCapability.SM120]
+
+
+@pytest.mark.rtx
+@needs_rtx
+def test_names_of_what_only_tensorrt_has(library: Any) -> None:
+    """TensorRT-RTX keeps TensorRT's names, so that they can be held against a real module."""
+    made = library.Builder(builder.recording_logger(library))
+    config = made.create_builder_config()
+    for name in ("hardware_compatibility_level", "create_timing_cache", "set_timing_cache", "set_flag"):
+        assert hasattr(config, name)
+    assert library.HardwareCompatibilityLevel.AMPERE_PLUS != library.HardwareCompatibilityLevel.NONE
+    assert library.BuilderFlag.VERSION_COMPATIBLE
+    assert hasattr(library.ITimingCache, "serialize")
+
+
+class Config:
+    """Notes what a builder's configuration is given; ``knows`` is the measurement that it takes."""
+
+    def __init__(self, knows: bytes = b"") -> None:
+        self.flags: list[str] = []
+        self.caches: list[bytes] = []
+        self.knows = knows
+
+    def set_flag(self, flag: str) -> None:
+        self.flags.append(flag)
+
+    def create_timing_cache(self, data: bytes) -> Any:
+        return None if data == b"damaged" else SimpleNamespace(data=data)
+
+    def set_timing_cache(self, cache: Any, ignore_mismatch: bool) -> bool:
+        assert not ignore_mismatch  # measurements of another GPU are worth nothing here
+        accepted = cache.data in (b"", self.knows)
+        if accepted:
+            self.caches.append(cache.data)
+        return accepted
+
+
+def test_compatible_engines() -> None:
+    module = SimpleNamespace(
+        __name__="tensorrt",
+        __version__="10.13.3",
+        BuilderFlag=SimpleNamespace(VERSION_COMPATIBLE="versions"),
+        ProfilingVerbosity=SimpleNamespace(DETAILED="all"),
+        HardwareCompatibilityLevel=SimpleNamespace(AMPERE_PLUS="ampere"),
+    )
+    config: Any = Config()
+    options = EngineOptions("native", hardware_compatible=True, version_compatible=True)
+    builder.configure(module, config, "tensorrt", options, ())
+    assert config.hardware_compatibility_level == "ampere"
+    assert config.flags == ["versions"]
+    del module.HardwareCompatibilityLevel
+    with pytest.raises(EngineUnavailable, match=r"tensorrt 10\.13\.3 has no HardwareCompatibilityLevel"):
+        builder.configure(module, Config(), "tensorrt", options, ())
+
+
+@pytest.mark.parametrize(
+    ("earlier", "taken", "reused"),
+    [(b"", b"", False), (b"mine", b"mine", True), (b"another GPU's", b"", False), (b"damaged", b"", False)],
+)
+def test_earlier_measurements_are_taken_where_they_fit(earlier: bytes, taken: bytes, reused: bool) -> None:
+    config = Config(knows=b"mine")
+    cache, used = builder.attach_timing_cache(config, earlier)
+    assert (cache.data, used) == (taken, reused)
+    assert config.caches == [taken]

@@ -1,0 +1,114 @@
+"""Engines with the context plugins, really built by TensorRT-RTX, each batch of builds in a process of its own."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from export_models import random_model
+
+from isnet_trt.export.functions import context_nodes
+from isnet_trt.export.graph import export_graph
+from isnet_trt.export.graphs import Arithmetic, make_graphs
+from isnet_trt.export.parity import Picture
+from isnet_trt.export.profiles import shapes_for
+from isnet_trt.export.quantise import calibrate
+from isnet_trt.export.ranges import measure
+from isnet_trt.training.recipes import recipe
+
+pytestmark = [
+    pytest.mark.rtx,
+    pytest.mark.skipif(
+        importlib.util.find_spec("tensorrt_rtx") is None, reason="there is no tensorrt-rtx wheel for this platform"
+    ),
+]
+PROCESS = Path(__file__).parent / "engine_process.py"
+ARITHMETICS = [Arithmetic(), Arithmetic("fp16"), Arithmetic("bf16"), Arithmetic("int8", "fp16")]
+PUBLISHED = ("isnet_resnet50os8_ade20k", "isnet_resnet101os8_cityscapes", "isnet_resnest101os8_lip")
+
+
+def build_all(jobs: list[dict[str, Any]], folder: Path) -> list[dict[str, Any]]:
+    """What the process saw for each job; it must have come to its end."""
+    (folder / "jobs.json").write_text(json.dumps(jobs), "utf-8")
+    command = [sys.executable, str(PROCESS), str(folder / "jobs.json")]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=1800)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    answers = [json.loads(line) for line in ran.stdout.splitlines()]
+    assert len(answers) == len(jobs)
+    return answers
+
+
+def job(graph: Path, name: str, arithmetic: Arithmetic, static: tuple[int, int] | None, **more: Any) -> dict[str, Any]:
+    shapes = shapes_for(recipe(name), batch=2, static=static)
+    options = {"context": more.pop("context", "plugin"), "targets": ["8.6", "12.0"]}
+    fields = {"shapes": [shapes.smallest, shapes.usual, shapes.largest], "precision": arithmetic.precision}
+    return {"graph": str(graph), "options": options, **fields, **more}
+
+
+def saved(graph: onnx.ModelProto, arithmetic: Arithmetic, folder: Path) -> Path:
+    """The graph in an arithmetic, calibrated on one made-up picture."""
+    pixels = np.random.default_rng(1).standard_normal((1, 3, 65, 97)).astype(np.float32)
+    table = calibrate(graph, [Picture("noise", pixels)], progress=False) if arithmetic.eight_bits else None
+    path = folder / f"{arithmetic}.onnx"
+    onnx.save(make_graphs(graph, arithmetic, "tensorrt-rtx", measure(graph, [pixels]), table).engine, path)
+    return path
+
+
+def assert_plugins(answer: dict[str, Any], graph: onnx.ModelProto, kind: str, what: str) -> None:
+    """One layer of a plugin for each context node, reading tensors of type ``kind``, and no other plugins."""
+    assert "error" not in answer, (what, answer)
+    made = {node: inputs for _, plugin, inputs, nodes in answer["layers"] if plugin for node in nodes}
+    nodes = context_nodes(graph)
+    assert sorted(node.op_type for node in nodes) == ["ContextAttention", "ContextAttention", "RegionPool"]
+    for node in nodes:
+        assert kind in made[node.name], (what, node.name, made)
+    assert sum(plugin for _, plugin, _, _ in answer["layers"]) == 3, what
+
+
+def test_every_arithmetic_static_and_free(graph: onnx.ModelProto, tmp_path: Path) -> None:
+    cases = [(arithmetic, static) for arithmetic in ARITHMETICS for static in (None, (129, 161))]
+    jobs = [job(saved(graph, arithmetic, tmp_path), "isnet_demo", arithmetic, static) for arithmetic, static in cases]
+    for (arithmetic, static), answer in zip(cases, build_all(jobs, tmp_path), strict=True):
+        kind = arithmetic.rest if arithmetic.eight_bits else arithmetic.precision
+        assert_plugins(answer, graph, kind, f"{arithmetic} {static}")
+
+
+def test_asked_and_built_must_agree(graph: onnx.ModelProto, tmp_path: Path) -> None:
+    """Native layers where plugins were asked, and the other way round, are errors that leave no engine."""
+    path, plain = saved(graph, Arithmetic(), tmp_path), Arithmetic()
+    asked, native, other, taken = build_all(
+        [
+            job(path, "isnet_demo", plain, (97, 129), **{"break": "unregistered"}),
+            job(path, "isnet_demo", plain, (97, 129), context="native"),
+            job(path, "isnet_demo", plain, (97, 129), context="native", **{"break": "registered"}),
+            job(path, "isnet_demo", plain, (97, 129), context="native", **{"break": "taken"}),
+        ],
+        tmp_path,
+    )
+    assert asked["error"].startswith("plugin asked, native built: ContextAttention node node_attention became ")
+    assert not asked["written"]
+    assert not any(plugin for _, plugin, _, _ in native["layers"])
+    assert not any(plugin for _, plugin, _, _ in other["layers"])  # somebody else's creators are not taken
+    assert taken["error"].startswith("native context asked, plugin built: ContextAttention node node_attention")
+    assert not taken["written"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_backbones(name: str, tmp_path: Path) -> None:
+    graph = export_graph(random_model(name), name)
+    for arithmetic in ARITHMETICS:
+        path = saved(graph, arithmetic, tmp_path)
+        jobs = [job(path, name, arithmetic, static) for static in (None, (129, 161))]
+        kind = arithmetic.rest if arithmetic.eight_bits else arithmetic.precision
+        for answer in build_all(jobs, tmp_path):
+            assert_plugins(answer, graph, kind, f"{name} {arithmetic}")
+            assert answer["bytes"] > 0.2 * graph.ByteSize()
+        path.unlink()
