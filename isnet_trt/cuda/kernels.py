@@ -251,6 +251,23 @@ class Kernels:
         """
         return cls(read(folder, compute_capability), driver.import_driver())
 
+    @classmethod
+    def find(cls, folder: Path | None, compute_capability: str, needed: str = "") -> tuple[Kernels | None, str]:
+        """The kernels below ``folder``, or None and why there are none.
+
+        Raises:
+            EngineUnavailable: there are none, and they are ``needed`` for what this says.
+            BundleError: a file is missing, damaged or changed.
+        """
+        try:
+            if folder is None:
+                raise EngineUnavailable(f"the bundle holds no kernels; {_REBUILD}")
+            return cls.open(folder, compute_capability), ""
+        except EngineUnavailable as error:
+            if needed:
+                raise EngineUnavailable(f"{needed}: {error}") from None
+            return None, str(error)
+
     def __contains__(self, name: object) -> bool:
         return name in self.files.kernels
 

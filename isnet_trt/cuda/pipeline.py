@@ -18,12 +18,14 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from isnet_trt.cuda.answers import check_answers, split_answers
 from isnet_trt.cuda.device import Device, Graph
 from isnet_trt.cuda.plan import Model, kernels_of, plan
 from isnet_trt.cuda.protocols import DeviceEngine, Launcher
-from isnet_trt.cuda.steps import FLOAT, Clear, Infer, Launch, Move, Place, Plan, Step
+from isnet_trt.cuda.steps import Clear, Infer, Launch, Move, Place, Plan, Step
 from isnet_trt.cuda.transfers import Labels, Slot, Transfers, labels
 from isnet_trt.errors import EngineError, EngineUnavailable
+from isnet_trt.forks import Home
 from isnet_trt.geometry import Window, coarse_size
 from isnet_trt.interop import RawImage, RawLabels
 from isnet_trt.preprocess import Order
@@ -86,6 +88,7 @@ class Pipeline:
         with device:
             self.stream = stream or device.stream()
             self._transfers = Transfers(device, self.stream)
+        self._home = Home(self)
 
     @property
     def description(self) -> str:
@@ -149,14 +152,14 @@ class Pipeline:
         with self._active():
             try:
                 down = self._transfers.wait(slot)
-                _check(ticket.plan, down[ticket.plan.flags : ticket.plan.result_bytes])
+                check_answers(ticket.plan, down[ticket.plan.flags : ticket.plan.result_bytes])
                 return labels(ticket.plan, down, ticket.out)
             finally:
                 self._transfers.give(slot)
 
     def coarse(
         self, image: RawImage, inference: Inference, stream: int | None = None
-    ) -> Iterator[tuple[Window, NDArray[np.float32]]]:
+    ) -> list[tuple[Window, NDArray[np.float32]]]:
         """The network's answer (K, h, w) to each window in the order of the queue, to be merged on the host.
 
         Raises:
@@ -175,7 +178,12 @@ class Pipeline:
             finally:
                 self._drain()
                 self._transfers.give(slot)
-        yield from zip(prepared.plan.queue.windows, answers, strict=True)
+        return list(zip(prepared.plan.queue.windows, answers, strict=True))
+
+    def wait(self) -> None:
+        """Until nothing is queued. Tickets stay to be collected."""
+        with self._active():
+            self._drain()
 
     def _answers(self, prepared: _Prepared) -> list[NDArray[np.float32]]:
         """Each window's answer, downloaded and checked."""
@@ -187,19 +195,10 @@ class Pipeline:
             self.device.copy(staging.ctypes.data, there, size, self.stream)
             self.device.copy(staging.ctypes.data + size, flags, len(staging) - size, self.stream)
             self.device.synchronize(self.stream)
-            _check(made, staging[size:])
-            return [self._answer(made, index, staging) for index in range(len(made.slots))]
+            check_answers(made, staging[size:])
+            return split_answers(made, staging[:size], self.model.head.classes)
         finally:
             self.device.release(staging)
-
-    def _answer(self, made: Plan, index: int, staging: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """A copy of one window's answer."""
-        which, slot = made.slots[index]
-        region = made.regions[which]
-        shape = (self.model.head.classes, *region.coarse)
-        size = FLOAT * shape[0] * shape[1] * shape[2]
-        begin = region.offset + slot * size
-        return staging[begin : begin + size].view(np.float32).reshape(shape).copy()
 
     # Steps
 
@@ -350,6 +349,7 @@ class Pipeline:
 
     @contextlib.contextmanager
     def _active(self) -> Iterator[None]:
+        self._home.check("this pipeline")
         if self._closed:
             raise EngineError("this pipeline was closed; open it again")
         with self.device:
@@ -361,8 +361,11 @@ class Pipeline:
             self._transfers.drain()
 
     def close(self) -> None:
-        """Wait for what is queued and give all memory back; closing twice is harmless."""
-        if self._closed:
+        """Wait for what is queued and give all memory back; closing twice is harmless.
+
+        In a forked child nothing happens: the device is the parent's.
+        """
+        if self._closed or not self._home.is_here:
             return
         self._closed = True
         with self.device:
@@ -373,20 +376,15 @@ class Pipeline:
             self._prepared.clear()
             self.device.close()
 
+    def __del__(self) -> None:
+        if hasattr(self, "_home"):
+            with contextlib.suppress(Exception):  # at the end of the process its libraries may be gone already
+                self.close()
+
 
 def _streams(*given: int | None) -> list[int]:
     """The streams given, each once."""
     return list(dict.fromkeys(stream for stream in given if stream is not None))
-
-
-def _check(made: Plan, flags: NDArray[np.uint8]) -> None:
-    """Refuse answers that are no numbers."""
-    for region, flag in zip(made.regions, flags.view(np.int32), strict=True):
-        if flag:
-            raise EngineError(
-                f"the network's answer to an input of {(region.batch, 3, *region.window)} has NaN or infinite values; "
-                "if the engine is of low precision, build it again with --precision fp32"
-            )
 
 
 def _too_large(made: Plan, free: int, total: int) -> str:

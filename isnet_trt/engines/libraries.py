@@ -107,6 +107,18 @@ def same_version(one: str, other: str) -> bool:
     return _release(one) == _release(other)
 
 
+def runs_engine_of(installed: str, built: str, compatible: bool) -> bool:
+    """Whether the ``installed`` version of a library runs an engine that version ``built`` made.
+
+    ``compatible`` engines run under later versions of the same major version as well (TensorRT's documentation,
+    "Engine Compatibility").
+    """
+    if same_version(installed, built) or not compatible:
+        return same_version(installed, built)
+    here, there = ([int(part) for part in _release(version).split(".")] for version in (installed, built))
+    return here[0] == there[0] and here > there
+
+
 def _release(version: str) -> str:
     found = re.match(r"\d+(\.\d+)*", version)
     return found.group() if found else version

@@ -86,7 +86,7 @@ class OnnxRuntimeCudaEngine:
             f"ONNX Runtime {runtime.__version__}, CUDA provider on {self.gpu.name} "
             f"(compute capability {self.gpu.compute_capability})"
         )
-        self.kernels = Kernels.open(kernels, self.gpu.compute_capability) if kernels else None
+        self.kernels, self.no_kernels = Kernels.find(kernels, self.gpu.compute_capability)
         self._output = output
         self._stream = stream
         self._session = open_session(runtime, Path(path), threads or usable_cores(), [(PROVIDER, _options(stream))])

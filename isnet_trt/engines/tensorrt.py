@@ -27,7 +27,7 @@ from isnet_trt.engines.libraries import (
     collecting_logger,
     import_library,
     installed_version,
-    same_version,
+    runs_engine_of,
 )
 from isnet_trt.engines.stream import Stream, import_runtime
 from isnet_trt.errors import EngineError, EngineUnavailable
@@ -60,11 +60,13 @@ def _check_version(info: EngineInfo) -> None:
     version = installed_version(info.kind)
     if version is None:
         import_library(info.kind)  # says what to install
-    elif not same_version(version, info.library_version):
+    elif not runs_engine_of(version, info.library_version, info.version_compatible):
         package = LIBRARIES[info.kind].packages[0]
+        later = " or a later one of the same major version" if info.version_compatible else ""
         raise EngineUnavailable(
-            f"the engine was built with {info.kind} {info.library_version}, but {version} is installed, and an engine "
-            f"runs only under the version that built it; pip install '{package}=={info.library_version}', or {_BUILD}"
+            f"the engine was built with {info.kind} {info.library_version}, but {version} is installed, and it "
+            f"runs only under the version that built it{later}; pip install '{package}=={info.library_version}', or "
+            f"{_BUILD}"
         )
 
 
@@ -88,7 +90,8 @@ class TensorRTEngine:
         self.description = (
             f"{info.kind} {info.library_version} on {self.gpu.name} (compute capability {self.gpu.compute_capability})"
         )
-        self.kernels = Kernels.open(kernels, self.gpu.compute_capability) if kernels else None
+        needed = "the engine was built with context plugins" if info.context == "plugin" else ""
+        self.kernels, self.no_kernels = Kernels.find(kernels, self.gpu.compute_capability, needed)
         self._path = path
         self._library = import_library(info.kind)
         self._log = collecting_logger(self._library)
@@ -102,7 +105,7 @@ class TensorRTEngine:
         self._home = Home(self)
         try:
             with self._stream.active(), self._plugins(info):
-                self._load()
+                self._load(info)
         except BaseException:
             self.close()
             raise
@@ -119,8 +122,10 @@ class TensorRTEngine:
             self._failures = host.failures
             yield
 
-    def _load(self) -> None:
+    def _load(self, info: EngineInfo) -> None:
         self._runtime = self._library.Runtime(self._log)
+        if info.version_compatible:  # it carries the lean runtime of the version that built it
+            self._runtime.engine_host_code_allowed = True
         serialised = _read(self._path)
         self._engine = self._runtime.deserialize_cuda_engine(serialised)
         if self._engine is None:
