@@ -371,7 +371,7 @@ def _runnable(folder: Path, info: EngineInfo, say: Say) -> Iterator[Engine]:
         return
     from isnet_trt.engines.tensorrt import TensorRTEngine
 
-    with TensorRTEngine(folder / info.file, info) as running:
+    with TensorRTEngine(folder / info.file, info, folder / KERNELS) as running:
         yield running
 
 

@@ -1,0 +1,40 @@
+"""Which version of a library runs which engine."""
+
+from __future__ import annotations
+
+import pytest
+
+from isnet_trt.bundle import ENGINE, EngineInfo
+from isnet_trt.engines import tensorrt
+from isnet_trt.engines.device import Gpu
+from isnet_trt.engines.libraries import runs_engine_of
+from isnet_trt.errors import EngineUnavailable
+
+
+@pytest.mark.parametrize(
+    ("installed", "built", "compatible", "runs"),
+    [
+        ("10.13.3.9", "10.13.3.9", False, True),
+        ("10.13.3.9.post1", "10.13.3.9", True, True),
+        ("10.14.0", "10.13.3.9", False, False),
+        ("10.14.0", "10.13.3.9", True, True),
+        ("10.9.1", "10.13.3.9", True, False),
+        ("11.0.0", "10.13.3.9", True, False),
+    ],
+)
+def test_runs_engine_of(installed: str, built: str, compatible: bool, runs: bool) -> None:
+    assert runs_engine_of(installed, built, compatible) == runs
+
+
+def test_the_manifest_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = Gpu("NVIDIA Double", "8.9", "CUDA 13.0")
+    monkeypatch.setattr(tensorrt, "installed_version", lambda kind: "10.14.0")
+    monkeypatch.setattr(tensorrt, "look_for_gpu", lambda: (gpu, ""))
+    plain = EngineInfo("tensorrt", "10.13.3.9", ENGINE, ("8.9",), context="native")
+    with pytest.raises(EngineUnavailable, match="runs only under the version that built it; pip install"):
+        tensorrt.check_compatible(plain)
+    lasting = EngineInfo("tensorrt", "10.13.3.9", ENGINE, ("8.9",), context="native", version_compatible=True)
+    assert tensorrt.check_compatible(lasting) is gpu
+    monkeypatch.setattr(tensorrt, "installed_version", lambda kind: "11.0.0")
+    with pytest.raises(EngineUnavailable, match="or a later one of the same major version"):
+        tensorrt.check_compatible(lasting)
