@@ -1,0 +1,318 @@
+"""The segmenter around a pipeline: the same API and the same answers as on the host."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+import tiny_model
+from cuda_double import Driver, Gpu, Pycuda
+from cuda_host import CARD, RULE, SLIDE, HostEngine, QueuedKernels, ReferenceKernels, open_pipeline, picture
+from small_bundle import write_bundle
+from strided_model import write_strided
+
+from isnet_trt import Inference, RawImage, RawLabels, Segmenter
+from isnet_trt.bundle import EngineInfo, new_bundle, read_bundle
+from isnet_trt.cuda import device as device_module
+from isnet_trt.cuda import opening
+from isnet_trt.cuda.device import Device
+from isnet_trt.cuda.plan import Model
+from isnet_trt.engines import open_onnx
+from isnet_trt.errors import EngineError, EngineUnavailable, ImageError, SettingsError
+from isnet_trt.merge import Head
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="triton has no wheels for this platform")
+CLASSES, PAIRS = 5, ((1, 2),)
+MOST = SLIDE.replace(scales=(0.75, 1.25), flip=True, softmax_before_resize=True)
+PRESETS = {"default": Inference(), "ms-flip": MOST}
+
+
+class Pair:
+    """The same network in a segmenter on the host and in one on a GPU that is host memory."""
+
+    def __init__(self, folder: Path) -> None:
+        path = folder / "net.onnx"
+        write_strided(path, CLASSES, 8)
+        labels = tiny_model.labels(CLASSES, PAIRS)
+        self.host = Segmenter(open_onnx(path, threads=1), labels, RULE, presets=PRESETS, threads=1)
+        self.gpu = Gpu()
+        model = Model(Head(CLASSES, 8, PAIRS), RULE)
+        self.pipeline, self.kernels, self.engine = open_pipeline(self.gpu, path, model, ReferenceKernels(CLASSES))
+        self.engine.kind, self.engine.description = "double", "an engine"
+        self.engine.run = self.engine.engine.run
+        self.engine.close = self.engine.engine.close
+        self.segmenter = Segmenter(self.engine, labels, RULE, presets=PRESETS, threads=1, pipeline=self.pipeline)
+
+
+@pytest.fixture
+def pair(tmp_path: Path):
+    made = Pair(tmp_path)
+    yield made
+    made.segmenter.close()
+    made.segmenter.close()
+    made.gpu.nothing_is_left()
+
+
+def equal(made: np.ndarray, wanted: np.ndarray) -> bool:
+    return made.dtype == wanted.dtype and made.shape == wanted.shape and (made == wanted).mean() >= 0.999
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_answers_are_those_of_the_host(pair, preset):
+    image = picture(31, 44)
+    for _ in range(3):
+        made, wanted = (one(image, inference=preset) for one in (pair.segmenter, pair.host))
+        assert equal(made.labels, wanted.labels)
+        assert list(made.seconds) == ["read", "queue", "gpu"]
+        assert made.labels.flags.owndata
+    assert pair.segmenter.description == "an engine; all stages on the GPU, CUDA graphs"
+    assert pair.host.description.endswith("; all other stages on the host")
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_probabilities_and_points_are_merged_on_the_host(pair, preset):
+    image, points = picture(31, 44), [(0, 0), (30, 43), (7, 9)]
+    options = {"inference": preset, "probabilities": True, "points": points}
+    made, wanted = (one(image, **options) for one in (pair.segmenter, pair.host))
+    assert equal(made.labels, wanted.labels)
+    np.testing.assert_allclose(made.probabilities, wanted.probabilities, atol=1e-5)  # float32
+    np.testing.assert_allclose(made.scores, wanted.scores, atol=1e-4 * np.abs(wanted.scores).max())
+    assert list(made.seconds) == ["read", "gpu", "merge"]
+
+
+def test_files_and_orders(pair, tmp_path):
+    image = picture(31, 44)
+    cv2.imwrite(str(tmp_path / "a.png"), image[:, :, ::-1])
+    wanted = pair.host(image).labels
+    assert equal(pair.segmenter(tmp_path / "a.png").labels, wanted)
+    assert equal(pair.segmenter(image[:, :, ::-1], order="bgr").labels, wanted)
+    alpha = np.dstack([image, np.full(image.shape[:2], 9, np.uint8)])
+    assert equal(pair.segmenter(alpha, order="rgba").labels, wanted)
+
+
+def test_into_host_memory_of_the_caller(pair):
+    image, held = picture(31, 44), np.full((31, 60), 77, np.uint8)
+    out = held[:, 3:47]
+    made = pair.segmenter(image, out=out)
+    assert made.labels is out
+    assert equal(out, pair.host(image).labels)
+    assert (held[:, :3] == 77).all()
+    assert (held[:, 47:] == 77).all()
+
+
+def test_device_memory_and_the_callers_stream(pair):
+    image, device = picture(31, 44), pair.pipeline.device
+    with device:
+        stream, source, target = device.stream(), device.allocate(31 * 132), device.allocate(31 * 44)
+        staging = device.staging(31 * 132)
+    staging[:] = image.ravel()
+    with device:
+        device.copy(source, staging.ctypes.data, 31 * 132, stream)
+    out = RawLabels(target, 31, 44, device="cuda")
+    handle = SimpleNamespace(__cuda_stream__=lambda: (0, stream))
+    made = pair.segmenter(RawImage(source, 31, 44, device="cuda:0"), out=out, stream=handle)
+    assert made.labels is out
+    with device:
+        device.copy(staging.ctypes.data, target, 31 * 44, stream)
+        device.synchronize(stream)
+    assert equal(staging[: 31 * 44].reshape(31, 44).copy(), pair.host(image).labels)
+
+
+def test_memory_that_it_cannot_use(pair):
+    image = picture(31, 44)
+    with pytest.raises(SettingsError, match=r"the image is in the memory of cuda:1, but this segmenter works on GPU 0"):
+        pair.segmenter(RawImage(4096, 31, 44, device="cuda:1"))
+    out = RawLabels(4096, 31, 44, device="cuda")
+    with pytest.raises(SettingsError, match="merged on the host: pass out in host memory"):
+        pair.segmenter(image, out=out, probabilities=True)
+    with pytest.raises(SettingsError, match="for segmenters that work in GPU memory"):
+        pair.host(image, stream=5)
+    with pytest.raises(SettingsError, match="CUDA stream's handle"):
+        pair.segmenter(image, stream="main")
+
+
+def test_map_has_the_next_picture_on_its_way(pair, monkeypatch):
+    images, log = [picture(31, 44, seed) for seed in range(4)], []
+    submit, collect = pair.pipeline.submit, pair.pipeline.collect
+    monkeypatch.setattr(pair.pipeline, "submit", lambda *a: log.append("submit") or submit(*a))
+    monkeypatch.setattr(pair.pipeline, "collect", lambda ticket: log.append("collect") or collect(ticket))
+    for image, made in zip(images, pair.segmenter.map(iter(images)), strict=True):
+        assert equal(made.labels, pair.host(image).labels)
+    assert log == ["submit", *["submit", "collect"] * 3, "collect"]
+    log.clear()
+    held = np.empty((31, 44), np.uint8)
+    for image, made in zip(images, pair.segmenter.map(images, out=held), strict=True):
+        assert equal(made.labels, pair.host(image).labels)
+    assert log == ["submit", "collect"] * 4
+
+
+def test_map_fails_in_turn_and_can_be_left(pair):
+    images = [picture(31, 44), picture(31, 44, 1), np.zeros((3, 3), np.uint8), picture(31, 44)]
+    answers = pair.segmenter.map(images)
+    assert equal(next(answers).labels, pair.host(images[0]).labels)
+    assert equal(next(answers).labels, pair.host(images[1]).labels)
+    with pytest.raises(ImageError, match="grey"):
+        next(answers)
+    left = pair.segmenter.map(images)
+    next(left)
+    left.close()
+    assert equal(pair.segmenter(images[0]).labels, pair.host(images[0]).labels)
+    assert len(pair.pipeline._transfers._free) == 2
+
+
+def test_the_host_form_waits_for_the_gpu(pair):
+    x = np.random.default_rng(0).standard_normal((1, 3, 16, 24), dtype=np.float32)
+    answers = pair.segmenter.map([picture(31, 44), picture(31, 44, 1)])
+    next(answers)
+    assert (pair.segmenter.logits(x) == pair.host.logits(x)).all()
+    assert not any(stream.waiting for stream in pair.gpu.streams.values())
+    next(answers)
+    assert np.allclose(pair.segmenter.score(x, (9, 9)), pair.host.score(x, (9, 9)))
+
+
+def test_a_picture_that_is_too_large(pair):
+    image = picture(31, 44)
+    pair.gpu.total = 1000
+    with pytest.raises(EngineError, match=r"not enough GPU memory for a picture of 31x44"):
+        pair.segmenter(image)
+    pair.gpu.total = 1 << 30
+    assert equal(pair.segmenter(image).labels, pair.host(image).labels)
+
+
+def test_threads_take_turns(pair):
+    images = [picture(31, 44, seed) for seed in range(6)]
+    made: dict[int, np.ndarray] = {}
+    threads = [
+        threading.Thread(target=lambda i=i: made.update({i: pair.segmenter(images[i]).labels})) for i in range(6)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(equal(made[i], pair.host(images[i]).labels) for i in range(6))
+
+
+def test_closing_in_the_middle(pair):
+    answers = pair.segmenter.map([picture(31, 44), picture(31, 44, 1)])
+    next(answers)
+    pair.segmenter.close()
+    pair.gpu.nothing_is_left()
+    with pytest.raises(EngineError, match="closed"):
+        next(answers)
+
+
+def test_a_forgotten_segmenter_gives_everything_back(tmp_path):
+    made = Pair(tmp_path)
+    made.segmenter(picture(31, 44))
+    gpu = made.gpu
+    assert gpu.used
+    del made
+    gc.collect()
+    gpu.nothing_is_left()
+
+
+# Opening
+
+
+class Opened(HostEngine):
+    """An engine on a GPU, with what opening looks at."""
+
+    kind, description, no_kernels = "double", "an engine", "the kernels are for another GPU"
+
+    def __init__(self, gpu: Gpu, path: Path, kernels: bool) -> None:
+        super().__init__(gpu, path, 3, 8)
+        self.kernels = QueuedKernels(gpu, ReferenceKernels(3)) if kernels else None
+        self.closed = False
+
+    def close(self) -> None:
+        self.closed = True
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.close()
+
+
+@pytest.fixture
+def bundle(tmp_path: Path):
+    """A bundle with a folder of kernels."""
+    plain = write_bundle(tmp_path / "plain", EngineInfo("tensorrt", "10.13.3", "model.engine", ("8.9",)))
+    with new_bundle(tmp_path / "made", False) as draft:
+        for name in plain.manifest.files:
+            (draft.folder / name).write_bytes((plain.folder / name).read_bytes())
+        (draft.folder / "kernels" / "sm_89").mkdir(parents=True)
+        (draft.folder / "kernels" / "sm_89" / "launch.json").write_text("{}", "utf-8")
+        draft.finish(plain.manifest)
+    return read_bundle(tmp_path / "made")
+
+
+def opened(monkeypatch: pytest.MonkeyPatch, bundle, kernels: bool = True, device: str = "") -> tuple[Segmenter, Gpu]:
+    """A segmenter whose engine is a double; ``device`` says why there is none."""
+    gpu, streams = Gpu(), []
+    device_module._contexts.clear()
+
+    def open_device() -> Device:
+        if device:
+            raise EngineUnavailable(device)
+        return Device(Pycuda(gpu), Driver(gpu), CARD)
+
+    def open_engine(bundle, kind, *, threads, device, stream):
+        streams.append(stream)
+        return Opened(gpu, bundle.path("model.onnx"), kernels)
+
+    monkeypatch.setattr(opening.Device, "open", open_device)
+    monkeypatch.setattr(opening, "open_engine", open_engine)
+    made = Segmenter.open(bundle.folder)
+    gpu.streams_given = streams
+    return made, gpu
+
+
+def test_opening_a_bundle_with_kernels(monkeypatch, bundle):
+    segmenter, gpu = opened(monkeypatch, bundle)
+    with segmenter:
+        assert segmenter.description == "an engine; all stages on the GPU, CUDA graphs"
+        assert gpu.streams_given == [segmenter._pipeline.stream]
+        assert segmenter(picture(31, 44)).labels.shape == (31, 44)
+    assert segmenter.engine.closed
+    gpu.nothing_is_left()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"device": "pycuda cannot be imported"}, "pycuda cannot be imported"),
+        ({"kernels": False}, "the kernels are for another GPU"),
+    ],
+)
+def test_what_is_missing_leaves_the_stages_to_the_host_and_is_said(monkeypatch, bundle, options, said):
+    segmenter, gpu = opened(monkeypatch, bundle, **options)
+    assert segmenter.description == f"an engine; all other stages on the host ({said})"
+    gpu.nothing_is_left()
+
+
+def test_a_bundle_without_kernels(monkeypatch, tmp_path):
+    plain = write_bundle(tmp_path / "plain", EngineInfo("tensorrt", "10.13.3", "model.engine", ("8.9",)))
+    segmenter, gpu = opened(monkeypatch, plain)
+    assert "on the host (the bundle holds no kernels; build it again" in segmenter.description
+    gpu.nothing_is_left()
+
+
+def test_an_engine_that_fails_to_open_leaves_nothing(monkeypatch, bundle):
+    gpu = Gpu()
+    device_module._contexts.clear()
+
+    def refuse(*arguments, **options):
+        raise EngineError("damaged")
+
+    monkeypatch.setattr(opening.Device, "open", lambda: Device(Pycuda(gpu), Driver(gpu), CARD))
+    monkeypatch.setattr(opening, "open_engine", refuse)
+    with pytest.raises(EngineError, match="damaged"):
+        Segmenter.open(bundle.folder)
+    gpu.nothing_is_left()
