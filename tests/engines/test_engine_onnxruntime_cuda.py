@@ -1,0 +1,168 @@
+"""ONNX Runtime's CUDA provider: what this machine refuses for real, the rest with a session that runs on the CPU.
+
+The double claims to have the CUDA provider and computes with the real ONNX Runtime on "device" addresses that are the
+host's. It says nothing about the provider itself.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+from small_bundle import expected, save_model, write_bundle
+
+from isnet_trt import Segmenter
+from isnet_trt.engines import onnxruntime_cuda as module
+from isnet_trt.engines import open_engine
+from isnet_trt.engines.device import Gpu
+from isnet_trt.engines.onnxruntime_cuda import PROVIDER, OnnxRuntimeCudaEngine
+from isnet_trt.errors import EngineError, EngineUnavailable, SettingsError
+
+GPU = Gpu("NVIDIA Double", "8.9", "CUDA 13.0")
+has_cuda = PROVIDER in onnxruntime.get_available_providers()
+
+
+class Binding:
+    """The real ``IOBinding``, told the host's memory where it is told the GPU's."""
+
+    def __init__(self, session: onnxruntime.InferenceSession) -> None:
+        self.real = session.io_binding()
+
+    def bind_input(self, name: str, device: str, *rest: Any) -> None:
+        assert device == "cuda"
+        self.real.bind_input(name, "cpu", *rest)
+
+    def bind_output(self, name: str, device: str, *rest: Any) -> None:
+        assert device == "cuda"
+        self.real.bind_output(name, "cpu", *rest)
+
+
+class Runtime:
+    """The module ``onnxruntime`` of the package onnxruntime-gpu."""
+
+    __version__ = "1.32.0"
+    SessionOptions = onnxruntime.SessionOptions
+    RunOptions = onnxruntime.RunOptions
+    GraphOptimizationLevel = onnxruntime.GraphOptimizationLevel
+
+    def __init__(self) -> None:
+        self.loads = True
+        self.options: dict[str, str] = {}
+
+    def get_available_providers(self) -> list[str]:
+        return [PROVIDER, "CPUExecutionProvider"]
+
+    def InferenceSession(self, path: str, options: Any, providers: list[Any]) -> Any:
+        ((name, self.options),) = providers
+        assert name == PROVIDER
+        real = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        return SimpleNamespace(
+            get_providers=lambda: [PROVIDER] * self.loads + ["CPUExecutionProvider"],
+            get_inputs=real.get_inputs,
+            get_outputs=real.get_outputs,
+            run=lambda outputs, feed, options: real.run(outputs, feed),
+            io_binding=lambda: Binding(real),
+            run_with_iobinding=lambda binding, options: real.run_with_iobinding(binding.real, options),
+        )
+
+
+@pytest.fixture
+def runtime(monkeypatch: pytest.MonkeyPatch) -> Runtime:
+    double = Runtime()
+    monkeypatch.setattr(module, "import_runtime", lambda: double)
+    monkeypatch.setattr(module, "look_for_gpu", lambda: (GPU, ""))
+    return double
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return save_model(tmp_path / "model.onnx")
+
+
+def _batch(*shape: int) -> np.ndarray:
+    return np.random.default_rng(1).standard_normal(shape, dtype=np.float32)
+
+
+@pytest.mark.skipif(has_cuda, reason="this ONNX Runtime has the CUDA provider")
+def test_without_the_provider_it_says_what_to_install(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path / "small").folder
+    with pytest.raises(EngineUnavailable, match=r"lacks; pip uninstall onnxruntime, then pip install onnxruntime-gpu"):
+        Segmenter.open(folder, device="cuda")
+
+
+def test_without_a_gpu(runtime: Runtime, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "look_for_gpu", lambda: (None, "no NVIDIA driver is installed"))
+    with pytest.raises(EngineUnavailable, match="needs an NVIDIA GPU and its driver: no NVIDIA driver"):
+        OnnxRuntimeCudaEngine(path, (3, 8))
+
+
+def test_a_provider_that_does_not_load_is_no_silent_cpu(runtime: Runtime, path: Path) -> None:
+    runtime.loads = False
+    with pytest.raises(EngineUnavailable, match="has a CUDA provider but could not load it: the CUDA or cuDNN"):
+        OnnxRuntimeCudaEngine(path, (3, 8))
+
+
+def test_from_and_to_host_memory(runtime: Runtime, path: Path) -> None:
+    with OnnxRuntimeCudaEngine(path, (3, 8)) as engine:
+        assert engine.description == ("ONNX Runtime 1.32.0, CUDA provider on NVIDIA Double (compute capability 8.9)")
+        assert runtime.options["use_tf32"] == "0"
+        assert "user_compute_stream" not in runtime.options
+        batch = _batch(2, 3, 16, 24)
+        np.testing.assert_allclose(engine.run(batch), expected(batch), atol=1e-5)  # float32
+    with pytest.raises(EngineError, match="closed"):
+        engine.run(batch)
+
+
+def test_on_device_memory_and_its_stream(runtime: Runtime, path: Path) -> None:
+    with OnnxRuntimeCudaEngine(path, (3, 8), stream=77) as engine:
+        assert runtime.options["user_compute_stream"] == "77"
+        for shape in ((1, 3, 16, 24), (2, 3, 8, 8)):
+            batch, out = _batch(*shape), np.zeros((shape[0], 3, shape[2] // 8, shape[3] // 8), np.float32)
+            assert engine.output_shape(shape) == out.shape
+            engine.enqueue(batch.ctypes.data, out.ctypes.data, shape, 77)
+            np.testing.assert_allclose(out, expected(batch), atol=1e-5)  # float32
+        with pytest.raises(EngineError, match="on the stream that it was opened with only"):
+            engine.enqueue(batch.ctypes.data, out.ctypes.data, shape, 78)
+        assert engine.no_graph(frozenset(), 77) == "ONNX Runtime's runs cannot be captured"
+        assert engine.kernels is None
+        assert "holds no kernels" in engine.no_kernels
+
+
+def test_an_answer_of_another_shape_is_an_error(runtime: Runtime, path: Path) -> None:
+    with OnnxRuntimeCudaEngine(path, (4, 8), stream=77) as engine:
+        batch, out = _batch(1, 3, 8, 8), np.zeros((1, 4, 1, 1), np.float32)
+        with pytest.raises(EngineError, match=r"ONNX Runtime failed on an input of shape \(1, 3, 8, 8\): "):
+            engine.enqueue(batch.ctypes.data, out.ctypes.data, (1, 3, 8, 8), 77)
+
+
+def test_it_is_taken_only_where_it_is_asked_for(runtime: Runtime, tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "small")
+    with open_engine(bundle) as engine:
+        assert "CPU" in engine.description
+    with open_engine(bundle, device="cuda") as engine:
+        assert "CUDA provider on NVIDIA Double" in engine.description
+    with Segmenter.open(bundle.folder, device="cuda") as segmenter:
+        assert segmenter.description.endswith("all other stages on the host (the bundle holds no kernels; "
+                                              "build it again with python -m isnet_trt.build)")  # fmt: skip
+        assert segmenter(np.zeros((9, 9, 3), np.uint8)).labels.shape == (9, 9)
+
+
+def test_devices_that_there_are(tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "small")
+    with pytest.raises(SettingsError, match="device 'gpu' is unknown; use 'auto', 'cpu', 'cuda'"):
+        open_engine(bundle, device="gpu")  # type: ignore[arg-type]
+    with pytest.raises(SettingsError, match="engine 'tensorrt' runs on a GPU only"):
+        open_engine(bundle, "tensorrt", device="cpu")
+    with open_engine(bundle, device="cpu") as engine:
+        assert "CPU" in engine.description
+
+
+@pytest.mark.skipif(not has_cuda, reason="this ONNX Runtime has no CUDA provider")
+def test_the_real_provider(path: Path) -> None:
+    with OnnxRuntimeCudaEngine(path, (3, 8)) as engine:
+        batch = _batch(2, 3, 16, 24)
+        np.testing.assert_allclose(engine.run(batch), expected(batch), atol=1e-5)  # float32
