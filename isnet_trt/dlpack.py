@@ -17,6 +17,8 @@ from isnet_trt.memory import HOST, Memory, Refused, contiguous
 
 CPU, CUDA, CUDA_HOST, CUDA_MANAGED = 1, 2, 3, 13
 """DLDeviceType: host, GPU, page-locked host and managed memory."""
+LEGACY = 1
+"""The legacy default stream; in this protocol 0 would be ambiguous."""
 READ_ONLY = 1
 """DLPACK_FLAG_BITMASK_READ_ONLY."""
 _KINDS = {0: "i", 1: "u", 2: "f", 5: "c", 6: "b"}
@@ -100,7 +102,8 @@ def of_dlpack(source: Any, stream: int | None = None) -> Memory | None:
     """The memory behind ``__dlpack__``; None where the object has no DLPack.
 
     ``stream`` is the CUDA stream on which GPU memory will be used: its producer makes that stream wait for what it
-    has still to write. None: the legacy default stream.
+    has still to write. None: the legacy default stream. The result names the stream, to be waited for in turn by
+    whoever uses the memory on another one.
 
     Raises:
         Refused: another kind of device or of numbers, or the producer refuses.
@@ -109,11 +112,12 @@ def of_dlpack(source: Any, stream: int | None = None) -> Memory | None:
         return None
     kind, index = (int(number) for number in source.__dlpack_device__())
     device = _device(kind, index)
-    managed = _Managed(_capsule(source, None if device == HOST else stream or 1))
+    consumer = None if device == HOST else stream or LEGACY
+    managed = _Managed(_capsule(source, consumer))
     if getattr(managed.content, "major", 0) > 1:
         raise Refused(f"is DLPack {managed.content.major}; up to version 1 is read here")
     read_only = bool(getattr(managed.content, "flags", 0) & READ_ONLY)
-    return _memory(managed.content.tensor, device, read_only, managed)
+    return _memory(managed.content.tensor, device, read_only, managed, consumer)
 
 
 def _device(kind: int, index: int) -> str:
@@ -135,7 +139,7 @@ def _capsule(source: Any, stream: int | None) -> Any:
         raise Refused(f"cannot be had through DLPack: {type(error).__name__}: {error}") from error
 
 
-def _memory(tensor: DLTensor, device: str, read_only: bool, managed: _Managed) -> Memory:
+def _memory(tensor: DLTensor, device: str, read_only: bool, managed: _Managed, stream: int | None) -> Memory:
     if tensor.lanes != 1 or tensor.code not in _KINDS or tensor.bits % 8:
         raise Refused(f"has DLPack data type {tensor.code} of {tensor.bits} bits x {tensor.lanes}; pass uint8")
     dtype = np.dtype(f"{_KINDS[tensor.code]}{tensor.bits // 8}")
@@ -144,4 +148,4 @@ def _memory(tensor: DLTensor, device: str, read_only: bool, managed: _Managed) -
     if tensor.strides:
         strides = tuple(stride * dtype.itemsize for stride in tensor.strides[: tensor.ndim])
     address = (tensor.data or 0) + tensor.byte_offset
-    return Memory(address, shape, strides, dtype, device, read_only, owner=managed)
+    return Memory(address, shape, strides, dtype, device, read_only, managed, stream)

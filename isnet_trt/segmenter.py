@@ -376,9 +376,11 @@ class Segmenter:
             return
         with self._lock:
             self._closed = True
-            if self._pipeline is not None:
-                self._pipeline.close()
-            self.engine.close()
+            try:
+                if self._pipeline is not None:
+                    self._pipeline.close()
+            finally:
+                self.engine.close()
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(

@@ -285,3 +285,25 @@ def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (-(-height // 4), -(-width // 4), 3)).repeat(4, 0).repeat(4, 1)[:height, :width]
     return np.clip(coarse + rng.integers(-40, 40, (height, width, 3)), 0, 255).astype(np.uint8)
+
+
+CLASSES, PAIRS = 5, ((1, 2),)
+MOST = SLIDE.replace(scales=(0.75, 1.25), flip=True, softmax_before_resize=True)
+PRESETS = {"default": Inference(), "ms-flip": MOST}
+
+
+class Pair:
+    """The same network in a segmenter on the host and in one on a GPU that is host memory."""
+
+    def __init__(self, folder: Path) -> None:
+        path = folder / "net.onnx"
+        write_strided(path, CLASSES, 8)
+        labels = tiny_model.labels(CLASSES, PAIRS)
+        self.host = Segmenter(open_onnx(path, threads=1), labels, RULE, presets=PRESETS, threads=1)
+        self.gpu = Gpu()
+        model = Model(Head(CLASSES, 8, PAIRS), RULE)
+        self.pipeline, self.kernels, self.engine = open_pipeline(self.gpu, path, model, ReferenceKernels(CLASSES))
+        self.engine.kind, self.engine.description = "double", "an engine"
+        self.engine.run = self.engine.engine.run
+        self.engine.close = self.engine.engine.close
+        self.segmenter = Segmenter(self.engine, labels, RULE, presets=PRESETS, threads=1, pipeline=self.pipeline)

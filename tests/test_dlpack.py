@@ -77,7 +77,7 @@ def test_dlpack_capsules_are_consumed_and_deleted_once(kind, versioned):
     assert tensor.names == [b"used_" + form]
     assert tensor.streams == [11]
     assert (memory.address, memory.shape, memory.strides) == (PICTURE.ctypes.data, (7, 5, 3), (15, 3, 1))
-    assert (memory.device, memory.dtype, memory.read_only) == ("cuda:3", np.uint8, False)
+    assert (memory.device, memory.dtype, memory.read_only, memory.stream) == ("cuda:3", np.uint8, False, 11)
     assert tensor.deleted == []
     del memory
     assert len(tensor.deleted) == 1
@@ -97,7 +97,8 @@ def test_dlpack_fields():
     for host in (CPU, CUDA_HOST):
         tensor = Tensor(PICTURE, (host, 0))
         assert (of_dlpack(tensor, 11).array() == PICTURE).all()
-        assert tensor.streams == [None]
+        assert of_dlpack(tensor).stream is None
+        assert tensor.streams == [None, None]
     assert of_dlpack(PICTURE.tobytes()) is None
 
 

@@ -192,7 +192,7 @@ def test_what_is_no_picture_is_refused_with_the_way_out(name, segmenter):
 
 def test_device_pictures_are_described_with_stream_and_pitch():
     cut = PICTURE[2:, 3:70]
-    for source, stream in ((CudaArray(cut, stream=9), 9), (CudaArray(cut, version=2), None), (Tensor(cut), None)):
+    for source, stream in ((CudaArray(cut, stream=9), 9), (CudaArray(cut, version=2), None), (Tensor(cut), 5)):
         raw = image_from(source, "bgr", stream=5)
         assert (raw.address, raw.size, raw.pitch) == (cut.ctypes.data, cut.shape[:2], 3 * WIDTH)
         assert (raw.device, raw.order, raw.stream) == ("cuda:0", "bgr", stream)

@@ -95,13 +95,17 @@ class Transfers:
     def bring(self, image: RawImage, made: Plan, slot: Slot, source: int, foreign: Iterable[int]) -> None:
         """Queue the picture to ``source``, rows without padding.
 
-        Host memory is read before this returns. Device memory is read after what is queued on the streams ``foreign``.
+        Host memory is read before this returns. Device memory is read after what is queued on the streams ``foreign``,
+        and before what is queued there later.
         """
         if not image.on_host:
-            for stream in foreign:
+            streams = list(foreign)
+            for stream in streams:
                 self._order(stream, self._stream, slot.events["foreign"])
             rows = (image.address, image.row_pitch, image.row_bytes, image.height)
             self._device.copy_rows(source, image.row_bytes, *rows, self._stream)
+            for stream in streams:
+                self._order(self._stream, stream, slot.events["foreign"])
             return
         assert slot.up is not None
         staging = slot.up[: made.source_bytes]

@@ -11,43 +11,18 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
-import tiny_model
 from cuda_double import Driver, Gpu, Pycuda
-from cuda_host import CARD, RULE, SLIDE, HostEngine, QueuedKernels, ReferenceKernels, open_pipeline, picture
+from cuda_host import CARD, PRESETS, HostEngine, Pair, QueuedKernels, ReferenceKernels, picture
 from small_bundle import write_bundle
-from strided_model import write_strided
 
-from isnet_trt import Inference, RawImage, RawLabels, Segmenter
+from isnet_trt import RawImage, RawLabels, Segmenter
 from isnet_trt.bundle import EngineInfo, new_bundle, read_bundle
 from isnet_trt.cuda import device as device_module
 from isnet_trt.cuda import opening
 from isnet_trt.cuda.device import Device
-from isnet_trt.cuda.plan import Model
-from isnet_trt.engines import open_onnx
 from isnet_trt.errors import EngineError, EngineUnavailable, ImageError, SettingsError
-from isnet_trt.merge import Head
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="triton has no wheels for this platform")
-CLASSES, PAIRS = 5, ((1, 2),)
-MOST = SLIDE.replace(scales=(0.75, 1.25), flip=True, softmax_before_resize=True)
-PRESETS = {"default": Inference(), "ms-flip": MOST}
-
-
-class Pair:
-    """The same network in a segmenter on the host and in one on a GPU that is host memory."""
-
-    def __init__(self, folder: Path) -> None:
-        path = folder / "net.onnx"
-        write_strided(path, CLASSES, 8)
-        labels = tiny_model.labels(CLASSES, PAIRS)
-        self.host = Segmenter(open_onnx(path, threads=1), labels, RULE, presets=PRESETS, threads=1)
-        self.gpu = Gpu()
-        model = Model(Head(CLASSES, 8, PAIRS), RULE)
-        self.pipeline, self.kernels, self.engine = open_pipeline(self.gpu, path, model, ReferenceKernels(CLASSES))
-        self.engine.kind, self.engine.description = "double", "an engine"
-        self.engine.run = self.engine.engine.run
-        self.engine.close = self.engine.engine.close
-        self.segmenter = Segmenter(self.engine, labels, RULE, presets=PRESETS, threads=1, pipeline=self.pipeline)
 
 
 @pytest.fixture
