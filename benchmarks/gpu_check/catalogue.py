@@ -11,6 +11,7 @@ MODULES = (
     "benchmarks.gpu_check.kernels",
     "benchmarks.gpu_check.rtx",
     "benchmarks.gpu_check.context",
+    "benchmarks.gpu_check.runtime",
 )
 """Modules whose ``CHECKS`` are run; importing them loads numpy only."""
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from benchmarks.gpu_check.check import CannotRun, Setup
 
-_MERGING = ("accumulate", "finish", "upsample_argmax")
+_MERGING = ("accumulate", "finish", "upsample_argmax", "resize", "gather", "finite")
 MODELS = {
     "150": ("--classes", "150"),
     "19": ("--classes", "19", "--only", *_MERGING),
