@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isnet_trt import cli
+from isnet_trt.engines import PLACES
 from isnet_trt.engines.select import KINDS
 from isnet_trt.errors import EngineError, ImageError, SettingsError
 from isnet_trt.preprocess import Image, read_image
@@ -51,6 +52,12 @@ def _parser() -> argparse.ArgumentParser:
         "--out", required=True, metavar="DIR", type=Path, help="folder for the results; made if missing"
     )
     parser.add_argument("--engine", choices=KINDS, help="instead of the bundle's own, e.g. onnxruntime for the CPU")
+    parser.add_argument(
+        "--device",
+        choices=PLACES,
+        default="auto",
+        help="cuda: ONNX Runtime on the GPU (onnxruntime-gpu); auto: where the engine was built for",
+    )
     parser.add_argument("--threads", type=cli.positive, metavar="N", help="CPU threads (default: all cores)")
     add_inference(parser)
     return parser
@@ -76,9 +83,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     arguments = _parser().parse_args(argv)
     jobs = plan_outputs(find_images(arguments.images), arguments.out)
-    with Segmenter.open(arguments.bundle, engine=arguments.engine, threads=arguments.threads) as segmenter:
+    options = {"engine": arguments.engine, "threads": arguments.threads, "device": arguments.device}
+    with Segmenter.open(arguments.bundle, **options) as segmenter:
         inference = choose_inference(segmenter.presets, arguments)
-        print(f"{segmenter.engine.description}; {inference.describe()}", file=sys.stderr)
+        print(f"{segmenter.description}; {inference.describe()}", file=sys.stderr)
         failures = _segment_all(segmenter, inference, jobs)
     done = len(jobs) - len(failures)
     print(f"{done} of {len(jobs)} pictures segmented, results in {arguments.out}", file=sys.stderr)
