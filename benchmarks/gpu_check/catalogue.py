@@ -12,6 +12,10 @@ MODULES = (
     "benchmarks.gpu_check.rtx",
     "benchmarks.gpu_check.context",
     "benchmarks.gpu_check.runtime",
+    "benchmarks.gpu_check.sharing",
+    "benchmarks.gpu_check.bundles",
+    "benchmarks.gpu_check.refusals",
+    "benchmarks.gpu_check.callers",
 )
 """Modules whose ``CHECKS`` are run; importing them loads numpy only."""
 
