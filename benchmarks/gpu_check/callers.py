@@ -23,9 +23,11 @@ from benchmarks.gpu_check.networks import Strided
 from benchmarks.gpu_check.rigs import Case, GpuRig, Rig
 from isnet_trt import RawImage, RawLabels, Segmenter
 from isnet_trt.errors import EngineError
+from isnet_trt.preprocess import Order
 
 PADDING = 37
 UNTOUCHED = 201
+ORDERS: tuple[Order, ...] = ("rgb", "bgr", "rgba")
 DELAY = 30_000_000
 """Cycles for which the caller's stream is kept busy before it writes: about 20 ms."""
 Array = NDArray[Any]
@@ -78,7 +80,8 @@ class Caller:
 
     def pointer(self, tensor: Any, kind: type[RawImage] | type[RawLabels], **options: Any) -> Any:
         """A tensor as a bare pointer."""
-        return kind(tensor.data_ptr(), *tensor.shape[:2], tensor.stride(0), device=self.device, **options)
+        height, width = tensor.shape[:2]
+        return kind(tensor.data_ptr(), height, width, tensor.stride(0), device=self.device, **options)
 
     def ways(self, tensor: Any, kind: type[RawImage] | type[RawLabels], **options: Any) -> Iterator[tuple[str, Call]]:
         """Every way to hand a tensor over while work on it is queued; ``options`` describe a pointer."""
@@ -99,12 +102,12 @@ def memory(
         image = rigs.picture(case.size, setup.seed)
         wanted = segmenter(image).labels
         answer.require(len(np.unique(wanted)) > 1, "all pixels have one class: nothing was compared")
-        for order in ("rgb", "bgr", "rgba"):
+        for order in ORDERS:
             _pictures(answer, caller, segmenter, image, wanted, order)
         _label_maps(answer, caller, segmenter, image, wanted)
 
 
-def _pictures(answer: Answer, caller: Caller, segmenter: Segmenter, image: Array, wanted: Array, order: str) -> None:
+def _pictures(answer: Answer, caller: Caller, segmenter: Segmenter, image: Array, wanted: Array, order: Order) -> None:
     height, width = image.shape[:2]
     values = np.dstack([image, image[..., 0]])[:, :, ["rgb".find(channel) for channel in order]]
     tensor = caller.memory(height, width, len(order))
