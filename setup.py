@@ -13,7 +13,15 @@ RTX_PLATFORM = 'sys_platform == "linux" and platform_machine == "x86_64"'
 TRITON = 'triton>=3.5; sys_platform == "linux"'
 
 RUNTIME = ["numpy>=1.26", "opencv-python>=4.10", "onnxruntime>=1.22", "tqdm>=4.66"]
-BUILD = ["torch>=2.9", "onnx>=1.18", "onnxscript>=0.5", "polygraphy>=0.49", "matplotlib>=3.8", TRITON]
+BUILD = [
+    "torch>=2.9",
+    "onnx>=1.18",
+    "onnxscript>=0.5",
+    "onnx-graphsurgeon>=0.5",
+    "polygraphy>=0.49",
+    "matplotlib>=3.8",
+    TRITON,
+]
 EXTRAS = {
     "build": BUILD,
     "train": ["torch>=2.9", "matplotlib>=3.8", "Pillow>=10", "PyYAML>=6", "scipy>=1.11", "tensorboard>=2.16"],

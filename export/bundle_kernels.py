@@ -28,7 +28,8 @@ from isnet_trt.training.architecture import Architecture
 
 PORTABLE = 80
 """The architecture whose PTX later GPUs run as well: it is always among a bundle's."""
-_NAMES: dict[int, str] = dict(zip((onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16), TYPES, strict=True))
+_ELEMENTS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
+_NAMES: dict[int, str] = dict(zip(_ELEMENTS, TYPES, strict=True))
 
 
 def check_kernels(context: Context | None, architecture: Architecture) -> None:

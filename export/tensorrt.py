@@ -146,11 +146,11 @@ def _prepared(proto: onnx.ModelProto, task: _Task) -> onnx.ModelProto:
     if task.options.context == "native":
         without_plugins(graph)  # a creator that somebody else has registered must not be taken
     if task.shapes.static:
-        _fix_input(graph, task.shapes.usual)
+        fix_input(graph, task.shapes.usual)
     return graph
 
 
-def _fix_input(graph: onnx.ModelProto, shape: Shape) -> None:
+def fix_input(graph: onnx.ModelProto, shape: Shape) -> None:
     """Give the graph's input a static shape; what the exporter noted of free sizes inside is dropped."""
     for dimension, value in zip(graph.graph.input[0].type.tensor_type.shape.dim, shape, strict=True):
         dimension.dim_value = value

@@ -1,0 +1,221 @@
+"""Two graphs tensor by tensor, through the command line and under ONNX Runtime."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+from small_bundle import write_bundle
+
+from isnet_trt import cli
+from isnet_trt.export import compare as command
+from isnet_trt.export.compare import GraphSide, Row, compare
+from isnet_trt.export.graph import OUTPUT
+from isnet_trt.export.graphs import Arithmetic, make_graphs
+from isnet_trt.export.parity import Picture
+from isnet_trt.export.ranges import measure
+from isnet_trt.export.sides import BuiltSide
+from isnet_trt.training.scenes import draw_scene
+
+needs_rtx = pytest.mark.skipif(
+    importlib.util.find_spec("tensorrt_rtx") is None, reason="there is no tensorrt-rtx wheel for this platform"
+)
+
+
+def run(*words: object) -> int:
+    return cli.run(command.main, [str(word) for word in words])
+
+
+@pytest.fixture(scope="module")
+def folder(graph: onnx.ModelProto, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """one.onnx, its half.onnx, and a picture."""
+    made = tmp_path_factory.mktemp("compare")
+    pixels = np.random.default_rng(2).standard_normal((1, 3, 65, 97)).astype(np.float32)
+    onnx.save(graph, made / "one.onnx")
+    onnx.save(
+        make_graphs(graph, Arithmetic("fp16"), "onnxruntime", measure(graph, [pixels])).portable, made / "half.onnx"
+    )
+    cv2.imwrite(str(made / "scene.png"), draw_scene(3, 72, 104).image[..., ::-1])
+    return made
+
+
+def test_half_precision_block_by_block(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(folder / "one.onnx", folder / "half.onnx", "--images", folder / "scene.png") == 0
+    said = capsys.readouterr().out
+    for block in ("backbone_net.stem (", "bottleneck (", "slc_net (", "logits "):
+        assert block in said
+    assert "on 1 pictures" in said
+    assert said.rstrip().endswith("all within 0.05")
+
+
+def test_every_tensor_and_a_tight_bound(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = (
+        "--all",
+        "--worst",
+        3,
+        "--bound",
+        1e-6,
+        "--json",
+        tmp_path / "found.json",
+        "--images",
+        folder / "scene.png",
+    )
+    assert run(folder / "one.onnx", folder / "half.onnx", *options) == cli.FAILED
+    said = capsys.readouterr().out
+    assert "the worst 3 of" in said
+    assert said.count("<- beyond the bound") == 3
+    data = json.loads((tmp_path / "found.json").read_text("utf-8"))
+    names = [row["tensor"] for row in data["tensors"]]
+    assert len(names) > 100
+    assert names[-1] == OUTPUT
+    assert all(row["rms"] < 0.05 for row in data["tensors"])
+    first = next(row for row in data["tensors"] if not row["rms"] <= 1e-6)
+    assert f"first beyond 1e-06: {first['tensor']}, made by {first['operator']}" in said
+
+
+def test_where_it_begins_to_differ_is_named(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    broken = onnx.load(str(folder / "one.onnx"))
+    node = [n for n in broken.graph.node if n.op_type == "Conv"][9]
+    weight = next(t for t in broken.graph.initializer if t.name == node.input[1])
+    weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * np.float32(1.5), weight.name))
+    onnx.save(broken, tmp_path / "broken.onnx")
+    options = ("--all", "--images", folder / "scene.png")
+    assert run(folder / "one.onnx", tmp_path / "broken.onnx", *options) == cli.FAILED
+    assert f"first beyond 0.05: {node.output[0]}, made by Conv" in capsys.readouterr().out
+    assert (
+        run(folder / "one.onnx", folder / "one.onnx", "--layers", "^conv2d_1$", "--images", folder / "scene.png") == 0
+    )
+    assert "conv2d_1 " in capsys.readouterr().out
+
+
+def test_figures() -> None:
+    row = Row("t", "Add", ())
+    row.add(np.array([0.0, 2.0]), np.array([0.0, 2.5]))
+    row.add(np.array([4.0, -np.inf]), np.array([4.0, -np.inf]))
+    assert row.deviation == pytest.approx(np.std([0, 2, 4]))
+    assert row.max == pytest.approx(0.5 / np.std([0, 2, 4]))
+    assert row.rms == pytest.approx(0.5 / 3**0.5 / np.std([0, 2, 4]))
+    row.add(np.array([1.0]), np.array([np.nan]))
+    assert row.rms == np.inf
+    same = Row("t", "Add", ())
+    same.add(np.full(3, 7.0), np.full(3, 7.0))
+    assert (same.rms, same.max) == (0.0, 0.0)
+
+
+def test_groups_and_sizes_are_no_matter(graph: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    shapes = ((1, 3, 33, 41), (1, 3, 49, 35), (1, 3, 33, 41))
+    pictures = [Picture(str(i), rng.standard_normal(s).astype(np.float32)) for i, s in enumerate(shapes)]
+    one, other = GraphSide("one", graph), GraphSide("other", graph)
+    names = one.tensors[:5] + one.tensors[-2:]
+    monkeypatch.setattr(command, "GROUP", 3)
+    found = compare(one, other, pictures, names)
+    assert [row.tensor for row in found.rows] == names
+    assert {row.rms for row in found.rows} == {0.0}
+    assert (found.agreement, found.pictures) == (1.0, 3)
+    assert found.rows[0].count > 3 * 16 * 16 * 16
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("nowhere", "nowhere"), "nowhere is no bundle and no .onnx file"),
+        (("{one}", "{text}"), "text.onnx cannot be read as an ONNX graph"),
+        (("{one}", "{half}", "--layers", "("), "is no regular expression"),
+        (("{one}", "{half}", "--layers", "nothing"), "have no tensor of one name that was asked for"),
+        (("{one}", "{half}", "--images", "nowhere"), "nowhere: no pictures"),
+        (("{one}", "onnxruntime"), "onnxruntime is no bundle"),
+        (("{one}", "onnxruntime", "--reduce", "x"), "--reduce asks tensorrt or tensorrt-rtx what it refuses"),
+    ],
+)
+def test_errors_in_words(
+    folder: Path, tmp_path: Path, words: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "text.onnx").write_text("no graph")
+    names = {"one": folder / "one.onnx", "half": folder / "half.onnx", "text": tmp_path / "text.onnx"}
+    assert run(*(word.format(**names) if word.startswith("{") else word for word in words)) == cli.ERROR
+    assert said in capsys.readouterr().err
+
+
+def test_the_engine_of_a_bundle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bundle = write_bundle(tmp_path / "small").folder
+    cv2.imwrite(str(tmp_path / "scene.png"), draw_scene(3, 72, 104).image[..., ::-1])
+    assert run(bundle, f"{bundle}:engine", "--images", tmp_path / "scene.png") == 0
+    assert "labels equal 100.000 %" in capsys.readouterr().out
+
+
+@pytest.mark.rtx
+@needs_rtx
+def test_a_graph_under_tensorrt_rtx(graph: onnx.ModelProto, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The engine that shows inner tensors is really built; to run it takes a GPU, and that is said."""
+    side = BuiltSide("demo", graph, "tensorrt-rtx")
+    path = side.build(side.tensors[3:6], (1, 3, 65, 97), tmp_path)
+    assert path.stat().st_size > 1_000_000
+    onnx.save(graph, tmp_path / "one.onnx")
+    if importlib.util.find_spec("torch") and not __import__("torch").cuda.is_available():
+        assert run(tmp_path / "one.onnx", "tensorrt-rtx") == cli.ERROR
+        assert "needs an NVIDIA GPU to run" in capsys.readouterr().err
+
+
+def strange(path: Path) -> None:
+    """A graph with one node that TensorRT-RTX refuses and ONNX Runtime runs: unsigned eight bits."""
+    nodes = [
+        helper.make_node("Relu", ["image"], ["first"], name="first"),
+        helper.make_node("QuantizeLinear", ["first", "scale", "zero"], ["eight"], name="the_strange_one"),
+        helper.make_node("DequantizeLinear", ["eight", "scale", "zero"], ["back"], name="back"),
+        helper.make_node("Sigmoid", ["back"], ["logits"], name="last"),
+    ]
+    shape = [1, 3, "height", "width"]
+    values = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name in ("image", "logits")]
+    constants = [numpy_helper.from_array(np.float32(0.1), "scale"), numpy_helper.from_array(np.uint8(3), "zero")]
+    graph = helper.make_graph(nodes, "strange", values[:1], values[1:], constants)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
+
+
+@pytest.mark.rtx
+@needs_rtx
+def test_the_smallest_part_that_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("onnx_graphsurgeon")
+    strange(tmp_path / "strange.onnx")
+    assert run(tmp_path / "strange.onnx", "tensorrt-rtx", "--reduce", tmp_path / "small.onnx") == cli.FAILED
+    said = capsys.readouterr().out
+    assert "tensorrt-rtx refuses: QuantizeLinear the_strange_one" in said
+    assert "QuantizeLinear the_strange_one: first" in said
+    assert [node.name for node in onnx.load(str(tmp_path / "small.onnx")).graph.node] == ["the_strange_one"]
+
+
+@pytest.mark.rtx
+@needs_rtx
+def test_nothing_to_reduce(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("onnx_graphsurgeon")
+    assert run(folder / "one.onnx", "tensorrt-rtx", "--reduce", tmp_path / "small.onnx") == 0
+    assert "tensorrt-rtx builds all of" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.rtx
+@needs_rtx
+def test_without_polygraphy(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(sys.modules, "polygraphy", None)
+    assert run(folder / "one.onnx", folder / "one.onnx", "--images", folder / "scene.png") == 0
+    find = importlib.util.find_spec
+    missing = {"polygraphy", "onnx_graphsurgeon"}
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name in missing else find(name, *more))
+    assert run(folder / "one.onnx", "tensorrt-rtx", "--reduce", folder / "small.onnx") == cli.ERROR
+    said = capsys.readouterr().err
+    assert "--reduce needs polygraphy and onnx_graphsurgeon; pip install 'isnet_trt[build]'" in said
+
+
+def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        command.main(["--help"])
+    said = capsys.readouterr().out
+    for text in ("examples:", "--reduce", "exit status"):
+        assert text in said
