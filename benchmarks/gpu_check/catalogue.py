@@ -15,6 +15,7 @@ MODULES = (
     "benchmarks.gpu_check.sharing",
     "benchmarks.gpu_check.bundles",
     "benchmarks.gpu_check.refusals",
+    "benchmarks.gpu_check.latency",
     "benchmarks.gpu_check.callers",
 )
 """Modules whose ``CHECKS`` are run; importing them loads numpy only."""

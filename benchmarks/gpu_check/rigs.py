@@ -119,3 +119,12 @@ def three(pipeline: Any, case: Case, seed: int) -> Iterator[tuple[str, NDArray[n
     for number, how in enumerate(("eager", "captured", "replayed")):
         image = picture(case.size, seed + number)
         yield how, image, pipeline(image_from(image), case.inference)
+
+
+def on_gpu(rig: Rig, network: Network, case: Case) -> Segmenter:
+    """The library's own segmenter around the network, with all stages on the GPU."""
+    pipeline = rig.pipeline(network, case)
+    return Segmenter(
+        network, case.labels, case.preprocess, case.inference, case.stride,
+        batch=case.batch, full_batches=case.batch > 1, pipeline=pipeline,
+    )  # fmt: skip

@@ -76,7 +76,13 @@ class Collected:
 
 
 @pytest.mark.parametrize(
-    "case", [CASE, Case("slide", LABELS, Preprocess((26, 18)), SLIDE, (18, 26), batch=3)], ids=lambda case: case.label
+    "case",
+    [
+        pytest.param(CASE, id="whole"),
+        pytest.param(
+            Case("slide", LABELS, Preprocess((26, 18)), SLIDE, (18, 26), batch=3), id="slide", marks=pytest.mark.slow
+        ),
+    ],
 )
 def test_stages_that_are_right_pass(case: Case) -> None:
     answer = Collected()
@@ -94,6 +100,7 @@ def test_another_network_and_a_missing_graph_are_found() -> None:
     assert any("no CUDA graph was captured: no CUDA graphs: it cannot" in text for text in answer.said)
 
 
+@pytest.mark.slow
 def test_replays_are_compared_with_eager_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     answer = Collected()
     runtime.graphs(answer, Setup(seed=6), HostRig(), CASE)
@@ -143,7 +150,7 @@ class Recipe:
     ms_flip = Inference(scales=(0.5, 1.0), flip=True)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("fp16", marks=pytest.mark.slow)])
 def test_stored_outputs_are_met_or_missed(precision: str) -> None:
     network, image = Strided(5, 8, 3), rigs.picture((17, 20), 4)
     answer = Collected()

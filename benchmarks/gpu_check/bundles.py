@@ -1,0 +1,191 @@
+"""Bundles with the engines that run here: built from checkpoint to label map, and compared with the host's runtime."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.gpu_check import rigs
+from benchmarks.gpu_check.check import Answer, CannotRun, Check, Setup
+from benchmarks.gpu_check.kernels import seed_of
+from isnet_trt.errors import IsnetError
+
+DEMO = Path(__file__).parents[2] / "training" / "assets" / "isnet_demo.pth"
+KINDS = ("tensorrt-rtx", "tensorrt", "onnxruntime-cuda")
+LEAST = {"fp32": 0.9995, "fp16": 0.995, "bf16": 0.97}
+"""Precision -> least share of pixels on which the GPU's labels must be those of ONNX Runtime on the CPU in float32."""
+
+
+def demo(setup: Setup, kind: str, precision: str = "fp32") -> Path | None:
+    """The demo's bundle that check ``bundles.KIND`` built; None where it did not."""
+    folder = setup.folder / f"demo-{kind}-{precision}"
+    return folder if (folder / "bundle.json").is_file() else None
+
+
+def checked(kind: str) -> Callable[[Answer, Setup], None]:
+    """Build the demo in every precision, with plugins and without, and compare; then a published model."""
+
+    def run(answer: Answer, setup: Setup) -> None:
+        ran = [_demo(answer, setup, kind, *choice) for choice in _choices(kind, setup.quick)]
+        if not any(ran):
+            raise CannotRun(f"no engine of {kind} runs here; what was tried is listed with its reason")
+        if not setup.quick:
+            _published(answer, setup, kind)
+
+    return run
+
+
+def _choices(kind: str, quick: bool) -> list[tuple[str, str | None]]:
+    """(precision, context)."""
+    if kind == "onnxruntime-cuda":
+        return [("fp32", None)]
+    every: list[tuple[str, str | None]] = [
+        ("fp32", "plugin"),
+        ("fp16", "plugin"),
+        ("fp16", "native"),
+        ("bf16", "plugin"),
+    ]
+    return every[:2] if quick else every
+
+
+def _demo(answer: Answer, setup: Setup, kind: str, precision: str, context: str | None) -> bool:
+    name = f"demo {kind} {precision} {context or ''}".strip()
+    folder = setup.folder / f"demo-{kind}-{precision}{'-native' if context == 'native' else ''}"
+    try:
+        seconds = build(DEMO, folder, kind, precision, context)
+        compare(answer, setup, folder, kind, precision, name, seconds)
+    except IsnetError as error:
+        answer.missing(name, str(error))
+        return False
+    return True
+
+
+def build(ckpt: Path, folder: Path, kind: str, precision: str, context: str | None, **options: Any) -> float:
+    """Seconds that a build took; none where the bundle is there already."""
+    from isnet_trt.export import build as from_checkpoint
+
+    if (folder / "bundle.json").is_file():
+        return 0.0
+    start = time.monotonic()
+    if kind == "onnxruntime-cuda":
+        from_checkpoint(ckpt, folder, engine="onnxruntime", precision=precision, kernels=True, **options)
+    else:
+        from_checkpoint(
+            ckpt, folder, engine=kind, precision=precision, context=context, targets=_targets(kind), **options
+        )
+    return time.monotonic() - start
+
+
+def _targets(kind: str) -> tuple[str, ...] | None:
+    """This GPU, where TensorRT-RTX builds ahead of time for it."""
+    from isnet_trt.engines.device import find_gpu
+
+    gpu = find_gpu()
+    return (gpu.compute_capability,) if gpu and kind == "tensorrt-rtx" else None
+
+
+def opened(folder: Path, kind: str) -> Any:
+    """The bundle on the GPU."""
+    from isnet_trt import Segmenter
+
+    if kind == "onnxruntime-cuda":
+        return Segmenter.open(folder, engine="onnxruntime", device="cuda")
+    return Segmenter.open(folder)
+
+
+def compare(
+    answer: Answer, setup: Setup, folder: Path, kind: str, precision: str, name: str, built: float,
+    size: tuple[int, int] = (256, 512),
+) -> None:  # fmt: skip
+    """Both presets of a bundle on the GPU and under ONNX Runtime on the CPU; results own their memory."""
+    from isnet_trt import Segmenter
+
+    image = rigs.picture(size, seed_of(setup, name))
+    with opened(folder, kind) as gpu, Segmenter.open(folder, engine="onnxruntime", device="cpu") as cpu:
+        for preset in ("default", "ms-flip"):
+            made = [gpu(image, inference=preset).labels for _ in range(3)]  # eagerly, captured, replayed
+            wanted = cpu(image, inference=preset).labels
+            share = float((made[0] == wanted).mean())
+            same = all(np.array_equal(one, made[0]) for one in made)
+            owned = len({one.__array_interface__["data"][0] for one in made}) == len(made)
+            answer.row(
+                bundle=name, preset=preset, **{"built s": built, "equal %": 100 * share}, replay_equal=same,
+                runs=gpu.description,
+            )  # fmt: skip
+            answer.require(
+                share >= LEAST[precision], f"{name} {preset}: {100 * share:.2f} % of the labels are the CPU's"
+            )
+            answer.require(same, f"{name} {preset}: the second or third call gives other labels than the first")
+            answer.require(owned, f"{name} {preset}: two results share memory")
+
+
+def _published(answer: Answer, setup: Setup, kind: str) -> None:
+    """ResNet-50 for ADE20k, made-up weights, float16 with plugins, static at the size of latency's case."""
+    name = "isnet_resnet50os8_ade20k"
+    try:
+        folder, seconds = published(setup, kind, name, "fp16", (512, 683))
+        compare(answer, setup, folder, kind, "bf16", f"{name} {kind} fp16", seconds, (480, 640))
+    except IsnetError as error:
+        answer.missing(f"{name} {kind}", str(error))
+
+
+def published(
+    setup: Setup, kind: str, recipe: str, precision: str, static: tuple[int, int], batch: int = 1
+) -> tuple[Path, float]:
+    """A bundle of a published model with made-up weights, and the seconds that its build took."""
+    from benchmarks.weights import filled_checkpoint
+
+    folder = setup.folder / f"{recipe}-{kind}-{precision}-{static[0]}x{static[1]}-{batch}"
+    if (folder / "bundle.json").is_file():
+        return folder, 0.0
+    with tempfile.TemporaryDirectory() as temporary:
+        ckpt = filled_checkpoint(recipe, Path(temporary) / "filled.pth")
+        options: dict[str, Any] = {"recipe": recipe}
+        if kind == "onnxruntime-cuda":
+            precision = "fp32"
+        else:
+            options |= {"batch": batch, "static": static}
+        seconds = build(ckpt, folder, kind, precision, None, **options)
+    return folder, seconds
+
+
+def given(answer: Answer, setup: Setup) -> None:
+    """The bundles named with ``--bundle``, compared with ONNX Runtime on the CPU."""
+    from isnet_trt.bundle import read_bundle
+
+    if not setup.bundles:
+        raise CannotRun("no bundle was given with --bundle")
+    for folder in setup.bundles:
+        try:
+            manifest = read_bundle(folder).manifest
+            kind = "onnxruntime-cuda" if manifest.engine.kind == "onnxruntime" else manifest.engine.kind
+            precision = manifest.precision if manifest.precision in LEAST else "bf16"
+            compare(answer, setup, folder, kind, precision, folder.name, 0.0)
+        except IsnetError as error:
+            answer.missing(folder.name, str(error))
+
+
+_BUILD = ("gpu", "torch", "onnx", "onnxscript", "cuda-bindings", "pycuda")
+CHECKS = (
+    Check(
+        "bundles.tensorrt-rtx", "bundles built, opened and compared, TensorRT-RTX", checked("tensorrt-rtx"),
+        (*_BUILD, "tensorrt-rtx"), 500, alone=True, rank=8,
+    ),
+    Check(
+        "bundles.tensorrt", "the same with TensorRT", checked("tensorrt"),
+        (*_BUILD, "tensorrt"), 900, alone=True, rank=8,
+    ),
+    Check(
+        "bundles.onnxruntime-cuda", "the same with ONNX Runtime's CUDA provider", checked("onnxruntime-cuda"),
+        (*_BUILD, "onnxruntime-cuda"), 500, alone=True, rank=8,
+    ),
+    Check(
+        "bundles.given", "bundles named with --bundle", given, ("gpu", "cuda-bindings", "pycuda"), 300,
+        alone=True, rank=8,
+    ),
+)  # fmt: skip
