@@ -12,6 +12,7 @@ https://nvidia.github.io/cuda-python/cuda-bindings/latest/module/driver.html
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import threading
 from collections.abc import Iterator
 from types import TracebackType
@@ -86,14 +87,17 @@ class Device:
     def _primary(self, index: int) -> Any:
         """The primary context, retained once a process and never released.
 
-        pycuda releases a context only in the thread that retained it and leaves a released primary context current;
-        the CUDA runtime, and with it PyTorch and TensorRT, keep it for the process as well.
+        pycuda 2026.1 releases a context only in the thread that retained it, and when the object dies it takes a
+        primary context for one of its own (cuCtxDetach): one reference more, and it never dies. The CUDA runtime, and
+        with it PyTorch and TensorRT, keep it for the process as well.
         """
         with _contexts_lock:
             if index not in _contexts:
                 with self._words():
                     self._cuda.init()
-                    _contexts[index] = self._cuda.Device(index).retain_primary_context()
+                    context = self._cuda.Device(index).retain_primary_context()
+                ctypes.pythonapi.Py_IncRef(ctypes.py_object(context))
+                _contexts[index] = context
             return _contexts[index]
 
     def __enter__(self) -> Device:

@@ -9,7 +9,7 @@ import sys
 
 import numpy as np
 import pytest
-from cuda_host import CASES, RULE, SLIDE, Form, ReferenceKernels, picture
+from cuda_host import CASES, RULE, SLIDE, WHOLE, Form, ReferenceKernels, picture
 
 from isnet_trt import Inference
 from isnet_trt.errors import EngineError
@@ -92,6 +92,44 @@ def test_device_memory_on_the_callers_stream(tmp_path):
                 form.check(image, made[:, :27].copy())
                 assert (made[:, 27:] == 0xA5).all()
         assert gpu.calls.count("cuStreamBeginCapture") == 1
+
+
+def test_what_the_caller_queues_next_finds_the_label_map(tmp_path):
+    """Before anybody has waited for it on the host."""
+    image = picture(20, 27)
+    with Form(tmp_path, ReferenceKernels) as form:
+        device = form.pipeline.device
+        with device:
+            stream, target, staging = device.stream(), device.allocate(20 * 27), device.staging(20 * 27)
+        ticket = form.pipeline.submit(image_from(image), WHOLE, RawLabels(target, 20, 27, device="cuda"), stream)
+        with device:
+            device.copy(staging.ctypes.data, target, 20 * 27, stream)
+            device.synchronize(stream)
+        form.check(image, np.array(staging).reshape(20, 27))
+        form.pipeline.collect(ticket)
+
+
+def test_graphs_go_with_the_memory_that_they_know(tmp_path):
+    small, large = picture(20, 27), picture(24, 60)
+    with Form(tmp_path, ReferenceKernels) as form:
+        for _ in range(3):
+            form.run(small)
+        held = dict(form.gpu.memory)
+        form.run(large)
+        assert set(held) - set(form.gpu.memory)
+        for _ in range(2):
+            form.run(small)
+            form.run(large)
+        assert form.gpu.calls.count("cuStreamBeginCapture") == 3
+
+
+def test_kinds_of_picture_that_are_forgotten_while_they_are_on_their_way(tmp_path):
+    images = [picture(20, 21 + i, i) for i in range(7)]
+    with Form(tmp_path, ReferenceKernels) as form:
+        form.run(picture(20, 28))
+        tickets = [form.pipeline.submit(image_from(image), WHOLE) for image in images]
+        for image, ticket in zip(images, tickets, strict=True):
+            form.check(image, form.pipeline.collect(ticket))
 
 
 def test_host_output_of_the_caller(tmp_path):

@@ -1,0 +1,218 @@
+/* A libcuda.so.1 for tests: "device" memory is the host's, streams do their work at once, captured work is replayed.
+
+It lets the real cuda-bindings, the real pycuda and the library's own look at the driver run without a GPU, so that the
+calls are those that the libraries take. What is left over can be asked for (fake_left), and every kernel launch is kept
+as a line of text (fake_log): the code of a module is the format of its kernels' parameters, a letter each of i (int32),
+l (int64), f (float) and p (pointer). Functions without a body answer CUDA_ERROR_NOT_SUPPORTED. */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct { size_t srcX, srcY; int srcType; const void *srcHost; uint64_t srcDevice; void *srcArray; size_t srcPitch;
+                 size_t dstX, dstY; int dstType; void *dstHost; uint64_t dstDevice; void *dstArray; size_t dstPitch;
+                 size_t width, height; } Copy2D;
+typedef struct Op { int kind; uint64_t to, from; size_t size; int value; Copy2D rows; char *line; struct Op *next; } Op;
+typedef struct { char format[64]; char entry[64]; int shared; } Function;
+typedef struct { Op *first; } Graph;
+
+static struct { int memory, staging, streams, events, graphs, modules; } left;
+static char log_text[1 << 16];
+static __thread uint64_t stack[64];
+static __thread int depth;
+static uint64_t capturing;
+static Op *captured, **captured_end = &captured;
+
+#define NEED_CONTEXT do { if (!depth) return 201; } while (0)
+#define EXPORT(name) __attribute__((alias(#name)))
+
+const char *fake_log(void) { return log_text; }
+void fake_left(int *out) { memcpy(out, &left, sizeof left); }
+int fake_depth(void) { return depth; }
+
+static void run(const Op *op) {
+  if (op->kind == 0) memmove((void *)op->to, (void *)op->from, op->size);
+  if (op->kind == 1) memset((void *)op->to, op->value, op->size);
+  if (op->kind == 2)
+    for (size_t y = 0; y < op->rows.height; y++)
+      memmove((char *)op->rows.dstDevice + y * op->rows.dstPitch, (char *)op->rows.srcDevice + y * op->rows.srcPitch,
+              op->rows.width);
+  if (op->kind == 3) strncat(log_text, op->line, sizeof log_text - strlen(log_text) - 1);
+}
+
+static int put(Op op, uint64_t stream) {
+  NEED_CONTEXT;
+  if (capturing && capturing == stream) {
+    Op *kept = malloc(sizeof op);
+    *kept = op;
+    kept->next = NULL;
+    *captured_end = kept;
+    captured_end = &kept->next;
+    return 0;
+  }
+  run(&op);
+  return 0;
+}
+
+int cuInit(unsigned flags) { return 0; }
+int cuDriverGetVersion(int *version) { return *version = 13000, 0; }
+int cuDeviceGetCount(int *count) { return *count = 1, 0; }
+int cuDeviceGet(int *device, int index) { return *device = index, index ? 101 : 0; }
+int cuDeviceGetName(char *name, int size, int device) { return snprintf(name, size, "Fake GPU"), 0; }
+int cuDeviceGetAttribute(int *value, int which, int device) {
+  return *value = which == 75 ? 8 : which == 76 ? 9 : which == 16 ? 4 : 1, 0;
+}
+int cuGetErrorString(int status, const char **text) {
+  return *text = status == 2 ? "out of memory" : status == 201 ? "invalid device context" : "some error", 0;
+}
+int cuGetErrorName(int status, const char **text) { return *text = "CUDA_ERROR", 0; }
+int cuDevicePrimaryCtxRetain(uint64_t *context, int device) { return *context = 0x1000, 0; }
+int cuDevicePrimaryCtxRelease_v2(int device) { return 0; }
+int cuCtxPushCurrent(uint64_t context) { return stack[depth++] = context, 0; }
+int cuCtxPopCurrent(uint64_t *context) {
+  NEED_CONTEXT;
+  return *context = stack[--depth], 0;
+}
+int cuCtxGetCurrent(uint64_t *context) { return *context = depth ? stack[depth - 1] : 0, 0; }
+int cuCtxGetDevice(int *device) { return *device = 0, 0; }
+int cuMemAlloc(uint64_t *address, size_t size) {
+  NEED_CONTEXT;
+  if (size > 1 << 28) return 2;
+  return left.memory++, *address = (uint64_t)aligned_alloc(256, (size + 255) / 256 * 256), 0;
+}
+int cuMemFree(uint64_t address) {
+  NEED_CONTEXT;
+  return left.memory--, free((void *)address), 0;
+}
+int cuMemHostAlloc(void **address, size_t size, unsigned flags) {
+  NEED_CONTEXT;
+  return left.staging++, *address = aligned_alloc(256, (size + 255) / 256 * 256), 0;
+}
+int cuMemFreeHost(void *address) {
+  NEED_CONTEXT;
+  return left.staging--, free(address), 0;
+}
+int cuMemGetInfo(size_t *free_bytes, size_t *total) {
+  NEED_CONTEXT;
+  return *free_bytes = 1 << 20, *total = 1 << 28, 0;
+}
+int cuStreamCreate(uint64_t *stream, unsigned flags) {
+  NEED_CONTEXT;
+  return left.streams++, *stream = (uint64_t)malloc(8), flags == 1 ? 0 : 1;
+}
+int cuStreamDestroy(uint64_t stream) {
+  NEED_CONTEXT;
+  return left.streams--, free((void *)stream), 0;
+}
+int cuStreamSynchronize(uint64_t stream) {
+  NEED_CONTEXT;
+  return capturing ? 900 : 0;
+}
+int cuStreamWaitEvent(uint64_t stream, uint64_t event, unsigned flags) {
+  NEED_CONTEXT;
+  return event ? 0 : 400;
+}
+int cuEventCreate(uint64_t *event, unsigned flags) {
+  NEED_CONTEXT;
+  return left.events++, *event = (uint64_t)malloc(8), 0;
+}
+int cuEventDestroy(uint64_t event) {
+  NEED_CONTEXT;
+  return left.events--, free((void *)event), 0;
+}
+int cuEventRecord(uint64_t event, uint64_t stream) {
+  NEED_CONTEXT;
+  return event ? 0 : 400;
+}
+int cuEventSynchronize(uint64_t event) {
+  NEED_CONTEXT;
+  return event ? 0 : 400;
+}
+int cuEventElapsedTime(float *milliseconds, uint64_t start, uint64_t stop) { return *milliseconds = 2.5f, 0; }
+int cuMemcpyAsync(uint64_t to, uint64_t from, size_t size, uint64_t stream) {
+  return put((Op){.kind = 0, .to = to, .from = from, .size = size}, stream);
+}
+int cuMemsetD8Async(uint64_t to, unsigned char value, size_t size, uint64_t stream) {
+  return put((Op){.kind = 1, .to = to, .value = value, .size = size}, stream);
+}
+int cuMemcpy2DAsync(const Copy2D *rows, uint64_t stream) {
+  if (rows->srcType != 4 || rows->dstType != 4) return 1;
+  return put((Op){.kind = 2, .rows = *rows}, stream);
+}
+int cuStreamBeginCapture(uint64_t stream, int mode) {
+  NEED_CONTEXT;
+  return capturing = stream, captured = NULL, captured_end = &captured, mode == 1 ? 0 : 1;
+}
+int cuStreamEndCapture(uint64_t stream, uint64_t *graph) {
+  NEED_CONTEXT;
+  Graph *made = malloc(sizeof *made);
+  made->first = captured;
+  return capturing = 0, left.graphs++, *graph = (uint64_t)made, 0;
+}
+int cuGraphInstantiateWithFlags(uint64_t *exec, uint64_t graph, unsigned long long flags) {
+  Graph *made = malloc(sizeof *made);
+  *made = *(Graph *)graph;
+  return left.graphs++, *exec = (uint64_t)made, 0;
+}
+int cuGraphDestroy(uint64_t graph) { return left.graphs--, free((void *)graph), 0; }
+int cuGraphExecDestroy(uint64_t graph) { return left.graphs--, free((void *)graph), 0; }
+int cuGraphLaunch(uint64_t graph, uint64_t stream) {
+  NEED_CONTEXT;
+  for (Op *op = ((Graph *)graph)->first; op; op = op->next) run(op);
+  return 0;
+}
+int cuModuleLoadData(uint64_t *module, const char *code) {
+  NEED_CONTEXT;
+  if (capturing) return 900;
+  Function *made = calloc(1, sizeof *made);
+  snprintf(made->format, sizeof made->format, "%s", code);
+  return left.modules++, *module = (uint64_t)made, 0;
+}
+int cuModuleUnload(uint64_t module) {
+  NEED_CONTEXT;
+  return left.modules--, free((void *)module), 0;
+}
+int cuModuleGetFunction(uint64_t *function, uint64_t module, const char *name) {
+  snprintf(((Function *)module)->entry, 64, "%s", name);
+  return *function = module, 0;
+}
+int cuFuncSetAttribute(uint64_t function, int which, int value) {
+  return ((Function *)function)->shared = value, which == 8 ? 0 : 1;
+}
+int cuLaunchKernel(uint64_t function, unsigned x, unsigned y, unsigned z, unsigned bx, unsigned by, unsigned bz,
+                   unsigned shared, uint64_t stream, void **parameters, void **extra) {
+  Function *kernel = (Function *)function;
+  char line[1024];
+  if (extra || (shared > 49152 && kernel->shared != (int)shared)) return 1;
+  int n = snprintf(line, sizeof line, "%s %u,%u,%u %u,%u,%u %u:", kernel->entry, x, y, z, bx, by, bz, shared);
+  for (const char *kind = kernel->format; *kind; kind++, parameters++) {
+    if (*kind == 'i') n += snprintf(line + n, sizeof line - n, " %d", *(int32_t *)*parameters);
+    if (*kind == 'l') n += snprintf(line + n, sizeof line - n, " %lld", *(long long *)*parameters);
+    if (*kind == 'f') n += snprintf(line + n, sizeof line - n, " %g", *(float *)*parameters);
+    if (*kind == 'p') n += snprintf(line + n, sizeof line - n, " %llx", *(unsigned long long *)*parameters);
+  }
+  snprintf(line + n, sizeof line - n, "\n");
+  return put((Op){.kind = 3, .line = strdup(line)}, stream);
+}
+
+/* The names under which compiled programs ask for them (cuda.h). */
+#define V2(name, ...) int name##_v2(__VA_ARGS__) EXPORT(name);
+V2(cuCtxPushCurrent, uint64_t) V2(cuCtxPopCurrent, uint64_t *) V2(cuMemAlloc, uint64_t *, size_t)
+V2(cuMemFree, uint64_t) V2(cuMemGetInfo, size_t *, size_t *) V2(cuStreamDestroy, uint64_t)
+V2(cuEventDestroy, uint64_t) V2(cuEventElapsedTime, float *, uint64_t, uint64_t)
+V2(cuMemcpy2DAsync, const Copy2D *, uint64_t)
+
+#define NONE(name) int name(void) { return 801; }
+#include "fake_driver_rest.h"
+
+int cuGetProcAddress_v2(const char *name, void **found, int version, uint64_t flags, int *status) {
+  void *self = dlopen("libcuda.so.1", RTLD_LAZY | RTLD_NOLOAD);
+  *found = self ? dlsym(self, name) : dlsym(RTLD_DEFAULT, name);
+  if (status) *status = *found ? 0 : 1;
+  return *found ? 0 : 500;
+}
+int cuGetProcAddress(const char *name, void **found, int version, uint64_t flags) {
+  return cuGetProcAddress_v2(name, found, version, flags, NULL);
+}

@@ -1,0 +1,238 @@
+"""The device, the kernels and the pipeline on the real libraries and a driver that is none.
+
+Run by test_cuda_libraries.py with the fake libcuda.so.1 on the loader's path. With the argument ``pycuda`` the device
+is the real pycuda's, otherwise what pycuda does is done through cuda-bindings.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import hashlib
+import json
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from isnet_trt.cuda import driver
+from isnet_trt.cuda.device import Device
+from isnet_trt.cuda.kernels import Kernels
+from isnet_trt.engines.device import look_for_gpu
+from isnet_trt.errors import EngineError
+
+LIBRARY = ctypes.CDLL("libcuda.so.1", mode=ctypes.RTLD_GLOBAL)
+LIBRARY.fake_log.restype = ctypes.c_char_p
+
+
+def left() -> tuple[list[int], int]:
+    """Memory, staging, streams, events, graphs and modules that are left, and contexts pushed."""
+    counts = (ctypes.c_int * 6)()
+    LIBRARY.fake_left(counts)
+    return list(counts), LIBRARY.fake_depth()
+
+
+class Bindings:
+    """As much of ``pycuda.driver`` as the device uses, through cuda-bindings."""
+
+    Error = EngineError
+    MemoryError = KeyError
+
+    def __init__(self) -> None:
+        self.api = driver.import_driver()
+
+    def call(self, name: str, *arguments: Any) -> Any:
+        return driver.call(self.api, name, *arguments)
+
+    def init(self) -> None:
+        self.call("cuInit", 0)
+
+    def Device(self, index: int) -> Any:
+        context = self.call("cuDevicePrimaryCtxRetain", index)
+        push, pop = (lambda: self.call("cuCtxPushCurrent", context)), (lambda: self.call("cuCtxPopCurrent"))
+        return SimpleNamespace(retain_primary_context=lambda: SimpleNamespace(push=push, pop=pop))
+
+    def mem_alloc(self, size: int) -> Any:
+        made = self.call("cuMemAlloc", size)
+
+        class Allocation:
+            def __int__(self) -> int:
+                return int(made)
+
+            free = staticmethod(lambda: self.call("cuMemFree", made))
+
+        return Allocation()
+
+    def pagelocked_empty(self, size: int, kind: Any) -> Any:
+        address = self.call("cuMemHostAlloc", size, 0)
+
+        class Staging(np.ndarray):
+            base = SimpleNamespace(free=lambda: self.call("cuMemFreeHost", address))  # type: ignore[assignment]
+
+        return np.frombuffer((ctypes.c_uint8 * size).from_address(int(address)), kind).view(Staging)
+
+    def Stream(self, flags: int) -> Any:
+        made, call = self.call("cuStreamCreate", flags), self.call
+
+        class Stream:
+            handle = int(made)
+
+            def synchronize(self) -> None:
+                call("cuStreamSynchronize", made)
+
+            def __del__(self) -> None:
+                call("cuStreamDestroy", made)
+
+        return Stream()
+
+    def mem_get_info(self) -> tuple[int, int]:
+        status, free, total = self.api.cuMemGetInfo()
+        assert not int(status)
+        return free, total
+
+
+def open_device(which: str) -> Device:
+    if which == "pycuda":
+        return Device.open()
+    gpu, reason = look_for_gpu()
+    assert gpu is not None, reason
+    return Device(Bindings(), driver.import_driver(), gpu)
+
+
+def check_device(device: Device) -> None:
+    assert (device.gpu.name, device.gpu.compute_capability, device.gpu.multiprocessors) == ("Fake GPU", "8.9", 4)
+    with device:
+        stream, event, staging, made = device.stream(), device.event(), device.staging(100), device.allocate(100)
+        staging[:] = np.arange(100)
+        device.copy(made, staging.ctypes.data, 100, stream)
+        device.fill(made + 10, 7, 5, stream)
+        device.copy_rows(staging.ctypes.data, 10, made, 20, 8, 5, stream)
+        device.record(event, stream)
+        device.wait_for(stream, event)
+        device.reached(event)
+        device.synchronize(stream)
+        rows = np.array(staging[:50]).reshape(5, 10)
+        assert (rows[:, :8] == np.arange(100).reshape(5, 20)[:, :8]).all()
+        assert (rows[:, 8:] == np.arange(50).reshape(5, 10)[:, 8:]).all()
+        assert device.memory() == (1 << 20, 1 << 28)
+        first, second = device.event(timing=True), device.event(timing=True)
+        assert device.milliseconds(first, second) == 2.5
+        check_graph(device, stream, made)
+        with pytest.raises(EngineError, match="out of memory"):
+            device.allocate(1 << 30)
+    assert left() == ([1, 1, 1, 3, 0, 0], 0)
+
+
+def check_graph(device: Device, stream: int, made: int) -> None:
+    values = (ctypes.c_ubyte * 3).from_address(made)
+    with device.capture(stream) as graph:
+        device.fill(made, 9, 3, stream)
+    assert list(values) == [0, 1, 2]
+    graph.launch(stream)
+    assert list(values) == [9, 9, 9]
+    graph.close()
+
+
+def check_threads(device: Device) -> None:
+    """Memory may be given back in another thread than it was taken in, and the device closed in a third."""
+    with device:
+        staging, made = device.staging(10), device.allocate(10)
+    failed: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            with device:
+                device.release(staging)
+                device.free(made)
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert failed == []
+    with pytest.raises(EngineError, match="context"):
+        device.allocate(5)
+
+
+def check_kernels(device: Device, folder: Path) -> None:
+    """What the driver is given: the parameters in order, the grid, the null pointers at the end."""
+    code = b"pillfpp"
+    arguments = [["source", "*u8"], ["rows", "i32"], ["pitch", "i64"], ["at", "i64"], ["step", "fp32"]]
+    entry = {
+        "entry": "kernel_0", "target": "sm_89", "arguments": arguments, "trailing_null_pointers": 2, "constants": {},
+        "unaligned": [], "grid": [[["rows", 2]], [["rows", 3]], []], "threads": 128, "shared_bytes": 60000,
+        "ptx_sha256": "", "cubin_sha256": hashlib.sha256(code).hexdigest(),
+    }  # fmt: skip
+    data = {"schema": 1, "arch": "sm_89", "classes": 3, "kernels": {"one": entry}}
+    (folder / "sm_89").mkdir()
+    (folder / "sm_89" / "one.cubin").write_bytes(code)
+    (folder / "sm_89" / "launch.json").write_text(json.dumps(data), "utf-8")
+    kernels = Kernels.open(folder, device.gpu.compute_capability)
+    with device:
+        stream = device.stream()
+        given = {"step": 0.25, "at": -5, "pitch": 1 << 33, "rows": 7, "source": 0xABC0}
+        kernels.launch("one", stream, **given)
+        with device.capture(stream) as graph:
+            kernels.launch("one", stream, **(given | {"rows": 9}))
+        graph.launch(stream)
+        graph.launch(stream)
+        graph.close()
+    lines = LIBRARY.fake_log().decode().splitlines()
+    wanted = "kernel_0 4,3,1 128,1,1 60000: abc0 7 8589934592 -5 0.25 0 0"
+    assert lines == [wanted, *[wanted.replace(": abc0 7", ": abc0 9").replace(" 4,", " 5,")] * 2], lines
+    assert left()[0][5] == 1
+    kernels.close()
+    assert left()[0][5] == 0
+
+
+def check_pipeline(device: Device, folder: Path) -> None:
+    """A label map through all of it, one step after the other; kernels and network run on the host at once."""
+    import tiny_model
+    from cuda_host import Form, HostEngine, ReferenceKernels, picture
+
+    from isnet_trt import Inference
+    from isnet_trt.cuda.pipeline import Pipeline
+    from isnet_trt.interop import image_from
+
+    class AtOnce(HostEngine):
+        def enqueue(self, source: int, target: int, shape: Any, stream: int) -> None:
+            from cuda_host import at
+
+            answer = self.engine.run(np.ascontiguousarray(at(source, np.float32, *shape)))
+            at(target, np.float32, *answer.shape)[...] = answer
+
+    class Direct(ReferenceKernels):
+        def __contains__(self, name: object) -> bool:
+            return name in self.launches
+
+    assert tiny_model.STRIDE == 8
+    form = Form(folder, ReferenceKernels, batch=3)
+    engine = AtOnce(form.gpu, form.path, form.model.head.classes, 8, "run at once")
+    pipeline = Pipeline(device, Direct(form.model.head.classes), engine, form.model)
+    slide = Inference("slide", (16, 24), (11, 16), (0.75, 1.0), flip=True)
+    for seed, inference in ((0, Inference()), (1, slide), (2, Inference()), (3, slide)):
+        image = picture(33, 47, seed)
+        form.check(image, pipeline(image_from(image), inference), inference)
+    del pipeline
+    gc.collect()
+
+
+def main(which: str) -> None:
+    device = open_device(which)
+    check_device(device)
+    check_threads(device)
+    with tempfile.TemporaryDirectory() as folder:
+        check_kernels(device, Path(folder))
+        check_pipeline(device, Path(folder))
+    assert left() == ([0] * 6, 0), left()
+    print("as it should be")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
