@@ -6,7 +6,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from isnet_trt.errors import IsnetError
 
 DEMO = Path(__file__).parents[2] / "training" / "assets" / "isnet_demo.pth"
 KINDS = ("tensorrt-rtx", "tensorrt", "onnxruntime-cuda")
+Context = Literal["plugin", "native"]
 LEAST = {"fp32": 0.9995, "fp16": 0.995, "bf16": 0.97}
 """Precision -> least share of pixels on which the GPU's labels must be those of ONNX Runtime on the CPU in float32."""
 
@@ -40,11 +41,11 @@ def checked(kind: str) -> Callable[[Answer, Setup], None]:
     return run
 
 
-def _choices(kind: str, quick: bool) -> list[tuple[str, str | None]]:
+def _choices(kind: str, quick: bool) -> list[tuple[str, Context | None]]:
     """(precision, context)."""
     if kind == "onnxruntime-cuda":
         return [("fp32", None)]
-    every: list[tuple[str, str | None]] = [
+    every: list[tuple[str, Context | None]] = [
         ("fp32", "plugin"),
         ("fp16", "plugin"),
         ("fp16", "native"),
@@ -53,7 +54,7 @@ def _choices(kind: str, quick: bool) -> list[tuple[str, str | None]]:
     return every[:2] if quick else every
 
 
-def _demo(answer: Answer, setup: Setup, kind: str, precision: str, context: str | None) -> bool:
+def _demo(answer: Answer, setup: Setup, kind: str, precision: str, context: Context | None) -> bool:
     name = f"demo {kind} {precision} {context or ''}".strip()
     folder = setup.folder / f"demo-{kind}-{precision}{'-native' if context == 'native' else ''}"
     try:
@@ -65,7 +66,7 @@ def _demo(answer: Answer, setup: Setup, kind: str, precision: str, context: str 
     return True
 
 
-def build(ckpt: Path, folder: Path, kind: str, precision: str, context: str | None, **options: Any) -> float:
+def build(ckpt: Path, folder: Path, kind: str, precision: str, context: Context | None, **options: Any) -> float:
     """Seconds that a build took; none where the bundle is there already."""
     from isnet_trt.export import build as from_checkpoint
 

@@ -20,6 +20,7 @@ from benchmarks.gpu_check.context_trials import (
 from benchmarks.gpu_check.families import FAMILIES, Family
 from benchmarks.gpu_check.forms import Ahead, Form, forms
 from benchmarks.gpu_check.kernels import compare, own_form, seed_of
+from benchmarks.gpu_check.place import device
 from benchmarks.gpu_check.trial import Output
 
 FEATURES, WIDTH = 512, 256
@@ -92,7 +93,7 @@ def stream(form: Form) -> int:
     """PyTorch's current stream."""
     import torch
 
-    return int(torch.cuda.current_stream().cuda_stream) if form.device == "cuda" else 0
+    return int(torch.cuda.current_stream().cuda_stream) if form.device == device() else 0
 
 
 def hosted() -> tuple[Family, Family]:
@@ -208,8 +209,8 @@ def _both(answer: Answer, setup: Setup, library: Any, target: str, dtype: str, n
         except engines.BuildFailed as failure:
             answer.wrong(f"{name} {dtype}: {failure}; the plugins say: {'; '.join(host.failures) or 'nothing'}")
             return
-    generator = torch.Generator("cuda").manual_seed(seed_of(setup, name, "image"))
-    image = torch.randn((size[0], FEATURES, *size[2]), generator=generator, device="cuda")
+    generator = torch.Generator(device()).manual_seed(seed_of(setup, name, "image"))
+    image = torch.randn((size[0], FEATURES, *size[2]), generator=generator, device=device())
     cells = _measured(answer, f"{name} {dtype}", native, plugged, image, ERRORS[dtype])
     for text in host.failures:
         answer.wrong(f"{name} {dtype}: a plugin says: {text}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.gpu_check.forms import Form
+from benchmarks.gpu_check.place import device
 from benchmarks.gpu_check.trial import SIZES, Deviation, Output, compared, normal, numbers
 from isnet_trt.cuda.work import splits
 from isnet_trt.kernels import cost
@@ -22,7 +23,7 @@ def multiprocessors(form: Form) -> int:
     """Of the GPU; 1 where kernels are interpreted."""
     import torch
 
-    return torch.cuda.get_device_properties(0).multi_processor_count if form.device == "cuda" else 1
+    return torch.cuda.get_device_properties(0).multi_processor_count if form.device == device() else 1
 
 
 def attention_oracle(q: Any, k: Any, v: Any, bias: Any, scale: float) -> Any:
@@ -70,7 +71,7 @@ class AttentionTrial:
         self._out = Output(form.device, (b, n, d), dtype)
         self._norms = Output(form.device, (self.parts, b, n), "fp32")
         self._partial = Output(form.device, (self.parts, b, n, d), "fp32") if self.parts > 1 else self._out
-        self.outputs = (self._out,) if self.parts == 1 else (self._out, self._norms, self._partial)
+        self.outputs: Sequence[Output] = (self._out,) if self.parts == 1 else (self._out, self._norms, self._partial)
         self.cost = cost.attention(n, m, SIZES[dtype]) * b
         self._launches = (
             attention.launch_attention(dtype, form.arch, self.parts > 1, dtype == "bf16" and form.interpreted, d),
@@ -147,7 +148,7 @@ class PoolTrial:
             "counts": ((self.parts, b, k), "i32"), "centres": ((b, k, c), dtype), "log_counts": ((b, k), "fp32"),
         }  # fmt: skip
         self._held = {name: Output(form.device, *shape) for name, shape in shapes.items()}
-        self.outputs = tuple(self._held.values())
+        self.outputs: Sequence[Output] = tuple(self._held.values())
         self.cost = cost.region_pool(k, n, SIZES[dtype]) * b
         self._launches = (
             region_pool.launch_assign(dtype),

@@ -55,7 +55,9 @@ def convolution(
     from onnx import TensorProto, helper
 
     base = dtype if dtype in FLOATS else "fp16"
-    kind, rng, nodes, held, last = getattr(TensorProto, FLOATS[base]), np.random.default_rng(seed), [], [], "image"
+    kind, rng, last = getattr(TensorProto, FLOATS[base]), np.random.default_rng(seed), "image"
+    nodes: list[Any] = []
+    held: list[Any] = []
     for i in range(layers):
         weight = rng.standard_normal((filters, shape[1], kernel, kernel)) / np.sqrt(shape[1] * kernel * kernel)
         source, factor = last, f"w{i}"
@@ -115,8 +117,10 @@ def graph_of(
     """A serialised graph; ``kind`` is the ONNX type of its inputs and outputs."""
     from onnx import helper
 
-    tensors = [[helper.make_tensor_value_info(n, kind, s) for n, s in side.items()] for side in (inputs, outputs)]
-    graph = helper.make_graph(nodes, "check", *tensors, held)
+    sources, results = (
+        [helper.make_tensor_value_info(name, kind, shape) for name, shape in side.items()] for side in (inputs, outputs)
+    )
+    graph = helper.make_graph(nodes, "check", sources, results, held)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10).SerializeToString()
 
 

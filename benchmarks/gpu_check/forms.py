@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from benchmarks.gpu_check.check import CannotRun, Setup
+from benchmarks.gpu_check.place import device
 
 _MERGING = ("accumulate", "finish", "upsample_argmax", "resize", "gather", "finite")
 MODELS = {
@@ -44,7 +45,9 @@ class Form(Protocol):
     name: str
     device: str
     arch: int
-    interpreted: bool
+
+    @property
+    def interpreted(self) -> bool: ...
 
     def run(self, launch: Any, model: str, /, **arguments: Any) -> None:
         """Queue ``launch`` (`isnet_trt.kernels.launch.Launch`) on the current stream; tensors stand for addresses.
@@ -79,7 +82,7 @@ class Ahead:
     arch: int
     folder: Path
     capability: str
-    device: str = "cuda"
+    device: str = field(default_factory=device)
     interpreted: bool = False
     _opened: dict[str, Any] = field(default_factory=dict)
 
@@ -114,7 +117,7 @@ def here() -> tuple[str, int]:
 def forms(setup: Setup) -> list[Form]:
     """Every way to launch on this GPU: ahead of time for its own architecture, the portable PTX, Triton."""
     capability, arch = here()
-    found: list[Form] = [Jit("cuda", arch)]
+    found: list[Form] = [Jit(device(), arch)]
     for one in dict.fromkeys((PORTABLE, arch)):
         name = f"sm_{one} {'cubin' if one == int(capability.replace('.', '')) else 'PTX'}"
         found.insert(0, Ahead(name, one, compiled(setup, one), capability))

@@ -12,6 +12,7 @@ from benchmarks.gpu_check import bundles, rigs, timing
 from benchmarks.gpu_check.check import Answer, Check, Setup
 from benchmarks.gpu_check.kernels import measured_card, seed_of
 from benchmarks.gpu_check.networks import Strided, Torch
+from benchmarks.gpu_check.place import device
 from benchmarks.gpu_check.rigs import Case, GpuRig
 from isnet_trt import geometry
 from isnet_trt.errors import IsnetError
@@ -218,8 +219,8 @@ def peers(name: str) -> Callable[[Answer, Setup], None]:
         case = case_of(name)
         picture = geometry.test_size(case.size, case.preprocess)
         shape = (case.batch, 3, *(case.inference.window or picture))
-        generator = torch.Generator("cuda").manual_seed(setup.seed)
-        batch = torch.randn(shape, generator=generator, device="cuda")
+        generator = torch.Generator(device()).manual_seed(setup.seed)
+        batch = torch.randn(shape, generator=generator, device=device())
         contenders = dict(_contenders(answer, setup, case, batch))
         spreads = timing.interleaved(contenders, FEW if setup.quick else ROUNDS)
         eager = spreads["PyTorch eager fp16"].p50
@@ -276,7 +277,7 @@ def _engines(answer: Answer, setup: Setup, case: Case, batch: Any, wanted: Any) 
         try:
             folder, _ = bundles.published(setup, kind, MODELS[case.label][0], "fp16", batch.shape[2:], case.batch)
             engine = bundles.opened(folder, kind).engine
-            out = torch.full(engine.output_shape(tuple(batch.shape)), float("nan"), device="cuda")
+            out = torch.full(engine.output_shape(tuple(batch.shape)), float("nan"), device=device())
         except (IsnetError, AttributeError) as error:
             answer.missing(f"{case.label} {kind}", str(error))
             continue

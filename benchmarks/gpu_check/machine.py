@@ -5,9 +5,10 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Callable
 
-from benchmarks import device
+from benchmarks import device as hardware
 from benchmarks.gpu_check import timing
 from benchmarks.gpu_check.check import Answer, CannotRun, Check, Setup
+from benchmarks.gpu_check.place import device
 from isnet_trt.engines.device import look_for_gpu
 
 PACKAGES = (
@@ -29,7 +30,7 @@ def machine(answer: Answer, setup: Setup) -> None:
     answer.figure("gpu", gpu.name)
     answer.figure("compute capability", gpu.compute_capability)
     answer.figure("driver knows", gpu.driver)
-    for row in device.gpus()[:1]:
+    for row in hardware.gpus()[:1]:
         for name, value in row.items():
             answer.figure(name, value)
     _torch_says(answer)
@@ -83,7 +84,7 @@ def _plain(dtype: str, tf32: bool = False) -> Callable[[int], timing.Work]:
     def make(side: int) -> timing.Work:
         import torch
 
-        a, b = (torch.randn(side, side, device="cuda").to(getattr(torch, dtype)) for _ in range(2))
+        a, b = (torch.randn(side, side, device=device()).to(getattr(torch, dtype)) for _ in range(2))
         out = torch.empty_like(a)
 
         def work(_: int) -> None:
@@ -99,7 +100,7 @@ def _plain(dtype: str, tf32: bool = False) -> Callable[[int], timing.Work]:
 def _int8(side: int) -> timing.Work:
     import torch
 
-    a, b = (torch.randint(-127, 128, (side, side), dtype=torch.int8, device="cuda") for _ in range(2))
+    a, b = (torch.randint(-127, 128, (side, side), dtype=torch.int8, device=device()) for _ in range(2))
     b = b.t()  # column-major, as the library wants the second factor
     return lambda _: torch._int_mm(a, b)
 
@@ -107,8 +108,8 @@ def _int8(side: int) -> timing.Work:
 def _fp8(side: int) -> timing.Work:
     import torch
 
-    a, b = (torch.randn(side, side, device="cuda").to(torch.float8_e4m3fn) for _ in range(2))
-    one = torch.ones((), device="cuda")
+    a, b = (torch.randn(side, side, device=device()).to(torch.float8_e4m3fn) for _ in range(2))
+    one = torch.ones((), device=device())
     b = b.t()
     return lambda _: torch._scaled_mm(a, b, scale_a=one, scale_b=one, out_dtype=torch.bfloat16)
 
@@ -126,7 +127,7 @@ _PRODUCTS: dict[str, Callable[[int], timing.Work]] = {
 def _copy(size: int) -> timing.Work:
     import torch
 
-    source = torch.randint(0, 255, (size,), dtype=torch.uint8, device="cuda")
+    source = torch.randint(0, 255, (size,), dtype=torch.uint8, device=device())
     target = torch.empty_like(source)
     return lambda _: target.copy_(source)
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.gpu_check.place import device
 from isnet_trt.geometry import coarse_size
 
 Shape = tuple[int, int, int, int]
@@ -55,7 +56,7 @@ class DeviceForm:
 
         key = (address, shape)
         if key not in self._views:
-            self._views[key] = torch.as_tensor(_View(address, shape), device="cuda")
+            self._views[key] = torch.as_tensor(_View(address, shape), device=device())
         return self._views[key]
 
     def keep(self, shapes: frozenset[Shape]) -> None:
@@ -134,11 +135,12 @@ class Torch(Network):
     def __init__(self, model: Any, classes: int, stride: int, dtype: str) -> None:
         import torch
 
+        from benchmarks.peers.eager import channels_last
         from isnet_trt.training.model import inference_form
 
         super().__init__(classes, stride)
         self.dtype = getattr(torch, dtype)
-        self.model = inference_form(model).to("cuda", self.dtype).to(memory_format=torch.channels_last)
+        self.model = channels_last(inference_form(model).to(device(), self.dtype))
         self.description = f"PyTorch {torch.__version__}, {dtype}"
 
     def logits(self, source: Any) -> Any:
@@ -156,4 +158,4 @@ class Torch(Network):
         """See `isnet_trt.engines.base.Engine.run`."""
         import torch
 
-        return np.asarray(self.logits(torch.from_numpy(batch).cuda()).contiguous().cpu().numpy())
+        return np.asarray(self.logits(torch.from_numpy(batch).to(device())).contiguous().cpu().numpy())

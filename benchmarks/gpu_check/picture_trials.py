@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,7 +52,7 @@ class ResizeTrial:
         self._rgb, memory = _picture(case.source, self._pitch, case.pixel, case.bgr, seed)
         self._memory = tensor(form, memory)
         self._out = Output(form.device, (*case.target, 3), "u8")
-        self.outputs = (self._out,)
+        self.outputs: Sequence[Output] = (self._out,)
         self.cost = cost.resize(case.source, case.target)
         self._launch = gather_windows.launch_resize()
 
@@ -115,7 +115,7 @@ class GatherTrial:
             "windows": tensor(form, self._table), "steps": tensor(form, self._steps),
         }  # fmt: skip
         self._out = Output(form.device, (case.slots, 3, *self._window), dtype)
-        self.outputs = (self._out,)
+        self.outputs: Sequence[Output] = (self._out,)
         self.cost = cost.gather(case.size, self._window, case.slots, SIZES[dtype])
         self._launch = gather_windows.launch_gather(dtype)
 
@@ -187,7 +187,7 @@ class AccumulateTrial:
         rows = case.rows or self._size[0]
         self._first = (self._size[0] - rows) // 2
         self._out = Output(form.device, (case.classes, rows, self._size[1]), "fp32")
-        self.outputs = (self._out,)
+        self.outputs: Sequence[Output] = (self._out,)
         self.cost = cost.accumulate(case.size, case.inference, case.classes, case.stride, SIZES[dtype])
         self._launch = accumulate.launch_accumulate(dtype, case.classes)
 
@@ -246,7 +246,7 @@ class FinishTrial:
         }  # fmt: skip
         kind = label_code(case.classes)
         self._out = Output(form.device, (case.output[0], case.output[1] + 3), kind)
-        self.outputs = (self._out,)
+        self.outputs: Sequence[Output] = (self._out,)
         pixels = case.output[0] * case.output[1]
         flops = (cost.BILINEAR + 1) * case.classes * pixels * len(case.sizes)
         self.cost = cost.Cost(SIZES[dtype] * float(ends[-1]) + pixels, flops)
@@ -281,7 +281,7 @@ class UpsampleTrial:
         self.logits = normal(form, seed, (case.classes, *case.sizes[0]), dtype)
         kind = label_code(case.classes)
         self._out = Output(form.device, (case.output[0], case.output[1] + 5), kind)
-        self.outputs = (self._out,)
+        self.outputs: Sequence[Output] = (self._out,)
         values, pixels = self.logits.numel(), case.output[0] * case.output[1]
         self.cost = cost.Cost(SIZES[dtype] * float(values) + pixels, (cost.BILINEAR + 1) * case.classes * pixels)
         self._launch = finish.launch_upsample_argmax(dtype, kind)
@@ -337,7 +337,7 @@ class FiniteTrial:
         if case.bad is not None:
             self.values[case.bad] = case.value
         self._flags = Output(form.device, (self.FLAGS,), "i32")
-        self.outputs = (self._flags,)
+        self.outputs: Sequence[Output] = (self._flags,)
         self.cost = cost.Cost(SIZES[dtype] * float(case.count), case.count)
         self._launch = finite.launch_finite(dtype)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import pickle
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -16,6 +14,7 @@ from benchmarks.gpu_check import rigs
 from benchmarks.gpu_check.check import Answer, CannotRun, Check, Setup
 from benchmarks.gpu_check.forms import compiled, here
 from benchmarks.gpu_check.networks import Strided
+from benchmarks.gpu_check.place import device
 from benchmarks.gpu_check.rigs import GpuRig
 from benchmarks.gpu_check.runtime import ade
 from isnet_trt.errors import BundleError, EngineError, EngineUnavailable, IsnetError
@@ -78,7 +77,7 @@ def memory(answer: Answer, setup: Setup) -> None:
     try:
         wanted = pipeline(image_from(image), case.inference)
         row = np.zeros(3, np.uint8)
-        large = RawImage(row.ctypes.data, _TOO_LARGE, _TOO_LARGE, owner=row, device="cuda")
+        large = RawImage(row.ctypes.data, _TOO_LARGE, _TOO_LARGE, owner=row, device=device())
         every = case.inference.replace(scales=(1.0, 4.0, 8.0))
         refused(
             answer, f"a picture of {_TOO_LARGE}x{_TOO_LARGE}", lambda: _exact(pipeline, case)(large, every),
@@ -116,48 +115,13 @@ def closed(answer: Answer, setup: Setup) -> None:
     segmenter = rigs.on_gpu(GpuRig(setup), Strided(case.labels.count, case.stride, setup.seed), case)
     image = rigs.picture(case.size, setup.seed)
     segmenter(image)
-    wrong = torch.zeros((4, 4), dtype=torch.float32, device="cuda")
+    wrong = torch.zeros((4, 4), dtype=torch.float32, device=device())
     refused(answer, "a float picture in GPU memory", lambda: segmenter(wrong), IsnetError)
-    small = torch.zeros((4, 4), dtype=torch.uint8, device="cuda")
+    small = torch.zeros((4, 4), dtype=torch.uint8, device=device())
     refused(answer, "labels of another size", lambda: segmenter(image, out=small), IsnetError)
     segmenter.close()
     segmenter.close()
     refused(answer, "a closed segmenter", lambda: segmenter(image), EngineError, "closed")
-
-
-def fork(answer: Answer, setup: Setup) -> None:
-    """A child forked after the GPU was used: refused in words, and the parent works on."""
-    case = ade()
-    image = rigs.picture(case.size, setup.seed)
-    segmenter = rigs.on_gpu(GpuRig(setup), Strided(case.labels.count, case.stride, setup.seed), case)
-    wanted = segmenter(image).labels
-    said = _in_child(lambda: segmenter(image))
-    answer.figure("the child says", said)
-    answer.require(said.startswith("EngineError") and "forked" in said, f"in a forked child: {said}")
-    answer.require(np.array_equal(segmenter(image).labels, wanted), "after a fork the parent gives other labels")
-    segmenter.close()
-
-
-def _in_child(work: Callable[[], Any], seconds: int = 20) -> str:
-    """How ``work`` ends in a forked child."""
-    import signal
-
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        signal.alarm(seconds)
-        try:
-            work()
-            said = "it worked"
-        except BaseException as error:
-            said = f"{type(error).__name__}: {error}"
-        os.write(writer, pickle.dumps(said))
-        os._exit(0)
-    os.close(writer)
-    with os.fdopen(reader, "rb") as stream:
-        told = stream.read()
-    _, status = os.waitpid(child, 0)
-    return pickle.loads(told) if told else f"the child ended with status {status}"
 
 
 def engine(kind: str) -> Callable[[Answer, Setup], None]:
@@ -202,7 +166,6 @@ CHECKS = (
     Check("refusals.other_gpu", "kernels of another GPU, changed or damaged", other_gpu, _ON_GPU, alone=True, rank=10),
     Check("refusals.memory", "out of memory, then an ordinary picture", memory, _ON_GPU, alone=True, rank=10),
     Check("refusals.closed", "a closed segmenter, wrong pictures", closed, _ON_GPU, alone=True, rank=10),
-    Check("refusals.fork", "a forked child", fork, (*_ON_GPU, "fork"), alone=True, rank=10),
     Check(
         "refusals.tensorrt-rtx", "damaged TensorRT-RTX engines", engine("tensorrt-rtx"),
         ("gpu", "cuda-bindings", "tensorrt-rtx"), 120, alone=True, rank=10,

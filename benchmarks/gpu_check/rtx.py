@@ -12,6 +12,7 @@ import numpy as np
 from benchmarks.gpu_check import engines
 from benchmarks.gpu_check.check import Answer, CannotRun, Check, Setup
 from benchmarks.gpu_check.kernels import seed_of
+from benchmarks.gpu_check.place import device
 
 TARGETS = ("default", "SM80", "SM86", "SM89", "SM120")
 ERRORS = {"fp32": 1e-4, "fp16": 5e-3, "bf16": 5e-2}
@@ -73,7 +74,7 @@ def _error(loaded: engines.Loaded, model: bytes, seed: int) -> float:
     import torch
 
     image = np.random.default_rng(seed).standard_normal((2, 3, 33, 33)).astype(np.float32)
-    out = loaded.bind(torch.from_numpy(image).cuda())
+    out = loaded.bind(torch.from_numpy(image).to(device()))
     loaded.run()
     torch.cuda.synchronize()
     wanted = in_float64(model, image)
@@ -142,9 +143,9 @@ def _layer(answer: Answer, setup: Setup, library: Any, target: str | None, name:
 def _output(loaded: engines.Loaded, shape: tuple[int, ...], dtype: str, seed: int) -> Any:
     import torch
 
-    generator = torch.Generator("cuda").manual_seed(seed)
+    generator = torch.Generator(device()).manual_seed(seed)
     kind = torch.bfloat16 if dtype == "bf16" else torch.float16
-    out = loaded.bind(torch.randn(shape, generator=generator, device="cuda").clamp(-4, 4).to(kind))
+    out = loaded.bind(torch.randn(shape, generator=generator, device=device()).clamp(-4, 4).to(kind))
     loaded.run()
     torch.cuda.synchronize()
     return out.float()

@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from benchmarks import results
 from benchmarks.gpu_check import needs
@@ -60,10 +61,9 @@ def _one(check: Check, setup: Setup, clock: Clock, workers: _Workers) -> Row:
     made, start = record(check), time.monotonic()
     wrong: list[str] = []
 
-    def take(word: str, content: object) -> None:
+    def take(word: str, content: Any) -> None:
         if word == "figure":
-            name, value = content  # type: ignore[misc]
-            made["figures"][name] = value
+            made["figures"][content[0]] = content[1]
         elif word == "wrong":
             wrong.append(str(content))
         else:

@@ -1,0 +1,243 @@
+"""The GPU check's code run on the CPU with stand-ins: rates, engines, plugins beside bodies, networks, bundles."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import bench_bundles
+import numpy as np
+import pytest
+import torch
+from gpu_stand_ins import Library, use_cpu
+
+from benchmarks.gpu_check import bundles, context, engines, latency, machine, refusals, rtx, timing
+from benchmarks.gpu_check.check import Answer, CannotRun, Setup
+from benchmarks.gpu_check.networks import Strided, Torch
+from isnet_trt import Segmenter
+from isnet_trt.engines.device import find_gpu
+from isnet_trt.errors import EngineError, SettingsError
+
+DEMO = Path(__file__).parents[2] / "training" / "assets" / "isnet_demo.pth"
+
+
+class Parts:
+    """What a check answered."""
+
+    def __init__(self) -> None:
+        self.figures: dict[str, Any] = {}
+        self.rows: list[dict] = []
+        self.wrong: list[str] = []
+        self.missing: list[dict] = []
+        self.answer = Answer(self.take)
+
+    def take(self, word: str, content: Any) -> None:
+        if word == "figure":
+            self.figures[content[0]] = content[1]
+        else:
+            {"row": self.rows, "wrong": self.wrong, "missing": self.missing}[word].append(content)
+
+
+@pytest.fixture(autouse=True)
+def on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    use_cpu(monkeypatch)
+
+
+def test_rates_are_measured_and_what_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_SHORT_SIDE", 32)
+    monkeypatch.setattr(machine, "_SHORT_COPY", 1 << 16)
+    parts = Parts()
+    machine.rates(parts.answer, Setup(quick=True))
+    assert {"matrix fp16", "matrix bf16", "matrix fp32", "copy"} <= set(parts.figures)
+    assert all(value > 0 for value in parts.figures.values())
+    assert len(parts.rows) + len(parts.missing) == 7
+
+
+@pytest.mark.skipif(find_gpu() is not None, reason="a GPU is here")
+def test_versions_are_there_without_a_gpu() -> None:
+    parts = Parts()
+    with pytest.raises(CannotRun, match="NVIDIA driver"):
+        machine.machine(parts.answer, Setup())
+    assert parts.figures["version numpy"] == np.__version__
+
+
+def test_a_time_is_of_one_call() -> None:
+    spread = timing.seconds(lambda _: sum(range(20_000)), rounds=5, captured=False)
+    assert 1e-5 < spread.p50 < 0.1
+    both = timing.interleaved({"short": lambda _: None, "long": lambda _: sum(range(200_000))}, rounds=4)
+    assert both["long"].p50 > both["short"].p50
+    assert timing.sets(1 << 20, 1 << 22) == 8
+    assert timing.sets(1 << 30, 1 << 22) == 1
+
+
+@pytest.fixture
+def library(monkeypatch: pytest.MonkeyPatch) -> Library:
+    made = Library("bf16", "fp8")
+    for module in (rtx, context):
+        monkeypatch.setattr(module.engines, "build", made.build)
+    monkeypatch.setattr("isnet_trt.engines.libraries.import_library", lambda kind: made)
+    return made
+
+
+def test_an_engine_that_runs_and_one_that_is_refused(library: Library) -> None:
+    parts = Parts()
+    rtx.runs("tensorrt-rtx", "SM80")(parts.answer, Setup(seed=3))
+    assert parts.figures["ran"] == ["fp32", "fp16"]
+    answers = {row["precision"]: row["answer"] for row in parts.rows}
+    assert answers == {"fp32": "runs", "fp16": "runs", "bf16": "no bf16 for SM80"}
+    assert all(row["relative error"] < 5e-3 for row in parts.rows if row["answer"] == "runs")
+    assert not parts.wrong
+
+
+def test_an_engine_that_computes_something_else_is_found(library: Library) -> None:
+    library.wrong = 0.5
+    parts = Parts()
+    with pytest.raises(CannotRun, match="no precision of target default runs here"):
+        rtx.runs("tensorrt-rtx", "default")(parts.answer, Setup(seed=3))
+    assert len(parts.wrong) == 2
+    assert "its result is off by" in parts.wrong[0]
+
+
+def test_eight_bits_are_compared_layer_by_layer(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rtx, "LAYERS", {"1x1": ((1, 8, 5, 6), 1, 1), "3x3": ((2, 8, 5, 7), 3, 2)})
+    library.unable = ("bf16", "fp8", "int8")  # ONNX Runtime has no eight bits in float16
+    parts = Parts()
+    known = {"rtx.runs.SM86": {"ran": ["fp16"]}}
+    rtx.precisions("tensorrt-rtx")(parts.answer, Setup(seed=3, known=known))
+    assert parts.figures["target"] == "SM86"
+    assert [row["layer"] for row in parts.rows] == ["1x1", "3x3"]
+    assert all(row["fp16 µs"] > 0 for row in parts.rows)
+    assert {m["what"] for m in parts.missing} >= {"1x1 int8", "3x3 fp8"}
+
+
+def test_a_difference_between_eight_bits_and_sixteen_is_judged() -> None:
+    parts, plain = Parts(), torch.randn(2, 3)
+    cells = {"fp16 µs": 10.0, "int8 µs": 5.0}
+    rtx._compare_eight_bits(parts.answer, "layer", "int8", plain * 1.01, plain, cells)
+    assert cells["int8 times as fast as fp16"] == 2
+    assert not parts.wrong
+    rtx._compare_eight_bits(parts.answer, "layer", "int8", -plain, plain, cells)
+    assert "layer in int8 is off from float16" in parts.wrong[0]
+
+
+@contextlib.contextmanager
+def plugged(library: Any, kernels: Any = None, multiprocessors: int = 1) -> Iterator[Any]:
+    yield SimpleNamespace(failures=[])
+
+
+def test_plugins_and_bodies_are_compared_and_timed(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("isnet_trt.cuda.plugins.kernels_for", plugged)
+    monkeypatch.setattr("isnet_trt.engines.libraries.allow_plugins", lambda library: None)
+    monkeypatch.setattr(context, "own_form", lambda setup: SimpleNamespace(kernels=lambda model: None))
+    monkeypatch.setattr(engines, "FLOATS", {"fp32": "FLOAT"})
+    parts = Parts()
+    context.plugins("tensorrt")(parts.answer, Setup(seed=4, quick=True))
+    assert parts.rows[0]["difference"] == 0
+    assert parts.rows[0]["replay equal"] is False or parts.rows[0]["plugin µs"] > 0
+    # A replay of the stand-in writes nothing: the poison must be found.
+    assert parts.wrong == ["small fp32: the replay of a CUDA graph gives another result than the eager run"]
+
+
+@pytest.mark.parametrize(("classes", "stride"), [(5, 8), (20, 4)])
+def test_both_forms_of_the_small_network_agree(classes: int, stride: int) -> None:
+    network = Strided(classes, stride, 3)
+    batch = np.random.default_rng(1).standard_normal((2, 3, 19, 26)).astype(np.float32)
+    out = torch.full(network.output_shape(batch.shape), float("nan"))
+    network.compute(torch.from_numpy(batch), out)
+    np.testing.assert_allclose(out.numpy(), network.run(batch), atol=1e-5)
+
+
+def test_the_real_network_is_the_checkpoints() -> None:
+    from isnet_trt.training.checkpoint import load_checkpoint, load_model
+    from isnet_trt.training.torch_engine import TorchEngine
+
+    checkpoint = load_checkpoint(DEMO)
+    network = Torch(load_model(checkpoint), checkpoint.recipe.labels.count, 4, "float32")
+    batch = np.random.default_rng(1).standard_normal((1, 3, 40, 56)).astype(np.float32)
+    wanted = TorchEngine(load_model(checkpoint), "cpu").run(batch)
+    np.testing.assert_allclose(network.run(batch), wanted, atol=2e-3 * wanted.std())
+    assert network.on_device().no_graph(frozenset(), 0)
+    assert network.output_shape(batch.shape) == wanted.shape
+
+
+def test_bundles_are_compared_with_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = bench_bundles.tiny(tmp_path / "bundle")
+    monkeypatch.setattr(bundles, "opened", lambda path, kind: Segmenter.open(path, engine="onnxruntime"))
+    parts = Parts()
+    bundles.compare(parts.answer, Setup(seed=3), folder, "onnxruntime-cuda", "fp32", "tiny", 1.5, (40, 56))
+    assert [row["preset"] for row in parts.rows] == ["default", "ms-flip"]
+    assert all(row["equal %"] == 100 for row in parts.rows)
+    assert not parts.wrong
+    other = bench_bundles.tiny(tmp_path / "other", gain=-1)
+    monkeypatch.setattr(bundles, "opened", lambda path, kind: Segmenter.open(other, engine="onnxruntime"))
+    bundles.compare(parts.answer, Setup(seed=3), folder, "onnxruntime-cuda", "fp32", "tiny", 1.5, (40, 56))
+    assert any("of the labels are the CPU's" in text for text in parts.wrong)
+
+
+@pytest.mark.skipif(find_gpu() is not None, reason="a GPU is here")
+def test_engines_that_cannot_be_had_are_named(tmp_path: Path) -> None:
+    parts = Parts()
+    with pytest.raises(CannotRun, match="no engine of tensorrt runs here"):
+        bundles.checked("tensorrt")(parts.answer, Setup(folder=tmp_path, quick=True))
+    assert all("tensorrt" in one["what"] for one in parts.missing)
+    with pytest.raises(CannotRun, match="--bundle"):
+        bundles.given(parts.answer, Setup())
+
+
+def test_refusals_are_judged_by_type_and_words() -> None:
+    parts = Parts()
+
+    def refuse() -> None:
+        raise EngineError("not enough GPU memory: 12 MiB")
+
+    refusals.refused(parts.answer, "a", refuse, EngineError, "memory", "MiB")
+    assert not parts.wrong
+    refusals.refused(parts.answer, "b", refuse, EngineError, "closed")
+    refusals.refused(parts.answer, "c", refuse, SettingsError)
+    refusals.refused(parts.answer, "d", lambda: None, EngineError)
+    said = " | ".join(parts.wrong)
+    assert "b: the message lacks closed" in said
+    assert "c ends in EngineError, not in SettingsError" in said
+    assert "d was not refused" in said
+
+
+def test_floors_of_the_cases_are_those_of_the_kernels() -> None:
+    whole = latency.floors(latency.case_of("ADE, whole 512x683"))
+    assert set(whole) == {"resize", "gather", "finite", "finish"}
+    assert whole["resize"].bytes == 3 * (480 * 640 + 512 * 683)
+    slide = latency.floors(latency.case_of("Cityscapes, 1024x2048, ms+flip"))
+    assert set(slide) == {"gather", "finite", "accumulate", "finish"}
+    assert slide["accumulate"].bytes > 1.4e9
+
+
+def test_plans_are_made_without_a_gpu() -> None:
+    parts = Parts()
+    latency.plans(parts.answer, Setup())
+    assert not parts.wrong
+    assert [row["engine_runs"] for row in parts.rows] == [1, 33]
+
+
+def test_contenders_must_compute_the_same() -> None:
+    parts, wanted = Parts(), torch.randn(1, 5, 4, 4)
+    latency._near(parts.answer, "same", wanted.half(), wanted)
+    assert not parts.wrong
+    latency._near(parts.answer, "other", -wanted, wanted)
+    assert "other: " in parts.wrong[0]
+
+
+def test_peers_are_timed_on_the_demo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from isnet_trt.training.checkpoint import load_checkpoint, load_model
+
+    monkeypatch.setattr(latency, "MODELS", {"demo": ("isnet_demo", "default", (40, 56), 1)})
+    monkeypatch.setattr(latency, "_model", lambda case: load_model(load_checkpoint(DEMO)))
+    monkeypatch.setattr(latency, "FEW", 2)
+    monkeypatch.setattr(latency.geometry, "test_size", lambda size, preprocess: size)
+    monkeypatch.setattr(bundles, "published", lambda *arguments: (_ for _ in ()).throw(EngineError("not here")))
+    parts = Parts()
+    latency.peers("demo")(parts.answer, Setup(folder=tmp_path, quick=True, seed=3))
+    assert parts.rows[0]["network"] == "PyTorch eager fp16"
+    assert parts.rows[0]["times as fast as eager"] == 1
+    assert {one["what"] for one in parts.missing} >= {"torch.compile", "demo tensorrt"}
