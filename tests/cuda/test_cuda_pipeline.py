@@ -132,6 +132,14 @@ def test_kinds_of_picture_that_are_forgotten_while_they_are_on_their_way(tmp_pat
             form.check(image, form.pipeline.collect(ticket))
 
 
+def test_memory_that_grows_while_pictures_are_on_their_way(tmp_path):
+    images = [picture(12, 20 + 4 * i, i) for i in range(4)]
+    with Form(tmp_path, ReferenceKernels, rule=Preprocess((400, 12))) as form:
+        tickets = [form.pipeline.submit(image_from(image), WHOLE) for image in images]
+        for image, ticket in zip(images, tickets, strict=True):
+            form.check(image, form.pipeline.collect(ticket))
+
+
 def test_host_output_of_the_caller(tmp_path):
     image = picture(20, 27)
     with Form(tmp_path, ReferenceKernels) as form:
