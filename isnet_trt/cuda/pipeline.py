@@ -32,17 +32,18 @@ from isnet_trt.preprocess import Order
 from isnet_trt.settings import Inference, Size
 
 PLANS = 4
-"""Kinds of picture (size, channel order, settings) whose tables and graph are kept."""
+"""Kinds of picture (size, channel order, settings) whose plan and graph are kept."""
+FORGOTTEN = 8
+"""So many are forgotten before the engine forgets their input shapes too, which has to wait for the GPU."""
 
 _MIB = 1 << 20
 
 
 @dataclass
 class _Prepared:
-    """A plan with its tables on the device, and its graph once there is one."""
+    """A plan, and its graph once there is one."""
 
     plan: Plan
-    tables: int
     has_run: bool = False
     graph: Graph | None = None
 
@@ -83,6 +84,7 @@ class Pipeline:
         self._prepared: OrderedDict[tuple[Size, Order, Inference], _Prepared] = OrderedDict()
         self._arena = 0
         self._arena_bytes = 0
+        self._forgotten = 0
         self._no_graphs = engine.no_graph(frozenset(), stream)
         self._closed = False
         with device:
@@ -251,8 +253,7 @@ class Pipeline:
 
     def _address(self, prepared: _Prepared, place: Place) -> int:
         buffer, offset = place
-        base = prepared.tables if buffer == "tables" else self._arena + prepared.offsets[buffer]
-        return base + offset
+        return self._arena + prepared.offsets[buffer] + offset
 
     # Memory
 
@@ -261,7 +262,7 @@ class Pipeline:
             return self._transfers.take(made, from_host)
 
     def _prepare(self, size: Size, order: Order, inference: Inference) -> _Prepared:
-        """The plan for such pictures, with memory for its buffers and its tables on the device."""
+        """The plan for such pictures, with memory for its buffers."""
         key = (size, order, inference)
         found = self._prepared.get(key)
         made = found.plan if found else self.plan(size, inference, order)
@@ -269,8 +270,8 @@ class Pipeline:
             self._check_answers(made)
         with self._room(made):
             self._reserve(made)
-            if found is None:
-                found = self._prepared[key] = _Prepared(made, self._upload(made.tables))
+        if found is None:
+            found = self._prepared[key] = _Prepared(made)
         self._prepared.move_to_end(key)
         if len(self._prepared) > PLANS:
             self._forget(next(iter(self._prepared)))
@@ -306,31 +307,16 @@ class Pipeline:
         if address:
             self.device.free(address)
 
-    def _upload(self, tables: bytes) -> int:
-        """Tables in device memory of their own."""
-        staging, address = self.device.staging(len(tables)), 0
-        try:
-            address = self.device.allocate(len(tables))
-            staging[:] = np.frombuffer(tables, np.uint8)
-            self.device.copy(address, staging.ctypes.data, len(tables), self.stream)
-            self.device.synchronize(self.stream)
-        except BaseException:
-            if address:
-                self.device.free(address)
-            raise
-        finally:
-            self.device.release(staging)
-        return address
-
     def _forget(self, key: tuple[Size, Order, Inference]) -> None:
-        """Give back what is kept for one kind of picture."""
-        self._drain()
+        """Give back what is kept for one kind of picture. A graph that still runs is freed when it is done."""
         prepared = self._prepared.pop(key)
         if prepared.graph is not None:
             prepared.graph.close()
-        self.device.free(prepared.tables)
-        shapes = [other.plan.shapes for other in self._prepared.values()]
-        self.engine.keep(frozenset().union(*shapes))
+        self._forgotten += 1
+        if self._forgotten >= FORGOTTEN:
+            self._forgotten = 0
+            self._drain()
+            self.engine.keep(frozenset().union(*(other.plan.shapes for other in self._prepared.values())))
 
     @contextlib.contextmanager
     def _room(self, made: Plan) -> Iterator[None]:

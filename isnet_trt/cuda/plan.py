@@ -89,6 +89,7 @@ class _Planner:
             self._run_windows(source, group, region, slot)
         self._look_through()
         self._merge()
+        self.buffers["tables"] = len(self.tables.data)
         self.buffers["result"] = self.flags + FLOAT * len(self.regions)
         slots = tuple(self.slot_of[id(window)] for window in self.queue.windows)
         return Plan(
@@ -102,7 +103,7 @@ class _Planner:
         """Where the picture is that windows are cut from, and its layout as `gather` takes it."""
         pixel, bgr = len(self.order), int(self.order.startswith("bgr"))
         layout = {"pitch": self.size[1] * pixel, "pixel": pixel, "bgr": bgr}
-        self.buffers["source"] = self.size[0] * layout["pitch"]
+        self.buffers |= {"source": self.size[0] * layout["pitch"], "tables": 0}
         if self.picture == self.size:
             return ("source", 0), layout
         height, width = self.picture

@@ -84,9 +84,10 @@ class Plan:
         size, order: the source picture's.
         labels: the type of the labels, uint8 or uint16.
         steps: in order; each needs the ones before it.
-        buffers: bytes of every buffer, by name. ``source`` holds the picture without padding, ``result`` the label
-            map without padding and from ``flags`` on an int32 per region, not 0 where an answer has NaN or infinity.
-        tables: constant data that steps refer to as the buffer "tables".
+        buffers: bytes of every buffer, by name. ``source``, the picture without padding, and ``tables`` come first and
+            go up together. ``result`` holds the label map without padding and from ``flags`` on an int32 per region,
+            not 0 where an answer has NaN or infinity.
+        tables: what belongs into the buffer of that name.
         regions: the answers in the buffer "logits".
         slots: (region, slot) of each window of ``queue``.
         queue: the windows, as isnet_trt.windows plans them.
@@ -108,6 +109,16 @@ class Plan:
     def source_bytes(self) -> int:
         """Of the picture, without padding."""
         return self.size[0] * self.size[1] * len(self.order)
+
+    @property
+    def tables_at(self) -> int:
+        """Where the tables begin in what goes up."""
+        return aligned(self.source_bytes)
+
+    @property
+    def upload_bytes(self) -> int:
+        """Of the picture and the tables."""
+        return self.tables_at + len(self.tables)
 
     @property
     def label_bytes(self) -> int:
@@ -132,10 +143,9 @@ class Plan:
 
     @property
     def bytes(self) -> int:
-        """Device memory that the plan takes while it runs, without the engine's own: buffers, tables, and the source
-        and result of one picture on its way."""
-        held = self.arena_bytes + aligned(len(self.tables))
-        return held + aligned(self.source_bytes) + aligned(self.result_bytes)
+        """Device memory that the plan takes while it runs, without the engine's own: its buffers, and what one picture
+        on its way holds."""
+        return self.arena_bytes + aligned(self.upload_bytes) + aligned(self.result_bytes)
 
     @property
     def shapes(self) -> frozenset[tuple[int, int, int, int]]:

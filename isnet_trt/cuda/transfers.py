@@ -17,7 +17,8 @@ Labels = NDArray[np.unsignedinteger]
 
 @dataclass
 class Slot:
-    """Page-locked and device memory for one picture and its label map, and the events that order its work."""
+    """Page-locked and device memory for one picture with its plan's tables and for its label map, and the events that
+    order its work."""
 
     source: int = 0
     result: int = 0
@@ -49,10 +50,11 @@ class Transfers:
         try:
             if not slot.events:
                 slot.events = {name: self._device.event() for name in ("up", "foreign", "done", "down")}
-            if from_host and (slot.up is None or len(slot.up) < made.source_bytes):
+            size = made.upload_bytes - _begin(made, from_host)
+            if slot.up is None or len(slot.up) < size:
                 self._drop_source(slot)
-                slot.up = self._device.staging(made.source_bytes)
-                slot.source = self._device.allocate(made.source_bytes)
+                slot.up = self._device.staging(size)
+                slot.source = self._device.allocate(size)
             if slot.down is None or len(slot.down) < made.result_bytes:
                 self._drop_result(slot)
                 slot.down, slot.result = (
@@ -93,26 +95,32 @@ class Transfers:
             self._drop_result(slot)
 
     def bring(self, image: RawImage, made: Plan, slot: Slot, source: int, foreign: Iterable[int]) -> None:
-        """Queue the picture to ``source``, rows without padding.
+        """Queue picture and tables to ``source``; rows without padding.
 
         Host memory is read before this returns. Device memory is read after what is queued on the streams ``foreign``,
         and before what is queued there later.
         """
-        if not image.on_host:
-            streams = list(foreign)
-            for stream in streams:
-                self._order(stream, self._stream, slot.events["foreign"])
-            rows = (image.address, image.row_pitch, image.row_bytes, image.height)
-            self._device.copy_rows(source, image.row_bytes, *rows, self._stream)
-            for stream in streams:
-                self._order(self._stream, stream, slot.events["foreign"])
-            return
         assert slot.up is not None
-        staging = slot.up[: made.source_bytes]
-        np.copyto(staging.reshape(image.height, -1), image.array().reshape(image.height, -1))
-        self._device.copy(slot.source, staging.ctypes.data, made.source_bytes, self._up)
+        begin = _begin(made, image.on_host)
+        size = made.upload_bytes - begin
+        if image.on_host:
+            rows = slot.up[: made.source_bytes].reshape(image.height, -1)
+            np.copyto(rows, image.array().reshape(image.height, -1))
+        slot.up[made.tables_at - begin : size] = np.frombuffer(made.tables, np.uint8)
+        self._device.copy(slot.source, slot.up.ctypes.data, size, self._up)
         self._order(self._up, self._stream, slot.events["up"])
-        self._device.copy(source, slot.source, made.source_bytes, self._stream)
+        self._device.copy(source + begin, slot.source, size, self._stream)
+        if not image.on_host:
+            self._fetch(image, slot, source, list(foreign))
+
+    def _fetch(self, image: RawImage, slot: Slot, source: int, foreign: list[int]) -> None:
+        """The picture from the caller's device memory."""
+        for stream in foreign:
+            self._order(stream, self._stream, slot.events["foreign"])
+        rows = (image.address, image.row_pitch, image.row_bytes, image.height)
+        self._device.copy_rows(source, image.row_bytes, *rows, self._stream)
+        for stream in foreign:
+            self._order(self._stream, stream, slot.events["foreign"])
 
     def deliver(self, made: Plan, slot: Slot, result: int, out: RawLabels | None, foreign: Iterable[int]) -> None:
         """Queue labels and flags from ``result`` to the slot's page-locked memory, and record the event "down".
@@ -166,3 +174,8 @@ def labels(made: Plan, down: NDArray[np.uint8], out: RawLabels | None) -> Labels
     target = out.array()
     np.copyto(target, found)
     return target
+
+
+def _begin(made: Plan, from_host: bool) -> int:
+    """Where in what goes up the part begins that comes from the host."""
+    return 0 if from_host else made.tables_at

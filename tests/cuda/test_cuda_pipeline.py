@@ -55,7 +55,8 @@ def test_one_pipeline_for_many_sizes(tmp_path):
         for seed, size in enumerate([*sizes, *sizes]):
             image = picture(*size, seed)
             form.run(image)
-        assert len(form.engine.kept[-1]) <= 4
+        assert len(form.engine.kept) == 1  # after eight that were forgotten
+        assert len(form.engine.kept[0]) <= 4
         assert len(form.pipeline._prepared) == 4
 
 
@@ -227,7 +228,7 @@ def test_a_capture_that_fails_leaves_a_pipeline_that_works(tmp_path):
         assert form.gpu.calls.count("cuStreamBeginCapture") == 1
 
 
-@pytest.mark.parametrize("room", [0.3, 0.9, 0.99])
+@pytest.mark.parametrize("room", [0.3, 0.9, 0.95])
 def test_running_out_of_memory_anywhere(tmp_path, room):
     small, large = picture(20, 27), picture(40, 36)
     with Form(tmp_path, ReferenceKernels) as form:
