@@ -133,6 +133,18 @@ def test_kinds_of_picture_that_are_forgotten_while_they_are_on_their_way(tmp_pat
             form.check(image, form.pipeline.collect(ticket))
 
 
+def test_a_new_kind_of_picture_waits_for_nothing(tmp_path):
+    images = [picture(20, 40 - i, i) for i in range(6)]
+    with Form(tmp_path, ReferenceKernels) as form:
+        tickets, queued = [], [0]
+        for image in images:
+            tickets.append(form.pipeline.submit(image_from(image), WHOLE))
+            queued.append(len(form.gpu.streams[form.pipeline.stream].waiting))
+        assert queued == sorted(set(queued))
+        for image, ticket in zip(images, tickets, strict=True):
+            form.check(image, form.pipeline.collect(ticket))
+
+
 def test_memory_that_grows_while_pictures_are_on_their_way(tmp_path):
     images = [picture(12, 20 + 4 * i, i) for i in range(4)]
     with Form(tmp_path, ReferenceKernels, rule=Preprocess((400, 12))) as form:
