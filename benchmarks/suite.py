@@ -67,6 +67,7 @@ _WINDOWS = Inference("slide", (512, 1024), (341, 341), softmax_before_resize=Tru
 SHOTS = (
     Shot("ADE whole 512x683", ADE, (512, 683)),
     Shot("LIP 473x473", LIP, (473, 473), peers=("reference", "onnxruntime"), precisions=FAST),
+    Shot("ADE whole 512x512", ADE, (512, 512), peers=("reference",), precisions=FAST),
     Shot("demo scene, default", DEMO, (512, 1024), peers=("reference", "onnxruntime")),
     Shot("demo scene, ms-flip", DEMO, (512, 1024), "ms-flip", None, ("reference",), 2, True),
     Shot("ADE ms+flip 512x683", ADE, (512, 683), "ms-flip", None, ("reference",), 3, True, FAST),
