@@ -25,6 +25,7 @@ from benchmarks.gpu_check.trial import Trial
 from isnet_trt.settings import Inference
 
 CITY = Inference("slide", (512, 1024), (341, 341))
+HALF = Inference("slide", (256, 512), (171, 171))
 CITY_MOST = CITY.replace(scales=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75), flip=True, softmax_before_resize=True)
 LIP_PAIRS = ((14, 15), (16, 17), (18, 19))
 SMALL = Inference("slide", (29, 37), (17, 23), (1.25,), flip=True, softmax_before_resize=True)
@@ -108,8 +109,8 @@ FAMILIES = (
         (
             MergeCase("Cityscapes, 15 windows", (1024, 2048), CITY, 19),
             MergeCase(
-                "Cityscapes, 30 windows, flip, probabilities", (1024, 2048),
-                CITY.replace(flip=True, softmax_before_resize=True), 19, rows=128,
+                "half of Cityscapes, flip, probabilities", (512, 1024),
+                HALF.replace(flip=True, softmax_before_resize=True), 19, rows=128,
             ),
             MergeCase(
                 "LIP, whole, flip, probabilities", (473, 473),

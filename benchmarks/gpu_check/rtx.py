@@ -61,8 +61,8 @@ def _try(answer: Answer, setup: Setup, library: Any, target: str, dtype: str) ->
         cells["relative error"] = _error(loaded, model, seed_of(setup, target))
         cells["µs"] = 1e6 * loaded.seconds()
         cells["answer"] = "runs"
-    except engines.BuildFailed as failure:
-        answer.row(**{**cells, "answer": str(failure)})
+    except (engines.BuildFailed, RuntimeError) as failure:  # CUDA's own errors reach us through PyTorch
+        answer.row(**{**cells, "answer": f"{type(failure).__name__}: {failure}"})
         return False
     answer.row(**cells)
     wrong = f"{dtype} of target {target} runs, but its result is off by {cells['relative error']:.2g}"

@@ -87,7 +87,7 @@ def test_an_engine_that_runs_and_one_that_is_refused(library: Library) -> None:
     rtx.runs("tensorrt-rtx", "SM80")(parts.answer, Setup(seed=3))
     assert parts.figures["ran"] == ["fp32", "fp16"]
     answers = {row["precision"]: row["answer"] for row in parts.rows}
-    assert answers == {"fp32": "runs", "fp16": "runs", "bf16": "no bf16 for SM80"}
+    assert answers == {"fp32": "runs", "fp16": "runs", "bf16": "BuildFailed: no bf16 for SM80"}
     assert all(row["relative error"] < 5e-3 for row in parts.rows if row["answer"] == "runs")
     assert not parts.wrong
 
@@ -159,6 +159,9 @@ def test_the_real_network_is_the_checkpoints() -> None:
     batch = np.random.default_rng(1).standard_normal((1, 3, 40, 56)).astype(np.float32)
     wanted = TorchEngine(load_model(checkpoint), "cpu").run(batch)
     np.testing.assert_allclose(network.run(batch), wanted, atol=2e-3 * wanted.std())
+    out = torch.full(wanted.shape, float("nan"))
+    network.compute(torch.from_numpy(batch), out)
+    np.testing.assert_array_equal(out.numpy(), network.run(batch))
     assert network.on_device().no_graph(frozenset(), 0)
     assert network.output_shape(batch.shape) == wanted.shape
 
