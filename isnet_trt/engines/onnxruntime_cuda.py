@@ -155,6 +155,10 @@ class OnnxRuntimeCudaEngine:
         if self.kernels is not None:
             self.kernels.close()
 
+    def __del__(self) -> None:
+        if hasattr(self, "_home"):
+            self.close()
+
     def __enter__(self) -> OnnxRuntimeCudaEngine:
         return self
 

@@ -6,6 +6,7 @@ that is overwritten by the next call shows. They say nothing about the libraries
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import weakref
@@ -19,6 +20,7 @@ from forked import in_child, needs_fork
 from small_bundle import expected, save_model
 
 from isnet_trt.bundle import ENGINE, EngineInfo
+from isnet_trt.cuda import plugins
 from isnet_trt.engines import tensorrt
 from isnet_trt.engines.device import Gpu, find_gpu
 from isnet_trt.engines.libraries import collecting_logger, import_library, installed_version
@@ -392,6 +394,47 @@ def test_another_gpu_than_it_was_built_for(path: Path, cuda: Cuda, library: Libr
     with pytest.raises(EngineUnavailable, match=r"compute capability 8\.6, 12\.0, but NVIDIA Double has 8\.9"):
         tensorrt.TensorRTEngine(path, info)
     assert cuda.streams == set()
+
+
+PLUGIN = EngineInfo("tensorrt-rtx", "1.7.1.116", ENGINE, ("8.9",), shapes=INFO.shapes, context="plugin")
+
+
+def test_an_engine_with_plugins_needs_kernels(path: Path, cuda: Cuda, library: Library, tmp_path: Path) -> None:
+    with pytest.raises(EngineUnavailable, match="built with context plugins: the bundle holds no kernels; build"):
+        tensorrt.TensorRTEngine(path, PLUGIN)
+    with pytest.raises(EngineUnavailable, match=r"built with context plugins: .* holds kernels for nothing"):
+        tensorrt.TensorRTEngine(path, PLUGIN, tmp_path)
+    assert (cuda.memory, cuda.streams) == ({}, set())
+    with tensorrt.TensorRTEngine(path, INFO, tmp_path) as engine:  # without plugins it goes without
+        assert engine.kernels is None
+        assert "holds kernels for nothing" in engine.no_kernels
+
+
+def test_plugins_have_their_kernels_while_it_is_deserialised(
+    path: Path, cuda: Cuda, library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernels, open_now = SimpleNamespace(close=lambda: None), []
+    host = SimpleNamespace(failures=["node 7: no such kernel"])
+
+    @contextlib.contextmanager
+    def kernels_for(given: Any, launcher: Any, multiprocessors: int) -> Any:
+        assert (given, launcher, multiprocessors) == (library, kernels, GPU.multiprocessors)
+        open_now.append(True)
+        yield host
+        open_now.pop()
+
+    engine, seen = library._engine, []
+    monkeypatch.setattr(library, "_engine", lambda: seen.append(list(open_now)) or engine())
+    monkeypatch.setattr(plugins, "kernels_for", kernels_for)
+    monkeypatch.setattr(tensorrt.Kernels, "find", lambda folder, capability, needed: (kernels, ""))
+    with tensorrt.TensorRTEngine(path, PLUGIN, path.parent) as made:
+        assert made.kernels is kernels
+        library.execute_fails = True
+        with pytest.raises(EngineError, match="node 7: no such kernel; enqueue failed"):
+            made.run(_batch(1, 3, 8, 8))
+    assert seen == [[True]]
+    tensorrt.TensorRTEngine(path, INFO, path.parent).close()
+    assert seen == [[True], []]
 
 
 @no_gpu
