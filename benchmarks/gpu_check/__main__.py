@@ -89,15 +89,19 @@ def _run(arguments: argparse.Namespace, every: Sequence[Check], checks: Sequence
 
 
 def _report(rows: Sequence[Row], out: Path | None) -> None:
-    """The end of the run, for people."""
+    """The end of the run, for people: what failed, and what could not run, by reason."""
     print(f"\n{section.counted(rows)}")
-    for status in ("failed", "could not run"):
-        for row in rows:
-            if row["status"] == status:
-                print(f"  {status}: {row['case']}: {row['why']}")
     for row in rows:
+        if row["status"] == "failed":
+            print(f"  failed: {row['case']}: {row['why']}")
+    lacking: dict[str, list[str]] = {}
+    for row in rows:
+        if row["status"] == "could not run":
+            lacking.setdefault(row["why"], []).append(row["case"])
         for one in row["missing"]:
-            print(f"  left out: {row['case']}: {one['what']}: {one['why']}")
+            lacking.setdefault(one["why"], []).append(f"{row['case']} ({one['what']})")
+    for why, names in lacking.items():
+        print(f"  could not run: {why}:\n    {', '.join(names)}")
     if out:
         print(f"written: {out}, {out.with_suffix('.md').name}")
 

@@ -22,6 +22,7 @@ small packages such a machine may lack. They go into folders DIR/1, DIR/2, … o
 _EPILOG = """examples:
   python -m benchmarks.gpu_check.prepare carried                       # for Python 3.12, folders of at most 60 MB
   python -m benchmarks.gpu_check.prepare carried --python 3.11 --piece 500
+  python -m benchmarks.gpu_check.prepare carried --without opencv      # the machine has OpenCV
   python -m benchmarks.gpu_check.prepare carried --only tensorrt_rtx
 
 Only x86-64 Linux with glibc 2.28 or newer. Nothing is installed here."""
@@ -41,15 +42,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--piece", type=cli.positive, default=60, metavar="MB", help="most per folder (default: 60)")
     parser.add_argument("--only", nargs="+", default=[], metavar="WORD", help="only packages whose names hold a WORD")
+    parser.add_argument("--without", nargs="+", default=[], metavar="WORD", help="none whose names hold a WORD")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     arguments = _parser().parse_args(argv)
-    wanted = [p for p in PACKAGES if not arguments.only or any(word in p.name for word in arguments.only)]
-    if not wanted:
-        raise SettingsError(f"--only {' '.join(arguments.only)}: there are {', '.join(p.name for p in PACKAGES)}")
+    wanted = chosen(arguments.only, arguments.without)
     if arguments.folder.is_dir() and any(arguments.folder.iterdir()):
         raise SettingsError(f"{arguments.folder} is not empty; name another folder, or empty it")
     with tempfile.TemporaryDirectory() as temporary:
@@ -62,6 +62,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{folder}  {size:.1f} MB, {len(list(folder.iterdir())) - 1} files")
     print(f"there: python3 -m benchmarks.gpu_check.install {' '.join(map(str, folders))} --site SITE")
     return 0
+
+
+def chosen(only: Sequence[str], without: Sequence[str]) -> list[Package]:
+    """The packages whose names hold one of the words of ``only`` (any, if it is empty) and none of ``without``.
+
+    Raises:
+        SettingsError: none is left, or a word is in no name.
+    """
+    lost = [word for word in (*only, *without) if not any(word in package.name for package in PACKAGES)]
+    named = [p for p in PACKAGES if not only or any(word in p.name for word in only)]
+    found = [p for p in named if not any(word in p.name for word in without)]
+    if lost or not found:
+        words = f"{lost[0]!r} is in no name" if lost else "no package is left"
+        raise SettingsError(f"--only, --without: {words}; there are {', '.join(p.name for p in PACKAGES)}")
+    return found
 
 
 def fetch(package: Package, python: str, folder: Path) -> None:

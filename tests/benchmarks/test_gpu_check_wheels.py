@@ -76,7 +76,14 @@ def test_wrong_arguments_are_refused_in_words(tmp_path: Path, capsys: pytest.Cap
     (tmp_path / "something").touch()
     with pytest.raises(SettingsError, match="is not empty"):
         prepare.main([str(tmp_path)])
-    with pytest.raises(SettingsError, match="--only nonsense: there are tensorrt_rtx_cu13_libs"):
+    assert "opencv-python-headless" not in [p.name for p in prepare.chosen((), ("opencv",))]
+    assert [p.name for p in prepare.chosen(("tensorrt", "pycuda"), ("libs", "bindings"))] == [
+        "tensorrt_rtx_cu13",
+        "pycuda",
+    ]
+    with pytest.raises(SettingsError, match="no package is left"):
+        prepare.chosen(("pycuda",), ("pycuda",))
+    with pytest.raises(SettingsError, match="'nonsense' is in no name; there are tensorrt_rtx_cu13_libs"):
         prepare.main([str(tmp_path / "new"), "--only", "nonsense"])
     with pytest.raises(SystemExit):
         prepare.main([str(tmp_path / "new"), "--python", "2.7"])
