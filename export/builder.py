@@ -39,6 +39,8 @@ def configure(library: Any, config: Any, kind: str, options: EngineOptions, capa
         config.set_memory_pool_limit(library.MemoryPoolType.WORKSPACE, int(options.workspace * GIB))
     if kind == "tensorrt-rtx":
         _set_targets(library, config, capabilities)
+        # Its release notes to 1.2: without this an engine may allocate while it runs, which no CUDA graph can capture.
+        config.set_flag(library.BuilderFlag.REQUIRE_USER_ALLOCATION)
     if options.hardware_compatible:
         levels = _asked(library, "HardwareCompatibilityLevel", "--hardware-compatible")
         config.hardware_compatibility_level = levels.AMPERE_PLUS

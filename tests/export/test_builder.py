@@ -33,6 +33,7 @@ def test_settings_reach_the_library(library: Any) -> None:
     builder.configure(library, config, "tensorrt-rtx", options, ("8.6", "12.0"))
     assert config.get_memory_pool_limit(library.MemoryPoolType.WORKSPACE) == 3 << 29
     assert not config.get_flag(library.BuilderFlag.TF32)
+    assert config.get_flag(library.BuilderFlag.REQUIRE_USER_ALLOCATION)
     assert config.profiling_verbosity == library.ProfilingVerbosity.DETAILED
     found = [config.get_compute_capability(index) for index in range(config.num_compute_capabilities)]
     assert found == [library.ComputeCapability.SM86, library.ComputeCapability.SM120]
