@@ -122,8 +122,8 @@ class BuiltSide:
             if name not in there:
                 marked.graph.output.append(onnx.helper.make_tensor_value_info(name, kinds[name], None))
         path = folder / "marked.engine"
-        context = "plugin" if self.kernels is not None and self.info and self.info.context == "plugin" else "native"
-        options = EngineOptions(context)
+        plugin = self.kernels is not None and self.info is not None and self.info.context == "plugin"
+        options = EngineOptions("plugin" if plugin else "native")
         precision = "fp32" if set(kinds.values()).isdisjoint(_FLOATS - {TensorProto.FLOAT}) else "fp16"
         build_engine(
             marked, self.kind, Shapes(shape, shape, shape), path, options, False, precision, kernels=self.kernels

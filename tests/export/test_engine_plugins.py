@@ -103,8 +103,9 @@ def test_asked_and_built_must_agree(graph: onnx.ModelProto, tmp_path: Path) -> N
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_backbones(name: str, tmp_path: Path) -> None:
+    """ResNeSt's engines take over a minute each: two arithmetics are enough for every run."""
     graph = export_graph(random_model(name), name)
-    for arithmetic in ARITHMETICS:
+    for arithmetic in ARITHMETICS[: 2 if "resnest" in name else None]:
         path = saved(graph, arithmetic, tmp_path)
         jobs = [job(path, name, arithmetic, static) for static in (None, (129, 161))]
         kind = arithmetic.rest if arithmetic.eight_bits else arithmetic.precision

@@ -110,6 +110,25 @@ def test_no_number_of_classes_spills(classes):
     assert ran.returncode == 0, ran.stdout + ran.stderr
 
 
+@pytest.mark.slow
+def test_the_demos_attention_does_not_spill():
+    ran = compile_kernels("--only", "attention", "--width", 32)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "attention_part_bf16_w32" in ran.stdout
+
+
+def test_context_kernels_by_name(tmp_path):
+    """A bundle has those that its graph needs, of whatever type, and no more."""
+    wanted = ("attention_combine_bf16_w32", "assign_fp32")
+    options = ("--arch", "sm_80", "--dtype", "fp32", "--only", "a", "--width", 32, "--context", *wanted)
+    ran = compile_kernels(*options, "--out", tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    kernels = set(json.loads((tmp_path / "sm_80" / "launch.json").read_text("utf-8"))["kernels"])
+    assert {name for name in kernels if not name.startswith("accumulate")} == set(wanted)
+    ran = compile_kernels("--context", "attention_fp128")
+    assert (ran.returncode, "--context attention_fp128: no kernel has that name" in ran.stderr) == (2, True)
+
+
 def test_importing_the_package_loads_neither_triton_nor_torch():
     code = "import sys, isnet_trt.kernels, isnet_trt.kernels.launch; print(*sorted(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()

@@ -1,0 +1,112 @@
+"""Which kernels a bundle gets. What is compiled is looked at in tests/test_build.py and tests/kernels."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from isnet_trt.errors import BuildError, EngineUnavailable, SettingsError
+from isnet_trt.export import bundle_kernels
+from isnet_trt.export.bundle_kernels import architectures, check_kernels, compile_kernels, context_kernels
+from isnet_trt.export.graphs import Arithmetic, make_graphs
+from isnet_trt.export.parity import Picture
+from isnet_trt.export.quantise import calibrate
+from isnet_trt.export.ranges import measure
+from isnet_trt.training.recipes import recipe
+
+DEMO = recipe("isnet_demo").architecture
+linux = pytest.mark.skipif(sys.platform != "linux", reason="triton has no wheels for this platform")
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "wanted"),
+    [
+        (("8.9",), (80, 89)),
+        (("8.0", "8.6", "8.9", "12.0", "12.1"), (80, 86, 89, 120)),
+        (("9.0",), (80, 90)),
+        (("8.7",), (80,)),
+        (None, (80, 86, 89, 90, 100, 120)),
+    ],
+)
+def test_architectures(capabilities: tuple[str, ...] | None, wanted: tuple[int, ...]) -> None:
+    assert architectures(capabilities) == wanted
+
+
+@pytest.mark.parametrize(
+    ("arithmetic", "kind"),
+    [
+        (Arithmetic(), "fp32"),
+        (Arithmetic("fp16"), "fp16"),
+        (Arithmetic("bf16"), "bf16"),
+        (Arithmetic("int8", "fp16"), "fp16"),
+        (Arithmetic("int8", "fp32"), "fp32"),
+    ],
+    ids=str,
+)
+def test_plugins_of_a_graph_launch_these(graph: onnx.ModelProto, arithmetic: Arithmetic, kind: str) -> None:
+    pixels = np.random.default_rng(1).standard_normal((1, 3, 65, 97)).astype(np.float32)
+    table = calibrate(graph, [Picture("noise", pixels)], progress=False) if arithmetic.eight_bits else None
+    made = make_graphs(graph, arithmetic, "tensorrt-rtx", measure(graph, [pixels]), table).engine
+    attention = {f"{name}_{kind}_w32" for name in ("attention", "attention_part", "attention_combine")}
+    names = set(context_kernels(made, 32))
+    assert attention <= names
+    assert {f"pool_{kind}", f"pool_combine_{kind}"} <= names
+    assert len(names) == 6
+    assert next(name for name in names if name.startswith("assign_")) in {f"assign_{kind}", "assign_fp32"}
+
+
+@linux
+def test_a_model_without_kernels() -> None:
+    check_kernels("plugin", DEMO)
+    wide = dataclasses.replace(DEMO, context_channels=96)
+    check_kernels("native", wide)
+    with pytest.raises(SettingsError, match="has 96 channels; there are kernels for 32 and 256; use --context native"):
+        check_kernels("plugin", wide)
+
+
+def test_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "triton" else find(name))
+    with pytest.raises(EngineUnavailable, match="compiled with Triton, which is not installed"):
+        check_kernels("plugin", DEMO)
+
+
+@linux
+def test_the_compilers_last_words(graph: onnx.ModelProto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bundle_kernels, "context_kernels", lambda proto, width: ("attention_fp128",))
+    with pytest.raises(BuildError, match="kernels cannot be compiled: error: --context attention_fp128: no kernel has"):
+        compile_kernels(tmp_path, graph, DEMO, "plugin", ("8.6",), progress=False)
+
+
+WAITS = """
+import sys, time
+from isnet_trt.export import bundle_kernels
+command = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(600)"]
+with bundle_kernels._running(command) as process:
+    process.stdout.readline()
+    print(process.pid, flush=True)
+    time.sleep(600)
+"""
+
+
+@linux
+def test_ctrl_c_ends_the_compiler_too() -> None:
+    with subprocess.Popen([sys.executable, "-c", WAITS], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        child = int(process.stdout.readline())
+        os.kill(process.pid, signal.SIGINT)
+        process.wait(timeout=60)
+    deadline = time.monotonic() + 20
+    while Path(f"/proc/{child}").exists():
+        assert time.monotonic() < deadline, "the compiler outlives the build"
+        time.sleep(0.05)
