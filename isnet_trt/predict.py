@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isnet_trt import cli
-from isnet_trt.engines import PLACES
+from isnet_trt.engines import PLACEMENTS
 from isnet_trt.engines.select import KINDS
 from isnet_trt.errors import EngineError, ImageError, SettingsError
 from isnet_trt.preprocess import Image, read_image
@@ -54,7 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--engine", choices=KINDS, help="instead of the bundle's own, e.g. onnxruntime for the CPU")
     parser.add_argument(
         "--device",
-        choices=PLACES,
+        choices=PLACEMENTS,
         default="auto",
         help="cuda: ONNX Runtime on the GPU (onnxruntime-gpu); auto: where the engine was built for",
     )

@@ -20,7 +20,7 @@ from isnet_trt.collector import Collector, Watch
 from isnet_trt.cuda.opening import open_runtime
 from isnet_trt.cuda.pipeline import Pipeline, Ticket
 from isnet_trt.cuda.plan import Model
-from isnet_trt.engines import Engine, Place
+from isnet_trt.engines import Engine, Placement
 from isnet_trt.engines.cores import usable_cores
 from isnet_trt.errors import EngineError, SettingsError
 from isnet_trt.forks import Home
@@ -100,7 +100,7 @@ class Segmenter:
         preset: str = "default",
         inference: Inference | None = None,
         threads: int | None = None,
-        device: Place = "auto",
+        device: Placement = "auto",
     ) -> Segmenter:
         """Open a bundle with the engine it was built for, or with ``engine="onnxruntime"`` on the CPU.
 

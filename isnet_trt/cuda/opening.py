@@ -10,7 +10,7 @@ from isnet_trt.bundle import Bundle
 from isnet_trt.cuda.device import Device
 from isnet_trt.cuda.pipeline import Pipeline
 from isnet_trt.cuda.plan import Model
-from isnet_trt.engines import Engine, Place, kernels_folder, on_gpu, open_engine
+from isnet_trt.engines import Engine, Placement, kernels_folder, on_gpu, open_engine
 from isnet_trt.errors import EngineUnavailable
 
 
@@ -23,7 +23,7 @@ class Opened:
     reason: str = ""
 
 
-def open_runtime(bundle: Bundle, kind: str | None, model: Model, *, threads: int | None, device: Place) -> Opened:
+def open_runtime(bundle: Bundle, kind: str | None, model: Model, *, threads: int | None, device: Placement) -> Opened:
     """The engine as `isnet_trt.engines.open_engine` opens it, with all stages on the GPU where that can be.
 
     Raises:

@@ -11,12 +11,12 @@ from isnet_trt.engines.base import Engine
 from isnet_trt.engines.libraries import LIBRARIES
 from isnet_trt.errors import EngineUnavailable, SettingsError
 
-__all__ = ["Engine", "Place", "check_engine", "kernels_folder", "on_gpu", "open_engine", "open_onnx"]
+__all__ = ["Engine", "Placement", "check_engine", "kernels_folder", "on_gpu", "open_engine", "open_onnx"]
 
-Place = Literal["auto", "cpu", "cuda"]
+Placement = Literal["auto", "cpu", "cuda"]
 """Where the network runs: "auto" is the GPU for TensorRT's engines and the CPU for ONNX Runtime, which takes its CUDA
 provider for "cuda" only."""
-PLACES: tuple[Place, ...] = ("auto", "cpu", "cuda")
+PLACEMENTS: tuple[Placement, ...] = ("auto", "cpu", "cuda")
 
 
 def open_onnx(path: str | os.PathLike[str], *, threads: int | None = None) -> Engine:
@@ -42,14 +42,14 @@ def check_engine(info: EngineInfo) -> None:
         raise EngineUnavailable(f"{error}. The same bundle opens on the CPU with engine='onnxruntime'") from None
 
 
-def on_gpu(bundle: Bundle, kind: str | None = None, device: Place = "auto") -> bool:
+def on_gpu(bundle: Bundle, kind: str | None = None, device: Placement = "auto") -> bool:
     """Whether `open_engine` with these arguments opens an engine on a GPU.
 
     Raises:
         SettingsError: ``device`` is unknown.
     """
-    if device not in PLACES:
-        raise SettingsError(f"device {device!r} is unknown; use {', '.join(map(repr, PLACES))}")
+    if device not in PLACEMENTS:
+        raise SettingsError(f"device {device!r} is unknown; use {', '.join(map(repr, PLACEMENTS))}")
     return device == "cuda" or (kind or bundle.manifest.engine.kind) in LIBRARIES
 
 
@@ -64,7 +64,7 @@ def open_engine(
     kind: str | None = None,
     *,
     threads: int | None = None,
-    device: Place = "auto",
+    device: Placement = "auto",
     stream: int = 0,
 ) -> Engine:
     """The bundle's engine, or for ``kind="onnxruntime"`` its ONNX graph.
