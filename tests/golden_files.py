@@ -7,6 +7,12 @@ from pathlib import Path
 from types import ModuleType
 
 GOLDEN = Path(__file__).parent / "golden"
+NEAR_TIES = {"isnet_resnet50os8_ade20k": "logits argmax: 0.9"}
+"""What float16 misses although its errors are those of the others: 0.90 of the raw labels instead of 0.95.
+
+At one position of the fixture two classes are 0.0013 standard deviations apart in the first prediction. Rounding the
+weights alone moves it, and with it the centre of a class of three positions (docs/precision.md, near ties).
+"""
 
 
 def load_golden(name: str) -> ModuleType:

@@ -1,0 +1,88 @@
+"""Float16 and eight bits on the reference's fixtures: the logits, and how much of each block's output is left.
+
+``pytest tests/export/test_precision_goldens.py -s`` prints the figures of docs/precision.md. What float16 gives through
+bundle and runtime, with windows, scales and flip, is in test_goldens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from golden_files import GOLDEN, NEAR_TIES, load_golden
+
+from isnet_trt.engines import Engine, open_onnx
+from isnet_trt.export.graph import OUTPUT, borders, export_graph, save_graph
+from isnet_trt.export.graphs import Arithmetic, make_graphs
+from isnet_trt.export.parity import Picture
+from isnet_trt.export.quantise import Flavour, calibrate, quantise, twin
+from isnet_trt.export.ranges import measure
+from isnet_trt.export.sessions import session_of
+from isnet_trt.training.model import ISNet
+from isnet_trt.training.recipes import RECIPES, recipe
+
+CHECK = load_golden("check_example")
+FLAVOURS: tuple[Flavour, ...] = ("tensorrt", "cpu")
+LEAST = {"tensorrt": 0.93, "cpu": 0.95}
+"""Cosine of every border and of the logits. The random weights of the fixtures make near ties and long chains of
+rounding; ResNet-50 has 0.956 and 0.973 at its worst tensor (the first logits, the last logits)."""
+PUBLISHED = [name for name in RECIPES if name != "isnet_demo"]
+
+
+class Logits:
+    """An engine as the fixtures' comparison wants to see it."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.logits = engine.run
+
+
+def half(name: str, proto: onnx.ModelProto, x: np.ndarray, folder: Path) -> list[str]:
+    """The comparisons that the float16 graph misses."""
+    graph = make_graphs(proto, Arithmetic("fp16"), "tensorrt-rtx", measure(proto, [x])).portable
+    save_graph(graph, folder / "half.onnx")
+    with open_onnx(folder / "half.onnx", threads=2) as engine:
+        rows = list(CHECK.rows(name, str(GOLDEN), lambda *_: Logits(engine), CHECK.BOUNDS["fp16"]))
+    assert len(rows) == 4
+    print(f"\n| {name} | " + " | ".join(text.split(" ")[0] for _, _, text in rows[1:]), end=" | ")
+    return [f"{what}: {text}" for what, within, text in rows if not within]
+
+
+def cosines(proto: onnx.ModelProto, x: np.ndarray) -> dict[Flavour, dict[str, float]]:
+    """Of each flavour: border -> cosine between its output in eight bits and in float32, on the calibration input."""
+    table = calibrate(proto, [Picture("golden", x)], progress=False)
+    tensors = {**borders(proto), "logits": OUTPUT}
+
+    def outputs(graph: onnx.ModelProto) -> list[np.ndarray]:
+        with session_of(graph, tensors.values(), 2) as session:
+            return [value.astype(np.float64) for value in session.run(list(tensors.values()), {"image": x})]
+
+    exact = outputs(proto)
+    found: dict[Flavour, dict[str, float]] = {}
+    for flavour in FLAVOURS:
+        pairs = zip(tensors, exact, outputs(twin(quantise(proto, table, flavour))), strict=True)
+        found[flavour] = {key: float((a * b).sum() / np.sqrt((a * a).sum() * (b * b).sum())) for key, a, b in pairs}
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_fixtures_in_lower_precision(
+    name: str, fill: ModuleType, filled: Callable[[str], dict[str, np.ndarray]], tmp_path: Path
+) -> None:
+    golden = np.load(GOLDEN / f"golden_{name}.npz")
+    model = ISNet(recipe(name).architecture).eval()
+    model.load_state_dict({key: torch.from_numpy(np.array(value)) for key, value in filled(name).items()})
+    proto = export_graph(model, name)
+    image = fill.image(int(golden["seed"]), *map(int, golden["image_hw"]))
+    x = np.ascontiguousarray(fill.network_input(image), np.float32)
+    wrong = half(name, proto, x, tmp_path)
+    assert not [text for text in wrong if not text.startswith(NEAR_TIES.get(name, "none"))]
+    for flavour, values in cosines(proto, x).items():
+        worst = min(values, key=lambda key: values[key])
+        print(f"{values['logits']:.3f} | {values[worst]:.3f} ({worst})", end=" | ")
+        assert values[worst] > LEAST[flavour], values
