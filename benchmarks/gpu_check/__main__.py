@@ -79,7 +79,7 @@ def _run(arguments: argparse.Namespace, every: Sequence[Check], checks: Sequence
         if out:
             write(out, about, order(every, [*kept, *rows]))
 
-    plan = runner.Plan(catalogue.MODULES, checks, done)
+    plan = runner.Plan(catalogue.MODULES, checks, done, kept)
     rows = runner.run(
         plan, setup, runner.Clock(arguments.minutes), keep, lambda row: print(section.line(row), flush=True)
     )

@@ -35,11 +35,16 @@ class Clock:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What to run: ``modules`` hold the checks, ``checks`` are those chosen; ``done`` are records kept as they are."""
+    """What to run: ``modules`` hold the checks, ``checks`` are those chosen.
+
+    ``done`` are records of them that stay as they are, ``others`` those of checks that were not chosen: their figures
+    are known to the ones that run.
+    """
 
     modules: Sequence[str]
     checks: Sequence[Check]
     done: Sequence[Row] = ()
+    others: Sequence[Row] = ()
 
 
 def run(plan: Plan, setup: Setup, clock: Clock, keep: Callable[[list[Row]], None], say: Say) -> list[Row]:
@@ -50,7 +55,7 @@ def run(plan: Plan, setup: Setup, clock: Clock, keep: Callable[[list[Row]], None
         for check in plan.checks:
             if check.name in found:
                 continue
-            known = {name: row["figures"] for name, row in found.items()}
+            known = {row["case"]: row["figures"] for row in (*plan.others, *found.values())}
             found[check.name] = _one(check, dataclasses.replace(setup, known=known), clock, workers)
             say(found[check.name])
             keep([found[name] for name in order if name in found])

@@ -295,7 +295,7 @@ def _labels_of(answer: Answer, rig: Rig, network: Network, case: Case, image: An
 
 
 _ON_GPU = ("gpu", "torch-cuda", "triton", "cuda-bindings", "pycuda")
-_NAMES = tuple(sorted(path.stem.removeprefix("golden_") for path in FIXTURES.glob("golden_isnet_*.npz")))
+NAMES = tuple(sorted(path.stem.removeprefix("golden_") for path in FIXTURES.glob("golden_isnet_*.npz")))
 CHECKS = (
     Check("runtime.stages", "everything around the network is the host's", stages, _ON_GPU, 400, rank=7),
     Check("runtime.graphs", "replayed graphs give the bits of eager runs; results own memory", graphs, _ON_GPU, rank=7),
@@ -306,6 +306,6 @@ CHECKS = (
             f"golden.{name.removeprefix('isnet_')}", "stored outputs and the host's labels, fp32 and fp16",
             golden(name), _ON_GPU, 240, quick=name in QUICK, rank=8,
         )
-        for name in _NAMES
+        for name in NAMES
     ),
 )  # fmt: skip

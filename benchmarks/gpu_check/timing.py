@@ -14,7 +14,7 @@ LEAST_SECONDS = 2e-3
 """A round lasts at least this long, far above what the events resolve (0.5 µs, CUDA runtime API, event management)."""
 
 
-def seconds(work: Work, rounds: int = ROUNDS, captured: bool = True) -> stats.Spread:
+def seconds(work: Work, rounds: int | None = None, captured: bool = True) -> stats.Spread:
     """The spread over ``rounds`` of the seconds of one call, after a warm-up.
 
     ``captured``: calls are replayed from a CUDA graph, so that Python's own time per launch does not count; work that
@@ -28,10 +28,10 @@ def seconds(work: Work, rounds: int = ROUNDS, captured: bool = True) -> stats.Sp
     calls = max(1, min(200, round(LEAST_SECONDS / max(_once(work, 0), 1e-7))))
     replay = _graph(work, calls) if captured else lambda: [work(number) for number in range(calls)]
     replay()
-    return stats.spread([_once(lambda _: replay(), number) / calls for number in range(rounds)])
+    return stats.spread([_once(lambda _: replay(), number) / calls for number in range(rounds or ROUNDS)])
 
 
-def interleaved(contenders: dict[str, Work], rounds: int = ROUNDS) -> dict[str, stats.Spread]:
+def interleaved(contenders: dict[str, Work], rounds: int | None = None) -> dict[str, stats.Spread]:
     """Seconds of one call of each, in rounds in which every one runs once, every second round in reverse order."""
     import torch
 
@@ -40,7 +40,7 @@ def interleaved(contenders: dict[str, Work], rounds: int = ROUNDS) -> dict[str, 
             work(number)
     torch.cuda.synchronize()
     samples: dict[str, list[float]] = {name: [] for name in contenders}
-    for number in range(rounds):
+    for number in range(rounds or ROUNDS):
         for name in list(contenders)[:: 1 if number % 2 == 0 else -1]:
             samples[name].append(_once(contenders[name], number))
     return {name: stats.spread(found) for name, found in samples.items()}

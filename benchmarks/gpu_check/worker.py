@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import importlib
 import multiprocessing
 import os
 import signal
@@ -16,7 +15,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu_check import needs
+from benchmarks.gpu_check import catalogue, needs
 from benchmarks.gpu_check.check import Answer, CannotRun, Check, Setup
 
 _PARENT_DIED = 1  # PR_SET_PDEATHSIG of prctl(2)
@@ -91,8 +90,7 @@ class Worker:
 
 def find(modules: Sequence[str], name: str) -> Check:
     """The check called ``name`` in the ``CHECKS`` of ``modules``."""
-    found = [check for module in modules for check in importlib.import_module(module).CHECKS if check.name == name]
-    return found[0]
+    return next(check for module in modules for check in catalogue.of_module(module) if check.name == name)
 
 
 def _serve(pipe: Connection, modules: Sequence[str], log: str) -> None:

@@ -17,7 +17,7 @@ import pytest
 from benchmarks import results
 from benchmarks.gpu_check import __main__ as command
 from benchmarks.gpu_check import catalogue, needs, runner, section
-from benchmarks.gpu_check.check import Answer, Check, Setup, plain
+from benchmarks.gpu_check.check import Answer, CannotRun, Check, Setup, plain
 from isnet_trt import cli
 from isnet_trt.engines.device import find_gpu
 from isnet_trt.errors import SettingsError
@@ -125,6 +125,29 @@ def test_what_was_settled_is_not_run_again(tmp_path):
     assert again["good"] == first["good"]  # the same process number: it was not asked again
     assert again["lacking"]["status"] == "could not run"
     assert runner.settled(tmp_path / "nothing.json") == []
+
+
+def test_figures_of_checks_that_are_not_run_again_are_known():
+    later = next(c for c in gpu_check_samples.CHECKS if c.name == "later")
+    others = [{"case": "good", "status": "passed", "figures": {"seed": 11}}]
+    plan = runner.Plan((MODULE,), [later], others=others)
+    rows = runner.run(plan, Setup(), runner.Clock(None), lambda rows: None, lambda row: None)
+    assert rows[0]["figures"]["what good found"] == 11
+
+
+def test_checks_that_cannot_be_imported_are_one_that_says_why():
+    (check,) = catalogue.of_module("gpu_check_that_is_not_there")
+    assert check.name == "gpu_check_that_is_not_there.import"
+    with pytest.raises(CannotRun, match="cannot be imported: No module named"):
+        check.run(Answer(lambda word, content: None), Setup())
+
+
+def test_the_list_needs_neither_torch_nor_triton():
+    script = "import sys; sys.modules.update(dict.fromkeys(('torch', 'triton', 'onnx', 'onnxruntime'))); "
+    script += "from benchmarks.gpu_check import catalogue; "
+    script += "print(len([c for c in catalogue.checks() if not c.name.endswith('.import')]))"
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert int(ran.stdout) == len(catalogue.checks()), ran.stderr
 
 
 def test_the_most_valuable_come_first_and_words_choose():

@@ -44,6 +44,8 @@ class Parts:
 @pytest.fixture(autouse=True)
 def on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     use_cpu(monkeypatch)
+    monkeypatch.setattr(timing, "LEAST_SECONDS", 0.0)
+    monkeypatch.setattr(timing, "ROUNDS", 3)
 
 
 def test_rates_are_measured_and_what_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,3 +246,18 @@ def test_peers_are_timed_on_the_demo(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert parts.rows[0]["network"] == "PyTorch eager fp16"
     assert parts.rows[0]["times as fast as eager"] == 1
     assert {one["what"] for one in parts.missing} >= {"torch.compile", "demo tensorrt"}
+
+
+@pytest.mark.slow
+def test_a_bundle_is_held_to_the_stored_outputs(tmp_path: Path) -> None:
+    """The same code, with the bundle's graph under ONNX Runtime on the CPU."""
+    name = "isnet_resnet50os8_lip"
+    folder, seconds = bundles.published(Setup(folder=tmp_path), "onnxruntime-cuda", name, "fp32", None)
+    parts = Parts()
+    with Segmenter.open(folder, engine="onnxruntime") as segmenter:
+        bundles.judge_stored(parts.answer, segmenter, name, "onnxruntime fp32", "fp32", seconds)
+        assert not parts.wrong
+        assert {row["compared"] for row in parts.rows} >= {"logits max", "logits argmax"}
+        segmenter.engine.run = lambda batch: np.zeros((1, 20, 31, 42), np.float32)  # type: ignore[method-assign]
+        bundles.judge_stored(parts.answer, segmenter, name, "another network", "fp32")
+    assert any(text.startswith("another network: logits max") for text in parts.wrong)

@@ -69,6 +69,7 @@ def test_a_family_is_compared_at_odd_and_real_sizes() -> None:
     assert parts.figures["seed"] == 2
 
 
+@pytest.mark.slow
 def test_a_family_is_timed_beside_its_floor() -> None:
     parts = Parts()
     kernels.fast(small("upsample_argmax"))(parts.answer, Setup(seed=2, quick=True, known=RATES))
@@ -99,6 +100,7 @@ def test_stages_are_timed_beside_their_floors(monkeypatch: pytest.MonkeyPatch) -
     assert parts.figures["all stages, seconds"] > 0
 
 
+@pytest.mark.slow
 def test_whole_calls_are_timed_and_what_is_added_is_judged(monkeypatch: pytest.MonkeyPatch) -> None:
     from benchmarks.gpu_check import rigs
     from benchmarks.gpu_check.networks import Strided
@@ -116,6 +118,7 @@ def test_whole_calls_are_timed_and_what_is_added_is_judged(monkeypatch: pytest.M
     assert "the aim is 15 %" in parts.wrong[0]
 
 
+@pytest.mark.slow
 def test_memory_is_watched_over_many_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runtime, "CALLS", 5)
     parts = Parts()
