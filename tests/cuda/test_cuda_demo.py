@@ -1,0 +1,61 @@
+"""The trained demo network through the pipeline, on a drawn scene: a real network's near ties, pairs and presets."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cuda_double import Driver, Gpu, Pycuda
+from cuda_host import CARD, HostEngine, QueuedKernels, ReferenceKernels
+
+from isnet_trt import Segmenter
+from isnet_trt.cuda import device as device_module
+from isnet_trt.cuda.device import Device
+from isnet_trt.cuda.pipeline import Pipeline
+from isnet_trt.cuda.plan import Model
+from isnet_trt.engines import open_onnx
+from isnet_trt.export.graph import export_graph, save_graph
+from isnet_trt.interop import image_from
+from isnet_trt.merge import Head
+from isnet_trt.training.checkpoint import load_checkpoint, load_model
+from isnet_trt.training.demo import CHECKPOINT
+from isnet_trt.training.recipes import recipe
+from isnet_trt.training.scenes import draw_scene
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="triton has no wheels for this platform"),
+]
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("demo") / "model.onnx"
+    save_graph(export_graph(load_model(load_checkpoint(CHECKPOINT)), "isnet_demo"), path)
+    return path
+
+
+@pytest.mark.parametrize("preset", ["default", "ms_flip"])
+def test_label_maps_are_those_of_the_host(network: Path, preset: str) -> None:
+    model = recipe("isnet_demo")
+    inference = getattr(model, preset)
+    head = Head(model.labels.count, model.architecture.output_stride, model.labels.flip_pairs)
+    gpu = Gpu(total=1 << 32)
+    device_module._contexts.clear()
+    device = Device(Pycuda(gpu), Driver(gpu), CARD)
+    engine = HostEngine(gpu, network, head.classes, head.stride)
+    kernels = QueuedKernels(gpu, ReferenceKernels(head.classes))
+    pipeline = Pipeline(device, kernels, engine, Model(head, model.preprocess, 4, True))
+    host = Segmenter(open_onnx(network), model.labels, model.preprocess, inference, head.stride)
+    image = draw_scene(21, 256, 512).image
+    wanted = host(image).labels
+    for _ in range(2):
+        made = pipeline(image_from(image), inference)
+        assert made is not None
+        assert (made == wanted).mean() >= 0.9999
+    assert len(np.unique(wanted)) > 4
+    assert gpu.peak <= pipeline.plan((256, 512), inference).bytes
+    pipeline.close()
+    gpu.nothing_is_left()
