@@ -98,7 +98,7 @@ def build_engine(
     logger = building.recording_logger(library)
     with _context(task) as host:
         serialised, cache, reused = _build(task, logger, _prepared(proto, task), host)
-        text = logger.layers or _inspected(library, logger, serialised)
+        text = logger.layers or _inspected(task, logger, serialised, host)
     layers = parse_layers(text)
     check_types(layers, proto)
     check_context(layers, proto, options.context)
@@ -194,9 +194,13 @@ def _words(host: plugins.Host | None, said: Sequence[str]) -> str:
     return "; ".join(host.failures[:1] if host and host.failures else said)
 
 
-def _inspected(library: Any, logger: Any, serialised: bytes) -> str:
+def _inspected(task: _Task, logger: Any, serialised: bytes, host: plugins.Host | None) -> str:
     """The engine inspector's text; it needs the GPU that the engine was built for. Not yet run on a GPU."""
-    engine = library.Runtime(logger).deserialize_cuda_engine(serialised)
+    runtime = task.library.Runtime(logger)
+    if task.options.version_compatible:  # the engine carries a runtime, which is code; it was built a moment ago
+        runtime.engine_host_code_allowed = True
+    engine = runtime.deserialize_cuda_engine(serialised)
     if engine is None:
-        raise BuildError(f"the built engine cannot be loaded for inspection: {'; '.join(logger.errors[-3:])}")
-    return str(engine.create_engine_inspector().get_engine_information(library.LayerInformationFormat.ONELINE))
+        raise BuildError(f"the built engine cannot be loaded for inspection: {_words(host, logger.errors[-3:])}")
+    inspector = engine.create_engine_inspector()
+    return str(inspector.get_engine_information(task.library.LayerInformationFormat.ONELINE))

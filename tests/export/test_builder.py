@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import importlib.util
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import onnx
 import pytest
+from tqdm import tqdm
 
 from isnet_trt.engines.libraries import import_library
 from isnet_trt.errors import EngineUnavailable
 from isnet_trt.export import builder
 from isnet_trt.export.engine_options import EngineOptions
+from isnet_trt.export.profiles import shapes_for
+from isnet_trt.export.tensorrt import build_engine
+from isnet_trt.training.recipes import recipe
 
 needs_rtx = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None, reason="there is no tensorrt-rtx wheel for this platform"
@@ -101,3 +107,21 @@ def test_earlier_measurements_are_taken_where_they_fit(earlier: bytes, taken: by
     cache, used = builder.attach_timing_cache(config, earlier)
     assert (cache.data, used) == (taken, reused)
     assert config.caches == [taken]
+
+
+@pytest.mark.rtx
+@needs_rtx
+def test_ctrl_c_during_a_build(graph: onnx.ModelProto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library is asked to stop and does; no exception crosses it, and no engine is left."""
+    steps = []
+
+    def interrupted(self: tqdm, n: float | None = 1) -> None:
+        steps.append(n)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(builder.tqdm, "update", interrupted)
+    shapes, options = shapes_for(recipe("isnet_demo"), static=(97, 129)), EngineOptions(targets=("8.6",))
+    with pytest.raises(KeyboardInterrupt):
+        build_engine(graph, "tensorrt-rtx", shapes, tmp_path / "model.engine", options)
+    assert steps
+    assert not list(tmp_path.iterdir())
