@@ -75,7 +75,11 @@ class Output:
 
     def poison(self) -> None:
         """What no kernel writes: NaN, -7, or the largest label."""
-        self._all.fill_({"i32": -7, "u8": 255, "u16": 65535}.get(self.dtype, float("nan")))
+        import torch
+
+        # PyTorch fills few unsigned types on a GPU; the bits of -1 are those of the largest label.
+        flat = self._all.view(torch.int16) if self.dtype == "u16" else self._all
+        flat.fill_({"i32": -7, "u8": 255, "u16": -1}.get(self.dtype, float("nan")))
 
     def values(self) -> NDArray[Any]:
         """A copy: float64 of floats, integers as they are."""

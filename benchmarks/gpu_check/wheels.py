@@ -27,14 +27,12 @@ class Package:
         version: empty for the newest.
         module: what is imported; where that can be, the package is not installed.
         form: ``wheel`` for the target's Python; ``pure`` a wheel made here; ``source`` for building there.
-        builds: only needed for building ``source``.
     """
 
     name: str
     version: str
     module: str
     form: str = "wheel"
-    builds: bool = False
 
     @property
     def pinned(self) -> str:
@@ -53,8 +51,8 @@ PACKAGES = (
     Package("markupsafe", "", "markupsafe"),
     Package("platformdirs", "", "platformdirs"),
     Package("typing_extensions", "", "typing_extensions"),
-    Package("setuptools", "", "setuptools", builds=True),
-    Package("wheel", "", "wheel", builds=True),
+    Package("setuptools", "", "setuptools"),
+    Package("wheel", "", "wheel"),
     Package("cuda-pathfinder", "", "cuda.pathfinder"),
     Package("cuda-bindings", "", "cuda.bindings"),
     Package("onnxscript", "", "onnxscript"),
