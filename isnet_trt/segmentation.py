@@ -16,6 +16,7 @@ class Segmentation:
 
     Attributes:
         labels: class ids (H, W) at the source's size; uint8, or uint16 above 256 classes.
+            Where they were written to GPU memory, the object that was passed as ``out``.
         names: class i is called ``names[i]``.
         palette: colours (K, 3), uint8 RGB.
         probabilities: (K, H, W) float32 where asked for: the merged probabilities, or the softmax of merged logits.
