@@ -27,5 +27,7 @@ def draw(mix: Mix, path: str | os.PathLike[str]) -> None:
     worst = mix.ranking[:_LISTED][::-1]
     colours = ["tab:red" if one.block in mix.skip else "tab:blue" for one in worst]
     ranking.barh([one.block for one in worst], [one.drop for one in worst], color=colours)
-    ranking.set(xlabel="points lost by the block alone", title="most damaging blocks (red: kept)")
+    ranking.set(
+        xlabel=f"{mix.ranked_by or mix.unit} lost by the block alone, points", title="most damaging blocks (red: kept)"
+    )
     figure.savefig(path, dpi=120)

@@ -61,6 +61,8 @@ class Mix:
     steps: tuple[Step, ...]
     skip: tuple[str, ...]
     drop: float
+    ranked_by: str = ""
+    """What the points of ``ranking`` are of, where it is not ``unit``."""
 
     def markdown(self) -> str:
         """The search and the ranking as two tables."""
@@ -72,7 +74,7 @@ class Mix:
         ]
         lines += [f"| {s.kept} | {100 * s.share:.1f} | {s.drop:.3f} |" for s in sorted(self.steps, key=_kept)]
         lines += [
-            f"\n| block alone in eight bits | its multiply-adds, % | {self.unit} lost, points |",
+            f"\n| block alone in eight bits | its multiply-adds, % | {self.ranked_by or self.unit} lost, points |",
             "|---|---:|---:|",
         ]
         lines += [f"| {d.block} | {100 * d.share:.2f} | {d.drop:.3f} |" for d in self.ranking]
@@ -166,8 +168,18 @@ class _Search:
             ranking = self._rank(rank)
             kept = self._least([one.block for one in ranking])
         skip = tuple(one.block for one in ranking[:kept])
-        graph, steps, unit = digest(self.proto), tuple(self.steps.values()), self.evaluate.unit
-        return Mix(graph, self.flavour, unit, self.max_drop, self.baseline, ranking, steps, skip, self.steps[kept].drop)
+        return Mix(
+            digest(self.proto),
+            self.flavour,
+            self.evaluate.unit,
+            self.max_drop,
+            self.baseline,
+            ranking,
+            tuple(self.steps.values()),
+            skip,
+            self.steps[kept].drop,
+            rank.unit,
+        )
 
     def _rank(self, rank: Evaluate) -> tuple[Damage, ...]:
         """Most damaging first; of equals the one with less work, which costs less to keep."""

@@ -78,6 +78,14 @@ def test_result_is_stored_reused_and_drawn(graph: onnx.ModelProto, table: Table,
         Mix.load(tmp_path, "fp8")
 
 
+def test_ranking_may_be_of_other_points(graph: onnx.ModelProto, table: Table) -> None:
+    rank = Planted(graph)
+    rank.unit = "finer points"
+    found = mix(graph, table, "tensorrt", 1.0, Planted(graph), rank=rank, progress=False)
+    assert (found.unit, found.ranked_by) == ("planted points", "finer points")
+    assert "| block alone in eight bits | its multiply-adds, % | finer points lost, points |" in found.markdown()
+
+
 def test_blocks_hold_every_layer_once(graph: onnx.ModelProto) -> None:
     found = layers(graph)
     groups = blocks(found)
