@@ -184,7 +184,7 @@ def build(
         options,
         shapes_for(checkpoint.recipe, batch, static),
         kernels,
-        _measured(target, choice.kind),
+        measured(target, choice.kind),
         _pictures(checkpoint.recipe, inputs, images, calib, static),
         inputs,
         target.with_name(target.name + CALIBRATION),
@@ -297,7 +297,7 @@ def _calibrated(proto: onnx.ModelProto, inputs: CalibrationInputs, job: _Job) ->
     return table
 
 
-def _measured(target: Path, kind: str) -> bytes:
+def measured(target: Path, kind: str) -> bytes:
     """The measurements in the bundle that the build will replace; empty where there are none to be had."""
     try:
         return read_bundle(target).path(TIMING_CACHE).read_bytes() if kind == "tensorrt" else b""

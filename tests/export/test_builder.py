@@ -9,11 +9,15 @@ from typing import Any
 
 import onnx
 import pytest
+from small_bundle import manifest, save_model
 from tqdm import tqdm
 
+from isnet_trt.bundle import ENGINE, ONNX, TIMING_CACHE, EngineInfo, new_bundle
+from isnet_trt.engines.device import Gpu
 from isnet_trt.engines.libraries import import_library
 from isnet_trt.errors import EngineUnavailable
-from isnet_trt.export import builder
+from isnet_trt.export import builder, tensorrt
+from isnet_trt.export.build import measured
 from isnet_trt.export.engine_options import EngineOptions
 from isnet_trt.export.profiles import shapes_for
 from isnet_trt.export.tensorrt import build_engine
@@ -125,3 +129,36 @@ def test_ctrl_c_during_a_build(graph: onnx.ModelProto, tmp_path: Path, monkeypat
         build_engine(graph, "tensorrt-rtx", shapes, tmp_path / "model.engine", options)
     assert steps
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.rtx
+@needs_rtx
+@pytest.mark.filterwarnings("ignore:Use Deprecated in TensorRT-RTX:DeprecationWarning")
+def test_tensorrts_path_through_its_sibling(
+    graph: onnx.ModelProto, library: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TensorRT-RTX in TensorRT's place: its names, a builder that needs no GPU, a timing cache that stays empty."""
+    monkeypatch.setattr(tensorrt, "import_library", lambda kind: library)
+    monkeypatch.setattr(tensorrt, "find_gpu", lambda: Gpu("NVIDIA Double", "8.6", "CUDA 13.0", 84))
+    shapes, path = shapes_for(recipe("isnet_demo"), batch=2), tmp_path / "model.engine"
+    first = build_engine(graph, "tensorrt", shapes, path, EngineOptions(workspace=1), progress=False)
+    assert first.capabilities == ("8.6",)
+    assert sum(layer.plugin for layer in first.layers) == 3
+    assert (bool(first.timing_cache), first.reused) == (True, False)
+    (tmp_path / "timing.cache").write_bytes(first.timing_cache)
+    options = EngineOptions("native", timing_cache=tmp_path / "timing.cache")
+    second = build_engine(graph, "tensorrt", shapes, path, options, progress=False)
+    assert second.reused
+    assert not any(layer.plugin for layer in second.layers)
+
+
+def test_the_measurements_of_a_bundle_that_is_replaced(tmp_path: Path) -> None:
+    engine = EngineInfo("tensorrt", "10.13.3.9", ENGINE, ("8.9",), context="native")
+    with new_bundle(tmp_path / "old") as draft:
+        save_model(draft.folder / ONNX)
+        (draft.folder / ENGINE).write_bytes(b"engine")
+        (draft.folder / TIMING_CACHE).write_bytes(b"measured")
+        draft.finish(manifest(engine))
+    assert measured(tmp_path / "old", "tensorrt") == b"measured"
+    assert measured(tmp_path / "old", "tensorrt-rtx") == b""  # has no use for it
+    assert measured(tmp_path / "nowhere", "tensorrt") == b""
