@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
         "--calib", metavar="PATH", help="folder of typical pictures: needed for int8 and fp8, and better for fp16"
     )
     parser.add_argument(
-        "--calib-inputs", type=int, default=128, metavar="N", help="at most N windows of them (default: 128)"
+        "--calib-inputs", type=cli.positive, default=128, metavar="N", help="at most N windows of them (default: 128)"
     )
     parser.add_argument(
         "--keep", nargs="+", default=(), metavar="MODULE", help="modules that int8 and fp8 leave out, as in the report"
@@ -75,9 +75,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_engine_options(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--batch", type=int, default=1, metavar="N", help="largest batch of windows (default: 1)")
     group.add_argument(
-        "--static", type=int, nargs=2, metavar=("H", "W"), help="an engine for one input size (default: any)"
+        "--batch", type=cli.positive, default=1, metavar="N", help="largest batch of windows (default: 1)"
+    )
+    group.add_argument(
+        "--static", type=cli.positive, nargs=2, metavar=("H", "W"), help="an engine for one input size (default: any)"
     )
     group.add_argument(
         "--targets", nargs="+", metavar="CC", help="compute capabilities that TensorRT-RTX builds for, such as 8.6 8.9"
