@@ -114,7 +114,8 @@ class Workshop:
             return read_bundle(out, verify=False)
         except IsnetError as error:
             self._failed.add((recipe, precision))
-            self.gaps.append(results.gap(f"{recipe} in {precision}", str(error)))
+            gap = results.gap(f"{recipe} in {precision}", str(error))
+            self.gaps[:] = [*(one for one in self.gaps if one["what"] != gap["what"]), gap]
             return None
 
     def _calibration(self, recipe: str) -> Path:
@@ -141,10 +142,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         words = arguments.parts or [""]
         tasks = {name: task for name, task in parts.items() if any(word in name for word in words)}
         records = _kept(arguments, list(tasks))
-        for name, task in tqdm(tasks.items(), desc="suite", unit="part", disable=None):
-            if any(record["part"] == name for record in records):
-                continue
-            records += _run(name, task, workshop.gaps)
+        fresh = [name for name in tasks if not any(record["part"] == name for record in records)]
+        workshop.gaps += _kept_gaps(arguments.out, fresh) if records else []
+        for name in tqdm(fresh, desc="suite", unit="part", disable=None):
+            records += _run(name, tasks[name], workshop.gaps)
             results.write(arguments.out, results.result(_in_order(records, list(parts)), workshop.gaps))
     for one in workshop.gaps:
         print(f"not measured: {one['what']}: {one['why']}", file=sys.stderr)
@@ -215,6 +216,11 @@ def _kept(arguments: argparse.Namespace, names: Sequence[str]) -> list[results.R
             )
     kept = [r for r in earlier["records"] if "part" in r and (arguments.resume or r["part"] not in names)]
     return [{"date": earlier["date"], **record} for record in kept]
+
+
+def _kept_gaps(out: Path, names: Sequence[str]) -> list[results.Record]:
+    """Gaps of an earlier run's file but those of parts that are measured now, which would be found again."""
+    return [one for one in results.read(out)["gaps"] if not any(one["what"].startswith(name) for name in names)]
 
 
 def _in_order(records: Sequence[results.Record], names: Sequence[str]) -> list[results.Record]:

@@ -78,7 +78,8 @@ def test_parts_can_be_chosen_kept_and_measured_again(tmp_path: Path) -> None:
     stale = {"kind": "extrapolated", "case": "stale", "part": "Cityscapes ms+flip, extrapolated"}
     slide = {"kind": "latency", "case": "Cityscapes slide 1024x2048", "part": "Cityscapes slide", "windows": 15}
     timed = {"name": "reference", "status": "timed", "summary": {"p50": 90.0}}
-    earlier = results.result([kept, stale, {**slide, "contenders": [timed]}], [])
+    gaps = [results.gap("isnet_demo in fp8", "no such convolutions"), results.gap(f"{stale['part']}: x", "found again")]
+    earlier = results.result([kept, stale, {**slide, "contenders": [timed]}], gaps)
     results.write(out, {**earlier, "date": "2026-01-02T03:04:05+00:00"})
     assert suite.main(["--parts", "extrapolated", "--out", str(out)]) == 0
     records = {record["case"]: record for record in results.read(out)["records"]}
@@ -87,6 +88,7 @@ def test_parts_can_be_chosen_kept_and_measured_again(tmp_path: Path) -> None:
     assert far["windows"] == 262
     assert far["seconds"] == {"reference": pytest.approx(90.0 * 262 / 15)}
     assert "not measured" in far["how"]
+    assert [gap["what"] for gap in results.read(out)["gaps"]] == ["isnet_demo in fp8"]
     assert records["kept"]["date"] == "2026-01-02T03:04:05+00:00"
     assert results.dates(results.read(out)) == f"2026-01-02 to {far['date'][:10]}"
 
