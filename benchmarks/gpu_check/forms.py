@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,8 +15,10 @@ from benchmarks.gpu_check.check import CannotRun, Setup
 from benchmarks.gpu_check.place import device
 
 _MERGING = ("accumulate", "finish", "upsample_argmax", "resize", "gather", "finite")
+_CORES = os.cpu_count() or 1
+FULL = "150"
 MODELS = {
-    "150": ("--classes", "150"),
+    FULL: ("--classes", "150"),
     "19": ("--classes", "19", "--only", *_MERGING),
     "300": ("--classes", "300", "--only", *_MERGING),
     "w32": ("--width", "32", "--only", "attention"),
@@ -117,6 +120,7 @@ def here() -> tuple[str, int]:
 def forms(setup: Setup) -> list[Form]:
     """Every way to launch on this GPU: ahead of time for its own architecture, the portable PTX, Triton."""
     capability, arch = here()
+    compile_for(setup, (arch, PORTABLE))
     found: list[Form] = [Jit(device(), arch)]
     for one in dict.fromkeys((PORTABLE, arch)):
         name = f"sm_{one} {'cubin' if one == int(capability.replace('.', '')) else 'PTX'}"
@@ -126,17 +130,27 @@ def forms(setup: Setup) -> list[Form]:
 
 def compiled(setup: Setup, arch: int) -> Path:
     """The folder with the kernels of `MODELS` for ``arch``, compiled now unless they were before."""
-    folder = setup.folder / f"kernels-sm_{arch}"
-    for model, options in MODELS.items():
-        if not (folder / model / f"sm_{arch}" / "launch.json").is_file():
-            _compile(folder / model, arch, options)
-    return folder
+    compile_for(setup, (arch,))
+    return _folder(setup, arch)
 
 
-def _compile(folder: Path, arch: int, options: Sequence[str]) -> None:
+def compile_for(setup: Setup, arches: Sequence[int]) -> None:
+    """Compile what is missing, several folders at a time."""
+    wanted = [(_folder(setup, arch) / model, arch, model) for arch in dict.fromkeys(arches) for model in MODELS]
+    missing = [one for one in wanted if not (one[0] / f"sm_{one[1]}" / "launch.json").is_file()]
+    with ThreadPoolExecutor(max(1, _CORES // 2)) as pool:
+        list(pool.map(lambda one: _compile(*one), missing))
+
+
+def _folder(setup: Setup, arch: int) -> Path:
+    return setup.folder / f"kernels-sm_{arch}"
+
+
+def _compile(folder: Path, arch: int, model: str) -> None:
     """In a process of its own, since Triton's interpreter and compiler cannot share one."""
+    jobs = min(4, _CORES) if model == FULL else 1
     command = [sys.executable, "-m", "isnet_trt.kernels.compile", "--arch", f"sm_{arch}", "--out", str(folder)]
-    command += ["--dtype", *DTYPES, "--jobs", str(min(8, os.cpu_count() or 1)), *options]
+    command += ["--dtype", *DTYPES, "--jobs", str(jobs), *MODELS[model]]
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     ran = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if ran.returncode:

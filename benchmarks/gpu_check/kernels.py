@@ -11,7 +11,7 @@ from benchmarks.gpu_check import timing
 from benchmarks.gpu_check.check import Answer, Check, Setup
 from benchmarks.gpu_check.context_trials import AttentionCase, AttentionTrial, multiprocessors
 from benchmarks.gpu_check.families import FAMILIES, Family
-from benchmarks.gpu_check.forms import PORTABLE, Ahead, Form, compiled, forms, here
+from benchmarks.gpu_check.forms import PORTABLE, Ahead, Form, compile_for, compiled, forms, here
 from benchmarks.gpu_check.trial import Trial, examine
 from isnet_trt.kernels.cost import Card
 
@@ -149,6 +149,7 @@ def compile_here(answer: Answer, setup: Setup) -> None:
     """Kernels for this GPU and the portable PTX, for the checks that follow."""
     _, arch = here()
     answer.figure("architecture", f"sm_{arch}")
+    compile_for(setup, (arch, PORTABLE))
     for one in dict.fromkeys((arch, PORTABLE)):
         answer.row(arch=f"sm_{one}", folder=compiled(setup, one).name)
 

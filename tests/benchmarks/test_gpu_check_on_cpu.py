@@ -249,8 +249,9 @@ def test_peers_are_timed_on_the_demo(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 
 
 @pytest.mark.slow
-def test_a_bundle_is_held_to_the_stored_outputs(tmp_path: Path) -> None:
+def test_a_bundle_is_held_to_the_stored_outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same code, with the bundle's graph under ONNX Runtime on the CPU."""
+    monkeypatch.undo()  # the exporter would believe in a GPU
     name = "isnet_resnet50os8_lip"
     folder, seconds = bundles.published(Setup(folder=tmp_path), "onnxruntime-cuda", name, "fp32", None)
     parts = Parts()
