@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from benchmarks.gpu_check import rigs
 from benchmarks.gpu_check.check import Answer, Check, Setup
+from benchmarks.gpu_check.needs import RUNTIME
 from benchmarks.gpu_check.networks import Strided
 from benchmarks.gpu_check.rigs import Case, GpuRig, Rig
 from isnet_trt import RawImage, RawLabels, Segmenter
@@ -241,9 +242,8 @@ def _counted(call: Callable[[], None]) -> int:
         thread.join()
 
 
-_ON_GPU = ("gpu", "torch-cuda", "triton", "cuda-bindings", "pycuda")
 CHECKS = (
-    Check("caller.memory", "tensors that are still being written, by every protocol", memory, _ON_GPU, 120, rank=8),
-    Check("caller.lock", "Python runs on while a call waits for the GPU", lock, _ON_GPU, rank=9),
-    Check("caller.fork", "a forked child is refused and harms nobody", fork, (*_ON_GPU, "fork"), alone=True, rank=9),
+    Check("caller.memory", "tensors that are still being written, by every protocol", memory, RUNTIME, 120, rank=8),
+    Check("caller.lock", "Python runs on while a call waits for the GPU", lock, RUNTIME, rank=9),
+    Check("caller.fork", "a forked child is refused and harms nobody", fork, (*RUNTIME, "fork"), alone=True, rank=9),
 )  # fmt: skip

@@ -20,6 +20,7 @@ from benchmarks.gpu_check.context_trials import (
 from benchmarks.gpu_check.families import FAMILIES, Family
 from benchmarks.gpu_check.forms import Ahead, Form, forms
 from benchmarks.gpu_check.kernels import compare, own_form, seed_of
+from benchmarks.gpu_check.needs import KERNELS
 from benchmarks.gpu_check.place import device
 from benchmarks.gpu_check.trial import Output
 
@@ -252,16 +253,15 @@ def plugins_ahead(answer: Answer, setup: Setup) -> None:
             answer.require(all(found.values()), f"{dtype} for {target}: no plugin in the engine ({host.failures})")
 
 
-_ON_GPU = ("gpu", "torch-cuda", "triton", "cuda-bindings")
 CHECKS = (
-    Check("context.host_side", "launches, parts and workspace as plugins have them", host_side, _ON_GPU, 240, rank=6),
+    Check("context.host_side", "launches, parts and workspace as plugins have them", host_side, KERNELS, 240, rank=6),
     Check(
         "rtx.plugins", "plugin and native engine agree, replay too; both timed", plugins("tensorrt-rtx"),
-        (*_ON_GPU, "onnx", "tensorrt-rtx"), 300, alone=True, rank=6,
+        (*KERNELS, "onnx", "tensorrt-rtx"), 300, alone=True, rank=6,
     ),
     Check(
         "trt.plugins", "the same with TensorRT", plugins("tensorrt"),
-        (*_ON_GPU, "onnx", "tensorrt"), 400, alone=True, rank=6,
+        (*KERNELS, "onnx", "tensorrt"), 400, alone=True, rank=6,
     ),
     Check(
         "rtx.plugins_ahead", "engines with plugins are built for all targets without a GPU", plugins_ahead,

@@ -12,6 +12,7 @@ from benchmarks.gpu_check.check import Answer, Check, Setup
 from benchmarks.gpu_check.context_trials import AttentionCase, AttentionTrial, multiprocessors
 from benchmarks.gpu_check.families import FAMILIES, Family
 from benchmarks.gpu_check.forms import PORTABLE, Ahead, Form, compile_for, compiled, forms, here
+from benchmarks.gpu_check.needs import KERNELS
 from benchmarks.gpu_check.trial import Trial, examine
 from isnet_trt.kernels.cost import Card
 
@@ -154,16 +155,15 @@ def compile_here(answer: Answer, setup: Setup) -> None:
         answer.row(arch=f"sm_{one}", folder=compiled(setup, one).name)
 
 
-_ON_GPU = ("gpu", "torch-cuda", "triton", "cuda-bindings")
 CHECKS = (
     Check("kernels.compile", "kernels compile for this GPU", compile_here, ("gpu", "triton"), 240, rank=2),
     *(
-        Check(f"kernels.{one.name}", f"{one.name} against its reference, every form", right(one), _ON_GPU, 240, rank=3)
+        Check(f"kernels.{one.name}", f"{one.name} against its reference, every form", right(one), KERNELS, 240, rank=3)
         for one in FAMILIES
     ),
-    Check("kernels.attention_rate", "attention beside PyTorch's", attention_rate, _ON_GPU, 120, rank=5),
+    Check("kernels.attention_rate", "attention beside PyTorch's", attention_rate, KERNELS, 120, rank=5),
     *(
-        Check(f"speed.{one.name}", f"{one.name} beside its floor", fast(one), _ON_GPU, 120, rank=12)
+        Check(f"speed.{one.name}", f"{one.name} beside its floor", fast(one), KERNELS, 120, rank=12)
         for one in FAMILIES
     ),
     Check(

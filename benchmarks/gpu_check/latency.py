@@ -11,6 +11,7 @@ from benchmarks import stats
 from benchmarks.gpu_check import bundles, rigs, timing
 from benchmarks.gpu_check.check import Answer, Check, Setup
 from benchmarks.gpu_check.kernels import measured_card, seed_of
+from benchmarks.gpu_check.needs import RUNTIME
 from benchmarks.gpu_check.networks import Strided, Torch
 from benchmarks.gpu_check.place import device
 from benchmarks.gpu_check.rigs import Case, GpuRig
@@ -43,7 +44,7 @@ def case_of(name: str) -> Case:
 
 
 def floors(case: Case) -> dict[str, Cost]:
-    """Stage -> what it must move and compute; the engine is float32 at its borders."""
+    """Stage -> what it must move and compute; the engine is float32 at its borders. Whole mode: one plain pass."""
     picture = geometry.test_size(case.size, case.preprocess)
     classes, inference = case.labels.count, case.inference
     found: dict[str, Cost] = {}
@@ -59,7 +60,8 @@ def floors(case: Case) -> dict[str, Cost]:
         # What finish reads are volumes of the scaled pictures; it writes the source's size.
         found["finish"] = cost.finish(picture, inference, classes)
     else:
-        found["finish"] = cost.upsample_argmax(classes, case.size, case.stride, FLOAT)
+        pixels = case.size[0] * case.size[1]
+        found["finish"] = Cost(FLOAT * float(answers) + pixels, (cost.BILINEAR + 1) * classes * pixels)
     return found
 
 
@@ -313,13 +315,12 @@ def plans(answer: Answer, setup: Setup) -> None:
         answer.require(bounded, f"{name}: the score volumes take {made.buffers.get('volumes', 0)} bytes at once")
 
 
-_ON_GPU = ("gpu", "torch-cuda", "triton", "cuda-bindings", "pycuda")
 CHECKS = (
-    *(Check(f"latency.stages.{n.split(',')[0]}", f"{n}: stages beside their floors", stages(n), _ON_GPU, 200, rank=12)
+    *(Check(f"latency.stages.{n.split(',')[0]}", f"{n}: stages beside their floors", stages(n), RUNTIME, 200, rank=12)
       for n in MODELS),
-    *(Check(f"latency.whole.{n.split(',')[0]}", f"{n}: whole, engine alone, what the rest adds", whole(n), _ON_GPU, 500,
+    *(Check(f"latency.whole.{n.split(',')[0]}", f"{n}: whole, engine alone, what the rest adds", whole(n), RUNTIME, 500,
             alone=True, rank=13) for n in MODELS),
-    *(Check(f"latency.peers.{n.split(',')[0]}", f"{n}: network alone, peers on the same card", peers(n), _ON_GPU, 600,
+    *(Check(f"latency.peers.{n.split(',')[0]}", f"{n}: network alone, peers on the same card", peers(n), RUNTIME, 600,
             alone=True, rank=14) for n in MODELS),
     Check("plans", "what each case takes on a GPU, planned without one", plans, ("no gpu",), rank=7),
 )  # fmt: skip

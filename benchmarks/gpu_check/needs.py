@@ -108,3 +108,7 @@ NEEDS: dict[str, Callable[[], str]] = {
     "fork": _fork,
 }
 """Name -> a function that says why it is missing, or nothing. Checks name ``gpu`` before what needs a driver."""
+KERNELS = ("gpu", "torch-cuda", "triton", "cuda-bindings")
+"""What checks of single kernels need: memory from PyTorch, and what compiles and launches kernels."""
+RUNTIME = (*KERNELS, "pycuda")
+"""What checks of the CUDA runtime need."""

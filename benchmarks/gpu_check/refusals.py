@@ -13,6 +13,7 @@ import numpy as np
 from benchmarks.gpu_check import rigs
 from benchmarks.gpu_check.check import Answer, CannotRun, Check, Setup
 from benchmarks.gpu_check.forms import compiled, here
+from benchmarks.gpu_check.needs import RUNTIME
 from benchmarks.gpu_check.networks import Strided
 from benchmarks.gpu_check.place import device
 from benchmarks.gpu_check.rigs import GpuRig
@@ -161,11 +162,10 @@ def damaged_engine(answer: Answer, folder: Path, kind: str) -> None:
     refused(answer, "an engine for another GPU", lambda: check_compatible(other), EngineUnavailable, "1.0")
 
 
-_ON_GPU = ("gpu", "torch-cuda", "triton", "cuda-bindings", "pycuda")
 CHECKS = (
-    Check("refusals.other_gpu", "kernels of another GPU, changed or damaged", other_gpu, _ON_GPU, alone=True, rank=10),
-    Check("refusals.memory", "out of memory, then an ordinary picture", memory, _ON_GPU, alone=True, rank=10),
-    Check("refusals.closed", "a closed segmenter, wrong pictures", closed, _ON_GPU, alone=True, rank=10),
+    Check("refusals.other_gpu", "kernels of another GPU, changed or damaged", other_gpu, RUNTIME, alone=True, rank=10),
+    Check("refusals.memory", "out of memory, then an ordinary picture", memory, RUNTIME, alone=True, rank=10),
+    Check("refusals.closed", "a closed segmenter, wrong pictures", closed, RUNTIME, alone=True, rank=10),
     Check(
         "refusals.tensorrt-rtx", "damaged TensorRT-RTX engines", engine("tensorrt-rtx"),
         ("gpu", "cuda-bindings", "tensorrt-rtx"), 120, alone=True, rank=10,

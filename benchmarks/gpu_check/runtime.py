@@ -15,6 +15,7 @@ import numpy as np
 from benchmarks.gpu_check import rigs
 from benchmarks.gpu_check.check import Answer, Check, Setup
 from benchmarks.gpu_check.kernels import seed_of
+from benchmarks.gpu_check.needs import RUNTIME
 from benchmarks.gpu_check.networks import Network, Strided, Torch
 from benchmarks.gpu_check.rigs import Case, GpuRig, Rig
 from isnet_trt.interop import image_from
@@ -294,17 +295,16 @@ def _labels_of(answer: Answer, rig: Rig, network: Network, case: Case, image: An
     answer.row(case=case.label, **cells)
 
 
-_ON_GPU = ("gpu", "torch-cuda", "triton", "cuda-bindings", "pycuda")
 NAMES = tuple(sorted(path.stem.removeprefix("golden_") for path in FIXTURES.glob("golden_isnet_*.npz")))
 CHECKS = (
-    Check("runtime.stages", "everything around the network is the host's", stages, _ON_GPU, 400, rank=7),
-    Check("runtime.graphs", "replayed graphs give the bits of eager runs; results own memory", graphs, _ON_GPU, rank=7),
-    Check("runtime.memory", "memory returns to its start after 200 calls", memory, _ON_GPU, 120, rank=9),
-    Check("runtime.threads", "two threads at once", threads, _ON_GPU, 120, rank=9),
+    Check("runtime.stages", "everything around the network is the host's", stages, RUNTIME, 400, rank=7),
+    Check("runtime.graphs", "replayed graphs give the bits of eager runs; results own memory", graphs, RUNTIME, rank=7),
+    Check("runtime.memory", "memory returns to its start after 200 calls", memory, RUNTIME, 120, rank=9),
+    Check("runtime.threads", "two threads at once", threads, RUNTIME, 120, rank=9),
     *(
         Check(
             f"golden.{name.removeprefix('isnet_')}", "stored outputs and the host's labels, fp32 and fp16",
-            golden(name), _ON_GPU, 240, quick=name in QUICK, rank=8,
+            golden(name), RUNTIME, 240, quick=name in QUICK, rank=8,
         )
         for name in NAMES
     ),

@@ -8,6 +8,7 @@ from benchmarks.gpu_check.check import Answer, Check, Setup
 from benchmarks.gpu_check.context_trials import PoolCase, PoolTrial
 from benchmarks.gpu_check.forms import Ahead, forms
 from benchmarks.gpu_check.kernels import seed_of
+from benchmarks.gpu_check.needs import RUNTIME
 from benchmarks.gpu_check.place import device
 from benchmarks.gpu_check.trial import examine
 
@@ -70,8 +71,7 @@ def streams(answer: Answer, setup: Setup) -> None:
         opened.close()
 
 
-_ON_GPU = ("gpu", "torch-cuda", "triton", "cuda-bindings", "pycuda")
 CHECKS = (
-    Check("sharing.context", "pycuda works in PyTorch's primary context", context, _ON_GPU, alone=True, rank=5),
-    Check("sharing.streams", "cubin and PTX on everybody's streams", streams, _ON_GPU, 120, rank=5),
+    Check("sharing.context", "pycuda works in PyTorch's primary context", context, RUNTIME, alone=True, rank=5),
+    Check("sharing.streams", "cubin and PTX on everybody's streams", streams, RUNTIME, 120, rank=5),
 )

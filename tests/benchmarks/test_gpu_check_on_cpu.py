@@ -213,6 +213,7 @@ def test_floors_of_the_cases_are_those_of_the_kernels() -> None:
     whole = latency.floors(latency.case_of("ADE, whole 512x683"))
     assert set(whole) == {"resize", "gather", "finite", "finish"}
     assert whole["resize"].bytes == 3 * (480 * 640 + 512 * 683)
+    assert whole["finish"].bytes == 4 * 150 * 64 * 86 + 480 * 640
     slide = latency.floors(latency.case_of("Cityscapes, 1024x2048, ms+flip"))
     assert set(slide) == {"gather", "finite", "accumulate", "finish"}
     assert slide["accumulate"].bytes > 1.4e9
