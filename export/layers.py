@@ -108,10 +108,10 @@ def _dense(tensor: str) -> bool:
     )
     step = 1
     for size, stride in zip(reversed(shape), reversed(strides), strict=False):
-        if size < 0 or step < 0:
-            return True  # beyond a free size no stride is known
-        if stride not in (step, -1) and size > 1:
+        if stride not in (step, -1) and size != 1:
             return False
+        if size < 0:
+            return True  # beyond a free size no stride is known
         step *= size
     return True
 

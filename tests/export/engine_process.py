@@ -21,6 +21,8 @@ from isnet_trt.export import tensorrt
 from isnet_trt.export.engine_options import EngineOptions
 from isnet_trt.export.profiles import Shapes
 
+KERNELS_FOR = plugins.kernels_for
+
 
 @contextlib.contextmanager
 def unregistered(*given: Any) -> Any:
@@ -31,7 +33,7 @@ def unregistered(*given: Any) -> Any:
 @contextlib.contextmanager
 def registered(task: Any) -> Any:
     """A build that has plugins registered whatever was asked."""
-    with plugins.kernels_for(task.library) as host:
+    with KERNELS_FOR(task.library) as host:
         yield host
 
 

@@ -6,7 +6,16 @@ import onnx
 import pytest
 
 from isnet_trt.errors import BuildError
-from isnet_trt.export.layers import Layer, asked_types, check_types, parse_layers, summary, wrong_types
+from isnet_trt.export.functions import context_nodes
+from isnet_trt.export.layers import (
+    Layer,
+    asked_types,
+    check_context,
+    check_types,
+    parse_layers,
+    summary,
+    wrong_types,
+)
 from isnet_trt.export.precision import typed
 
 _HALF = "Strides: [-1,1,-1,16], StrideOrder: [3,0,2,1], Datatype: Half, Format: (NHWC) Channel major format }"
@@ -65,3 +74,63 @@ def test_wrong_types_are_named(graph: onnx.ModelProto) -> None:
         check_types([wide, *right[1:]], half)
     with pytest.raises(BuildError, match="are in no layer"):
         check_types(right[:3], half)
+
+
+def attention_layer(kind: str, shape: str, strides: str) -> str:
+    """What TensorRT-RTX says of the demo's first attention, shortened."""
+    first = (
+        f"{{ Name: q, Dimensions: [{shape}], Strides: [{strides}], StrideOrder: [2,1,0], Datatype: Half, Format: x }}"
+    )
+    bias = "{ Name: bias, Dimensions: [1,9], Strides: [9,1], StrideOrder: [1,0], Datatype: Float, Format: (Linear) }"
+    return (
+        f"Layers:\nName: node_attention_myl0_67, LayerType: {kind}, Inputs: [ {first}, {bias}], Constants: [], "
+        f"Outputs: [ {first}], TacticName: , StreamId: 0, Metadata: [ONNX Layer: node_transpose_8][ONNX Layer: {{}}]\n"
+    )
+
+
+def without_region_pool(graph: onnx.ModelProto) -> tuple[onnx.ModelProto, str]:
+    """The graph with its first attention as the only context node, and the node's name."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(graph)
+    nodes = context_nodes(copy)
+    node = next(node for node in nodes if node.op_type == "ContextAttention")
+    for other in nodes:
+        if other is not node:
+            copy.graph.node.remove(other)
+    return copy, node.name
+
+
+@pytest.mark.parametrize("kind", ["custom_layer", "PluginV3"])
+@pytest.mark.parametrize(
+    ("shape", "strides", "dense"),
+    [
+        ("1,357,32", "11424,32,1", True),
+        ("1,357,32", "22848,64,1", False),  # half of a concatenation
+        ("1,32,357", "11424,1,32", False),  # turned
+        ("1,-1,32", "-1,32,1", True),
+        ("1,-1,32", "-1,64,1", False),
+    ],
+)
+def test_plugins_read_rows_without_gaps(
+    graph: onnx.ModelProto, kind: str, shape: str, strides: str, dense: bool
+) -> None:
+    one, name = without_region_pool(graph)
+    layers = parse_layers(attention_layer(kind, shape, strides).replace("{}", name))
+    assert (layers[0].plugin, layers[0].dense) == (True, dense)
+    if dense:
+        check_context(layers, one, "plugin")
+    else:
+        with pytest.raises(BuildError, match="node_attention_myl0_67 would read tensors with gaps"):
+            check_context(layers, one, "plugin")
+    with pytest.raises(BuildError, match=f"native context asked, plugin built: ContextAttention node {name}"):
+        check_context(layers, one, "native")
+
+
+def test_native_layers_where_plugins_were_asked(graph: onnx.ModelProto) -> None:
+    one, name = without_region_pool(graph)
+    layers = parse_layers(attention_layer("kgen", "1,357,32", "11424,32,1").replace("{}", name))
+    check_context(layers, one, "native")
+    with pytest.raises(BuildError, match=f"plugin asked, native built: ContextAttention node {name} became kgen"):
+        check_context(layers, one, "plugin")
+    with pytest.raises(BuildError, match=f"node {name} became no layer of its name"):
+        check_context([], one, "plugin")
