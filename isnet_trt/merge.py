@@ -8,6 +8,7 @@ first of equal ones. Where everything after the network is linear, mirrored pair
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -46,12 +47,20 @@ def largest(scores: Array) -> NDArray[np.unsignedinteger]:
 
     Whole-array comparisons: several times faster than np.argmax along an axis that is not the last.
     """
-    classes = scores.shape[0]
-    code = np.uint8 if classes < 256 else np.uint16
-    codes = np.arange(classes, 0, -1).astype(code).reshape(-1, *[1] * (scores.ndim - 1))
+    codes = _codes(len(scores)).reshape(-1, *[1] * (scores.ndim - 1))
     hits = np.equal(scores, scores.max(axis=0))
-    best = np.multiply(hits.view(np.uint8), codes, dtype=code).max(axis=0)
-    return (classes - best.astype(np.int32)).astype(label_type(classes))
+    best = np.multiply(hits.view(np.uint8), codes, dtype=codes.dtype).max(axis=0)
+    np.subtract(codes.flat[0], best, out=best)
+    return best.astype(label_type(len(scores)), copy=False)
+
+
+@functools.lru_cache(maxsize=64)
+def _codes(classes: int) -> NDArray[np.unsignedinteger]:
+    """classes, …, 1: the first class has the largest."""
+    code: type[np.unsignedinteger] = np.uint8 if classes < 256 else np.uint16
+    codes: NDArray[np.unsignedinteger] = np.arange(classes, 0, -1).astype(code)
+    codes.flags.writeable = False
+    return codes
 
 
 def label_type(classes: int) -> type[np.unsignedinteger]:
