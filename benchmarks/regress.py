@@ -17,7 +17,8 @@ _DESCRIPTION = """Compare two result files and say what changed beyond the noise
 A time counts as changed when the intervals of the two medians do not meet and the medians differ by at least --least.
 On the same processor that is asked of seconds; where both results timed the plain reference form in the same rounds,
 also of the share of its time, and then one of the two must show apart and both must have moved: a machine that was
-slower as a whole is no regression. On another processor only the share counts. Accuracy counts as lost from --points
+slower as a whole is no regression. On another processor only the share counts. A change of seconds alone between runs
+of which one was on a busy machine is called noisy, not worse. Accuracy counts as lost from --points
 percentage points of mIoU or of label agreement; memory and instruction counts from --counts."""
 _EPILOG = """examples:
   python -m benchmarks.regress benchmarks/results/cpu.json new.json
@@ -38,7 +39,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Change:
-    """One figure in both results; ``verdict`` is worse, better, same or gap."""
+    """One figure in both results; ``verdict`` is worse, better, same, noisy or gap."""
 
     what: str
     base: str
@@ -87,6 +88,8 @@ class Figure:
     high: float
     text: str
     portable: bool = False
+    noisy: bool = False
+    """Its rounds say that the machine was busy."""
 
 
 Measures = tuple[Figure, ...]
@@ -108,10 +111,11 @@ def _verdict(kind: str, pairs: Sequence[tuple[Figure, Figure]], limits: Limits) 
         lost = pairs[0][0].value - pairs[0][1].value
         return "worse" if lost >= limits.points else "better" if -lost >= limits.points else "same"
     least = limits.least if kind == "times" else limits.counts
-    if any(n.low > b.high for b, n in pairs) and all(n.value >= b.value * (1 + least) for b, n in pairs):
-        return "worse"
+    rose = any(n.low > b.high for b, n in pairs) and all(n.value >= b.value * (1 + least) for b, n in pairs)
     fell = any(n.high < b.low for b, n in pairs) and all(n.value <= b.value * (1 - least) for b, n in pairs)
-    return "better" if fell else "same"
+    if (rose or fell) and all(b.noisy or n.noisy for b, n in pairs):
+        return "noisy"
+    return "worse" if rose else "better" if fell else "same"
 
 
 Figures = Iterator[tuple[str, Measures]]
@@ -134,7 +138,7 @@ def _times(data: Result) -> Figures:
 def _time(seconds: Sequence[float], control: Sequence[float] | None) -> Measures:
     """Seconds, and their share of the control's in the same rounds."""
     own = stats.spread(seconds)
-    found = Figure(own.p50, own.low, own.high, f"{own.p50:.4f} s")
+    found = Figure(own.p50, own.low, own.high, f"{own.p50:.4f} s", noisy=own.n > 2 and bool(stats.noise(seconds)))
     if not control:
         return (found,)
     share = stats.ratios(seconds, control)

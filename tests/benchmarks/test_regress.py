@@ -39,6 +39,13 @@ def test_recorded_noise_is_allowed_for() -> None:
     assert verdicts(base, result(latency(wobbling, None)))["seconds"] == "same"
 
 
+def test_seconds_of_a_busy_machine_prove_nothing_without_a_control() -> None:
+    busy = tuple(s * f for s, f in zip(TWIN, (1.5, 1.9, 1.6, 1.8, 1.5, 1.9, 1.5, 1.8, 1.7), strict=True))
+    assert verdicts(result(latency(OURS, None)), result(latency(busy, None)))["seconds"] == "noisy"
+    assert verdicts(result(latency(busy, None)), result(latency(OURS, None)))["seconds"] == "noisy"
+    assert verdicts(result(latency(OURS)), result(latency(busy)))["seconds"] == "worse"  # the control was not slower
+
+
 def test_a_machine_that_is_slower_as_a_whole_is_no_regression() -> None:
     slower = latency(tuple(1.5 * s for s in TWIN), tuple(1.5 * s for s in THEIRS))
     assert verdicts(result(latency(OURS)), result(slower, processor="another"))["seconds"] == "same"
