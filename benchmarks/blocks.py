@@ -62,7 +62,8 @@ def _part(proto: onnx.ModelProto, ends: Sequence[str], block: int, values: Value
     nodes = _nodes(proto, ends, block)
     made = {name for node in nodes for name in node.output}
     used = {name for node in nodes for name in node.input}
-    outputs = sorted((made & set(values)) | (made & {ends[block]}))
+    # Not what nobody outside needs: a result that has to come out in float32 keeps its kernel from being quantised.
+    outputs = sorted(made & set(values)) or [ends[block]]
     part = onnx.ModelProto()
     part.CopyFrom(proto)
     for held in (part.graph.node, part.graph.input, part.graph.output, part.graph.value_info):
@@ -82,17 +83,20 @@ def _described(name: str, value: NDArray[Any]) -> onnx.ValueInfoProto:
 
 
 def _nodes(proto: onnx.ModelProto, ends: Sequence[str], block: int) -> list[NodeProto]:
-    """The nodes of a block and, whoever owns them, the constants that they use: those may be folded into kernels."""
+    """The nodes of a block and, whoever owns them, constants and dequantisations that they use.
+
+    Those become part of the kernels behind them; cut off, they would leave slower ones.
+    """
     owned = cost.owners(proto, ends)
-    constant = _constant(proto)
+    shared = _constant(proto) | {i for i, node in enumerate(proto.graph.node) if node.op_type == "DequantizeLinear"}
     producers = {name: i for i, node in enumerate(proto.graph.node) for name in node.output}
     chosen: set[int] = set()
-    waiting = [i for i, owner in owned.items() if owner == block and i not in constant]
+    waiting = [i for i, owner in owned.items() if owner == block and i not in shared]
     while waiting:
         number = waiting.pop()
         chosen.add(number)
         sources = {producers[name] for name in proto.graph.node[number].input if name in producers}
-        waiting += [i for i in sources if i in constant and i not in chosen]
+        waiting += [i for i in sources if i in shared and i not in chosen]
     return [proto.graph.node[i] for i in sorted(chosen)]
 
 

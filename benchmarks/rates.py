@@ -16,7 +16,9 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 REPEATS = 5
-_SIDE, _CHANNELS, _MATRIX = 64, 256, 1536
+_SIDE, _MATRIX = 64, 1536
+_KERNELS = {"3x3": (512, 3), "1x1": (1024, 1)}
+"""Convolutions on 64x64 positions: channels and side of the kernel."""
 
 
 @dataclass(frozen=True)
@@ -44,15 +46,20 @@ class Rates:
 def measure(threads: int, repeats: int = REPEATS) -> Rates:
     """The rates with ``threads`` CPU threads; takes about ten seconds."""
     torch.set_num_threads(threads)
-    convolution = 2.0 * _SIDE**2 * _CHANNELS**2 * 9
-    x = np.random.default_rng(0).standard_normal((1, _CHANNELS, _SIDE, _SIDE), dtype=np.float32)
-    plain, quantised = (_session(_convolution(q), threads) for q in (False, True))
-    fp32 = {
-        "PyTorch matrix product": 2.0 * _MATRIX**3 / _best(_product(), repeats),
-        "ONNX Runtime 3x3 convolution": convolution / _best(lambda: plain.run(None, {"x": x}), repeats),
-    }
-    int8 = {"ONNX Runtime 3x3 convolution": convolution / _best(lambda: quantised.run(None, {"x": x}), repeats)}
+    fp32 = {"PyTorch matrix product": 2.0 * _MATRIX**3 / _best(_product(), repeats)}
+    int8: dict[str, float] = {}
+    for name, (channels, side) in _KERNELS.items():
+        for found, quantised in ((fp32, False), (int8, True)):
+            rate = _convolution_rate(channels, side, quantised, threads, repeats)
+            found[f"ONNX Runtime {name} convolution"] = rate
     return Rates(fp32, int8, _memory(repeats))
+
+
+def _convolution_rate(channels: int, side: int, quantised: bool, threads: int, repeats: int) -> float:
+    session = _session(_convolution(channels, side, quantised), threads)
+    x = np.random.default_rng(0).standard_normal((1, channels, _SIDE, _SIDE), dtype=np.float32)
+    operations = 2.0 * _SIDE**2 * channels**2 * side**2
+    return operations / _best(lambda: session.run(None, {"x": x}), repeats)
 
 
 def _product() -> Callable[[], object]:
@@ -81,9 +88,9 @@ def _best(work: Callable[[], object], repeats: int) -> float:
     return min(seconds)
 
 
-def _convolution(quantised: bool) -> onnx.ModelProto:
-    """A 3x3 convolution; quantised: uint8 activations, int8 weights, with Q/DQ around it."""
-    weight = np.random.default_rng(1).standard_normal((_CHANNELS, _CHANNELS, 3, 3), dtype=np.float32)
+def _convolution(channels: int, side: int, quantised: bool) -> onnx.ModelProto:
+    """A convolution; quantised: uint8 activations, int8 weights, with Q/DQ around it."""
+    weight = np.random.default_rng(1).standard_normal((channels, channels, side, side), dtype=np.float32)
     nodes, source, filters = [], "x", "w"
     constants = [numpy_helper.from_array(weight, "w")]
     if quantised:
@@ -99,14 +106,14 @@ def _convolution(quantised: bool) -> onnx.ModelProto:
             helper.make_node("DequantizeLinear", ["wq", "s", "wz"], ["wd"]),
         ]
         source, filters = "xd", "wd"
-    nodes.append(helper.make_node("Conv", [source, filters], ["y"], pads=[1, 1, 1, 1]))
+    nodes.append(helper.make_node("Conv", [source, filters], ["y"], pads=[side // 2] * 4))
     if quantised:
         nodes[-1].output[0] = "yf"
         nodes += [
             helper.make_node("QuantizeLinear", ["yf", "s", "z"], ["yq"]),
             helper.make_node("DequantizeLinear", ["yq", "s", "z"], ["y"]),
         ]
-    shape = [1, _CHANNELS, _SIDE, _SIDE]
+    shape = [1, channels, _SIDE, _SIDE]
     tensors = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("x", "y")]
     graph = helper.make_graph(nodes, "rate", tensors[:1], tensors[1:], constants)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)

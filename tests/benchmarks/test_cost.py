@@ -123,7 +123,13 @@ def test_a_quantised_border_belongs_to_the_block_before_it(tmp_path: Path) -> No
     proto.graph.node.extend(nodes)
     proto.graph.initializer.append(numpy_helper.from_array(np.array(0.1, np.float32), "s"))
     proto.graph.initializer.append(numpy_helper.from_array(np.array(3, np.uint8), "z"))
-    assert cost.owners(proto, ["r", "logits"]) == {0: 0, 1: 0, 2: 0, 3: 1, 4: 1, 5: 1}
+    ends = ["r", "logits"]
+    assert cost.owners(proto, ends) == {0: 0, 1: 0, 2: 0, 3: 1, 4: 1, 5: 1}
+    values = blocks._crossing(proto, ends, {"image": np.zeros((1, 3, 33, 47), np.float32)}, 1)
+    assert set(values) == {"image", "rq"}
+    stem, tail = (blocks._part(proto, ends, i, values) for i in range(2))
+    assert [output.name for output in stem.graph.output] == ["rq"]
+    assert [node.op_type for node in tail.graph.node] == ["DequantizeLinear", "Reshape", "MatMul"]
 
 
 @pytest.mark.parametrize("exponent", [1.0, 2.0])
