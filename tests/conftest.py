@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable
 from types import ModuleType
 
 import numpy as np
 import pytest
 from golden_files import GOLDEN, load_golden
+
+# A shell starts background jobs with Ctrl-C ignored, and children inherit that: tests that interrupt one would hang.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
