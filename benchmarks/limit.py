@@ -22,7 +22,7 @@ HOST = ("resize", "gather", "merge")
 _DESCRIPTION = """Each stage of a bundle beside its floor on this machine (CPU).
 
 Operations and least bytes of the network's blocks come from the bundle's ONNX graph; the matrix rate and the memory
-rate are measured here, in the same run. A stage's floor is the larger of operations / matrix rate and least bytes /
+rate are measured here, in the same run, before and after the stages. A stage's floor is the larger of operations / matrix rate and least bytes /
 memory rate; its share is floor / seconds (1 is the limit). A block's seconds are those of its part of the graph alone,
 fed with the values that cross its border in a run: the least of interleaved rounds."""
 
@@ -66,10 +66,11 @@ def measure(name: str, bundle: Bundle, size: Size, machine: rates.Rates, how: An
     network = cost.blocks(model, inputs)
     quantised = any(node.op_type == "QuantizeLinear" for node in onnx.load(str(model)).graph.node)
     seconds, whole = blocks.seconds(model, [block.tensor for block in network], inputs, how.threads, how.rounds)
+    host = _host(bundle, size, inputs, how.threads, how.rounds)
+    machine = machine.best(rates.measure(how.threads))
     stages = [
         stage(b.name, b.operations, b.bytes, s, machine, quantised) for b, s in zip(network, seconds, strict=True)
     ]
-    host = _host(bundle, size, inputs, how.threads, how.rounds)
     stages += [stage(n, o, b, s, machine, quantised=False) for n, o, b, s in host]
     return {
         "kind": "limit",

@@ -38,6 +38,11 @@ class Rates:
         """The best memory rate, in bytes per second, reads and writes added."""
         return max(self.memory.values())
 
+    def best(self, other: Rates) -> Rates:
+        """The better of two measurements of each kernel: a machine's clock is not always the same."""
+        pairs = ((self.fp32, other.fp32), (self.int8, other.int8), (self.memory, other.memory))
+        return Rates(*({name: max(rate, b.get(name, 0.0)) for name, rate in a.items()} for a, b in pairs))
+
     def to_json(self) -> dict[str, Any]:
         """Plain numbers, for a result file."""
         return asdict(self)

@@ -88,6 +88,11 @@ def test_rates_are_measured_and_positive() -> None:
     assert found.matrix(False) == max(found.fp32.values())
 
 
+def test_the_better_of_two_measurements_counts() -> None:
+    again = rates.Rates({"slow": 3e9, "fast": 1e9}, {"only": 7e9}, {"copy": 1e8, "add": 5e8})
+    assert MACHINE.best(again) == rates.Rates({"slow": 3e9, "fast": 2e9}, {"only": 8e9}, {"copy": 1e8, "add": 5e8})
+
+
 def test_blocks_of_a_model_are_timed_one_by_one(tmp_path: Path) -> None:
     each, whole = blocks.seconds(graph(tmp_path / "g.onnx"), ["r", "logits"], (65, 97), 1, 3)
     assert len(each) == 2
