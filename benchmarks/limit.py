@@ -22,9 +22,9 @@ HOST = ("resize", "gather", "merge")
 _DESCRIPTION = """Each stage of a bundle beside its floor on this machine (CPU).
 
 Operations and least bytes of the network's blocks come from the bundle's ONNX graph; the matrix rate and the memory
-rate are measured here, in the same run, before and after the stages. A stage's floor is the larger of operations / matrix rate and least bytes /
-memory rate; its share is floor / seconds (1 is the limit). A block's seconds are those of its part of the graph alone,
-fed with the values that cross its border in a run: the least of interleaved rounds."""
+rate are measured here, in the same run, before and after the stages. A stage's floor is the larger of operations /
+matrix rate and least bytes / memory rate; its share is floor / seconds (1 is the limit). A block's seconds are those
+of its part of the graph alone, fed with the values that cross its border in a run: the least of interleaved rounds."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
