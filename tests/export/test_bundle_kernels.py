@@ -89,7 +89,8 @@ def test_the_compilers_last_words(graph: onnx.ModelProto, tmp_path: Path, monkey
 
 
 WAITS = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs with it ignored
 from isnet_trt.export import bundle_kernels
 command = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(600)"]
 with bundle_kernels._running(command) as process:
