@@ -76,10 +76,15 @@ def roofline(record: Record) -> str:
         intensity = [s["operations"] / s["bytes"] for s in shown]
         x = np.geomspace(min([0.5, *intensity]) / 2, max([4 * roof / bandwidth, *intensity]) * 2, 100)
         axes.loglog(x, np.minimum(roof, x * bandwidth) / 1e9, color=_GREY)
-        for one, where in zip(shown, intensity, strict=True):
+        for number, (one, where) in enumerate(zip(shown, intensity, strict=True)):
             speed = one["operations"] / one["seconds"] / 1e9
-            axes.plot(where, speed, "o", color=_OURS, markersize=4 + 8 * math.sqrt(one["seconds"] / _total(shown)))
-            axes.annotate(one["name"], (where, speed), xytext=(5, -9), textcoords="offset points")
+            size = 4 + 8 * math.sqrt(one["seconds"] / _total(shown))
+            axes.plot(where, speed, "o", color=_OURS, alpha=0.6, markersize=size, label=f"{number + 1}  {one['name']}")
+            # Stages near the roof lie close together: their numbers stand at three heights.
+            beside = (0, -12 - 11 * (number % 3))
+            axes.annotate(str(number + 1), (where, speed), beside, textcoords="offset points", ha="center")
+        axes.set_ylim(bottom=0.5 * min(axes.get_ylim()[0], axes.get_ylim()[1] / 2))
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, handlelength=0, markerscale=0)
         axes.set_xlabel("operations per byte that must move")
         axes.set_ylabel("10⁹ operations per second")
         axes.set_title(f"{record['name']}, {record['case']}: area of a point is its share of the time", fontsize=9)

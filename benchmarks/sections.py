@@ -180,7 +180,7 @@ def _limit(record: Record, name: str) -> Iterator[Part]:
         )
         for s in (*record["stages"], record["total"])
     ]
-    yield Table(("stage", "GFLOP", "least MB", "ms", "floor ms", "share of the floor %", "bound by"), rows)
+    yield Table(("stage", "GFLOP", "least MB", "ms", "floor ms", "floor / time %", "bound by"), rows)
     yield Text(f"Each block alone; the network as one takes {1e3 * record['network_seconds']:.1f} ms.")
     yield Figure(f"{_stem(name)}-roofline", plots.roofline(record), f"{record['name']}: roofline")
 
