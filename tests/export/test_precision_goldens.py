@@ -28,9 +28,13 @@ from isnet_trt.training.recipes import RECIPES, recipe
 
 CHECK = load_golden("check_example")
 FLAVOURS: tuple[Flavour, ...] = ("tensorrt", "cpu")
-LEAST = {"tensorrt": 0.93, "cpu": 0.95}
-"""Cosine of every border and of the logits. The random weights of the fixtures make near ties and long chains of
-rounding; ResNet-50 has 0.956 and 0.973 at its worst tensor (the first logits, the last logits)."""
+LEAST = {
+    "isnet_resnet50os8": {"tensorrt": 0.92, "cpu": 0.95},
+    "isnet_resnet101os8": {"tensorrt": 0.78, "cpu": 0.86},
+    "isnet_resnest101os8": {"tensorrt": 0.78, "cpu": 0.86},
+}
+"""Cosine of every border and of the logits. Weights are made up, so nothing is redundant and rounding adds up over the
+layers: measured were at least 0.948 and 0.972 with ResNet-50, 0.826 and 0.894 with ResNet-101."""
 PUBLISHED = [name for name in RECIPES if name != "isnet_demo"]
 
 
@@ -82,7 +86,10 @@ def test_fixtures_in_lower_precision(
     x = np.ascontiguousarray(fill.network_input(image), np.float32)
     wrong = half(name, proto, x, tmp_path)
     assert not [text for text in wrong if not text.startswith(NEAR_TIES.get(name, "none"))]
-    for flavour, values in cosines(proto, x).items():
-        worst = min(values, key=lambda key: values[key])
-        print(f"{values['logits']:.3f} | {values[worst]:.3f} ({worst})", end=" | ")
-        assert values[worst] > LEAST[flavour], values
+    found = cosines(proto, x)
+    worst = {flavour: min(values, key=lambda key: values[key]) for flavour, values in found.items()}
+    for flavour, values in found.items():
+        print(f"{values['logits']:.3f} | {values[worst[flavour]]:.3f} ({worst[flavour]})", end=" | ")
+    least = LEAST[name.rpartition("_")[0]]
+    for flavour, values in found.items():
+        assert values[worst[flavour]] > least[flavour], values
