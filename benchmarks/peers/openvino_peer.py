@@ -23,7 +23,7 @@ def load(setup: Setup) -> PipelineRunner:
         Missing: OpenVINO is not installed, or cannot load the graph.
     """
     try:
-        import openvino  # type: ignore[import-not-found, unused-ignore]
+        import openvino  # type: ignore[import-not-found, import-untyped, unused-ignore]
     except ImportError as error:
         raise Missing(f"OpenVINO is not installed ({error}); pip install openvino") from None
     settings = {
