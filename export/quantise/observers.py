@@ -107,9 +107,8 @@ OBSERVERS: dict[str, Callable[[Observed, Format], Range]] = {
 def choose(seen: Observed, form: Format, observers: tuple[str, ...] = ()) -> Choice:
     """The observer whose range leaves the smallest mean square error on the histogram, the first of equals.
 
-    On all values: a sample of positions misses the few largest, which the layers behind depend on most (clipping them
-    by what such a sample says cost two to three times the error of the logits, see docs/quantisation.md).
-    ``observers`` limits the choice.
+    On all values: a sample of positions misses the few largest, which the layers behind depend on most.
+    ``observers`` limits the choice; docs/quantisation.md has what each alone gives.
     """
     used = seen.counts > 0
     values, counts = seen.centres[used].astype(np.float32), seen.counts[used]
