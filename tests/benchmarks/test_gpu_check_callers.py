@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from typing import Any
 
 import pytest
 import tiny_model
-from cuda_double import Driver, Gpu, Pycuda
-from cuda_host import CARD, HostEngine, QueuedKernels, ReferenceKernels
+from cuda_host import ReferenceKernels
+from gpu_check_answers import Collected
+from host_rig import HostRig
 
-from benchmarks.gpu_check import callers, catalogue, rigs
+from benchmarks.gpu_check import callers, catalogue
 from benchmarks.gpu_check.check import Setup
-from benchmarks.gpu_check.networks import Network
 from benchmarks.gpu_check.rigs import Case
-from isnet_trt.cuda import device as device_module
-from isnet_trt.cuda.device import Device
-from isnet_trt.cuda.pipeline import Pipeline
 from isnet_trt.cuda.transfers import Transfers
 from isnet_trt.forks import Home
 from isnet_trt.settings import Inference, Preprocess
@@ -27,50 +23,14 @@ CASE = Case("small", tiny_model.labels(5, ((1, 2),)), Preprocess((47, 33)), Infe
 SETUP = Setup(seed=4)
 
 
-class OnHost(HostEngine):
-    """A network of the GPU check on host addresses."""
-
-    def __init__(self, gpu: Gpu, network: Network) -> None:
-        self.gpu, self.engine = gpu, network
-        self.classes, self.stride = network.classes, network.stride
-        self.not_capturable, self.gain = "", 1.0
-        self.shapes, self.kept = [], []
-
-
-class HostRig:
-    """Pipelines on host memory."""
-
-    def pipeline(self, network: Network, case: Case) -> Pipeline:
-        device_module._contexts.clear()
-        gpu = Gpu()
-        device = Device(Pycuda(gpu), Driver(gpu), CARD)
-        kernels = QueuedKernels(gpu, ReferenceKernels(case.labels.count))
-        return Pipeline(device, kernels, OnHost(gpu, network), rigs.model(case))
-
-
-class Collected:
-    """An answer that keeps everything."""
-
-    def __init__(self) -> None:
-        self.rows: list[dict] = []
-        self.said: list[str] = []
-        self.figures: dict[str, Any] = {}
-
-    def row(self, **cells: Any) -> None:
-        self.rows.append(cells)
-
-    def require(self, good: bool, text: str) -> bool:
-        if not good:
-            self.said.append(text)
-        return good
-
-    def figure(self, name: str, value: Any) -> None:
-        self.figures[name] = value
+def rig() -> HostRig:
+    """Pipelines with the kernels' plain references."""
+    return HostRig(ReferenceKernels)
 
 
 def memory() -> Collected:
     answer = Collected()
-    callers.memory(answer, SETUP, HostRig(), CASE, "cpu")
+    callers.memory(answer, SETUP, rig(), CASE, "cpu")
     return answer
 
 
@@ -99,11 +59,11 @@ def test_wrong_pictures_and_label_maps_are_found(monkeypatch):
 
 def test_forks_are_refused_or_found_out(monkeypatch):
     answer = Collected()
-    callers.fork(answer, SETUP, HostRig(), CASE)
+    callers.fork(answer, SETUP, rig(), CASE)
     assert answer.said == []
     assert "cannot be used in process" in answer.figures["what the child was told"]
     monkeypatch.setattr(Home, "check", lambda self, what: None)
-    callers.fork(answer, SETUP, HostRig(), CASE)
+    callers.fork(answer, SETUP, rig(), CASE)
     assert answer.said == ["the child was not refused in words: it was not refused"]
 
 
@@ -113,7 +73,7 @@ def test_a_call_that_keeps_the_lock_is_found(monkeypatch):
     assert callers._counted(lambda: ctypes.CDLL(None).usleep(200_000)) > 0
     monkeypatch.setattr(callers, "_counted", lambda call: call() or 0)
     answer = Collected()
-    callers.lock(answer, SETUP, HostRig(), CASE, "cpu")
+    callers.lock(answer, SETUP, rig(), CASE, "cpu")
     assert answer.said == ["no other thread ran while a call waited for the GPU: it keeps Python's lock"]
 
 

@@ -12,33 +12,17 @@ import bench_bundles
 import numpy as np
 import pytest
 import torch
+from gpu_check_answers import Collected
 from gpu_stand_ins import Library, use_cpu
 
 from benchmarks.gpu_check import bundles, context, engines, latency, machine, refusals, rtx, timing
-from benchmarks.gpu_check.check import Answer, CannotRun, Setup
+from benchmarks.gpu_check.check import CannotRun, Setup
 from benchmarks.gpu_check.networks import Strided, Torch
 from isnet_trt import Segmenter
 from isnet_trt.engines.device import find_gpu
 from isnet_trt.errors import EngineError, SettingsError
 
 DEMO = Path(__file__).parents[2] / "training" / "assets" / "isnet_demo.pth"
-
-
-class Parts:
-    """What a check answered."""
-
-    def __init__(self) -> None:
-        self.figures: dict[str, Any] = {}
-        self.rows: list[dict] = []
-        self.wrong: list[str] = []
-        self.missing: list[dict] = []
-        self.answer = Answer(self.take)
-
-    def take(self, word: str, content: Any) -> None:
-        if word == "figure":
-            self.figures[content[0]] = content[1]
-        else:
-            {"row": self.rows, "wrong": self.wrong, "missing": self.missing}[word].append(content)
 
 
 @pytest.fixture(autouse=True)
@@ -51,18 +35,18 @@ def on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_rates_are_measured_and_what_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "_SHORT_SIDE", 32)
     monkeypatch.setattr(machine, "_SHORT_COPY", 1 << 16)
-    parts = Parts()
-    machine.rates(parts.answer, Setup(quick=True))
+    parts = Collected()
+    machine.rates(parts, Setup(quick=True))
     assert {"matrix fp16", "matrix bf16", "matrix fp32", "copy"} <= set(parts.figures)
     assert all(value > 0 for value in parts.figures.values())
-    assert len(parts.rows) + len(parts.missing) == 7
+    assert len(parts.rows) + len(parts.absent) == 7
 
 
 @pytest.mark.skipif(find_gpu() is not None, reason="a GPU is here")
 def test_versions_are_there_without_a_gpu() -> None:
-    parts = Parts()
+    parts = Collected()
     with pytest.raises(CannotRun, match="NVIDIA driver"):
-        machine.machine(parts.answer, Setup())
+        machine.machine(parts, Setup())
     assert parts.figures["version numpy"] == np.__version__
 
 
@@ -85,44 +69,44 @@ def library(monkeypatch: pytest.MonkeyPatch) -> Library:
 
 
 def test_an_engine_that_runs_and_one_that_is_refused(library: Library) -> None:
-    parts = Parts()
-    rtx.runs("tensorrt-rtx", "SM80")(parts.answer, Setup(seed=3))
+    parts = Collected()
+    rtx.runs("tensorrt-rtx", "SM80")(parts, Setup(seed=3))
     assert parts.figures["ran"] == ["fp32", "fp16"]
     answers = {row["precision"]: row["answer"] for row in parts.rows}
     assert answers == {"fp32": "runs", "fp16": "runs", "bf16": "BuildFailed: no bf16 for SM80"}
     assert all(row["relative error"] < 5e-3 for row in parts.rows if row["answer"] == "runs")
-    assert not parts.wrong
+    assert not parts.said
 
 
 def test_an_engine_that_computes_something_else_is_found(library: Library) -> None:
     library.wrong = 0.5
-    parts = Parts()
+    parts = Collected()
     with pytest.raises(CannotRun, match="no precision of target default runs here"):
-        rtx.runs("tensorrt-rtx", "default")(parts.answer, Setup(seed=3))
-    assert len(parts.wrong) == 2
-    assert "its result is off by" in parts.wrong[0]
+        rtx.runs("tensorrt-rtx", "default")(parts, Setup(seed=3))
+    assert len(parts.said) == 2
+    assert "its result is off by" in parts.said[0]
 
 
 def test_eight_bits_are_compared_layer_by_layer(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rtx, "LAYERS", {"1x1": ((1, 8, 5, 6), 1, 1), "3x3": ((2, 8, 5, 7), 3, 2)})
     library.unable = ("bf16", "fp8", "int8")  # ONNX Runtime has no eight bits in float16
-    parts = Parts()
+    parts = Collected()
     known = {"rtx.runs.SM86": {"ran": ["fp16"]}}
-    rtx.precisions("tensorrt-rtx")(parts.answer, Setup(seed=3, known=known))
+    rtx.precisions("tensorrt-rtx")(parts, Setup(seed=3, known=known))
     assert parts.figures["target"] == "SM86"
     assert [row["layer"] for row in parts.rows] == ["1x1", "3x3"]
     assert all(row["fp16 µs"] > 0 for row in parts.rows)
-    assert {m["what"] for m in parts.missing} >= {"1x1 int8", "3x3 fp8"}
+    assert {m["what"] for m in parts.absent} >= {"1x1 int8", "3x3 fp8"}
 
 
 def test_a_difference_between_eight_bits_and_sixteen_is_judged() -> None:
-    parts, plain = Parts(), torch.randn(2, 3)
+    parts, plain = Collected(), torch.randn(2, 3)
     cells = {"fp16 µs": 10.0, "int8 µs": 5.0}
-    rtx._compare_eight_bits(parts.answer, "layer", "int8", plain * 1.01, plain, cells)
+    rtx._compare_eight_bits(parts, "layer", "int8", plain * 1.01, plain, cells)
     assert cells["int8 times as fast as fp16"] == 2
-    assert not parts.wrong
-    rtx._compare_eight_bits(parts.answer, "layer", "int8", -plain, plain, cells)
-    assert "layer in int8 is off from float16" in parts.wrong[0]
+    assert not parts.said
+    rtx._compare_eight_bits(parts, "layer", "int8", -plain, plain, cells)
+    assert "layer in int8 is off from float16" in parts.said[0]
 
 
 @contextlib.contextmanager
@@ -135,12 +119,12 @@ def test_plugins_and_bodies_are_compared_and_timed(library: Library, monkeypatch
     monkeypatch.setattr("isnet_trt.engines.libraries.allow_plugins", lambda library: None)
     monkeypatch.setattr(context, "own_form", lambda setup: SimpleNamespace(kernels=lambda model: None))
     monkeypatch.setattr(engines, "FLOATS", {"fp32": "FLOAT"})
-    parts = Parts()
-    context.plugins("tensorrt")(parts.answer, Setup(seed=4, quick=True))
+    parts = Collected()
+    context.plugins("tensorrt")(parts, Setup(seed=4, quick=True))
     assert parts.rows[0]["difference"] == 0
     assert parts.rows[0]["replay equal"] is False or parts.rows[0]["plugin µs"] > 0
     # A replay of the stand-in writes nothing: the poison must be found.
-    assert parts.wrong == ["small fp32: the replay of a CUDA graph gives another result than the eager run"]
+    assert parts.said == ["small fp32: the replay of a CUDA graph gives another result than the eager run"]
 
 
 @pytest.mark.parametrize(("classes", "stride"), [(5, 8), (20, 4)])
@@ -171,39 +155,39 @@ def test_the_real_network_is_the_checkpoints() -> None:
 def test_bundles_are_compared_with_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = bench_bundles.tiny(tmp_path / "bundle")
     monkeypatch.setattr(bundles, "opened", lambda path, kind: Segmenter.open(path, engine="onnxruntime"))
-    parts = Parts()
-    bundles.compare(parts.answer, Setup(seed=3), folder, "onnxruntime-cuda", "fp32", "tiny", 1.5, (40, 56))
+    parts = Collected()
+    bundles.compare(parts, Setup(seed=3), folder, "onnxruntime-cuda", "fp32", "tiny", 1.5, (40, 56))
     assert [row["preset"] for row in parts.rows] == ["default", "ms-flip"]
     assert all(row["equal %"] == 100 for row in parts.rows)
-    assert not parts.wrong
+    assert not parts.said
     other = bench_bundles.tiny(tmp_path / "other", gain=-1)
     monkeypatch.setattr(bundles, "opened", lambda path, kind: Segmenter.open(other, engine="onnxruntime"))
-    bundles.compare(parts.answer, Setup(seed=3), folder, "onnxruntime-cuda", "fp32", "tiny", 1.5, (40, 56))
-    assert any("of the labels are the CPU's" in text for text in parts.wrong)
+    bundles.compare(parts, Setup(seed=3), folder, "onnxruntime-cuda", "fp32", "tiny", 1.5, (40, 56))
+    assert any("of the labels are the CPU's" in text for text in parts.said)
 
 
 @pytest.mark.skipif(find_gpu() is not None, reason="a GPU is here")
 def test_engines_that_cannot_be_had_are_named(tmp_path: Path) -> None:
-    parts = Parts()
+    parts = Collected()
     with pytest.raises(CannotRun, match="no engine of tensorrt runs here"):
-        bundles.checked("tensorrt")(parts.answer, Setup(folder=tmp_path, quick=True))
-    assert all("tensorrt" in one["what"] for one in parts.missing)
+        bundles.checked("tensorrt")(parts, Setup(folder=tmp_path, quick=True))
+    assert all("tensorrt" in one["what"] for one in parts.absent)
     with pytest.raises(CannotRun, match="--bundle"):
-        bundles.given(parts.answer, Setup())
+        bundles.given(parts, Setup())
 
 
 def test_refusals_are_judged_by_type_and_words() -> None:
-    parts = Parts()
+    parts = Collected()
 
     def refuse() -> None:
         raise EngineError("not enough GPU memory: 12 MiB")
 
-    refusals.refused(parts.answer, "a", refuse, EngineError, "memory", "MiB")
-    assert not parts.wrong
-    refusals.refused(parts.answer, "b", refuse, EngineError, "closed")
-    refusals.refused(parts.answer, "c", refuse, SettingsError)
-    refusals.refused(parts.answer, "d", lambda: None, EngineError)
-    said = " | ".join(parts.wrong)
+    refusals.refused(parts, "a", refuse, EngineError, "memory", "MiB")
+    assert not parts.said
+    refusals.refused(parts, "b", refuse, EngineError, "closed")
+    refusals.refused(parts, "c", refuse, SettingsError)
+    refusals.refused(parts, "d", lambda: None, EngineError)
+    said = " | ".join(parts.said)
     assert "b: the message lacks closed" in said
     assert "c ends in EngineError, not in SettingsError" in said
     assert "d was not refused" in said
@@ -220,18 +204,18 @@ def test_floors_of_the_cases_are_those_of_the_kernels() -> None:
 
 
 def test_plans_are_made_without_a_gpu() -> None:
-    parts = Parts()
-    latency.plans(parts.answer, Setup())
-    assert not parts.wrong
+    parts = Collected()
+    latency.plans(parts, Setup())
+    assert not parts.said
     assert [row["engine_runs"] for row in parts.rows] == [1, 33]
 
 
 def test_contenders_must_compute_the_same() -> None:
-    parts, wanted = Parts(), torch.randn(1, 5, 4, 4)
-    latency._near(parts.answer, "same", wanted.half(), wanted)
-    assert not parts.wrong
-    latency._near(parts.answer, "other", -wanted, wanted)
-    assert "other: " in parts.wrong[0]
+    parts, wanted = Collected(), torch.randn(1, 5, 4, 4)
+    latency._near(parts, "same", wanted.half(), wanted)
+    assert not parts.said
+    latency._near(parts, "other", -wanted, wanted)
+    assert "other: " in parts.said[0]
 
 
 def test_peers_are_timed_on_the_demo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -242,11 +226,11 @@ def test_peers_are_timed_on_the_demo(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     monkeypatch.setattr(latency, "FEW", 2)
     monkeypatch.setattr(latency.geometry, "test_size", lambda size, preprocess: size)
     monkeypatch.setattr(bundles, "published", lambda *arguments: (_ for _ in ()).throw(EngineError("not here")))
-    parts = Parts()
-    latency.peers("demo")(parts.answer, Setup(folder=tmp_path, quick=True, seed=3))
+    parts = Collected()
+    latency.peers("demo")(parts, Setup(folder=tmp_path, quick=True, seed=3))
     assert parts.rows[0]["network"] == "PyTorch eager fp16"
     assert parts.rows[0]["times as fast as eager"] == 1
-    assert {one["what"] for one in parts.missing} >= {"torch.compile", "demo tensorrt"}
+    assert {one["what"] for one in parts.absent} >= {"torch.compile", "demo tensorrt"}
 
 
 @pytest.mark.slow
@@ -255,11 +239,11 @@ def test_a_bundle_is_held_to_the_stored_outputs(tmp_path: Path, monkeypatch: pyt
     monkeypatch.undo()  # the exporter would believe in a GPU
     name = "isnet_resnet50os8_lip"
     folder, seconds = bundles.published(Setup(folder=tmp_path), "onnxruntime-cuda", name, "fp32", None)
-    parts = Parts()
+    parts = Collected()
     with Segmenter.open(folder, engine="onnxruntime") as segmenter:
-        bundles.judge_stored(parts.answer, segmenter, name, "onnxruntime fp32", "fp32", seconds)
-        assert not parts.wrong
+        bundles.judge_stored(parts, segmenter, name, "onnxruntime fp32", "fp32", seconds)
+        assert not parts.said
         assert {row["compared"] for row in parts.rows} >= {"logits max", "logits argmax"}
         segmenter.engine.run = lambda batch: np.zeros((1, 20, 31, 42), np.float32)  # type: ignore[method-assign]
-        bundles.judge_stored(parts.answer, segmenter, name, "another network", "fp32")
-    assert any(text.startswith("another network: logits max") for text in parts.wrong)
+        bundles.judge_stored(parts, segmenter, name, "another network", "fp32")
+    assert any(text.startswith("another network: logits max") for text in parts.said)

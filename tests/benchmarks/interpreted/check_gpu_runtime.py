@@ -10,18 +10,16 @@ import numpy as np
 import pytest
 
 TESTS = Path(__file__).parents[2]
-sys.path[:0] = [str(TESTS), str(TESTS / "cuda" / "interpreted")]
+sys.path[:0] = [str(TESTS), str(TESTS / "benchmarks"), str(TESTS / "cuda" / "interpreted")]
 import tiny_model  # noqa: E402
-from cuda_double import Driver, Gpu, Pycuda  # noqa: E402
-from cuda_host import CARD, HostEngine, QueuedKernels  # noqa: E402
+from gpu_check_answers import Collected  # noqa: E402
 from host_kernels import HostKernels  # noqa: E402
+from host_rig import HostRig  # noqa: E402
 
 from benchmarks.gpu_check import rigs, runtime  # noqa: E402
 from benchmarks.gpu_check.check import Setup  # noqa: E402
 from benchmarks.gpu_check.networks import Network, Strided  # noqa: E402
 from benchmarks.gpu_check.rigs import Case  # noqa: E402
-from isnet_trt.cuda import device as device_module  # noqa: E402
-from isnet_trt.cuda.device import Device  # noqa: E402
 from isnet_trt.cuda.pipeline import Pipeline  # noqa: E402
 from isnet_trt.settings import Inference, Preprocess  # noqa: E402
 
@@ -30,49 +28,9 @@ CASE = Case("small", LABELS, Preprocess((23, 17)), Inference(), (17, 23))
 SLIDE = Inference("slide", (16, 24), (11, 16), (0.75, 1.0), flip=True, softmax_before_resize=True)
 
 
-class OnHost(HostEngine):
-    """A network of the GPU check on host addresses."""
-
-    def __init__(self, gpu: Gpu, network: Network, refused: str) -> None:
-        self.gpu, self.engine = gpu, network
-        self.classes, self.stride = network.classes, network.stride
-        self.not_capturable, self.gain = refused, 1.0
-        self.shapes, self.kept = [], []
-
-
-class HostRig:
-    """Pipelines on host memory; ``gain`` -1 makes a wrong network of the device's form."""
-
-    def __init__(self, gain: float = 1.0, refused: str = "") -> None:
-        self.gain, self.refused = gain, refused
-
-    def pipeline(self, network: Network, case: Case) -> Pipeline:
-        device_module._contexts.clear()
-        gpu = Gpu()
-        engine = OnHost(gpu, network, self.refused)
-        engine.gain = self.gain
-        device = Device(Pycuda(gpu), Driver(gpu), CARD)
-        return Pipeline(device, QueuedKernels(gpu, HostKernels(classes=case.labels.count)), engine, rigs.model(case))
-
-
-class Collected:
-    """An answer that keeps everything."""
-
-    def __init__(self) -> None:
-        self.rows: list[dict] = []
-        self.said: list[str] = []
-        self.figures: dict[str, Any] = {}
-
-    def row(self, **cells: Any) -> None:
-        self.rows.append(cells)
-
-    def require(self, good: bool, text: str) -> bool:
-        if not good:
-            self.said.append(text)
-        return good
-
-    def figure(self, name: str, value: Any) -> None:
-        self.figures[name] = value
+def rig(gain: float = 1.0, refused: str = "") -> HostRig:
+    """Pipelines with the real kernels, interpreted."""
+    return HostRig(lambda classes: HostKernels(classes=classes), gain, refused)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +44,7 @@ class Collected:
 )
 def test_stages_that_are_right_pass(case: Case) -> None:
     answer = Collected()
-    runtime.stages(answer, Setup(seed=5), HostRig(), [case])
+    runtime.stages(answer, Setup(seed=5), rig(), [case])
     assert not answer.said
     assert [row["how"] for row in answer.rows] == ["eager", "captured", "replayed"]
     assert all(row["clear equal %"] == 100 and row["clear %"] > 50 for row in answer.rows)
@@ -94,7 +52,7 @@ def test_stages_that_are_right_pass(case: Case) -> None:
 
 def test_another_network_and_a_missing_graph_are_found() -> None:
     answer = Collected()
-    runtime.stages(answer, Setup(seed=5), HostRig(gain=-1, refused="it cannot be captured"), [CASE])
+    runtime.stages(answer, Setup(seed=5), rig(gain=-1, refused="it cannot be captured"), [CASE])
     assert any("of the labels are the host's" in text for text in answer.said)
     assert any("of the clear pixels are the host's, not all" in text for text in answer.said)
     assert any("no CUDA graph was captured: no CUDA graphs: it cannot" in text for text in answer.said)
@@ -103,7 +61,7 @@ def test_another_network_and_a_missing_graph_are_found() -> None:
 @pytest.mark.slow
 def test_replays_are_compared_with_eager_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     answer = Collected()
-    runtime.graphs(answer, Setup(seed=6), HostRig(), CASE)
+    runtime.graphs(answer, Setup(seed=6), rig(), CASE)
     assert not answer.said
     assert answer.figures == {"graphs": "CUDA graphs", "calls compared": 6}
     plain = Pipeline.__call__
@@ -116,7 +74,7 @@ def test_replays_are_compared_with_eager_runs(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(Pipeline, "__call__", stale)
     answer = Collected()
-    runtime.graphs(answer, Setup(seed=6), HostRig(), CASE)
+    runtime.graphs(answer, Setup(seed=6), rig(), CASE)
     assert any("the replay differs" in text for text in answer.said)
     assert "two results share memory" in answer.said
 
@@ -154,14 +112,12 @@ class Recipe:
 def test_stored_outputs_are_met_or_missed(precision: str) -> None:
     network, image = Strided(5, 8, 3), rigs.picture((17, 20), 4)
     answer = Collected()
-    runtime.compare_golden(answer, HostRig(), network, Recipe(), image, stored(network, image), precision, quick=False)
+    runtime.compare_golden(answer, rig(), network, Recipe(), image, stored(network, image), precision, quick=False)
     assert not answer.said
     names = [f"logits {precision}, stored", f"default {precision}", f"ms-flip {precision}"]
     assert [row["case"] for row in answer.rows] == names
     wrong = Collected()
-    runtime.compare_golden(
-        wrong, HostRig(), network, Recipe(), image, stored(network, image, 3.0), precision, quick=True
-    )
+    runtime.compare_golden(wrong, rig(), network, Recipe(), image, stored(network, image, 3.0), precision, quick=True)
     assert any("logits: max" in text for text in wrong.said)
 
 

@@ -10,35 +10,19 @@ from typing import Any
 import pytest
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
-from check_gpu_runtime import CASE, HostRig  # noqa: E402
+from check_gpu_runtime import CASE, rig  # noqa: E402
 from check_gpu_trials import Hosted  # noqa: E402
+from gpu_check_answers import Collected  # noqa: E402
 from gpu_stand_ins import use_cpu  # noqa: E402
 
 from benchmarks.gpu_check import kernels, latency, refusals, runtime  # noqa: E402
-from benchmarks.gpu_check.check import Answer, Setup  # noqa: E402
+from benchmarks.gpu_check.check import Setup  # noqa: E402
 from benchmarks.gpu_check.context_trials import AttentionCase  # noqa: E402
 from benchmarks.gpu_check.families import FAMILIES  # noqa: E402
 from isnet_trt.cuda.pipeline import Pipeline  # noqa: E402
 from isnet_trt.errors import EngineError  # noqa: E402
 
 RATES = {"rates": {"copy": 1e12, "matrix fp16": 1e9, "matrix fp32": 1e8}, "machine": {"level-2 cache bytes": 4096}}
-
-
-class Parts:
-    """What a check answered."""
-
-    def __init__(self) -> None:
-        self.figures: dict[str, Any] = {}
-        self.rows: list[dict] = []
-        self.wrong: list[str] = []
-        self.missing: list[dict] = []
-        self.answer = Answer(self.take)
-
-    def take(self, word: str, content: Any) -> None:
-        if word == "figure":
-            self.figures[content[0]] = content[1]
-        else:
-            {"row": self.rows, "wrong": self.wrong, "missing": self.missing}[word].append(content)
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +34,7 @@ def on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.gpu_check.timing.ROUNDS", 2)
     monkeypatch.setattr("benchmarks.gpu_check.timing.WARM", 1)
     for module in (latency, refusals, runtime):
-        monkeypatch.setattr(module, "GpuRig", lambda setup: HostRig())
+        monkeypatch.setattr(module, "GpuRig", lambda setup: rig())
         if hasattr(module, "ade"):
             monkeypatch.setattr(module, "ade", lambda: CASE)
 
@@ -62,39 +46,39 @@ def small(name: str, **changes: Any) -> Any:
 
 
 def test_a_family_is_compared_at_odd_and_real_sizes() -> None:
-    parts = Parts()
-    kernels.right(small("finite"))(parts.answer, Setup(seed=2))
-    assert not parts.wrong
+    parts = Collected()
+    kernels.right(small("finite"))(parts, Setup(seed=2))
+    assert not parts.said
     assert len(parts.rows) == 2
     assert parts.figures["seed"] == 2
 
 
 @pytest.mark.slow
 def test_a_family_is_timed_beside_its_floor() -> None:
-    parts = Parts()
-    kernels.fast(small("upsample_argmax"))(parts.answer, Setup(seed=2, quick=True, known=RATES))
+    parts = Collected()
+    kernels.fast(small("upsample_argmax"))(parts, Setup(seed=2, quick=True, known=RATES))
     assert parts.rows[0]["floor µs"] > 0
     assert parts.rows[0]["floor reached %"] > 0
-    parts = Parts()
-    kernels.fast(small("upsample_argmax"))(parts.answer, Setup(seed=2, quick=True))
-    assert parts.missing == [{"what": "floors", "why": "check rates has not run"}]
+    parts = Collected()
+    kernels.fast(small("upsample_argmax"))(parts, Setup(seed=2, quick=True))
+    assert parts.absent == [{"what": "floors", "why": "check rates has not run"}]
 
 
 def test_attention_is_held_to_its_aim(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "AttentionCase", lambda label, batch, *sizes: AttentionCase(label, 1, 17, 20))
-    parts = Parts()
+    parts = Collected()
     known = {"rates": {"matrix fp16": 1e30}}
-    kernels.attention_rate(parts.answer, Setup(seed=2, known=known))
+    kernels.attention_rate(parts, Setup(seed=2, known=known))
     assert len(parts.rows) == 4
-    assert len([text for text in parts.wrong if "aim 50 %" in text]) == 2  # where 8 windows are batched
+    assert len([text for text in parts.said if "aim 50 %" in text]) == 2  # where 8 windows are batched
     assert all(row["PyTorch's TFLOP/s"] > 0 for row in parts.rows)
 
 
 def test_stages_are_timed_beside_their_floors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(latency, "case_of", lambda name: CASE)
     monkeypatch.setattr(latency, "FEW", 2)
-    parts = Parts()
-    latency.stages("small")(parts.answer, Setup(seed=2, quick=True, known=RATES))
+    parts = Collected()
+    latency.stages("small")(parts, Setup(seed=2, quick=True, known=RATES))
     assert {row["stage"] for row in parts.rows} == {"gather", "finite", "finish"}
     assert all(row["floor µs"] > 0 for row in parts.rows)
     assert parts.figures["all stages, seconds"] > 0
@@ -107,43 +91,41 @@ def test_whole_calls_are_timed_and_what_is_added_is_judged(monkeypatch: pytest.M
 
     monkeypatch.setattr(latency, "FEW", 2)
     network = Strided(CASE.labels.count, CASE.stride, 3)
-    parts = Parts()
-    with rigs.on_gpu(HostRig(), network, CASE) as segmenter:
+    parts = Collected()
+    with rigs.on_gpu(rig(), network, CASE) as segmenter:
         assert segmenter._pipeline is not None
-        latency._measure(
-            parts.answer, Setup(seed=2, quick=True), CASE, "small", "a network", segmenter, segmenter._pipeline
-        )
+        latency._measure(parts, Setup(seed=2, quick=True), CASE, "small", "a network", segmenter, segmenter._pipeline)
     assert parts.rows[0]["call ms"] > parts.rows[0]["engine ms"]
     assert parts.figures["small: added share"] > latency.AIM  # interpreted kernels take long
-    assert "the aim is 15 %" in parts.wrong[0]
+    assert "the aim is 15 %" in parts.said[0]
 
 
 @pytest.mark.slow
 def test_memory_is_watched_over_many_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runtime, "CALLS", 5)
-    parts = Parts()
-    runtime.memory(parts.answer, Setup(seed=2))
-    assert not parts.wrong
+    parts = Collected()
+    runtime.memory(parts, Setup(seed=2))
+    assert not parts.said
     free = iter([1 << 30, 1 << 29, 1 << 29, 1 << 29])
     monkeypatch.setattr("torch.cuda.mem_get_info", lambda: (next(free), 1 << 31))
-    parts = Parts()
-    runtime.memory(parts.answer, Setup(seed=2))
-    assert any("were not given back" in text for text in parts.wrong)
-    assert any("open it holds" in text for text in parts.wrong)
+    parts = Collected()
+    runtime.memory(parts, Setup(seed=2))
+    assert any("were not given back" in text for text in parts.said)
+    assert any("open it holds" in text for text in parts.said)
 
 
 def test_running_out_of_memory_is_refused_in_words_and_passes() -> None:
-    parts = Parts()
-    refusals.memory(parts.answer, Setup(seed=2))
-    assert not parts.wrong
+    parts = Collected()
+    refusals.memory(parts, Setup(seed=2))
+    assert not parts.said
     assert "not enough GPU memory for a picture of 60000x60000" in parts.rows[0]["said"]
 
 
 def test_a_refusal_that_does_not_come_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    parts = Parts()
-    refusals.closed(parts.answer, Setup(seed=2))
-    assert not parts.wrong
+    parts = Collected()
+    refusals.closed(parts, Setup(seed=2))
+    assert not parts.said
     monkeypatch.setattr(Pipeline, "_active", lambda self: (_ for _ in ()).throw(EngineError("something else")))
-    parts = Parts()
+    parts = Collected()
     with pytest.raises(EngineError):
-        refusals.closed(parts.answer, Setup(seed=2))
+        refusals.closed(parts, Setup(seed=2))
