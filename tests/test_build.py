@@ -156,6 +156,7 @@ def test_checkpoint_of_other_classes(filled: Callable[[str], dict[str, np.ndarra
     assert sorted(p.name for p in tmp_path.iterdir()) == ["lip.pth"]
 
 
+@pytest.mark.slow
 def test_existing_bundle_needs_force(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "thesis.txt").write_text("years of work")

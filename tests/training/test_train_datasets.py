@@ -93,6 +93,7 @@ def test_pictures_of_ones_own(tmp_path: Path) -> None:
     assert np.isfinite([first, tuned]).all()
 
 
+@pytest.mark.slow
 def test_an_unreadable_picture_ends_the_run_and_its_workers(tmp_path: Path) -> None:
     miniature.make_ade20k(tmp_path / "data")
     picture = next((tmp_path / "data").rglob("images/training/*.jpg"))

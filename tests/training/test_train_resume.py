@@ -50,7 +50,8 @@ def assert_same_run(out: Path, undisturbed: Path) -> None:
     assert (out / "epochs.csv").read_text() == (undisturbed / "epochs.csv").read_text()
 
 
-@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
 def test_after_kill_9_the_resumed_run_ends_with_the_same_weights(
     tmp_path: Path, undisturbed: Path, workers: int
 ) -> None:
