@@ -9,19 +9,26 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 CHECKS = Path(__file__).parent / "interpreted"
 
 
+def cases() -> Iterator[Any]:
+    """(file, marker) of every run; only some files have slow checks."""
+    for path in sorted(CHECKS.glob("check_*.py")):
+        yield path.stem, "not slow"
+        if "pytest.mark.slow" in path.read_text("utf-8"):
+            yield pytest.param(path.stem, "slow", marks=pytest.mark.slow)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="triton has no wheels for this platform")
-@pytest.mark.parametrize("which", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("check", sorted(path.stem for path in CHECKS.glob("check_*.py")))
+@pytest.mark.parametrize(("check", "which"), cases())
 def test_interpreted(check: str, which: str) -> None:
-    if which == "slow" and "pytest.mark.slow" not in (CHECKS / f"{check}.py").read_text("utf-8"):
-        pytest.skip("none of its checks is slow")
     environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "TRITON_DEFAULT_FP_FUSION": "1"}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "python_files=check_*.py"]
     command += ["-m", which, str(CHECKS / f"{check}.py")]
