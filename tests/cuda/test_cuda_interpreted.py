@@ -27,7 +27,7 @@ def cases() -> Iterator[Any]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="triton has no wheels for this platform")
-@pytest.mark.parametrize(("check", "which"), cases())
+@pytest.mark.parametrize(("check", "which"), list(cases()))
 def test_interpreted(check: str, which: str) -> None:
     environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "TRITON_DEFAULT_FP_FUSION": "1"}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "python_files=check_*.py"]
