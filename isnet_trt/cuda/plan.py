@@ -200,13 +200,11 @@ class _Planner:
         elif len(inference.scales) == 1:
             self._whole_once()
         else:
-            plain = [mine[0] for mine in self._by_scale()]
-            volumes = [
-                _Volume(c, self._logits_of(w), (0, c[0])) for w, c in zip(plain, map(self._coarse, plain), strict=True)
-            ]
+            volumes = [self._answer_as_volume(mine[0]) for mine in self._by_scale()]
             self._finish(("logits", 0), volumes, (0, self.size[0]))
 
     def _answer_as_volume(self, window: Window) -> _Volume:
+        """The answer to a whole pass where the engine left it."""
         size = self._coarse(window)
         return _Volume(size, self._logits_of(window), (0, size[0]))
 
