@@ -1,18 +1,17 @@
 """What a model needs besides its weights: label set, preprocessing and inference settings.
 
 Plain frozen dataclasses without arrays or engines, shared by the recipes (training), the bundle manifest and the
-runtime. Each one checks itself when it is made and turns into JSON and back without loss.
+runtime. Each one checks itself when it is made and turns into JSON (`isnet_trt.bundle.strict` reads it back).
 """
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from isnet_trt.errors import SettingsError
 
-T = TypeVar("T")
 Mode = Literal["whole", "slide"]
 Size = tuple[int, int]
 """(height, width) in pixels."""
@@ -118,19 +117,3 @@ def to_json(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [to_json(item) for item in value]
     return value
-
-
-def from_json(kind: type[T], data: dict[str, Any]) -> T:
-    """The inverse of `to_json` for the dataclasses of this module (lists become tuples).
-
-    Raises:
-        SettingsError: a field is missing, unknown or invalid; the message names it.
-    """
-    try:
-        return kind(**{key: _tuples(item) for key, item in data.items()})
-    except TypeError as error:
-        raise SettingsError(f"{kind.__name__}: {error}") from None
-
-
-def _tuples(item: Any) -> Any:
-    return tuple(_tuples(i) for i in item) if isinstance(item, list) else item

@@ -20,7 +20,6 @@ from benchmarks.peers import Answer, Setup
 from isnet_trt import geometry
 from isnet_trt.preprocess import normalise, resize
 from isnet_trt.settings import Inference, Size
-from isnet_trt.training.checkpoint import load_checkpoint
 from isnet_trt.training.recipes import Recipe
 
 Network = Callable[[Tensor], Tensor]
@@ -102,9 +101,3 @@ def merge(volumes: list[NDArray[np.float32]], size: Size) -> NDArray[np.int16]:
         labels[better] = k
         np.maximum(best, score, out=best)
     return labels
-
-
-def recipe_of(setup: Setup) -> Recipe:
-    """The recipe of the checkpoint."""
-    assert setup.ckpt is not None
-    return load_checkpoint(setup.ckpt).recipe
