@@ -15,7 +15,7 @@ import psutil
 import pytest
 import torch
 import torch.multiprocessing
-from tiny_training import TINY, data, finished, start, train_in_process, wait_for, weights
+from tiny_training import TINY, data, finished, let_go, start, train_in_process, wait_for, weights
 from torch import nn
 
 from isnet_trt.training.distributed import HostSyncBatchNorm, processes
@@ -135,8 +135,8 @@ def ranks(launcher: int) -> list[psutil.Process]:
 
 
 def in_mid_epoch(out: Path, *more: str) -> Any:
-    """Two processes that have saved in their first epoch and go on."""
-    process = start(*LONG, "--out", str(out), *more, processes=2)
+    """Two processes that have saved in their first epoch; the first is held there, the other waits for it."""
+    process = start(*LONG, "--out", str(out), *more, processes=2, hold_after=5)
     wait_for((out / MID_EPOCH).exists, process)
     return process
 
@@ -145,6 +145,7 @@ def in_mid_epoch(out: Path, *more: str) -> Any:
 def test_a_signal_to_one_process_stops_both_with_everything_saved(tmp_path: Path) -> None:
     process = in_mid_epoch(tmp_path)
     ranks(process.pid)[1].send_signal(signal.SIGTERM)
+    let_go(tmp_path)
     status, output = finished(process)
     assert status == 0, output
     stopped = re.search(r"interrupted after iteration (\d+): saved", output)
@@ -157,6 +158,7 @@ def test_a_signal_to_one_process_stops_both_with_everything_saved(tmp_path: Path
 def test_a_killed_process_takes_the_run_down(tmp_path: Path) -> None:
     process = in_mid_epoch(tmp_path)
     ranks(process.pid)[1].kill()
+    let_go(tmp_path)
     status, output = finished(process, seconds=60)
     assert status != 0
     assert "exitcode  : -9" in output  # torchrun's report
@@ -168,6 +170,7 @@ def test_a_process_that_hangs_takes_the_run_down(tmp_path: Path) -> None:
     process = in_mid_epoch(tmp_path, "--timeout", "5")
     hanging = ranks(process.pid)[1]
     hanging.suspend()
+    let_go(tmp_path)
     status, output = finished(process, seconds=120)
     assert status != 0
     assert "process 0 of 2 lost the others" in output

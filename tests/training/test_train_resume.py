@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from tiny_training import finished, start, train_in_process, wait_for, weights
+from tiny_training import finished, let_go, start, train_in_process, wait_for, weights
 
 from isnet_trt.training.run_folder import LATEST
 
@@ -28,8 +28,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def in_second_epoch(out: Path, workers: int = 0) -> subprocess.Popen[str]:
-    """A run that has saved in the middle of its second epoch and goes on."""
-    process = start(*RUN, "--workers", str(workers), "--out", str(out))
+    """A run that has saved in the middle of its second epoch and is held there."""
+    process = start(*RUN, "--workers", str(workers), "--out", str(out), hold_after=LENGTH + 1)
     wait_for((out / "checkpoints-epoch-1.pth").exists, process)
     wait_for(lambda: torch.load(out / LATEST, weights_only=True)["cur_iter"] > LENGTH, process)
     return process
@@ -75,6 +75,7 @@ def test_a_signal_to_all_processes_saves_and_ends_with_0(tmp_path: Path, undistu
     for one in (psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)):
         if "resource_tracker" not in " ".join(one.cmdline()):
             one.send_signal(number)
+    let_go(tmp_path)
     status, output = finished(process)
     assert status == 0, output
     assert "saved, go on with --resume" in output

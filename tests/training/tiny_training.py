@@ -23,8 +23,10 @@ from isnet_trt.training.architecture import Architecture, Backbone
 from isnet_trt.training.data.scenes import SceneSet, held_out_scenes, training_scenes
 from isnet_trt.training.recipes import DATASETS, RECIPES, Augmentation, Recipe, recipe
 from isnet_trt.training.run_folder import LATEST
-from isnet_trt.training.trainer import Data
+from isnet_trt.training.trainer import Data, Trainer
 
+HOLD_AFTER = "TINY_HOLD_AFTER"
+"""Environment variable: the run waits at its first save from this iteration on, until it is let go."""
 SCENES = SceneSet(count=4, size=(64, 128), repeats=2)
 BACKBONE = Backbone("tiny", "bottleneck", (1, 1, 1, 1), stem_width=4, width=4)
 
@@ -58,12 +60,18 @@ def data(scenes: SceneSet = SCENES, held_out: int = 2) -> Data:
     return Data(training_scenes(scenes), held_out_scenes(held_out, scenes.size), scenes.repeats)
 
 
-def start(*args: str, processes: int = 1) -> subprocess.Popen[str]:
-    """The command line in a process of its own, or in several under torchrun; stdout and stderr are joined."""
+def start(*args: str, processes: int = 1, hold_after: int | None = None) -> subprocess.Popen[str]:
+    """The command line in a process of its own, or in several under torchrun; stdout and stderr are joined.
+
+    With ``hold_after`` the run waits at its first save from that iteration on until `let_go`: what is done to it there
+    meets it at that place on a slow machine too.
+    """
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
     command = [sys.executable, *launcher, __file__, *args, "--threads", "1", "--device", "cpu"]
     tests = str(Path(__file__).parents[1])
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": tests, "PYTHONUNBUFFERED": "1"}
+    if hold_after is not None:
+        environment[HOLD_AFTER] = str(hold_after)
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
 
 
@@ -99,10 +107,29 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return torch.load(folder / LATEST, weights_only=True)["model"]
 
 
+def let_go(out: Path) -> None:
+    """Let a run that writes into ``out`` go on from where it is held."""
+    (out / "go").touch()
+
+
+def hold_after_save(iteration: int) -> None:
+    """Make every trainer wait in its first save from ``iteration`` on; signals reach it there."""
+    save = Trainer.save
+
+    def save_and_wait(trainer: Trainer) -> None:
+        save(trainer)
+        while trainer.iteration >= iteration and not (trainer.options.out / "go").exists():
+            time.sleep(0.01)
+
+    Trainer.save = save_and_wait  # type: ignore[method-assign]
+
+
 def main() -> int:
     """``isnet_trt.training.train`` that also knows the tiny recipes and draws tiny scenes."""
     RECIPES.update(TINY_RECIPES)
     train.SceneSet = lambda **given: dataclasses.replace(SCENES, **given)  # type: ignore[assignment, misc]
+    if HOLD_AFTER in os.environ:
+        hold_after_save(int(os.environ[HOLD_AFTER]))
     return cli.run(train.main)
 
 
