@@ -12,7 +12,6 @@ import functools
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -118,7 +117,7 @@ class Merger:
 
     def add(self, window: Window, logits: Array) -> None:
         """The network's output (K, h, w) for ``window``; from now on it belongs to the merger, which may change it."""
-        self._volume_of[window.of.index].add(window, logits, self._run)
+        self._volume_of[window.of.index].add(window, logits)
 
     def work(self) -> bool:
         """Merge the rows whose windows have all been added; True once the whole map is done."""
@@ -129,7 +128,7 @@ class Merger:
                 break
             bands.append(band)
             self._next = band[1]
-        self._run(self._band, bands)
+        self._merge(bands)
         self._forget()
         done = self._next == self._output[0]
         if done and self._pool:
@@ -139,14 +138,13 @@ class Merger:
     def _needs(self, volume: Volume, band: Span) -> Span:
         return taps(volume.size[0], self._output[0], *band).span
 
-    def _run(self, work: Callable[[Any], object], items: Sequence[Any]) -> None:
-        """See `isnet_trt.volumes.Run`."""
-        if self._threads == 1 or len(items) < 2:
-            for item in items:
-                work(item)
+    def _merge(self, bands: Sequence[Span]) -> None:
+        if self._threads == 1 or len(bands) < 2:
+            for band in bands:
+                self._band(band)
             return
         self._pool = self._pool or ThreadPoolExecutor(self._threads)
-        list(self._pool.map(work, items))
+        list(self._pool.map(self._band, bands))
 
     def _forget(self) -> None:
         done = self._next == self._output[0]
@@ -170,10 +168,11 @@ class Merger:
             y = taps(volume.size[0], self._output[0], *rows)
             span, x = column_taps(volume.size[1], self._output[1], *columns)
             parts.append(Part(volume.block(y.span, span), y.matrix, x))
+        share = np.float32(1 / self._passes)
+        if total is not None and self._passes > 1:
+            total = total * share
         if parts:
-            resampled = combine(parts)
+            resampled = combine(parts, share)
             total = resampled if total is None else np.add(resampled, total, out=resampled)
         assert total is not None
-        if self._passes == 1:
-            return total
-        return np.divide(total, np.float32(self._passes), out=total if parts else None)
+        return total

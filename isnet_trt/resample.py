@@ -26,6 +26,7 @@ PRODUCT = 2**18
 CHUNK = 64
 """Columns per product."""
 ROWS_AT_ONCE = 128
+_ONE = np.float32(1)
 
 
 class Taps(NamedTuple):
@@ -87,12 +88,12 @@ def column_taps(n_in: int, n_out: int, start: int, stop: int) -> tuple[Span, tup
     return (first, chunks[-1].span[1]), tuple(Taps((t.span[0] - first, t.span[1] - first), t.matrix) for t in chunks)
 
 
-def combine(parts: Sequence[Part]) -> Array:
-    """The sum over ``parts`` of each block resampled to the same rows and columns: (K, R, C).
+def combine(parts: Sequence[Part], share: np.float32 = _ONE) -> Array:
+    """``share`` times the sum over ``parts`` of each block resampled to the same rows and columns: (K, R, C).
 
     The blocks are stacked after their columns are done, so that one product does the rows of all of them and adds up.
     """
-    rows = np.concatenate([part.rows for part in parts], axis=1)
+    rows = np.concatenate([part.rows for part in parts], axis=1) * share
     width = sum(len(chunk.matrix) for chunk in parts[0].columns)
     stack = np.empty((rows.shape[1], len(parts[0].block), width), np.float32)
     at = 0

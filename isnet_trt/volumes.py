@@ -5,10 +5,9 @@ A volume gives blocks of scores to the merge (`isnet_trt.merge`), which resample
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import cv2
 import numpy as np
@@ -19,12 +18,6 @@ from isnet_trt.settings import Size
 
 Pairs = Sequence[tuple[int, int]]
 """Classes that change places in mirrored passes."""
-Run = Callable[[Callable[[Any], object], Sequence[Any]], None]
-"""Does a piece of work for each item, on several threads where that pays."""
-POSITIONS = 4096
-"""Positions of the coarse grid that a thread softmaxes at once."""
-CLASSES = 16
-"""Classes that a thread adds up at once."""
 EXPONENT = 64.0
 """exp of scores up to here, and sums of thousands of them, neither overflow nor underflow in float32."""
 
@@ -34,7 +27,7 @@ class Volume(Protocol):
 
     size: Size
 
-    def add(self, window: Window, scores: Array, run: Run) -> None:
+    def add(self, window: Window, scores: Array) -> None:
         """Take the scores (K, h, w) of a window; they may be changed."""
         ...
 
@@ -61,25 +54,23 @@ class Coarse:
     pairs: Pairs
     scores: Array | None = None
 
-    def add(self, window: Window, scores: Array, run: Run) -> None:
-        """See `Volume.add`."""
+    def add(self, window: Window, scores: Array) -> None:
+        """See `Volume.add`.
+
+        On one thread: in each of these few short steps, waking a second one costs what it would save.
+        """
+        self.missing -= 1
         scores = np.ascontiguousarray(scores)
         if self.softmax:
-            flat = scores.reshape(len(scores), -1)
-            run(lambda at: softmax(flat[:, at], out=flat[:, at]), slices(flat.shape[1], POSITIONS))
+            softmax(scores, out=scores)
         if self.scores is None and not window.of.mirrored:
             self.scores = scores
+            return
+        self.scores = np.zeros_like(scores) if self.scores is None else self.scores
+        if window.of.mirrored:
+            add_mirrored(self.scores, scores, self.pairs)
         else:
-            self.scores = np.zeros_like(scores) if self.scores is None else self.scores
-            run(functools.partial(self._add, scores, window.of.mirrored), slices(len(scores), CLASSES))
-        self.missing -= 1
-
-    def _add(self, scores: Array, mirrored: bool, classes: slice) -> None:
-        assert self.scores is not None
-        if mirrored:
-            add_mirrored(self.scores, scores, self.pairs, classes)
-        else:
-            self.scores[classes] += scores[classes]
+            self.scores += scores
 
     def ready(self) -> int:
         """See `Volume.ready`."""
@@ -114,12 +105,12 @@ class Mosaic:
         columns = _cover(one.size[1], {(w.left, w.right) for w in windows})
         return cls(one.size, softmax, pairs, sorted(windows, key=lambda w: w.top), (rows, columns))
 
-    def add(self, window: Window, scores: Array, run: Run) -> None:
+    def add(self, window: Window, scores: Array) -> None:
         """See `Volume.add`."""
         self.outstanding.remove(window)
         if window.of.mirrored:
             plain, scores = scores, np.zeros_like(scores)
-            add_mirrored(scores, plain, self.pairs, slice(None))
+            add_mirrored(scores, plain, self.pairs)
         self.placed.append((window, scores))
 
     def ready(self) -> int:
@@ -187,18 +178,13 @@ def softmax(scores: Array, out: Array | None = None, within: Array | None = None
     return out
 
 
-def add_mirrored(total: Array, scores: Array, pairs: Pairs, classes: slice) -> None:
-    """``total[classes] += mirror(scores)[classes]``: columns reversed, left and right classes exchanged.
+def add_mirrored(total: Array, scores: Array, pairs: Pairs) -> None:
+    """``total += mirror(scores)``: columns reversed, left and right classes exchanged.
 
     Class by class, so that no copy of all scores is made.
     """
     source = np.arange(len(scores))
     for a, b in pairs:
         source[[a, b]] = source[[b, a]]
-    for out, k in zip(total[classes], source[classes], strict=True):
+    for out, k in zip(total, source, strict=True):
         out += cv2.flip(scores[k], 1)
-
-
-def slices(length: int, step: int) -> list[slice]:
-    """``range(length)`` in pieces of ``step``."""
-    return [slice(start, min(start + step, length)) for start in range(0, length, step)]

@@ -1,4 +1,4 @@
-"""Softmax at every size of score, mirrored sums, pieces of work."""
+"""Softmax at every size of score, mirrored sums."""
 
 from __future__ import annotations
 
@@ -40,8 +40,7 @@ def test_mirrored_scores_are_added_with_classes_exchanged(size: tuple[int, int],
     total, scores = (rng.standard_normal((5, *size)).astype(np.float32) for _ in range(2))
     order = [0, 1, 2, 3, 4] if not pairs else [3, 1, 4, 0, 2]
     want = total + scores[order][:, :, ::-1]
-    volumes.add_mirrored(total, scores, pairs, slice(0, 2))
-    volumes.add_mirrored(total, scores, pairs, slice(2, 5))
+    volumes.add_mirrored(total, scores, pairs)
     assert np.array_equal(total, want)
 
 
@@ -57,11 +56,6 @@ def test_passes_of_a_scale_add_up_in_either_order_and_any_layout(first: str) -> 
     for window in (plain, mirrored) if first == "plain" else (mirrored, plain):
         assert coarse.ready() == 0
         given = np.asfortranarray(scores[window.of.index])
-        coarse.add(window, given, lambda work, items: [work(item) for item in reversed(items)])
+        coarse.add(window, given)
     assert coarse.ready() == 9
     assert np.abs(coarse.block((2, 9), (3, 17)) - want[:, 2:9, 3:17]).max() <= PROBABILITY[1]
-
-
-def test_slices_cover_a_range_once() -> None:
-    assert volumes.slices(0, 4) == []
-    assert [list(range(10))[at] for at in volumes.slices(10, 4)] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
