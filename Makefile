@@ -4,7 +4,10 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 TORCH := $(shell sed -n 's/^torch==\([0-9.]*\).*/\1/p' constraints.txt)
+# Test files run side by side in this many processes; each takes up to 3 GB in the slow tests.
+WORKERS ?= 2
 PYTEST_ARGS ?=
+PYTEST := $(PY) -m pytest --numprocesses $(WORKERS) --dist loadfile
 
 .PHONY: help demo test test-all lint format clean
 .DEFAULT_GOAL := help
@@ -16,13 +19,13 @@ demo: $(VENV)/.demo  ## build a bundle from the demo checkpoint, segment a scene
 	$(PY) -m isnet_trt.training.demo --out demo
 
 test: $(VENV)/.test  ## the quick tests (a few minutes on two cores)
-	$(PY) -m pytest -m "not slow" $(PYTEST_ARGS)
+	$(PYTEST) -m "not slow" $(PYTEST_ARGS)
 
 test-all: $(VENV)/.test  ## all tests, the slow ones too
-	$(PY) -m pytest $(PYTEST_ARGS)
+	$(PYTEST) $(PYTEST_ARGS)
 
 test-slow: $(VENV)/.test  ## only the slow tests
-	$(PY) -m pytest -m slow $(PYTEST_ARGS)
+	$(PYTEST) -m slow $(PYTEST_ARGS)
 
 lint: $(VENV)/.test  ## ruff and mypy
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy

@@ -30,6 +30,7 @@ EXTRAS = {
     "rtx": [f"tensorrt-rtx-cu13>=1.7; {RTX_PLATFORM}", "cuda-bindings>=13"],
     "dev": [
         "pytest>=8",
+        "pytest-xdist>=3.6",
         "hypothesis>=6.100",
         "mypy>=1.15",
         "ruff>=0.12",
