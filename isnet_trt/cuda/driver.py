@@ -5,6 +5,7 @@ API: https://nvidia.github.io/cuda-python/cuda-bindings/latest/module/driver.htm
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 from isnet_trt.errors import EngineError, EngineUnavailable
@@ -15,6 +16,9 @@ _HINTS = {
     209: "; the code is for another GPU",  # CUDA_ERROR_NO_BINARY_FOR_GPU
     222: "; upgrade the NVIDIA driver",  # CUDA_ERROR_UNSUPPORTED_PTX_VERSION
 }
+
+_contexts: dict[int, Any] = {}
+_contexts_lock = threading.Lock()
 
 
 def import_driver() -> Any:
@@ -40,6 +44,19 @@ def call(api: Any, name: str, *arguments: Any) -> Any:
     if int(status):
         raise EngineError(f"{name} failed: {words(api, status)} ({int(status)}){_HINTS.get(int(status), '')}")
     return values[0] if values else None
+
+
+def primary_context(api: Any, index: int) -> Any:
+    """The primary context of GPU ``index``, retained once a process and never released, as PyTorch and TensorRT do.
+
+    Raises:
+        EngineError: the driver has no such GPU, or cannot give it a context.
+    """
+    with _contexts_lock:
+        if index not in _contexts:
+            call(api, "cuInit", 0)
+            _contexts[index] = call(api, "cuDevicePrimaryCtxRetain", call(api, "cuDeviceGet", index))
+        return _contexts[index]
 
 
 def words(api: Any, status: Any) -> str:

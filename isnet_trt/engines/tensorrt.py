@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isnet_trt.bundle import EngineInfo
+from isnet_trt.cuda import driver
 from isnet_trt.cuda.kernels import Kernels
 from isnet_trt.engines.base import check_batch
 from isnet_trt.engines.device import Gpu, look_for_gpu
@@ -29,7 +30,7 @@ from isnet_trt.engines.libraries import (
     installed_version,
     runs_engine_of,
 )
-from isnet_trt.engines.stream import Stream, import_runtime
+from isnet_trt.engines.stream import Stream
 from isnet_trt.errors import EngineError, EngineUnavailable
 from isnet_trt.forks import Home
 
@@ -101,7 +102,7 @@ class TensorRTEngine:
         self._pinned: set[tuple[int, ...]] = set()
         self._spare: Any = None
         self._failures: list[str] = []
-        self._stream = Stream(import_runtime())
+        self._stream = Stream(driver.import_driver())
         self._home = Home(self)
         try:
             with self._stream.active(), self._plugins(info):

@@ -1,0 +1,193 @@
+"""Doubles of TensorRT's Python API and of the driver API as the engine uses them, around the network of `small_bundle`.
+
+Device memory is the host's and counted, streams run as late as they may, so that a leak, a wrong size, a missing copy
+or wait, or a result that is overwritten by the next call shows. They say nothing about the libraries themselves.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+import weakref
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from cuda_double import Allocation, Driver, Gpu, Stream
+from small_bundle import expected
+
+SHAPES = ((1, 3, 8, 8), (1, 3, 16, 16), (2, 3, 64, 48))
+"""Smallest, usual and largest input of the engine."""
+
+
+class Cuda(Driver):
+    """cuda.bindings.driver with what owns a context, memory and streams, which is pycuda's part elsewhere.
+
+    Streams run as late as they may.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(Gpu())
+        self.primary = SimpleNamespace(push=self.push)
+        self.ready = False
+
+    def push(self, context: Any = None) -> None:
+        self.gpu.stacks.setdefault(threading.get_ident(), []).append(context or self.primary)
+
+    def cuInit(self, flags: int) -> tuple[int]:
+        self.ready = flags == 0
+        return (0,)
+
+    def cuDeviceGet(self, index: int) -> tuple[int, int]:
+        return (0, 5) if self.ready and index == 0 else (101, 0)
+
+    def cuDevicePrimaryCtxRetain(self, device: int) -> tuple[int, Any]:
+        assert device == 5
+        return self.gpu.fails.get("cuDevicePrimaryCtxRetain", 0), self.primary
+
+    def cuStreamCreate(self, flags: int) -> tuple[int, int]:
+        assert flags == 1
+        handle = self.gpu.handle()
+        self.gpu.streams[handle] = Stream(self.gpu)
+        return self._status("cuStreamCreate"), handle
+
+    def cuStreamDestroy(self, stream: int) -> tuple[int]:
+        del self.gpu.streams[stream]
+        return (self._status("cuStreamDestroy"),)
+
+    def cuMemAlloc(self, size: int) -> tuple[int, int]:
+        if status := self._status("cuMemAlloc"):
+            return status, 0
+        return 0, Allocation(self.gpu, size).address
+
+    def cuMemFree(self, address: int) -> tuple[int]:
+        self.gpu.used -= self.gpu.memory.pop(address)
+        self.gpu.drop(address)
+        return (self._status("cuMemFree"),)
+
+    def cuMemcpyHtoDAsync(self, to: int, source: int, size: int, stream: int) -> tuple[int]:
+        return self._copy("cuMemcpyHtoDAsync", to, source, size, stream, on_device=to)
+
+    def cuMemcpyDtoHAsync(self, to: int, source: int, size: int, stream: int) -> tuple[int]:
+        return self._copy("cuMemcpyDtoHAsync", to, source, size, stream, on_device=source)
+
+    def _copy(self, name: str, to: int, source: int, size: int, stream: int, on_device: int) -> tuple[int]:
+        self.gpu.check_range(on_device, size)
+        self.gpu.put(stream, lambda: ctypes.memmove(to, source, size) and None)
+        return (self._status(name),)
+
+    def cuStreamSynchronize(self, stream: int) -> tuple[int]:
+        self.gpu.streams[stream].run()
+        return (self._status("cuStreamSynchronize"),)
+
+
+class Library:
+    """TensorRT's Python API as far as the engine uses it, around the network of `small_bundle`."""
+
+    __version__ = "1.7.1.116"
+    TensorIOMode = SimpleNamespace(INPUT=1, OUTPUT=2)
+    DataType = SimpleNamespace(FLOAT=0, HALF=1)
+    ExecutionContextAllocationStrategy = SimpleNamespace(STATIC=0, ON_PROFILE_CHANGE=1, USER_MANAGED=2)
+    DynamicShapesKernelSpecializationStrategy = SimpleNamespace(LAZY=0, EAGER=1, NONE=2)
+    EngineInvalidityDiagnostics = SimpleNamespace(__members__={"VERSION_MISMATCH": 1, "MALFORMED_ENGINE": 32})
+
+    class ILogger:
+        Severity = SimpleNamespace(ERROR=1, INTERNAL_ERROR=0)
+
+    def __init__(self, gpu: Gpu) -> None:
+        self.gpu = gpu
+        self.dtypes = {"image": 0, "logits": 0}
+        self.no_context = False
+        self.execute_fails = False
+        self.broken = False
+        self.capturable = True
+        self.contexts: weakref.WeakSet[Context] = weakref.WeakSet()
+
+    def Runtime(self, logger: Any) -> Any:
+        self.logger = logger
+        return SimpleNamespace(
+            deserialize_cuda_engine=lambda data: None if self._bad(data) else self._engine(),
+            get_engine_validity=lambda data: (2, 32),
+        )
+
+    def _bad(self, data: bytes) -> bool:
+        if data != b"engine":
+            self.logger.log(1, "magic tag does not match")
+        return data != b"engine"
+
+    def _engine(self) -> Any:
+        names = list(self.dtypes)
+        return SimpleNamespace(
+            num_io_tensors=len(names),
+            get_tensor_name=names.__getitem__,
+            get_tensor_mode=lambda name: 1 if name.startswith("image") else 2,
+            get_tensor_dtype=self.dtypes.__getitem__,
+            get_tensor_shape=lambda name: (-1, 3, -1, -1),
+            get_tensor_profile_shape=lambda name, profile: SHAPES,
+            device_memory_size_v2=4096,
+            create_runtime_config=RuntimeConfig,
+            create_execution_context=self._context,
+        )
+
+    def _context(self, config: Any) -> Any:
+        assert (config.strategy, config.dynamic_shapes_kernel_specialization_strategy) == (2, 1)
+        return None if self.no_context else Context(self)
+
+
+class RuntimeConfig:
+    """What contexts are made with; TensorRT-RTX has it, and TensorRT takes the strategy itself."""
+
+    strategy = dynamic_shapes_kernel_specialization_strategy = 0
+
+    def set_execution_context_allocation_strategy(self, strategy: int) -> None:
+        self.strategy = strategy
+
+
+class Context:
+    """An execution context that computes on the addresses it was given, in memory that it was given."""
+
+    def __init__(self, library: Library) -> None:
+        self.library = library
+        self.addresses: dict[str, int] = {}
+        self.memory: tuple[int, int] | None = None
+        self.shape: tuple[int, ...] = ()
+        library.contexts.add(self)
+
+    def set_device_memory(self, address: int, size: int) -> None:
+        self.memory = address, size
+
+    def is_stream_capturable(self, stream: int) -> bool:
+        assert self.shape
+        return self.library.capturable
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        assert name == "image"
+        assert not self.shape or not self.fits, "a context keeps its shape"
+        self.shape = tuple(shape)
+        self.fits = all(a <= b <= c for a, b, c in zip(SHAPES[0], shape, SHAPES[2], strict=True))
+        if not self.fits:
+            self.library.logger.log(1, "dimensions not in profile")
+        return self.fits
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        batch, _, height, width = self.shape
+        return (batch, 3, -1 if self.library.broken else height // 8, width // 8)
+
+    def set_tensor_address(self, name: str, address: int) -> bool:
+        self.addresses[name] = address
+        return True
+
+    def execute_async_v3(self, stream: int) -> bool:
+        assert self.memory is not None
+        self.library.gpu.check_range(*self.memory)
+        assert self.fits
+        if self.library.execute_fails:
+            self.library.logger.log(1, "enqueue failed")
+            return False
+        batch, logits = self._tensor("image", self.shape), self._tensor("logits", self.get_tensor_shape("logits"))
+        self.library.gpu.put(stream, lambda: np.copyto(logits, expected(batch)))
+        return True
+
+    def _tensor(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        self.library.gpu.check_range(self.addresses[name], 4 * int(np.prod(shape)))
+        return np.ctypeslib.as_array(ctypes.cast(self.addresses[name], ctypes.POINTER(ctypes.c_float)), shape)
