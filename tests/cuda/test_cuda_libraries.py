@@ -6,32 +6,19 @@ Processes of their own: the driver library is found when a process starts.
 from __future__ import annotations
 
 import importlib.util
-import os
-import shutil
 import subprocess
-import sys
 from pathlib import Path
 
+import fake_libcuda
 import pytest
 
 HERE = Path(__file__).parent
-COMPILER = shutil.which("cc") or shutil.which("gcc")
-pytestmark = [
-    pytest.mark.skipif(sys.platform != "linux" or COMPILER is None, reason="a C compiler on Linux makes the driver"),
-    pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="there is an NVIDIA driver"),
-]
+pytestmark = fake_libcuda.NEEDED
 
 
 def run(folder: Path, which: str, rest: str) -> subprocess.CompletedProcess[str]:
-    """on_fake_driver.py with the driver in ``folder``; ``rest`` are the functions that only exist."""
-    (folder / "fake_driver_rest.h").write_text(rest, "utf-8")
-    library = folder / "libcuda.so.1"
-    command = [str(COMPILER), "-shared", "-fPIC", "-w", f"-I{folder}", "-Wl,-soname,libcuda.so.1"]
-    subprocess.run([*command, str(HERE / "fake_driver.c"), "-o", str(library), "-ldl"], check=True)
-    paths = os.pathsep.join([str(HERE.parents[1]), str(HERE.parent), os.environ.get("PYTHONPATH", "")])
-    found = {"LD_LIBRARY_PATH": str(folder), "LD_PRELOAD": str(library), "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    script = [sys.executable, "-W", "error::UserWarning", str(HERE / "on_fake_driver.py"), which]
-    return subprocess.run(script, capture_output=True, text=True, env=os.environ | found, timeout=300)
+    """on_fake_driver.py; ``rest`` are the functions that only exist."""
+    return fake_libcuda.run(folder, HERE / "on_fake_driver.py", which, rest=rest)
 
 
 def test_cuda_bindings(tmp_path: Path) -> None:

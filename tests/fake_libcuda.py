@@ -1,0 +1,33 @@
+"""Runs scripts of the tests on the driver library that is made from tests/cuda/fake_driver.c."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parent / "cuda" / "fake_driver.c"
+COMPILER = shutil.which("cc") or shutil.which("gcc")
+NEEDED = [
+    pytest.mark.skipif(sys.platform != "linux" or COMPILER is None, reason="a C compiler on Linux makes the driver"),
+    pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="there is an NVIDIA driver"),
+]
+
+
+def run(
+    folder: Path, script: Path, *arguments: str, rest: str = "", **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """``script`` with the driver in ``folder``; ``rest`` are the functions that only exist."""
+    (folder / "fake_driver_rest.h").write_text(rest, "utf-8")
+    library = folder / "libcuda.so.1"
+    command = [str(COMPILER), "-shared", "-fPIC", "-w", f"-I{folder}", "-Wl,-soname,libcuda.so.1"]
+    subprocess.run([*command, str(SOURCE), "-o", str(library), "-ldl"], check=True)
+    tests = SOURCE.parents[1]
+    paths = os.pathsep.join([str(tests.parent), str(tests), os.environ.get("PYTHONPATH", "")])
+    found = {"LD_LIBRARY_PATH": str(folder), "LD_PRELOAD": str(library), "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-W", "error::UserWarning", str(script), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=os.environ | found | variables, timeout=300)
