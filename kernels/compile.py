@@ -174,8 +174,11 @@ class _Job:
         return catalogue.launches(self.arch, self.dtypes, self.classes, self.width, self.context)
 
 
-def _do(job: _Job) -> Compiled:
-    return compile_launch(next(launch for launch in job.launches() if launch.name == job.name), job.arch)
+def _do(job: _Job) -> Compiled | BuildError:
+    try:
+        return compile_launch(next(launch for launch in job.launches() if launch.name == job.name), job.arch)
+    except BuildError as error:
+        return error
 
 
 def _jobs(arguments: argparse.Namespace) -> list[_Job]:
@@ -194,7 +197,7 @@ def _jobs(arguments: argparse.Namespace) -> list[_Job]:
     return chosen
 
 
-def _compiled(jobs: Sequence[_Job], workers: int) -> Iterator[Compiled]:
+def _compiled(jobs: Sequence[_Job], workers: int) -> Iterator[Compiled | BuildError]:
     """The result of each job in order, ``workers`` at a time."""
     if workers <= 1:
         yield from map(_do, jobs)
@@ -232,6 +235,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="only kernels whose names begin so")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="compile N kernels at a time (default: 1)")
+    parser.add_argument("--keep-going", action="store_true", help="leave out kernels that do not compile; status 1")
     return parser
 
 
@@ -247,12 +251,21 @@ def _run(arguments: argparse.Namespace) -> int:
         raise SettingsError(f"--classes {arguments.classes}: it must be 1 to 65536")
     jobs = _jobs(arguments)
     done: dict[int, dict[str, Compiled]] = {}
+    failed: list[str] = []
     for job, compiled in zip(jobs, _compiled(jobs, arguments.jobs), strict=True):
+        if isinstance(compiled, BuildError):
+            if not arguments.keep_going:
+                raise compiled
+            failed.append(str(compiled))
+            continue
         print(_report(job, compiled), flush=True)
         done.setdefault(job.arch, {})[job.name] = compiled
     for arch, kernels in done.items():
         if arguments.out:
             write(arguments.out / f"sm_{arch}", arch, kernels, arguments.classes)
+    if failed:
+        print(f"{len(failed)} of {len(jobs)} kernels do not compile: {'; '.join(failed)}", file=sys.stderr)
+        return cli.FAILED
     spilled = [f"{name} (sm_{arch})" for arch, kernels in done.items() for name, c in kernels.items() if c.spills]
     if spilled:
         print(f"{len(spilled)} of {len(jobs)} kernels spill registers: {', '.join(spilled)}", file=sys.stderr)

@@ -10,11 +10,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from benchmarks.gpu_check import rigs
-from benchmarks.gpu_check.check import Answer, CannotRun, Check, Setup
+from benchmarks.gpu_check import needs, rigs
+from benchmarks.gpu_check.check import Answer, CannotRun, Check, Setup, part
 from benchmarks.gpu_check.kernels import seed_of
 from benchmarks.gpu_check.runtime import FIXTURES, NAMES, fixtures, inference_of
-from isnet_trt.errors import IsnetError
+from isnet_trt.engines.libraries import RTX_COMPUTE_CAPABILITIES
+from isnet_trt.errors import SettingsError
 
 DEMO = Path(__file__).parents[2] / "training" / "assets" / "isnet_demo.pth"
 KINDS = ("tensorrt-rtx", "tensorrt", "onnxruntime-cuda")
@@ -58,19 +59,37 @@ def _choices(kind: str, quick: bool) -> list[tuple[str, Context | None]]:
 def _demo(answer: Answer, setup: Setup, kind: str, precision: str, context: Context | None) -> bool:
     name = f"demo {kind} {precision} {context or ''}".strip()
     folder = setup.folder / f"demo-{kind}-{precision}{'-native' if context == 'native' else ''}"
-    try:
+    with part(answer, name, SettingsError):  # this GPU has no units for the precision
         seconds = build(DEMO, folder, kind, precision, context)
         compare(answer, setup, folder, kind, precision, name, seconds)
-    except IsnetError as error:
-        answer.missing(name, str(error))
-        return False
-    return True
+        return True
+    return False
+
+
+def require(kind: str) -> None:
+    """That bundles of this engine can run here; asked before one is built, which takes minutes.
+
+    Raises:
+        CannotRun: its library is not here, or not made for this GPU.
+    """
+    if reason := needs.missing((kind,)):
+        raise CannotRun(reason)
+    if kind == "tensorrt-rtx":
+        (capability,) = _targets(kind) or ("",)
+        if capability not in RTX_COMPUTE_CAPABILITIES:
+            listed = ", ".join(RTX_COMPUTE_CAPABILITIES)
+            raise CannotRun(f"TensorRT-RTX is made for compute capability {listed}, this GPU has {capability}")
 
 
 def build(ckpt: Path, folder: Path, kind: str, precision: str, context: Context | None, **options: Any) -> float:
-    """Seconds that a build took; none where the bundle is there already."""
+    """Seconds that a build took; none where the bundle is there already.
+
+    Raises:
+        CannotRun: see `require`.
+    """
     from isnet_trt.export import build as from_checkpoint
 
+    require(kind)
     if (folder / "bundle.json").is_file():
         return 0.0
     start = time.monotonic()
@@ -129,12 +148,10 @@ def compare(
 def _published(answer: Answer, setup: Setup, kind: str) -> None:
     """ResNet-50 for ADE20k, made-up weights, float16 with plugins, static at the size of latency's case."""
     name = "isnet_resnet50os8_ade20k"
-    try:
+    with part(answer, f"{name} {kind}"):
         folder, seconds = published(setup, kind, name, "fp16", (512, 683))
         # Made-up weights have many near ties: they are held to the looser bound.
         compare(answer, setup, folder, kind, "bf16", f"{name} {kind} fp16", seconds, (480, 640))
-    except IsnetError as error:
-        answer.missing(f"{name} {kind}", str(error))
 
 
 def published(
@@ -143,9 +160,13 @@ def published(
     """A bundle of a published model with made-up weights, and the seconds that its build took.
 
     ``static`` None: for any size.
+
+    Raises:
+        CannotRun: see `require`.
     """
     from benchmarks.weights import filled_checkpoint
 
+    require(kind)
     size = f"{static[0]}x{static[1]}" if static else "any"
     folder = setup.folder / f"{recipe}-{kind}-{precision}-{size}-{batch}"
     if (folder / "bundle.json").is_file():
@@ -187,15 +208,12 @@ def stored(name: str) -> Callable[[Answer, Setup], None]:
 
 
 def _stored(answer: Answer, setup: Setup, kind: str, name: str, precision: str) -> bool:
-    try:
+    with part(answer, f"{name} {kind} {precision}"):
         folder, seconds = published(setup, kind, name, precision, None)
-        segmenter = opened(folder, kind)
-    except IsnetError as error:
-        answer.missing(f"{name} {kind} {precision}", str(error))
-        return False
-    with segmenter:
-        judge_stored(answer, segmenter, name, f"{kind} {precision}", precision, seconds)
-    return True
+        with opened(folder, kind) as segmenter:
+            judge_stored(answer, segmenter, name, f"{kind} {precision}", precision, seconds)
+        return True
+    return False
 
 
 def judge_stored(answer: Answer, segmenter: Any, name: str, what: str, precision: str, seconds: float = 0.0) -> None:
@@ -217,13 +235,11 @@ def given(answer: Answer, setup: Setup) -> None:
     if not setup.bundles:
         raise CannotRun("no bundle was given with --bundle")
     for folder in setup.bundles:
-        try:
+        with part(answer, folder.name):
             manifest = read_bundle(folder).manifest
             kind = "onnxruntime-cuda" if manifest.engine.kind == "onnxruntime" else manifest.engine.kind
             precision = manifest.precision if manifest.precision in LEAST else "bf16"
             compare(answer, setup, folder, kind, precision, folder.name, 0.0)
-        except IsnetError as error:
-            answer.missing(folder.name, str(error))
 
 
 _BUILD = ("gpu", "torch", "onnx", "onnxscript", "cuda-bindings", "pycuda")

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from isnet_trt.errors import EngineUnavailable
 
 PASSED, FAILED, MISSING = "passed", "failed", "could not run"
 """What a check's record may have as ``status``."""
@@ -69,6 +74,47 @@ class Answer:
         if not good:
             self.wrong(text)
         return bool(good)
+
+
+@contextlib.contextmanager
+def part(answer: Answer, what: str, *lacking: type[Exception]) -> Iterator[None]:
+    """A part of a check, after which the check goes on whatever happens in it.
+
+    What this machine lacks (`CannotRun`, EngineUnavailable, and ``lacking``) is `Answer.missing`, any other exception
+    `Answer.wrong`. It goes through only where the GPU is of no more use to this process, so that another one follows.
+    """
+    try:
+        yield
+    except Exception as error:
+        traceback.print_exc()
+        if device_lost():
+            raise
+        if isinstance(error, (CannotRun, EngineUnavailable)):
+            answer.missing(what, str(error))
+        elif isinstance(error, lacking):
+            answer.missing(what, described(error))
+        else:
+            answer.wrong(f"{what}: {described(error)}")
+
+
+def device_lost() -> bool:
+    """Whether every further call of this process to the GPU will fail, as after an illegal access to its memory."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return False
+    try:
+        torch.cuda.synchronize()
+    except Exception:  # whatever PyTorch makes of it
+        return True
+    return False
+
+
+def described(error: BaseException) -> str:
+    """Type and words in one line, and the last line of our own code that the error passed."""
+    root = str(Path(__file__).parents[2])
+    ours = [f for f in traceback.extract_tb(error.__traceback__) if f.filename.startswith(root)]
+    where = f" ({Path(ours[-1].filename).name}:{ours[-1].lineno})" if ours else ""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}{where}"
 
 
 def plain(value: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.gpu_check import engines, rtx
-from benchmarks.gpu_check.check import Answer, Check, Setup
+from benchmarks.gpu_check.check import Answer, Check, Setup, part
 from benchmarks.gpu_check.context_trials import (
     SCALE,
     AttentionCase,
@@ -188,7 +188,8 @@ def plugins(kind: str) -> Callable[[Answer, Setup], None]:
         }
         for name, size in list(sizes.items())[: 1 if setup.quick else None]:
             for dtype in engines.FLOATS:
-                _both(answer, setup, library, target, dtype, name, size)
+                with part(answer, f"{name} {dtype}"):
+                    _both(answer, setup, library, target, dtype, name, size)
 
     return run
 

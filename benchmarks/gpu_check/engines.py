@@ -128,6 +128,19 @@ class BuildFailed(Exception):
     """A library refused a graph, a target or an engine; the message is its own."""
 
 
+def made(log: Any, kind: Any) -> Any:
+    """An object of a library that takes its logger.
+
+    Raises:
+        BuildFailed: there is none, which the library says as a TypeError ("factory function returned nullptr"), such
+            as where the driver is too old for it.
+    """
+    try:
+        return kind(log)
+    except (TypeError, RuntimeError) as error:
+        raise BuildFailed("; ".join([*log.errors, str(error)])) from None
+
+
 def build(library: Any, model: bytes, target: str | None = None) -> bytes:
     """An engine of ``model`` for this GPU, or for a target of TensorRT-RTX such as ``SM80`` (ahead of time).
 
@@ -137,7 +150,7 @@ def build(library: Any, model: bytes, target: str | None = None) -> bytes:
     from isnet_trt.engines.libraries import collecting_logger
 
     logger = collecting_logger(library)
-    builder = library.Builder(logger)
+    builder = made(logger, library.Builder)
     flag = getattr(library.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     network = builder.create_network(0 if flag is None else 1 << int(flag))
     parser = library.OnnxParser(network, logger)
@@ -151,10 +164,10 @@ def build(library: Any, model: bytes, target: str | None = None) -> bytes:
     if target is not None:
         config.num_compute_capabilities = 1
         config.set_compute_capability(getattr(library.ComputeCapability, target), 0)
-    made = builder.build_serialized_network(network, config)
-    if made is None:
+    serialised = builder.build_serialized_network(network, config)
+    if serialised is None:
         raise BuildFailed("; ".join(logger.errors) or "the build returned nothing and gave no reason")
-    return bytes(made)
+    return bytes(serialised)
 
 
 class Loaded:
@@ -167,7 +180,7 @@ class Loaded:
         from isnet_trt.engines.libraries import collecting_logger
 
         self.library, self._log = library, collecting_logger(library)
-        self._runtime = library.Runtime(self._log)
+        self._runtime = made(self._log, library.Runtime)
         self._engine = self._runtime.deserialize_cuda_engine(serialised)
         if self._engine is None:
             raise BuildFailed("; ".join(self._log.errors) or "deserialisation returned nothing and gave no reason")

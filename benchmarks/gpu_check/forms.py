@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from typing import Any, Protocol
 
 from benchmarks.gpu_check.check import CannotRun, Setup
 from benchmarks.gpu_check.place import device
+from isnet_trt.errors import BuildError
 
 _MERGING = ("accumulate", "finish", "upsample_argmax", "resize", "gather", "finite")
 _CORES = os.cpu_count() or 1
@@ -97,9 +99,16 @@ class Ahead:
         self.kernels(model).launch(launch.name, torch.cuda.current_stream().cuda_stream, **numbers)
 
     def kernels(self, model: str) -> Any:
-        """The loaded kernels of a folder of `MODELS`."""
+        """The loaded kernels of a folder of `MODELS`.
+
+        Raises:
+            BuildError: they did not compile.
+        """
         if model not in self._opened:
             from isnet_trt.cuda.kernels import Kernels
+
+            if not _described(self.folder / model, self.arch).is_file():
+                raise BuildError(_why(self.folder / model).read_text("utf-8"))
 
             self._opened[model] = Kernels.open(self.folder / model, self.capability)
         return self._opened[model]
@@ -129,29 +138,43 @@ def forms(setup: Setup) -> list[Form]:
 
 
 def compiled(setup: Setup, arch: int) -> Path:
-    """The folder with the kernels of `MODELS` for ``arch``, compiled now unless they were before."""
-    compile_for(setup, (arch,))
-    return _folder(setup, arch)
-
-
-def compile_for(setup: Setup, arches: Sequence[int]) -> None:
-    """Compile what is missing, several folders at a time."""
-    wanted = [(_folder(setup, arch) / model, arch, model) for arch in dict.fromkeys(arches) for model in MODELS]
-    missing = [one for one in wanted if not (one[0] / f"sm_{one[1]}" / "launch.json").is_file()]
-    with ThreadPoolExecutor(max(1, _CORES // 2)) as pool:
-        list(pool.map(lambda one: _compile(*one), missing))
-
-
-def _folder(setup: Setup, arch: int) -> Path:
+    """The folder of the kernels of `MODELS` that `compile_for` compiles for ``arch``."""
     return setup.folder / f"kernels-sm_{arch}"
+
+
+def compile_for(setup: Setup, arches: Sequence[int], again: bool = False) -> list[str]:
+    """Compile what has not been tried yet, several folders at a time; what went wrong with any, in words.
+
+    A folder that did not compile, or not all of it, is tried once more with ``again`` only.
+    """
+    wanted = [(compiled(setup, arch) / model, arch, model) for arch in dict.fromkeys(arches) for model in MODELS]
+    if again:
+        for folder, _, _ in (one for one in wanted if _why(one[0]).is_file()):
+            _why(folder).unlink()
+            shutil.rmtree(folder, ignore_errors=True)
+    untried = [one for one in wanted if not _described(*one[:2]).is_file() and not _why(one[0]).is_file()]
+    with ThreadPoolExecutor(max(1, _CORES // 2)) as pool:
+        list(pool.map(lambda one: _compile(*one), untried))
+    return [_why(folder).read_text("utf-8") for folder, _, _ in wanted if _why(folder).is_file()]
+
+
+def _described(folder: Path, arch: int) -> Path:
+    return folder / f"sm_{arch}" / "launch.json"
+
+
+def _why(folder: Path) -> Path:
+    """Where it is said what of a folder's kernels does not compile, or spills."""
+    return folder.with_name(f"{folder.name}.failed.txt")
 
 
 def _compile(folder: Path, arch: int, model: str) -> None:
     """In a process of its own, since Triton's interpreter and compiler cannot share one."""
     jobs = min(4, _CORES) if model == FULL else 1
     command = [sys.executable, "-m", "isnet_trt.kernels.compile", "--arch", f"sm_{arch}", "--out", str(folder)]
-    command += ["--dtype", *DTYPES, "--jobs", str(jobs), *MODELS[model]]
+    command += ["--keep-going", "--dtype", *DTYPES, "--jobs", str(jobs), *MODELS[model]]
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     ran = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if ran.returncode:
-        raise RuntimeError(f"kernels for sm_{arch} do not compile: {(ran.stderr or ran.stdout).strip()[-500:]}")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        said = " ".join((ran.stderr or ran.stdout).split())[-800:]
+        _why(folder).write_text(f"kernels of folder {model} for sm_{arch}: {said}", "utf-8")

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from benchmarks import stats
 from benchmarks.gpu_check import bundles, rigs, timing
-from benchmarks.gpu_check.check import Answer, Check, Setup
+from benchmarks.gpu_check.check import Answer, CannotRun, Check, Setup, part
 from benchmarks.gpu_check.kernels import measured_card, seed_of
 from benchmarks.gpu_check.needs import RUNTIME
 from benchmarks.gpu_check.networks import Strided, Torch
 from benchmarks.gpu_check.place import device
 from benchmarks.gpu_check.rigs import Case, GpuRig
 from isnet_trt import geometry
-from isnet_trt.errors import IsnetError
 from isnet_trt.interop import image_from
 from isnet_trt.kernels import cost
 from isnet_trt.kernels.cost import Card, Cost
@@ -88,12 +88,12 @@ def staged(pipeline: Any, case: Case, setup: Setup, rounds: int) -> dict[str, st
     import torch
 
     image = image_from(rigs.picture(case.size, seed_of(setup, case.label)))
-    for _ in range(timing.WARM):
-        pipeline(image, case.inference)
+    timing.warm(lambda _: pipeline(image, case.inference))
     samples: dict[str, list[float]] = {}
     stream = torch.cuda.ExternalStream(pipeline.stream)
     with pipeline.device:
         for number in range(rounds + 1):
+            timing.hold(stream)  # else a short step takes as long as Python takes to launch it
             spans = [_span(stream, stage, call) for stage, call in pipeline.steps(case.size, case.inference)]
             torch.cuda.synchronize()
             if number:  # the first loads what the second does not have to
@@ -133,8 +133,9 @@ def whole(name: str) -> Callable[[Answer, Setup], None]:
 
     def run(answer: Answer, setup: Setup) -> None:
         case = case_of(name)
+        with part(answer, f"{name} PyTorch"):  # first: an engine may end the process
+            _torch(answer, setup, case)
         ran = [_engine(answer, setup, case, kind) for kind in bundles.KINDS]
-        _torch(answer, setup, case)
         if not any(ran):
             answer.missing("a bundle's engine", "none runs here; the network is PyTorch's")
 
@@ -143,22 +144,16 @@ def whole(name: str) -> Callable[[Answer, Setup], None]:
 
 def _engine(answer: Answer, setup: Setup, case: Case, kind: str) -> bool:
     """One engine kind's bundle, through the library's own segmenter."""
-    recipe = MODELS[case.label][0]
     picture = geometry.test_size(case.size, case.preprocess)
     window = case.inference.window or picture
-    try:
-        folder, _ = bundles.published(setup, kind, recipe, "fp16", window, case.batch)
-        segmenter = bundles.opened(folder, kind)
-    except IsnetError as error:
-        answer.missing(f"{case.label} {kind}", str(error))
-        return False
-    with segmenter:
-        pipeline = segmenter._pipeline
-        if pipeline is None:
-            answer.missing(f"{case.label} {kind}", segmenter.description)
-            return False
-        _measure(answer, setup, case, f"{kind} fp16", segmenter.description, segmenter, pipeline)
-    return True
+    with part(answer, f"{case.label} {kind}"):
+        folder, _ = bundles.published(setup, kind, MODELS[case.label][0], "fp16", window, case.batch)
+        with bundles.opened(folder, kind) as segmenter:
+            if segmenter._pipeline is None:
+                raise CannotRun(segmenter.description)
+            _measure(answer, setup, case, f"{kind} fp16", segmenter.description, segmenter, segmenter._pipeline)
+        return True
+    return False
 
 
 def _torch(answer: Answer, setup: Setup, case: Case) -> None:
@@ -200,10 +195,7 @@ def _measure(
 
 def wall(work: Callable[[], object], rounds: int) -> stats.Spread:
     """Seconds of a call that returns when all is done, by the host's clock."""
-    import time
-
-    for _ in range(timing.WARM):
-        work()
+    timing.warm(lambda _: work())
     samples = []
     for _ in range(rounds):
         start = time.perf_counter()
@@ -245,13 +237,13 @@ def _contenders(answer: Answer, setup: Setup, case: Case, batch: Any) -> Iterabl
     if setup.quick:
         answer.missing("torch.compile", "left out with --quick: compiling takes minutes")
     else:
-        try:
-            compiled = torch.compile(network.model, dynamic=False)
-            work = _inference(compiled, half)
-            _near(answer, "torch.compile", work(0), wanted)
+        work = None
+        with part(answer, "torch.compile", Exception):  # another project's compiler may fail in any way
+            compiled = _inference(torch.compile(network.model, dynamic=False), half)
+            _near(answer, "torch.compile", compiled(0), wanted)
+            work = compiled
+        if work is not None:
             yield "torch.compile fp16", work
-        except Exception as error:  # another project's compiler may fail in any way
-            answer.missing("torch.compile", f"{type(error).__name__}: {error}")
     yield from _engines(answer, setup, case, batch, wanted)
 
 
@@ -271,32 +263,37 @@ def _near(answer: Answer, name: str, made: Any, wanted: Any) -> None:
     answer.require(share >= 0.95, f"{name}: {100 * share:.1f} % of the arg max are PyTorch's")
 
 
-def _engines(answer: Answer, setup: Setup, case: Case, batch: Any, wanted: Any) -> Iterable[tuple[str, timing.Work]]:
+def _engines(answer: Answer, setup: Setup, case: Case, batch: Any, wanted: Any) -> Iterator[tuple[str, timing.Work]]:
     """Engines of the bundles, on PyTorch's memory; they stay open until the process ends."""
     import torch
 
     for kind in bundles.KINDS:
-        try:
-            folder, _ = bundles.published(setup, kind, MODELS[case.label][0], "fp16", batch.shape[2:], case.batch)
-            engine = bundles.opened(folder, kind).engine
-            out = torch.full(engine.output_shape(tuple(batch.shape)), float("nan"), device=device())
-        except (IsnetError, AttributeError) as error:
-            answer.missing(f"{case.label} {kind}", str(error))
-            continue
-
-        def work(_: int, engine: Any = engine, out: Any = out) -> Any:
-            stream = torch.cuda.current_stream().cuda_stream
-            engine.enqueue(batch.data_ptr(), out.data_ptr(), tuple(batch.shape), stream)
-            return out
-
-        try:
-            work(0)
+        work = None
+        with part(answer, f"{case.label} {kind}"):
+            made = _queued(setup, case, kind, batch)
+            out = made(0)
             torch.cuda.synchronize()
-        except IsnetError as error:  # ONNX Runtime works on a stream of its own only
-            answer.missing(f"{case.label} {kind}", str(error))
-            continue
-        _near(answer, kind, out, wanted)
-        yield kind, work
+            _near(answer, kind, out, wanted)
+            work = made
+        if work is not None:
+            yield kind, work
+
+
+def _queued(setup: Setup, case: Case, kind: str, batch: Any) -> timing.Work:
+    """The engine of a bundle, to be queued on PyTorch's current stream."""
+    import torch
+
+    if kind == "onnxruntime-cuda":
+        raise CannotRun("ONNX Runtime works on a stream of its own only")
+    folder, _ = bundles.published(setup, kind, MODELS[case.label][0], "fp16", tuple(batch.shape[2:]), case.batch)
+    engine = bundles.opened(folder, kind).engine
+    out = torch.full(engine.output_shape(tuple(batch.shape)), float("nan"), device=device())
+
+    def work(_: int) -> Any:
+        engine.enqueue(batch.data_ptr(), out.data_ptr(), tuple(batch.shape), torch.cuda.current_stream().cuda_stream)
+        return out
+
+    return work
 
 
 def plans(answer: Answer, setup: Setup) -> None:

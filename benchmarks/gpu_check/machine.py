@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from benchmarks import device as hardware
 from benchmarks.gpu_check import timing
-from benchmarks.gpu_check.check import Answer, CannotRun, Check, Setup
+from benchmarks.gpu_check.check import Answer, CannotRun, Check, Setup, part
 from benchmarks.gpu_check.place import device
 from isnet_trt.engines.device import look_for_gpu
 
@@ -67,13 +67,10 @@ def rates(answer: Answer, setup: Setup) -> None:
     torch.backends.cuda.matmul.allow_tf32 = False
     side = _SHORT_SIDE if setup.quick else _SIDE
     for name, make in _PRODUCTS.items():
-        try:
-            spread = timing.seconds(make(side), captured=False)
-        except Exception as error:  # a type that this card or this PyTorch has not
-            answer.missing(f"matrix rate {name}", f"{type(error).__name__}: {error}")
-            continue
-        answer.figure(f"matrix {name}", 2 * side**3 / spread.p50)
-        answer.row(what=f"{name} product {side}³", ms=1e3 * spread.p50, rate=f"{2e-12 * side**3 / spread.p50:.1f} T/s")
+        with part(answer, f"matrix rate {name}", Exception):  # a type that this card or this PyTorch has not
+            p50 = timing.seconds(make(side), captured=False).p50
+            answer.figure(f"matrix {name}", 2 * side**3 / p50)
+            answer.row(what=f"{name} product {side}³", ms=1e3 * p50, rate=f"{2e-12 * side**3 / p50:.1f} T/s")
     size = _SHORT_COPY if setup.quick else _COPY
     spread = timing.seconds(_copy(size), captured=False)
     answer.figure("copy", 2 * size / spread.p50)
@@ -133,6 +130,7 @@ def _copy(size: int) -> timing.Work:
 
 
 CHECKS = (
-    Check("machine", "the card, its driver and what is installed", machine, rank=0),
+    # The first that imports PyTorch, perhaps from a slow disk.
+    Check("machine", "the card, its driver and what is installed", machine, limit=240, rank=0),
     Check("rates", "matrix and copy rates of this card", rates, ("gpu", "torch-cuda"), 120, rank=1),
 )

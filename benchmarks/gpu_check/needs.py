@@ -66,7 +66,7 @@ def _loads(name: str, package: str) -> Callable[[], str]:
 
 
 def _torch_cuda() -> str:
-    absent = _module("torch")()
+    absent = _loads("torch", "torch")()
     if absent:
         return absent
     import torch
@@ -77,7 +77,7 @@ def _torch_cuda() -> str:
 
 
 def _ort_cuda() -> str:
-    absent = _module("onnxruntime")()
+    absent = _loads("onnxruntime", "onnxruntime")()
     if absent:
         return absent
     import onnxruntime
@@ -111,4 +111,4 @@ NEEDS: dict[str, Callable[[], str]] = {
 KERNELS = ("gpu", "torch-cuda", "triton", "cuda-bindings")
 """What checks of single kernels need: memory from PyTorch, and what compiles and launches kernels."""
 RUNTIME = (*KERNELS, "pycuda")
-"""What checks of the CUDA runtime need."""
+"""What checks of the CUDA runtime need; where pycuda alone is missing, they run with `instead`."""

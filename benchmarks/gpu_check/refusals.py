@@ -12,7 +12,8 @@ import numpy as np
 
 from benchmarks.gpu_check import rigs
 from benchmarks.gpu_check.check import Answer, CannotRun, Check, Setup
-from benchmarks.gpu_check.forms import compiled, here
+from benchmarks.gpu_check.forms import FULL, here
+from benchmarks.gpu_check.kernels import own_form
 from benchmarks.gpu_check.needs import RUNTIME
 from benchmarks.gpu_check.networks import Strided
 from benchmarks.gpu_check.place import device
@@ -45,8 +46,9 @@ def other_gpu(answer: Answer, setup: Setup) -> None:
     from isnet_trt.cuda.device import Device
     from isnet_trt.cuda.kernels import Kernels
 
-    capability, arch = here()
-    folder = compiled(setup, arch) / "150"
+    capability, _ = here()
+    form: Any = own_form(setup)
+    folder, arch = form.folder / FULL, form.arch
     with tempfile.TemporaryDirectory() as temporary:
         other = Path(temporary) / "other"
         shutil.copytree(folder / f"sm_{arch}", other / "sm_200")
@@ -62,7 +64,8 @@ def other_gpu(answer: Answer, setup: Setup) -> None:
         with Device.open():
             kernels = Kernels.open(folder, capability)
             name = next(name for name in kernels.files.code if name == "resize")
-            kernels.files.code[name] = b"\x7fELF no code"  # type: ignore[index]
+            # The driver is not told how long code is: it must not find sizes in it.
+            kernels.files.code[name] = b"\x7fELF" + bytes(4096)  # type: ignore[index]
             arguments = dict.fromkeys(("source", "picture"), 256) | dict.fromkeys(
                 ("pitch", "pixel", "bgr", "source_height", "source_width", "height", "width"), 3
             )
@@ -148,6 +151,8 @@ def damaged_engine(answer: Answer, folder: Path, kind: str) -> None:
     from isnet_trt.engines.tensorrt import TensorRTEngine, check_compatible
 
     info = read_bundle(folder).manifest.engine
+    other = dataclasses.replace(info, compute_capabilities=("1.0",))
+    refused(answer, "an engine for another GPU", lambda: check_compatible(other), EngineUnavailable, "1.0")
     with tempfile.TemporaryDirectory() as temporary:
         copy = Path(temporary) / "copy"
         shutil.copytree(folder, copy)
@@ -155,11 +160,11 @@ def damaged_engine(answer: Answer, folder: Path, kind: str) -> None:
         (copy / ENGINE).write_bytes(content[: len(content) // 2])
         refused(answer, "half an engine in a bundle", lambda: Segmenter.open(copy), BundleError, ENGINE)
         kernels = copy / "kernels" if (copy / "kernels").is_dir() else None
-        refused(answer, "half an engine", lambda: TensorRTEngine(copy / ENGINE, info, kernels), EngineError, kind)
+        # From here on a library may end the process: what is likeliest to do so comes last.
         (copy / ENGINE).write_bytes(bytes(byte ^ 0x55 for byte in content[:4096]) + content[4096:])
         refused(answer, "a damaged engine", lambda: TensorRTEngine(copy / ENGINE, info, kernels), EngineError, kind)
-    other = dataclasses.replace(info, compute_capabilities=("1.0",))
-    refused(answer, "an engine for another GPU", lambda: check_compatible(other), EngineUnavailable, "1.0")
+        (copy / ENGINE).write_bytes(content[: len(content) // 2])
+        refused(answer, "half an engine", lambda: TensorRTEngine(copy / ENGINE, info, kernels), EngineError, kind)
 
 
 CHECKS = (

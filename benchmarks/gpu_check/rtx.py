@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.gpu_check import engines
-from benchmarks.gpu_check.check import Answer, CannotRun, Check, Setup
+from benchmarks.gpu_check.check import Answer, CannotRun, Check, Setup, device_lost, part
 from benchmarks.gpu_check.kernels import seed_of
 from benchmarks.gpu_check.place import device
 
@@ -61,8 +61,10 @@ def _try(answer: Answer, setup: Setup, library: Any, target: str, dtype: str) ->
         cells["relative error"] = _error(loaded, model, seed_of(setup, target))
         cells["µs"] = 1e6 * loaded.seconds()
         cells["answer"] = "runs"
-    except (engines.BuildFailed, RuntimeError) as failure:  # CUDA's own errors reach us through PyTorch
+    except Exception as failure:  # a library that does not run here may say so in any way, CUDA's through PyTorch
         answer.row(**{**cells, "answer": f"{type(failure).__name__}: {failure}"})
+        if device_lost():
+            raise
         return False
     answer.row(**cells)
     wrong = f"{dtype} of target {target} runs, but its result is off by {cells['relative error']:.2g}"
@@ -125,18 +127,15 @@ def _layer(answer: Answer, setup: Setup, library: Any, target: str | None, name:
     cells: dict[str, Any] = {"layer": name}
     plain = None
     for dtype in ("fp16", "bf16", *EIGHT_BITS):
-        try:
+        with part(answer, f"{name} {dtype}", engines.BuildFailed):
             model = engines.convolution(dtype, shape, shape[1], kernel, dilation, seed_of(setup, name))
             loaded = engines.Loaded(library, engines.build(library, model, target))
             out = _output(loaded, shape, dtype, seed_of(setup, name, "image"))
             cells[f"{dtype} µs"] = 1e6 * loaded.seconds()
-        except engines.BuildFailed as failure:
-            answer.missing(f"{name} {dtype}", str(failure))
-            continue
-        plain = out if dtype == "fp16" else plain
-        if dtype in EIGHT_BITS:
-            cells[f"{dtype} built as"] = types_of(loaded.layers())
-            _compare_eight_bits(answer, name, dtype, out, plain, cells)
+            plain = out if dtype == "fp16" else plain
+            if dtype in EIGHT_BITS:
+                cells[f"{dtype} built as"] = types_of(loaded.layers())
+                _compare_eight_bits(answer, name, dtype, out, plain, cells)
     answer.row(**cells)
 
 

@@ -18,6 +18,8 @@ from isnet_trt.errors import SettingsError
 
 INCOMPLETE = 3
 """Exit status where nothing failed, but something could not run."""
+EVERY = 5.0
+"""Seconds after which what a check has found so far is written as well."""
 Say = Callable[[Row], None]
 
 
@@ -56,23 +58,36 @@ def run(plan: Plan, setup: Setup, clock: Clock, keep: Callable[[list[Row]], None
             if check.name in found:
                 continue
             known = {row["case"]: row["figures"] for row in (*plan.others, *found.values())}
-            found[check.name] = _one(check, dataclasses.replace(setup, known=known), clock, workers)
+
+            def so_far(row: Row) -> None:
+                rows = {**found, row["case"]: row}
+                keep([rows[name] for name in order if name in rows])
+
+            found[check.name] = _one(check, dataclasses.replace(setup, known=known), clock, workers, so_far)
             say(found[check.name])
             keep([found[name] for name in order if name in found])
     return [found[name] for name in order]
 
 
-def _one(check: Check, setup: Setup, clock: Clock, workers: _Workers) -> Row:
+def _one(check: Check, setup: Setup, clock: Clock, workers: _Workers, so_far: Say) -> Row:
+    """The record of one check; ``so_far`` is given what it has found, every now and then while it runs."""
     made, start = record(check), time.monotonic()
     wrong: list[str] = []
+    written = start
 
     def take(word: str, content: Any) -> None:
+        nonlocal written
         if word == "figure":
             made["figures"][content[0]] = content[1]
         elif word == "wrong":
             wrong.append(str(content))
         else:
             made[{"row": "rows", "missing": "missing"}[word]].append(content)
+        if time.monotonic() - written >= EVERY:
+            written = time.monotonic()
+            seconds = round(written - start, 2)
+            why = "; ".join([*wrong, "it had not ended"])
+            so_far({**made, "status": FAILED if wrong else MISSING, "why": why, "seconds": seconds})
 
     made["status"], made["why"] = _ask(check, setup, clock, workers, take)
     if wrong:

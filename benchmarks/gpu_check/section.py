@@ -68,7 +68,7 @@ def text(value: Any) -> str:
         return f"{value:.4g}"
     if isinstance(value, list):
         return ", ".join(map(text, value))
-    return str(value)
+    return " ".join(str(value).split())  # a cell is one line, and libraries write several
 
 
 def line(record: Row) -> str:

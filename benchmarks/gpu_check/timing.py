@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -10,21 +11,22 @@ from benchmarks import stats
 Work = Callable[[int], object]
 """Queues some work on the current stream; given the number of the call, so that it may take other inputs each time."""
 ROUNDS, WARM = 15, 3
+WARM_SECONDS = 0.2
+"""Work goes on at least this long before it is timed: a GPU that had nothing to do has clocked itself down, and takes
+some hundredth of a second to be back at its full clock."""
+HELD = 50_000_000
+"""Cycles for which a stream is held, some 30 ms: what is queued meanwhile then runs without gaps."""
 LEAST_SECONDS = 2e-3
 """A round lasts at least this long, far above what the events resolve (0.5 µs, CUDA runtime API, event management)."""
 
 
 def seconds(work: Work, rounds: int | None = None, captured: bool = True) -> stats.Spread:
-    """The spread over ``rounds`` of the seconds of one call, after a warm-up.
+    """The spread over ``rounds`` of the seconds of one call, after `warm`.
 
     ``captured``: calls are replayed from a CUDA graph, so that Python's own time per launch does not count; work that
     a graph cannot hold is timed as it is queued.
     """
-    import torch
-
-    for number in range(WARM):
-        work(number)
-    torch.cuda.synchronize()
+    warm(work)
     calls = max(1, min(200, round(LEAST_SECONDS / max(_once(work, 0), 1e-7))))
     replay = _graph(work, calls) if captured else lambda: [work(number) for number in range(calls)]
     replay()
@@ -33,17 +35,32 @@ def seconds(work: Work, rounds: int | None = None, captured: bool = True) -> sta
 
 def interleaved(contenders: dict[str, Work], rounds: int | None = None) -> dict[str, stats.Spread]:
     """Seconds of one call of each, in rounds in which every one runs once, every second round in reverse order."""
-    import torch
-
     for work in contenders.values():
-        for number in range(WARM):
-            work(number)
-    torch.cuda.synchronize()
+        warm(work)
     samples: dict[str, list[float]] = {name: [] for name in contenders}
     for number in range(rounds or ROUNDS):
         for name in list(contenders)[:: 1 if number % 2 == 0 else -1]:
             samples[name].append(_once(contenders[name], number))
     return {name: stats.spread(found) for name, found in samples.items()}
+
+
+def warm(work: Work) -> None:
+    """Call and wait for it, a few times and for `WARM_SECONDS`."""
+    import torch
+
+    end, number = time.perf_counter() + WARM_SECONDS, 0
+    while number < WARM or time.perf_counter() < end:
+        work(number)
+        torch.cuda.synchronize()
+        number += 1
+
+
+def hold(stream: Any) -> None:
+    """Keep a stream busy, so that what is queued next does not wait for Python between one launch and the other."""
+    import torch
+
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(HELD)
 
 
 def _once(work: Work, number: int) -> float:

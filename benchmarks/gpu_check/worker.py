@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import faulthandler
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import time
@@ -15,10 +17,14 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu_check import catalogue, needs
-from benchmarks.gpu_check.check import Answer, CannotRun, Check, Setup
+from benchmarks.gpu_check import catalogue, instead, needs
+from benchmarks.gpu_check.check import Answer, CannotRun, Check, Setup, described
 
 _PARENT_DIED = 1  # PR_SET_PDEATHSIG of prctl(2)
+_WHERE = signal.SIGUSR1
+"""Asks the process for its stacks."""
+_FRAME = re.compile(r'  File "(.*)", line (\d+) in (.*)')
+_FRAMES, _MOST = 4, 900
 
 
 class Died(Exception):
@@ -57,8 +63,20 @@ class Worker:
         except (EOFError, OSError):
             self._process.join(5)
             raise Died(f"its process ended with {self._status()}{self._words()}") from None
+        self._ask_where()
         self.close(kill=True)
         raise Died(f"it did not end within {limit:.0f} s and was killed{self._words()}")
+
+    def _ask_where(self, patience: float = 2.0) -> None:
+        """Let the process write where its threads are, which it does even where Python's lock is held; not where it
+        hangs inside the system."""
+        with contextlib.suppress(OSError):
+            before = self._log.stat().st_size
+            os.kill(self._process.pid or 0, _WHERE)
+            end = time.monotonic() + patience
+            while self._log.stat().st_size == before and time.monotonic() < end:
+                time.sleep(0.05)
+            time.sleep(0.1)  # the rest of the stacks
 
     def _status(self) -> str:
         code = self._process.exitcode
@@ -70,8 +88,8 @@ class Worker:
     def _words(self) -> str:
         """The end of what the process wrote to its outputs."""
         with contextlib.suppress(OSError):
-            said = " ".join(self._log.read_text("utf-8", "replace").split())
-            return f"; it said: {said[-600:]}" if said else ""
+            said = shortened(self._log.read_text("utf-8", "replace"))
+            return f"; it said: {said}" if said else ""
         return ""
 
     def close(self, kill: bool = False) -> None:
@@ -86,6 +104,20 @@ class Worker:
             self._process.kill()
         self._process.join(10)
         self._pipe.close()
+
+
+def shortened(said: str) -> str:
+    """The end of what a process said, in one line; of each stack (most recent call first) the first few calls."""
+    kept: list[str] = []
+    row = 0
+    for line in said.splitlines():
+        frame = _FRAME.fullmatch(line)
+        row = row + 1 if frame else 0
+        if frame and row <= _FRAMES:
+            kept.append(f"{Path(frame[1]).name}:{frame[2]} {frame[3]};")
+        elif not frame and not line.startswith("Extension modules:"):
+            kept.append(line)
+    return " ".join(" ".join(kept).split())[-_MOST:]
 
 
 def find(modules: Sequence[str], name: str) -> Check:
@@ -110,24 +142,23 @@ def _settle(log: str) -> None:
     for number in (1, 2):
         os.dup2(target, number)
     sys.stdout, sys.stderr = (os.fdopen(n, "w", buffering=1, closefd=False) for n in (1, 2))
+    faulthandler.enable(sys.stderr)  # a library that crashes leaves the stack of its call
+    faulthandler.register(_WHERE, sys.stderr)
 
 
 def _attempt(pipe: Connection, modules: Sequence[str], name: str, setup: Setup) -> tuple[str, str]:
     try:
         check = find(modules, name)
-        if reason := needs.missing(check.needs):
+        if reason := needs.missing(need for need in check.needs if need != "pycuda"):
             return "missing", reason
-        check.run(Answer(lambda word, content: pipe.send((word, content))), setup)
+        answer = Answer(lambda word, content: pipe.send((word, content)))
+        if "pycuda" in check.needs and (reason := needs.missing(("pycuda",))):
+            instead.use()
+            answer.missing("pycuda itself", f"{reason}; what the runtime takes from it came from cuda-bindings")
+        check.run(answer, setup)
     except CannotRun as reason:
-        return "missing", str(reason)
+        return "missing", " ".join(str(reason).split())
     except BaseException as error:  # whatever it is, it is this check's answer
         traceback.print_exc()
-        return "failed", f"{type(error).__name__}: {error}{_where(error)}"
+        return "failed", described(error)
     return "done", ""
-
-
-def _where(error: BaseException) -> str:
-    """The last line of our own code that the error passed."""
-    root = str(Path(__file__).parents[2])
-    ours = [f for f in traceback.extract_tb(error.__traceback__) if f.filename.startswith(root)]
-    return f" ({Path(ours[-1].filename).name}:{ours[-1].lineno})" if ours else ""

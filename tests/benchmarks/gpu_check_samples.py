@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -47,6 +48,35 @@ def hanging(answer: Answer, setup: Setup) -> None:
     time.sleep(600)
 
 
+def crashing(answer: Answer, setup: Setup) -> None:
+    ctypes.string_at(0)
+
+
+def deadlocked(answer: Answer, setup: Setup) -> None:
+    """Inside a library that keeps Python's lock."""
+    answer.row(case="before", value=1)
+    ctypes.PyDLL(None).sleep(600)
+
+
+def wordy(answer: Answer, setup: Setup) -> None:
+    raise RuntimeError(
+        "CUDA error: misaligned address\nCUDA kernel errors might be | asynchronous.\n\nCompile with more."
+    )
+
+
+def growing(answer: Answer, setup: Setup) -> None:
+    """Finds something, and more later."""
+    answer.row(case="early", value=1)
+    answer.require(False, "the first part is off")
+    time.sleep(600)
+
+
+def without_pycuda(answer: Answer, setup: Setup) -> None:
+    from isnet_trt.cuda.device import import_pycuda
+
+    answer.figure("module", import_pycuda().__class__.__module__)
+
+
 def lacking(answer: Answer, setup: Setup) -> None:
     raise CannotRun("compute capability 1.0 has no matrix units")
 
@@ -62,6 +92,11 @@ CHECKS = (
     Check("raising", "a check that raises", raising),
     Check("aborting", "a check whose process aborts", aborting),
     Check("hanging", "a check that does not end", hanging, limit=3),
+    Check("crashing", "a check whose process crashes", crashing),
+    Check("deadlocked", "a check that keeps Python's lock for ever", deadlocked, limit=2),
+    Check("wordy", "a check that fails in several lines", wordy),
+    Check("growing", "a check that finds something and goes on", growing),
+    Check("without pycuda", "a check of the runtime", without_pycuda, ("cuda-bindings", "pycuda")),
     Check("lacking", "a check that cannot run here", lacking),
     Check("needing", "a check that needs what is not installed", good, ("onnxruntime-cuda",)),
     Check("alone", "a check in a process of its own", good, alone=True),

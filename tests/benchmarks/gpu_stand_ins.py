@@ -20,7 +20,7 @@ import onnxruntime
 import pytest
 import torch
 
-from benchmarks.gpu_check import engines, place
+from benchmarks.gpu_check import engines, place, timing
 
 
 class Event:
@@ -68,6 +68,8 @@ def use_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
         "graph": capturing,
         "stream": lambda stream: contextlib.nullcontext(),
         "current_stream": Stream,
+        "default_stream": Stream,
+        "_sleep": lambda cycles: None,
         "synchronize": lambda: None,
         "get_device_properties": lambda index: properties,
         "mem_get_info": lambda: (1 << 29, 1 << 30),
@@ -76,6 +78,7 @@ def use_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, stand_in in stand_ins.items():
         monkeypatch.setattr(torch.cuda, name, stand_in)
     monkeypatch.setattr(place, "DEVICE", "cpu")
+    monkeypatch.setattr(timing, "WARM_SECONDS", 0.0)
 
 
 class Severity:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
@@ -9,18 +10,20 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gpu_check_samples
 import pytest
+from gpu_check_answers import Collected
 
 from benchmarks import results
 from benchmarks.gpu_check import __main__ as command
-from benchmarks.gpu_check import catalogue, needs, runner, section
-from benchmarks.gpu_check.check import Answer, CannotRun, Check, Setup, plain
+from benchmarks.gpu_check import catalogue, needs, runner, section, worker
+from benchmarks.gpu_check.check import Answer, CannotRun, Check, Setup, part, plain
 from isnet_trt import cli
 from isnet_trt.engines.device import find_gpu
-from isnet_trt.errors import SettingsError
+from isnet_trt.errors import EngineUnavailable, SettingsError
 
 MODULE = "gpu_check_samples"
 here = find_gpu()
@@ -93,6 +96,105 @@ def test_a_check_that_hangs_is_killed_with_what_it_started():
     assert row["hanging"]["rows"] == [{"case": "before", "value": 1}]
     assert row["good"]["status"] == "passed"
     assert gone(row["hanging"]["figures"]["child"])
+
+
+def test_a_crash_leaves_the_stack_of_its_call():
+    row = run("crashing", "good")
+    assert row["crashing"]["status"] == "failed"
+    assert "signal SIGSEGV" in row["crashing"]["why"]
+    assert "gpu_check_samples.py:" in row["crashing"]["why"]
+    assert "crashing;" in row["crashing"]["why"]
+    assert row["good"]["status"] == "passed"
+
+
+def test_what_hangs_says_where_even_if_it_keeps_the_lock():
+    row = run("deadlocked")["deadlocked"]
+    assert row["status"] == "failed"
+    assert "did not end within 2 s and was killed; it said: " in row["why"]
+    assert "gpu_check_samples.py:" in row["why"]
+    assert "deadlocked;" in row["why"]
+
+
+def test_stacks_are_shortened_from_their_far_end():
+    frames = [f'  File "/far/away/module{i}.py", line {i} in call{i}' for i in range(9)]
+    said = ["building", "Fatal Python error: Aborted", "", "Thread 0x1 (most recent call first):", *frames]
+    said += ["", "Extension modules: numpy.core, and others (total: 99)"]
+    told = worker.shortened("\n".join(said))
+    assert told.startswith(
+        "building Fatal Python error: Aborted Thread 0x1 (most recent call first): module0.py:0 call0;"
+    )
+    assert "module3.py:3 call3;" in told
+    assert "module4" not in told
+    assert "numpy" not in told
+
+
+def test_words_of_several_lines_stay_in_their_row_of_the_page(tmp_path):
+    row = run("wordy")["wordy"]
+    assert row["why"].startswith(
+        "RuntimeError: CUDA error: misaligned address CUDA kernel errors might be | asynchronous."
+    )
+    rows = [{**row, "rows": [{"answer": "first line\nsecond line"}]}]
+    command.write(tmp_path / "gpu.json", results.result((), ()), rows)
+    page = (tmp_path / "gpu.md").read_text("utf-8")
+    assert "first line second line" in page
+    for line in page.splitlines():
+        assert not line or line.startswith(("|", "#", "Checked", "0 passed", "**Warning"))
+
+
+def test_what_a_check_has_found_is_written_while_it_runs(monkeypatch):
+    monkeypatch.setattr(runner, "EVERY", 0.0)
+    kept: list[list[dict]] = []
+    check = next(c for c in gpu_check_samples.CHECKS if c.name == "growing")
+    plan = runner.Plan((MODULE,), [check])
+    runner.run(plan, Setup(), runner.Clock(3 / 60), lambda rows: kept.append(list(rows)), lambda row: None)
+    ((early,), *_) = kept
+    assert early["rows"] == [{"case": "early", "value": 1}]
+    assert (early["status"], early["why"]) == ("could not run", "it had not ended")
+    assert kept[1][0]["why"] == "the first part is off; it had not ended"
+    assert kept[1][0]["status"] == "failed"
+    assert kept[-1][0]["status"] == "failed"
+
+
+@pytest.mark.skipif(importlib.util.find_spec("pycuda") is not None, reason="pycuda is installed")
+def test_without_pycuda_the_rest_is_answered_through_the_bindings():
+    row = run("without pycuda")["without pycuda"]
+    assert row["figures"]["module"] == "benchmarks.gpu_check.instead"
+    assert row["status"] == "passed"
+    (missing,) = row["missing"]
+    assert missing["what"] == "pycuda itself"
+    assert missing["why"].startswith("the Python package pycuda is not installed; what the runtime takes from it came")
+
+
+def test_whoever_needs_pycuda_has_the_bindings_that_stand_in_for_it():
+    assert all("cuda-bindings" in check.needs for check in catalogue.checks() if "pycuda" in check.needs)
+
+
+def test_a_part_that_fails_costs_that_part_alone():
+    answer = Collected()
+    with part(answer, "one"):
+        raise EngineUnavailable("no such library")
+    with part(answer, "two"):
+        raise ZeroDivisionError("no\nparts")
+    with part(answer, "three", ZeroDivisionError):
+        raise ZeroDivisionError("no units")
+    with part(answer, "four"):
+        answer.row(case="four")
+    assert [one["what"] for one in answer.absent] == ["one", "three"]
+    assert answer.absent[0]["why"] == "no such library"
+    assert answer.said[0].startswith("two: ZeroDivisionError: no parts (test_gpu_check.py:")
+    assert answer.rows == [{"case": "four"}]
+
+
+def test_after_the_device_is_lost_no_further_part_is_tried(monkeypatch):
+    torch = SimpleNamespace(cuda=SimpleNamespace(is_initialized=lambda: True, synchronize=lambda: None))
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    answer = Collected()
+    with part(answer, "one"):
+        raise RuntimeError("refused")
+    assert len(answer.said) == 1
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: (_ for _ in ()).throw(RuntimeError("illegal address")))
+    with pytest.raises(RuntimeError, match="refused"), part(answer, "two"):
+        raise RuntimeError("refused")
 
 
 def gone(process: int) -> bool:

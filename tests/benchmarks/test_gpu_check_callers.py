@@ -68,13 +68,21 @@ def test_forks_are_refused_or_found_out(monkeypatch):
 
 
 def test_a_call_that_keeps_the_lock_is_found(monkeypatch):
-    keeps_the_lock = ctypes.PyDLL(None).usleep
-    assert callers._counted(lambda: keeps_the_lock(20_000)) == 0
-    assert callers._counted(lambda: ctypes.CDLL(None).usleep(200_000)) > 0
-    monkeypatch.setattr(callers, "_counted", lambda call: call() or 0)
-    answer = Collected()
-    callers.lock(answer, SETUP, rig(), CASE, "cpu")
-    assert answer.said == ["no other thread ran while a call waited for the GPU: it keeps Python's lock"]
+    waits = {"keeps": ctypes.PyDLL(None).usleep, "hands over": ctypes.CDLL(None).usleep}
+    assert callers._longest_pause(lambda: waits["keeps"](100_000)) > 0.9
+    assert callers._longest_pause(lambda: waits["hands over"](300_000)) < callers.MOST_PAUSE
+    collected = Transfers.wait
+    for name, wrong in (("keeps", ["it keeps Python's lock"]), ("hands over", [])):
+
+        def late(self: Transfers, slot: object, name: str = name) -> object:
+            waits[name](150_000)
+            return collected(self, slot)
+
+        monkeypatch.setattr(Transfers, "wait", late)
+        answer = Collected()
+        callers.lock(answer, SETUP, rig(), CASE, "cpu")
+        assert [said.split(": ")[-1] for said in answer.said] == wrong
+        assert len(answer.figures["longest pause of the other thread, % of the call"]) == 6
 
 
 def test_the_checks_are_part_of_the_whole():

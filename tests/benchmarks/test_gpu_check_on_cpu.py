@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +20,8 @@ from benchmarks.gpu_check import bundles, context, engines, latency, machine, re
 from benchmarks.gpu_check.check import CannotRun, Setup
 from benchmarks.gpu_check.networks import Strided, Torch
 from isnet_trt import Segmenter
-from isnet_trt.engines.device import find_gpu
+from isnet_trt.bundle import EngineInfo
+from isnet_trt.engines.device import Gpu, find_gpu
 from isnet_trt.errors import EngineError, SettingsError
 
 DEMO = Path(__file__).parents[2] / "training" / "assets" / "isnet_demo.pth"
@@ -59,6 +61,58 @@ def test_a_time_is_of_one_call() -> None:
     assert timing.sets(1 << 30, 1 << 22) == 1
 
 
+def test_a_card_that_had_nothing_to_do_is_warmed_up_before_it_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "WARM_SECONDS", 0.1)
+    calls, timed = [], []
+    plain = torch.cuda.Event
+    monkeypatch.setattr(torch.cuda, "Event", lambda **options: timed.append(len(calls)) or plain(**options))
+    timing.seconds(lambda number: calls.append(number) or time.sleep(0.001), rounds=2, captured=False)
+    assert timed[0] > 2 * timing.WARM
+
+
+class Card:
+    """Clocks of a host that takes 30 µs for a launch, and of a GPU that takes 5 µs to do it."""
+
+    def __init__(self) -> None:
+        self.host = self.gpu = 0.0
+        self.stream = 0
+
+    def work(self, seconds: float = 5e-6) -> None:
+        self.host += 30e-6
+        self.gpu = max(self.gpu, self.host) + seconds
+
+    def steps(self, size: Any, inference: Any) -> Iterator[tuple[str, Any]]:
+        yield from [("gather", self.work)] * 3 + [("finish", self.work)]
+
+    def __call__(self, image: Any, inference: Any) -> None:
+        self.work()
+
+    @property
+    def device(self) -> Any:
+        return contextlib.nullcontext()
+
+
+def test_stages_are_timed_without_what_python_takes_to_launch_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    card = Card()
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            self.at = 0.0
+
+        def record(self, stream: Any) -> None:
+            self.at = max(card.gpu, card.host)
+
+        def elapsed_time(self, other: Any) -> float:
+            return 1e3 * (other.at - self.at)
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "_sleep", lambda cycles: card.work(cycles / 1.7e9))
+    case = latency.case_of("ADE, whole 512x683")
+    found = latency.staged(card, case, Setup(seed=3), 4)
+    assert found["gather"].p50 == pytest.approx(15e-6, rel=1e-3)
+    assert found["finish"].p50 == pytest.approx(5e-6, rel=1e-3)
+
+
 @pytest.fixture
 def library(monkeypatch: pytest.MonkeyPatch) -> Library:
     made = Library("bf16", "fp8")
@@ -85,6 +139,45 @@ def test_an_engine_that_computes_something_else_is_found(library: Library) -> No
         rtx.runs("tensorrt-rtx", "default")(parts, Setup(seed=3))
     assert len(parts.said) == 2
     assert "its result is off by" in parts.said[0]
+
+
+def test_a_library_that_cannot_start_here_is_a_row_in_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the driver is too old for it: `Builder` throws TypeError, and the reason was logged."""
+
+    class Refusing(Library):
+        NetworkDefinitionCreationFlag = SimpleNamespace()
+
+        def Builder(self, log: Any) -> Any:
+            log.errors.append("CUDA initialization failure with error: 35")
+            raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    monkeypatch.setattr("isnet_trt.engines.libraries.import_library", lambda kind: Refusing())
+    parts = Collected()
+    with pytest.raises(CannotRun, match="no precision of target default runs here"):
+        rtx.runs("tensorrt", "default")(parts, Setup(seed=3))
+    assert len(parts.rows) == 3
+    words = (
+        "BuildFailed: CUDA initialization failure with error: 35; pybind11::init(): factory function returned nullptr"
+    )
+    assert {row["answer"] for row in parts.rows} == {words}
+    assert not parts.said
+
+
+def test_a_layer_that_ends_in_an_exception_costs_that_layer(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rtx, "LAYERS", {"1x1": ((1, 8, 5, 6), 1, 1), "3x3": ((2, 8, 5, 7), 3, 2)})
+    output = rtx._output
+
+    def broken(loaded: Any, shape: Any, *rest: Any) -> Any:
+        if shape == (1, 8, 5, 6):
+            raise RuntimeError("CUDA error: invalid argument")
+        return output(loaded, shape, *rest)
+
+    monkeypatch.setattr(rtx, "_output", broken)
+    library.unable = ("bf16", "fp8", "int8")
+    parts = Collected()
+    rtx.precisions("tensorrt")(parts, Setup(seed=3))
+    assert "fp16 µs" in parts.rows[1]
+    assert parts.said[0].startswith("1x1 fp16: RuntimeError: CUDA error: invalid argument")
 
 
 def test_eight_bits_are_compared_layer_by_layer(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,6 +269,61 @@ def test_engines_that_cannot_be_had_are_named(tmp_path: Path) -> None:
         bundles.given(parts, Setup())
 
 
+def test_no_bundle_is_built_for_an_engine_that_is_not_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("isnet_trt.export.build", lambda *arguments, **options: pytest.fail("it was built"))
+    for kind in ("tensorrt", "onnxruntime-cuda"):
+        with pytest.raises(CannotRun, match=r"tensorrt is not installed|no CUDA provider"):
+            bundles.published(Setup(folder=tmp_path), kind, "isnet_resnet50os8_ade20k", "fp16", (64, 64))
+    hopper = Gpu("some Hopper", "9.0", "CUDA 13.0")
+    monkeypatch.setattr("isnet_trt.engines.device.find_gpu", lambda: hopper)
+    with pytest.raises(CannotRun, match=r"made for compute capability 8\.0, .*, this GPU has 9\.0"):
+        bundles.published(Setup(folder=tmp_path), "tensorrt-rtx", "isnet_resnet50os8_ade20k", "fp16", (64, 64))
+
+
+def test_a_bundle_that_breaks_is_wrong_and_the_next_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built: list[Any] = []
+
+    def build(ckpt: Path, folder: Path, kind: str, precision: str, context: str | None) -> float:
+        built.append((precision, context))
+        if precision == "fp32":
+            raise RuntimeError("the library threw")
+        return 1.0
+
+    monkeypatch.setattr(bundles, "build", build)
+    monkeypatch.setattr(bundles, "compare", lambda *arguments: None)
+    monkeypatch.setattr(bundles, "_published", lambda *arguments: None)
+    parts = Collected()
+    bundles.checked("tensorrt")(parts, Setup(folder=tmp_path))
+    assert [precision for precision, _ in built] == ["fp32", "fp16", "fp16", "bf16"]
+    assert len(parts.said) == 1
+    assert parts.said[0].startswith("demo tensorrt fp32 plugin: RuntimeError: the library threw")
+
+
+def test_what_may_end_the_process_comes_after_what_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    monkeypatch.setattr(latency, "_torch", lambda *arguments: order.append("PyTorch"))
+    monkeypatch.setattr(latency, "_engine", lambda answer, setup, case, kind: order.append(kind))
+    parts = Collected()
+    latency.whole("ADE, whole 512x683")(parts, Setup())
+    assert order == ["PyTorch", *bundles.KINDS]
+    assert parts.absent[-1]["what"] == "a bundle's engine"
+
+
+def test_an_engine_is_damaged_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = bench_bundles.tiny(tmp_path / "bundle")
+    (folder / "model.engine").write_bytes(bytes(range(256)) * 40)
+    monkeypatch.setattr(
+        "isnet_trt.bundle.read_bundle", lambda path: SimpleNamespace(manifest=SimpleNamespace(engine=INFO))
+    )
+    asked: list[str] = []
+    monkeypatch.setattr(refusals, "refused", lambda answer, what, *rest: asked.append(what))
+    refusals.damaged_engine(Collected(), folder, "tensorrt")
+    assert asked == ["an engine for another GPU", "half an engine in a bundle", "a damaged engine", "half an engine"]
+
+
+INFO = EngineInfo("tensorrt", "10.13", "model.engine", ("9.0",))
+
+
 def test_refusals_are_judged_by_type_and_words() -> None:
     parts = Collected()
 
@@ -225,7 +373,7 @@ def test_peers_are_timed_on_the_demo(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     monkeypatch.setattr(latency, "_model", lambda case: load_model(load_checkpoint(DEMO)))
     monkeypatch.setattr(latency, "FEW", 2)
     monkeypatch.setattr(latency.geometry, "test_size", lambda size, preprocess: size)
-    monkeypatch.setattr(bundles, "published", lambda *arguments: (_ for _ in ()).throw(EngineError("not here")))
+    monkeypatch.setattr(bundles, "published", lambda *arguments: (_ for _ in ()).throw(CannotRun("not here")))
     parts = Collected()
     latency.peers("demo")(parts, Setup(folder=tmp_path, quick=True, seed=3))
     assert parts.rows[0]["network"] == "PyTorch eager fp16"
@@ -237,6 +385,7 @@ def test_peers_are_timed_on_the_demo(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 def test_a_bundle_is_held_to_the_stored_outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same code, with the bundle's graph under ONNX Runtime on the CPU."""
     monkeypatch.undo()  # the exporter would believe in a GPU
+    monkeypatch.setattr(bundles, "require", lambda kind: None)
     name = "isnet_resnet50os8_lip"
     folder, seconds = bundles.published(Setup(folder=tmp_path), "onnxruntime-cuda", name, "fp32", None)
     parts = Collected()

@@ -166,6 +166,7 @@ int cuGraphLaunch(uint64_t graph, uint64_t stream) {
 int cuModuleLoadData(uint64_t *module, const char *code) {
   NEED_CONTEXT;
   if (capturing) return 900;
+  if (!memcmp(code, "\x7f" "ELF", 4)) return 200; /* this driver runs no real code */
   Function *made = calloc(1, sizeof *made);
   snprintf(made->format, sizeof made->format, "%s", code);
   return left.modules++, *module = (uint64_t)made, 0;

@@ -1,7 +1,7 @@
 """The device, the kernels and the pipeline on the real libraries and a driver that is none.
 
 Run by test_cuda_libraries.py with the fake libcuda.so.1 on the loader's path. With the argument ``pycuda`` the device
-is the real pycuda's, otherwise what pycuda does is done through cuda-bindings.
+is the real pycuda's, otherwise what pycuda does is done through cuda-bindings (benchmarks/gpu_check/instead.py).
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import sys
 import tempfile
 import threading
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from benchmarks.gpu_check import instead
 from isnet_trt.cuda import driver
 from isnet_trt.cuda.device import Device
 from isnet_trt.cuda.kernels import Kernels
@@ -37,71 +37,12 @@ def left() -> tuple[list[int], int]:
     return list(counts), LIBRARY.fake_depth()
 
 
-class Bindings:
-    """As much of ``pycuda.driver`` as the device uses, through cuda-bindings."""
-
-    Error = EngineError
-    MemoryError = KeyError
-
-    def __init__(self) -> None:
-        self.api = driver.import_driver()
-
-    def call(self, name: str, *arguments: Any) -> Any:
-        return driver.call(self.api, name, *arguments)
-
-    def init(self) -> None:
-        self.call("cuInit", 0)
-
-    def Device(self, index: int) -> Any:
-        context = self.call("cuDevicePrimaryCtxRetain", index)
-        push, pop = (lambda: self.call("cuCtxPushCurrent", context)), (lambda: self.call("cuCtxPopCurrent"))
-        return SimpleNamespace(retain_primary_context=lambda: SimpleNamespace(push=push, pop=pop))
-
-    def mem_alloc(self, size: int) -> Any:
-        made = self.call("cuMemAlloc", size)
-
-        class Allocation:
-            def __int__(self) -> int:
-                return int(made)
-
-            free = staticmethod(lambda: self.call("cuMemFree", made))
-
-        return Allocation()
-
-    def pagelocked_empty(self, size: int, kind: Any) -> Any:
-        address = self.call("cuMemHostAlloc", size, 0)
-
-        class Staging(np.ndarray):
-            base = SimpleNamespace(free=lambda: self.call("cuMemFreeHost", address))  # type: ignore[assignment]
-
-        return np.frombuffer((ctypes.c_uint8 * size).from_address(int(address)), kind).view(Staging)
-
-    def Stream(self, flags: int) -> Any:
-        made, call = self.call("cuStreamCreate", flags), self.call
-
-        class Stream:
-            handle = int(made)
-
-            def synchronize(self) -> None:
-                call("cuStreamSynchronize", made)
-
-            def __del__(self) -> None:
-                call("cuStreamDestroy", made)
-
-        return Stream()
-
-    def mem_get_info(self) -> tuple[int, int]:
-        status, free, total = self.api.cuMemGetInfo()
-        assert not int(status)
-        return free, total
-
-
 def open_device(which: str) -> Device:
     if which == "pycuda":
         return Device.open()
     gpu, reason = look_for_gpu()
     assert gpu is not None, reason
-    return Device(Bindings(), driver.import_driver(), gpu)
+    return Device(instead.Driver(driver.import_driver()), driver.import_driver(), gpu)
 
 
 def check_device(device: Device) -> None:

@@ -20,7 +20,7 @@ from benchmarks.gpu_check import context
 from benchmarks.gpu_check.check import Setup
 from benchmarks.gpu_check.context_trials import AttentionCase, AttentionTrial, PoolCase, PoolTrial, attention_oracle
 from benchmarks.gpu_check.families import FAMILIES, Family
-from benchmarks.gpu_check.forms import MODELS, Jit
+from benchmarks.gpu_check.forms import MODELS, Ahead, Jit
 from benchmarks.gpu_check.kernels import compare
 from benchmarks.gpu_check.picture_trials import (
     FinishCase,
@@ -36,26 +36,13 @@ from benchmarks.gpu_check.trial import GUARD, Deviation, examine
 from isnet_trt.kernels import attention, catalogue
 from isnet_trt.settings import Inference
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "cuda" / "interpreted"))
-from host_kernels import HostKernels
+sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2] / "cuda" / "interpreted")]
+from gpu_check_answers import Collected  # noqa: E402
+from host_kernels import HostKernels  # noqa: E402
 
 assert os.environ.get("TRITON_INTERPRET") == "1", "run this file through tests/benchmarks/test_gpu_check_trials.py"
 torch.set_num_threads(1)
 CPU = Jit("cpu", 86)
-
-
-class Collected:
-    """An answer that keeps everything."""
-
-    def __init__(self) -> None:
-        self.rows: list[dict] = []
-        self.said: list[str] = []
-
-    def row(self, **cells: Any) -> None:
-        self.rows.append(cells)
-
-    def wrong(self, text: str) -> None:
-        self.said.append(text)
 
 
 def check(family: Family, cases: Any) -> None:
@@ -182,6 +169,38 @@ def test_a_planted_fault_is_found(name: str):
     trial = make(Faulty(at, fault), case, "fp32", 3)
     found = examine(trial, trial.reference()).wrong
     assert any(wanted in text for text in found), found
+
+
+class Broken(Jit):
+    """Launches nothing that is wider than a certain width, as Triton where there is no C compiler."""
+
+    def run(self, launch: Any, model: str, /, **arguments: Any) -> None:
+        if arguments["count"] > 10:
+            raise RuntimeError("Failed to find C compiler.")
+        super().run(launch, model, **arguments)
+
+
+def test_a_form_that_cannot_launch_costs_its_own_cases_alone():
+    family = next(family for family in FAMILIES if family.name == "finite")
+    family = dataclasses.replace(family, dtypes=("fp32",))
+    answer = Collected()
+    compare(answer, Setup(seed=11), family, [Broken("cpu", 86, "broken"), CPU], family.odd)
+    assert [row["form"] for row in answer.rows] == ["Triton", "Triton", "broken", "Triton"]
+    assert [one["what"] for one in answer.absent] == [
+        "finite fp32, 4,999 values, broken", "finite fp32, a NaN at the end, broken",
+    ]  # fmt: skip
+    assert not answer.said
+
+
+def test_what_a_compiled_form_raises_is_wrong_and_the_others_go_on():
+    family = next(family for family in FAMILIES if family.name == "finite")
+    family = dataclasses.replace(family, dtypes=("fp32",), odd=family.odd[:1])
+    answer = Collected()
+    made = Ahead("compiled", 86, Path("nowhere"), "8.6", "cpu")
+    compare(answer, Setup(seed=11), family, [made, CPU], family.odd)
+    assert [row["form"] for row in answer.rows] == ["Triton"]
+    assert len(answer.said) == 1
+    assert answer.said[0].startswith("finite fp32, 4,999 values, compiled: ")
 
 
 def test_the_reference_in_float64_is_the_kernels_own():
