@@ -42,12 +42,12 @@ class Tile(NamedTuple):
 def tile(dtype: str, arch: int) -> Tile:
     """The tile for a type of `launch.TYPES` on sm_``arch``.
 
-    The largest found that neither spills registers nor takes more shared memory than the architecture has (99 KiB on
-    86, 89 and 120; 163 KiB on 80; 227 KiB on 90 and 100): the more queries, the fewer times all keys are read.
+    The largest found that neither spills registers nor takes more shared memory than `compile.SHARED_KIB` allows (227
+    KiB on 90 and 100, else 99): the more queries, the fewer times all keys are read.
     """
     if dtype == "fp32":
         return Tile(16, 16, 4, 1)
-    known = {80: Tile(64, 64, 8, 2), 90: Tile(128, 32, 8, 3), 100: Tile(128, 32, 8, 2)}
+    known = {90: Tile(128, 32, 8, 3), 100: Tile(128, 32, 8, 2)}
     return known.get(arch, Tile(64, 32, 8, 2))
 
 

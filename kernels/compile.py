@@ -25,13 +25,15 @@ from isnet_trt.kernels.launch import TYPES, Launch
 
 SCHEMA = 1
 PTX_VERSIONS = {80: 80, 86: 80, 89: 80, 90: 80, 100: 86, 120: 87}
-"""Architecture -> PTX version: the oldest driver that knows it (80: 525, 86: 560, 87: 570) can read the PTX.
+"""Architecture -> PTX version: the oldest driver that knows it (8.0: 525, 8.6: 565, 8.7: 570; PTX ISA, release history)
+can read the PTX.
 
 PTX of sm_80 to sm_89 runs on every later GPU; that of sm_90, sm_100 and sm_120 uses instructions of its architecture
 alone (sm_90a, …).
 """
-SHARED_KIB = {80: 163, 86: 99, 89: 99, 90: 227, 100: 227, 120: 99}
-"""Shared memory that a block may have (CUDA programming guide, compute capabilities)."""
+SHARED_KIB = {80: 99, 86: 99, 89: 99, 90: 227, 100: 227, 120: 99}
+"""Shared memory that a block may have (CUDA programming guide, compute capabilities). sm_80 has 163 KiB, but its PTX is
+also for GPUs of 99 (8.6, 8.9, 12.x)."""
 SCRATCH_POINTERS = 2
 """Null pointers to pass after the declared arguments: Triton's scratch memories, which these kernels do not use."""
 

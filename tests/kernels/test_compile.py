@@ -42,6 +42,14 @@ def test_files_and_launch_data_belong_together(tmp_path):
         assert_describes(entry, ptx.decode())
 
 
+def test_what_later_gpus_run_fits_their_shared_memory(tmp_path):
+    """The PTX of sm_80 is also for 8.6, 8.9 and 12.x, whose blocks have 99 KiB at most (CUDA programming guide)."""
+    ran = compile_kernels("--arch", "sm_80", "--dtype", "fp16", "--only", "attention_fp16", "--out", tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    data = json.loads((tmp_path / "sm_80" / "launch.json").read_text("utf-8"))
+    assert data["kernels"]["attention_fp16"]["shared_bytes"] <= 99 * 1024
+
+
 def assert_describes(entry, ptx):
     """The entry has the arguments, the threads and the target that the PTX has."""
     header = ptx[ptx.index(".entry") : ptx.index("{", ptx.index(".entry"))]
