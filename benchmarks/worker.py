@@ -75,13 +75,14 @@ class Contender:
         Raises:
             Missing: it failed; the message says how.
         """
-        self._pipe.send((image, inference, clear))
+        with contextlib.suppress(OSError):  # it has died meanwhile: there is no answer either
+            self._pipe.send((image, inference, clear))
         return self._answer()
 
     def _answer(self) -> Any:
         try:
             good, content = self._pipe.recv()
-        except EOFError:
+        except (EOFError, OSError):
             self._process.join()
             raise Missing(f"its process ended with status {self._process.exitcode}") from None
         if not good:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +11,9 @@ import pytest
 import small_bundle
 from bench_bundles import tiny
 
-from benchmarks.peers import Setup
+from benchmarks.peers import Missing, Setup
 from benchmarks.rounds import Case, agreement, measure
+from benchmarks.worker import Contender
 from isnet_trt import Inference
 from isnet_trt.bundle import ENGINE, EngineInfo
 from isnet_trt.settings import Preprocess
@@ -97,6 +100,16 @@ def test_a_contender_that_fails_on_the_picture_is_named(bundle: Path, tmp_path: 
     assert failed["status"] == "refused"
     assert "failed: EngineError" in failed["why"]
     assert good["status"] == "timed"
+
+
+def test_a_contender_that_died_between_two_runs_is_named(bundle: Path) -> None:
+    with Contender(ours("one", bundle)) as contender:
+        assert contender._process.pid is not None
+        os.kill(contender._process.pid, signal.SIGKILL)
+        contender._process.join()
+        for _ in range(2):  # the second question finds the pipe broken
+            with pytest.raises(Missing, match="ended with status -9"):
+                contender.run(IMAGE, Inference())
 
 
 def test_first_run_counts_where_it_is_told_to(bundle: Path) -> None:
