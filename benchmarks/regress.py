@@ -18,14 +18,18 @@ A time counts as changed when the intervals of the two medians do not meet and t
 On the same processor that is asked of seconds; where both results timed the plain reference form in the same rounds,
 also of the share of its time, and then one of the two must show apart and both must have moved: a machine that was
 slower as a whole is no regression. On another processor only the share counts. A change of seconds alone between runs
-of which one was on a busy machine is called noisy, not worse. Accuracy counts as lost from --points
-percentage points of mIoU or of label agreement; memory and instruction counts from --counts."""
+of which one was on a busy machine is called noisy, not worse. One or two rounds tell nothing of the noise: there a time
+counts as changed from 10 % on. Accuracy counts as lost from --points percentage points of mIoU or of label agreement,
+memory and instruction counts from --counts. A bundle that was timed in BASE and failed or was refused in NEW is worse;
+what NEW did not measure at all is a gap."""
 _EPILOG = """examples:
   python -m benchmarks.regress benchmarks/results/cpu.json new.json
   python -m benchmarks.regress base.json new.json --least 0.05
 
 Exit status: 0 nothing got worse, 1 something did, 2 the results cannot be compared."""
 CONTROL = "reference"
+FEW = 3
+"""Below so many rounds nothing is known of the noise."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +66,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise SettingsError(f"{arguments.base} and {arguments.new} have no figure in common")
     for change in changes:
         print(f"{change.verdict:7}{change.what}: {change.base} -> {change.new}")
-    worse = sum(change.verdict == "worse" for change in changes)
-    print(f"{worse} worse, {sum(c.verdict == 'better' for c in changes)} better, of {len(changes)}")
-    return cli.FAILED if worse else 0
+    counts = {verdict: sum(change.verdict == verdict for change in changes) for verdict in _VERDICTS}
+    print(", ".join(f"{n} {verdict}" for verdict, n in counts.items()) + f", of {len(changes)}")
+    return cli.FAILED if counts["worse"] else 0
 
 
 def compare(base: Result, new: Result, limits: Limits = Limits()) -> list[Change]:
@@ -90,6 +94,8 @@ class Figure:
     portable: bool = False
     noisy: bool = False
     """Its rounds say that the machine was busy."""
+    few: bool = False
+    """There are too few rounds to say so."""
 
 
 Measures = tuple[Figure, ...]
@@ -111,6 +117,8 @@ def _verdict(kind: str, pairs: Sequence[tuple[Figure, Figure]], limits: Limits) 
         lost = pairs[0][0].value - pairs[0][1].value
         return "worse" if lost >= limits.points else "better" if -lost >= limits.points else "same"
     least = limits.least if kind == "times" else limits.counts
+    if any(b.few or n.few for b, n in pairs):
+        least = max(least, stats.NOISY)
     rose = any(n.low > b.high for b, n in pairs) and all(n.value >= b.value * (1 + least) for b, n in pairs)
     fell = any(n.high < b.low for b, n in pairs) and all(n.value <= b.value * (1 - least) for b, n in pairs)
     if (rose or fell) and all(b.noisy or n.noisy for b, n in pairs):
@@ -137,12 +145,14 @@ def _times(data: Result) -> Figures:
 
 def _time(seconds: Sequence[float], control: Sequence[float] | None) -> Measures:
     """Seconds, and their share of the control's in the same rounds."""
-    own = stats.spread(seconds)
-    found = Figure(own.p50, own.low, own.high, f"{own.p50:.4f} s", noisy=own.n > 2 and bool(stats.noise(seconds)))
+    own, few = stats.spread(seconds), len(seconds) < FEW
+    noisy = not few and bool(stats.noise(seconds))
+    found = Figure(own.p50, own.low, own.high, f"{own.p50:.4f} s", noisy=noisy, few=few)
     if not control:
         return (found,)
     share = stats.ratios(seconds, control)
-    return found, Figure(share.p50, share.low, share.high, f"{share.p50:.3f} of the reference's", portable=True)
+    text = f"{share.p50:.3f} of the reference's"
+    return found, Figure(share.p50, share.low, share.high, text, portable=True, few=few)
 
 
 def _accuracies(data: Result) -> Figures:
@@ -152,11 +162,22 @@ def _accuracies(data: Result) -> Figures:
             for what, share in figures.items():
                 if share is not None:
                     yield f"{record['case']}, {row['name']}, {what}", _exact(100 * share, f"{100 * share:.2f} %")
+    for record in of_kind(data, "postprocess"):
+        share = 100 * record["labels_equal"]
+        yield f"{record['case']}, scores to labels, labels equal", _exact(share, f"{share:.2f} %")
     for record in of_kind(data, "latency"):
         for one in record["contenders"]:
-            if one["kind"] == "bundle" and one["agreement"]:
-                share = 100 * one["agreement"]["all"]
-                yield f"{record['case']}, {one['name']}, labels equal", _exact(share, f"{share:.2f} %")
+            if one["kind"] == "bundle":
+                yield from _answers(record["case"], one)
+
+
+def _answers(case: str, one: Record) -> Figures:
+    """Whether a bundle answered as it must, as 100 or 0, and the share of labels that are the reference's."""
+    timed = one["status"] == "timed"
+    yield f"{case}, {one['name']}, answered", _exact(100.0 if timed else 0.0, "yes" if timed else one["why"])
+    if one["agreement"]:
+        share = 100 * one["agreement"]["all"]
+        yield f"{case}, {one['name']}, labels equal", _exact(share, f"{share:.2f} %")
 
 
 def _counts(data: Result) -> Figures:
@@ -188,6 +209,7 @@ def _spread(value: float, about: float, text: str) -> Measures:
     return (Figure(value, value - about, value + about, text, portable=True),)
 
 
+_VERDICTS = ("worse", "better", "noisy", "gap")
 _KINDS = {"times": _times, "accuracy": _accuracies, "counts": _counts}
 
 

@@ -46,6 +46,37 @@ def test_seconds_of_a_busy_machine_prove_nothing_without_a_control() -> None:
     assert verdicts(result(latency(OURS)), result(latency(busy)))["seconds"] == "worse"  # the control was not slower
 
 
+def test_one_round_tells_no_noise() -> None:
+    def once(ours: float) -> dict:
+        return result(latency((ours,), (4.0,)))
+
+    assert verdicts(once(2.0), once(2.1))["seconds"] == "same"
+    assert verdicts(once(2.0), once(2.3))["seconds"] == "worse"
+    assert verdicts(once(2.3), once(2.0))["seconds"] == "better"
+
+
+def test_a_bundle_that_fails_in_the_new_result_is_worse() -> None:
+    failed = latency(OURS)
+    bundle = failed["contenders"][0]
+    failed["contenders"][0] = {k: bundle[k] for k in ("name", "kind")} | {
+        "agreement": {},
+        "status": "refused",
+        "why": "failed: its process ended with status -9",
+    }
+    found = verdicts(result(latency(OURS)), result(failed))
+    assert found["answered"] == "worse"
+    assert found["seconds"] == "gap"
+
+
+def test_a_merge_that_answers_otherwise_is_worse() -> None:
+    def merged(equal: float) -> dict:
+        sides = {"isnet_trt": list(OURS), "reference": list(THEIRS)}
+        about = {"kind": "postprocess", "case": "one pass", "memory": {"isnet_trt": None, "reference": None}}
+        return result({**about, "seconds": sides, "labels_equal": equal})
+
+    assert verdicts(merged(1.0), merged(0.99))["labels equal"] == "worse"
+
+
 def test_a_machine_that_is_slower_as_a_whole_is_no_regression() -> None:
     slower = latency(tuple(1.5 * s for s in TWIN), tuple(1.5 * s for s in THEIRS))
     assert verdicts(result(latency(OURS)), result(slower, processor="another"))["seconds"] == "same"
