@@ -109,8 +109,9 @@ def upsample_argmax(
     label = tl.zeros((BLOCK,), tl.int32)
     for start in range(0, classes, BLOCK_K):
         k = start + tl.arange(0, BLOCK_K)
+        plane = logits + k.to(tl.int64) * (coarse_height * coarse_width)
         score = bilinear(
-            (logits + k * (coarse_height * coarse_width))[:, None], low * coarse_width, high * coarse_width, down,
+            plane[:, None], low * coarse_width, high * coarse_width, down,
             near[None, :], far[None, :], across[None, :], (k[:, None] < classes) & (x[None, :] < width),
         )  # fmt: skip
         top, at = tl.max(tl.where(k[:, None] < classes, score, float("-inf")), 0, return_indices=True)

@@ -62,7 +62,7 @@ def assign(
     for start in range(0, classes, BLOCK_K):
         k = start + tl.arange(0, BLOCK_K)
         inside = (k[:, None] < classes) & (n[None, :] < positions)
-        address = logits + image * classes * positions + k[:, None] * positions + n[None, :]
+        address = logits + (image * classes + k[:, None]) * positions + n[None, :]
         tile = tl.load(address, inside, float("-inf")).to(tl.float32)
         top, at = tl.max(tile, 0, return_indices=True)
         label = tl.where(top > best, start + at, label)

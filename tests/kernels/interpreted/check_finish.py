@@ -100,3 +100,16 @@ def test_equal_classes_give_the_first():
         step_y=float(np.float32(3) / np.float32(13)), step_x=float(np.float32(4) / np.float32(18)), height=13, width=18,
     )  # fmt: skip
     assert (labels == 9).all()
+
+
+def test_more_scores_than_an_int32_can_count():
+    """900 classes of a 6000×8000 picture at stride 4; zeros that nobody touches take no memory."""
+    logits = np.zeros((900, 1500, 2000), np.float16)
+    assert logits.size > 2**31
+    logits[890, 749:751] = 1
+    labels = torch.full((1, 3), 77, dtype=torch.int16).view(torch.uint16)
+    finish.launch_upsample_argmax("fp16", "u16").run(
+        logits=torch.from_numpy(logits), labels=labels, pitch=3, classes=900, coarse_height=1500, coarse_width=2000,
+        step_y=1500.0, step_x=float(np.float32(2000) / np.float32(3)), height=1, width=3,
+    )  # fmt: skip
+    assert (labels.numpy() == 890).all()

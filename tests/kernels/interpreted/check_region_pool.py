@@ -80,3 +80,19 @@ def test_the_reference_is_the_operator_of_the_model():
     wanted, wanted_log_counts = region_pool.reference(logits, features)
     np.testing.assert_allclose(centres.numpy(), wanted, atol=1e-12)
     np.testing.assert_allclose(log_counts.numpy(), wanted_log_counts, rtol=1e-6)
+
+
+def test_more_logits_than_an_int32_can_count():
+    """Zeros that nobody touches take no memory; one block of positions is enough."""
+    classes, positions = 900, 3_000_000
+    logits = np.zeros((1, classes, positions), np.float16)
+    assert logits.size > 2**31
+    logits[0, 890, :64] = 1
+    labels, scores = torch.full((64,), -7, dtype=torch.int32), poisoned(64)
+    launch = region_pool.launch_assign("fp16")
+    launch.kernel[(1, 1, 1)](
+        logits=torch.from_numpy(logits), labels=labels, scores=scores, batch=1, classes=classes, positions=positions,
+        **launch.constants,
+    )  # fmt: skip
+    assert (labels == 890).all()
+    assert (scores == 1).all()
