@@ -11,7 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from isnet_trt.engines.libraries import collecting_logger
+from isnet_trt.engines.libraries import lasting, logger_class
 from isnet_trt.errors import EngineUnavailable
 from isnet_trt.export.engine_options import EngineOptions
 from isnet_trt.export.layers import HEAD
@@ -80,7 +80,7 @@ def attach_timing_cache(config: Any, earlier: bytes) -> tuple[Any, bool]:
 def recording_logger(library: Any) -> Any:
     """A collecting logger that also keeps the layer information which TensorRT-RTX writes at the end of a build."""
 
-    class Recorder(type(collecting_logger(library))):  # type: ignore[misc]
+    class Recorder(logger_class(library)):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.layers = ""
@@ -90,7 +90,7 @@ def recording_logger(library: Any) -> Any:
             if message.startswith(HEAD):
                 self.layers = message
 
-    return Recorder()
+    return lasting(Recorder())
 
 
 def progress_monitor(library: Any) -> Any:

@@ -18,7 +18,7 @@ import onnx
 from isnet_trt.cuda import plugins
 from isnet_trt.cuda.context_ops import Launcher
 from isnet_trt.engines.device import Gpu, find_gpu
-from isnet_trt.engines.libraries import allow_plugins, import_library
+from isnet_trt.engines.libraries import allow_plugins, import_library, started
 from isnet_trt.errors import BuildError, EngineUnavailable
 from isnet_trt.export import builder as building
 from isnet_trt.export.engine_options import EngineOptions
@@ -79,6 +79,7 @@ def build_engine(
 
     Raises:
         EngineUnavailable: the library is missing, needs a GPU that is not there, or cannot take plugins here.
+        EngineError: the library does not start.
         SettingsError: the options contradict each other, or a target has no units for ``precision``.
         BuildError: the library refused the graph (its last errors are in the message), or the engine's layers do not
             have the types of the graph, or the context operations are not computed as asked.
@@ -162,7 +163,7 @@ def fix_input(graph: onnx.ModelProto, shape: Shape) -> None:
 def _build(task: _Task, logger: Any, graph: onnx.ModelProto, host: plugins.Host | None) -> tuple[bytes, bytes, bool]:
     """The serialised engine, the timing cache, and whether an earlier one was used."""
     library, kind = task.library, task.kind
-    builder = library.Builder(logger)
+    builder = started(library.Builder, logger, f"{kind} {library.__version__}")
     network = builder.create_network(building.network_flags(library))
     parser = library.OnnxParser(network, logger)
     if not parser.parse(graph.SerializeToString()):
@@ -196,7 +197,7 @@ def _words(host: plugins.Host | None, said: Sequence[str]) -> str:
 
 def _inspected(task: _Task, logger: Any, serialised: bytes, host: plugins.Host | None) -> str:
     """The engine inspector's text; it needs the GPU that the engine was built for. Not yet run on a GPU."""
-    runtime = task.library.Runtime(logger)
+    runtime = started(task.library.Runtime, logger, f"{task.kind} {task.library.__version__}")
     if task.options.version_compatible:  # the engine carries a runtime, which is code; it was built a moment ago
         runtime.engine_host_code_allowed = True
     engine = runtime.deserialize_cuda_engine(serialised)

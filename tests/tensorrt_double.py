@@ -76,10 +76,6 @@ class Cuda(Driver):
         self.gpu.put(stream, lambda: ctypes.memmove(to, source, size) and None)
         return (self._status(name),)
 
-    def cuStreamSynchronize(self, stream: int) -> tuple[int]:
-        self.gpu.streams[stream].run()
-        return (self._status("cuStreamSynchronize"),)
-
 
 class Library:
     """TensorRT's Python API as far as the engine uses it, around the network of `small_bundle`."""
@@ -101,10 +97,15 @@ class Library:
         self.execute_fails = False
         self.broken = False
         self.capturable = True
+        self.starts = True
+        self.astray: list[str] = []
         self.contexts: weakref.WeakSet[Context] = weakref.WeakSet()
 
     def Runtime(self, logger: Any) -> Any:
         self.logger = logger
+        if not self.starts:
+            logger.log(1, "CUDA driver version is insufficient")
+            raise TypeError("pybind11::init(): factory function returned nullptr")
         return SimpleNamespace(
             deserialize_cuda_engine=lambda data: None if self._bad(data) else self._engine(),
             get_engine_validity=lambda data: (2, 32),
@@ -152,6 +153,11 @@ class Context:
         self.memory: tuple[int, int] | None = None
         self.shape: tuple[int, ...] = ()
         library.contexts.add(self)
+
+    def __del__(self) -> None:
+        """It gives device memory of its own back, which takes the context that it was made in."""
+        if not self.library.gpu.stacks.get(threading.get_ident()):
+            self.library.astray.append("a context was destroyed while none was current")
 
     def set_device_memory(self, address: int, size: int) -> None:
         self.memory = address, size

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import importlib
 import importlib.metadata
 import importlib.util
 import re
+import threading
 from dataclasses import dataclass
 from typing import Any
 
 from isnet_trt.engines.alias import load_alias
-from isnet_trt.errors import EngineUnavailable
+from isnet_trt.errors import EngineError, EngineUnavailable
 
 
 @dataclass(frozen=True)
@@ -124,8 +126,9 @@ def _release(version: str) -> str:
     return found.group() if found else version
 
 
-def collecting_logger(library: Any) -> Any:
-    """A logger for the library that keeps its error messages in ``errors`` for our own messages, and prints nothing."""
+@functools.cache
+def logger_class(library: Any) -> Any:
+    """A class of loggers that keep the library's error messages in ``errors``, for our own, and print nothing."""
     severity = library.ILogger.Severity
 
     class Collector(library.ILogger):
@@ -137,4 +140,46 @@ def collecting_logger(library: Any) -> Any:
             if level in (severity.ERROR, severity.INTERNAL_ERROR):
                 self.errors.append(message)
 
-    return Collector()
+    return Collector
+
+
+_loggers: list[Any] = []
+_idle: list[Any] = []
+_loggers_lock = threading.Lock()
+
+
+def lasting(logger: Any) -> Any:
+    """``logger``, which from now on lives as long as the process.
+
+    What belongs to no object, such as its registry of plugins, the library says to the first logger of all that are in
+    use, and goes on doing so after what was made with that one is gone: a dead logger ends the process.
+    """
+    _loggers.append(logger)
+    return logger
+
+
+def collecting_logger(library: Any) -> Any:
+    """A logger of `logger_class` for one user of the library."""
+    with _loggers_lock:
+        for index, logger in enumerate(_idle):
+            if isinstance(logger, logger_class(library)):
+                return _idle.pop(index)
+    return lasting(logger_class(library)())
+
+
+def give_back(logger: Any) -> None:
+    """Let the next one have a logger of `collecting_logger`; everything that was made with it is gone."""
+    logger.errors.clear()
+    _idle.append(logger)
+
+
+def started(kind: Any, logger: Any, what: str) -> Any:
+    """A ``Builder`` or ``Runtime`` of the library ``what`` that speaks to ``logger``.
+
+    Raises:
+        EngineError: the library gives none, such as where the driver is too old for it; its words are in the message.
+    """
+    try:
+        return kind(logger)
+    except TypeError as error:  # "factory function returned nullptr"
+        raise EngineError(f"{what} does not start: {'; '.join(logger.errors) or error}") from None

@@ -26,9 +26,11 @@ from isnet_trt.engines.device import Gpu, look_for_gpu
 from isnet_trt.engines.libraries import (
     LIBRARIES,
     collecting_logger,
+    give_back,
     import_library,
     installed_version,
     runs_engine_of,
+    started,
 )
 from isnet_trt.engines.stream import Stream
 from isnet_trt.errors import EngineError, EngineUnavailable
@@ -84,6 +86,9 @@ class TensorRTEngine:
         EngineError: the file cannot be deserialised, or is no network with one float32 input and output.
     """
 
+    stream = 0
+    """`enqueue` works on any stream; see `isnet_trt.engines.onnxruntime_cuda`."""
+
     def __init__(self, path: Path, info: EngineInfo, kernels: Path | None = None) -> None:
         """``kernels`` is the bundle's folder of compiled kernels; an engine with context plugins needs it."""
         self.gpu = check_compatible(info)
@@ -101,7 +106,7 @@ class TensorRTEngine:
         self._contexts: OrderedDict[tuple[int, ...], Any] = OrderedDict()
         self._pinned: set[tuple[int, ...]] = set()
         self._spare: Any = None
-        self._failures: list[str] = []
+        self._host: Any = None
         self._stream = Stream(driver.import_driver())
         self._home = Home(self)
         try:
@@ -120,11 +125,11 @@ class TensorRTEngine:
         from isnet_trt.cuda import plugins
 
         with plugins.kernels_for(self._library, self.kernels, self.gpu.multiprocessors) as host:
-            self._failures = host.failures
+            self._host = host
             yield
 
     def _load(self, info: EngineInfo) -> None:
-        self._runtime = self._library.Runtime(self._log)
+        self._runtime = started(self._library.Runtime, self._log, f"{self.kind} {self._library.__version__}")
         if info.version_compatible:  # it carries the lean runtime of the version that built it
             self._runtime.engine_host_code_allowed = True
         serialised = _read(self._path)
@@ -252,7 +257,10 @@ class TensorRTEngine:
         return ""
 
     def keep(self, shapes: frozenset[tuple[int, int, int, int]]) -> None:
-        """Give back the contexts for other input shapes; none of them is running or part of a graph."""
+        """Give back the contexts for other input shapes; none of them is running or part of a graph.
+
+        The device's primary context is current.
+        """
         self._pinned &= shapes
         for shape in [shape for shape in self._contexts if shape not in shapes]:
             del self._contexts[shape]
@@ -271,20 +279,33 @@ class TensorRTEngine:
         return f"it was built for {smallest} to {largest}"
 
     def _said(self) -> str:
-        return "; ".join([*self._failures, *self._log.errors]) or "the library gave no reason"
+        failures = self._host.failures if self._host else ()
+        return "; ".join([*failures, *self._log.errors]) or "the library gave no reason"
 
     def close(self) -> None:
         """Give the GPU's memory back; closing twice is harmless, and so is closing in a forked child."""
-        if not self._home.is_here:
+        if not self._home.is_here or self._log is None:
             return
-        # In this order: each one uses the next.
+        try:
+            with self._stream.active():
+                self._let_go()
+        except EngineError:  # a lost device
+            self._let_go()
+        self._stream.close()
+
+    def _let_go(self) -> None:
+        """What the library made, in an order in which each one uses the next, and what was given to it."""
         self._contexts.clear()
         self._spare = None
         self._engine = None
         self._runtime = None
+        if self._host is not None:
+            self._host.kernels = None  # the library's Python API never frees a plugin that it cloned
         if self.kernels is not None:
             self.kernels.close()
-        self._stream.close()
+        if self._log is not None:
+            logger, self._log = self._log, None
+            give_back(logger)
 
     def __del__(self) -> None:
         if hasattr(self, "_home"):

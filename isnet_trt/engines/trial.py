@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from isnet_trt import cli
-from isnet_trt.engines.libraries import LIBRARIES, collecting_logger, import_library
+from isnet_trt.engines.libraries import LIBRARIES, collecting_logger, import_library, started
 from isnet_trt.errors import SettingsError
 
 
@@ -21,11 +21,12 @@ def refusal(kind: str, path: Path) -> str:
 
     Raises:
         EngineUnavailable: the library is not installed.
+        EngineError: it does not start.
         SettingsError: the file cannot be read.
     """
     library = import_library(kind)
     logger = collecting_logger(library)
-    builder = library.Builder(logger)
+    builder = started(library.Builder, logger, f"{kind} {library.__version__}")
     strongly = getattr(library.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     network = builder.create_network(0 if strongly is None else 1 << int(strongly))
     parser = library.OnnxParser(network, logger)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +19,7 @@ from tensorrt_double import SHAPES, Context, Cuda, Library, RuntimeConfig
 
 from isnet_trt.bundle import ENGINE, EngineInfo
 from isnet_trt.cuda import driver, plugins
-from isnet_trt.engines import tensorrt
+from isnet_trt.engines import libraries, tensorrt
 from isnet_trt.engines.device import Gpu, find_gpu
 from isnet_trt.engines.libraries import collecting_logger, import_library, installed_version
 from isnet_trt.errors import EngineError, EngineUnavailable
@@ -41,12 +42,13 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Cuda:
 
 
 @pytest.fixture
-def library(monkeypatch: pytest.MonkeyPatch, cuda: Cuda) -> Library:
+def library(monkeypatch: pytest.MonkeyPatch, cuda: Cuda) -> Iterator[Library]:
     double = Library(cuda.gpu)
     monkeypatch.setattr(tensorrt, "import_library", lambda kind: double)
     monkeypatch.setattr(tensorrt, "installed_version", lambda kind: double.__version__)
     monkeypatch.setattr(tensorrt, "look_for_gpu", lambda: (GPU, ""))
-    return double
+    yield double
+    assert double.astray == []
 
 
 @pytest.fixture
@@ -114,7 +116,9 @@ def test_a_context_for_each_shape_in_use(path: Path, cuda: Cuda, library: Librar
         for shape in shapes:
             engine.run(_batch(*shape))
         assert len(library.contexts) == 2 + tensorrt.CONTEXTS
+        cuda.push()
         engine.keep(frozenset(shapes[:1]))
+        cuda.cuCtxPopCurrent()
         assert [context.shape for context in library.contexts] == shapes[:1]
     assert len(library.contexts) == 0
 
@@ -216,6 +220,25 @@ def test_a_failed_execution_still_waits_for_the_upload(path: Path, cuda: Cuda, l
         assert [stream.waiting for stream in cuda.gpu.streams.values()] == [[]]
 
 
+def test_a_library_that_does_not_start(path: Path, cuda: Cuda, library: Library) -> None:
+    library.starts = False
+    with pytest.raises(EngineError, match=r"tensorrt-rtx 1\.7\.1\.116 does not start: CUDA driver version is insuff"):
+        tensorrt.TensorRTEngine(path, INFO)
+    cuda.gpu.nothing_is_left()
+
+
+def test_closing_gives_its_logger_to_the_next_engine(path: Path, cuda: Cuda, library: Library) -> None:
+    """Loggers live as long as the process, so that there must not be one for every engine that was ever opened."""
+    with tensorrt.TensorRTEngine(path, INFO), tensorrt.TensorRTEngine(path, INFO):
+        held = len(libraries._loggers)
+    for _ in range(3):
+        with tensorrt.TensorRTEngine(path, INFO) as engine:
+            engine.close()
+            with pytest.raises(EngineError, match="closed"):
+                engine.run(_batch(1, 3, 8, 8))
+    assert len(libraries._loggers) == held
+
+
 @pytest.mark.parametrize("kind", ["foreign", "no context", "half", "two inputs", "no file"])
 def test_what_cannot_be_loaded_leaves_nothing(path: Path, cuda: Cuda, library: Library, kind: str) -> None:
     said = {
@@ -268,7 +291,7 @@ def test_plugins_have_their_kernels_while_it_is_deserialised(
     path: Path, cuda: Cuda, library: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kernels, open_now = SimpleNamespace(close=lambda: None), []
-    host = SimpleNamespace(failures=["node 7: no such kernel"])
+    host = plugins.Host(kernels, failures=["node 7: no such kernel"])
 
     @contextlib.contextmanager
     def kernels_for(given: Any, launcher: Any, multiprocessors: int) -> Any:
@@ -286,6 +309,8 @@ def test_plugins_have_their_kernels_while_it_is_deserialised(
         library.execute_fails = True
         with pytest.raises(EngineError, match="node 7: no such kernel; enqueue failed"):
             made.run(_batch(1, 3, 8, 8))
+        assert host.kernels is kernels
+    assert host.kernels is None  # plugins that the library never frees would hold them
     assert seen == [[True]]
     tensorrt.TensorRTEngine(path, INFO, path.parent).close()
     assert seen == [[True], []]

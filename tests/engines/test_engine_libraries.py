@@ -1,0 +1,62 @@
+"""What holds for a TensorRT library and the process it is in, with the real one where it is installed."""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from isnet_trt.engines import libraries
+from isnet_trt.engines.libraries import collecting_logger, give_back, installed_version
+
+ONE_AFTER_THE_OTHER = """
+import gc
+from isnet_trt.engines.libraries import collecting_logger, import_library
+library = import_library("tensorrt-rtx")
+first, second = library.Builder(collecting_logger(library)), library.Runtime(collecting_logger(library))
+del first
+gc.collect()
+later = [collecting_logger(library) for _ in range(50)]  # takes the memory of a logger that was freed
+class Creator(library.IPluginCreatorV3One):
+    def __init__(self):
+        library.IPluginCreatorV3One.__init__(self)
+        self.name, self.plugin_version, self.plugin_namespace = "Unknown", "1", "nobody"
+        self.field_names = library.PluginFieldCollection([])
+assert not library.get_plugin_registry().deregister_creator(Creator())  # the registry says that it is unknown
+assert not any(one.errors for one in later)
+print("alive")
+"""
+
+
+@pytest.mark.rtx
+@pytest.mark.skipif(installed_version("tensorrt-rtx") is None, reason="tensorrt-rtx is not installed")
+def test_what_the_registry_says_after_the_first_user_of_the_library_is_gone() -> None:
+    ran = subprocess.run([sys.executable, "-c", ONE_AFTER_THE_OTHER], capture_output=True, text=True, timeout=300)
+    assert (ran.returncode, ran.stdout) == (0, "alive\n"), ran.stderr[-2000:]
+
+
+class Module:
+    """As much of a library's module as a logger needs."""
+
+    class ILogger:
+        Severity = SimpleNamespace(ERROR=1, INTERNAL_ERROR=0)
+
+
+def test_as_many_loggers_as_are_in_use_at_once() -> None:
+    one, other = Module(), Module()
+    before = len(libraries._loggers)
+    first = collecting_logger(one)
+    for _ in range(5):
+        logger = collecting_logger(one)
+        assert logger is not first
+        logger.log(1, "an error")
+        logger.log(2, "a warning")
+        assert logger.errors == ["an error"]
+        give_back(logger)
+        assert collecting_logger(other) is not logger
+    gc.collect()
+    assert len(libraries._loggers) == before + 2 + 5
+    assert collecting_logger(one).errors == []
