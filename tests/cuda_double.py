@@ -40,6 +40,7 @@ class Gpu:
         self.launched: list[SimpleNamespace] = []
         self.stacks: dict[int, list[Any]] = {}
         self.capturing: Stream | None = None
+        self.capturing_thread = 0
         self.fails: dict[str, int] = {}
         self.calls: list[str] = []
         self._keep: dict[int, Any] = {}
@@ -69,6 +70,12 @@ class Gpu:
                 if start <= address and address + size <= start + length:
                     return
         raise AssertionError(f"{size} bytes at {address:#x} are no memory of this GPU or page-locked")
+
+    def check_may_free(self) -> None:
+        """Captures are told to forbid it in their own thread alone."""
+        self.check_current()
+        here = self.capturing is not None and self.capturing_thread == threading.get_ident()
+        assert not here, "something is given back while a graph is captured"
 
     def put(self, stream: int, call: Callable[[], None]) -> None:
         """Queue ``call`` on a stream, or add it to the graph that is being captured there."""
@@ -189,7 +196,7 @@ def staging_array(gpu: Gpu, address: int, size: int) -> np.ndarray:
     made = np.frombuffer((ctypes.c_uint8 * size).from_address(address), np.uint8).view(Staging)
 
     def free() -> None:
-        gpu.check_current()
+        gpu.check_may_free()
         del gpu.staging[address]
         gpu.drop(address)
 
@@ -210,7 +217,7 @@ class Allocation:
         return self.address
 
     def free(self) -> None:
-        self.gpu.check_current()
+        self.gpu.check_may_free()
         del self.gpu.memory[self.address]
         self.gpu.used -= self.size
         self.gpu.drop(self.address)
@@ -223,13 +230,6 @@ class OwnStream:
         self.gpu = gpu
         self.handle = gpu.handle()
         gpu.streams[self.handle] = Stream(gpu)
-
-    def synchronize(self) -> None:
-        self.gpu.check_current()
-        assert self.gpu.capturing is None, "waiting while a graph is captured"
-        if "synchronize" in self.gpu.fails:
-            raise Error("cuStreamSynchronize failed: an illegal memory access was encountered")
-        self.gpu.streams[self.handle].run()
 
     def __del__(self) -> None:
         self.gpu.check_current()
@@ -286,6 +286,11 @@ class Driver:
         self.gpu.put(stream, fill)
         return (self._status("cuMemsetD8Async"),)
 
+    def cuStreamSynchronize(self, stream: int) -> tuple[int]:
+        assert self.gpu.capturing is not self.gpu.streams[stream], "waiting while a graph is captured"
+        self.gpu.streams[stream].run()
+        return (self._status("cuStreamSynchronize"),)
+
     def cuEventCreate(self, flags: int) -> tuple[int, int]:
         event = self.gpu.handle()
         self.gpu.events[event] = None
@@ -326,6 +331,7 @@ class Driver:
         status = self._status("cuStreamBeginCapture")
         if not status:
             self.gpu.capturing = self.gpu.streams[stream]
+            self.gpu.capturing_thread = threading.get_ident()
             self.gpu.capturing.captured = []
         return (status,)
 
@@ -352,6 +358,7 @@ class Driver:
         return (self._status("cuGraphDestroy"),)
 
     def cuGraphExecDestroy(self, graph: int) -> tuple[int]:
+        self.gpu.check_may_free()
         del self.gpu.graphs[graph]
         return (self._status("cuGraphExecDestroy"),)
 
@@ -388,6 +395,7 @@ class Driver:
         return (self._status("cuFuncSetAttribute"),)
 
     def cuModuleUnload(self, module: int) -> tuple[int]:
+        self.gpu.check_may_free()
         del self.gpu.modules[module]
         return (self._status("cuModuleUnload"),)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import threading
 from collections.abc import Iterator
 from types import TracebackType
@@ -175,15 +176,14 @@ class Device:
         self._call("cuStreamWaitEvent", stream, self._events[event], 0)
 
     def synchronize(self, stream: int) -> None:
-        """Until everything on ``stream``, one of `stream`'s, is done; other threads run meanwhile."""
-        with self._words():
-            self._streams[stream].synchronize()  # pycuda gives up the interpreter's lock while it waits
-
-    def reached(self, event: int) -> None:
-        """Until what ``event`` last marked is done; other threads run meanwhile.
+        """Until everything on ``stream`` is done; other threads run meanwhile.
 
         cuda-bindings gives up the interpreter's lock in every call since 13.0 (its release notes).
         """
+        self._call("cuStreamSynchronize", stream)
+
+    def reached(self, event: int) -> None:
+        """Until what ``event`` last marked is done; other threads run meanwhile."""
         self._call("cuEventSynchronize", self._events[event])
 
     def milliseconds(self, start: int, stop: int) -> float:
@@ -224,6 +224,11 @@ class Device:
         Raises:
             EngineError: something in the block cannot be captured; the stream is usable again.
         """
+        with _collecting_nothing(), self._captured(stream) as graph:
+            yield graph
+
+    @contextlib.contextmanager
+    def _captured(self, stream: int) -> Iterator[Graph]:
         graph = Graph(self._api)
         # Other threads may call what a capture forbids, such as allocating, meanwhile.
         mode = self._api.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
@@ -258,6 +263,26 @@ class Device:
         for one in held:
             with contextlib.suppress(self._cuda.Error):
                 one.free()
+
+
+_capture_lock = threading.Lock()
+
+
+@contextlib.contextmanager
+def _collecting_nothing() -> Iterator[None]:
+    """Python's garbage collector waits: what it finalises in this thread may free device memory or a graph, which the
+    driver refuses while a stream is captured, and which ends the capture (pytorch/pytorch#161037).
+
+    One thread at a time, since there is one collector.
+    """
+    with _capture_lock:
+        was_on = gc.isenabled()
+        gc.disable()
+        try:
+            yield
+        finally:
+            if was_on:
+                gc.enable()
 
 
 class Graph:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import sys
 import threading
 from types import SimpleNamespace
@@ -136,12 +137,49 @@ def test_a_capture_that_fails_leaves_nothing_and_a_stream_that_works(device, gpu
         assert read(made, 4) == [3] * 4
 
 
+def test_nothing_that_was_forgotten_is_finalised_in_the_middle_of_a_capture(device, gpu):
+    """Python's garbage collector runs whenever enough objects have been made."""
+    captured: list[bool] = []
+
+    class Forgotten:
+        def __init__(self) -> None:
+            self.itself = self
+
+        def __del__(self) -> None:
+            captured.append(gpu.capturing is not None)
+
+    gc.collect()
+    with device:
+        stream, made = device.stream(), device.allocate(4)
+        with device.capture(stream) as graph:
+            device.fill(made, 1, 4, stream)
+            Forgotten()
+            kept = [[] for _ in range(5000)]
+        graph.close()
+        assert gc.isenabled()
+        del kept
+        gc.collect()
+        assert captured == [False]
+
+
+def test_who_works_without_a_garbage_collector_stays_without(device):
+    gc.disable()
+    try:
+        with device:
+            stream = device.stream()
+            with pytest.raises(EngineError, match="in the block"), device.capture(stream):
+                raise EngineError("in the block")
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+
+
 def test_errors_in_the_drivers_words(device, gpu):
     with device:
         stream, made = device.stream(), device.allocate(4)
         with pytest.raises(EngineError, match="out of memory; use a smaller picture"):
             device.allocate(1 << 21)
-        gpu.fails = {"cuMemcpyAsync": 700, "synchronize": 1}
+        gpu.fails = {"cuMemcpyAsync": 700, "cuStreamSynchronize": 700}
         with pytest.raises(EngineError, match=r"cuMemcpyAsync failed: an illegal memory access \(700\)"):
             device.copy(made, made, 4, stream)
         with pytest.raises(EngineError, match="cuStreamSynchronize failed"):

@@ -263,7 +263,8 @@ def test_the_real_driver_api_takes_what_it_is_given():
         "cuCtxPushCurrent": (api.CUcontext(),), "cuMemcpyAsync": (4096, 8192, 5, 77), "cuMemcpy2DAsync": (rows, 77),
         "cuMemsetD8Async": (4096, 0, 5, 77), "cuEventCreate": (2,), "cuEventDestroy": (event,),
         "cuEventRecord": (event, 77), "cuStreamWaitEvent": (77, event, 0), "cuEventSynchronize": (event,),
-        "cuEventElapsedTime": (event, event), "cuStreamBeginCapture": (77, local), "cuStreamEndCapture": (77,),
+        "cuStreamSynchronize": (77,), "cuEventElapsedTime": (event, event),
+        "cuStreamBeginCapture": (77, local), "cuStreamEndCapture": (77,),
         "cuGraphInstantiate": (graph, 0), "cuGraphDestroy": (graph,), "cuGraphExecDestroy": (api.CUgraphExec(),),
         "cuGraphLaunch": (api.CUgraphExec(), 77), "cuGetErrorString": (api.CUresult(2),),
     }  # fmt: skip
