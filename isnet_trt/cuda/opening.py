@@ -33,13 +33,11 @@ def open_runtime(bundle: Bundle, kind: str | None, model: Model, *, threads: int
         return Opened(open_engine(bundle, kind, threads=threads, device=device))
     with contextlib.ExitStack() as undo:
         gpu, reason = _open_device(bundle)
-        stream = 0
         if gpu is not None:
-            with gpu:
-                stream = gpu.stream()
             undo.callback(_close, gpu)
-        engine: Any = undo.enter_context(open_engine(bundle, kind, threads=threads, device=device, stream=stream))
-        pipeline, reason = _pipeline(gpu, engine, model, stream, reason)
+        on_device = gpu is not None
+        engine: Any = undo.enter_context(open_engine(bundle, kind, threads=threads, device=device, on_device=on_device))
+        pipeline, reason = _pipeline(gpu, engine, model, reason)
         if pipeline is None and gpu is not None:
             _close(gpu)
         undo.pop_all()
@@ -56,13 +54,13 @@ def _open_device(bundle: Bundle) -> tuple[Device | None, str]:
         return None, str(error)
 
 
-def _pipeline(gpu: Device | None, engine: Any, model: Model, stream: int, reason: str) -> tuple[Pipeline | None, str]:
+def _pipeline(gpu: Device | None, engine: Any, model: Model, reason: str) -> tuple[Pipeline | None, str]:
     if gpu is None:
         return None, reason
     if engine.kernels is None:
         return None, engine.no_kernels
     try:
-        return Pipeline(gpu, engine.kernels, engine, model, stream), ""
+        return Pipeline(gpu, engine.kernels, engine, model, engine.stream), ""
     except EngineUnavailable as error:
         return None, str(error)
 

@@ -70,7 +70,7 @@ class Pipeline:
     def __init__(self, device: Device, kernels: Launcher, engine: DeviceEngine, model: Model, stream: int = 0) -> None:
         """``device`` belongs to the pipeline from now on; ``kernels`` and ``engine`` stay the caller's.
 
-        ``stream`` is one of ``device``'s, for an engine that is bound to it; by default there will be a new one.
+        ``stream`` is for an engine that is bound to one, and stays the caller's; by default there will be a new one.
 
         Raises:
             EngineUnavailable: ``kernels`` lacks one that the model needs.
@@ -316,7 +316,11 @@ class Pipeline:
         if self._forgotten >= FORGOTTEN:
             self._forgotten = 0
             self._drain()
-            self.engine.keep(frozenset().union(*(other.plan.shapes for other in self._prepared.values())))
+            self._keep()
+
+    def _keep(self) -> None:
+        """Let the engine forget input shapes of no kind of picture that is kept. Nothing may be queued."""
+        self.engine.keep(frozenset().union(*(prepared.plan.shapes for prepared in self._prepared.values())))
 
     @contextlib.contextmanager
     def _room(self, made: Plan) -> Iterator[None]:
@@ -329,6 +333,7 @@ class Pipeline:
             memory = self.device.memory()
             self._drop_arena()
             self._transfers.trim()
+            self._keep()  # what it had prepared for this picture takes memory too
             raise EngineError(_too_large(made, *memory)) from None
 
     # Its end

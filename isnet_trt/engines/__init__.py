@@ -65,12 +65,12 @@ def open_engine(
     *,
     threads: int | None = None,
     device: Placement = "auto",
-    stream: int = 0,
+    on_device: bool = False,
 ) -> Engine:
     """The bundle's engine, or for ``kind="onnxruntime"`` its ONNX graph.
 
     ``threads`` is for the CPU (default: the physical cores that this process may use). ``device="cuda"`` runs ONNX
-    Runtime on the GPU; ``stream`` is the CUDA stream on which it then works in device memory.
+    Runtime on the GPU; with ``on_device`` it then works in device memory too, as TensorRT's engines always do.
 
     Raises:
         SettingsError: ``kind`` is no engine kind, or cannot run on ``device``.
@@ -83,7 +83,7 @@ def open_engine(
     gpu = on_gpu(bundle, kind, device)
     if kind == "onnxruntime":
         path = bundle.path(info.file if info.kind == kind else ONNX)
-        return _open_cuda(bundle, path, stream, threads) if gpu else open_onnx(path, threads=threads)
+        return _open_cuda(bundle, path, on_device, threads) if gpu else open_onnx(path, threads=threads)
     if kind not in LIBRARIES:
         raise SettingsError(
             f"engine {kind!r} is unknown to this isnet_trt; it knows onnxruntime, {', '.join(LIBRARIES)}"
@@ -102,9 +102,9 @@ def open_engine(
     return TensorRTEngine(bundle.path(info.file), info, kernels_folder(bundle))
 
 
-def _open_cuda(bundle: Bundle, path: Path, stream: int, threads: int | None) -> Engine:
+def _open_cuda(bundle: Bundle, path: Path, on_device: bool, threads: int | None) -> Engine:
     from isnet_trt.engines.onnxruntime_cuda import OnnxRuntimeCudaEngine
 
     manifest = bundle.manifest
     output = (manifest.labels.count, manifest.output_stride)
-    return OnnxRuntimeCudaEngine(path, output, kernels_folder(bundle), stream, threads)
+    return OnnxRuntimeCudaEngine(path, output, kernels_folder(bundle), on_device, threads)

@@ -1,7 +1,7 @@
 """ONNX Runtime's CUDA provider: the engine on a GPU where there is no TensorRT.
 
 It comes with the package ``onnxruntime-gpu``, which takes the place of ``onnxruntime``. Two forms, as the TensorRT
-engines: `run` from and to host memory, and `enqueue` on device memory, on the stream that it was opened with. It is
+engines: `run` from and to host memory, and `enqueue` on device memory, on a stream of its own. It is
 taken only where it is asked for. Not yet run on a GPU.
 
 https://onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html,
@@ -10,6 +10,8 @@ https://onnxruntime.ai/docs/performance/tune-performance/iobinding.html
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from isnet_trt.cuda import driver
 from isnet_trt.cuda.kernels import Kernels
 from isnet_trt.engines.base import check_batch
 from isnet_trt.engines.cores import usable_cores
@@ -31,6 +34,7 @@ from isnet_trt.engines.onnxruntime import (
     run_options,
     signature,
 )
+from isnet_trt.engines.stream import Stream
 from isnet_trt.errors import EngineError, EngineUnavailable
 from isnet_trt.forks import Home
 from isnet_trt.geometry import coarse_size
@@ -73,12 +77,13 @@ class OnnxRuntimeCudaEngine:
         path: str | os.PathLike[str],
         output: tuple[int, int],
         kernels: Path | None = None,
-        stream: int = 0,
+        on_device: bool = False,
         threads: int | None = None,
     ) -> None:
         """``output`` is (classes, stride) of the model; ``kernels`` the bundle's folder of compiled kernels.
 
-        ``stream`` is the handle of the CUDA stream that it works on; 0: one of its own, and only `run` works.
+        With ``on_device`` (which takes cuda-bindings) `enqueue` works, on the stream `stream` alone; without, the
+        session has a stream that nobody else sees, and only `run` works.
         """
         self.gpu = check_available()
         runtime = import_runtime()
@@ -88,17 +93,28 @@ class OnnxRuntimeCudaEngine:
         )
         self.kernels, self.no_kernels = Kernels.find(kernels, self.gpu.compute_capability)
         self._output = output
-        self._stream = stream
-        self._session = open_session(runtime, Path(path), threads or usable_cores(), [(PROVIDER, _options(stream))])
+        self._session: Any = None
+        # The session's own to keep: it must outlive the session, and nobody else's stream need do that.
+        self._stream = Stream(driver.import_driver()) if on_device else None
+        self.stream = self._stream.handle if self._stream else 0
         self._home = Home(self)
+        try:
+            self._load(runtime, Path(path), threads or usable_cores())
+        except BaseException:
+            self.close()
+            raise
+        self._run_options = run_options(runtime, "memory.enable_memory_arena_shrinkage", "gpu:0")
+        self._queue_options = run_options(runtime, "disable_synchronize_execution_providers", "1")
+
+    def _load(self, runtime: Any, path: Path, threads: int) -> None:
+        said = _preload(runtime)
+        self._session = open_session(runtime, path, threads, [(PROVIDER, _options(self.stream))])
         if self._session.get_providers()[0] != PROVIDER:
             raise EngineUnavailable(
                 f"ONNX Runtime {runtime.__version__} has a CUDA provider but could not load it: the CUDA or cuDNN "
-                f"libraries that it was built for are missing; {_INSTALL}"
+                f"libraries that it was built for are missing{said}; {_INSTALL}"
             )
-        self._name, self._shape, self._answer = signature(self._session, Path(path))
-        self._run_options = run_options(runtime, "memory.enable_memory_arena_shrinkage", "gpu:0")
-        self._queue_options = run_options(runtime, "disable_synchronize_execution_providers", "1")
+        self._name, self._shape, self._answer = signature(self._session, path)
 
     def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """See `isnet_trt.engines.base.Engine.run`."""
@@ -123,14 +139,14 @@ class OnnxRuntimeCudaEngine:
         return shape[0], classes, *coarse_size((shape[2], shape[3]), stride)
 
     def enqueue(self, input_address: int, output_address: int, shape: tuple[int, int, int, int], stream: int) -> None:
-        """Queue the network on the engine's stream: float32 ``shape`` at one device address to logits at the other.
+        """Queue the network on `stream`: float32 ``shape`` at one device address to logits at the other.
 
         Raises:
-            EngineError: closed, another stream than the one it was opened with, or ONNX Runtime fails, also where the
-                model's answer has another shape than `output_shape`.
+            EngineError: closed, another stream than `stream`, or ONNX Runtime fails, also where the model's answer has
+                another shape than `output_shape`.
         """
-        if stream != self._stream:
-            raise EngineError("this engine works on the stream that it was opened with only")
+        if not stream or stream != self.stream:
+            raise EngineError("this engine works in device memory on its own stream only, if it was opened for that")
         session = self._open(shape)
         try:
             binding = session.io_binding()
@@ -154,6 +170,8 @@ class OnnxRuntimeCudaEngine:
         self._session = None
         if self.kernels is not None:
             self.kernels.close()
+        if self._stream is not None:
+            self._stream.close()
 
     def __del__(self) -> None:
         if hasattr(self, "_home"):
@@ -166,6 +184,20 @@ class OnnxRuntimeCudaEngine:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _preload(runtime: Any) -> str:
+    """Load CUDA and cuDNN from the packages ``nvidia-*``, where the provider does not look by itself; what is missing.
+
+    https://onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html#preload-dlls
+    """
+    preload = getattr(runtime, "preload_dlls", None)  # from 1.21 on
+    if preload is None:
+        return ""
+    with contextlib.redirect_stdout(io.StringIO()) as said:  # it prints, and the provider may load nevertheless
+        preload()
+    words = " ".join(said.getvalue().split())
+    return f" ({words})" if words else ""
 
 
 def _options(stream: int) -> dict[str, str]:

@@ -249,6 +249,9 @@ def test_running_out_of_memory_anywhere(tmp_path, room):
         form.gpu.total = int(need * room)
         with pytest.raises(EngineError, match=r"not enough GPU memory for a picture of 40x36 .* use fewer scales"):
             form.pipeline(image_from(large), Inference())
+        planned = form.pipeline._prepared.values()
+        assert form.engine.kept == [frozenset().union(*(prepared.plan.shapes for prepared in planned))]
+        assert len(planned) == (1 if room < 0.5 else 2)  # a plan that found no room is none
         form.gpu.total = 1 << 30
         form.run(large)
         form.run(small)

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
-from cuda_double import Driver, Gpu, Pycuda
+from cuda_double import Driver, Gpu, Pycuda, Stream
 from cuda_host import CARD, PRESETS, HostEngine, Pair, QueuedKernels, ReferenceKernels, picture
 from small_bundle import write_bundle
 
@@ -200,12 +200,26 @@ class Opened(HostEngine):
 
     kind, description, no_kernels = "double", "an engine", "the kernels are for another GPU"
 
-    def __init__(self, gpu: Gpu, path: Path, kernels: bool) -> None:
+    def __init__(self, gpu: Gpu, path: Path, kernels: bool, bound: bool) -> None:
         super().__init__(gpu, path, 3, 8)
         self.kernels = QueuedKernels(gpu, ReferenceKernels(3)) if kernels else None
         self.closed = False
+        self.stream = gpu.handle() if bound else 0
+        if bound:
+            gpu.streams[self.stream] = Stream(gpu)
+
+    def check_stream(self) -> None:
+        """Whatever it is used for, its stream is there."""
+        assert not self.stream or self.stream in self.gpu.streams
+
+    def run(self, batch: np.ndarray) -> np.ndarray:
+        self.check_stream()
+        return self.engine.run(batch)
 
     def close(self) -> None:
+        if not self.closed and self.stream:
+            self.check_stream()
+            assert not self.gpu.streams.pop(self.stream).waiting
         self.closed = True
 
     def __enter__(self):
@@ -228,9 +242,11 @@ def bundle(tmp_path: Path):
     return read_bundle(tmp_path / "made")
 
 
-def opened(monkeypatch: pytest.MonkeyPatch, bundle, kernels: bool = True, device: str = "") -> tuple[Segmenter, Gpu]:
-    """A segmenter whose engine is a double; ``device`` says why there is none."""
-    gpu, streams = Gpu(), []
+def opened(
+    monkeypatch: pytest.MonkeyPatch, bundle, kernels: bool = True, device: str = "", bound: bool = False
+) -> tuple[Segmenter, Gpu]:
+    """A segmenter whose engine is a double, ``bound`` to a stream or not; ``device`` says why there is none."""
+    gpu = Gpu()
     device_module._contexts.clear()
 
     def open_device() -> Device:
@@ -238,22 +254,21 @@ def opened(monkeypatch: pytest.MonkeyPatch, bundle, kernels: bool = True, device
             raise EngineUnavailable(device)
         return Device(Pycuda(gpu), Driver(gpu), CARD)
 
-    def open_engine(bundle, kind, *, threads, device, stream):
-        streams.append(stream)
-        return Opened(gpu, bundle.path("model.onnx"), kernels)
+    def open_engine(bundle, kind, *, threads, device, on_device):
+        return Opened(gpu, bundle.path("model.onnx"), kernels, bound and on_device)
 
     monkeypatch.setattr(opening.Device, "open", open_device)
     monkeypatch.setattr(opening, "open_engine", open_engine)
-    made = Segmenter.open(bundle.folder)
-    gpu.streams_given = streams
-    return made, gpu
+    return Segmenter.open(bundle.folder), gpu
 
 
-def test_opening_a_bundle_with_kernels(monkeypatch, bundle):
-    segmenter, gpu = opened(monkeypatch, bundle)
+@pytest.mark.parametrize("bound", [False, True])
+def test_opening_a_bundle_with_kernels(monkeypatch, bundle, bound):
+    segmenter, gpu = opened(monkeypatch, bundle, bound=bound)
     with segmenter:
         assert segmenter.description == "an engine; all stages on the GPU, CUDA graphs"
-        assert gpu.streams_given == [segmenter._pipeline.stream]
+        assert (segmenter._pipeline.stream == segmenter.engine.stream) == bound
+        assert len(gpu.streams) == 3
         assert segmenter(picture(31, 44)).labels.shape == (31, 44)
     assert segmenter.engine.closed
     gpu.nothing_is_left()
@@ -264,11 +279,14 @@ def test_opening_a_bundle_with_kernels(monkeypatch, bundle):
     [
         ({"device": "pycuda cannot be imported"}, "pycuda cannot be imported"),
         ({"kernels": False}, "the kernels are for another GPU"),
+        ({"kernels": False, "bound": True}, "the kernels are for another GPU"),
     ],
 )
 def test_what_is_missing_leaves_the_stages_to_the_host_and_is_said(monkeypatch, bundle, options, said):
     segmenter, gpu = opened(monkeypatch, bundle, **options)
     assert segmenter.description == f"an engine; all other stages on the host ({said})"
+    assert segmenter(picture(31, 44)).labels.shape == (31, 44)
+    segmenter.close()
     gpu.nothing_is_left()
 
 

@@ -6,6 +6,7 @@ host's. It says nothing about the provider itself.
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,8 +15,10 @@ import numpy as np
 import onnxruntime
 import pytest
 from small_bundle import expected, save_model, write_bundle
+from tensorrt_double import Cuda
 
 from isnet_trt import Segmenter
+from isnet_trt.cuda import driver
 from isnet_trt.engines import onnxruntime_cuda as module
 from isnet_trt.engines import open_engine
 from isnet_trt.engines.device import Gpu
@@ -41,6 +44,10 @@ class Binding:
         self.real.bind_output(name, "cpu", *rest)
 
 
+class Session(SimpleNamespace):
+    """A session, which can be watched."""
+
+
 class Runtime:
     """The module ``onnxruntime`` of the package onnxruntime-gpu."""
 
@@ -51,16 +58,24 @@ class Runtime:
 
     def __init__(self) -> None:
         self.loads = True
+        self.lacking = ""
+        self.preloaded = 0
         self.options: dict[str, str] = {}
 
     def get_available_providers(self) -> list[str]:
         return [PROVIDER, "CPUExecutionProvider"]
 
+    def preload_dlls(self) -> None:
+        self.preloaded += 1
+        if self.lacking:
+            print(f"Failed to load {self.lacking}: no such file")
+
     def InferenceSession(self, path: str, options: Any, providers: list[Any]) -> Any:
+        assert self.preloaded, "libraries are looked for when the provider is made"
         ((name, self.options),) = providers
         assert name == PROVIDER
         real = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        return SimpleNamespace(
+        return Session(
             get_providers=lambda: [PROVIDER] * self.loads + ["CPUExecutionProvider"],
             get_inputs=real.get_inputs,
             get_outputs=real.get_outputs,
@@ -75,6 +90,14 @@ def runtime(monkeypatch: pytest.MonkeyPatch) -> Runtime:
     double = Runtime()
     monkeypatch.setattr(module, "import_runtime", lambda: double)
     monkeypatch.setattr(module, "look_for_gpu", lambda: (GPU, ""))
+    return double
+
+
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> Cuda:
+    double = Cuda()
+    monkeypatch.setattr(driver, "import_driver", lambda: double)
+    monkeypatch.setattr(driver, "_contexts", {})
     return double
 
 
@@ -100,10 +123,14 @@ def test_without_a_gpu(runtime: Runtime, path: Path, monkeypatch: pytest.MonkeyP
         OnnxRuntimeCudaEngine(path, (3, 8))
 
 
-def test_a_provider_that_does_not_load_is_no_silent_cpu(runtime: Runtime, path: Path) -> None:
-    runtime.loads = False
-    with pytest.raises(EngineUnavailable, match="has a CUDA provider but could not load it: the CUDA or cuDNN"):
+def test_a_provider_that_does_not_load_is_no_silent_cpu(
+    runtime: Runtime, path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runtime.loads, runtime.lacking = False, "libcudnn.so.9"
+    said = r"could not load it: .* are missing \(Failed to load libcudnn\.so\.9: no such file\); pip uninstall onnx"
+    with pytest.raises(EngineUnavailable, match=said):
         OnnxRuntimeCudaEngine(path, (3, 8))
+    assert capsys.readouterr().out == ""
 
 
 def test_from_and_to_host_memory(runtime: Runtime, path: Path) -> None:
@@ -117,26 +144,42 @@ def test_from_and_to_host_memory(runtime: Runtime, path: Path) -> None:
         engine.run(batch)
 
 
-def test_on_device_memory_and_its_stream(runtime: Runtime, path: Path) -> None:
-    with OnnxRuntimeCudaEngine(path, (3, 8), stream=77) as engine:
-        assert runtime.options["user_compute_stream"] == "77"
+def test_on_device_memory_and_its_stream(runtime: Runtime, path: Path, cuda: Cuda) -> None:
+    with OnnxRuntimeCudaEngine(path, (3, 8), on_device=True) as engine:
+        assert runtime.options["user_compute_stream"] == str(engine.stream)
+        assert list(cuda.gpu.streams) == [engine.stream]
         for shape in ((1, 3, 16, 24), (2, 3, 8, 8)):
             batch, out = _batch(*shape), np.zeros((shape[0], 3, shape[2] // 8, shape[3] // 8), np.float32)
             assert engine.output_shape(shape) == out.shape
-            engine.enqueue(batch.ctypes.data, out.ctypes.data, shape, 77)
+            engine.enqueue(batch.ctypes.data, out.ctypes.data, shape, engine.stream)
             np.testing.assert_allclose(out, expected(batch), atol=1e-5)  # float32
-        with pytest.raises(EngineError, match="on the stream that it was opened with only"):
-            engine.enqueue(batch.ctypes.data, out.ctypes.data, shape, 78)
-        assert engine.no_graph(frozenset(), 77) == "ONNX Runtime's runs cannot be captured"
+        with pytest.raises(EngineError, match="in device memory on its own stream only"):
+            engine.enqueue(batch.ctypes.data, out.ctypes.data, shape, engine.stream + 1)
+        assert engine.no_graph(frozenset(), engine.stream) == "ONNX Runtime's runs cannot be captured"
         assert engine.kernels is None
         assert "holds no kernels" in engine.no_kernels
+    with OnnxRuntimeCudaEngine(path, (3, 8)) as engine, pytest.raises(EngineError, match="if it was opened for that"):
+        engine.enqueue(batch.ctypes.data, out.ctypes.data, shape, 0)
 
 
-def test_an_answer_of_another_shape_is_an_error(runtime: Runtime, path: Path) -> None:
-    with OnnxRuntimeCudaEngine(path, (4, 8), stream=77) as engine:
+def test_the_session_goes_before_its_stream(runtime: Runtime, path: Path, cuda: Cuda) -> None:
+    engine = OnnxRuntimeCudaEngine(path, (3, 8), on_device=True)
+    alive: list[bool] = []
+    weakref.finalize(engine._session, lambda: alive.append(engine.stream in cuda.gpu.streams))
+    engine.close()
+    assert alive == [True]
+    cuda.gpu.nothing_is_left()
+    runtime.loads = False
+    with pytest.raises(EngineUnavailable):
+        OnnxRuntimeCudaEngine(path, (3, 8), on_device=True)
+    cuda.gpu.nothing_is_left()
+
+
+def test_an_answer_of_another_shape_is_an_error(runtime: Runtime, path: Path, cuda: Cuda) -> None:
+    with OnnxRuntimeCudaEngine(path, (4, 8), on_device=True) as engine:
         batch, out = _batch(1, 3, 8, 8), np.zeros((1, 4, 1, 1), np.float32)
         with pytest.raises(EngineError, match=r"ONNX Runtime failed on an input of shape \(1, 3, 8, 8\): "):
-            engine.enqueue(batch.ctypes.data, out.ctypes.data, (1, 3, 8, 8), 77)
+            engine.enqueue(batch.ctypes.data, out.ctypes.data, (1, 3, 8, 8), engine.stream)
 
 
 def test_it_is_taken_only_where_it_is_asked_for(runtime: Runtime, tmp_path: Path) -> None:
