@@ -1,7 +1,8 @@
 """A checkout of the public reference implementation (SSSegmentation), run by its own code.
 
 Its network, its windows, its scales and flips (``auginference``), its merge (each volume resized to the picture's size,
-then averaged: ``ssseg/test.py``). Only the picture's decoding and normalisation are ours.
+then averaged: ``ssseg/test.py``). Only the picture's decoding and normalisation are ours. Versions 1.5 to 1.7 keep
+their settings of inference under two different sets of names; both are given.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from benchmarks.peers import Answer, Missing, Setup
+from benchmarks.peers.eager import device
 from isnet_trt.preprocess import normalise, resize
 from isnet_trt.settings import Inference
 from isnet_trt.training.checkpoint import Checkpoint, load_checkpoint
@@ -35,17 +37,21 @@ def load(setup: Setup) -> CheckoutRunner:
     root = Path(setup.checkout).resolve()
     if not (root / "ssseg" / "modules").is_dir():
         raise Missing(f"{root} is no checkout of SSSegmentation: it has no ssseg/modules")
+    if not (root / "ssseg" / "configs" / "isnet").is_dir():
+        raise Missing(
+            f"{root} has no ssseg/configs/isnet: the package on PyPI leaves the configs out; take the repository"
+        )
     assert setup.ckpt is not None
     torch.set_num_threads(setup.threads)
     checkpoint = load_checkpoint(setup.ckpt)
     try:
-        config, segmentor = _build(root, checkpoint)
+        segmentor = _build(root, checkpoint)
     except Exception as error:  # other people's code may fail in any way; which one is in the message
         raise Missing(f"the checkout cannot be used here: {type(error).__name__}: {error}") from None
-    return CheckoutRunner(config, segmentor, checkpoint)
+    return CheckoutRunner(segmentor, checkpoint)
 
 
-def _build(root: Path, checkpoint: Checkpoint) -> tuple[dict[str, Any], Any]:
+def _build(root: Path, checkpoint: Checkpoint) -> Any:
     sys.path.insert(0, str(root))
     modules = importlib.import_module("ssseg.modules")
     family = importlib.import_module(f"ssseg.configs.isnet.{checkpoint.recipe.name}")
@@ -54,21 +60,24 @@ def _build(root: Path, checkpoint: Checkpoint) -> tuple[dict[str, Any], Any]:
     segmentor = modules.BuildSegmentor(segmentor_cfg=config, mode="TEST").eval()
     kept = segmentor.state_dict()
     segmentor.load_state_dict({**kept, **checkpoint.state_dict}, strict=True)
-    return segmentor.cfg, segmentor
+    torch.backends.cudnn.allow_tf32 = False  # as ssseg/test.py does
+    return segmentor.to(device())
 
 
 class CheckoutRunner:
     """The reference's own evaluation of one picture."""
 
-    def __init__(self, config: dict[str, Any], segmentor: Any, checkpoint: Checkpoint) -> None:
-        self.description = f"SSSegmentation checkout under PyTorch {torch.__version__} eager"
-        self._config, self._segmentor, self._recipe = config, segmentor, checkpoint.recipe
+    def __init__(self, segmentor: Any, checkpoint: Checkpoint) -> None:
+        version = getattr(sys.modules["ssseg"], "__version__", "of unknown version")
+        threads = f"{device()}, {torch.get_num_threads()} threads"
+        self.description = f"SSSegmentation {version}, PyTorch {torch.__version__} eager, {threads}"
+        self._segmentor, self._recipe = segmentor, checkpoint.recipe
 
     @torch.inference_mode()
     def run(self, image: NDArray[np.uint8], inference: Inference) -> Answer:
         """See `benchmarks.peers.Runner.run`."""
         start = time.perf_counter()
-        self._config["inference"] = self._settings(inference)
+        self._segmentor.cfg["inference"] = self._settings(inference)
         pixels = normalise(resize(image, self._recipe.preprocess), self._recipe.preprocess).transpose(2, 0, 1)
         volumes = self._segmentor.auginference(torch.from_numpy(np.ascontiguousarray(pixels)[None]))
         networks = time.perf_counter()
@@ -82,10 +91,10 @@ class CheckoutRunner:
             "flip": inference.flip,
             "use_probs_before_resize": inference.softmax_before_resize,
         }
-        if self._recipe.labels.flip_pairs:
-            tta["fixed_seg_target_pairs"] = list(self._recipe.labels.flip_pairs)
-        forward = {"mode": inference.mode, "cropsize": inference.window, "stride": inference.stride}
-        return {"forward": forward, "tta": tta, "evaluate": {"metric_list": ["iou", "miou"]}}
+        pairs = {"fixed_seg_target_pairs": list(p)} if (p := self._recipe.labels.flip_pairs) else {}
+        mode, windows = {"mode": inference.mode}, {"cropsize": inference.window, "stride": inference.stride}
+        newer = {"forward": mode | windows, "tta": tta | pairs, "evaluate": {"metric_list": ["iou", "miou"]}}
+        return newer | mode | {"opts": windows, "tricks": tta} | pairs
 
     def close(self) -> None:
         """Nothing to give back but the process."""

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.peers import Answer, Setup
+from benchmarks.peers.eager import device
 from isnet_trt import geometry
 from isnet_trt.preprocess import normalise, resize
 from isnet_trt.settings import Inference, Preprocess, Size
@@ -69,13 +70,16 @@ def class_centres(features: Tensor, logits: Tensor) -> Tensor:
 def score_volumes(
     answer: Network, x: Tensor, inference: Inference, flip_pairs: tuple[tuple[int, int], ...] = ()
 ) -> list[Tensor]:
-    """The score volume (1, K, h, w) of every pass, whole: scales in order, each plain and then mirrored."""
+    """The score volume (1, K, h, w) of every pass, whole: scales in order, each plain and then mirrored.
+
+    They are collected on the CPU, wherever ``x`` and the network are.
+    """
     volumes = []
     for scale in inference.scales:
         scaled = F.interpolate(x, scale_factor=scale, mode="bilinear", recompute_scale_factor=False)
-        volumes.append(pass_scores(answer, scaled, inference))
+        volumes.append(pass_scores(answer, scaled, inference).cpu())
         if inference.flip:
-            volumes.append(unmirrored(pass_scores(answer, scaled.flip(3), inference), flip_pairs))
+            volumes.append(unmirrored(pass_scores(answer, scaled.flip(3), inference).cpu(), flip_pairs))
     return volumes
 
 
@@ -125,6 +129,7 @@ def load(setup: Setup) -> ReferenceRunner:
     """The training form's layers in the plain form."""
     assert setup.ckpt is not None
     torch.set_num_threads(setup.threads)
+    torch.backends.cudnn.allow_tf32 = False  # the others are held to its answer
     return ReferenceRunner(load_checkpoint(setup.ckpt))
 
 
@@ -132,14 +137,15 @@ class ReferenceRunner:
     """The plain form as a contender; the oracle of the others' answers."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
-        self.description = f"PyTorch {torch.__version__} eager, {torch.get_num_threads()} threads"
-        self._network, self._recipe = functools.partial(network, load_model(checkpoint)), checkpoint.recipe
+        self.description = f"PyTorch {torch.__version__} eager, {device()}, {torch.get_num_threads()} threads"
+        self._network = functools.partial(network, load_model(checkpoint).to(device()))
+        self._recipe = checkpoint.recipe
 
     @torch.inference_mode()
     def run(self, image: NDArray[np.uint8], inference: Inference) -> Answer:
         """See `benchmarks.peers.Runner.run`."""
         start = time.perf_counter()
-        x = network_input(image, self._recipe.preprocess)
+        x = network_input(image, self._recipe.preprocess).to(device())
         read = time.perf_counter()
         volumes = score_volumes(self._network, x, inference, self._recipe.labels.flip_pairs)
         networks = time.perf_counter()

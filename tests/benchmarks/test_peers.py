@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +70,9 @@ def test_a_folder_that_is_no_checkout_is_named(tmp_path: Path) -> None:
 
 def test_a_checkout_that_cannot_be_imported_is_named(tmp_path: Path) -> None:
     (tmp_path / "ssseg" / "modules").mkdir(parents=True)
+    with pytest.raises(Missing, match="leaves the configs out"):
+        Contender(Setup("checkout", "checkout", 1, ckpt=CHECKPOINT, checkout=tmp_path))
+    (tmp_path / "ssseg" / "configs" / "isnet").mkdir(parents=True)
     (tmp_path / "ssseg" / "modules" / "__init__.py").write_text("import a_library_that_is_not_there\n", "utf-8")
     with pytest.raises(Missing, match="a_library_that_is_not_there"):
         Contender(Setup("checkout", "checkout", 1, ckpt=CHECKPOINT, checkout=tmp_path))
@@ -79,6 +81,7 @@ def test_a_checkout_that_cannot_be_imported_is_named(tmp_path: Path) -> None:
 # The public code's layout and interface, with this project's network inside: what is shown is that settings, weights
 # and volumes pass through the interface as they must.
 _MODULES = """
+import copy
 from torch import nn
 import torch
 import torch.nn.functional as F
@@ -91,15 +94,16 @@ from benchmarks.peers import reference
 class Segmentor(ISNet):
     def auginference(self, images):
         settings = self.cfg["inference"]
-        forward, tta = settings["forward"], settings["tta"]
+        {names}
         inference = Inference(
-            forward["mode"], forward["cropsize"], forward["stride"], tuple(tta["multiscale"]), tta["flip"],
+            mode, windows["cropsize"], windows["stride"], tuple(tta["multiscale"]), tta["flip"],
             tta["use_probs_before_resize"],
         )
-        return reference.score_volumes(super().forward, images, inference, tuple(tta["fixed_seg_target_pairs"]))
+        return reference.score_volumes(super().forward, images, inference, tuple(pairs))
 
 
 def BuildSegmentor(segmentor_cfg, mode):
+    segmentor_cfg = copy.deepcopy(segmentor_cfg)
     assert mode == "TEST" and segmentor_cfg["backbone"]["pretrained"] is False
     segmentor = Segmentor(recipe(segmentor_cfg["name"]).architecture)
     segmentor.cfg = segmentor_cfg
@@ -107,10 +111,20 @@ def BuildSegmentor(segmentor_cfg, mode):
 """
 
 
-def test_checkout_is_run_through_its_own_interface(tmp_path: Path) -> None:
+# How the versions name what is read of cfg["inference"] (ssseg/modules/models/segmentors/base/base.py).
+_NAMES = {
+    "1.7.0": """tta = settings["tta"]
+        windows, mode, pairs = settings["forward"], settings["forward"]["mode"], tta["fixed_seg_target_pairs"]""",
+    "1.5.3": """tta = settings["tricks"]
+        windows, mode, pairs = settings["opts"], settings["mode"], settings["fixed_seg_target_pairs"]""",
+}
+
+
+@pytest.mark.parametrize("version", _NAMES)
+def test_checkout_is_run_through_its_own_interface(version: str, tmp_path: Path) -> None:
     files = {
-        "ssseg/__init__.py": "",
-        "ssseg/modules/__init__.py": textwrap.dedent(_MODULES),
+        "ssseg/__init__.py": f"__version__ = '{version}'",
+        "ssseg/modules/__init__.py": _MODULES.replace("{names}", _NAMES[version]),
         "ssseg/configs/__init__.py": "",
         "ssseg/configs/isnet/__init__.py": "",
         "ssseg/configs/isnet/isnet_demo.py": 'SEGMENTOR_CFG = {"name": "isnet_demo", "backbone": {"pretrained": True}}',
@@ -124,6 +138,7 @@ def test_checkout_is_run_through_its_own_interface(tmp_path: Path) -> None:
     assert record["gaps"] == []
     assert [c["status"] for c in record["contenders"]] == ["timed", "timed"]
     assert record["contenders"][1]["agreement"]["clear"] == 1.0
+    assert f"SSSegmentation {version}, PyTorch" in record["contenders"][1]["description"]
 
 
 @pytest.mark.slow
