@@ -32,7 +32,8 @@ _SCENES = 9_000_000
 _DESCRIPTION = """Label pictures with bundles and with the checkpoint (the plain reference form in PyTorch) and compare.
 
 Agreement is the share of pixels on which a bundle gives the checkpoint's label: of all pixels, of the clear ones
-(whose best two scores are not nearly equal), and of those within 3 pixels of a border in the checkpoint's label map.
+(whose best two scores are not nearly equal), and of those within 3 pixels of a border in the checkpoint's label map;
+each the mean over the pictures.
 mIoU needs labels: those of the drawn scenes (--scenes, for the demo model), or PNG files of class numbers in --labels,
 of the pictures' names. Without labels only agreement is given."""
 _EPILOG = """examples:
@@ -118,7 +119,7 @@ def _truth(folder: Path, name: str, image: NDArray[np.uint8], gaps: list[results
     """The class numbers of a picture, at its size; None, and a gap, where they cannot be read."""
     path = folder / f"{Path(name).stem}.png"
     labels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED) if path.is_file() else None
-    if labels is None or labels.ndim != 2:
+    if labels is None or labels.ndim != 2 or labels.dtype != np.uint8:
         gaps.append(results.gap(f"labels of {name}", f"{path} is no PNG of class numbers (8-bit grey)"))
         return None
     size = (image.shape[1], image.shape[0])

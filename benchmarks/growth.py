@@ -45,7 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder made by isnet_trt.build")
     parser.add_argument("--axes", nargs="+", choices=AXES, default=AXES, help="what grows (default: all)")
     parser.add_argument("--rounds", type=cli.positive, default=3, help="rounds; the least counts (default: 3)")
-    parser.add_argument("--largest", type=cli.positive, default=5, help="at most so many points (default: 5)")
+    points = range(3, len(SIZES) + 1)  # fewer than three give no line with an error
+    parser.add_argument("--largest", type=int, choices=points, default=5, help="at most so many points (default: 5)")
     options.add_common(parser)
     arguments = parser.parse_args(argv)
     records, gaps = [], []

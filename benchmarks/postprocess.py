@@ -76,7 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     parser = cli.parser("benchmarks.postprocess", __doc__ or "")
     parser.add_argument("--rounds", type=cli.positive, default=7, help="timed rounds (default: 7)")
-    parser.add_argument("--work", nargs="+", metavar="NAME", help=f"only these: {', '.join(w.name for w in WORKS)}")
+    names = [work.name for work in WORKS]
+    parser.add_argument("--work", nargs="+", choices=names, metavar="NAME", help=f"only these: {'; '.join(names)}")
     options.add_common(parser)
     arguments: argparse.Namespace = parser.parse_args(argv)
     chosen = [work for work in WORKS if not arguments.work or work.name in arguments.work]

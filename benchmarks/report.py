@@ -33,6 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--readme", type=Path, metavar="FILE", help="only make the table between this file's markers")
     parser.add_argument("--check", action="store_true", help="with --readme: write nothing, exit 1 if it is stale")
     arguments = parser.parse_args(argv)
+    if arguments.check and not arguments.readme:
+        parser.error("--check belongs to --readme FILE")
     if arguments.readme:
         return _readme(arguments.readme, arguments.results, arguments.check)
     files = arguments.results or sorted(results.FOLDER.glob("*.json"))

@@ -139,8 +139,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         folder.mkdir(parents=True, exist_ok=True)
         workshop = Workshop(folder, arguments.threads, arguments.reference, arguments.rounds)
         parts = dict(_parts(workshop, arguments.out))
-        words = arguments.parts or [""]
-        tasks = {name: task for name, task in parts.items() if any(word in name for word in words)}
+        tasks = _chosen(parts, arguments.parts or [""])
         records = _kept(arguments, list(tasks))
         fresh = [name for name in tasks if not any(record["part"] == name for record in records)]
         workshop.gaps += _kept_gaps(arguments.out, fresh) if records else []
@@ -169,6 +168,17 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 Task = Callable[[], list[results.Record]]
+
+
+def _chosen(parts: dict[str, Task], words: Sequence[str]) -> dict[str, Task]:
+    """The parts whose name holds one of ``words``.
+
+    Raises:
+        SettingsError: a word is in no name.
+    """
+    if unknown := [word for word in words if not any(word in name for name in parts)]:
+        raise SettingsError(f"--parts {' '.join(unknown)}: no part is called so; there are: {', '.join(parts)}")
+    return {name: task for name, task in parts.items() if any(word in name for word in words)}
 
 
 def _parts(workshop: Workshop, out: Path) -> Iterator[tuple[str, Task]]:

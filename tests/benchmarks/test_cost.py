@@ -12,7 +12,7 @@ from bench_bundles import tiny
 from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks import blocks, cost, growth, limit, rates
-from benchmarks.accuracy import boundary
+from benchmarks.accuracy import _truth, boundary
 from isnet_trt import Segmenter
 from isnet_trt.errors import SettingsError
 
@@ -146,6 +146,12 @@ def test_fit_finds_the_exponent(exponent: float) -> None:
     assert error < 1e-6
 
 
+def test_a_line_needs_three_points(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        growth.main([str(tmp_path), "--largest", "2"])
+    assert "3, 4, 5" in capsys.readouterr().err
+
+
 def test_every_axis_of_growth_is_measured(tmp_path: Path) -> None:
     with Segmenter.open(tiny(tmp_path / "tiny"), threads=1) as segmenter:
         for series in growth.series(segmenter, 1, growth.AXES, 3):
@@ -163,3 +169,13 @@ def test_boundary_is_a_band_of_three_pixels() -> None:
     assert not band[:, 20:].any()
     distance = cv2.distanceTransform((labels == 0).astype(np.uint8), cv2.DIST_C, 3)
     np.testing.assert_array_equal(band[labels == 0], distance[labels == 0] <= 3)
+
+
+def test_labels_of_more_than_eight_bits_are_named(tmp_path: Path) -> None:
+    """300 would be read as class 44."""
+    image, gaps = np.zeros((4, 6, 3), np.uint8), []
+    cv2.imwrite(str(tmp_path / "one.png"), np.full((4, 6), 300, np.uint16))
+    assert _truth(tmp_path, "one.jpg", image, gaps) is None
+    assert "8-bit grey" in gaps[0]["why"]
+    cv2.imwrite(str(tmp_path / "one.png"), np.full((4, 6), 30, np.uint8))
+    assert _truth(tmp_path, "one.jpg", image, gaps).tolist() == [[30] * 6] * 4

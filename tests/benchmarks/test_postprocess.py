@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from benchmarks import postprocess
 from benchmarks.postprocess import Work
-from isnet_trt import Inference
+from isnet_trt import Inference, cli
 
 WORKS = (
     Work("whole", 7, (57, 91), (61, 83), Inference()),
@@ -33,3 +35,12 @@ def test_record_has_times_ratio_and_memory() -> None:
     assert record["passes"] == 6
     assert all(held is not None and held >= 0 for held in record["memory"].values())
     assert "times as fast" in postprocess.text(record)
+
+
+def test_work_that_there_is_not_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "one.json"
+    with pytest.raises(SystemExit) as ended:
+        postprocess.main(["--work", "nonsense", "--out", str(out)])
+    assert ended.value.code == cli.ERROR
+    assert "ADE single pass" in capsys.readouterr().err
+    assert not out.exists()

@@ -191,6 +191,14 @@ def test_a_page_without_markers_is_refused(tmp_path: Path) -> None:
     assert cli.run(report.main, ["--readme", str(tmp_path / "none.md"), "--check"]) == cli.ERROR
 
 
+def test_check_without_a_page_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        report.main(["--check"])
+    assert ended.value.code == cli.ERROR
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_projects_readme_is_not_stale() -> None:
     page = ROOT / "README.md"
     if readme.BEGIN not in page.read_text("utf-8"):

@@ -108,6 +108,17 @@ def test_nothing_to_measure_is_an_error(tmp_path: Path) -> None:
     assert suite.main(["--parts", "extrapolated", "--out", str(out)]) == cli.ERROR
 
 
+def test_a_part_that_there_is_not_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "suite.json"
+    results.write(out, results.result([{"kind": "growth", "case": "kept", "part": "another part"}], []))
+    before = out.read_bytes()
+    assert cli.run(suite.main, ["--parts", "extrapolated", "nonsense", "--out", str(out)]) == cli.ERROR
+    said = capsys.readouterr()
+    assert "nonsense: no part is called so" in said.err
+    assert "written" not in said.out
+    assert out.read_bytes() == before
+
+
 def test_instructions_need_valgrind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for stage in instructions.STAGES.values():
         stage()
