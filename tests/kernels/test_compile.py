@@ -89,7 +89,7 @@ def test_the_interpreter_does_not_compile():
 SPILLING = """
 import sys
 from isnet_trt.kernels import attention, compile
-attention.tile = lambda dtype, arch: attention.Tile(128, 64, 4, 1)
+attention.tile = lambda dtype, arch: attention.Tile(64, 32, 1, 1)
 sys.exit(compile.main(["--arch", "sm_80", "--dtype", "fp16", "--only", "attention_fp16"]))
 """
 
