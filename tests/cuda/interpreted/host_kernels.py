@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+from interpreted_fma import round_once
 
 from isnet_trt.cuda.context_ops import WIDTH
 from isnet_trt.kernels import catalogue
@@ -16,6 +17,7 @@ from isnet_trt.kernels.launch import Launch
 
 assert os.environ.get("TRITON_INTERPRET") == "1", "run these files through the test that starts their own process"
 torch.set_num_threads(1)
+round_once()
 
 _ELEMENTS: dict[str, tuple[Any, torch.dtype]] = {
     "fp32": (ctypes.c_float, torch.float32),

@@ -6,9 +6,11 @@ import os
 
 import numpy as np
 import torch
+from interpreted_fma import round_once
 
 assert os.environ.get("TRITON_INTERPRET") == "1", "run these files through tests/kernels/test_interpreted.py"
 torch.set_num_threads(1)
+round_once()
 
 TORCH = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 POISON = 7777.0
