@@ -25,7 +25,7 @@ BUILD = [
 EXTRAS = {
     "build": BUILD,
     "train": ["torch>=2.9", "matplotlib>=3.8", "Pillow>=10", "PyYAML>=6", "scipy>=1.11", "tensorboard>=2.16"],
-    "bench": [*BUILD, "psutil>=5.9"],
+    "bench": [*BUILD, "scipy>=1.11", "psutil>=5.9", "nvidia-ml-py>=12"],
     "gpu": ["tensorrt>=10.13", "pycuda>=2025.1", "cuda-bindings>=13"],
     "rtx": [f"tensorrt-rtx-cu13>=1.7; {RTX_PLATFORM}", "cuda-bindings>=13"],
     "dev": [

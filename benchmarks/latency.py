@@ -177,7 +177,8 @@ def text(record: results.Record) -> str:
     height, width = record["picture"]
     lines = [
         record["case"],
-        f"{height}x{width}, {record['inference']}, {record['windows']} window{'s' * (record['windows'] > 1)}",
+        f"{height}x{width}, {record['inference']}, {record['windows']} window{'s' * (record['windows'] > 1)}; "
+        f"labels compared with those of {record['labels_of'] or 'nobody'}",
     ]
     lines += [_contender_line(one) for one in record["contenders"]]
     lines += [_ratio_line(ratio) for ratio in record["ratios"]]
@@ -195,6 +196,8 @@ def _contender_line(one: results.Record) -> str:
         return f"  {one['name']}: not timed, {one['why']}"
     s, beyond = one["summary"], one["memory"]["beyond"]
     memory = f"{beyond / 2**20:.0f} MiB beyond weights" if beyond is not None else "memory not available"
+    if (held := one["memory"]["device"]) is not None:
+        memory += f", {held / 2**20:.0f} MiB on the GPU"
     stages = ", ".join(f"{name} {seconds:.3g}" for name, seconds in one["stages"].items())
     energy = ", ".join(f"{name} {joules:.1f} J" for name, joules in one["energy_j"].items()) or "energy not available"
     return (

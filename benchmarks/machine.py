@@ -6,6 +6,7 @@ import contextlib
 import importlib.metadata
 import os
 import platform
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -43,6 +44,8 @@ def describe() -> dict[str, object]:
         "clock": _clock(),
         "governor": _read(_CPU / "cpu0/cpufreq/scaling_governor") or UNKNOWN,
         "numa_nodes": len(list(Path("/sys/devices/system/node").glob("node[0-9]*"))) or 1,
+        "cpus_allowed": _allowed("Cpus"),
+        "memory_nodes_allowed": _allowed("Mems"),
         "memory_gb": _memory_gb(),
         "load_before": _LOAD,
         "gpus": device.gpus() or UNKNOWN,
@@ -77,6 +80,12 @@ def _clock() -> str:
         return f"{int(scaled) // 1000} MHz (largest {int(_read(_CPU / 'cpu0/cpufreq/cpuinfo_max_freq') or 0) // 1000})"
     stated = [line.split(":")[1] for line in _read(Path("/proc/cpuinfo")).splitlines() if line.startswith("cpu MHz")]
     return f"{float(stated[0]):.0f} MHz as stated; frequency driver {UNKNOWN}" if stated else UNKNOWN
+
+
+def _allowed(what: str) -> str:
+    """Numbers of the cores, or memory nodes, that taskset, numactl or a container leaves to this process."""
+    found = re.search(rf"^{what}_allowed_list:\s+(\S+)", _read(Path("/proc/self/status")), re.MULTILINE)
+    return found.group(1) if found else UNKNOWN
 
 
 def _memory_gb() -> object:

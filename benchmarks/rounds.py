@@ -81,15 +81,16 @@ def measure(case: Case, setups: Sequence[Setup], bounds: dict[str, float] | None
         for contender in opened:
             stack.callback(contender.close)
         entries = [Entry(c, (bounds or {}).get(c.setup.name, LEAST)) for c in opened]
-        good = _check(case, entries)
-        _time(case, good)
-    return _record(case, windows, entries, missing)
+        oracle = _check(case, entries)
+        _time(case, [entry for entry in entries if entry.first and not entry.refused])
+    return {**_record(case, windows, entries, missing), "labels_of": oracle}
 
 
-def _check(case: Case, entries: Sequence[Entry]) -> list[Entry]:
-    """The first run of each, the oracle's before the others'; those that agree with it."""
+def _check(case: Case, entries: Sequence[Entry]) -> str:
+    """The first run of each, the oracle's before the others'; the name of the one whose labels the others need."""
     order = sorted(entries, key=lambda e: e.setup.kind != ORACLE)
     oracle: Run | None = None
+    name = ""
     for entry in tqdm(order, desc=f"{case.name}: same answer?", unit="contender", disable=None, leave=False):
         try:
             if case.count_first:
@@ -99,12 +100,13 @@ def _check(case: Case, entries: Sequence[Entry]) -> list[Entry]:
         except Missing as error:
             entry.refused = f"failed: {error}"
             continue
-        oracle = oracle or entry.first
+        if oracle is None:
+            oracle, name = entry.first, entry.setup.name
         entry.agreement = agreement(entry.first.labels, oracle.labels, oracle.clear)
         if entry.agreement["clear"] < entry.least:
             share = 100 * entry.agreement["clear"]
             entry.refused = f"another answer: {share:.2f} % of clear pixels agree, {100 * entry.least:.2f} % are needed"
-    return [entry for entry in entries if entry.first and not entry.refused]
+    return name
 
 
 def agreement(labels: NDArray[Any], wanted: NDArray[Any], clear: NDArray[np.bool_] | None) -> dict[str, float]:

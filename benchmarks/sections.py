@@ -45,13 +45,18 @@ def _latency(record: Record, name: str) -> Iterator[Part]:
     height, width = record["picture"]
     yield Heading(record["case"], 3)
     rounds = f"{record['rounds']} rounds" + (", the checking run is the first" if record["first_counts"] else "")
-    yield Text(
-        f"{height}×{width}, {record['inference']}, {record['windows']} window{'s' * (record['windows'] > 1)}; {rounds}."
-    )
+    compared = f"; labels compared with those of {record['labels_of']}" if record.get("labels_of") else ""
+    windows = f"{record['windows']} window{'s' * (record['windows'] > 1)}"
+    yield Text(f"{height}×{width}, {record['inference']}, {windows}; {rounds}{compared}.")
     head = ("contender", "p50 s", "p90", "p99", "images/s", "windows/s", "cores busy", "labels equal %")
-    counted = any(one.get("energy_j") for one in record["contenders"])
-    last = ("beyond weights MiB", *(["J"] if counted else []))
-    yield Table((*head, *last), [_contender(one)[: len(head) + len(last)] for one in record["contenders"]])
+    timed = [one for one in record["contenders"] if one["status"] == "timed"]
+    shown = {
+        "beyond weights MiB": True,
+        "on the GPU MiB": any(one["memory"]["device"] is not None for one in timed),
+        "J": any(one["energy_j"] for one in timed),
+    }
+    last = [name for name, told in shown.items() if told]
+    yield Table((*head, *last), [(*_contender(one), *_means(one, last)) for one in record["contenders"]])
     if record["ratios"]:
         yield Table(
             ("isnet_trt", "over", "times as fast", "interval of the median", "rounds"),
@@ -65,9 +70,22 @@ def _latency(record: Record, name: str) -> Iterator[Part]:
         yield Figure(f"{_stem(name)}-stages", plots.waterfall(record), f"{record['case']}: where the time goes")
 
 
+def _means(one: Record, shown: Sequence[str]) -> tuple[str, ...]:
+    """What a contender took of the columns ``shown``."""
+    if one["status"] != "timed":
+        return ("",) * len(shown)
+    joules = ", ".join(f"{k} {v:.1f}" for k, v in one["energy_j"].items()) or "not available"
+    found = {
+        "beyond weights MiB": mib(one["memory"]["beyond"]),
+        "on the GPU MiB": mib(one["memory"]["device"]),
+        "J": joules,
+    }
+    return tuple(found[name] for name in shown)
+
+
 def _contender(one: Record) -> tuple[str, ...]:
     if one["status"] != "timed":
-        return (one["name"], f"not timed: {one['why']}", *[""] * 8)
+        return (one["name"], f"not timed: {one['why']}", *[""] * 6)
     s = one["summary"]
     return (
         f"{one['name']} ({one['description']})",
@@ -76,8 +94,6 @@ def _contender(one: Record) -> tuple[str, ...]:
         f"{one['windows_per_s']:.3g}",
         f"{one['cores_busy']:.1f}",
         percent(one["agreement"]["all"]),
-        mib(one["memory"]["beyond"]),
-        ", ".join(f"{k} {v:.1f}" for k, v in one["energy_j"].items()) or "not available",
     )
 
 

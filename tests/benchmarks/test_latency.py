@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import bench_samples
 import cv2
 import numpy as np
 import pytest
@@ -36,12 +37,19 @@ def test_result_file_has_machine_command_and_records(bundle: Path, pictures: Pat
     assert {"processor", "cores", "clock", "governor", "numa_nodes", "gpus", "versions", "command"} <= set(
         data["machine"]
     )
+    assert data["machine"]["cpus_allowed"] == _status("Cpus_allowed_list")
+    assert data["machine"]["memory_nodes_allowed"] == _status("Mems_allowed_list")
     (record,) = data["records"]
     assert record["picture"] == [45, 67]
     assert record["windows"] == 4
     assert record["contenders"][0]["status"] == "timed"
     assert record["preset"] == "ms-flip"
     assert data["gaps"] == []
+
+
+def _status(name: str) -> str:
+    lines = Path("/proc/self/status").read_text("ascii").splitlines()
+    return next(line.split(":")[1].strip() for line in lines if line.startswith(name))
 
 
 def test_bad_input_is_named_and_the_rest_is_measured(
@@ -86,6 +94,14 @@ def test_a_bundle_that_answers_otherwise_fails_the_command(bundle: Path, picture
     out = tmp_path / "one.json"
     assert latency.main([str(bundle), str(wrong), "--images", str(pictures), *FAST, "--out", str(out)]) == cli.FAILED
     assert [c["status"] for c in results.read(out)["records"][0]["contenders"]] == ["timed", "refused"]
+
+
+def test_text_says_whose_labels_count_and_what_the_gpu_held() -> None:
+    record = {**bench_samples.latency(), "labels_of": "reference"}
+    record["contenders"][0]["memory"]["device"] = 300 << 20
+    said = latency.text(record)
+    assert "labels compared with those of reference" in said
+    assert said.count("300 MiB on the GPU") == 1
 
 
 def test_a_lower_precision_brings_its_own_bound(tmp_path: Path) -> None:

@@ -107,6 +107,20 @@ def test_pages_show_every_kind_of_record(tmp_path: Path) -> None:
     assert page.count("<svg") == 5
 
 
+def test_what_a_gpu_held_has_a_column_where_one_was_asked(tmp_path: Path) -> None:
+    plain, held = latency(), latency(labels_of="reference")
+    held["contenders"][0]["memory"]["device"] = 300 << 20
+    held["contenders"][1] = {**held["contenders"][1], "status": "refused", "why": "another answer"}
+    for name, record in (("plain", plain), ("held", held)):
+        results.write(tmp_path / f"{name}.json", result(record))
+        assert report.main([str(tmp_path / f"{name}.json"), "--out", str(tmp_path / name)]) == 0
+    with_gpu, without = ((tmp_path / name / "report.md").read_text("utf-8") for name in ("held", "plain"))
+    assert "| beyond weights MiB | on the GPU MiB |" in with_gpu
+    assert "| 100.00 | 200 | 300 |" in with_gpu
+    assert "labels compared with those of reference" in with_gpu
+    assert "on the GPU" not in without
+
+
 def test_html_needs_nothing_else(tmp_path: Path) -> None:
     results.write(tmp_path / "cpu.json", whole())
     report.main([str(tmp_path / "cpu.json"), "--out", str(tmp_path)])

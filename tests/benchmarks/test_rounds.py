@@ -39,6 +39,7 @@ def test_a_bundle_against_itself(bundle: Path) -> None:
     record = measure(case(rounds=12), [ours("one", bundle), ours("two", bundle)])
     assert [c["status"] for c in record["contenders"]] == ["timed", "timed"]
     assert [c["agreement"]["all"] for c in record["contenders"]] == [1.0, 1.0]
+    assert record["labels_of"] == "one"
     (ratio,) = record["ratios"]
     assert (ratio["of"], ratio["over"], ratio["n"]) == ("two", "one", 12)
     # All twelve rounds on one side of 1 happen by chance once in 2048 runs, however busy the machine is.

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import ast
+import importlib.metadata
+import re
 import shutil
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +18,8 @@ from benchmarks.peers import Missing
 from isnet_trt import cli
 from isnet_trt.errors import SettingsError
 from isnet_trt.settings import Inference
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +113,27 @@ def test_results_of_two_machines_do_not_mix(tmp_path: Path, capsys: pytest.Captu
 def test_nothing_to_measure_is_an_error(tmp_path: Path) -> None:
     out = tmp_path / "suite.json"
     assert suite.main(["--parts", "extrapolated", "--out", str(out)]) == cli.ERROR
+
+
+def test_the_bench_extra_brings_what_the_benchmarks_import() -> None:
+    """`pip install '.[bench]'` is what docs/benchmarks.md asks for."""
+    setup: dict[str, Any] = {}
+    for node in ast.parse((ROOT / "setup.py").read_text("utf-8")).body:
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant | ast.List | ast.Dict):
+            exec(compile(ast.Module([node], []), "setup.py", "exec"), setup)
+    brought = {re.split(r"[^\w-]", text)[0].lower() for text in (*setup["RUNTIME"], *setup["EXTRAS"]["bench"])}
+    files = [*(ROOT / "benchmarks").glob("*.py"), *(ROOT / "benchmarks" / "peers").glob("*.py")]
+    imported = set.union(*map(_imported, files)) - {*sys.stdlib_module_names, "benchmarks", "isnet_trt"}
+    owners = importlib.metadata.packages_distributions()
+    assert {"torch", "scipy"} <= imported
+    assert {name for name in imported if not {o.lower() for o in owners[name]} & brought} == set()
+
+
+def _imported(file: Path) -> set[str]:
+    """The packages that a file imports when it is imported itself."""
+    nodes = ast.parse(file.read_text("utf-8")).body
+    plain = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    return {n.split(".")[0] for n in plain | {str(n.module) for n in nodes if isinstance(n, ast.ImportFrom)}}
 
 
 def test_a_part_that_there_is_not_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
