@@ -1,5 +1,5 @@
-"""Packaging of isnet_trt. `training/` and `export/` lie at the top and are packaged as isnet_trt.training and
-isnet_trt.export through the links inside `isnet_trt/`, so that no package with a common name is installed.
+"""Packaging of isnet_trt. `training/`, `export/` and `kernels/` lie at the top and are packaged as isnet_trt.training,
+isnet_trt.export and isnet_trt.kernels through the links inside `isnet_trt/`: no common name is taken.
 """
 
 import re
