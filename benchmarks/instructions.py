@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from benchmarks import results
 from benchmarks.peers import Missing
@@ -99,7 +100,8 @@ def measure(stages: Sequence[str] = tuple(STAGES)) -> results.Record:
     Raises:
         Missing: valgrind is not installed, or cannot run Python here.
     """
-    counts = {name: (count(name, 3) - count(name, 1)) // 2 for name in stages}
+    bar = tqdm(stages, desc="valgrind", unit="stage", disable=None, leave=False)
+    counts = {name: (count(name, 3) - count(name, 1)) // 2 for name in bar}
     return {"kind": "instructions", "case": "host stages", "tool": _version(), "stages": counts}
 
 

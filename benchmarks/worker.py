@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from benchmarks import device
 from benchmarks.peers import Missing, Runner, Setup, load
@@ -192,7 +193,7 @@ def _status(name: str) -> int | None:
 def open_all(setups: Sequence[Setup]) -> tuple[list[Contender], list[tuple[str, str]]]:
     """The contenders that can run here, in order, and (name, why) of those that cannot."""
     opened, missing = [], []
-    for setup in setups:
+    for setup in tqdm(setups, desc="loading", unit="contender", disable=None, leave=False):
         try:
             opened.append(Contender(setup))
         except Missing as error:
