@@ -19,6 +19,8 @@ from isnet_trt.errors import SettingsError
 
 DEMO = Path(__file__).parents[2] / "training" / "assets" / "isnet_demo.pth"
 KINDS = ("tensorrt-rtx", "tensorrt", "onnxruntime-cuda")
+_TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime", "matplotlib")
+"""What building a bundle takes beside its engine's library."""
 Context = Literal["plugin", "native"]
 LEAST = {"fp32": 0.9995, "fp16": 0.995, "bf16": 0.97}
 """Precision -> least share of pixels on which the GPU's labels must be those of ONNX Runtime on the CPU in float32."""
@@ -72,7 +74,7 @@ def require(kind: str) -> None:
     Raises:
         CannotRun: its library is not here, or not made for this GPU.
     """
-    if reason := needs.missing((kind,)):
+    if reason := needs.missing((kind, *_TOOLS)):
         raise CannotRun(reason)
     if kind == "tensorrt-rtx":
         (capability,) = _targets(kind) or ("",)
@@ -242,7 +244,7 @@ def given(answer: Answer, setup: Setup) -> None:
             compare(answer, setup, folder, kind, precision, folder.name, 0.0)
 
 
-_BUILD = ("gpu", "torch", "onnx", "onnxscript", "cuda-bindings", "pycuda")
+_BUILD = ("gpu", *_TOOLS, "cuda-bindings", "pycuda")
 CHECKS = (
     Check(
         "bundles.tensorrt-rtx", "bundles built, opened and compared, TensorRT-RTX", checked("tensorrt-rtx"),

@@ -26,6 +26,8 @@ _EPILOG = """example:
   python3 -m benchmarks.gpu_check.install carried/1 carried/2 --site /tmp/site
   PYTHONPATH=/tmp/site python3 -m benchmarks.gpu_check --quick --minutes 8"""
 _HEADER = Path("include") / "cuda.h"
+_USUAL = Path("/usr/local")
+"""Where NVIDIA's packages put the toolkit, in a folder such as cuda-13.0."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -152,7 +154,8 @@ def find_toolkit() -> Path | None:
 def _toolkits() -> Iterator[Path]:
     if nvcc := shutil.which("nvcc"):
         yield Path(nvcc).resolve().parents[1]
-        yield from sorted(Path("/usr/local").glob("cuda*"), reverse=True)
+    # Also where nvcc is not on PATH: a shell that nobody logged into often lacks it.
+    yield from sorted(_USUAL.glob("cuda*"), reverse=True)
     for name in ("CUDA_HOME", "CUDA_ROOT", "CUDA_PATH"):
         if name in os.environ:
             yield Path(os.environ[name])

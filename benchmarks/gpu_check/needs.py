@@ -99,6 +99,7 @@ NEEDS: dict[str, Callable[[], str]] = {
     "triton": _module("triton"),
     "onnx": _module("onnx"),
     "onnxscript": _module("onnxscript"),
+    "matplotlib": _module("matplotlib"),
     "onnxruntime": _module("onnxruntime"),
     "onnxruntime-cuda": _ort_cuda,
     "tensorrt": _loads("tensorrt", "tensorrt"),

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import os
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-
 from isnet_trt.export.quantise.sensitivity import Mix
 
 _LISTED = 12
@@ -14,6 +11,9 @@ _LISTED = 12
 
 def draw(mix: Mix, path: str | os.PathLike[str]) -> None:
     """As PNG or SVG. Left: points lost against the share of work in eight bits; right: the most damaging blocks."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     search, ranking = figure.subplots(1, 2, width_ratios=(1, 1.2))

@@ -252,6 +252,13 @@ def test_the_list_needs_neither_torch_nor_triton():
     assert int(ran.stdout) == len(catalogue.checks()), ran.stderr
 
 
+def test_a_plugins_graph_needs_no_matplotlib():
+    script = "import sys; sys.modules['matplotlib'] = None; from benchmarks.gpu_check import context; "
+    script += "print(len(context.head('fp32', 1, 1, 5, (3, 4))) > 1000)"
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert ran.stdout == "True\n", ran.stderr
+
+
 def test_the_most_valuable_come_first_and_words_choose():
     every = gpu_check_samples.CHECKS
     assert runner.chosen(every, (), quick=False)[0].name == "first"

@@ -157,10 +157,15 @@ def test_the_toolkit_is_found_beside_nvcc_or_in_the_environment(
     monkeypatch.setenv("CUDA_PATH", str(tmp_path))
     monkeypatch.setenv("PATH", "")
     monkeypatch.setattr(sys, "path", [])
+    monkeypatch.setattr(install, "_USUAL", tmp_path / "usual")
     assert install.find_toolkit() is None
     (tmp_path / "include").mkdir()
     (tmp_path / "include" / "cuda.h").touch()
     assert install.find_toolkit() == tmp_path
+    header = tmp_path / "usual" / "cuda-13.0" / "include" / "cuda.h"
+    header.parent.mkdir(parents=True)
+    header.touch()
+    assert install.find_toolkit() == tmp_path / "usual" / "cuda-13.0"  # without nvcc on PATH
 
 
 def test_files_belong_to_the_package_of_their_whole_name() -> None:
