@@ -51,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--ckpt", metavar="FILE", help="the bundles' checkpoint, for peers; 'filled': the made-up weights of the recipe"
     )
-    parser.add_argument("--reference", type=Path, metavar="PATH", help="a checkout of the public reference")
+    parser.add_argument("--reference", type=Path, metavar="PATH", help="a checkout of the public reference, as a peer")
     parser.add_argument("--rounds", type=cli.positive, default=7, help="timed rounds (default: 7)")
     parser.add_argument(
         "--count-first", action="store_true", help="the checking run is the first round (pictures of many seconds)"
@@ -141,8 +141,12 @@ def setups(
     reference: Path | None = None,
     batch: int | None = None,
 ) -> list[Setup]:
-    """The contenders: bundles first, then the peers (by default the reference form, where there is a checkpoint)."""
+    """The contenders: bundles first, then the peers (by default the reference form, where there is a checkpoint).
+
+    Whoever names a checkout with ``reference`` wants it measured: it is a peer then, named in ``against`` or not.
+    """
     names = ["reference"] if against is None and ckpt else list(against or ())
+    names += ["checkout"] if reference else []
     ours = [
         Setup(name, "bundle", threads, ckpt, Path(bundle.folder), batch)
         for name, bundle in zip(options.bundle_names(found), found, strict=True)

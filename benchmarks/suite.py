@@ -252,8 +252,7 @@ def _shoot(workshop: Workshop, shot: Shot) -> list[results.Record]:
         shot.recipe,
         shot.preset,
     )
-    peers = [*shot.peers, *(["checkout"] if workshop.reference else [])]
-    contenders = setups(found, peers, workshop.checkpoint(shot.recipe), workshop.threads, workshop.reference)
+    contenders = setups(found, shot.peers, workshop.checkpoint(shot.recipe), workshop.threads, workshop.reference)
     return [measure(case, contenders, bounds(found))]
 
 

@@ -12,6 +12,7 @@ from bench_bundles import tiny
 
 from benchmarks import latency, results
 from isnet_trt import cli
+from isnet_trt.bundle import read_bundle
 
 FAST = ["--rounds", "2", "--threads", "1"]
 
@@ -96,6 +97,15 @@ def test_a_bundle_that_answers_otherwise_fails_the_command(bundle: Path, picture
     assert [c["status"] for c in results.read(out)["records"][0]["contenders"]] == ["timed", "refused"]
 
 
+def test_a_checkout_that_is_named_is_a_peer(bundle: Path, tmp_path: Path) -> None:
+    found, ckpt = [read_bundle(bundle)], tmp_path / "one.pth"
+    for against, peers in ((None, ["reference", "checkout"]), (["checkout", "pytorch"], ["checkout", "pytorch"])):
+        setups = latency.setups(found, against, ckpt, 1, reference=tmp_path)
+        assert [setup.kind for setup in setups] == ["bundle", *peers]
+        assert all(setup.checkout == tmp_path for setup in setups if setup.kind == "checkout")
+    assert [setup.kind for setup in latency.setups(found, None, ckpt, 1)] == ["bundle", "reference"]
+
+
 def test_text_says_whose_labels_count_and_what_the_gpu_held() -> None:
     record = {**bench_samples.latency(), "labels_of": "reference"}
     record["contenders"][0]["memory"]["device"] = 300 << 20
@@ -105,8 +115,6 @@ def test_text_says_whose_labels_count_and_what_the_gpu_held() -> None:
 
 
 def test_a_lower_precision_brings_its_own_bound(tmp_path: Path) -> None:
-    from isnet_trt.bundle import read_bundle
-
     report = {"tolerance": {"agreement": 0.93}}
     rough = read_bundle(tiny(tmp_path / "rough", precision="int8", parity=report))
     plain = read_bundle(tiny(tmp_path / "plain"))
