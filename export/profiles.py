@@ -1,8 +1,9 @@
-"""The input shapes that an engine is built for: its optimisation profile.
+"""The input shapes that an engine is built for: its optimisation profiles.
 
 One profile, from the smallest input to the largest one of the recipe's documented inference, tuned at the window (or
-the test size). The windows of all passes have one size, so that a second profile would serve only pictures that differ
-from it in whole mode; both libraries keep a set of kernels, and TensorRT its workspace, for each profile.
+the test size), and where pictures keep their ratio the same one turned, for upright pictures: one profile for both
+would reach to a square of the longer side, and the engine's memory with it. The windows of all passes have one size, so
+that more profiles would serve only pictures that differ from it in whole mode; both libraries keep kernels for each.
 """
 
 from __future__ import annotations
@@ -20,19 +21,30 @@ _SMALLEST = 32
 
 @dataclass(frozen=True)
 class Shapes:
-    """Smallest, usual and largest input (B, 3, H, W) of an engine; all equal for a static one."""
+    """Smallest, usual and largest input (B, 3, H, W) of an engine; all equal for a static one.
+
+    With ``both_ways`` it also takes these with height and width exchanged.
+    """
 
     smallest: Shape
     usual: Shape
     largest: Shape
+    both_ways: bool = False
 
     @property
     def static(self) -> bool:
         return self.smallest == self.largest
 
+    @property
+    def profiles(self) -> tuple[tuple[Shape, Shape, Shape], ...]:
+        """(smallest, usual, largest) of each profile."""
+        plain = self.smallest, self.usual, self.largest
+        smallest, usual, largest = ((b, c, w, h) for b, c, h, w in plain)
+        return tuple(dict.fromkeys((plain, (smallest, usual, largest)) if self.both_ways else (plain,)))
+
 
 def shapes_for(recipe: Recipe, batch: int = 1, static: Size | None = None) -> Shapes:
-    """The optimisation profile of a recipe: its window or test size as usual, up to the largest documented scale."""
+    """The optimisation profiles of a recipe: its window or test size as usual, up to the largest documented scale."""
     if static:
         one = (batch, 3, *static)
         return Shapes(one, one, one)
@@ -42,16 +54,17 @@ def shapes_for(recipe: Recipe, batch: int = 1, static: Size | None = None) -> Sh
     if recipe.ms_flip.mode == "whole":
         factor = max(recipe.ms_flip.scales)
         long, short = int(long * factor), int(short * factor)
-    # Either orientation may be the long one; a square profile would ask for the longer side twice over.
     largest = (short, long) if recipe.preprocess.keep_ratio else (long, long)
     largest = (max(largest[0], usual[0]), max(largest[1], usual[1]))
-    return Shapes((1, 3, _SMALLEST, _SMALLEST), (batch, 3, *usual), (batch, 3, *largest))
+    least = (1, 3, _SMALLEST, _SMALLEST)
+    return Shapes(least, (batch, 3, *usual), (batch, 3, *largest), recipe.preprocess.keep_ratio)
 
 
 def set_shapes(builder: Any, config: Any, shapes: Shapes) -> None:
-    """Give a build configuration its profile; a graph of one static shape needs none."""
+    """Give a build configuration its profiles; a graph of one static shape needs none."""
     if shapes.static:
         return
-    profile = builder.create_optimization_profile()
-    profile.set_shape(INPUT, shapes.smallest, shapes.usual, shapes.largest)
-    config.add_optimization_profile(profile)
+    for smallest, usual, largest in shapes.profiles:
+        profile = builder.create_optimization_profile()
+        profile.set_shape(INPUT, smallest, usual, largest)
+        config.add_optimization_profile(profile)

@@ -17,7 +17,8 @@ from cuda_double import Allocation, Driver, Gpu, Stream
 from small_bundle import expected
 
 SHAPES = ((1, 3, 8, 8), (1, 3, 16, 16), (2, 3, 64, 48))
-"""Smallest, usual and largest input of the engine."""
+"""Smallest, usual and largest input of the engine's first profile."""
+PROFILES = SHAPES, tuple((b, c, w, h) for b, c, h, w in SHAPES)
 
 
 class Cuda(Driver):
@@ -124,7 +125,8 @@ class Library:
             get_tensor_mode=lambda name: 1 if name.startswith("image") else 2,
             get_tensor_dtype=self.dtypes.__getitem__,
             get_tensor_shape=lambda name: (-1, 3, -1, -1),
-            get_tensor_profile_shape=lambda name, profile: SHAPES,
+            num_optimization_profiles=len(PROFILES),
+            get_tensor_profile_shape=lambda name, profile: PROFILES[profile],
             device_memory_size_v2=4096,
             create_runtime_config=RuntimeConfig,
             create_execution_context=self._context,
@@ -147,11 +149,15 @@ class RuntimeConfig:
 class Context:
     """An execution context that computes on the addresses it was given, in memory that it was given."""
 
+    active_optimization_profile = 0
+
     def __init__(self, library: Library) -> None:
         self.library = library
         self.addresses: dict[str, int] = {}
         self.memory: tuple[int, int] | None = None
         self.shape: tuple[int, ...] = ()
+        self.fits = False
+        self.ready = True
         library.contexts.add(self)
 
     def __del__(self) -> None:
@@ -162,6 +168,12 @@ class Context:
     def set_device_memory(self, address: int, size: int) -> None:
         self.memory = address, size
 
+    def set_optimization_profile_async(self, profile: int, stream: int) -> bool:
+        assert not (self.shape and self.fits), "a context keeps its shape"
+        self.active_optimization_profile, self.ready = profile, False
+        self.library.gpu.put(stream, lambda: setattr(self, "ready", True))
+        return True
+
     def is_stream_capturable(self, stream: int) -> bool:
         assert self.shape
         return self.library.capturable
@@ -170,7 +182,8 @@ class Context:
         assert name == "image"
         assert not self.shape or not self.fits, "a context keeps its shape"
         self.shape = tuple(shape)
-        self.fits = all(a <= b <= c for a, b, c in zip(SHAPES[0], shape, SHAPES[2], strict=True))
+        smallest, _, largest = PROFILES[self.active_optimization_profile]
+        self.fits = all(a <= b <= c for a, b, c in zip(smallest, shape, largest, strict=True))
         if not self.fits:
             self.library.logger.log(1, "dimensions not in profile")
         return self.fits
@@ -187,6 +200,7 @@ class Context:
         assert self.memory is not None
         self.library.gpu.check_range(*self.memory)
         assert self.fits
+        assert self.ready, "the profile was set on another stream, which nobody waited for"
         if self.library.execute_fails:
             self.library.logger.log(1, "enqueue failed")
             return False

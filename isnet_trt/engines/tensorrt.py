@@ -187,12 +187,34 @@ class TensorRTEngine:
         self._log.errors.clear()
         if shape not in self._contexts:
             context, self._spare = self._spare or self._create_context(), None
-            if not context.set_input_shape(self._input, shape):
+            if not self._shape(context, shape):
                 self._spare = context
                 raise EngineError(f"the engine does not take {shape}: {self._limits()}. {self._said()}")
             self._contexts[shape] = context
         self._contexts.move_to_end(shape)
         return self._contexts[shape]
+
+    def _shape(self, context: Any, shape: tuple[int, ...]) -> bool:
+        """Give ``context`` inputs of ``shape``, in the profile that has them; whether the engine takes them."""
+        fitting = (
+            index
+            for index, (smallest, _, largest) in enumerate(self._profiles())
+            if all(a <= b <= c for a, b, c in zip(smallest, shape, largest, strict=True))
+        )
+        profile = next(fitting, 0)
+        if context.active_optimization_profile != profile:
+            if not context.set_optimization_profile_async(profile, self._stream.handle):
+                return False
+            self._stream.wait()  # it is used on other streams
+        return bool(context.set_input_shape(self._input, shape))
+
+    def _profiles(self) -> list[list[tuple[int, ...]]]:
+        """Smallest, usual and largest input of each profile; none for an engine of one shape."""
+        engine = self._engine
+        if min(engine.get_tensor_shape(self._input)) > 0:
+            return []
+        indices = range(engine.num_optimization_profiles)
+        return [[tuple(shape) for shape in engine.get_tensor_profile_shape(self._input, i)] for i in indices]
 
     def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """See `isnet_trt.engines.base.Engine.run`.
@@ -272,11 +294,8 @@ class TensorRTEngine:
         return output
 
     def _limits(self) -> str:
-        given = tuple(self._engine.get_tensor_shape(self._input))
-        if min(given) > 0:
-            return f"it was built for {given} only"
-        smallest, _, largest = (tuple(s) for s in self._engine.get_tensor_profile_shape(self._input, 0))
-        return f"it was built for {smallest} to {largest}"
+        ranges = [f"{smallest} to {largest}" for smallest, _, largest in self._profiles()]
+        return f"it was built for {' or '.join(ranges) or f'{tuple(self._engine.get_tensor_shape(self._input))} only'}"
 
     def _said(self) -> str:
         failures = self._host.failures if self._host else ()

@@ -123,6 +123,18 @@ def test_a_context_for_each_shape_in_use(path: Path, cuda: Cuda, library: Librar
     assert len(library.contexts) == 0
 
 
+def test_each_shape_in_the_profile_that_has_it(path: Path, cuda: Cuda, library: Library) -> None:
+    with tensorrt.TensorRTEngine(path, INFO) as engine:
+        for shape in ((1, 3, 64, 8), (2, 3, 48, 64), (1, 3, 16, 16), (1, 3, 8, 56)):
+            batch, out = _batch(*shape), np.empty((shape[0], 3, shape[2] // 8, shape[3] // 8), np.float32)
+            _enqueue(cuda, engine, batch, out)
+            np.testing.assert_allclose(out, expected(batch), atol=1e-5)  # float32
+        with pytest.raises(EngineError, match=r"not take \(1, 3, 64, 64\): it was built for .* or \(1, 3, 8, 8\) to"):
+            engine.run(_batch(1, 3, 64, 64))
+        found = {context.shape: context.active_optimization_profile for context in library.contexts if context.fits}
+    assert found == {(1, 3, 64, 8): 0, (2, 3, 48, 64): 1, (1, 3, 16, 16): 0, (1, 3, 8, 56): 1}
+
+
 def test_whether_it_can_be_captured(path: Path, cuda: Cuda, library: Library) -> None:
     with tensorrt.TensorRTEngine(path, INFO) as engine:
         assert engine.no_graph(frozenset(), STREAM) == ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib.util
 from collections import Counter
@@ -12,6 +13,7 @@ import onnx
 import pytest
 from export_models import random_model
 
+from isnet_trt import Inference, geometry, windows
 from isnet_trt.engines.libraries import RTX_COMPUTE_CAPABILITIES
 from isnet_trt.errors import BuildError, EngineUnavailable, SettingsError
 from isnet_trt.export.engine_options import EngineOptions
@@ -26,6 +28,8 @@ from isnet_trt.export.tensorrt import Built, build_engine, check_targets
 from isnet_trt.training.recipes import RECIPES, recipe
 
 DEMO = recipe("isnet_demo")
+ONE_WAY = dataclasses.replace(shapes_for(DEMO), both_ways=False)
+"""Half the time of a build for both."""
 PUBLISHED = ("isnet_resnet50os8_ade20k", "isnet_resnet101os8_cityscapes", "isnet_resnest101os8_lip")
 needs_rtx = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None, reason="there is no tensorrt-rtx wheel for this platform"
@@ -74,7 +78,7 @@ def test_engine_has_the_types_asked_for(graph: onnx.ModelProto, arithmetic: Arit
     typed = prepared(graph, arithmetic)
     path = tmp_path / "model.engine"
     precision = arithmetic.precision
-    built = build_engine(typed, "tensorrt-rtx", shapes_for(DEMO), path, progress=False, precision=precision)
+    built = build_engine(typed, "tensorrt-rtx", ONE_WAY, path, progress=False, precision=precision)
     counts = built_types(built)
     assert counts[precision] >= 40
     rest = arithmetic.rest if arithmetic.eight_bits else precision
@@ -88,7 +92,7 @@ def test_engine_has_the_types_asked_for(graph: onnx.ModelProto, arithmetic: Arit
 @pytest.mark.rtx
 @needs_rtx
 def test_float32_engine_is_not_taken_for_half(graph: onnx.ModelProto, tmp_path: Path) -> None:
-    built = build_engine(graph, "tensorrt-rtx", shapes_for(DEMO), tmp_path / "model.engine", progress=False)
+    built = build_engine(graph, "tensorrt-rtx", ONE_WAY, tmp_path / "model.engine", progress=False)
     with pytest.raises(BuildError, match="asked fp16, built fp32"):
         check_types(built.layers, prepared(graph, Arithmetic("fp16")))
 
@@ -163,3 +167,20 @@ def test_profiles_are_ordered(name: str) -> None:
         assert low <= usual <= high
     assert not shapes.static
     assert shapes_for(recipe(name), static=(65, 129)).static
+
+
+PICTURES = [(480, 640), (640, 480), (1024, 2048), (1600, 600), (600, 1600), (512, 512)]
+"""(height, width), lying and upright."""
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_documented_inference_of_any_picture_is_in_a_profile(name: str) -> None:
+    """Whole and with the recipe's scales, whichever side is the longer."""
+    one = recipe(name)
+    profiles = shapes_for(one, batch=4).profiles
+    for size in PICTURES:
+        picture = geometry.test_size(size, one.preprocess)
+        for inference in (Inference(), one.ms_flip):
+            for height, width in {window.size for window in windows.plan(picture, inference).windows}:
+                held = [low[2] <= height <= high[2] and low[3] <= width <= high[3] for low, _, high in profiles]
+                assert any(held), (size, inference.describe(), (height, width), profiles)
