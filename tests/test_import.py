@@ -9,12 +9,12 @@ import pytest
 
 HEAVY = ("torch", "onnx", "onnxruntime", "triton", "cuda", "tensorrt", "tensorrt_rtx", "polygraphy")
 LIMIT = 0.5
-"""Seconds, the best of some tries: a busy machine makes single ones slow."""
+"""Seconds of processor time, which other processes do not lengthen much, and the best of some tries."""
 CODE = """
 import sys, time
-start = time.perf_counter()
+start = time.process_time()
 {statement}
-print(time.perf_counter() - start, *sorted({{name.split(".")[0] for name in sys.modules}}))
+print(time.process_time() - start, *sorted({{name.split(".")[0] for name in sys.modules}}))
 """
 
 
