@@ -1,7 +1,8 @@
 """What each kernel must move and compute, and the least time that takes: ``python -m isnet_trt.kernels.cost``.
 
 Bytes are those of a kernel's inputs and results, each once: what caches may or may not save is left out, and so are
-partial results. FLOPs are those that the kernel does, a fused multiply-add counted as two.
+partial results. FLOPs are those of the classes that there are, a fused multiply-add counted as two; `accumulate` does
+as many more as its padding has (19 of 32), `region_pool`'s are those of whole tiles.
 """
 
 from __future__ import annotations
@@ -12,10 +13,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from isnet_trt import cli, geometry
+from isnet_trt.cuda.steps import FLOAT
 from isnet_trt.geometry import coarse_size
 from isnet_trt.settings import Inference, Size
 
 WIDTH, FEATURES, CHANNELS = 256, 512, 3
+HALF = 2
+"""Bytes of a value inside a float16 engine, as its plugins see it. What engines take and give is float32 (`FLOAT`)."""
 BILINEAR, SOFTMAX = 9, 5
 """FLOPs per value."""
 
@@ -59,31 +63,31 @@ def resize(source: Size, target: Size) -> Cost:
     return Cost(CHANNELS * source[0] * source[1] + pixels, 9 * pixels)
 
 
-def gather(picture: Size, window: Size, batch: int, size: int = 2) -> Cost:
+def gather(picture: Size, window: Size, batch: int, size: int = FLOAT) -> Cost:
     """A batch of windows; the picture is read once. ``size`` is bytes per value."""
     values = batch * CHANNELS * window[0] * window[1]
     return Cost(CHANNELS * picture[0] * picture[1] + size * values, 9 * values)
 
 
-def region_pool(classes: int, positions: int, size: int = 2) -> Cost:
+def region_pool(classes: int, positions: int, size: int = HALF) -> Cost:
     """`assign`, `pool` and `combine` for one image; the product takes classes in tiles of 32."""
     values = (classes + FEATURES) * positions + classes * FEATURES
     return Cost(size * values + 4 * classes, 2 * 32 * -(-classes // 32) * positions * FEATURES, "matrix")
 
 
-def attention(queries: int, keys: int, size: int = 2) -> Cost:
+def attention(queries: int, keys: int, size: int = HALF) -> Cost:
     """One image, in one part."""
     return Cost(size * WIDTH * 2 * (queries + keys) + 4 * keys, 4 * WIDTH * queries * keys, "matrix")
 
 
-def finite(windows: int, window: Size, classes: int, stride: int = 8, size: int = 2) -> Cost:
+def finite(windows: int, window: Size, classes: int, stride: int = 8, size: int = FLOAT) -> Cost:
     """The logits of ``windows`` windows, read once."""
     height, width = coarse_size(window, stride)
     values = windows * classes * height * width
     return Cost(size * values, values)
 
 
-def accumulate(picture: Size, inference: Inference, classes: int, stride: int = 8, size: int = 2) -> Cost:
+def accumulate(picture: Size, inference: Inference, classes: int, stride: int = 8, size: int = FLOAT) -> Cost:
     """All scales of one picture in slide mode; every volume is written once, as float32."""
     shown = [w for one in geometry.passes(picture, inference) for w in geometry.windows(one, inference)]
     coarse = sum(h * w for h, w in (coarse_size(window.size, stride) for window in shown))
@@ -100,9 +104,9 @@ def finish(picture: Size, inference: Inference, classes: int) -> Cost:
     return Cost(read + pixels, (BILINEAR + 1) * classes * pixels * len(volumes))
 
 
-def upsample_argmax(classes: int, size_out: Size, stride: int = 8, size: int = 2) -> Cost:
-    """One whole pass to labels of one byte."""
-    height, width = coarse_size(size_out, stride)
+def upsample_argmax(classes: int, picture: Size, size_out: Size, stride: int = 8, size: int = FLOAT) -> Cost:
+    """One whole pass over a resized ``picture`` to labels of one byte at the source's size."""
+    height, width = coarse_size(picture, stride)
     pixels = size_out[0] * size_out[1]
     return Cost(size * classes * height * width + pixels, (BILINEAR + 1) * classes * pixels)
 
@@ -112,17 +116,17 @@ def _volumes(picture: Size, inference: Inference) -> list[Size]:
 
 
 def cases() -> Iterator[tuple[str, str, Cost]]:
-    """(case, kernel, cost) of the two cases in float16."""
-    ade, classes = (512, 683), 150
+    """(case, kernel, cost) of the two cases, with plugins in float16."""
+    source, ade, classes = (480, 640), (512, 683), 150
     positions = 64 * 86
     name = "ADE, whole 512×683"
-    yield name, "`resize` from 480×640", resize((480, 640), ade)
+    yield name, "`resize` from 480×640", resize(source, ade)
     yield name, "`gather`", gather(ade, ade, 1)
     yield name, "`region_pool`", region_pool(classes, positions)
     yield name, "`attention`, 5,504 keys", attention(positions, positions)
     yield name, "`attention`, 150 keys", attention(positions, classes)
     yield name, "`finite`", finite(1, ade, classes)
-    yield name, "`upsample_argmax`", upsample_argmax(classes, ade)
+    yield name, "`upsample_argmax`", upsample_argmax(classes, ade, source)
     city, window, classes, batch = (1024, 2048), (512, 1024), 19, 8
     positions = 64 * 128
     name = "Cityscapes, 8 windows 512×1024"
