@@ -170,7 +170,7 @@ class Context:
 
     def set_optimization_profile_async(self, profile: int, stream: int) -> bool:
         assert not (self.shape and self.fits), "a context keeps its shape"
-        self.active_optimization_profile, self.ready = profile, False
+        self.active_optimization_profile, self.ready, self.memory = profile, False, None
         self.library.gpu.put(stream, lambda: setattr(self, "ready", True))
         return True
 

@@ -175,10 +175,14 @@ class TensorRTEngine:
             context = self._engine.create_execution_context(config)
         if context is None:
             raise EngineError(f"{self._path}: no execution context, is GPU memory free? {self._said()}")
+        self._lend_memory(context)
+        return context
+
+    def _lend_memory(self, context: Any) -> None:
+        """What a run takes in any profile."""
         size = int(self._engine.device_memory_size_v2)
         if size:
             context.set_device_memory(self._stream.buffer("activations", size), size)
-        return context
 
     def _context(self, shape: tuple[int, ...]) -> Any:
         """The context for inputs of ``shape``."""
@@ -206,6 +210,7 @@ class TensorRTEngine:
             if not context.set_optimization_profile_async(profile, self._stream.handle):
                 return False
             self._stream.wait()  # it is used on other streams
+            self._lend_memory(context)  # whether it keeps what it had is not documented
         return bool(context.set_input_shape(self._input, shape))
 
     def _profiles(self) -> list[list[tuple[int, ...]]]:
