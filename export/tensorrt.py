@@ -16,7 +16,7 @@ from typing import Any
 import onnx
 
 from isnet_trt.cuda import plugins
-from isnet_trt.cuda.context_ops import Launcher
+from isnet_trt.cuda.kernels import Kernels
 from isnet_trt.engines.device import Gpu, find_gpu
 from isnet_trt.engines.libraries import allow_plugins, import_library, started
 from isnet_trt.errors import BuildError, EngineUnavailable
@@ -128,16 +128,20 @@ def _context(task: _Task) -> Iterator[plugins.Host | None]:
         yield None
         return
     allow_plugins(task.library)
-    with plugins.kernels_for(task.library, _loaded(task), task.gpu.multiprocessors if task.gpu else 1) as host:
+    with contextlib.ExitStack() as undo:
+        kernels = _loaded(task)
+        if kernels is not None:
+            undo.callback(kernels.close)
+        size = task.gpu.multiprocessors if task.gpu else 1
+        host = undo.enter_context(plugins.kernels_for(task.library, kernels, size))
+        undo.callback(setattr, host, "kernels", None)  # the Python API never frees a plugin that the library cloned
         yield host
 
 
-def _loaded(task: _Task) -> Launcher | None:
+def _loaded(task: _Task) -> Kernels | None:
     """The kernels that TensorRT runs while it builds. Not yet run on a GPU."""
     if task.kind == "tensorrt-rtx" or task.kernels is None or task.gpu is None:
         return None
-    from isnet_trt.cuda.kernels import Kernels
-
     return Kernels.open(task.kernels, task.gpu.compute_capability)
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import importlib.util
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,8 +17,11 @@ import pytest
 from export_models import random_model
 
 from isnet_trt import Inference, geometry, windows
+from isnet_trt.cuda import plugins
+from isnet_trt.engines.device import Gpu
 from isnet_trt.engines.libraries import RTX_COMPUTE_CAPABILITIES
 from isnet_trt.errors import BuildError, EngineUnavailable, SettingsError
+from isnet_trt.export import tensorrt
 from isnet_trt.export.engine_options import EngineOptions
 from isnet_trt.export.graph import export_graph
 from isnet_trt.export.graphs import Arithmetic, make_graphs
@@ -167,6 +173,32 @@ def test_profiles_are_ordered(name: str) -> None:
         assert low <= usual <= high
     assert not shapes.static
     assert shapes_for(recipe(name), static=(65, 129)).static
+
+
+def test_kernels_that_a_build_runs_are_unloaded_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[bool] = []
+    unregistered: list[int] = []
+    kernels, host = SimpleNamespace(close=lambda: closed.append(True)), plugins.Host()
+
+    @contextlib.contextmanager
+    def kernels_for(library: Any, given: Any, multiprocessors: int) -> Any:
+        host.kernels = given
+        with contextlib.ExitStack() as after:
+            after.callback(lambda: unregistered.append(len(closed)))
+            yield host
+
+    monkeypatch.setattr(plugins, "kernels_for", kernels_for)
+    monkeypatch.setattr(tensorrt.Kernels, "open", lambda folder, capability: kernels)
+    gpu, library = Gpu("NVIDIA Double", "8.9", "CUDA 13.0", 84), SimpleNamespace(__name__="tensorrt")
+    task = tensorrt._Task(library, "tensorrt", gpu, ONE_WAY, EngineOptions(), ("8.9",), False, tmp_path, b"")
+    with tensorrt._context(task) as given:
+        assert given is host
+        assert host.kernels is kernels
+    assert host.kernels is None
+    with pytest.raises(BuildError), tensorrt._context(task):
+        raise BuildError("refused")
+    assert host.kernels is None
+    assert (closed, unregistered) == ([True, True], [0, 1])  # each time before the kernels go
 
 
 PICTURES = [(480, 640), (640, 480), (1024, 2048), (1600, 600), (600, 1600), (512, 512)]
