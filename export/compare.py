@@ -64,7 +64,11 @@ class Row:
     strange: int = 0
 
     def add(self, one: NDArray[Any], other: NDArray[Any]) -> None:
-        """Take in one picture's values."""
+        """Take in one picture's values, float arrays of one shape; the sums are float64.
+
+        Raises:
+            SettingsError: the shapes differ.
+        """
         if one.shape != other.shape:
             raise SettingsError(f"tensor {self.tensor} is {one.shape} on one side and {other.shape} on the other")
         first, second = one.astype(np.float64), other.astype(np.float64)
@@ -165,8 +169,14 @@ def _operators(side: Side) -> dict[str, str]:
 
 
 def chosen(one: Side, other: Side, every: bool, pattern: str | None) -> list[str]:
-    """The tensors to compare, of those that both have: those at the borders of blocks and the logits, all, or those
-    whose name has ``pattern`` (a regular expression) in it."""
+    """The tensors to compare, of those that both have.
+
+    Those at the borders of blocks and the logits; with ``every`` all; with ``pattern``, a regular expression, those
+    in whose name it is found.
+
+    Raises:
+        SettingsError: ``pattern`` is no regular expression.
+    """
     import re
 
     there = set(other.tensors)

@@ -132,7 +132,11 @@ class BuiltSide:
 
     @contextlib.contextmanager
     def opened(self, names: Sequence[str], shape: tuple[int, int, int, int]) -> Iterator[Run]:
-        """See `Side.opened`."""
+        """See `Side.opened`.
+
+        Raises:
+            EngineUnavailable: there is no GPU to run on.
+        """
         gpu, reason = look_for_gpu()
         if gpu is None:
             raise EngineUnavailable(f"{self.label} needs an NVIDIA GPU to run: {reason}")

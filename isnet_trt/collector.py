@@ -37,6 +37,7 @@ class Collector:
         self._are_probabilities = inference.softmax_before_resize
 
     def take(self, rows: slice, columns: slice, tile: Array) -> None:
+        """A tile of merged scores, float32 (K, rows, columns); tiles do not overlap, so several threads may call."""
         self.labels[rows, columns] = largest(tile)
         if self.scores is not None and self._points is not None:
             row, column = self._points.T

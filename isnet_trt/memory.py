@@ -83,6 +83,9 @@ def of_buffer(source: Any) -> Memory | None:
     """The memory behind ``__array_interface__`` or the buffer protocol; None where the object has neither.
 
     Bytes that C calls ``char`` count as uint8.
+
+    Raises:
+        Refused: its format is none that numpy reads.
     """
     if hasattr(source, "__array_interface__"):
         return of_array(np.asarray(source))

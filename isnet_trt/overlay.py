@@ -20,7 +20,12 @@ _LONGEST = 28
 
 
 def draw(segmentation: Segmentation, image: Image, alpha: float, legend: bool) -> Image:
-    """See `Segmentation.overlay`."""
+    """See `Segmentation.overlay`.
+
+    Raises:
+        ImageError: ``image`` is not of the label map's size.
+        SettingsError: ``alpha`` is not within 0..1.
+    """
     if image.shape[:2] != segmentation.labels.shape:
         raise ImageError(
             f"the picture is {image.shape[0]}x{image.shape[1]}, the label map "

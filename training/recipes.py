@@ -86,7 +86,11 @@ class Recipe:
     miou_ms_flip: float | None = None
 
     def preset(self, name: str) -> Inference:
-        """The inference settings called ``default`` or ``ms-flip``."""
+        """The inference settings called ``default`` or ``ms-flip``.
+
+        Raises:
+            SettingsError: ``name`` is neither.
+        """
         if name not in PRESETS:
             raise SettingsError(f"preset {name!r} is unknown; use one of {', '.join(PRESETS)}")
         return self.default if name == "default" else self.ms_flip

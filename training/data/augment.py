@@ -45,6 +45,7 @@ class Augment:
 
     @classmethod
     def of(cls, recipe: Recipe) -> Augment:
+        """What ``recipe`` does to its training pictures."""
         return cls(recipe.augmentation, recipe.crop, recipe.labels.flip_pairs, recipe.preprocess)
 
     def __call__(self, image: Image, labels: Labels, rng: np.random.Generator) -> tuple[NDArray, NDArray]:

@@ -68,6 +68,8 @@ class Looks:
 
 
 def random_looks(rng: np.random.Generator) -> Looks:
+    """Colours, clothes, pose and build, all drawn from ``rng``."""
+
     def pick(colours: tuple[Colour, ...]) -> Colour:
         return times(colours[int(rng.integers(len(colours)))], float(rng.uniform(0.85, 1.12)))
 
