@@ -71,9 +71,13 @@ def _torch_cuda() -> str:
         return absent
     import torch
 
-    if not torch.cuda.is_available():
-        return f"PyTorch {torch.__version__} sees no GPU"
-    return ""
+    if torch.cuda.is_available():
+        return ""
+    try:
+        torch.cuda.init()
+    except Exception as error:  # such as a driver that is too old for it
+        return f"PyTorch {torch.__version__} sees no GPU: {error}"
+    return f"PyTorch {torch.__version__} sees no GPU"
 
 
 def _ort_cuda() -> str:

@@ -17,7 +17,7 @@ import gpu_check_samples
 import pytest
 from gpu_check_answers import Collected
 
-from benchmarks import results
+from benchmarks import report, results
 from benchmarks.gpu_check import __main__ as command
 from benchmarks.gpu_check import catalogue, needs, runner, section, worker
 from benchmarks.gpu_check.check import Answer, CannotRun, Check, Setup, part, plain
@@ -372,6 +372,30 @@ def test_a_page_shows_rows_of_different_columns_and_says_what_it_leaves_out():
     assert table.rows[0] == ("a", "12.35", "")
     assert table.rows[1] == ("b", "", "NO")
     assert table.rows[-1][0] == "… 41 more in the JSON"
+
+
+def test_the_report_shows_what_was_checked(all_of_them, tmp_path):
+    command.write(tmp_path / "gpu.json", results.result((), ()), list(all_of_them.values()))
+    assert report.main([str(tmp_path / "gpu.json"), "--out", str(tmp_path / "pages")]) == 0
+    for name in ("report.md", "report.html"):
+        page = (tmp_path / "pages" / name).read_text("utf-8")
+        for words in (
+            "the sum is off by 3",
+            "SIGABRT",
+            "compute capability 1.0 has no matrix units",
+            "its library is not",
+        ):
+            assert words in page
+
+
+def test_a_library_that_does_not_load_is_a_reason(monkeypatch):
+    def load(name):
+        raise OSError(f"lib{name}.so: cannot open shared object file")
+
+    monkeypatch.setattr(needs.importlib, "import_module", load)
+    for need, package in (("torch-cuda", "torch"), ("onnxruntime-cuda", "onnxruntime")):
+        said = f"the Python package {package} cannot be imported: OSError: lib{package}.so: cannot open"
+        assert needs.NEEDS[need]().startswith(said)
 
 
 def test_answers_are_one_line_each():
