@@ -85,8 +85,9 @@ class OnnxRuntimeCudaEngine:
         With ``on_device`` (which takes cuda-bindings) `enqueue` works, on the stream `stream` alone; without, the
         session has a stream that nobody else sees, and only `run` works.
         """
-        self.gpu = check_available()
         runtime = import_runtime()
+        said = _preload(runtime)
+        self.gpu = check_available()
         self.description = (
             f"ONNX Runtime {runtime.__version__}, CUDA provider on {self.gpu.name} "
             f"(compute capability {self.gpu.compute_capability})"
@@ -99,15 +100,14 @@ class OnnxRuntimeCudaEngine:
         self.stream = self._stream.handle if self._stream else 0
         self._home = Home(self)
         try:
-            self._load(runtime, Path(path), threads or usable_cores())
+            self._load(runtime, Path(path), threads or usable_cores(), said)
         except BaseException:
             self.close()
             raise
         self._run_options = run_options(runtime, "memory.enable_memory_arena_shrinkage", "gpu:0")
         self._queue_options = run_options(runtime, "disable_synchronize_execution_providers", "1")
 
-    def _load(self, runtime: Any, path: Path, threads: int) -> None:
-        said = _preload(runtime)
+    def _load(self, runtime: Any, path: Path, threads: int, said: str) -> None:
         self._session = open_session(runtime, path, threads, [(PROVIDER, _options(self.stream))])
         if self._session.get_providers()[0] != PROVIDER:
             raise EngineUnavailable(
@@ -188,6 +188,8 @@ class OnnxRuntimeCudaEngine:
 
 def _preload(runtime: Any) -> str:
     """Load CUDA and cuDNN from the packages ``nvidia-*``, where the provider does not look by itself; what is missing.
+
+    Some builds have the provider only once they are there.
 
     https://onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html#preload-dlls
     """

@@ -63,7 +63,7 @@ class Runtime:
         self.options: dict[str, str] = {}
 
     def get_available_providers(self) -> list[str]:
-        return [PROVIDER, "CPUExecutionProvider"]
+        return [PROVIDER] * (self.preloaded > 0) + ["CPUExecutionProvider"]
 
     def preload_dlls(self) -> None:
         self.preloaded += 1
