@@ -15,13 +15,13 @@ from isnet_trt.errors import SettingsError
 _DESCRIPTION = """Compare two result files and say what changed beyond the noise.
 
 A time counts as changed when the intervals of the two medians do not meet and the medians differ by at least --least.
-On the same processor that is asked of seconds; where both results timed the plain reference form in the same rounds,
-also of the share of its time, and then one of the two must show apart and both must have moved: a machine that was
-slower as a whole is no regression. On another processor only the share counts. A change of seconds alone between runs
-of which one was on a busy machine is called noisy, not worse. One or two rounds tell nothing of the noise: there a time
-counts as changed from 10 % on. Accuracy counts as lost from --points percentage points of mIoU or of label agreement,
-memory and instruction counts from --counts. A bundle that was timed in BASE and failed or was refused in NEW is worse;
-what NEW did not measure at all is a gap."""
+On the same processor and as many cores that is asked of seconds; where both results timed the plain reference form in
+the same rounds, also of the share of its time, and then one of the two must show apart and both must have moved: a
+machine that was slower as a whole is no regression. On another machine only the share counts. A change of seconds alone
+between runs of which one was on a busy machine is called noisy, not worse. One or two rounds tell nothing of the noise:
+there a time counts as changed from 10 % on. Accuracy counts as lost from --points percentage points of mIoU or of label
+agreement, memory and instruction counts from --counts. A bundle that was timed in BASE and failed or was refused in NEW
+is worse; what NEW did not measure at all is a gap."""
 _EPILOG = """examples:
   python -m benchmarks.regress benchmarks/results/cpu.json new.json
   python -m benchmarks.regress base.json new.json --least 0.05
@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def compare(base: Result, new: Result, limits: Limits = Limits()) -> list[Change]:
     """Every figure that both have, and a gap for each that only ``base`` has."""
-    same_machine = base["machine"].get("processor") == new["machine"].get("processor")
+    same_machine = all(base["machine"].get(about) == new["machine"].get(about) for about in ("processor", "cores"))
     changes: list[Change] = []
     for kind, figures in _KINDS.items():
         old, fresh = (dict(figures(data)) for data in (base, new))
@@ -108,7 +108,7 @@ def _change(kind: str, what: str, base: Measures, new: Measures | None, same_mac
         return Change(what, text, "not in the new result", "gap")
     pairs = [(b, n) for b, n in zip(base, new, strict=False) if same_machine or b.portable]
     if not pairs:
-        return Change(what, text, "measured on another processor", "gap")
+        return Change(what, text, "measured on another machine", "gap")
     return Change(what, text, ", ".join(figure.text for figure in new), _verdict(kind, pairs, limits))
 
 

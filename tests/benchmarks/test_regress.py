@@ -82,8 +82,9 @@ def test_a_machine_that_is_slower_as_a_whole_is_no_regression() -> None:
     assert verdicts(result(latency(OURS)), result(slower, processor="another"))["seconds"] == "same"
 
 
-def test_seconds_of_another_processor_are_not_compared() -> None:
-    found = verdicts(result(latency(OURS, None)), result(latency(SLOWED, None), processor="another"))
+@pytest.mark.parametrize("machine", [{"processor": "another"}, {"cores": 1}], ids=str)
+def test_seconds_of_another_machine_are_not_compared(machine: dict) -> None:
+    found = verdicts(result(latency(OURS, None)), result(latency(SLOWED, None), **machine))
     assert found["seconds"] == "gap"
     assert found["labels equal"] == "same"
 
