@@ -94,9 +94,6 @@ class _Stream:
     def __init__(self, call: Any, handle: int) -> None:
         self._call, self.handle = call, handle
 
-    def synchronize(self) -> None:
-        self._call("cuStreamSynchronize", self.handle)
-
     def __del__(self) -> None:
         self._call("cuStreamDestroy", self.handle)
 
