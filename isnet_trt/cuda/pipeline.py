@@ -35,6 +35,9 @@ PLANS = 4
 """Kinds of picture (size, channel order, settings) whose plan and graph are kept."""
 FORGOTTEN = 8
 """So many are forgotten before the engine forgets their input shapes too, which has to wait for the GPU."""
+CAPTURES = 3
+"""So many fail in a row before none is tried any more: what another thread does, such as waiting for the whole context,
+may end one."""
 
 _MIB = 1 << 20
 
@@ -85,6 +88,7 @@ class Pipeline:
         self._arena = 0
         self._arena_bytes = 0
         self._forgotten = 0
+        self._failed_captures = 0
         self._no_graphs = engine.no_graph(frozenset(), stream)
         self._closed = False
         with device:
@@ -224,8 +228,11 @@ class Pipeline:
                 for step in prepared.plan.steps:
                     self._do(step, prepared)
         except EngineError as error:
-            self._no_graphs = f"capturing failed ({error})"
+            self._failed_captures += 1
+            if self._failed_captures == CAPTURES:
+                self._no_graphs = f"capturing failed ({error})"
             return
+        self._failed_captures = 0
         prepared.graph = graph
 
     def steps(self, size: Size, inference: Inference, order: Order = "rgb") -> Iterator[tuple[str, Callable[[], None]]]:

@@ -12,6 +12,7 @@ import pytest
 from cuda_host import CASES, RULE, SLIDE, WHOLE, Form, ReferenceKernels, picture
 
 from isnet_trt import Inference
+from isnet_trt.cuda.pipeline import CAPTURES
 from isnet_trt.errors import EngineError
 from isnet_trt.interop import RawImage, RawLabels, image_from
 from isnet_trt.preprocess import normalise, resize
@@ -233,11 +234,24 @@ def test_an_engine_that_cannot_be_captured_runs_step_by_step(tmp_path):
 def test_a_capture_that_fails_leaves_a_pipeline_that_works(tmp_path):
     with Form(tmp_path, ReferenceKernels) as form:
         form.gpu.fails["cuStreamEndCapture"] = 901
-        for seed in range(3):
+        for seed in range(6):
             image = picture(20, 27, seed)
             form.run(image)
         assert form.pipeline.description.startswith("no CUDA graphs: capturing failed (cuStreamEndCapture failed: ")
-        assert form.gpu.calls.count("cuStreamBeginCapture") == 1
+        assert form.gpu.calls.count("cuStreamBeginCapture") == CAPTURES
+
+
+def test_a_capture_that_another_thread_ended_is_tried_again(tmp_path):
+    with Form(tmp_path, ReferenceKernels) as form:
+        form.run(picture(20, 27))
+        for seed in range(CAPTURES):
+            form.gpu.fails = {"cuStreamEndCapture": 901} if seed < CAPTURES - 1 else {}
+            form.run(picture(20, 27, seed))
+        assert form.gpu.calls.count("cuGraphLaunch") == 1
+        form.gpu.fails = {"cuStreamEndCapture": 901}
+        for seed in range(CAPTURES):
+            form.run(picture(20, 31, seed))
+        assert form.pipeline.description == "CUDA graphs"  # those that failed before do not count
 
 
 @pytest.mark.parametrize("room", [0.3, 0.9, 0.95])
