@@ -134,7 +134,7 @@ class Library:
 
     def _context(self, config: Any) -> Any:
         assert (config.strategy, config.dynamic_shapes_kernel_specialization_strategy) == (2, 1)
-        return None if self.no_context else Context(self)
+        return None if self.no_context else Context(self, config)
 
 
 class RuntimeConfig:
@@ -151,8 +151,9 @@ class Context:
 
     active_optimization_profile = 0
 
-    def __init__(self, library: Library) -> None:
+    def __init__(self, library: Library, config: RuntimeConfig) -> None:
         self.library = library
+        self.config = weakref.ref(config)
         self.addresses: dict[str, int] = {}
         self.memory: tuple[int, int] | None = None
         self.shape: tuple[int, ...] = ()
@@ -200,6 +201,7 @@ class Context:
         assert self.memory is not None
         self.library.gpu.check_range(*self.memory)
         assert self.fits
+        assert self.config() is not None, "what it was made with is gone"
         assert self.ready, "the profile was set on another stream, which nobody waited for"
         if self.library.execute_fails:
             self.library.logger.log(1, "enqueue failed")

@@ -106,6 +106,7 @@ class TensorRTEngine:
         self._contexts: OrderedDict[tuple[int, ...], Any] = OrderedDict()
         self._pinned: set[tuple[int, ...]] = set()
         self._spare: Any = None
+        self._options: Any = None
         self._host: Any = None
         self._stream = Stream(driver.import_driver())
         self._home = Home(self)
@@ -139,6 +140,7 @@ class TensorRTEngine:
             what = f"{self.kind} {self._library.__version__} cannot load {self._path}{self._invalid(serialised)}"
             raise EngineError(f"{what}: {said}; {_BUILD}")
         self._input, self._output = self._signature()
+        self._options = self._context_options()  # kept: TensorRT-RTX's contexts give theirs back when asked
         self._spare = self._create_context()  # now, so that too little memory is said when the engine is opened
 
     def _invalid(self, serialised: bytes) -> str:
@@ -162,17 +164,21 @@ class TensorRTEngine:
             raise EngineError(f"{self._path} is no segmentation engine: its tensors are {', '.join(names)}; {_BUILD}")
         return inputs[0], outputs[0]
 
-    def _create_context(self) -> Any:
-        """A context that works in the memory that all of them share."""
+    def _context_options(self) -> Any:
+        """What contexts are made with: to work in memory that they are given."""
         strategy = self._library.ExecutionContextAllocationStrategy.USER_MANAGED
         eager = getattr(self._library, "DynamicShapesKernelSpecializationStrategy", None)
         if eager is None:
-            context = self._engine.create_execution_context(strategy)
-        else:  # TensorRT-RTX would start with general kernels and change them later, which a CUDA graph would not see
-            config = self._engine.create_runtime_config()
-            config.set_execution_context_allocation_strategy(strategy)
-            config.dynamic_shapes_kernel_specialization_strategy = eager.EAGER
-            context = self._engine.create_execution_context(config)
+            return strategy
+        # TensorRT-RTX would start with general kernels and change them later, which a CUDA graph would not see.
+        config = self._engine.create_runtime_config()
+        config.set_execution_context_allocation_strategy(strategy)
+        config.dynamic_shapes_kernel_specialization_strategy = eager.EAGER
+        return config
+
+    def _create_context(self) -> Any:
+        """A context that works in the memory that all of them share."""
+        context = self._engine.create_execution_context(self._options)
         if context is None:
             raise EngineError(f"{self._path}: no execution context, is GPU memory free? {self._said()}")
         self._lend_memory(context)
@@ -321,6 +327,7 @@ class TensorRTEngine:
         """What the library made, in an order in which each one uses the next, and what was given to it."""
         self._contexts.clear()
         self._spare = None
+        self._options = None
         self._engine = None
         self._runtime = None
         if self._host is not None:
