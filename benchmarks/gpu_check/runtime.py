@@ -27,7 +27,13 @@ SLACK = 2 << 20
 """Bytes that device memory may differ by: the driver's own pools are of this size."""
 SIZES = {"ADE20k": (480, 640), "COCOStuff10k": (480, 640), "CityScapes": (1024, 2048), "LIP": (301, 199)}
 """Dataset -> a source picture's size."""
-QUICK = ("isnet_resnet50os8_ade20k", "isnet_resnet101os8_cityscapes", "isnet_resnest101os8_lip")
+QUICK = (
+    "isnet_resnet50os8_ade20k",
+    "isnet_resnet50os8_cityscapes",
+    "isnet_resnet101os8_cityscapes",
+    "isnet_resnest101os8_lip",
+)
+"""Every backbone, and stored labels: the second's are those of the picture's size, slide and ms+flip."""
 
 
 def recipes() -> list[Any]:

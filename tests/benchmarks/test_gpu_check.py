@@ -14,16 +14,18 @@ from types import SimpleNamespace
 from typing import Any
 
 import gpu_check_samples
+import numpy as np
 import pytest
 from gpu_check_answers import Collected
 
 from benchmarks import report, results
 from benchmarks.gpu_check import __main__ as command
-from benchmarks.gpu_check import catalogue, needs, runner, section, worker
+from benchmarks.gpu_check import catalogue, needs, runner, runtime, section, worker
 from benchmarks.gpu_check.check import Answer, CannotRun, Check, Setup, part, plain
 from isnet_trt import cli
 from isnet_trt.engines.device import find_gpu
 from isnet_trt.errors import EngineUnavailable, SettingsError
+from isnet_trt.training.recipes import RECIPES
 
 MODULE = "gpu_check_samples"
 here = find_gpu()
@@ -282,8 +284,6 @@ def test_exit_status(statuses, missing, wanted):
 
 
 def test_numbers_of_every_kind_become_json():
-    import numpy as np
-
     made = plain({"a": np.float32(1.5), "b": [np.int64(3), float("nan")], "c": Path("x"), "d": (True, None)})
     assert json.loads(json.dumps(made, allow_nan=False)) == {"a": 1.5, "b": [3, "nan"], "c": "x", "d": [True, None]}
 
@@ -386,6 +386,17 @@ def test_the_report_shows_what_was_checked(all_of_them, tmp_path):
             "its library is not",
         ):
             assert words in page
+
+
+def test_stored_labels_are_compared_quickly_too():
+    compared = []
+    for name in runtime.QUICK:
+        stored = np.load(runtime.FIXTURES / f"golden_{name}.npz")
+        size = tuple(map(int, stored["image_hw"]))
+        compared += [
+            label for label, _, labels in runtime.ways(RECIPES[name], stored, size, True) if labels is not None
+        ]
+    assert compared == ["stored slide", "stored msflip"]
 
 
 def test_a_library_that_does_not_load_is_a_reason(monkeypatch):
