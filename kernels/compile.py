@@ -20,6 +20,7 @@ from typing import Any
 
 from isnet_trt import cli
 from isnet_trt.cuda.context_ops import WIDTH, WIDTHS
+from isnet_trt.cuda.work import MOST_CLASSES
 from isnet_trt.errors import BuildError, SettingsError
 from isnet_trt.kernels.launch import TYPES, Launch
 
@@ -249,8 +250,8 @@ def _report(job: _Job, compiled: Compiled) -> str:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    if not 1 <= arguments.classes <= 65536:
-        raise SettingsError(f"--classes {arguments.classes}: it must be 1 to 65536")
+    if not 1 <= arguments.classes <= MOST_CLASSES:
+        raise SettingsError(f"--classes {arguments.classes}: it must be 1 to {MOST_CLASSES}")
     jobs = _jobs(arguments)
     done: dict[int, dict[str, Compiled]] = {}
     failed: list[str] = []

@@ -11,6 +11,8 @@ Axis = Sequence[tuple[str, int]]
 SPLIT_COST = 4
 """What one more part costs, in steps of the inner loop: its partial result is written, read and combined."""
 MOST_SPLITS = 16
+MOST_CLASSES = 4096
+"""Of which `accumulate` keeps a pixel's scores in the registers of a block."""
 
 
 def blocks(grid: Sequence[Axis], arguments: Mapping[str, int | float]) -> tuple[int, int, int]:

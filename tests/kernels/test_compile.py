@@ -70,6 +70,7 @@ def assert_describes(entry, ptx):
         (("--arch", "sm_75"), "'sm_75' is no architecture that kernels are made for; there are sm_80"),
         (("--only", "convolution"), "no kernel's name begins so; there are resize"),
         (("--classes", "0"), "--classes 0"),
+        (("--classes", "4097"), "--classes 4097: it must be 1 to 4096"),
         (("--out", "/dev/null/x", "--arch", "sm_80", "--only", "resize"), "--out /dev/null/x/sm_80"),
     ],
 )
@@ -110,7 +111,7 @@ def test_no_kernel_spills_on_any_architecture(arch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("classes", [19, 300])
+@pytest.mark.parametrize("classes", [19, 300, 900, 2048, 4096])
 def test_no_number_of_classes_spills(classes):
     ran = compile_kernels(
         "--only", "accumulate", "finish", "upsample", "--classes", classes, "--arch", "sm_80", "sm_90"
