@@ -9,7 +9,7 @@ WORKERS ?= 2
 PYTEST_ARGS ?=
 PYTEST := $(PY) -m pytest --numprocesses $(WORKERS) --dist loadfile
 
-.PHONY: help demo test test-all lint format clean
+.PHONY: help demo test test-all test-slow lint format clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -34,7 +34,7 @@ format: $(VENV)/.test  ## let ruff put the code in order
 	$(VENV)/bin/ruff check --fix . && $(VENV)/bin/ruff format .
 
 clean:  ## remove the virtual environment and what the targets made
-	rm -rf $(VENV) demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) demo build *.egg-info .hypothesis .pytest_cache .mypy_cache .ruff_cache
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
