@@ -6,6 +6,7 @@ checks that need it are run with this in its place and say so: only pycuda itsel
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 from types import SimpleNamespace
 from typing import Any
@@ -95,7 +96,8 @@ class _Stream:
         self._call, self.handle = call, handle
 
     def __del__(self) -> None:
-        self._call("cuStreamDestroy", self.handle)
+        with contextlib.suppress(Error):  # where nobody closed the device, no context is current either
+            self._call("cuStreamDestroy", self.handle)
 
 
 def use() -> None:
