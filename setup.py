@@ -16,6 +16,7 @@ RUNTIME = ["numpy>=1.26", "opencv-python>=4.10", "onnxruntime>=1.22", "tqdm>=4.6
 BUILD = [
     "torch>=2.9",
     "onnx>=1.18",
+    "ml_dtypes>=0.4",
     "onnxscript>=0.5",
     "onnx-graphsurgeon>=0.5",
     "polygraphy>=0.49",
@@ -25,13 +26,14 @@ BUILD = [
 EXTRAS = {
     "build": BUILD,
     "train": ["torch>=2.9", "matplotlib>=3.8", "Pillow>=10", "PyYAML>=6", "scipy>=1.11", "tensorboard>=2.16"],
-    "bench": [*BUILD, "scipy>=1.11", "psutil>=5.9", "nvidia-ml-py>=12"],
+    "bench": [*BUILD, "scipy>=1.11", "nvidia-ml-py>=12"],
     "gpu": ["tensorrt>=10.13", "pycuda>=2025.1", "cuda-bindings>=13"],
     "rtx": [f"tensorrt-rtx-cu13>=1.7; {RTX_PLATFORM}", "cuda-bindings>=13"],
     "dev": [
         "pytest>=8",
         "pytest-xdist>=3.6",
         "hypothesis>=6.100",
+        "psutil>=5.9",
         "mypy>=1.15",
         "ruff>=0.12",
         "pre-commit>=4",
