@@ -24,6 +24,9 @@ from isnet_trt.kernels.cost import Card, Cost
 ROUNDS, FEW = 15, 5
 AIM = 0.15
 """Everything but the engine should add at most this share to the engine's time."""
+SAME = 0.9
+"""Least share of equal arg max of two float16 networks on noise. Made-up weights for ADE's 150 classes have near ties:
+PyTorch's float16 has 0.964 of its own float32's there, its bfloat16 0.884, and two roundings differ more than one."""
 FLOAT = 4
 """Bytes of an engine's input and output values."""
 MODELS = {
@@ -260,7 +263,7 @@ def _inference(model: Any, half: Any) -> timing.Work:
 def _near(answer: Answer, name: str, made: Any, wanted: Any) -> None:
     """A contender that computes something else is no contender."""
     share = float((made.float().argmax(1) == wanted.argmax(1)).float().mean())
-    answer.require(share >= 0.95, f"{name}: {100 * share:.1f} % of the arg max are PyTorch's")
+    answer.require(share >= SAME, f"{name}: {100 * share:.1f} % of the arg max are PyTorch's")
 
 
 def _engines(answer: Answer, setup: Setup, case: Case, batch: Any, wanted: Any) -> Iterator[tuple[str, timing.Work]]:

@@ -364,6 +364,13 @@ def test_contenders_must_compute_the_same() -> None:
     assert not parts.said
     latency._near(parts, "other", -wanted, wanted)
     assert "other: " in parts.said[0]
+    scores = torch.eye(5).repeat(20, 1).T[None, :, None]  # 100 positions, each class in turn
+    for swapped, wrong in ((6, 0), (15, 1)):
+        rounded = scores.clone()
+        rounded[..., :swapped] = rounded[..., :swapped].roll(1, 1)
+        parts = Collected()
+        latency._near(parts, "rounded", rounded, scores)
+        assert len(parts.said) == wrong
 
 
 def test_peers_are_timed_on_the_demo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
