@@ -32,7 +32,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = cli.parser("benchmarks.limit", _DESCRIPTION)
     parser.add_argument("bundles", nargs="+", type=Path, metavar="BUNDLE", help="folders made by isnet_trt.build")
     parser.add_argument("--rounds", type=cli.positive, default=5, help="timed rounds (default: 5)")
-    parser.add_argument("--image-size", nargs=2, type=cli.positive, default=(512, 683), metavar=("H", "W"))
+    parser.add_argument(
+        "--image-size",
+        nargs=2,
+        type=cli.positive,
+        default=(512, 683),
+        metavar=("H", "W"),
+        help="of the picture (default: 512 683)",
+    )
     options.add_common(parser)
     arguments = parser.parse_args(argv)
     gaps: list[results.Record] = []
