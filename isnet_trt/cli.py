@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -43,6 +44,8 @@ positive.__name__ = "positive integer"  # argparse names the type by this in its
 
 def run(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:
     """``main(argv)`` with the errors of this library as one line on stderr instead of a traceback."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may be no Unicode, a terminal may know no "×"
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return main(argv)
     except IsnetError as error:

@@ -17,7 +17,7 @@ from isnet_trt import cli
 from isnet_trt.engines import PLACEMENTS
 from isnet_trt.engines.select import KINDS
 from isnet_trt.errors import EngineError, ImageError, SettingsError
-from isnet_trt.preprocess import Image, read_image
+from isnet_trt.preprocess import Image, named, read_image
 from isnet_trt.segmentation import Segmentation
 from isnet_trt.segmenter import Segmenter
 from isnet_trt.settings import Inference
@@ -104,7 +104,7 @@ def find_images(arguments: Iterable[str]) -> list[Path]:
     found: dict[Path, None] = {}
     for argument in arguments:
         if Path(argument).is_dir():
-            matches = [path for path in sorted(Path(argument).iterdir()) if path.suffix.lower() in SUFFIXES]
+            matches = pictures_in(Path(argument))
         elif glob.has_magic(argument) and not Path(argument).exists():
             matches = [Path(name) for name in _glob(argument) if Path(name).is_file()]
         else:
@@ -113,6 +113,11 @@ def find_images(arguments: Iterable[str]) -> list[Path]:
             raise ImageError(f"{argument}: no pictures there ({', '.join(sorted(SUFFIXES))} are looked for in folders)")
         found.update(dict.fromkeys(matches))
     return list(found)
+
+
+def pictures_in(folder: Path) -> list[Path]:
+    """The picture files of a folder by their suffixes, sorted; not those in its subfolders."""
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and not path.is_dir())
 
 
 def _glob(pattern: str) -> list[str]:
@@ -203,7 +208,7 @@ def _segment_all(segmenter: Segmenter, inference: Inference, jobs: dict[Path, Pa
             image = read_image(picture)
             save(segmenter(image, inference=inference), image, stem)
         except (ImageError, EngineError) as error:
-            failures.append(str(error) if str(picture) in str(error) else f"{picture}: {error}")
+            failures.append(named(picture, error))
     return failures
 
 
@@ -219,7 +224,11 @@ def save(segmentation: Segmentation, image: Image, stem: Path) -> None:
 
 
 def write_png(path: Path, pixels: NDArray[np.unsignedinteger]) -> None:
-    """``pixels`` (grey, or BGR) as PNG, through a temporary file beside it."""
+    """``pixels``, uint8 or uint16 (H, W) or uint8 (H, W, 3) BGR, as PNG, through a temporary file beside it.
+
+    Raises:
+        ImageError: the file cannot be written.
+    """
     encoded = cv2.imencode(".png", np.ascontiguousarray(pixels))[1]
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

@@ -35,12 +35,36 @@ def read_image(path: str | os.PathLike[str]) -> Image:
     if not Path(path).is_file():
         raise ImageError(f"{path}: there is no such picture file")
     try:
-        image = cv2.imread(os.fspath(path), cv2.IMREAD_COLOR)
+        image = _decoded(os.fspath(path))
     except cv2.error as error:
         raise ImageError(f"{path}: OpenCV cannot read it ({error.err}); convert it or make it smaller") from None
     if image is None:
         raise ImageError(f"{path}: not a picture that OpenCV can read; it is damaged, empty or no image file")
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def _decoded(path: str) -> Any:
+    """What OpenCV makes of a file, None where it cannot.
+
+    Its Python module ends the process on a name that is no Unicode (``caf\\xe9.jpg`` from a Latin-1 system).
+    """
+    if printable(path) == path:
+        return cv2.imread(path, cv2.IMREAD_COLOR)
+    try:
+        content = np.fromfile(path, np.uint8)
+    except OSError:
+        return None
+    return cv2.imdecode(content, cv2.IMREAD_COLOR) if content.size else None
+
+
+def printable(name: str) -> str:
+    """A file's name as text that can be written anywhere: bytes that are no Unicode as ``\\xe9``."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def named(path: os.PathLike[str], error: Exception) -> str:
+    """The message of an error with the picture's path in it."""
+    return str(error) if os.fspath(path) in str(error) else f"{os.fspath(path)}: {error}"
 
 
 def check_image(image: Any, order: Order = "rgb") -> Image:

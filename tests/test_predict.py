@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -198,3 +199,20 @@ def test_help_teaches():
     )
     for text in ("_labels.png", "examples:", "--preset ms-flip", "Exit status", "--no-softmax-before-resize"):
         assert text in ran.stdout
+
+
+def test_names_that_are_no_unicode(bundle, tmp_path, capsys):
+    folder = tmp_path / "photos"
+    (folder / "no picture.png").mkdir(parents=True)  # a folder, whatever its name
+    try:
+        cv2.imwrite(str(folder / "a.png"), np.zeros((40, 70, 3), np.uint8))
+        (folder / "a.png").rename(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.png"))
+    except OSError:
+        pytest.skip("this file system takes no such names")
+    assert run(bundle, folder, "--out", tmp_path / "out") == 0
+    assert sorted(os.fsencode(path.name) for path in (tmp_path / "out").iterdir()) == [
+        b"caf\xe9_labels.png",
+        b"caf\xe9_overlay.png",
+    ]
+    assert cli.run(lambda argv: print(*(tmp_path / "out").iterdir()) or 0) == 0  # what a command says of such a file
+    assert r"caf\udce9_labels.png" in capsys.readouterr().out

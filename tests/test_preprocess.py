@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
@@ -9,7 +12,7 @@ from golden_files import GOLDEN
 from test_geometry import TARGETS
 
 from isnet_trt.errors import ImageError, SettingsError
-from isnet_trt.preprocess import check_image, normalise, read_image, resize
+from isnet_trt.preprocess import check_image, normalise, printable, read_image, resize
 from isnet_trt.settings import Preprocess
 
 
@@ -147,4 +150,18 @@ def test_unreadable_files_are_named(tmp_path, content):
 def test_missing_files_and_folders_are_named(tmp_path):
     for path in (tmp_path / "none.jpg", tmp_path):
         with pytest.raises(ImageError, match=f"{path.name}: there is no such picture file"):
+            read_image(path)
+
+
+def test_names_that_are_no_unicode_are_read(tmp_path, picture):
+    path = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png")  # as a Latin-1 system wrote it
+    try:
+        Path(path).write_bytes(cv2.imencode(".png", picture[..., ::-1])[1])
+    except OSError:
+        pytest.skip("this file system takes no such names")
+    assert (read_image(path) == picture).all()
+    assert printable(path).endswith(r"caf\xe9.png")
+    for content in (b"", b"no picture"):
+        Path(path).write_bytes(content)
+        with pytest.raises(ImageError, match="OpenCV"):
             read_image(path)
