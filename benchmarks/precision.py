@@ -27,15 +27,16 @@ from tqdm import tqdm
 
 from benchmarks import results
 from isnet_trt import cli
-from isnet_trt.errors import ImageError
-from isnet_trt.evaluation.labelled import DrawnScenes
-from isnet_trt.export.build import windows_at_scale_1
+from isnet_trt.errors import SettingsError
+from isnet_trt.evaluation.labelled import SCENES, DrawnScenes
 from isnet_trt.export.graph import export_graph
 from isnet_trt.export.graphs import Arithmetic, flavour_of, make_graphs
 from isnet_trt.export.quantise import Agreement, MeanIoU, Mix, Table, calibrate, calibration_inputs, mix
 from isnet_trt.export.quantise.picture import draw
 from isnet_trt.export.quantise.table import digest, replacing
 from isnet_trt.export.ranges import Ranges, measure
+from isnet_trt.export.samples import windows_at_scale_1
+from isnet_trt.predict import write_png
 from isnet_trt.training.checkpoint import Checkpoint, load_checkpoint, load_model
 from isnet_trt.training.data.scenes import TRAIN_SEED
 from isnet_trt.training.demo import CHECKPOINT
@@ -133,6 +134,11 @@ class Judge:
             with replacing(file) as temporary:
                 temporary.write_bytes(cv2.imencode(".png", labels)[1])
 
+    @property
+    def fingerprint(self) -> str:
+        """What a search hangs on."""
+        return self.scores["default"].fingerprint
+
     def __call__(self, proto: onnx.ModelProto) -> float:
         """100 times the mIoU with the preset "default": what a search is bound by."""
         return self.scores["default"].of(self.labels(proto, "default"))
@@ -170,9 +176,8 @@ def draw_street(folder: Path, count: int) -> Path:
     folder.mkdir(exist_ok=True)
     for index in range(count):
         path = folder / f"{TRAIN_SEED + index}.png"
-        drawn = path.exists() or cv2.imwrite(str(path), draw_scene(TRAIN_SEED + index, *SIZE).image[..., ::-1])
-        if not drawn:
-            raise ImageError(f"{path} cannot be written; is there space?")
+        if not path.exists():  # what stands there is whole: a stopped run is gone on with
+            write_png(path, draw_scene(TRAIN_SEED + index, *SIZE).image[..., ::-1])
     return folder
 
 
@@ -217,9 +222,9 @@ def table(lines: Sequence[Line], scenes: dict[str, int]) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     args = _parser().parse_args(argv)
+    checkpoints = [_demo_checkpoint(path) for path in (args.ckpt, args.qat) if path]
     with _folder(args.work) as work:
         street = draw_street(work / "street", args.calib_inputs)
-        checkpoints = [load_checkpoint(path) for path in (args.ckpt, args.qat) if path]
         plain, *tuned = (source(one, street, args.calib_inputs, work) for one in checkpoints)
         counts = dict(zip(PRESETS, (args.scenes, args.ms_flip_scenes), strict=True))
         judge = Judge({preset: _scorer(plain.recipe, preset, count) for preset, count in counts.items()}, work)
@@ -230,6 +235,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         about = {"scenes": counts, "checkpoints": {one.path.name: one.sha256 for one in checkpoints}}
         _write(args.out, lines, text, about)
     return 0
+
+
+def _demo_checkpoint(path: Path) -> Checkpoint:
+    """A checkpoint whose classes are those of the drawn scenes."""
+    found = load_checkpoint(path)
+    if found.recipe.dataset != SCENES:
+        raise SettingsError(f"{path} belongs to {found.recipe.name}; here drawn scenes are scored: give a demo model")
+    return found
 
 
 def _scorer(recipe: Recipe, preset: str, count: int) -> MeanIoU:
@@ -266,9 +279,13 @@ def _parser() -> argparse.ArgumentParser:
     parser = cli.parser("benchmarks.precision", __doc__ or "")
     parser.add_argument("--ckpt", type=Path, default=CHECKPOINT, help="another checkpoint of the demo model")
     parser.add_argument("--qat", type=Path, metavar="FILE", help="the same, fine-tuned with --qat: adds its rows")
-    parser.add_argument("--scenes", type=int, default=12, metavar="N", help="held-out scenes (default: 12)")
-    parser.add_argument("--ms-flip-scenes", type=int, default=6, metavar="N", help="the same with ms-flip (default: 6)")
-    parser.add_argument("--calib-inputs", type=int, default=32, metavar="N", help="training scenes (default: 32)")
+    parser.add_argument("--scenes", type=cli.positive, default=12, metavar="N", help="held-out scenes (default: 12)")
+    parser.add_argument(
+        "--ms-flip-scenes", type=cli.positive, default=6, metavar="N", help="also with ms-flip (default: 6)"
+    )
+    parser.add_argument(
+        "--calib-inputs", type=cli.positive, default=32, metavar="N", help="training scenes (default: 32)"
+    )
     parser.add_argument(
         "--max-drop", type=float, nargs="*", default=[0.5], metavar="POINTS", help="bounds to search for (default: 0.5)"
     )

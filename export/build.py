@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -39,8 +40,8 @@ from isnet_trt.export.bundle_kernels import check_kernels, compile_kernels
 from isnet_trt.export.engine_options import Context, EngineOptions
 from isnet_trt.export.graph import export_graph, save_graph
 from isnet_trt.export.graphs import PRECISIONS, Arithmetic, Graphs, flavour_of, make_graphs, uncalibrated
+from isnet_trt.export.interrupts import heeded
 from isnet_trt.export.layers import summary
-from isnet_trt.export.parity import Picture
 from isnet_trt.export.profiles import Shapes, shapes_for
 from isnet_trt.export.quantise import (
     Agreement,
@@ -50,12 +51,14 @@ from isnet_trt.export.quantise import (
     Mix,
     Table,
     calibrate,
-    calibration_inputs,
+    layers,
     mix,
 )
+from isnet_trt.export.quantise.placement import kept
 from isnet_trt.export.report import Report, Scores
+from isnet_trt.export.samples import Place, Samples, samples
 from isnet_trt.export.score import score
-from isnet_trt.settings import Inference, Size
+from isnet_trt.settings import Size
 from isnet_trt.training.checkpoint import Checkpoint, load_checkpoint, load_model
 from isnet_trt.training.model import ISNet
 from isnet_trt.training.recipes import Recipe
@@ -66,8 +69,6 @@ Say = Callable[[str], None]
 CALIBRATION = ".calibration"
 """Behind the bundle's name: the folder beside it that keeps the calibration table for the next build."""
 INPUTS = 128
-COMPARED = 16
-"""Network inputs from the calibration folder that the gate compares: PyTorch takes seconds for each."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,7 @@ class _Job:
     shapes: Shapes
     kernels: bool
     earlier: bytes
-    pictures: list[Picture]
-    calibration: CalibrationInputs | None
+    samples: Samples
     table: Path
     skip: tuple[str, ...]
     max_drop: float | None
@@ -167,15 +167,18 @@ def build(
     if choice.kind not in LIBRARIES and (context is not None or options != EngineOptions()):
         options.check(choice.kind)
     arithmetic.check(choice.kind, options)
-    if max_drop is not None and (max_drop < 0 or not arithmetic.eight_bits):
-        raise SettingsError(f"max_drop {max_drop:g} with {precision}: it is for int8 and fp8, and 0 points or more")
+    _check_eight_bits(arithmetic, tuple(keep), max_drop, calib)
     checkpoint = load_checkpoint(ckpt, recipe)
     labelled = open_labelled(score_on, Path(data) if data else None, "val") if isinstance(score_on, str) else score_on
     if labelled is not None:
         check_labels(checkpoint.recipe.labels, labelled, str(ckpt))
     kernels = _settle_kernels(kernels, choice.kind, options.context, checkpoint.recipe, say)
-    inputs = _inputs(checkpoint.recipe, arithmetic, calib, calib_inputs)
+    shown = samples(checkpoint.recipe, calib, calib_inputs, images, static)
     _introduce(checkpoint, choice, say)
+    if choice.kind not in LIBRARIES and (static or batch > 1):
+        say(f"            --static and --batch are for TensorRT engines: {choice.kind} takes any size and number")
+    for reason in () if arithmetic.eight_bits else shown.left_out:  # the calibration of eight bits says it itself
+        say(f"            left out: {reason}")
     job = _Job(
         checkpoint,
         load_model(checkpoint),
@@ -185,8 +188,7 @@ def build(
         shapes_for(checkpoint.recipe, batch, static),
         kernels,
         measured(target, choice.kind),
-        _pictures(checkpoint.recipe, inputs, images, calib, static),
-        inputs,
+        shown,
         target.with_name(target.name + CALIBRATION),
         tuple(keep),
         max_drop,
@@ -200,6 +202,16 @@ def build(
         report = _gate(job, graphs, draft.folder, info, built, mixed)
         draft.finish(_manifest(checkpoint, precision, info, report.to_json()))
     return read_bundle(out, verify=False)
+
+
+def _check_eight_bits(arithmetic: Arithmetic, keep: tuple[str, ...], max_drop: float | None, calib: Place) -> None:
+    """Refuse early what eight bits need, and what only they have."""
+    if keep and not arithmetic.eight_bits:
+        raise SettingsError(f"keep {' '.join(keep)} with {arithmetic}: it is for int8 and fp8; leave it out")
+    if max_drop is not None and not (0 <= max_drop < math.inf and arithmetic.eight_bits):
+        raise SettingsError(f"max_drop {max_drop:g} with {arithmetic}: it is for int8 and fp8, and 0 points or more")
+    if calib is None and arithmetic.eight_bits:
+        raise uncalibrated(arithmetic.precision)
 
 
 def _settle_kernels(asked: bool, kind: str, context: Context, recipe: Recipe, say: Say) -> bool:
@@ -224,39 +236,11 @@ def _introduce(checkpoint: Checkpoint, choice: Choice, say: Say) -> None:
     say(f"engine      {choice.kind}: {choice.reason}")
 
 
-def windows_at_scale_1(recipe: Recipe) -> Inference:
-    """How calibration shows pictures: the recipe's windows where it has some, else whole, at scale 1 without flip."""
-    return recipe.ms_flip.replace(scales=(1.0,), flip=False)
-
-
-def _inputs(
-    recipe: Recipe, arithmetic: Arithmetic, calib: str | os.PathLike[str] | None, limit: int
-) -> CalibrationInputs | None:
-    if calib is None:
-        if arithmetic.eight_bits:
-            raise uncalibrated(arithmetic.precision)
-        return None
-    return calibration_inputs(calib, recipe.preprocess, windows_at_scale_1(recipe), limit)
-
-
-def _pictures(
-    recipe: Recipe,
-    inputs: CalibrationInputs | None,
-    images: str | os.PathLike[str] | None,
-    calib: str | os.PathLike[str] | None,
-    static: Size | None,
-) -> list[Picture]:
-    """What the gate compares on: the pictures named for it, else the first of the calibration, else the built-in."""
-    if inputs is None or images or static:
-        folder = images or calib
-        return parity.load_pictures(recipe.preprocess, Path(folder) if folder else None, static)[:COMPARED]
-    return [picture for picture, _ in zip(inputs, range(COMPARED), strict=False)]
-
-
 @contextlib.contextmanager
 def _stage(say: Say, name: str) -> Iterator[None]:
     start = time.perf_counter()
-    yield
+    with heeded():
+        yield
     say(f"{name:11} {time.perf_counter() - start:.1f} s")
 
 
@@ -264,28 +248,31 @@ def _graphs(job: _Job) -> tuple[Graphs, Mix | None]:
     with _stage(job.say, "export"):
         proto = export_graph(job.model, job.recipe.name)
     arithmetic, found, table, mixed = job.arithmetic, None, None, None
-    if arithmetic.eight_bits and job.calibration is not None:
+    if arithmetic.eight_bits and job.samples.calibration is not None:
+        kept(layers(proto, flavour_of(arithmetic.precision, job.choice.kind)), job.skip)  # refuses unknown names
         with _stage(job.say, "calibration"):
-            table = _calibrated(proto, job.calibration, job)
+            table = _calibrated(proto, job.samples.calibration, job)
         if job.max_drop is not None:
             with _stage(job.say, "sensitivity"):
                 mixed = _mixed(proto, table, job, job.max_drop)
     if arithmetic.precision != "fp32":
         with _stage(job.say, "ranges"):
-            found = ranges.measure(proto, (picture.pixels for picture in job.pictures), progress=True)
+            found = ranges.measure(proto, (picture.pixels for picture in job.samples.typical), progress=True)
     skip = (*job.skip, *(mixed.skip if mixed else ()))
     return make_graphs(proto, arithmetic, job.choice.kind, found, table, skip), mixed
 
 
 def _mixed(proto: onnx.ModelProto, table: Table, job: _Job, max_drop: float) -> Mix:
     """Blocks are ranked by equal labels, which is finer; mIoU decides where there are labels."""
-    rank = Agreement(proto, job.pictures)
+    rank = Agreement(proto, job.samples.typical)
     evaluate: Evaluate = rank
     if job.labelled is not None:
         pairs = (job.labelled[index] for index in range(len(job.labelled)))
         evaluate = MeanIoU(job.recipe, [(image[..., ::-1], truth) for image, truth in pairs], job.recipe.default)
     flavour = flavour_of(job.arithmetic.precision, job.choice.kind)
-    return mix(proto, table, flavour, max_drop, evaluate, rank=rank, folder=job.table)
+    found = mix(proto, table, flavour, max_drop, evaluate, rank=rank, folder=job.table)
+    job.say(f"            {found.summary()}")
+    return found
 
 
 def _calibrated(proto: onnx.ModelProto, inputs: CalibrationInputs, job: _Job) -> Table:
@@ -343,7 +330,7 @@ def _gate(
     tolerance = parity.TOLERANCES[job.arithmetic.precision]
     scores: Scores | None = None
     with _stage(job.say, "parity"), _runnable(folder, info, job.say) as running:
-        found = parity.gate(job.model, graphs.portable, running, job.pictures, tolerance, progress=True)
+        found = parity.gate(job.model, graphs.portable, running, job.samples.gate, tolerance, progress=True)
         if job.labelled is not None:
             scores = score(job.model, running, job.checkpoint, job.labelled)
     for row in found.rows:

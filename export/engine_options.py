@@ -120,7 +120,7 @@ def _rtx_capabilities(targets: tuple[str, ...] | None, precision: str) -> tuple[
             f"it knows {', '.join(RTX_COMPUTE_CAPABILITIES)}"
         )
     least = _LEAST.get(precision, (0, 0))
-    return tuple(targets or (one for one in RTX_COMPUTE_CAPABILITIES if _number(one) >= least))
+    return tuple(dict.fromkeys(targets or ()) or (one for one in RTX_COMPUTE_CAPABILITIES if _number(one) >= least))
 
 
 def _number(capability: str) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ batch-norm nor the collapsed context with what was exported.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,16 +22,16 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from isnet_trt.engines import Engine
-from isnet_trt.errors import ParityError, SettingsError
+from isnet_trt.errors import ImageError, ParityError, SettingsError
 from isnet_trt.export.graph import borders
 from isnet_trt.export.sessions import session_of
 from isnet_trt.metrics import Confusion
-from isnet_trt.preprocess import normalise, read_image, resize
+from isnet_trt.predict import SUFFIXES, pictures_in
+from isnet_trt.preprocess import named, normalise, printable, read_image, resize
 from isnet_trt.settings import Preprocess, Size
 from isnet_trt.training.model import ISNet
 
 PICTURES = Path(__file__).parent / "pictures"
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 BINS = 80
 Histogram = tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]
 _SIDE = 256
@@ -96,39 +97,52 @@ class Row:
         )
 
 
-def load_pictures(preprocess: Preprocess, images: Path | None = None, size: Size | None = None) -> list[Picture]:
-    """The gate's pictures: those in ``images`` (a file or a folder, through the recipe's test resize), or our own.
+def load_pictures(
+    preprocess: Preprocess,
+    images: Path | Sequence[Path] | None = None,
+    size: Size | None = None,
+    limit: int | None = None,
+) -> list[Picture]:
+    """The gate's pictures: those in ``images`` (a file, a folder, files; through the recipe's test resize), or our own.
 
-    With ``size`` every picture is resized to that (height, width), for engines of one static shape.
+    With ``size`` every picture is resized to that (height, width), for engines of one static shape. The first
+    ``limit`` are read, the others are not looked at.
 
     Raises:
         SettingsError: there is no picture at ``images``.
+        ImageError: one of them cannot be read, or is too narrow for the resize.
     """
-    return list(_pictures(preprocess, images, size))
+    return list(itertools.islice(_pictures(preprocess, images, size), limit))
 
 
-def _pictures(preprocess: Preprocess, images: Path | None, size: Size | None) -> Iterator[Picture]:
+def _pictures(preprocess: Preprocess, images: Path | Sequence[Path] | None, size: Size | None) -> Iterator[Picture]:
     for path in _files(images or PICTURES):
         image = read_image(path)
         if size:
             image = _scaled(image, size)
         elif images:
-            image = resize(image, preprocess)
+            try:
+                image = resize(image, preprocess)
+            except ImageError as error:
+                raise ImageError(named(path, error)) from None
         else:
             factor = _SIDE / max(image.shape[:2])
             image = _scaled(image, (round(image.shape[0] * factor), round(image.shape[1] * factor)))
         pixels = normalise(image, preprocess).transpose(2, 0, 1)[None]
-        yield Picture(path.name, np.ascontiguousarray(pixels))
+        yield Picture(printable(path.name), np.ascontiguousarray(pixels))
 
 
 def _scaled(image: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
     return np.asarray(cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def _files(images: Path) -> list[Path]:
-    found = [images] if images.is_file() else sorted(p for p in images.glob("*") if p.suffix.lower() in _SUFFIXES)
-    if not found:
-        raise SettingsError(f"{images}: no pictures for the parity gate there ({', '.join(sorted(_SUFFIXES))})")
+def _files(images: Path | Sequence[Path]) -> Sequence[Path]:
+    if not isinstance(images, Path):
+        return images
+    if not images.is_dir():
+        return [images]
+    if not (found := pictures_in(images)):
+        raise SettingsError(f"{images}: no pictures for the parity gate there ({', '.join(sorted(SUFFIXES))})")
     return found
 
 

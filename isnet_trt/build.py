@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 
@@ -145,7 +146,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     size = sum(info.bytes for info in bundle.manifest.files.values())
     print(f"bundle      {bundle.folder} ({size / 1e6:.0f} MB)")
-    print(f"next:       python -m isnet_trt.predict {bundle.folder} IMAGE --out DIR")
+    print(f"next:       python -m isnet_trt.predict {shlex.quote(str(bundle.folder))} IMAGE --out DIR")
     return 0
 
 

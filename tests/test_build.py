@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +23,7 @@ from isnet_trt import Segmenter, cli
 from isnet_trt import build as command
 from isnet_trt.bundle import read_bundle
 from isnet_trt.engines.select import choose
-from isnet_trt.errors import CheckpointError, EngineUnavailable, IsnetError, SettingsError
+from isnet_trt.errors import BuildError, CheckpointError, EngineUnavailable, IsnetError, SettingsError
 from isnet_trt.evaluation.labelled import DrawnScenes
 from isnet_trt.export import build
 from isnet_trt.training.demo import CHECKPOINT
@@ -47,11 +49,12 @@ def run(*words: object) -> int:
 
 
 def test_command_builds_a_bundle(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("--ckpt", checkpoint, "--engine", "onnxruntime", "--out", tmp_path / "deep" / "bundle") == 0
+    place = tmp_path / "deep" / "my bundle"
+    assert run("--ckpt", checkpoint, "--engine", "onnxruntime", "--out", place) == 0
     said = capsys.readouterr().out
     assert "isnet_demo" in said
-    assert "isnet_trt.predict" in said
-    bundle = read_bundle(tmp_path / "deep" / "bundle")
+    assert f"isnet_trt.predict {shlex.quote(str(place))} IMAGE" in said
+    bundle = read_bundle(place)
     assert set(bundle.manifest.files) == {"model.onnx", "precision.md", "precision.png"}
     assert bundle.manifest.checkpoint.name == "demo.pth"
     assert len(bundle.manifest.parity["pictures"]) == 4
@@ -257,3 +260,23 @@ def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         command.main(["--help"])
     assert "examples:" in capsys.readouterr().out
+
+
+def test_what_is_left_out_and_what_has_no_meaning_is_said(
+    street: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before anything is exported, which this test leaves out."""
+
+    def stop(*words: object) -> None:
+        raise BuildError("the end of this test")
+
+    monkeypatch.setattr(sys.modules["isnet_trt.export.build"], "export_graph", stop)
+    shutil.copytree(street, tmp_path / "street")
+    (tmp_path / "street" / "0.jpg").write_bytes(b"a text")
+    said: list[str] = []
+    options = {"engine": "onnxruntime", "precision": "fp16", "static": (65, 97), "say": said.append}
+    with pytest.raises(BuildError, match="the end of this test"):
+        build(CHECKPOINT, tmp_path / "bundle", calib=tmp_path / "street", **options)
+    assert any("left out: " in line and "0.jpg" in line for line in said)
+    assert any("--static and --batch are for TensorRT engines" in line for line in said)
+    assert not (tmp_path / "bundle").exists()

@@ -40,12 +40,13 @@ def calibrate(
         proto: the float32 graph, as `export_graph` makes it.
         inputs: named network inputs (1, 3, h, w), such as `calibration_inputs`.
         folder: where the table is kept while it grows; one that is there already, of the same graph and from the same
-            ``inputs`` (their ``fingerprint``), is continued, so that a finished one costs nothing.
+            ``inputs`` (their ``fingerprint``) but no more of them, is continued, so that a finished one costs nothing.
         total: number of inputs for the progress bar; default: that of ``inputs``, where it is known.
         threads: CPU threads; default: the physical cores.
 
     Raises:
-        BuildError: a tensor has NaN or infinite values; the message names it.
+        BuildError: a tensor has NaN or infinite values; the message names it. Or the table cannot be kept in
+            ``folder``.
         SettingsError: there was no input.
     """
     table = _begin(proto, inputs, folder)
@@ -68,12 +69,15 @@ def calibrate(
 def _begin(proto: onnx.ModelProto, inputs: Iterable[Picture], folder: str | os.PathLike[str] | None) -> Table:
     """The table to go on with: the stored one if it is of this graph and these inputs, else an empty one."""
     graph, source = digest(proto), str(getattr(inputs, "fingerprint", ""))
+    if folder is not None and Path(folder).exists() and not Path(folder).is_dir():
+        raise BuildError(f"{folder} is no folder: the calibration table is kept there; move it away")
     if folder is not None and (Path(folder) / JSON).exists():
         try:
             table = Table.load(folder)
         except BuildError:
             table = Table()
-        if (table.graph, table.source) == (graph, source):
+        few_enough = len(table.inputs) <= getattr(inputs, "limit", len(table.inputs))
+        if (table.graph, table.source) == (graph, source) and few_enough:
             return table
     return Table(graph, source)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import onnx
@@ -62,6 +64,11 @@ class Agreement:
         self.inputs, self.threads = list(inputs), threads
         self.wanted = self._labels(reference)
 
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the inputs."""
+        return _digest(*(one.pixels for one in self.inputs))
+
     def _labels(self, proto: onnx.ModelProto) -> list[NDArray[np.intp]]:
         with running(proto, self.threads) as engine:
             return [engine.run(one.pixels).argmax(1) for one in self.inputs]
@@ -81,6 +88,12 @@ class MeanIoU:
         self, recipe: Recipe, pictures: Sequence[Labelled], inference: Inference, threads: int | None = None
     ) -> None:
         self.recipe, self.pictures, self.inference, self.threads = recipe, pictures, inference, threads
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of pictures, truth and settings."""
+        arrays = (array for picture in self.pictures for array in picture)
+        return f"{self.inference.describe()} {_digest(*arrays)}"
 
     def __call__(self, proto: onnx.ModelProto) -> float:
         """100 times the mIoU over all pictures together."""
@@ -105,3 +118,11 @@ class MeanIoU:
         for found, (_, truth) in zip(labels, self.pictures, strict=True):
             confusion.add(found, truth)
         return 100 * confusion.metrics().miou
+
+
+def _digest(*arrays: NDArray[Any]) -> str:
+    found = hashlib.sha256()
+    for array in arrays:
+        found.update(f"{array.dtype} {array.shape}".encode())
+        found.update(np.ascontiguousarray(array))
+    return found.hexdigest()

@@ -13,11 +13,11 @@ import numpy as np
 from isnet_trt import windows
 from isnet_trt.errors import ImageError, SettingsError
 from isnet_trt.export.parity import Picture
-from isnet_trt.preprocess import normalise, read_image, resize
+from isnet_trt.predict import SUFFIXES, pictures_in
+from isnet_trt.preprocess import named, normalise, printable, read_image, resize
 from isnet_trt.settings import Inference, Preprocess
 
 LIMIT = 128
-SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"))
 
 
 class CalibrationInputs:
@@ -43,10 +43,15 @@ class CalibrationInputs:
         return [_SINGLE.format(*single)] if len(single) == 1 else []
 
     @property
+    def readable(self) -> list[Path]:
+        """The files that the inputs so far came from."""
+        return [file for file in self.files if file in self._used]
+
+    @property
     def fingerprint(self) -> str:
-        """SHA-256 over the files' names and sizes and the settings: what the inputs depend on, but for the limit."""
-        content = [*(f"{file.name} {file.stat().st_size}" for file in self.files), repr(self.preprocess)]
-        return hashlib.sha256("\n".join([*content, repr(self.inference)]).encode()).hexdigest()
+        """SHA-256 over the files' names, sizes and times and the settings: what inputs depend on, but for the limit."""
+        content = [*map(_stamp, self.files), repr(self.preprocess), repr(self.inference)]
+        return hashlib.sha256("\n".join(content).encode()).hexdigest()
 
     def __iter__(self) -> Iterator[Picture]:
         self.skipped, self._used = [], set()
@@ -65,7 +70,7 @@ class CalibrationInputs:
                 try:
                     one = self._window(file, turn, number)
                 except ImageError as error:
-                    self.skipped.append(str(error))
+                    self.skipped.append(named(file, error))
                     continue
                 if one is not None:
                     self._used.add(file)
@@ -85,7 +90,16 @@ class CalibrationInputs:
         planes = np.ascontiguousarray(picture.transpose(2, 0, 1), np.float32)
         index = int(order[turn])
         ((_, pixels),) = windows.gather(planes, plan.windows[index : index + 1])
-        return Picture(f"{file.name}:{index}", pixels)
+        return Picture(f"{printable(file.name)}:{index}", pixels)
+
+
+def _stamp(file: Path) -> str:
+    """What tells a file from another of its name: uncompressed pictures of one shape have one size."""
+    try:
+        found = file.stat()
+    except OSError as error:  # a dangling link: left out while iterating, with the reason
+        return f"{printable(file.name)} {error.strerror}"
+    return f"{printable(file.name)} {found.st_size} {found.st_mtime_ns}"
 
 
 _SINGLE = (
@@ -108,7 +122,10 @@ def calibration_inputs(
         raise SettingsError(f"calibration on {limit} inputs is impossible; use 1 or more")
     if not path.exists():
         raise SettingsError(f"{path} does not exist; give a folder of typical pictures for the calibration")
-    files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES)
+    files = pictures_in(path) if path.is_dir() else [path]
     if not files:
-        raise SettingsError(f"{path}: no pictures for the calibration there ({', '.join(sorted(SUFFIXES))})")
+        raise SettingsError(
+            f"{path}: no pictures for the calibration there ({', '.join(sorted(SUFFIXES))} are looked for, "
+            "in the folder itself)"
+        )
     return CalibrationInputs(files, preprocess, inference, limit)

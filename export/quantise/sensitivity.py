@@ -1,15 +1,16 @@
 """Which blocks may be in eight bits: the damage of each alone, then as few as possible kept in higher precision.
 
 The ranking costs one evaluation a block, the search about log2 of their number more. All of it is kept in `Mix`, which
-is stored beside the bundle's calibration table and taken again for the same graph, flavour and bound.
+is stored beside the bundle's calibration table and taken again for the same graph, table, pictures, flavour and bound.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import onnx
@@ -20,7 +21,7 @@ from isnet_trt.export.quantise.evaluate import Evaluate
 from isnet_trt.export.quantise.formats import Flavour
 from isnet_trt.export.quantise.insert import quantise
 from isnet_trt.export.quantise.placement import Layer, layers, multiplications
-from isnet_trt.export.quantise.table import Table, digest, replacing
+from isnet_trt.export.quantise.table import Table, digest, refusals, replacing
 
 SCHEMA = 1
 
@@ -63,6 +64,16 @@ class Mix:
     drop: float
     ranked_by: str = ""
     """What the points of ``ranking`` are of, where it is not ``unit``."""
+    source: str = ""
+    """SHA-256 of what else the search hung on: the calibration's inputs, and what graphs were evaluated on."""
+
+    def summary(self) -> str:
+        """What was found, in one line."""
+        step = next(step for step in self.steps if step.kept == len(self.skip))
+        return (
+            f"blocks kept out of eight bits: {len(self.skip)}; in eight bits {100 * step.share:.1f} % of the "
+            f"multiply-adds; {self.drop:.2f} points of {self.unit} lost"
+        )
 
     def markdown(self) -> str:
         """The search and the ranking as two tables."""
@@ -81,9 +92,17 @@ class Mix:
         return "\n".join(lines)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write ``mix-<flavour>.json``, atomically."""
+        """Write ``mix-<flavour>.json``, atomically.
+
+        Raises:
+            BuildError: it cannot be written.
+        """
         path = _path(folder, self.flavour)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        with refusals(path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._write(path)
+
+    def _write(self, path: Path) -> None:
         with replacing(path) as temporary:
             temporary.write_text(json.dumps({"schema": SCHEMA, **asdict(self)}, indent=1), "utf-8")
 
@@ -120,20 +139,28 @@ def mix(
     """Keep blocks in higher precision, the most damaging first, until no more than ``max_drop`` points are lost.
 
     ``rank`` ranks the blocks where that should be cheaper or finer than ``evaluate``, which decides. With ``folder``
-    the result is stored there, and one that is there already, of the same graph, flavour, unit and bound, is returned.
+    the result is stored there, and one that is there already, of the same graph, calibration, pictures (the
+    ``fingerprint`` of the evaluations), flavour, unit and bound, is returned.
 
     Raises:
         BuildError: the bound is not met even with no block in eight bits (it never is below 0).
     """
+    source = _source(table, evaluate, rank or evaluate)
     if folder is not None and _path(folder, flavour).exists():
         known = Mix.load(folder, flavour)
-        if (known.graph, known.unit, known.max_drop) == (digest(proto), evaluate.unit, max_drop):
+        asked = (digest(proto), evaluate.unit, max_drop, source)
+        if (known.graph, known.unit, known.max_drop, known.source) == asked:
             return known
     search = _Search(proto, table, flavour, max_drop, evaluate, progress)
-    result = search.run(rank or evaluate)
+    result = replace(search.run(rank or evaluate), source=source)
     if folder is not None:
         result.save(folder)
     return result
+
+
+def _source(table: Table, *evaluations: Evaluate) -> str:
+    content = [table.source, *table.inputs, *(getattr(one, "fingerprint", "") for one in evaluations)]
+    return hashlib.sha256("\n".join(content).encode()).hexdigest()
 
 
 class _Search:

@@ -71,8 +71,16 @@ class Table:
         return [name for name, seen in self.records.items() if seen.low == seen.high == 0]
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write the table; a reader sees the old one or this one, whole."""
+        """Write the table; a reader sees the old one or this one, whole.
+
+        Raises:
+            BuildError: it cannot be written; what was there before stays.
+        """
         target = Path(folder)
+        with refusals(target):
+            self._write(target)
+
+    def _write(self, target: Path) -> None:
         target.mkdir(parents=True, exist_ok=True)
         arrays = f"calibration-{len(self.inputs)}.npz"
         with replacing(target / arrays) as path, path.open("wb") as stream:
@@ -131,6 +139,18 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def refusals(folder: Path) -> Iterator[None]:
+    """What the file system refuses in the calibration's folder, as BuildError."""
+    try:
+        yield
+    except OSError as error:
+        raise BuildError(
+            f"{folder} cannot be written ({error.strerror or error}): calibration and search are kept there for the "
+            "next build; make room, or choose another --out"
+        ) from error
 
 
 def digest(proto: ModelProto) -> str:

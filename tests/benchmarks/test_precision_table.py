@@ -12,9 +12,11 @@ import tiny_model
 from tiny_model import write_model
 
 from benchmarks import precision, quantise_trials
+from isnet_trt.errors import SettingsError
 from isnet_trt.export.graphs import Arithmetic
 from isnet_trt.export.quantise import MeanIoU
 from isnet_trt.export.quantise.sensitivity import Damage, Mix, Step
+from isnet_trt.preprocess import read_image
 from isnet_trt.training.recipes import PRESETS, recipe
 from isnet_trt.training.scenes import draw_scene
 
@@ -84,3 +86,34 @@ def test_errors_of_a_trial() -> None:
     assert equal == 50
     rows = [quantise_trials.Trial("max", flavour, 0.5, 99.0) for flavour in quantise_trials.FLAVOURS]
     assert quantise_trials.table(rows).splitlines()[-1] == "| max |" + " 0.5000, 99.00 % |" * 3
+
+
+def test_other_models_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Other:
+        recipe = LIP
+
+    monkeypatch.setattr(precision, "load_checkpoint", lambda path: Other())
+    with pytest.raises(SettingsError, match=r"lip\.pth belongs to isnet_resnet50os8_lip"):
+        precision.main(["--ckpt", "lip.pth", "--work", str(tmp_path / "work")])
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(SystemExit):
+        precision.main(["--scenes", "0"])
+
+
+def test_a_half_drawn_scene_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What Ctrl-C leaves of the street is drawn again by the next run."""
+    monkeypatch.setattr(precision, "SIZE", (48, 80))
+
+    def interrupted(self: Path, content: bytes) -> None:
+        with self.open("wb") as stream:
+            stream.write(content[:20])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            precision.draw_street(tmp_path / "street", 1)
+    assert not list((tmp_path / "street").iterdir())
+    precision.draw_street(tmp_path / "street", 1)
+    (path,) = (tmp_path / "street").iterdir()
+    assert (read_image(path) == draw_scene(precision.TRAIN_SEED, 48, 80).image).all()

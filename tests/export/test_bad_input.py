@@ -15,6 +15,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import onnx
 import pytest
 import torch
 
@@ -79,6 +80,17 @@ def test_no_readable_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "00.png" in said
 
 
+def test_unknown_layers_are_refused_before_the_calibration(
+    graph: onnx.ModelProto, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules["isnet_trt.export.build"], "export_graph", lambda *words: graph)
+    street = pictures(tmp_path / "street", 1, noise)
+    options = (*CPU, "--precision", "int8", "--calib", street, "--keep", "nonsense")
+    said = refused(capsys, tmp_path / "bundle", *options)
+    assert "no layer is called 'nonsense'; layers begin with backbone_net" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["street"]  # no table was begun
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -95,6 +107,8 @@ def test_no_readable_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str])
             marks=needs_rtx,
         ),
         ((*CPU, "--precision", "int8", "--max-drop", "-1", "--calib", "street"), "0 points or more"),
+        ((*CPU, "--precision", "int8", "--max-drop", "nan", "--calib", "street"), "0 points or more"),
+        ((*CPU, "--precision", "fp16", "--keep", "bottleneck"), "keep bottleneck with fp16: it is for int8 and fp8"),
     ],
 )
 def test_precision_that_the_target_lacks(

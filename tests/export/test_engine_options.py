@@ -46,5 +46,6 @@ def test_where_an_engine_will_run() -> None:
     assert EngineOptions(hardware_compatible=True).capabilities("tensorrt", ADA, "bf16") == AMPERE_PLUS
     assert EngineOptions().capabilities("tensorrt-rtx", None, "fp32") == RTX_COMPUTE_CAPABILITIES
     assert EngineOptions().capabilities("tensorrt-rtx", None, "fp8") == ("8.9", "12.0", "12.1")
+    assert EngineOptions(targets=("8.9", "8.6", "8.9")).capabilities("tensorrt-rtx", None, "fp16") == ("8.9", "8.6")
     with pytest.raises(SettingsError, match=r"fp8 needs compute capability 8\.9 or newer, not 8\.0, 8\.6, 8\.7"):
         EngineOptions(hardware_compatible=True).capabilities("tensorrt", ADA, "fp8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import ClassVar
 
@@ -12,10 +13,11 @@ from onnx import numpy_helper
 
 from isnet_trt.errors import BuildError
 from isnet_trt.export.parity import Picture
-from isnet_trt.export.quantise import Agreement, Mix, Table, calibrate, layers, mix, quantise, running
+from isnet_trt.export.quantise import Agreement, MeanIoU, Mix, Table, calibrate, layers, mix, quantise, running
 from isnet_trt.export.quantise.adjust import corrected, equalised, split
 from isnet_trt.export.quantise.picture import draw
 from isnet_trt.export.quantise.sensitivity import blocks
+from isnet_trt.training.recipes import recipe
 
 
 def picture(seed: int) -> Picture:
@@ -148,3 +150,38 @@ def test_correction_moves_biases_a_little(graph: onnx.ModelProto, table: Table) 
     assert moved == {layer.name + ".bias" for layer in layers(graph) if layer.name + ".bias" in before}
     for name in moved:
         assert np.abs(after[name] - before[name]).max() < 0.1 * max(1.0, np.abs(before[name]).max())
+
+
+def test_search_on_other_pictures_is_another(graph: onnx.ModelProto, table: Table, tmp_path: Path) -> None:
+    for fingerprint in ("some pictures", "others"):
+        evaluate = Planted(graph)
+        evaluate.fingerprint = fingerprint
+        mix(graph, table, "fp8", 5.0, evaluate, folder=tmp_path, progress=False)
+        assert evaluate.calls > 0
+    other = dataclasses.replace(table, source="another calibration")
+    again = Planted(graph)
+    again.fingerprint = "others"
+    mix(graph, table, "fp8", 5.0, again, folder=tmp_path, progress=False)
+    assert again.calls == 0
+    mix(graph, other, "fp8", 5.0, again, folder=tmp_path, progress=False)
+    assert again.calls > 0
+
+
+def test_evaluations_know_their_pictures(graph: onnx.ModelProto) -> None:
+    one, same, other = (Agreement(graph, [picture(seed)], threads=2).fingerprint for seed in (3, 3, 4))
+    assert one == same != other
+    demo = recipe("isnet_demo")
+    image, truth = np.zeros((4, 6, 3), np.uint8), np.zeros((4, 6), np.uint8)
+    settings = [(image, demo.default), (image, demo.ms_flip), (image + 1, demo.default), (image, demo.default)]
+    found = [MeanIoU(demo, [(shown[..., ::-1], truth)], inference).fingerprint for shown, inference in settings]
+    assert found[0] == found[3]
+    assert len(set(found)) == 3
+
+
+def test_search_is_summed_up(graph: onnx.ModelProto, table: Table) -> None:
+    found = mix(graph, table, "tensorrt", 1.75, Planted(graph), progress=False)
+    share = next(step.share for step in found.steps if step.kept == 1)
+    assert found.summary() == (
+        f"blocks kept out of eight bits: 1; in eight bits {100 * share:.1f} % of the multiply-adds; "
+        "1.70 points of planted points lost"
+    )

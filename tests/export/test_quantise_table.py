@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import cv2
@@ -39,6 +40,7 @@ class Counted(list):
     """Pictures with a fingerprint, that count how often one was asked for."""
 
     fingerprint = "the same"
+    limit = 9
 
 
 @pytest.mark.parametrize("form", [INT8, UINT8, FP8], ids=lambda form: form.name)
@@ -205,3 +207,46 @@ def test_bad_folders_are_told_apart(tmp_path: Path) -> None:
     (tmp_path / "bad.jpg").unlink()
     (note,) = calibration_inputs(tmp_path, *ask).notes
     assert "00.png is the only picture" in note
+
+
+def test_what_is_no_picture_in_a_folder(tmp_path: Path) -> None:
+    ask = (DEMO.preprocess, DEMO.default)
+    folder_of(tmp_path, 1)
+    (tmp_path / "album.png").mkdir()
+    (tmp_path / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    cv2.imwrite(str(tmp_path / "line.png"), np.zeros((1, 5000, 3), np.uint8))
+    inputs = calibration_inputs(tmp_path, *ask)
+    assert len(inputs.fingerprint) == 64
+    assert [one.name for one in inputs] == ["00.png:0"]
+    assert [reason.partition(": ")[0] for reason in inputs.skipped] == [
+        str(tmp_path / "gone.jpg"),
+        str(tmp_path / "line.png"),
+    ]
+    assert "too narrow" in inputs.skipped[1]
+    assert inputs.readable == [tmp_path / "00.png"]
+
+
+def test_other_pictures_of_one_name_and_size_are_others(tmp_path: Path) -> None:
+    """Frames without compression are all equally large."""
+    found = []
+    for moment, grey in ((1_000, 0), (2_000, 200)):
+        cv2.imwrite(str(tmp_path / "frame.bmp"), np.full((40, 60, 3), grey, np.uint8))
+        os.utime(tmp_path / "frame.bmp", (moment, moment))
+        found.append(calibration_inputs(tmp_path, DEMO.preprocess, DEMO.default).fingerprint)
+    assert found[0] != found[1]
+
+
+def test_table_of_more_inputs_than_asked_is_made_anew(graph: onnx.ModelProto, tmp_path: Path) -> None:
+    every, few = Counted(pictures(3)), Counted(pictures(1))
+    calibrate(graph, every, tmp_path, progress=False)
+    few.limit = 1
+    assert calibrate(graph, few, tmp_path, progress=False).inputs == ["0"]
+
+
+def test_table_that_cannot_be_kept(graph: onnx.ModelProto, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("years of work")
+    with pytest.raises(BuildError, match=r"file is no folder: .*move it away"):
+        calibrate(graph, pictures(1), tmp_path / "file", progress=False)
+    with pytest.raises(BuildError, match=r"cannot be written .*make room"):
+        Table().save(tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "years of work"
