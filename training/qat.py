@@ -13,6 +13,9 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import math
+import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -34,7 +37,7 @@ from isnet_trt.training.data.picture_set import Source
 from isnet_trt.training.data.scenes import SceneSet, training_scenes
 from isnet_trt.training.losses import WEIGHTS, pixel_loss
 from isnet_trt.training.model import InferenceISNet, ISNet
-from isnet_trt.training.recipes import Optimiser, Recipe
+from isnet_trt.training.recipes import Optimiser, Recipe, is_described
 from isnet_trt.training.rounding import Placement, place, remove_weights
 from isnet_trt.training.schedule import poly
 from isnet_trt.training.unfold import unfold
@@ -150,6 +153,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     checkpoint = load_checkpoint(args.ckpt, args.recipe)
+    _check_out(args.out, checkpoint.path)
     model, recipe = load_model(checkpoint), checkpoint.recipe
     source = _source(args, recipe)
     proto = export_graph(model, recipe.name)
@@ -160,16 +164,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"{recipe.name}: {len(placement.weights)} layers in eight bits ({placement.type})")
     tuning = Tuning(args.epochs, args.batch or recipe.batch, args.lr, args.seed, args.workers, args.repeats)
     state = fine_tune(model, recipe, source, placement, tuning)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
     save_checkpoint(args.out, state, recipe=recipe.name, qat=placement.type, trained_from=checkpoint.sha256)
     print(f"written: {args.out}")
-    print(f"next:    python -m isnet_trt.build --ckpt {args.out} --precision {placement.type} --out DIR")
+    named = f" --recipe {shlex.quote(args.recipe)}" if args.recipe else ""
+    built = f"--precision {placement.type} --calib FOLDER --out DIR"
+    print(f"next:    python -m isnet_trt.build --ckpt {shlex.quote(str(args.out))}{named} {built}")
     return 0
+
+
+def _check_out(out: Path, source: Path) -> None:
+    """Refuse before hours of work what could not be written after them, and to replace what it starts from."""
+    above = next(folder for folder in out.absolute().parents if folder.exists())
+    if out.is_dir() or not above.is_dir() or not os.access(above, os.W_OK):
+        raise SettingsError(f"--out {out}: no file can be made there; name a file in a folder that you may write to")
+    if out.exists() and out.samefile(source):
+        raise SettingsError(f"--out {out} is the checkpoint to start from, which would be lost; choose another name")
 
 
 def _source(args: argparse.Namespace, recipe: Recipe) -> Source:
     if recipe.dataset == "scenes":
         return training_scenes(SceneSet(count=args.scenes))
-    if args.data is None:
+    if args.data is None and not is_described(recipe.dataset):
         raise SettingsError(f"{recipe.name} is trained on {recipe.dataset}: name its folder with --data")
     return open_dataset(recipe.dataset, args.data, "train")
 
@@ -192,16 +208,18 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--scenes", type=_positive(int), default=400, help="drawn scenes (default: 400)")
     p.add_argument("--calibration", type=_positive(int), default=64, metavar="N", help="pictures for the scales (64)")
     p.add_argument("--seed", type=int, default=usual.seed, help="decides order and crops (default: 0)")
-    p.add_argument("--workers", type=int, default=usual.workers, help="processes that read and crop (default: 2)")
+    p.add_argument(
+        "--workers", type=_positive(int, zero=True), default=usual.workers, help="processes that read and crop (2)"
+    )
     p.add_argument("--threads", type=_positive(int), help="CPU threads of this process")
     return p
 
 
-def _positive(kind: Callable[[str], float]) -> Callable[[str], Any]:
+def _positive(kind: Callable[[str], float], zero: bool = False) -> Callable[[str], Any]:
     def number(text: str) -> float:
         value = kind(text)
-        if value <= 0:
-            raise argparse.ArgumentTypeError(f"{text} is not above 0")
+        if not (0 < value < math.inf or (zero and value == 0)):
+            raise argparse.ArgumentTypeError(f"{text} is not {'0 or more' if zero else 'above 0'}")
         return value
 
     return number

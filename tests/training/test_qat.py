@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -147,3 +148,38 @@ def test_what_cannot_be_trained_is_said(network: Network) -> None:
 def test_the_trainer_hands_its_option_on(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"nowhere\.pth"):
         train.main(["--ckpt", "nowhere.pth", "--qat", "--out", str(tmp_path / "never.pth")])
+
+
+def test_what_could_not_be_written_is_refused_first(tmp_path: Path) -> None:
+    """Before any scene is drawn; the checkpoint to start from is never replaced."""
+    mine = tmp_path / "mine.pth"
+    mine.write_bytes(CHECKPOINT.read_bytes())
+    (tmp_path / "file").write_text("years of work")
+    places = {
+        tmp_path: "no file can be made",
+        tmp_path / "file" / "a.pth": "no file can be made",
+        mine: "would be lost",
+    }
+    for out, message in places.items():
+        with pytest.raises(SettingsError, match=message):
+            qat.main(["--ckpt", str(mine), "--out", str(out)])
+    assert mine.read_bytes() == CHECKPOINT.read_bytes()
+
+
+@pytest.mark.parametrize("options", [("--workers", "-1"), ("--lr", "nan"), ("--epochs", "0")])
+def test_numbers_that_make_no_sense(options: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        qat.main(["--ckpt", "a.pth", "--out", "b.pth", *options])
+    assert f"argument {options[0]}" in capsys.readouterr().err
+
+
+def test_described_pictures_lie_beside_their_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in training: --data is for those that lie elsewhere."""
+    opened = []
+    monkeypatch.setattr(qat, "open_dataset", lambda *words: opened.append(words))
+    own = dataclasses.replace(DEMO, dataset=str(tmp_path / "tiles.yaml"))
+    args = qat._parser().parse_args(["--ckpt", "a.pth", "--out", "b.pth"])
+    qat._source(args, own)
+    assert opened == [(own.dataset, None, "train")]
+    with pytest.raises(SettingsError, match="name its folder with --data"):
+        qat._source(args, recipe("isnet_resnet50os8_ade20k"))
