@@ -4,10 +4,11 @@ With S_k = {n : argmax_j logits[j, n] = k}, where a tie belongs to the first of 
 
     centre_k = Σ_{n in S_k} softmax_{S_k}(logits[k])_n · features_n,    log_count_k = log |S_k|
 
-A class without positions has the centre 0 and the log count −inf. Three kernels: `assign` finds each position's class
-and its score; `pool` sums over one part of the positions, class tile by channel tile, with an online softmax, as a
-product of the (classes × positions) weights with the features on the matrix units; `combine` joins the parts. Each
-position having one class, the weights are made on the fly and nothing of size K × N is written.
+A class without positions has the centre 0 and the log count −inf; a NaN among a position's logits makes the centre of
+its class NaN. Three kernels: `assign` finds each position's class and its score; `pool` sums over one part of the
+positions, class tile by channel tile, with an online softmax, as a product of the (classes × positions) weights with
+the features on the matrix units; `combine` joins the parts. Each position having one class, the weights are made on the
+fly and nothing of size K × N is written.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def reference(logits: NDArray[Any], features: NDArray[Any]) -> tuple[NDArray[np.
 def assign(
     logits: tl.tensor,  # (batch, classes, positions)
     labels: tl.tensor,  # (batch, positions) int32, written
-    scores: tl.tensor,  # (batch, positions) float32, written: the logit of the winning class
+    scores: tl.tensor,  # (batch, positions) float32, written: the logit of the winning class, NaN if any is NaN
     batch: tl.tensor,
     classes: tl.tensor,
     positions: tl.tensor,
@@ -59,16 +60,20 @@ def assign(
     image = tl.program_id(1).to(tl.int64)
     best = tl.full((BLOCK_N,), float("-inf"), tl.float32)
     label = tl.zeros((BLOCK_N,), tl.int32)
+    strange = tl.zeros((BLOCK_N,), tl.int32)
     for start in range(0, classes, BLOCK_K):
         k = start + tl.arange(0, BLOCK_K)
         inside = (k[:, None] < classes) & (n[None, :] < positions)
         address = logits + (image * classes + k[:, None]) * positions + n[None, :]
         tile = tl.load(address, inside, float("-inf")).to(tl.float32)
+        # A NaN would only lose every comparison, and the centres would look sound.
+        strange = tl.maximum(strange, tl.max((tile != tile).to(tl.int32), 0))
+        tile = tl.where(tile != tile, float("-inf"), tile)
         top, at = tl.max(tile, 0, return_indices=True)
         label = tl.where(top > best, start + at, label)
         best = tl.maximum(best, top)
     tl.store(labels + image * positions + n, label, n < positions)
-    tl.store(scores + image * positions + n, best, n < positions)
+    tl.store(scores + image * positions + n, tl.where(strange != 0, float("nan"), best), n < positions)
 
 
 @triton.jit

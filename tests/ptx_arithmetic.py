@@ -89,10 +89,13 @@ ROUNDED: Mapping[str, Callable[[Array], Array]] = {"rmi": np.floor, "rzi": np.tr
 
 
 def compared(name: str, a: Array, b: Array) -> Array:
-    """``setp``: with a trailing u also true where one is NaN."""
-    if name in COMPARED:
+    """``setp``: with a trailing u also true where one is NaN, without it never."""
+    if a.dtype.kind != "f":
         return COMPARED[name](a, b)
-    return COMPARED[name.removesuffix("u")](a, b) | np.isnan(a) | np.isnan(b)
+    unordered = np.isnan(a) | np.isnan(b)
+    if name in COMPARED:
+        return COMPARED[name](a, b) & ~unordered
+    return unordered if name == "nan" else COMPARED[name.removesuffix("u")](a, b) | unordered
 
 
 def converted(a: Array, to: Any, how: Sequence[str]) -> Array:

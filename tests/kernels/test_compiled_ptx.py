@@ -233,6 +233,22 @@ def test_region_pool(ptx, kinds, batch, classes, positions, channels, multiproce
 
 
 @pytest.mark.parametrize("kind", TYPES)
+def test_a_nan_among_the_logits_is_not_hidden(ptx, kind):
+    rng, operation = np.random.default_rng(9), Pool(1, 19, 70, 64, kind, kind)
+    logits, features = drawn(rng, (1, 19, 70), kind), drawn(rng, (1, 70, 64), kind)
+    logits[0, 2, 5] = np.nan
+    memory = ptx.memory
+    centres = memory.reserve("centres", 19 * 64 * SIZE[kind])
+    operation.launch(
+        ptx, 0, 4, logits=memory.hold("logits", encoded(logits, kind)), centres=centres,
+        features=memory.hold("features", encoded(features, kind)), log_counts=memory.reserve("counts", 4 * 19),
+        workspace=memory.reserve("workspace", operation.workspace()),
+    )  # fmt: skip
+    made = decoded(memory.read(centres), kind).reshape(19, 64)
+    assert np.isnan(made).all(axis=1).sum() == np.isnan(made).any(axis=1).sum() == 1
+
+
+@pytest.mark.parametrize("kind", TYPES)
 @pytest.mark.parametrize(
     ("batch", "queries", "keys", "multiprocessors"), [(2, 70, 77, 1), (1, 37, 350, 40), (1, 20, 19, 3)]
 )

@@ -96,3 +96,13 @@ def test_more_logits_than_an_int32_can_count():
     )  # fmt: skip
     assert (labels == 890).all()
     assert (scores == 1).all()
+
+
+@pytest.mark.parametrize("classes", [2, slice(None)])
+def test_a_nan_is_not_hidden(classes):
+    """As in the model's operator: what a network of too low a precision gives is refused in the end, not labelled."""
+    rng = np.random.default_rng(4)
+    logits, features = rng.standard_normal((1, 20, 70)), rng.standard_normal((1, 70, 4))
+    logits[0, classes, 5] = np.nan
+    _, centres, _ = pool(tensor(logits, "fp16"), tensor(features, "fp16"), 2, ("fp16", "fp16"))
+    assert np.isnan(centres).any(axis=2).sum() == 1
