@@ -35,8 +35,6 @@ alone (sm_90a, …).
 SHARED_KIB = {80: 99, 86: 99, 89: 99, 90: 227, 100: 227, 120: 99}
 """Shared memory that a block may have (CUDA programming guide, compute capabilities). sm_80 has 163 KiB, but its PTX is
 also for GPUs of 99 (8.6, 8.9, 12.x)."""
-SCRATCH_POINTERS = 2
-"""Null pointers to pass after the declared arguments: Triton's scratch memories, which these kernels do not use."""
 
 _EPILOG = """examples:
   python -m isnet_trt.kernels.compile --arch sm_89 --out kernels-out
@@ -100,6 +98,15 @@ def _source(launch: Launch) -> Any:
     return ASTSource(launch.kernel, types, constants, aligned)
 
 
+def trailing_parameters(ptx: bytes, arguments: int) -> int:
+    """How many parameters an entry has after its ``arguments``: Triton's scratch memories, which no kernel here uses.
+
+    The driver reads as many as there are; their number is Triton's affair.
+    """
+    begin = ptx.index(b".entry")
+    return ptx[begin : ptx.index(b"{", begin)].count(b".param ") - arguments
+
+
 def _entry(launch: Launch, metadata: Any, ptx: bytes, cubin: bytes) -> dict[str, Any]:
     target = re.search(rb"^\.target (\S+?),?\s*$", ptx, re.MULTILINE)
     registers, spill = _resources(cubin)
@@ -107,7 +114,7 @@ def _entry(launch: Launch, metadata: Any, ptx: bytes, cubin: bytes) -> dict[str,
         "entry": metadata.name,
         "target": target.group(1).decode() if target else "",
         "arguments": [[name, launch.types[name]] for name in launch.kernel.arg_names if name in launch.types],
-        "trailing_null_pointers": SCRATCH_POINTERS,
+        "trailing_null_pointers": trailing_parameters(ptx, len(launch.types)),
         "constants": dict(launch.constants),
         "unaligned": list(launch.unaligned),
         "grid": [[list(term) for term in axis] for axis in launch.grid],

@@ -11,6 +11,8 @@ import sys
 
 import pytest
 
+from isnet_trt.kernels import compile
+
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="triton has no wheels for this platform")
 
 
@@ -85,6 +87,13 @@ def test_the_interpreter_does_not_compile():
     ran = compile_kernels("--arch", "sm_80", "--only", "resize", TRITON_INTERPRET="1")
     assert ran.returncode == 2
     assert "TRITON_INTERPRET=1 is set" in ran.stderr
+
+
+def test_hidden_parameters_are_counted():
+    """Another version of Triton may have more of them, and the driver reads as many pointers as the code has."""
+    lines = ".param .u64 .ptr .global .align 1 k_param_0,\n.param .u32 k_param_1,\n"
+    ptx = f".version 8.0\n.visible .entry k(\n{lines}{lines}.param .u64 k_param_4\n)\n.reqntid 128\n{{\n}}"
+    assert compile.trailing_parameters(ptx.encode(), 2) == 3
 
 
 SPILLING = """
