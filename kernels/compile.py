@@ -287,6 +287,8 @@ def _run(arguments: argparse.Namespace) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # whatever a later Triton's default is
+    # Line tables hold the paths of this machine, which are nobody's business in a bundle, and most of a cubin's bytes.
+    os.environ.setdefault("TRITON_DISABLE_LINE_INFO", "1")
     return _run(_parser().parse_args(argv))
 
 

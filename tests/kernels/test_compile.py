@@ -41,6 +41,7 @@ def test_files_and_launch_data_belong_together(tmp_path):
         assert hashlib.sha256(ptx).hexdigest() == entry["ptx_sha256"]
         assert hashlib.sha256(cubin).hexdigest() == entry["cubin_sha256"]
         assert cubin[:4] == b"\x7fELF"
+        assert not any(b"gather_windows.py" in code or b"attention.py" in code for code in (ptx, cubin))
         assert_describes(entry, ptx.decode())
 
 
