@@ -9,8 +9,11 @@ missing barrier), other architectures, the assembler's work, time.
 
 from __future__ import annotations
 
+import os
 import random
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from typing import Any
@@ -254,6 +257,13 @@ _ACTIONS: dict[str, Callable[[_Block, list[str], list[str], Array], None]] = {
     "st": _Block._store, "cp": _Block._copy, "shfl": _Block._shuffle, "redux": _Block._reduce,
     "mma": _Block._multiply_matrices, "ldmatrix": _Block._load_matrix,
 }  # fmt: skip
+
+
+def compile_kernels(folder: PathLike[str], *options: str) -> None:
+    """Compile into ``folder``/sm_80, in a process without the interpreter."""
+    command = [sys.executable, "-m", "isnet_trt.kernels.compile", "--arch", "sm_80", "--out", str(folder), *options]
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    subprocess.run(command, check=True, capture_output=True, env=environment)
 
 
 class PtxKernels:

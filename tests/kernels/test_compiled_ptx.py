@@ -6,15 +6,13 @@ Beside the results, every access is checked: bounds, alignment, values that nobo
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 
 import cv2
 import numpy as np
 import pytest
 from ptx_arithmetic import from_bfloat16, to_bfloat16
-from ptx_machine import PtxKernels
+from ptx_machine import PtxKernels, compile_kernels
 from ptx_memory import Fault, Memory
 
 from isnet_trt.cuda.context_ops import Attention, Pool
@@ -35,9 +33,7 @@ TOLERANCE = {"fp32": 2e-6, "fp16": 2e-3, "bf16": 1.6e-2}
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     made = tmp_path_factory.mktemp("kernels")
-    command = [sys.executable, "-m", "isnet_trt.kernels.compile", "--arch", "sm_80", "--classes", "19", "--out", made]
-    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-    subprocess.run(command, check=True, capture_output=True, env=environment)
+    compile_kernels(made, "--classes", "19")
     return made
 
 

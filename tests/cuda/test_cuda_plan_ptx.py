@@ -1,0 +1,102 @@
+"""Whole plans with the compiled kernels, PTX of sm_80 in an emulator, each buffer as large as the plan says.
+
+No step may touch a byte outside its buffer, or one that no earlier step has written; the labels are the host form's.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import cuda_host
+import numpy as np
+import pytest
+from ptx_machine import PtxKernels, compile_kernels
+
+from isnet_trt.cuda.answers import check_answers, split_answers
+from isnet_trt.cuda.plan import Model, plan
+from isnet_trt.cuda.steps import FLOAT, Clear, Infer, Launch, Move
+from isnet_trt.geometry import coarse_size
+from isnet_trt.merge import Head, Merger, largest
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="triton has no wheels for this platform"),
+]
+CASES = {name: case for name, case in cuda_host.CASES.items() if case[2].get("classes", 7) <= 32}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    made = tmp_path_factory.mktemp("kernels")
+    compile_kernels(made, "--dtype", "fp32", "--classes", "20", "--context")
+    return made
+
+
+class Run:
+    """A plan's buffers in the emulator's memory, and its steps; the network answers with noise."""
+
+    def __init__(self, folder, made, head):
+        self.kernels, self.head = PtxKernels(folder), head
+        self.memory, self.rng = self.kernels.memory, np.random.default_rng(0)
+        self.addresses = {name: self.memory.reserve(name, size) for name, size in made.buffers.items()}
+        self.addresses["source"] = self.memory.hold("source", self.rng.bytes(made.buffers["source"]))
+        self.addresses["tables"] = self.memory.hold("tables", made.tables)
+
+    def at(self, place, count, size=1):
+        """Addresses of ``count`` things of ``size`` bytes from a place on."""
+        first = self.addresses[place[0]] + place[1]
+        return np.uint64(first) + np.arange(count, dtype=np.uint64) * np.uint64(size)
+
+    def step(self, step):
+        if isinstance(step, Launch):
+            places = {name: int(self.at(place, 1)[0]) for name, place in step.places.items()}
+            self.kernels.launch(step.kernel, 0, **places, **step.numbers)
+            return
+        self.memory.begin()
+        if isinstance(step, Infer):
+            self.memory.load(self.at(step.input, int(np.prod(step.shape)), FLOAT), FLOAT)
+            coarse = coarse_size(step.shape[2:], self.head.stride)
+            answer = self.rng.standard_normal((step.shape[0] * self.head.classes * coarse[0] * coarse[1], 1))
+            self.memory.store(self.at(step.output, len(answer), FLOAT), answer.astype(np.float32).view(np.uint8))
+        elif isinstance(step, Move):
+            self.memory.store(self.at(step.to, step.size), self.memory.load(self.at(step.source, step.size), 1))
+        elif isinstance(step, Clear):
+            self.memory.store(self.at(step.place, step.size), np.zeros((step.size, 1), np.uint8))
+
+
+def host(made, head, logits):
+    """Labels of isnet_trt.merge, and where one class leads clearly."""
+    scores = np.empty((head.classes, *made.size), np.float32)
+
+    def take(rows, columns, tile):
+        scores[:, rows, columns] = tile
+
+    merger = Merger(made.queue, head, made.size, take)
+    for window, answer in zip(made.queue.windows, logits, strict=True):
+        merger.add(window, answer)
+    assert merger.work()
+    best = np.partition(scores, -2, axis=0)[-2:]
+    return largest(scores), best[1] - best[0] > cuda_host.MARGIN
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_plans_keep_to_their_buffers_and_give_the_hosts_labels(name, folder):
+    size, inference, options = CASES[name]
+    head = Head(options.get("classes", 7), options.get("stride", 8), options.get("pairs", ()))
+    limits = {
+        new: options[old]
+        for old, new in (("batch", "batch"), ("full", "full_batches"), ("band_bytes",) * 2)
+        if old in options
+    }
+    model = Model(head, options.get("rule", cuda_host.RULE), **limits)
+    made = plan(size, inference, model, "bgra" if inference.flip else "rgb")
+    run = Run(folder, made, head)
+    for step in made.steps:
+        run.step(step)
+    result, written = run.memory.look(run.addresses["result"])
+    assert written[: made.label_bytes].all()
+    check_answers(made, result[made.flags :])
+    logits = split_answers(made, run.memory.look(run.addresses["logits"])[0], head.classes)
+    wanted, sure = host(made, head, logits)
+    assert sure.mean() > 0.98
+    np.testing.assert_array_equal(result[: made.label_bytes].view(made.labels).reshape(size)[sure], wanted[sure])
