@@ -202,7 +202,9 @@ def _both(answer: Answer, setup: Setup, library: Any, target: str, dtype: str, n
 
     model = head(dtype, seed_of(setup, name, dtype), *size)
     wanted = None if target == "default" else target
-    native = engines.Loaded(library, engines.build(library, model, wanted))
+    native = None
+    with part(answer, f"{name} {dtype}, native form", engines.BuildFailed):
+        native = engines.Loaded(library, engines.build(library, model, wanted))
     allow_plugins(library)
     kernels = own_form(setup).kernels("150")  # type: ignore[attr-defined]
     with ours.kernels_for(library, kernels, torch.cuda.get_device_properties(0).multi_processor_count) as host:
@@ -219,21 +221,27 @@ def _both(answer: Answer, setup: Setup, library: Any, target: str, dtype: str, n
     answer.row(case=name, precision=dtype, **cells)
 
 
-def _measured(answer: Answer, what: str, native: Any, plugged: Any, image: Any, bound: float) -> dict[str, Any]:
+def _measured(answer: Answer, what: str, native: Any | None, plugged: Any, image: Any, bound: float) -> dict[str, Any]:
+    """Cells of a row; those about the native form only where it was built."""
     import torch
 
-    outs = [engine.bind(image) for engine in (native, plugged)]
-    for engine in (native, plugged):
+    pair = {name: engine for name, engine in (("native", native), ("plugin", plugged)) if engine is not None}
+    outs = {name: engine.bind(image) for name, engine in pair.items()}
+    for engine in pair.values():
         engine.run()
     torch.cuda.synchronize()
-    wanted, made = (out.double() for out in outs)
-    error = float((made - wanted).norm() / wanted.norm())
-    answer.require(error <= bound, f"{what}: plugin and native form differ by {error:.2g} (at most {bound:.2g})")
+    cells: dict[str, Any] = {}
+    if native is not None:
+        wanted, made = outs["native"].double(), outs["plugin"].double()
+        cells["difference"] = error = float((made - wanted).norm() / wanted.norm())
+        answer.require(error <= bound, f"{what}: plugin and native form differ by {error:.2g} (at most {bound:.2g})")
+    answer.require(
+        bool(outs["plugin"].isfinite().all()), f"{what}: the plugin's engine gives values that are no numbers"
+    )
     replayed = plugged.replays_equal()
     answer.require(replayed is not False, f"{what}: the replay of a CUDA graph gives another result than the eager run")
-    seconds = [engine.seconds() for engine in (native, plugged)]
-    cells = {"difference": error, "replay equal": "no graph" if replayed is None else replayed}
-    return cells | {"native µs": 1e6 * seconds[0], "plugin µs": 1e6 * seconds[1]}
+    cells["replay equal"] = "no graph" if replayed is None else replayed
+    return cells | {f"{name} µs": 1e6 * engine.seconds() for name, engine in pair.items()}
 
 
 def plugins_ahead(answer: Answer, setup: Setup) -> None:
@@ -246,12 +254,14 @@ def plugins_ahead(answer: Answer, setup: Setup) -> None:
     for dtype in engines.FLOATS:
         model = head(dtype, setup.seed)
         for target in rtx.TARGETS[1:2] if setup.quick else rtx.TARGETS[1:]:
-            native = engines.build(library, model, target)
-            with ours.kernels_for(library) as host:
+            native = b""
+            with part(answer, f"{dtype} for {target}, native form", engines.BuildFailed):
+                native = engines.build(library, model, target)
+            with part(answer, f"{dtype} for {target}"), ours.kernels_for(library) as host:
                 plugged = engines.build(library, model, target)
-            found = {name: plugged.count(name.encode()) for name in ("RegionPool", "ContextAttention")}
-            answer.row(target=target, precision=dtype, bytes=len(plugged), native=len(native), **found)
-            answer.require(all(found.values()), f"{dtype} for {target}: no plugin in the engine ({host.failures})")
+                found = {name: plugged.count(name.encode()) for name in ("RegionPool", "ContextAttention")}
+                answer.row(target=target, precision=dtype, bytes=len(plugged), native=len(native) or "", **found)
+                answer.require(all(found.values()), f"{dtype} for {target}: no plugin in the engine ({host.failures})")
 
 
 CHECKS = (

@@ -38,7 +38,8 @@ def compare(answer: Answer, setup: Setup, family: Family, ways: Sequence[Form], 
             seed, wanted = seed_of(setup, family.name, case.label, dtype), None
             for form in ways:
                 what = f"{family.name} {dtype}, {case.label}, {form.name}"
-                with part(answer, what, *(Exception,) * isinstance(form, Jit)):
+                lacking = (Exception,) if isinstance(form, Jit) else ()
+                with part(answer, what, *lacking):
                     trial = family.make(form, case, dtype, seed)
                     wanted = trial.reference() if wanted is None else wanted
                     found = examine(trial, wanted)

@@ -220,6 +220,31 @@ def test_plugins_and_bodies_are_compared_and_timed(library: Library, monkeypatch
     assert parts.said == ["small fp32: the replay of a CUDA graph gives another result than the eager run"]
 
 
+def test_a_native_form_that_does_not_build_costs_its_comparison(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As TensorRT-RTX 1.7 refuses it in half precision for compute capability 8.9 and 12.0."""
+    monkeypatch.setattr("isnet_trt.cuda.plugins.kernels_for", plugged)
+    monkeypatch.setattr("isnet_trt.engines.libraries.allow_plugins", lambda library: None)
+    monkeypatch.setattr(context, "own_form", lambda setup: SimpleNamespace(kernels=lambda model: None))
+    monkeypatch.setattr(engines, "FLOATS", {"fp32": "FLOAT"})
+    calls: list[int] = []
+
+    def build(*arguments: Any) -> bytes:
+        calls.append(1)
+        if len(calls) == 1:
+            raise engines.BuildFailed("Fusing attention ops must leave the graph in a well-formed state.")
+        return library.build(*arguments)
+
+    monkeypatch.setattr(context.engines, "build", build)
+    monkeypatch.setattr(engines.Loaded, "replays_equal", lambda self: True)
+    parts = Collected()
+    context.plugins("tensorrt")(parts, Setup(seed=4, quick=True))
+    assert parts.said == []
+    assert parts.absent[0]["what"] == "small fp32, native form"
+    assert set(parts.rows[0]) == {"case", "precision", "replay equal", "plugin µs"}
+
+
 @pytest.mark.parametrize(("classes", "stride"), [(5, 8), (20, 4)])
 def test_both_forms_of_the_small_network_agree(classes: int, stride: int) -> None:
     network = Strided(classes, stride, 3)
