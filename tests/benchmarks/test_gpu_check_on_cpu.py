@@ -211,13 +211,16 @@ def test_plugins_and_bodies_are_compared_and_timed(library: Library, monkeypatch
     monkeypatch.setattr("isnet_trt.cuda.plugins.kernels_for", plugged)
     monkeypatch.setattr("isnet_trt.engines.libraries.allow_plugins", lambda library: None)
     monkeypatch.setattr(context, "own_form", lambda setup: SimpleNamespace(kernels=lambda model: None))
+    monkeypatch.setattr(context, "HEIGHT", 7)
+    monkeypatch.setattr(context, "SIDE", 9)
     monkeypatch.setattr(engines, "FLOATS", {"fp32": "FLOAT"})
     parts = Collected()
     context.plugins("tensorrt")(parts, Setup(seed=4, quick=True))
     assert parts.rows[0]["difference"] == 0
     assert parts.rows[0]["replay equal"] is False or parts.rows[0]["plugin µs"] > 0
     # A replay of the stand-in writes nothing: the poison must be found.
-    assert parts.said == ["small fp32: the replay of a CUDA graph gives another result than the eager run"]
+    said = "the replay of a CUDA graph gives another result than the eager run"
+    assert parts.said == [f"small fp32: {said}", f"small, one picture fp32: {said}"]
 
 
 def test_a_native_form_that_does_not_build_costs_its_comparison(
@@ -227,6 +230,8 @@ def test_a_native_form_that_does_not_build_costs_its_comparison(
     monkeypatch.setattr("isnet_trt.cuda.plugins.kernels_for", plugged)
     monkeypatch.setattr("isnet_trt.engines.libraries.allow_plugins", lambda library: None)
     monkeypatch.setattr(context, "own_form", lambda setup: SimpleNamespace(kernels=lambda model: None))
+    monkeypatch.setattr(context, "HEIGHT", 7)
+    monkeypatch.setattr(context, "SIDE", 9)
     monkeypatch.setattr(engines, "FLOATS", {"fp32": "FLOAT"})
     calls: list[int] = []
 
@@ -241,8 +246,9 @@ def test_a_native_form_that_does_not_build_costs_its_comparison(
     parts = Collected()
     context.plugins("tensorrt")(parts, Setup(seed=4, quick=True))
     assert parts.said == []
-    assert parts.absent[0]["what"] == "small fp32, native form"
+    assert [one["what"] for one in parts.absent] == ["small fp32, native form"]
     assert set(parts.rows[0]) == {"case", "precision", "replay equal", "plugin µs"}
+    assert parts.rows[1]["difference"] == 0
 
 
 @pytest.mark.parametrize(("classes", "stride"), [(5, 8), (20, 4)])
