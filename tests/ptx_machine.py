@@ -159,7 +159,15 @@ class _Block:
         self.put(target, ptx.flush(made) if "ftz" in parts else made, active)
 
     def _move(self, parts: list[str], operands: list[str], active: Array) -> None:
-        self.put(operands[0], self.value(operands[1], parts[-1]), active)
+        """Also from parts to a whole and back, the lowest part first."""
+        (target, source), kind = operands, parts[-1]
+        names, sources = _members(target), _members(source)
+        part = f"{kind[0]}{int(kind[1:]) // max(len(names), len(sources))}" if kind != "pred" else kind
+        values = np.stack([self.value(one, part if len(sources) > 1 else kind) for one in sources], 1)
+        if kind != "pred":
+            values = values.view(_numpy(part if len(names) > 1 else kind))
+        for name, column in zip(names, values.T, strict=True):
+            self.put(name, column, active)
 
     def _choose(self, parts: list[str], operands: list[str], active: Array) -> None:
         first, second = (self.value(one, parts[-1]) for one in operands[1:3])
