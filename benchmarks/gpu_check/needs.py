@@ -20,6 +20,15 @@ def missing(needs: Iterable[str]) -> str:
     return next((reason for need in needs if (reason := _reason(need))), "")
 
 
+def absent(needs: Iterable[str]) -> str:
+    """Why one of ``needs`` is not installed; empty if all are, which says nothing of whether they work.
+
+    Nothing is loaded for it. Without pycuda checks run all the same (`instead`).
+    """
+    packages = {need: PACKAGES[need] for need in needs if need in PACKAGES and need != "pycuda"}
+    return next((reason for module, name in packages.values() if (reason := _module(module, name)())), "")
+
+
 @functools.cache
 def _reason(need: str) -> str:
     return NEEDS[need]()
@@ -49,13 +58,18 @@ def _module(name: str, package: str = "") -> Callable[[], str]:
     return reason
 
 
-def _loads(name: str, package: str) -> Callable[[], str]:
-    """A need for a module whose import may fail though it is there; only asked after the driver was found."""
+def _installed(need: str) -> Callable[[], str]:
+    """A need of `PACKAGES` that is there if it is installed."""
+    return _module(*PACKAGES[need])
+
+
+def _loads(need: str) -> Callable[[], str]:
+    """A need of `PACKAGES` whose import may fail though it is there; only asked after the driver was found."""
+    name, package = PACKAGES[need]
 
     def reason() -> str:
-        absent = _module(name, package)()
-        if absent:
-            return absent
+        if missing := _module(name, package)():
+            return missing
         try:
             importlib.import_module(name)
         except Exception as error:  # a CUDA package may fail in any way
@@ -66,9 +80,9 @@ def _loads(name: str, package: str) -> Callable[[], str]:
 
 
 def _torch_cuda() -> str:
-    absent = _loads("torch", "torch")()
-    if absent:
-        return absent
+    unusable = _loads("torch")()
+    if unusable:
+        return unusable
     import torch
 
     if torch.cuda.is_available():
@@ -81,9 +95,9 @@ def _torch_cuda() -> str:
 
 
 def _ort_cuda() -> str:
-    absent = _loads("onnxruntime", "onnxruntime")()
-    if absent:
-        return absent
+    unusable = _loads("onnxruntime")()
+    if unusable:
+        return unusable
     import onnxruntime
 
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
@@ -95,21 +109,28 @@ def _fork() -> str:
     return "" if hasattr(os, "fork") else "this system has no fork"
 
 
+PACKAGES = {
+    "torch": ("torch", "torch"),
+    "torch-cuda": ("torch", "torch"),
+    "triton": ("triton", "triton"),
+    "onnx": ("onnx", "onnx"),
+    "onnxscript": ("onnxscript", "onnxscript"),
+    "matplotlib": ("matplotlib", "matplotlib"),
+    "onnxruntime": ("onnxruntime", "onnxruntime"),
+    "onnxruntime-cuda": ("onnxruntime", "onnxruntime"),
+    "tensorrt": ("tensorrt", "tensorrt"),
+    "tensorrt-rtx": ("tensorrt_rtx", "tensorrt-rtx-cu13"),
+    "cuda-bindings": ("cuda.bindings.driver", "cuda-bindings"),
+    "pycuda": ("pycuda.driver", "pycuda"),
+}
+"""Need -> the module that it takes, and the package that brings it."""
 NEEDS: dict[str, Callable[[], str]] = {
     "gpu": _gpu,
     "no gpu": _without_gpu,
-    "torch": _module("torch"),
+    **{need: _installed(need) for need in ("torch", "triton", "onnx", "onnxscript", "matplotlib", "onnxruntime")},
+    **{need: _loads(need) for need in ("tensorrt", "tensorrt-rtx", "cuda-bindings", "pycuda")},
     "torch-cuda": _torch_cuda,
-    "triton": _module("triton"),
-    "onnx": _module("onnx"),
-    "onnxscript": _module("onnxscript"),
-    "matplotlib": _module("matplotlib"),
-    "onnxruntime": _module("onnxruntime"),
     "onnxruntime-cuda": _ort_cuda,
-    "tensorrt": _loads("tensorrt", "tensorrt"),
-    "tensorrt-rtx": _loads("tensorrt_rtx", "tensorrt-rtx-cu13"),
-    "cuda-bindings": _loads("cuda.bindings.driver", "cuda-bindings"),
-    "pycuda": _loads("pycuda.driver", "pycuda"),
     "fork": _fork,
 }
 """Name -> a function that says why it is missing, or nothing. Checks name ``gpu`` before what needs a driver."""

@@ -99,8 +99,9 @@ def _one(check: Check, setup: Setup, clock: Clock, workers: _Workers, so_far: Sa
 
 def _ask(check: Check, setup: Setup, clock: Clock, workers: _Workers, take: Callable) -> tuple[str, str]:
     with contextlib.suppress(KeyError):
-        if reason := needs.missing(n for n in check.needs if n in ("gpu", "no gpu")):
-            return MISSING, reason  # no process is needed to know that
+        first = needs.missing(n for n in check.needs if n in ("gpu", "no gpu"))
+        if reason := first or needs.absent(check.needs):
+            return MISSING, reason  # no process is needed to know that, which would load PyTorch first
     left = clock.left()
     used_up = f"the {clock.minutes:g} minutes given are used up; --resume goes on" if clock.minutes else ""
     if left < 1:

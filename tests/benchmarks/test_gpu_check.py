@@ -388,6 +388,16 @@ def test_the_report_shows_what_was_checked(all_of_them, tmp_path):
             assert words in page
 
 
+def test_what_is_not_installed_is_known_without_a_process(monkeypatch):
+    monkeypatch.setitem(needs.PACKAGES, "triton", ("no_such_module", "triton"))
+    monkeypatch.setattr(runner, "Worker", lambda *arguments: pytest.fail("a process was started"))
+    check = Check("one", "a title", gpu_check_samples.good, ("torch-cuda", "triton"))
+    plan = runner.Plan((MODULE,), [check])
+    (row,) = runner.run(plan, Setup(), runner.Clock(None), lambda rows: None, lambda row: None)
+    assert (row["status"], row["why"]) == ("could not run", "the Python package triton is not installed")
+    assert needs.absent(("gpu", "pycuda", "fork")) == ""
+
+
 def test_stored_labels_are_compared_quickly_too():
     compared = []
     for name in runtime.QUICK:
