@@ -100,6 +100,7 @@ def build_engine(
     with _context(task) as host:
         serialised, cache, reused = _build(task, logger, _prepared(proto, task), host)
         text = logger.layers or _inspected(task, logger, serialised, host)
+    logger.layers = ""  # long, and the logger lives as long as the process
     layers = parse_layers(text)
     check_types(layers, proto)
     check_context(layers, proto, options.context)
