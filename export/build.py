@@ -58,6 +58,7 @@ from isnet_trt.export.quantise.placement import kept
 from isnet_trt.export.report import Report, Scores
 from isnet_trt.export.samples import Place, Samples, samples
 from isnet_trt.export.score import score
+from isnet_trt.preprocess import printable
 from isnet_trt.settings import Size
 from isnet_trt.training.checkpoint import Checkpoint, load_checkpoint, load_model
 from isnet_trt.training.model import ISNet
@@ -372,7 +373,7 @@ def _manifest(checkpoint: Checkpoint, precision: str, info: EngineInfo, report: 
         output_stride=recipe.architecture.output_stride,
         precision=precision,
         engine=info,
-        checkpoint=CheckpointInfo(Path(checkpoint.path).name, checkpoint.sha256),
+        checkpoint=CheckpointInfo(printable(checkpoint.path.name), checkpoint.sha256),
         parity=report,
         created_at=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         isnet_trt_version=__version__,

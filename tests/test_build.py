@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import os
@@ -21,11 +22,12 @@ import torch
 
 from isnet_trt import Segmenter, cli
 from isnet_trt import build as command
-from isnet_trt.bundle import read_bundle
+from isnet_trt.bundle import EngineInfo, read_bundle
 from isnet_trt.engines.select import choose
 from isnet_trt.errors import BuildError, CheckpointError, EngineUnavailable, IsnetError, SettingsError
 from isnet_trt.evaluation.labelled import DrawnScenes
 from isnet_trt.export import build
+from isnet_trt.training.checkpoint import load_checkpoint
 from isnet_trt.training.demo import CHECKPOINT
 from isnet_trt.training.model import ISNet
 from isnet_trt.training.recipes import recipe
@@ -280,3 +282,13 @@ def test_what_is_left_out_and_what_has_no_meaning_is_said(
     assert any("left out: " in line and "0.jpg" in line for line in said)
     assert any("--static and --batch are for TensorRT engines" in line for line in said)
     assert not (tmp_path / "bundle").exists()
+
+
+def test_names_of_checkpoints_that_are_no_unicode() -> None:
+    """A manifest is UTF-8; that of a Latin-1 system's file was refused once everything was built."""
+    found = dataclasses.replace(load_checkpoint(CHECKPOINT), path=Path("caf\udce9.pth"))
+    manifest = sys.modules["isnet_trt.export.build"]._manifest(
+        found, "fp32", EngineInfo("onnxruntime", "1", "model.onnx"), {}
+    )
+    assert json.dumps(manifest.to_json(), ensure_ascii=False).encode()
+    assert manifest.checkpoint.name == r"caf\xe9.pth"
