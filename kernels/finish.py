@@ -74,7 +74,7 @@ def finish(
             across_size = tl.load(sizes + 4 * v + 3)
             low, high, down = taps(y, tl.load(steps + 2 * v), height)
             near, far, across = taps(x, tl.load(steps + 2 * v + 1), across_size)
-            plane = volumes + tl.load(offsets + v) + (k.to(tl.int64) * held * across_size)
+            plane = volumes + tl.load(offsets + v) + k.to(tl.int64) * (held * across_size)
             total += bilinear(
                 plane[:, None], (low - first) * across_size, (high - first) * across_size, down,
                 near[None, :], far[None, :], across[None, :], (k[:, None] < classes) & inside,
