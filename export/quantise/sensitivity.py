@@ -69,9 +69,9 @@ class Mix:
 
     def summary(self) -> str:
         """What was found, in one line."""
-        step = next(step for step in self.steps if step.kept == len(self.skip))
+        share = 1 - sum(one.share for one in self.ranking if one.block in self.skip)
         return (
-            f"blocks kept out of eight bits: {len(self.skip)}; in eight bits {100 * step.share:.1f} % of the "
+            f"blocks kept out of eight bits: {len(self.skip)}; in eight bits {100 * share:.1f} % of the "
             f"multiply-adds; {self.drop:.2f} points of {self.unit} lost"
         )
 
