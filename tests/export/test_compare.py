@@ -130,7 +130,7 @@ def test_groups_and_sizes_are_no_matter(graph: onnx.ModelProto, monkeypatch: pyt
         (("{one}", "{text}"), "text.onnx cannot be read as an ONNX graph"),
         (("{one}", "{half}", "--layers", "("), "is no regular expression"),
         (("{one}", "{half}", "--layers", "nothing"), "have no tensor of one name that was asked for"),
-        (("{one}", "{half}", "--images", "nowhere"), "nowhere: no pictures"),
+        (("{one}", "{half}", "--images", "nowhere"), "nowhere: there is no such picture"),
         (("{one}", "onnxruntime"), "onnxruntime is no bundle"),
         (("{one}", "onnxruntime", "--reduce", "x"), "--reduce asks tensorrt or tensorrt-rtx what it refuses"),
     ],
