@@ -57,12 +57,15 @@ class Tolerance:
 # bounds are wider than rms.
 # The others only show that an engine is sane: they hold for networks with made-up weights, whose labels hang on small
 # differences. What an engine costs on one's own pictures is in the report.
+# ResNet-50 on ADE20K with the fixtures' weights, calibrated on the compared picture: rms 0.37, labels equal 0.57 in
+# int8, 0.44 and 0.44 in E4M3. What has nothing to do with the checkpoint has rms 1.4.
+EIGHT_BITS = Tolerance(max=4.0, rms=0.6, agreement=0.35, cosine=0.8)
 TOLERANCES = {
     "fp32": Tolerance(max=5e-3, rms=5e-4, agreement=0.995, cosine=0.999999),
     "fp16": Tolerance(max=0.5, rms=0.06, agreement=0.95, cosine=0.998),
     "bf16": Tolerance(max=2.0, rms=0.3, agreement=0.75, cosine=0.95),
-    "int8": Tolerance(max=4.0, rms=0.6, agreement=0.6, cosine=0.8),
-    "fp8": Tolerance(max=4.0, rms=0.6, agreement=0.6, cosine=0.8),
+    "int8": EIGHT_BITS,
+    "fp8": EIGHT_BITS,
 }
 FP32 = TOLERANCES["fp32"]
 
@@ -276,8 +279,15 @@ def _failure(row: Row, tolerance: Tolerance, engine: Engine, blocks: Sequence[Bl
             f"labels equal {100 * tolerance.agreement:.1f} %, cosine {tolerance.cosine:g}",
             *lines,
             f"    first block outside its bound in the ONNX graph: {first}" if first else "    the ONNX graph is right",
+            *([_EIGHT_BITS_HELP] if tolerance == EIGHT_BITS else []),
         ]
     )
+
+
+_EIGHT_BITS_HELP = (
+    "  Eight bits may be too few on these pictures: calibrate on more and more typical ones (--calib), keep blocks out "
+    "of them (--max-drop, --keep), or use --precision fp16"
+)
 
 
 def _hooked(

@@ -14,7 +14,7 @@ from isnet_trt.engines import open_onnx
 from isnet_trt.errors import ParityError, SettingsError
 from isnet_trt.export import parity
 from isnet_trt.export.graph import save_graph
-from isnet_trt.export.parity import FP32, Row, compare, gate, load_pictures
+from isnet_trt.export.parity import FP32, TOLERANCES, Row, compare, gate, load_pictures
 from isnet_trt.training.model import ISNet
 from isnet_trt.training.recipes import recipe
 
@@ -77,3 +77,19 @@ def test_pictures_of_the_user(tmp_path: Path) -> None:
     assert one.pixels.shape == (1, 3, 512, 941)  # through the recipe's test resize
     (small,) = load_pictures(PREPROCESS, tmp_path / "one.png", (33, 47))
     assert small.pixels.shape == (1, 3, 33, 47)
+
+
+def test_eight_bits_of_made_up_weights_pass() -> None:
+    """ResNet-50 on ADE20K with the fixtures' weights in E4M3: its labels are near ties, the engine is right."""
+    measured = Row("scene", 97, 131, 2.7, 0.44, 0.443)
+    assert measured.within(TOLERANCES["fp8"])
+    assert not measured.within(TOLERANCES["fp16"])
+    unrelated = np.random.default_rng(0).standard_normal((2, 1, 150, 13, 17)).astype(np.float32)
+    assert not compare("noise", *unrelated).within(TOLERANCES["fp8"])
+
+
+def test_eight_bits_that_fail_are_told_what_helps(model: ISNet, graph: onnx.ModelProto, tmp_path: Path) -> None:
+    wrong = planted(graph, "backbone_net.layer2", 40.0)
+    save_graph(wrong, tmp_path / "model.onnx")
+    with open_onnx(tmp_path / "model.onnx", threads=2) as engine, pytest.raises(ParityError, match="--max-drop"):
+        gate(model, wrong, engine, load_pictures(PREPROCESS), TOLERANCES["int8"])
