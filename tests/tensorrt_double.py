@@ -13,8 +13,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 from cuda_double import Allocation, Driver, Gpu, Stream
 from small_bundle import expected
+
+from isnet_trt.cuda import driver
 
 SHAPES = ((1, 3, 8, 8), (1, 3, 16, 16), (2, 3, 64, 48))
 """Smallest, usual and largest input of the engine's first profile."""
@@ -31,6 +34,12 @@ class Cuda(Driver):
         super().__init__(Gpu())
         self.primary = SimpleNamespace(push=self.push)
         self.ready = False
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> Cuda:
+        """Be the driver of this test, in which no context has been retained yet."""
+        monkeypatch.setattr(driver, "import_driver", lambda: self)
+        monkeypatch.setattr(driver, "_contexts", {})
+        return self
 
     def push(self, context: Any = None) -> None:
         self.gpu.stacks.setdefault(threading.get_ident(), []).append(context or self.primary)

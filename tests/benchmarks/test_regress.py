@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,30 @@ def test_planted_ten_per_cent_is_caught(theirs: tuple[float, ...] | None) -> Non
     assert verdicts(base, result(latency(tuple(1.1 * s for s in steady), control)))["seconds"] == "worse"
     assert verdicts(base, result(latency(tuple(s / 1.1 for s in steady), control)))["seconds"] == "better"
     assert verdicts(base, result(latency(tuple(1.02 * s for s in steady), control)))["seconds"] == "same"
+
+
+def slowed(data: dict, factor: float) -> dict:
+    """A result with the seconds of every bundle and merge ``factor`` times as long."""
+    data = copy.deepcopy(data)
+    for record in data["records"]:
+        if record["kind"] == "latency":
+            for one in record["contenders"]:
+                if one["kind"] == "bundle":
+                    one["seconds"] = [factor * s for s in one["seconds"]]
+        elif record["kind"] == "postprocess":
+            record["seconds"]["isnet_trt"] = [factor * s for s in record["seconds"]["isnet_trt"]]
+    return data
+
+
+def test_the_docs_say_what_is_found_in_the_committed_result() -> None:
+    base = results.read(results.FOLDER / "cpu-epyc-2-cores.json")
+    found = []
+    for factor in (1.1, 1.2):
+        changes = [c for c in regress.compare(base, slowed(base, factor)) if c.what.endswith("seconds")]
+        found.append(sum(c.verdict == "worse" for c in changes))
+    page = (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text("utf-8")
+    assert f"{found[0]} of the {len(changes)} figures are called worse, the other {len(changes) - found[0]}" in page
+    assert f"20 % longer: {found[1]} |" in page
 
 
 def test_recorded_noise_is_allowed_for() -> None:

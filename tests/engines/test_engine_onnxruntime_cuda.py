@@ -18,7 +18,6 @@ from small_bundle import expected, save_model, write_bundle
 from tensorrt_double import Cuda
 
 from isnet_trt import Segmenter
-from isnet_trt.cuda import driver
 from isnet_trt.engines import onnxruntime_cuda as module
 from isnet_trt.engines import open_engine
 from isnet_trt.engines.device import Gpu
@@ -95,10 +94,7 @@ def runtime(monkeypatch: pytest.MonkeyPatch) -> Runtime:
 
 @pytest.fixture
 def cuda(monkeypatch: pytest.MonkeyPatch) -> Cuda:
-    double = Cuda()
-    monkeypatch.setattr(driver, "import_driver", lambda: double)
-    monkeypatch.setattr(driver, "_contexts", {})
-    return double
+    return Cuda().install(monkeypatch)
 
 
 @pytest.fixture

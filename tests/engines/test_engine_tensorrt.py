@@ -35,10 +35,7 @@ no_gpu = pytest.mark.skipif(find_gpu() is not None, reason="there is a GPU")
 
 @pytest.fixture
 def cuda(monkeypatch: pytest.MonkeyPatch) -> Cuda:
-    double = Cuda()
-    monkeypatch.setattr(driver, "import_driver", lambda: double)
-    monkeypatch.setattr(driver, "_contexts", {})
-    return double
+    return Cuda().install(monkeypatch)
 
 
 @pytest.fixture
