@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.gpu_check import timing
+from isnet_trt.engines.libraries import collecting_logger, started
+from isnet_trt.errors import EngineError
 
 OPSET = 20
 FLOATS = {"fp32": "FLOAT", "fp16": "FLOAT16", "bf16": "BFLOAT16"}
@@ -132,13 +134,12 @@ def made(log: Any, kind: Any) -> Any:
     """An object of a library that takes its logger.
 
     Raises:
-        BuildFailed: there is none, which the library says as a TypeError ("factory function returned nullptr"), such
-            as where the driver is too old for it.
+        BuildFailed: there is none, such as where the driver is too old for it.
     """
     try:
-        return kind(log)
-    except (TypeError, RuntimeError) as error:
-        raise BuildFailed("; ".join([*log.errors, str(error)])) from None
+        return started(kind, log, "the library")
+    except EngineError as error:
+        raise BuildFailed(str(error)) from None
 
 
 def build(library: Any, model: bytes, target: str | None = None) -> bytes:
@@ -147,8 +148,6 @@ def build(library: Any, model: bytes, target: str | None = None) -> bytes:
     Raises:
         BuildFailed: with everything that the library said.
     """
-    from isnet_trt.engines.libraries import collecting_logger
-
     logger = collecting_logger(library)
     builder = made(logger, library.Builder)
     flag = getattr(library.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
@@ -177,8 +176,6 @@ class Loaded:
         """Raises:
         BuildFailed: it cannot be deserialised; the message is the library's own.
         """
-        from isnet_trt.engines.libraries import collecting_logger
-
         self.library, self._log = library, collecting_logger(library)
         self._runtime = made(self._log, library.Runtime)
         self._engine = self._runtime.deserialize_cuda_engine(serialised)
