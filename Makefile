@@ -16,7 +16,7 @@ help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 demo: $(VENV)/.demo  ## build a bundle from the demo checkpoint, segment a scene, leave pictures in demo/
-	$(PY) -m isnet_trt.training.demo --out demo
+	$(PY) -m isnet_trt.demo --out demo
 
 test: $(VENV)/.test  ## the quick tests (a few minutes on two cores)
 	$(PYTEST) -m "not slow" $(PYTEST_ARGS)
@@ -27,8 +27,8 @@ test-all: $(VENV)/.test  ## all tests, the slow ones too
 test-slow: $(VENV)/.test  ## only the slow tests
 	$(PYTEST) -m slow $(PYTEST_ARGS)
 
-lint: $(VENV)/.test  ## ruff and mypy
-	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
+lint: $(VENV)/.test  ## ruff, mypy, and the layers that imports must keep to
+	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy && $(VENV)/bin/lint-imports
 
 format: $(VENV)/.test  ## let ruff put the code in order
 	$(VENV)/bin/ruff check --fix . && $(VENV)/bin/ruff format .

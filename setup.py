@@ -36,6 +36,7 @@ EXTRAS = {
         "psutil>=5.9",
         "mypy>=1.15",
         "ruff>=0.12",
+        "import-linter>=2.6",
         "pre-commit>=4",
         "types-PyYAML",
         "types-psutil",
@@ -54,7 +55,8 @@ setup(
     packages=find_packages(include=["isnet_trt", "isnet_trt.*"]),
     package_data={
         "isnet_trt": ["py.typed"],
-        "isnet_trt.training": ["labels.json", "assets/*"],
+        "isnet_trt.recipes": ["labels.json"],
+        "isnet_trt.training": ["assets/*"],
         "isnet_trt.export": ["pictures/*"],
     },
     install_requires=RUNTIME,

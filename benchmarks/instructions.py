@@ -17,10 +17,11 @@ from tqdm import tqdm
 
 from benchmarks import results
 from benchmarks.peers import Missing
-from isnet_trt import cli, windows
-from isnet_trt.geometry import coarse_size
-from isnet_trt.merge import Head, Merger, label_type, largest
-from isnet_trt.preprocess import normalise, resize
+from isnet_trt import cli
+from isnet_trt.merging import windows
+from isnet_trt.merging.geometry import coarse_size
+from isnet_trt.merging.merge import Head, Merger, label_type, largest
+from isnet_trt.pictures.preprocess import normalise, resize
 from isnet_trt.settings import Inference, Preprocess
 
 SIZE, CLASSES, STRIDE = (173, 259), 19, 8

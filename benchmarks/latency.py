@@ -14,11 +14,12 @@ from benchmarks import options, results, stats
 from benchmarks.peers import PEERS, Missing, Setup, trtexec
 from benchmarks.rounds import LEAST, LEAST_LOW, Case, measure
 from benchmarks.weights import filled_checkpoint
-from isnet_trt import cli, predict
+from isnet_trt import cli
 from isnet_trt.bundle import Bundle
+from isnet_trt.commands import predict
+from isnet_trt.commands.predict import choose_inference
 from isnet_trt.errors import ImageError, SettingsError
-from isnet_trt.geometry import test_size
-from isnet_trt.predict import choose_inference
+from isnet_trt.pictures.preprocess import test_size
 from isnet_trt.settings import Inference
 
 DEFAULT_SIZE = (512, 683)

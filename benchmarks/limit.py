@@ -15,7 +15,8 @@ from isnet_trt import Segmenter, cli
 from isnet_trt.bundle import ONNX, Bundle
 from isnet_trt.engines import onnxruntime as engine
 from isnet_trt.errors import IsnetError, SettingsError
-from isnet_trt.geometry import coarse_size, test_size
+from isnet_trt.merging.geometry import coarse_size
+from isnet_trt.pictures.preprocess import test_size
 from isnet_trt.settings import Inference, Size
 
 HOST = ("resize", "gather", "merge")

@@ -15,8 +15,7 @@ from isnet_trt import cli
 from isnet_trt.bundle import Bundle, read_bundle
 from isnet_trt.engines.cores import usable_cores
 from isnet_trt.errors import BundleError, ImageError, SettingsError
-from isnet_trt.predict import find_images
-from isnet_trt.preprocess import read_image
+from isnet_trt.pictures.files import find_images, read_image
 from isnet_trt.settings import Size
 
 PICTURE = Path(__file__).parents[1] / "export" / "pictures" / "coffee.jpg"

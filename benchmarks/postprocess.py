@@ -26,9 +26,10 @@ from tqdm import tqdm
 from benchmarks import options, results, stats, worker
 from benchmarks.peers import reference
 from benchmarks.rounds import agreement
-from isnet_trt import cli, windows
-from isnet_trt.geometry import Window, coarse_size
-from isnet_trt.merge import Head, Merger, label_type, largest
+from isnet_trt import cli
+from isnet_trt.merging import windows
+from isnet_trt.merging.geometry import Window, coarse_size
+from isnet_trt.merging.merge import Head, Merger, label_type, largest
 from isnet_trt.settings import Inference, Size
 
 Scores = list[tuple[Window, NDArray[np.float32]]]
@@ -145,7 +146,7 @@ def _do(side: str, work: Work, scores: Scores, threads: int) -> NDArray:
 
 
 def ours(work: Work, scores: Scores, threads: int) -> NDArray[np.unsignedinteger]:
-    """Labels by `isnet_trt.merge.Merger`, which takes ``scores`` over."""
+    """Labels by `isnet_trt.merging.merge.Merger`, which takes ``scores`` over."""
     labels = np.empty(work.output, label_type(work.classes))
 
     def take(rows: slice, columns: slice, tile: NDArray[np.float32]) -> None:

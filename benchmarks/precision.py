@@ -36,11 +36,11 @@ from isnet_trt.export.quantise.picture import draw
 from isnet_trt.export.quantise.table import digest, replacing
 from isnet_trt.export.ranges import Ranges, measure
 from isnet_trt.export.samples import windows_at_scale_1
-from isnet_trt.predict import write_png
+from isnet_trt.pictures.files import write_png
+from isnet_trt.recipes import PRESETS, Recipe
+from isnet_trt.training import DEMO_CHECKPOINT
 from isnet_trt.training.checkpoint import Checkpoint, load_checkpoint, load_model
 from isnet_trt.training.data.scenes import TRAIN_SEED
-from isnet_trt.training.demo import CHECKPOINT
-from isnet_trt.training.recipes import PRESETS, Recipe
 from isnet_trt.training.scenes import draw_scene
 
 SIZE = (512, 1024)
@@ -277,7 +277,7 @@ def _write(out: Path, lines: Sequence[Line], text: str, about: dict[str, Any]) -
 
 def _parser() -> argparse.ArgumentParser:
     parser = cli.parser("benchmarks.precision", __doc__ or "")
-    parser.add_argument("--ckpt", type=Path, default=CHECKPOINT, help="another checkpoint of the demo model")
+    parser.add_argument("--ckpt", type=Path, default=DEMO_CHECKPOINT, help="another checkpoint of the demo model")
     parser.add_argument("--qat", type=Path, metavar="FILE", help="the same, fine-tuned with --qat: adds its rows")
     parser.add_argument("--scenes", type=cli.positive, default=12, metavar="N", help="held-out scenes (default: 12)")
     parser.add_argument(

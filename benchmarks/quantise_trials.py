@@ -27,11 +27,11 @@ from isnet_trt.export.parity import Picture
 from isnet_trt.export.quantise import FLAVOURS, Flavour, Table, calibrate, quantise, running
 from isnet_trt.export.quantise.adjust import corrected, equalised, split
 from isnet_trt.export.quantise.observers import OBSERVERS
-from isnet_trt.preprocess import normalise
+from isnet_trt.pictures.preprocess import normalise
+from isnet_trt.recipes import recipe
+from isnet_trt.training import DEMO_CHECKPOINT
 from isnet_trt.training.checkpoint import load_checkpoint, load_model
 from isnet_trt.training.data.scenes import SceneCache, SceneSet, held_out_scenes, training_scenes
-from isnet_trt.training.demo import CHECKPOINT
-from isnet_trt.training.recipes import recipe
 
 CROP = (256, 448)
 KIND = "quantise-trial"
@@ -131,7 +131,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = cli.parser("benchmarks.quantise_trials", __doc__ or "")
-    parser.add_argument("--ckpt", type=Path, default=CHECKPOINT, help="another checkpoint of the demo model")
+    parser.add_argument("--ckpt", type=Path, default=DEMO_CHECKPOINT, help="another checkpoint of the demo model")
     parser.add_argument("--calibration", type=int, default=12, metavar="N", help="training scenes (default: 12)")
     parser.add_argument("--scenes", type=int, default=6, metavar="N", help="held-out scenes (default: 6)")
     parser.add_argument("--out", type=Path, metavar="NAME", help="write NAME.json and NAME.md")

@@ -15,7 +15,8 @@ from benchmarks import stats
 from benchmarks.peers import ORACLE, Missing, Setup
 from benchmarks.results import Record
 from benchmarks.worker import Contender, Run, open_all
-from isnet_trt.geometry import test_size, window_count
+from isnet_trt.merging.geometry import window_count
+from isnet_trt.pictures.preprocess import test_size
 from isnet_trt.settings import Inference, Preprocess
 
 LEAST = 0.999

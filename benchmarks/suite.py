@@ -27,10 +27,10 @@ from isnet_trt.errors import IsnetError, SettingsError
 from isnet_trt.export import build
 from isnet_trt.export.build import PRECISIONS
 from isnet_trt.export.parity import PICTURES
-from isnet_trt.geometry import window_count
+from isnet_trt.merging.geometry import window_count
+from isnet_trt.recipes import recipe as recipe_named
 from isnet_trt.settings import Inference, Size
-from isnet_trt.training.demo import CHECKPOINT as DEMO_CHECKPOINT
-from isnet_trt.training.recipes import recipe as recipe_named
+from isnet_trt.training import DEMO_CHECKPOINT
 from isnet_trt.training.scenes import draw_scene
 
 _DESCRIPTION = """Measure the committed cases on this machine and write one result file.

@@ -22,17 +22,18 @@ from isnet_trt.bundle import (
     TIMING_CACHE,
     Bundle,
     CheckpointInfo,
-    EngineInfo,
     Manifest,
     check_target,
     new_bundle,
     read_bundle,
 )
-from isnet_trt.engines import Engine, check_engine, open_onnx
+from isnet_trt.cuda.gpu import find_gpu
 from isnet_trt.engines import onnxruntime as ort
-from isnet_trt.engines.device import find_gpu
+from isnet_trt.engines.base import Engine
+from isnet_trt.engines.info import EngineInfo
 from isnet_trt.engines.libraries import LIBRARIES, installed_version
-from isnet_trt.engines.select import Choice, choose
+from isnet_trt.engines.onnxruntime import open_onnx
+from isnet_trt.engines.select import Choice, check_engine, choose
 from isnet_trt.errors import BundleError, EngineUnavailable, SettingsError
 from isnet_trt.evaluation.labelled import Labelled, check_labels, open_labelled
 from isnet_trt.export import parity, ranges, tensorrt
@@ -58,11 +59,11 @@ from isnet_trt.export.quantise.placement import kept
 from isnet_trt.export.report import Report, Scores
 from isnet_trt.export.samples import Place, Samples, samples
 from isnet_trt.export.score import score
-from isnet_trt.preprocess import printable
+from isnet_trt.pictures.files import printable
+from isnet_trt.recipes import Recipe
 from isnet_trt.settings import Size
 from isnet_trt.training.checkpoint import Checkpoint, load_checkpoint, load_model
 from isnet_trt.training.model import ISNet
-from isnet_trt.training.recipes import Recipe
 
 __all__ = ["PRECISIONS", "build"]
 

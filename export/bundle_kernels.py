@@ -24,7 +24,7 @@ from isnet_trt.export.elements import element_types
 from isnet_trt.export.engine_options import Context
 from isnet_trt.export.functions import context_nodes
 from isnet_trt.kernels.compile import PTX_VERSIONS
-from isnet_trt.training.architecture import Architecture
+from isnet_trt.recipes.architecture import Architecture
 
 PORTABLE = 80
 """The architecture whose PTX later GPUs run as well: it is always among a bundle's."""

@@ -21,8 +21,8 @@ from isnet_trt.errors import SettingsError
 from isnet_trt.export.graph import OUTPUT, borders
 from isnet_trt.export.parity import Picture, load_pictures
 from isnet_trt.export.sides import BuiltSide, GraphSide, Side, open_side
+from isnet_trt.recipes import RECIPES, recipe
 from isnet_trt.settings import Preprocess, Size
-from isnet_trt.training.recipes import RECIPES, recipe
 
 GROUP = 24
 """Tensors that are looked at in one run: what a run keeps of a ResNet-50 at 512 x 512 stays below a gigabyte."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from isnet_trt.engines.device import Gpu
+from isnet_trt.cuda.gpu import Gpu
 from isnet_trt.engines.libraries import LIBRARIES, RTX_COMPUTE_CAPABILITIES
 from isnet_trt.errors import SettingsError
 

@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from isnet_trt.engines import Engine
+from isnet_trt.engines.base import Engine
 from isnet_trt.errors import ImageError, ParityError, SettingsError
 from isnet_trt.export.graph import borders
 from isnet_trt.export.sessions import session_of
 from isnet_trt.metrics import Confusion
-from isnet_trt.predict import SUFFIXES, pictures_in
-from isnet_trt.preprocess import named, normalise, printable, read_image, resize
+from isnet_trt.pictures.files import SUFFIXES, named, pictures_in, printable, read_image
+from isnet_trt.pictures.preprocess import normalise, resize
 from isnet_trt.settings import Preprocess, Size
 from isnet_trt.training.model import ISNet
 

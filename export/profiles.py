@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from isnet_trt.export.graph import INPUT
+from isnet_trt.recipes import Recipe
 from isnet_trt.settings import Size
-from isnet_trt.training.recipes import Recipe
 
 Shape = tuple[int, int, int, int]
 _SMALLEST = 32

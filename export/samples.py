@@ -10,8 +10,8 @@ from pathlib import Path
 from isnet_trt.export import parity
 from isnet_trt.export.parity import Picture
 from isnet_trt.export.quantise import CalibrationInputs, calibration_inputs
+from isnet_trt.recipes import Recipe
 from isnet_trt.settings import Inference, Size
-from isnet_trt.training.recipes import Recipe
 
 COMPARED = 16
 """Network inputs that the gate compares and that ranges are measured on: PyTorch takes seconds for each."""

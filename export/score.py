@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from isnet_trt.bundle import CheckpointInfo
-from isnet_trt.engines import Engine
+from isnet_trt.engines.base import Engine
 from isnet_trt.errors import SettingsError
 from isnet_trt.evaluation.labelled import Labelled
 from isnet_trt.evaluation.models import Model
 from isnet_trt.evaluation.run import run
 from isnet_trt.export.report import Scores
-from isnet_trt.segmenter import Segmenter
+from isnet_trt.runtime.segmenter import Segmenter
 from isnet_trt.training.checkpoint import Checkpoint
 from isnet_trt.training.model import ISNet
 from isnet_trt.training.torch_engine import TorchEngine

@@ -15,10 +15,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from isnet_trt.bundle import KERNELS, ONNX, Bundle, EngineInfo, read_bundle
+from isnet_trt.bundle import KERNELS, ONNX, Bundle, read_bundle
 from isnet_trt.cuda import plugins
-from isnet_trt.engines import open_engine
-from isnet_trt.engines.device import look_for_gpu
+from isnet_trt.cuda.gpu import look_for_gpu
+from isnet_trt.engines.info import EngineInfo
 from isnet_trt.engines.libraries import LIBRARIES, import_library
 from isnet_trt.errors import BuildError, EngineUnavailable, SettingsError
 from isnet_trt.export.elements import element_types
@@ -27,6 +27,7 @@ from isnet_trt.export.graph import OUTPUT
 from isnet_trt.export.profiles import Shapes
 from isnet_trt.export.sessions import session_of
 from isnet_trt.export.tensorrt import build_engine
+from isnet_trt.runtime.opening import open_engine
 
 Run = Callable[[NDArray[np.float32]], dict[str, NDArray[Any]]]
 """A network input (1, 3, H, W) -> values by tensor name."""

@@ -16,8 +16,8 @@ from typing import Any
 import onnx
 
 from isnet_trt.cuda import plugins
+from isnet_trt.cuda.gpu import Gpu, find_gpu
 from isnet_trt.cuda.kernels import Kernels
-from isnet_trt.engines.device import Gpu, find_gpu
 from isnet_trt.engines.libraries import allow_plugins, import_library, started
 from isnet_trt.errors import BuildError, EngineUnavailable
 from isnet_trt.export import builder as building

@@ -28,17 +28,17 @@ if TYPE_CHECKING:
         ParityError,
         SettingsError,
     )
-    from isnet_trt.interop import RawImage, RawLabels
-    from isnet_trt.segmentation import Segmentation
-    from isnet_trt.segmenter import Segmenter
+    from isnet_trt.pictures.interop import RawImage, RawLabels
+    from isnet_trt.runtime.segmentation import Segmentation
+    from isnet_trt.runtime.segmenter import Segmenter
     from isnet_trt.settings import Inference
 
 _HOME = {
-    "Segmenter": "segmenter",
-    "Segmentation": "segmentation",
+    "Segmenter": "runtime.segmenter",
+    "Segmentation": "runtime.segmentation",
     "Inference": "settings",
-    "RawImage": "interop",
-    "RawLabels": "interop",
+    "RawImage": "pictures.interop",
+    "RawLabels": "pictures.interop",
     **dict.fromkeys(
         (
             "IsnetError",

@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
-from isnet_trt.interop import RawImage, RawLabels
-from isnet_trt.merge import label_type
-from isnet_trt.preprocess import Order
-from isnet_trt.segmenter import Segmenter
+from isnet_trt.merging.merge import label_type
+from isnet_trt.pictures.interop import RawImage, RawLabels
+from isnet_trt.pictures.preprocess import Order
+from isnet_trt.runtime.segmenter import Segmenter
 
 
 def open_segmenter(bundle: str, preset: str = "default", engine: str | None = None, threads: int = 0) -> Segmenter:

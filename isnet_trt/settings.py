@@ -7,6 +7,7 @@ runtime. Each one checks itself when it is made and turns into JSON (`isnet_trt.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -117,3 +118,8 @@ def to_json(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [to_json(item) for item in value]
     return value
+
+
+def size_text(size: Sequence[int]) -> str:
+    """A size for people, such as ``512x1024``."""
+    return "x".join(map(str, size))

@@ -4,8 +4,8 @@ For pixel (y, x) of the scaled picture, with the windows W that cover it in a pa
 
     volume[k, y, x] = Σ_passes 1 / |W| · Σ_{w in W} s_w[k],    s_w = upsample(logits_w) or its softmax over the classes
 
-``upsample`` is bilinear from the coarse grid to the window (isnet_trt.resample.positions, by size ratio), in the
-orientation in which the network saw the window; for a mirrored pass the column is then read from the other end and
+``upsample`` is bilinear from the coarse grid to the window (isnet_trt.merging.resample.positions, by size ratio), in
+the orientation in which the network saw the window; for a mirrored pass the column is then read from the other end and
 left and right classes change places (``swap``). The plain and the mirrored pass of a scale share one volume.
 
 Each block gathers: it adds up in registers what all windows give to its pixels and writes every value once, without
@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from isnet_trt.cuda.work import padded
 from isnet_trt.kernels.device import bilinear, taps
 from isnet_trt.kernels.launch import Launch
-from isnet_trt.resample import positions
+from isnet_trt.merging.resample import positions
 
 
 def reference(

@@ -12,9 +12,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from isnet_trt import cli, geometry
+from isnet_trt import cli
 from isnet_trt.cuda.steps import FLOAT
-from isnet_trt.geometry import coarse_size
+from isnet_trt.merging import geometry
+from isnet_trt.merging.geometry import coarse_size
 from isnet_trt.settings import Inference, Size
 
 WIDTH, FEATURES, CHANNELS = 256, 512, 3

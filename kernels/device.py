@@ -20,8 +20,9 @@ def dot(a: tl.tensor, b: tl.tensor, total: tl.tensor, UPCAST: tl.constexpr) -> t
 
 @triton.jit
 def taps(index: tl.tensor, step: tl.tensor, length: tl.tensor) -> tl.tensor:
-    """Lower and upper input sample of output ``index`` and the weight of the upper: isnet_trt.resample.positions.
+    """Lower and upper input sample of output ``index`` and the weight of the upper.
 
+    As isnet_trt.merging.resample.positions:
     step * (index + 0.5) - 0.5 in one fused multiply-add, clamped to 0 .. length - 1. ``length`` is an integer.
     """
     shifted = index.to(tl.float32) + 0.5

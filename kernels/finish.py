@@ -3,9 +3,9 @@
     label[y, x] = argmax_k  1 / P · Σ_v resample(volume_v)[k, y, x]
 
 over the volumes v of all scales, P passes in all; ``resample`` is bilinear straight to the source's size
-(isnet_trt.resample.positions, by size ratio), and the first of equal classes wins. Classes come in tiles and the best
-so far stays in registers: neither K × H × W nor K values per pixel are ever in memory. Of each volume only the rows
-that the rows asked for need must be there (`accumulate`).
+(isnet_trt.merging.resample.positions, by size ratio), and the first of equal classes wins. Classes come in tiles and
+the best so far stays in registers: neither K × H × W nor K values per pixel are ever in memory. Of each volume only the
+rows that the rows asked for need must be there (`accumulate`).
 
 `upsample_argmax` is the same for one whole pass, whose volume is the network's answer itself.
 """
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from isnet_trt.kernels.device import bilinear, taps
 from isnet_trt.kernels.launch import Launch
-from isnet_trt.resample import positions
+from isnet_trt.merging.resample import positions
 
 CLASSES, ROW = 8, 128
 """Tile of classes and pixels of a block."""

@@ -9,8 +9,9 @@ picture repeat its edge:
     q = (((b0 · (H_t >> 4)) >> 16) + ((b1 · (H_{t+1} >> 4)) >> 16) + 2) >> 2
 
 `gather` reads that picture (or the source itself where the test resize changes nothing), normalises by a table of
-3 × 256 values (isnet_trt.preprocess), resamples by 1 / scale at the positions of isnet_trt.resample.positions, and
-writes windows (B, 3, h, w). Nothing between the uint8 picture and the batch is in memory.
+3 × 256 values (isnet_trt.pictures.preprocess), resamples by 1 / scale at the positions of
+isnet_trt.merging.resample.positions, and writes windows (B, 3, h, w). Nothing between the uint8 picture
+and the batch is in memory.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 
 from isnet_trt.kernels.device import taps
 from isnet_trt.kernels.launch import Launch
-from isnet_trt.resample import scale_rows
+from isnet_trt.merging.resample import scale_rows
 
 ROW = 128
 """Pixels per block."""

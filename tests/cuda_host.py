@@ -20,14 +20,14 @@ from strided_model import write_strided
 from isnet_trt import Inference, Segmenter
 from isnet_trt.cuda import device as device_module
 from isnet_trt.cuda.device import Device
+from isnet_trt.cuda.gpu import Gpu as Card
 from isnet_trt.cuda.pipeline import Pipeline
 from isnet_trt.cuda.plan import Model
-from isnet_trt.engines import open_onnx
-from isnet_trt.engines.device import Gpu as Card
+from isnet_trt.engines.onnxruntime import open_onnx
 from isnet_trt.errors import EngineError
-from isnet_trt.interop import image_from
-from isnet_trt.merge import Head
-from isnet_trt.preprocess import normalise, resize
+from isnet_trt.merging.merge import Head
+from isnet_trt.pictures.interop import image_from
+from isnet_trt.pictures.preprocess import normalise, resize
 from isnet_trt.settings import Preprocess
 
 RULE = Preprocess((60, 24))

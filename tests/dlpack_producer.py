@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from isnet_trt.dlpack import CUDA, Deleter, DLManagedTensor, DLManagedTensorVersioned
+from isnet_trt.pictures.dlpack import CUDA, Deleter, DLManagedTensor, DLManagedTensorVersioned
 
 _new_capsule = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)(
     ("PyCapsule_New", ctypes.pythonapi)

@@ -8,7 +8,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from isnet_trt.bundle import ENGINE, ONNX, Bundle, CheckpointInfo, EngineInfo, Manifest, new_bundle, read_bundle
+from isnet_trt.bundle import ENGINE, ONNX, Bundle, CheckpointInfo, Manifest, new_bundle, read_bundle
+from isnet_trt.engines.info import EngineInfo
 from isnet_trt.settings import Inference, Labels, Preprocess
 
 LABELS = Labels(("left", "right", "sky"), ((1, 2, 3), (4, 5, 6), (70, 130, 255)), ((0, 1),))

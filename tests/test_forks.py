@@ -13,7 +13,7 @@ import tiny_model
 from forked import PATIENCE, in_child, needs_fork
 
 from isnet_trt import Segmenter
-from isnet_trt.engines import open_onnx
+from isnet_trt.engines.onnxruntime import open_onnx
 from isnet_trt.errors import EngineError
 from isnet_trt.settings import Preprocess
 

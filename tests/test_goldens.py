@@ -14,7 +14,7 @@ from golden_files import GOLDEN, NEAR_TIES, load_golden
 from isnet_trt import Inference, Segmenter
 from isnet_trt.bundle import Bundle
 from isnet_trt.export import build
-from isnet_trt.training.recipes import RECIPES
+from isnet_trt.recipes import RECIPES
 
 CHECK = load_golden("check_example")
 PUBLISHED = [name for name in RECIPES if name != "isnet_demo"]

@@ -20,7 +20,7 @@ import tiny_model
 from onnx import TensorProto, helper, numpy_helper
 
 from isnet_trt import RawImage, Segmenter
-from isnet_trt.engines import open_onnx
+from isnet_trt.engines.onnxruntime import open_onnx
 from isnet_trt.settings import Inference, Preprocess
 
 RULE = Preprocess((200, 160))

@@ -8,7 +8,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from isnet_trt.engines import Engine, open_onnx
+from isnet_trt.engines.base import Engine
+from isnet_trt.engines.onnxruntime import open_onnx
 from isnet_trt.settings import Labels
 
 STRIDE = 8

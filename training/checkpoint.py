@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 
 from isnet_trt.errors import CheckpointError
+from isnet_trt.recipes import RECIPES, Recipe
+from isnet_trt.recipes import recipe as recipe_named
 from isnet_trt.training.fit import AUXILIARY, COUNTER, Fit, compare, expected, few, fits
 from isnet_trt.training.model import ISNet
-from isnet_trt.training.recipes import RECIPES, Recipe
-from isnet_trt.training.recipes import recipe as recipe_named
 
 StateDict = dict[str, Tensor]
 _CONTAINERS = ("model", "state_dict")

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import torch
 
-from isnet_trt.training.architecture import Architecture
+from isnet_trt.recipes import RECIPES, Recipe
+from isnet_trt.recipes.architecture import Architecture
 from isnet_trt.training.model import ISNet
-from isnet_trt.training.recipes import RECIPES, Recipe
 
 Shapes = Mapping[str, tuple[int, ...]]
 AUXILIARY = "auxiliary_decoder."

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor
 
+from isnet_trt.recipes import IGNORE
 from isnet_trt.training.model import Outputs
-from isnet_trt.training.recipes import IGNORE
 
 WEIGHTS = (1.0, 0.4, 0.4)
 """Of the final, first-stage and auxiliary prediction."""

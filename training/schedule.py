@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from isnet_trt.training.recipes import Optimiser
+from isnet_trt.recipes import Optimiser
 
 
 def poly(optimiser: Optimiser, iteration: int, total: int) -> float:

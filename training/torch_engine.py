@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from isnet_trt.engines.base import check_batch
 from isnet_trt.errors import EngineError, EngineUnavailable
-from isnet_trt.segmenter import Segmenter
+from isnet_trt.recipes import PRESETS
+from isnet_trt.runtime.segmenter import Segmenter
 from isnet_trt.settings import Inference
 from isnet_trt.training.checkpoint import Checkpoint, load_model
 from isnet_trt.training.model import ISNet
-from isnet_trt.training.recipes import PRESETS
 
 
 class TorchEngine:

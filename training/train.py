@@ -21,12 +21,12 @@ from pathlib import Path
 import torch
 
 from isnet_trt import cli
+from isnet_trt.datasets.layouts import open_dataset
 from isnet_trt.errors import SettingsError
-from isnet_trt.training.data.layouts import open_dataset
+from isnet_trt.recipes import Recipe, recipe
 from isnet_trt.training.data.scenes import SceneSet, held_out_scenes, training_scenes
 from isnet_trt.training.distributed import Processes, processes
 from isnet_trt.training.pretrained import load_backbone, load_matching
-from isnet_trt.training.recipes import Recipe, recipe
 from isnet_trt.training.trainer import Data, Options, Trainer
 
 

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from isnet_trt.datasets.picture_set import Source
 from isnet_trt.errors import CheckpointError, TrainingError
+from isnet_trt.recipes import IGNORE, Recipe
 from isnet_trt.training.data.augment import Augment
 from isnet_trt.training.data.crops import CropDataset, EpochSampler, batches, crop_loader
-from isnet_trt.training.data.picture_set import Source
 from isnet_trt.training.diagnose import first_not_finite
 from isnet_trt.training.distributed import Processes, lost_process, synchronised
 from isnet_trt.training.interrupt import StopWish
@@ -24,7 +25,6 @@ from isnet_trt.training.log import Step
 from isnet_trt.training.losses import losses
 from isnet_trt.training.model import ISNet, Outputs
 from isnet_trt.training.progress import Record
-from isnet_trt.training.recipes import IGNORE, Recipe
 from isnet_trt.training.run_folder import LATEST, RunFolder
 from isnet_trt.training.schedule import poly
 from isnet_trt.training.validate import Validator

@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from isnet_trt.datasets.picture_set import Source
 from isnet_trt.metrics import Confusion, Metrics
-from isnet_trt.preprocess import check_image, normalise, resize
+from isnet_trt.pictures.preprocess import check_image, normalise, resize
 from isnet_trt.settings import Preprocess
-from isnet_trt.training.data.picture_set import Source
 from isnet_trt.training.distributed import Processes
 from isnet_trt.training.model import ISNet
 

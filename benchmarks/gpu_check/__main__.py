@@ -14,7 +14,7 @@ from benchmarks import pages, results
 from benchmarks.gpu_check import catalogue, runner, section
 from benchmarks.gpu_check.check import Check, Row, Setup
 from isnet_trt import cli
-from isnet_trt.engines.device import find_gpu
+from isnet_trt.cuda.gpu import find_gpu
 
 _DESCRIPTION = """Ask a GPU machine, which needs no network, everything that only a GPU can show.
 

@@ -106,7 +106,7 @@ def build(ckpt: Path, folder: Path, kind: str, precision: str, context: Context 
 
 def _targets(kind: str) -> tuple[str, ...] | None:
     """This GPU, where TensorRT-RTX builds ahead of time for it."""
-    from isnet_trt.engines.device import find_gpu
+    from isnet_trt.cuda.gpu import find_gpu
 
     gpu = find_gpu()
     return (gpu.compute_capability,) if gpu and kind == "tensorrt-rtx" else None

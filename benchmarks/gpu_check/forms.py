@@ -116,7 +116,7 @@ class Ahead:
 
 def here() -> tuple[str, int]:
     """This GPU's compute capability such as "8.9", and the architecture that kernels are compiled for it."""
-    from isnet_trt.engines.device import look_for_gpu
+    from isnet_trt.cuda.gpu import look_for_gpu
     from isnet_trt.kernels.compile import PTX_VERSIONS
 
     gpu, reason = look_for_gpu()

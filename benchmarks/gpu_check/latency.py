@@ -16,10 +16,11 @@ from benchmarks.gpu_check.needs import RUNTIME
 from benchmarks.gpu_check.networks import Strided, Torch
 from benchmarks.gpu_check.place import device
 from benchmarks.gpu_check.rigs import Case, GpuRig
-from isnet_trt import geometry
-from isnet_trt.interop import image_from
 from isnet_trt.kernels import cost
 from isnet_trt.kernels.cost import Card, Cost
+from isnet_trt.merging import geometry
+from isnet_trt.pictures.interop import image_from
+from isnet_trt.pictures.preprocess import test_size
 
 ROUNDS, FEW = 15, 5
 AIM = 0.15
@@ -38,7 +39,7 @@ MODELS = {
 
 def case_of(name: str) -> Case:
     """One of `MODELS` as a case."""
-    from isnet_trt.training.recipes import recipe
+    from isnet_trt.recipes import recipe
 
     found, preset, size, batch = MODELS[name]
     made = recipe(found)
@@ -48,7 +49,7 @@ def case_of(name: str) -> Case:
 
 def floors(case: Case) -> dict[str, Cost]:
     """Stage -> what it must move and compute; the engine is float32 at its borders. Whole mode: one plain pass."""
-    picture = geometry.test_size(case.size, case.preprocess)
+    picture = test_size(case.size, case.preprocess)
     classes, inference = case.labels.count, case.inference
     found: dict[str, Cost] = {}
     if picture != case.size:
@@ -147,7 +148,7 @@ def whole(name: str) -> Callable[[Answer, Setup], None]:
 
 def _engine(answer: Answer, setup: Setup, case: Case, kind: str) -> bool:
     """One engine kind's bundle, through the library's own segmenter."""
-    picture = geometry.test_size(case.size, case.preprocess)
+    picture = test_size(case.size, case.preprocess)
     window = case.inference.window or picture
     with part(answer, f"{case.label} {kind}"):
         folder, _ = bundles.published(setup, kind, MODELS[case.label][0], "fp16", window, case.batch)
@@ -214,7 +215,7 @@ def peers(name: str) -> Callable[[Answer, Setup], None]:
         import torch
 
         case = case_of(name)
-        picture = geometry.test_size(case.size, case.preprocess)
+        picture = test_size(case.size, case.preprocess)
         shape = (case.batch, 3, *(case.inference.window or picture))
         generator = torch.Generator(device()).manual_seed(setup.seed)
         batch = torch.randn(shape, generator=generator, device=device())

@@ -9,7 +9,7 @@ from benchmarks import device as hardware
 from benchmarks.gpu_check import timing
 from benchmarks.gpu_check.check import Answer, CannotRun, Check, Setup, part
 from benchmarks.gpu_check.place import device
-from isnet_trt.engines.device import look_for_gpu
+from isnet_trt.cuda.gpu import look_for_gpu
 
 PACKAGES = (
     "torch", "triton", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "numpy", "opencv-python",

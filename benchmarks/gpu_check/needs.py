@@ -8,7 +8,7 @@ import importlib.util
 import os
 from collections.abc import Callable, Iterable
 
-from isnet_trt.engines.device import look_for_gpu
+from isnet_trt.cuda.gpu import look_for_gpu
 
 
 def missing(needs: Iterable[str]) -> str:

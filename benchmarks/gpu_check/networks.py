@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.gpu_check.place import device
-from isnet_trt.geometry import coarse_size
+from isnet_trt.merging.geometry import coarse_size
 
 Shape = tuple[int, int, int, int]
 

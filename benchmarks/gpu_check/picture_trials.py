@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from benchmarks.gpu_check.forms import Form, model_of
 from benchmarks.gpu_check.trial import SIZES, Deviation, Output, labelled, normal, numbers, tensor
-from isnet_trt import geometry, windows
 from isnet_trt.cuda.work import label_code
-from isnet_trt.geometry import Window, coarse_size
 from isnet_trt.kernels import cost
+from isnet_trt.merging import geometry, windows
+from isnet_trt.merging.geometry import Window, coarse_size
 from isnet_trt.settings import Inference, Preprocess, Size
 
 NORMAL = Preprocess((2048, 512))
@@ -100,7 +100,7 @@ class GatherTrial:
 
     def __init__(self, form: Form, case: GatherCase, dtype: str, seed: int) -> None:
         from isnet_trt.kernels import gather_windows
-        from isnet_trt.preprocess import _tables
+        from isnet_trt.pictures.preprocess import _tables
 
         self._form, self._case, self._dtype = form, case, dtype
         self._pitch = case.pixel * case.size[1] + 5

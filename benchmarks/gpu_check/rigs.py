@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from benchmarks.gpu_check.check import Answer, Row, Setup
 from benchmarks.gpu_check.networks import Network
 from isnet_trt import Segmenter
-from isnet_trt.interop import image_from
-from isnet_trt.merge import Head
-from isnet_trt.preprocess import normalise, resize
+from isnet_trt.merging.merge import Head
+from isnet_trt.pictures.interop import image_from
+from isnet_trt.pictures.preprocess import normalise, resize
 from isnet_trt.settings import Inference, Labels, Preprocess, Size
 
 CLEAR = 0.05

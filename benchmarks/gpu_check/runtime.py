@@ -18,7 +18,7 @@ from benchmarks.gpu_check.kernels import seed_of
 from benchmarks.gpu_check.needs import RUNTIME
 from benchmarks.gpu_check.networks import Network, Strided, Torch
 from benchmarks.gpu_check.rigs import Case, GpuRig, Rig
-from isnet_trt.interop import image_from
+from isnet_trt.pictures.interop import image_from
 from isnet_trt.settings import Inference, Preprocess
 
 FIXTURES = Path(__file__).parents[2] / "tests" / "golden"
@@ -38,7 +38,7 @@ QUICK = (
 
 def recipes() -> list[Any]:
     """The published ones."""
-    from isnet_trt.training.recipes import RECIPES
+    from isnet_trt.recipes import RECIPES
 
     return [found for name, found in RECIPES.items() if name != "isnet_demo"]
 

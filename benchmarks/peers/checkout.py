@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from benchmarks.peers import Answer, Missing, Setup
 from benchmarks.peers.eager import device
-from isnet_trt.preprocess import normalise, resize
+from isnet_trt.pictures.preprocess import normalise, resize
 from isnet_trt.settings import Inference
 from isnet_trt.training.checkpoint import Checkpoint, load_checkpoint
 

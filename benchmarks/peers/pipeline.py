@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.peers import Answer, Setup
-from isnet_trt import geometry
-from isnet_trt.preprocess import normalise, resize
+from isnet_trt.merging import geometry
+from isnet_trt.pictures.preprocess import normalise, resize
+from isnet_trt.recipes import Recipe
 from isnet_trt.settings import Inference, Size
-from isnet_trt.training.recipes import Recipe
 
 Network = Callable[[Tensor], Tensor]
 """Normalised pictures (B, 3, H, W) on the CPU -> raw logits (B, K, h, w) float32 on the CPU."""

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 
 from benchmarks.peers import Missing, Setup
+from isnet_trt.recipes import Recipe
 from isnet_trt.training.checkpoint import load_checkpoint, load_model
-from isnet_trt.training.recipes import Recipe
 
 _SAMPLE = (2, 3, 73, 105)
 

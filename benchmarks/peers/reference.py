@@ -20,8 +20,8 @@ from torch import Tensor
 
 from benchmarks.peers import Answer, Setup
 from benchmarks.peers.eager import device
-from isnet_trt import geometry
-from isnet_trt.preprocess import normalise, resize
+from isnet_trt.merging import geometry
+from isnet_trt.pictures.preprocess import normalise, resize
 from isnet_trt.settings import Inference, Preprocess, Size
 from isnet_trt.training.checkpoint import Checkpoint, load_checkpoint, load_model
 from isnet_trt.training.model import ISNet

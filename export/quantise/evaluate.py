@@ -14,13 +14,14 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from isnet_trt.engines import Engine, open_onnx
+from isnet_trt.engines.base import Engine
+from isnet_trt.engines.onnxruntime import open_onnx
 from isnet_trt.export.parity import Picture
 from isnet_trt.export.quantise.twin import twin
 from isnet_trt.metrics import Confusion
-from isnet_trt.segmenter import Segmenter
+from isnet_trt.recipes import Recipe
+from isnet_trt.runtime.segmenter import Segmenter
 from isnet_trt.settings import Inference
-from isnet_trt.training.recipes import Recipe
 
 Labelled = tuple[NDArray[np.uint8], NDArray[np.integer]]
 """A picture (H, W, 3) RGB and its labels (H, W)."""

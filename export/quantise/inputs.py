@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from isnet_trt import windows
 from isnet_trt.errors import ImageError, SettingsError
 from isnet_trt.export.parity import Picture
-from isnet_trt.predict import SUFFIXES, pictures_in
-from isnet_trt.preprocess import named, normalise, printable, read_image, resize
+from isnet_trt.merging import windows
+from isnet_trt.pictures.files import SUFFIXES, named, pictures_in, printable, read_image
+from isnet_trt.pictures.preprocess import normalise, resize
 from isnet_trt.settings import Inference, Preprocess
 
 LIMIT = 128

@@ -10,7 +10,6 @@ from isnet_trt.bundle.manifest import (
     SCHEMA_VERSION,
     TIMING_CACHE,
     CheckpointInfo,
-    EngineInfo,
     FileInfo,
     Manifest,
 )
@@ -25,7 +24,6 @@ __all__ = [
     "Bundle",
     "CheckpointInfo",
     "Draft",
-    "EngineInfo",
     "FileInfo",
     "Manifest",
     "check_target",

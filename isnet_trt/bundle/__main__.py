@@ -9,8 +9,9 @@ import textwrap
 from collections.abc import Iterator, Sequence
 
 from isnet_trt import cli
-from isnet_trt.bundle import KERNELS, Bundle, EngineInfo, Manifest, read_bundle
-from isnet_trt.engines import check_engine
+from isnet_trt.bundle import KERNELS, Bundle, Manifest, read_bundle
+from isnet_trt.engines.info import EngineInfo
+from isnet_trt.engines.select import check_engine
 from isnet_trt.errors import EngineUnavailable
 from isnet_trt.settings import Preprocess
 

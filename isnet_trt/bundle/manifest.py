@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from isnet_trt._version import __version__
 from isnet_trt.bundle.strict import FieldError, decode
+from isnet_trt.engines.info import EngineInfo
 from isnet_trt.errors import BundleError, SettingsError
 from isnet_trt.settings import Inference, Labels, Preprocess, to_json
 
@@ -53,27 +54,6 @@ class CheckpointInfo:
 def _check_digest(text: str) -> None:
     if not re.fullmatch("[0-9a-f]{64}", text):
         raise SettingsError(f"{text!r} is no SHA-256 in lower-case hex")
-
-
-@dataclass(frozen=True)
-class EngineInfo:
-    """The engine that the bundle was built for.
-
-    ``compute_capabilities`` are the GPUs that the engine may run on, such as ("8.6", "8.9"); empty for a CPU engine.
-    ``shapes`` are the smallest, usual and largest input (B, 3, H, W); empty means any. ``context`` says who computes
-    the two context operations: ``plugin`` (kernels of the bundle) or ``native`` (the engine's own layers); None for
-    ONNX Runtime. ``version_compatible`` engines run under later versions of their library as well.
-    """
-
-    kind: str
-    library_version: str
-    file: str
-    compute_capabilities: tuple[str, ...] = ()
-    gpu: str | None = None
-    driver: str | None = None
-    shapes: tuple[tuple[int, int, int, int], ...] = ()
-    context: Literal["plugin", "native"] | None = None
-    version_compatible: bool = False
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isnet_trt.cuda import driver
-from isnet_trt.engines.device import Gpu, look_for_gpu
+from isnet_trt.cuda.gpu import Gpu, look_for_gpu
 from isnet_trt.errors import EngineError, EngineUnavailable
 
 NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: not ordered with the legacy default stream

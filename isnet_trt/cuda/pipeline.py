@@ -26,9 +26,9 @@ from isnet_trt.cuda.steps import Clear, Infer, Launch, Move, Place, Plan, Step
 from isnet_trt.cuda.transfers import Labels, Slot, Transfers, labels
 from isnet_trt.errors import EngineError, EngineUnavailable
 from isnet_trt.forks import Home
-from isnet_trt.geometry import Window, coarse_size
-from isnet_trt.interop import RawImage, RawLabels
-from isnet_trt.preprocess import Order
+from isnet_trt.merging.geometry import Window, coarse_size
+from isnet_trt.pictures.interop import RawImage, RawLabels
+from isnet_trt.pictures.preprocess import Order
 from isnet_trt.settings import Inference, Size
 
 PLANS = 4

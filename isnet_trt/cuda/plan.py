@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from isnet_trt import geometry, windows
 from isnet_trt.cuda.steps import (
     ALIGNMENT,
     FLOAT,
@@ -33,10 +32,11 @@ from isnet_trt.cuda.steps import (
     aligned,
 )
 from isnet_trt.cuda.work import label_code, padded
-from isnet_trt.geometry import Window, coarse_size
-from isnet_trt.merge import Head, label_type
-from isnet_trt.preprocess import Order, value_tables
-from isnet_trt.resample import Span, positions
+from isnet_trt.merging import windows
+from isnet_trt.merging.geometry import Window, coarse_size
+from isnet_trt.merging.merge import Head, label_type
+from isnet_trt.merging.resample import Span, positions
+from isnet_trt.pictures.preprocess import Order, test_size, value_tables
 from isnet_trt.settings import Inference, Preprocess, Size
 
 BAND_BYTES = 64 << 20
@@ -72,7 +72,7 @@ class _Planner:
     def __init__(self, size: Size, inference: Inference, model: Model, order: Order) -> None:
         self.size, self.inference, self.model, self.order = size, inference, model, order
         self.head = model.head
-        self.picture = geometry.test_size(size, model.preprocess)
+        self.picture = test_size(size, model.preprocess)
         self.queue = windows.plan(self.picture, inference)
         self.tables = Tables()
         self.buffers: dict[str, int] = {}

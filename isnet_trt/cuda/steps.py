@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from isnet_trt import windows
-from isnet_trt.preprocess import Order
+from isnet_trt.merging import windows
+from isnet_trt.pictures.preprocess import Order
 from isnet_trt.settings import Inference, Size
 
 ALIGNMENT = 256
@@ -90,7 +90,7 @@ class Plan:
         tables: what belongs into the buffer of that name.
         regions: the answers in the buffer "logits".
         slots: (region, slot) of each window of ``queue``.
-        queue: the windows, as isnet_trt.windows plans them.
+        queue: the windows, as isnet_trt.merging.windows plans them.
     """
 
     size: Size

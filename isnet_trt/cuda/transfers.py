@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from isnet_trt.cuda.device import Device
 from isnet_trt.cuda.steps import Plan
-from isnet_trt.interop import RawImage, RawLabels
+from isnet_trt.pictures.interop import RawImage, RawLabels
 
 Labels = NDArray[np.unsignedinteger]
 

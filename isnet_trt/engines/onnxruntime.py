@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from isnet_trt.engines.base import check_batch
+from isnet_trt.engines.base import Engine, check_batch
 from isnet_trt.engines.cores import usable_cores
 from isnet_trt.errors import EngineError, EngineUnavailable, SettingsError
 from isnet_trt.forks import Home
@@ -161,3 +161,8 @@ def _text(shape: Any) -> str:
 
 def _line(error: Exception) -> str:
     return " ".join(str(error).split())
+
+
+def open_onnx(path: str | os.PathLike[str], *, threads: int | None = None) -> Engine:
+    """A model file under ONNX Runtime on the CPU."""
+    return OnnxRuntimeEngine(path, threads)

@@ -21,10 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isnet_trt.cuda import driver
+from isnet_trt.cuda.gpu import Gpu, look_for_gpu
 from isnet_trt.cuda.kernels import Kernels
+from isnet_trt.cuda.stream import Stream
 from isnet_trt.engines.base import check_batch
 from isnet_trt.engines.cores import usable_cores
-from isnet_trt.engines.device import Gpu, look_for_gpu
 from isnet_trt.engines.onnxruntime import (
     KIND,
     check_shape,
@@ -34,10 +35,9 @@ from isnet_trt.engines.onnxruntime import (
     run_options,
     signature,
 )
-from isnet_trt.engines.stream import Stream
 from isnet_trt.errors import EngineError, EngineUnavailable
 from isnet_trt.forks import Home
-from isnet_trt.geometry import coarse_size
+from isnet_trt.merging.geometry import coarse_size
 
 PROVIDER = "CUDAExecutionProvider"
 _INSTALL = "pip uninstall onnxruntime, then pip install onnxruntime-gpu (with its CUDA and cuDNN)"

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import importlib.util
 from dataclasses import dataclass
+from typing import Literal
 
-from isnet_trt.engines.device import Gpu, look_for_gpu
+from isnet_trt.cuda.gpu import Gpu, look_for_gpu
+from isnet_trt.engines.info import EngineInfo
 from isnet_trt.engines.libraries import LIBRARIES, RTX_COMPUTE_CAPABILITIES, import_library, installed_version
 from isnet_trt.errors import EngineUnavailable, SettingsError
 
+Placement = Literal["auto", "cpu", "cuda"]
+"""Where the network runs: "auto" is the GPU for TensorRT's engines and the CPU for ONNX Runtime, which takes its CUDA
+provider for "cuda" only."""
+PLACEMENTS: tuple[Placement, ...] = ("auto", "cpu", "cuda")
 KINDS = ("onnxruntime", "tensorrt", "tensorrt-rtx")
 _OLDEST = (7, 5)
 """Oldest compute capability of TensorRT from 10.5 on (Turing)."""
@@ -100,3 +106,19 @@ def _against(kind: str, machine: Machine) -> str:
     if kind == "tensorrt" and tuple(map(int, capability.split("."))) < _OLDEST:
         return f"{kind} runs from compute capability {'.'.join(map(str, _OLDEST))} on"
     return ""
+
+
+def check_engine(info: EngineInfo) -> None:
+    """Whether the engine of a manifest can run here, asked without loading it.
+
+    Raises:
+        EngineUnavailable: it cannot; the message says why and what can.
+    """
+    if info.kind not in LIBRARIES:
+        return
+    from isnet_trt.engines.tensorrt import check_compatible
+
+    try:
+        check_compatible(info)
+    except EngineUnavailable as error:
+        raise EngineUnavailable(f"{error}. The same bundle opens on the CPU with engine='onnxruntime'") from None

@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from isnet_trt.bundle import EngineInfo
 from isnet_trt.cuda import driver
+from isnet_trt.cuda.gpu import Gpu, look_for_gpu
 from isnet_trt.cuda.kernels import Kernels
+from isnet_trt.cuda.stream import Stream
 from isnet_trt.engines.base import check_batch
-from isnet_trt.engines.device import Gpu, look_for_gpu
+from isnet_trt.engines.info import EngineInfo
 from isnet_trt.engines.libraries import (
     LIBRARIES,
     collecting_logger,
@@ -32,7 +33,6 @@ from isnet_trt.engines.libraries import (
     runs_engine_of,
     started,
 )
-from isnet_trt.engines.stream import Stream
 from isnet_trt.errors import EngineError, EngineUnavailable
 from isnet_trt.forks import Home
 

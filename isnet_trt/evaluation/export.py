@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from isnet_trt.errors import SettingsError
 from isnet_trt.evaluation.files import make_folder
 from isnet_trt.evaluation.labelled import Labelled
-from isnet_trt.predict import write_png
+from isnet_trt.pictures.files import write_png
 
 
 class LabelWriter:

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isnet_trt.errors import SettingsError
-from isnet_trt.preprocess import Image
+from isnet_trt.pictures.files import Image
+from isnet_trt.recipes import DEMO_LABELS, is_described
 from isnet_trt.settings import Labels, Size
-from isnet_trt.training.recipes import DEMO_LABELS, is_described
 
 SCENES = "scenes"
 TEST = "test"
@@ -99,7 +99,7 @@ def open_labelled(name: str, data: Path | None, split: str, limit: int | None = 
         from isnet_trt.evaluation.unlabelled import open_test_pictures
 
         return open_test_pictures(name, data)
-    from isnet_trt.training.data.layouts import open_dataset
+    from isnet_trt.datasets.layouts import open_dataset
 
     return open_dataset(name, data, split)
 

@@ -9,7 +9,7 @@ from typing import Literal
 from isnet_trt.bundle import CheckpointInfo, read_bundle
 from isnet_trt.errors import CheckpointError, SettingsError
 from isnet_trt.evaluation.labelled import Labelled, check_labels
-from isnet_trt.segmenter import Segmenter
+from isnet_trt.runtime.segmenter import Segmenter
 from isnet_trt.settings import Inference
 
 TORCH = "torch"

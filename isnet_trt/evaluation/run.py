@@ -17,7 +17,7 @@ from isnet_trt.evaluation.labelled import Labelled
 from isnet_trt.evaluation.models import Model
 from isnet_trt.evaluation.share import Share
 from isnet_trt.metrics import Agreement, Confusion
-from isnet_trt.segmentation import Segmentation
+from isnet_trt.runtime.segmentation import Segmentation
 
 T = TypeVar("T")
 _READERS = 2

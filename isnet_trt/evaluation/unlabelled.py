@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from isnet_trt.datasets.layouts import label_values, layout_of
+from isnet_trt.datasets.picture_set import LabelValues
+from isnet_trt.datasets.reading import read_bgr
 from isnet_trt.errors import DataError, SettingsError
-from isnet_trt.preprocess import Image
+from isnet_trt.pictures.files import Image
+from isnet_trt.recipes import DATASETS, IGNORE
 from isnet_trt.settings import Labels
-from isnet_trt.training.data.layouts import label_values, layout_of
-from isnet_trt.training.data.picture_set import LabelValues
-from isnet_trt.training.data.reading import read_bgr
-from isnet_trt.training.recipes import DATASETS, IGNORE
 
 _FOLDERS = {
     "ade20k": ("ADEChallengeData2016/images/testing", "images/testing", "release_test/testing"),
@@ -53,7 +53,7 @@ class TestPictures:
 
 
 def open_test_pictures(name: str, data: Path | None) -> TestPictures:
-    """The test split of a dataset; ``data`` as for `isnet_trt.training.data.layouts.open_dataset`.
+    """The test split of a dataset; ``data`` as for `isnet_trt.datasets.layouts.open_dataset`.
 
     Raises:
         SettingsError: the dataset has no unlabelled test pictures.

@@ -25,7 +25,7 @@ from benchmarks.gpu_check.check import Setup  # noqa: E402
 from benchmarks.gpu_check.context_trials import PoolCase  # noqa: E402
 from benchmarks.gpu_check.forms import Ahead  # noqa: E402
 from isnet_trt.cuda import driver  # noqa: E402
-from isnet_trt.engines.device import look_for_gpu  # noqa: E402
+from isnet_trt.cuda.gpu import look_for_gpu  # noqa: E402
 
 SETUP = Setup(seed=5)
 

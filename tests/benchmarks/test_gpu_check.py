@@ -23,9 +23,9 @@ from benchmarks.gpu_check import __main__ as command
 from benchmarks.gpu_check import catalogue, needs, runner, runtime, section, worker
 from benchmarks.gpu_check.check import Answer, CannotRun, Check, Setup, part, plain
 from isnet_trt import cli
-from isnet_trt.engines.device import find_gpu
+from isnet_trt.cuda.gpu import find_gpu
 from isnet_trt.errors import EngineUnavailable, SettingsError
-from isnet_trt.training.recipes import RECIPES
+from isnet_trt.recipes import RECIPES
 
 MODULE = "gpu_check_samples"
 here = find_gpu()

@@ -20,8 +20,8 @@ from benchmarks.gpu_check import bundles, context, engines, latency, machine, re
 from benchmarks.gpu_check.check import CannotRun, Setup
 from benchmarks.gpu_check.networks import Strided, Torch
 from isnet_trt import Segmenter
-from isnet_trt.bundle import EngineInfo
-from isnet_trt.engines.device import Gpu, find_gpu
+from isnet_trt.cuda.gpu import Gpu, find_gpu
+from isnet_trt.engines.info import EngineInfo
 from isnet_trt.errors import EngineError, SettingsError
 
 DEMO = Path(__file__).parents[2] / "training" / "assets" / "isnet_demo.pth"
@@ -306,7 +306,7 @@ def test_no_bundle_is_built_for_an_engine_that_is_not_here(tmp_path: Path, monke
         with pytest.raises(CannotRun, match=r"tensorrt is not installed|no CUDA provider"):
             bundles.published(Setup(folder=tmp_path), kind, "isnet_resnet50os8_ade20k", "fp16", (64, 64))
     hopper = Gpu("some Hopper", "9.0", "CUDA 13.0")
-    monkeypatch.setattr("isnet_trt.engines.device.find_gpu", lambda: hopper)
+    monkeypatch.setattr("isnet_trt.cuda.gpu.find_gpu", lambda: hopper)
     with pytest.raises(CannotRun, match=r"made for compute capability 8\.0, .*, this GPU has 9\.0"):
         bundles.published(Setup(folder=tmp_path), "tensorrt-rtx", "isnet_resnet50os8_ade20k", "fp16", (64, 64))
 

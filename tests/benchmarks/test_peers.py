@@ -14,9 +14,9 @@ from benchmarks.peers import MODULES, PEERS, Missing, Setup, pipeline, reference
 from benchmarks.rounds import Case, agreement, measure
 from benchmarks.worker import Contender
 from isnet_trt import Inference
+from isnet_trt.recipes import recipe
 from isnet_trt.settings import Preprocess
-from isnet_trt.training.demo import CHECKPOINT
-from isnet_trt.training.recipes import recipe
+from isnet_trt.training import DEMO_CHECKPOINT
 
 DEMO = dataclasses.replace(recipe("isnet_demo"), preprocess=Preprocess((97, 65)))
 WEIGHT = torch.randn(9, 3, 15, 15, generator=torch.Generator().manual_seed(4)) / 15
@@ -59,11 +59,11 @@ def test_every_peer_is_described_and_has_its_module() -> None:
 def test_missing_programs_and_libraries_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(Missing, match="trtexec is not installed"):
-        trtexec.seconds(Setup("trtexec", "trtexec", 1, ckpt=CHECKPOINT), (64, 64))
+        trtexec.seconds(Setup("trtexec", "trtexec", 1, ckpt=DEMO_CHECKPOINT), (64, 64))
 
 
 def test_a_folder_that_is_no_checkout_is_named(tmp_path: Path) -> None:
-    setup = Setup("checkout", "checkout", 1, ckpt=CHECKPOINT, checkout=tmp_path)
+    setup = Setup("checkout", "checkout", 1, ckpt=DEMO_CHECKPOINT, checkout=tmp_path)
     with pytest.raises(Missing, match="no ssseg/modules"):
         Contender(setup)
 
@@ -71,11 +71,11 @@ def test_a_folder_that_is_no_checkout_is_named(tmp_path: Path) -> None:
 def test_a_checkout_that_cannot_be_imported_is_named(tmp_path: Path) -> None:
     (tmp_path / "ssseg" / "modules").mkdir(parents=True)
     with pytest.raises(Missing, match="leaves the configs out"):
-        Contender(Setup("checkout", "checkout", 1, ckpt=CHECKPOINT, checkout=tmp_path))
+        Contender(Setup("checkout", "checkout", 1, ckpt=DEMO_CHECKPOINT, checkout=tmp_path))
     (tmp_path / "ssseg" / "configs" / "isnet").mkdir(parents=True)
     (tmp_path / "ssseg" / "modules" / "__init__.py").write_text("import a_library_that_is_not_there\n", "utf-8")
     with pytest.raises(Missing, match="a_library_that_is_not_there"):
-        Contender(Setup("checkout", "checkout", 1, ckpt=CHECKPOINT, checkout=tmp_path))
+        Contender(Setup("checkout", "checkout", 1, ckpt=DEMO_CHECKPOINT, checkout=tmp_path))
 
 
 # The public code's layout and interface, with this project's network inside: what is shown is that settings, weights
@@ -87,7 +87,7 @@ import torch
 import torch.nn.functional as F
 from isnet_trt.settings import Inference
 from isnet_trt.training.model import ISNet
-from isnet_trt.training.recipes import recipe
+from isnet_trt.recipes import recipe
 from benchmarks.peers import reference
 
 
@@ -132,7 +132,7 @@ def test_checkout_is_run_through_its_own_interface(version: str, tmp_path: Path)
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text, "utf-8")
-    setups = [Setup(n, n, 1, ckpt=CHECKPOINT, checkout=tmp_path) for n in ("reference", "checkout")]
+    setups = [Setup(n, n, 1, ckpt=DEMO_CHECKPOINT, checkout=tmp_path) for n in ("reference", "checkout")]
     inference = Inference(scales=(0.125, 0.25), flip=True)
     record = measure(Case("small", IMAGE, inference, recipe("isnet_demo").preprocess, 1), setups)
     assert record["gaps"] == []
@@ -144,7 +144,7 @@ def test_checkout_is_run_through_its_own_interface(version: str, tmp_path: Path)
 @pytest.mark.slow
 def test_every_peer_at_hand_gives_the_references_labels() -> None:
     names = ("reference", "pytorch", "compile", "onnxruntime", "openvino")
-    setups = [Setup(name, name, 1, ckpt=CHECKPOINT) for name in names]
+    setups = [Setup(name, name, 1, ckpt=DEMO_CHECKPOINT) for name in names]
     record = measure(Case("small", IMAGE, SMALL, recipe("isnet_demo").preprocess, 1), setups)
     timed = {c["name"] for c in record["contenders"] if c["status"] == "timed"}
     missing = {gap["what"] for gap in record["gaps"]}

@@ -16,8 +16,8 @@ from isnet_trt.errors import SettingsError
 from isnet_trt.export.graphs import Arithmetic
 from isnet_trt.export.quantise import MeanIoU
 from isnet_trt.export.quantise.sensitivity import Damage, Mix, Step
-from isnet_trt.preprocess import read_image
-from isnet_trt.training.recipes import PRESETS, recipe
+from isnet_trt.pictures.files import read_image
+from isnet_trt.recipes import PRESETS, recipe
 from isnet_trt.training.scenes import draw_scene
 
 LIP = recipe("isnet_resnet50os8_lip")

@@ -11,8 +11,8 @@ from golden_files import GOLDEN, load_golden
 
 from benchmarks.peers import reference
 from isnet_trt import Inference
+from isnet_trt.recipes import recipe
 from isnet_trt.training.model import ISNet
-from isnet_trt.training.recipes import recipe
 
 CHECK = load_golden("check_example")
 NAME = "isnet_resnet50os8_ade20k"

@@ -15,7 +15,8 @@ from benchmarks.peers import Missing, Setup
 from benchmarks.rounds import Case, agreement, measure
 from benchmarks.worker import Contender
 from isnet_trt import Inference
-from isnet_trt.bundle import ENGINE, EngineInfo
+from isnet_trt.bundle import ENGINE
+from isnet_trt.engines.info import EngineInfo
 from isnet_trt.settings import Preprocess
 
 IMAGE = np.random.default_rng(5).integers(0, 256, (61, 89, 3), np.uint8)

@@ -11,9 +11,10 @@ import pytest
 from small_bundle import SLIDE, write_bundle
 
 from isnet_trt import cli
-from isnet_trt.bundle import ENGINE, MANIFEST, ONNX, EngineInfo
+from isnet_trt.bundle import ENGINE, MANIFEST, ONNX
 from isnet_trt.bundle.__main__ import main
 from isnet_trt.bundle.manifest import manifest_from_json
+from isnet_trt.engines.info import EngineInfo
 from isnet_trt.engines.libraries import installed_version
 
 

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from small_bundle import manifest
 
-from isnet_trt.bundle import EngineInfo, FileInfo
+from isnet_trt.bundle import FileInfo
 from isnet_trt.bundle.manifest import SCHEMA_VERSION, manifest_from_json
+from isnet_trt.engines.info import EngineInfo
 from isnet_trt.errors import BundleError
 
 ENGINE_INFO = EngineInfo(

@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 from small_bundle import manifest, write_bundle
 
-from isnet_trt.bundle import ENGINE, MANIFEST, ONNX, Bundle, EngineInfo, FileInfo, read_bundle, sha256
+from isnet_trt.bundle import ENGINE, MANIFEST, ONNX, Bundle, FileInfo, read_bundle, sha256
+from isnet_trt.engines.info import EngineInfo
 from isnet_trt.errors import BundleError
 
 

@@ -22,8 +22,8 @@ import pytest
 from benchmarks.gpu_check import instead
 from isnet_trt.cuda import driver
 from isnet_trt.cuda.device import Device
+from isnet_trt.cuda.gpu import look_for_gpu
 from isnet_trt.cuda.kernels import Kernels
-from isnet_trt.engines.device import look_for_gpu
 from isnet_trt.errors import EngineError
 
 LIBRARY = ctypes.CDLL("libcuda.so.1", mode=ctypes.RTLD_GLOBAL)
@@ -139,7 +139,7 @@ def check_pipeline(device: Device, folder: Path) -> None:
 
     from isnet_trt import Inference
     from isnet_trt.cuda.pipeline import Pipeline
-    from isnet_trt.interop import image_from
+    from isnet_trt.pictures.interop import image_from
 
     class AtOnce(HostEngine):
         def enqueue(self, source: int, target: int, shape: Any, stream: int) -> None:

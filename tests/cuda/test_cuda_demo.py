@@ -15,13 +15,13 @@ from isnet_trt.cuda import device as device_module
 from isnet_trt.cuda.device import Device
 from isnet_trt.cuda.pipeline import Pipeline
 from isnet_trt.cuda.plan import Model
-from isnet_trt.engines import open_onnx
+from isnet_trt.engines.onnxruntime import open_onnx
 from isnet_trt.export.graph import export_graph, save_graph
-from isnet_trt.interop import image_from
-from isnet_trt.merge import Head
+from isnet_trt.merging.merge import Head
+from isnet_trt.pictures.interop import image_from
+from isnet_trt.recipes import recipe
+from isnet_trt.training import DEMO_CHECKPOINT
 from isnet_trt.training.checkpoint import load_checkpoint, load_model
-from isnet_trt.training.demo import CHECKPOINT
-from isnet_trt.training.recipes import recipe
 from isnet_trt.training.scenes import draw_scene
 
 pytestmark = [
@@ -33,7 +33,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("demo") / "model.onnx"
-    save_graph(export_graph(load_model(load_checkpoint(CHECKPOINT)), "isnet_demo"), path)
+    save_graph(export_graph(load_model(load_checkpoint(DEMO_CHECKPOINT)), "isnet_demo"), path)
     return path
 
 

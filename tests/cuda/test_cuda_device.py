@@ -14,8 +14,8 @@ from cuda_double import Driver, Gpu, Pycuda
 
 from isnet_trt.cuda import device as module
 from isnet_trt.cuda.device import Device, import_pycuda
-from isnet_trt.engines.device import Gpu as Card
-from isnet_trt.engines.device import find_gpu
+from isnet_trt.cuda.gpu import Gpu as Card
+from isnet_trt.cuda.gpu import find_gpu
 from isnet_trt.errors import EngineError, EngineUnavailable
 
 CARD = Card("NVIDIA Double", "8.9", "CUDA 13.0")

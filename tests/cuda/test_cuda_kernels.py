@@ -13,8 +13,8 @@ import pytest
 from cuda_double import Driver, Gpu, Pycuda
 
 from isnet_trt.cuda import kernels
+from isnet_trt.cuda.gpu import find_gpu
 from isnet_trt.cuda.kernels import Kernel, Kernels, choose, read
-from isnet_trt.engines.device import find_gpu
 from isnet_trt.errors import BundleError, EngineError, EngineUnavailable
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="triton has no wheels for this platform")

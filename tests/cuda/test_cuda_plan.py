@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from isnet_trt import geometry
 from isnet_trt.cuda.plan import BAND_BYTES, Model, bands, kernels_of, plan, span, swap
 from isnet_trt.cuda.steps import ALIGNMENT, Clear, Infer, Launch, Move, Plan
 from isnet_trt.errors import ImageError
-from isnet_trt.merge import Head
+from isnet_trt.merging import geometry
+from isnet_trt.merging.merge import Head
 from isnet_trt.settings import Inference, Preprocess
 
 MIB = 1 << 20

@@ -15,8 +15,8 @@ from ptx_machine import PtxKernels, compile_kernels
 from isnet_trt.cuda.answers import check_answers, split_answers
 from isnet_trt.cuda.plan import Model, plan
 from isnet_trt.cuda.steps import FLOAT, Clear, Infer, Launch, Move
-from isnet_trt.geometry import coarse_size
-from isnet_trt.merge import Head, Merger, largest
+from isnet_trt.merging.geometry import coarse_size
+from isnet_trt.merging.merge import Head, Merger, largest
 
 pytestmark = [
     pytest.mark.slow,
@@ -65,7 +65,7 @@ class Run:
 
 
 def host(made, head, logits):
-    """Labels of isnet_trt.merge, and where one class leads clearly."""
+    """Labels of isnet_trt.merging.merge, and where one class leads clearly."""
     scores = np.empty((head.classes, *made.size), np.float32)
 
     def take(rows, columns, tile):

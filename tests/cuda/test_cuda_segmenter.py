@@ -16,11 +16,12 @@ from cuda_host import CARD, PRESETS, HostEngine, Pair, QueuedKernels, ReferenceK
 from small_bundle import write_bundle
 
 from isnet_trt import RawImage, RawLabels, Segmenter
-from isnet_trt.bundle import EngineInfo, new_bundle, read_bundle
+from isnet_trt.bundle import new_bundle, read_bundle
 from isnet_trt.cuda import device as device_module
-from isnet_trt.cuda import opening
 from isnet_trt.cuda.device import Device
+from isnet_trt.engines.info import EngineInfo
 from isnet_trt.errors import EngineError, EngineUnavailable, ImageError, SettingsError
+from isnet_trt.runtime import opening
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="triton has no wheels for this platform")
 

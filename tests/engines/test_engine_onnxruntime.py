@@ -13,7 +13,8 @@ import pytest
 from onnx import TensorProto, helper
 from small_bundle import expected, save_model
 
-from isnet_trt.engines import cores, open_onnx
+from isnet_trt.engines import cores
+from isnet_trt.engines.onnxruntime import open_onnx
 from isnet_trt.errors import EngineError, SettingsError
 
 TOLERANCE = 1e-5  # float32 sums of 64 values around 1
@@ -177,7 +178,7 @@ def test_container_quota(tmp_path: Path, text: str, quota: int) -> None:
 _GREEDY = """
 import resource, sys
 import numpy as np
-from isnet_trt.engines import open_onnx
+from isnet_trt.engines.onnxruntime import open_onnx
 from isnet_trt.errors import EngineError
 engine = open_onnx(sys.argv[1], threads=1)
 batch = np.ones((1, 3, 8192, 8192), np.float32)
@@ -205,7 +206,7 @@ def test_out_of_memory_is_an_error_and_the_engine_goes_on(tmp_path: Path) -> Non
 _GROWTH = """
 import sys
 import numpy as np
-from isnet_trt.engines import open_onnx
+from isnet_trt.engines.onnxruntime import open_onnx
 def resident():
     return int(open("/proc/self/statm").read().split()[1]) * 4096 / 2**20
 engine = open_onnx(sys.argv[1], threads=1)

@@ -18,11 +18,11 @@ from small_bundle import expected, save_model, write_bundle
 from tensorrt_double import Cuda
 
 from isnet_trt import Segmenter
+from isnet_trt.cuda.gpu import Gpu
 from isnet_trt.engines import onnxruntime_cuda as module
-from isnet_trt.engines import open_engine
-from isnet_trt.engines.device import Gpu
 from isnet_trt.engines.onnxruntime_cuda import PROVIDER, OnnxRuntimeCudaEngine
 from isnet_trt.errors import EngineError, EngineUnavailable, SettingsError
+from isnet_trt.runtime.opening import open_engine
 
 GPU = Gpu("NVIDIA Double", "8.9", "CUDA 13.0")
 has_cuda = PROVIDER in onnxruntime.get_available_providers()

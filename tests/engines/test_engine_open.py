@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 from small_bundle import expected, write_bundle
 
-from isnet_trt.bundle import ENGINE, EngineInfo
-from isnet_trt.engines import check_engine, open_engine
-from isnet_trt.engines.device import find_gpu
+from isnet_trt.bundle import ENGINE
+from isnet_trt.cuda.gpu import find_gpu
+from isnet_trt.engines.info import EngineInfo
 from isnet_trt.engines.libraries import LIBRARIES, import_library, installed_version, same_version
+from isnet_trt.engines.select import check_engine
 from isnet_trt.errors import EngineUnavailable, SettingsError
+from isnet_trt.runtime.opening import open_engine
 
 RTX = installed_version("tensorrt-rtx")
 needs_rtx = pytest.mark.skipif(RTX is None, reason="tensorrt-rtx is not installed")
@@ -72,7 +74,12 @@ def test_built_with_another_version_of_the_library(tmp_path: Path) -> None:
     bundle = write_bundle(tmp_path / "small", _rtx("1.6.0.99"))
     with pytest.raises(EngineUnavailable) as caught:
         open_engine(bundle)
-    for said in (f"tensorrt-rtx 1.6.0.99, but {RTX} is installed", "==1.6.0.99'", "isnet_trt.build", "'onnxruntime'"):
+    for said in (
+        f"tensorrt-rtx 1.6.0.99, but {RTX} is installed",
+        "==1.6.0.99'",
+        "isnet_trt.build",
+        "'onnxruntime'",
+    ):
         assert said in str(caught.value)
 
 
@@ -88,7 +95,7 @@ def test_refusals_import_no_engine_library(tmp_path: Path) -> None:
     """Importing a CUDA library where it cannot work may abort a process; the manifest is asked first."""
     bundle = write_bundle(tmp_path / "small", _rtx("0.1"))
     command = (
-        "import sys; from isnet_trt.bundle import read_bundle; from isnet_trt.engines import open_engine\n"
+        "import sys; from isnet_trt.bundle import read_bundle; from isnet_trt.runtime.opening import open_engine\n"
         "from isnet_trt.errors import EngineUnavailable\n"
         "try: open_engine(read_bundle(sys.argv[1]))\n"
         "except EngineUnavailable: print([m for m in sys.modules if m.split('.')[0] in"

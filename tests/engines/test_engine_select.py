@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from isnet_trt.engines.device import Gpu, find_gpu, look_for_gpu
+from isnet_trt.cuda.gpu import Gpu, find_gpu, look_for_gpu
 from isnet_trt.engines.libraries import installed_version
 from isnet_trt.engines.select import Machine, choose, look
 from isnet_trt.errors import EngineUnavailable, SettingsError

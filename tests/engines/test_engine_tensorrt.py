@@ -17,10 +17,11 @@ from forked import in_child, needs_fork
 from small_bundle import expected, save_model
 from tensorrt_double import SHAPES, Context, Cuda, Library, RuntimeConfig
 
-from isnet_trt.bundle import ENGINE, EngineInfo
+from isnet_trt.bundle import ENGINE
 from isnet_trt.cuda import driver, plugins
+from isnet_trt.cuda.gpu import Gpu, find_gpu
 from isnet_trt.engines import libraries, tensorrt
-from isnet_trt.engines.device import Gpu, find_gpu
+from isnet_trt.engines.info import EngineInfo
 from isnet_trt.engines.libraries import collecting_logger, import_library, installed_version
 from isnet_trt.errors import EngineError, EngineUnavailable
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from isnet_trt.bundle import ENGINE, EngineInfo
+from isnet_trt.bundle import ENGINE
+from isnet_trt.cuda.gpu import Gpu
 from isnet_trt.engines import tensorrt
-from isnet_trt.engines.device import Gpu
+from isnet_trt.engines.info import EngineInfo
 from isnet_trt.engines.libraries import runs_engine_of
 from isnet_trt.errors import EngineUnavailable
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from isnet_trt.recipes import recipe
 from isnet_trt.training.model import ISNet
-from isnet_trt.training.recipes import recipe
 
 
 def random_model(name: str = "isnet_demo", seed: int = 5) -> ISNet:

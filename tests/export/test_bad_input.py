@@ -24,7 +24,7 @@ from isnet_trt import build as command
 from isnet_trt.bundle import read_bundle
 from isnet_trt.export.quantise import Table
 from isnet_trt.export.quantise.calibration import SAVE_EVERY
-from isnet_trt.training.demo import CHECKPOINT
+from isnet_trt.training import DEMO_CHECKPOINT
 
 CPU = ("--engine", "onnxruntime")
 RTX = ("--engine", "tensorrt-rtx")
@@ -33,11 +33,11 @@ needs_rtx = pytest.mark.skipif(
 )
 
 
-def words(out: Path, *more: object, ckpt: Path = CHECKPOINT) -> list[str]:
+def words(out: Path, *more: object, ckpt: Path = DEMO_CHECKPOINT) -> list[str]:
     return [str(word) for word in ("--ckpt", ckpt, "--out", out, *more)]
 
 
-def refused(capsys: pytest.CaptureFixture[str], out: Path, *more: object, ckpt: Path = CHECKPOINT) -> str:
+def refused(capsys: pytest.CaptureFixture[str], out: Path, *more: object, ckpt: Path = DEMO_CHECKPOINT) -> str:
     """What the command says when it refuses; nothing is left at ``out``."""
     assert cli.run(command.main, words(out, *more, ckpt=ckpt)) == cli.ERROR
     assert not out.exists()
@@ -57,7 +57,7 @@ def noise(seed: int) -> np.ndarray:
 
 def altered(path: Path, change: Callable[[dict[str, torch.Tensor]], Any]) -> Path:
     """The demo model's checkpoint with other weights."""
-    content = torch.load(CHECKPOINT, weights_only=True)
+    content = torch.load(DEMO_CHECKPOINT, weights_only=True)
     change(content["model"])
     torch.save(content, path)
     return path

@@ -12,8 +12,9 @@ import pytest
 from small_bundle import manifest, save_model
 from tqdm import tqdm
 
-from isnet_trt.bundle import ENGINE, ONNX, TIMING_CACHE, EngineInfo, new_bundle
-from isnet_trt.engines.device import Gpu
+from isnet_trt.bundle import ENGINE, ONNX, TIMING_CACHE, new_bundle
+from isnet_trt.cuda.gpu import Gpu
+from isnet_trt.engines.info import EngineInfo
 from isnet_trt.engines.libraries import import_library
 from isnet_trt.errors import EngineUnavailable
 from isnet_trt.export import builder, tensorrt
@@ -21,7 +22,7 @@ from isnet_trt.export.build import measured
 from isnet_trt.export.engine_options import EngineOptions
 from isnet_trt.export.profiles import shapes_for
 from isnet_trt.export.tensorrt import build_engine
-from isnet_trt.training.recipes import recipe
+from isnet_trt.recipes import recipe
 
 needs_rtx = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None, reason="there is no tensorrt-rtx wheel for this platform"

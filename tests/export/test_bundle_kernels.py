@@ -1,4 +1,4 @@
-"""Which kernels a bundle gets. What is compiled is looked at in tests/test_build.py and tests/kernels."""
+"""Which kernels a bundle gets. What is compiled is looked at in tests/commands/test_build.py and tests/kernels."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from isnet_trt.export.graphs import Arithmetic, make_graphs
 from isnet_trt.export.parity import Picture
 from isnet_trt.export.quantise import calibrate
 from isnet_trt.export.ranges import measure
-from isnet_trt.training.recipes import recipe
+from isnet_trt.recipes import recipe
 
 DEMO = recipe("isnet_demo").architecture
 linux = pytest.mark.skipif(sys.platform != "linux", reason="triton has no wheels for this platform")

@@ -21,7 +21,7 @@ from isnet_trt.export.parity import Picture
 from isnet_trt.export.profiles import shapes_for
 from isnet_trt.export.quantise import calibrate
 from isnet_trt.export.ranges import measure
-from isnet_trt.training.recipes import recipe
+from isnet_trt.recipes import recipe
 
 pytestmark = [
     pytest.mark.rtx,

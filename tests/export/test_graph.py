@@ -10,7 +10,7 @@ import pytest
 import torch
 from export_models import random_model
 
-from isnet_trt.engines import open_onnx
+from isnet_trt.engines.onnxruntime import open_onnx
 from isnet_trt.errors import BuildError
 from isnet_trt.export.graph import BORDERS, borders, export_graph, save_graph, with_attention
 from isnet_trt.training.model import ISNet

@@ -11,7 +11,7 @@ import pytest
 from isnet_trt import build as command
 from isnet_trt import cli
 from isnet_trt.bundle import read_bundle
-from isnet_trt.training.demo import CHECKPOINT
+from isnet_trt.training import DEMO_CHECKPOINT
 from isnet_trt.training.scenes import draw_scene
 
 BOUND = 0.1
@@ -25,7 +25,7 @@ def test_bound_holds_and_the_search_is_kept(tmp_path: Path, capsys: pytest.Captu
     for seed in range(2):
         cv2.imwrite(str(street / f"{seed}.png"), draw_scene(seed, 256, 512).image[..., ::-1])
     options = ["--precision", "int8", "--engine", "onnxruntime", "--calib", street, "--calib-inputs", 4]
-    words = ["--ckpt", CHECKPOINT, "--out", tmp_path / "bundle", *options, "--max-drop", BOUND]
+    words = ["--ckpt", DEMO_CHECKPOINT, "--out", tmp_path / "bundle", *options, "--max-drop", BOUND]
     assert cli.run(command.main, [str(word) for word in words]) == 0
     assert "sensitivity" in capsys.readouterr().out
     bundle = read_bundle(tmp_path / "bundle")

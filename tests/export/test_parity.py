@@ -10,13 +10,13 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from isnet_trt.engines import open_onnx
+from isnet_trt.engines.onnxruntime import open_onnx
 from isnet_trt.errors import ParityError, SettingsError
 from isnet_trt.export import parity
 from isnet_trt.export.graph import save_graph
 from isnet_trt.export.parity import FP32, TOLERANCES, Row, compare, gate, load_pictures
+from isnet_trt.recipes import recipe
 from isnet_trt.training.model import ISNet
-from isnet_trt.training.recipes import recipe
 
 PREPROCESS = recipe("isnet_demo").preprocess
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from onnx import TensorProto, numpy_helper
 
-from isnet_trt.engines import open_onnx
+from isnet_trt.engines.onnxruntime import open_onnx
 from isnet_trt.export.elements import element_types
 from isnet_trt.export.graph import BORDERS, borders, save_graph
 from isnet_trt.export.islands import Half, find_islands

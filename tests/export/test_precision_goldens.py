@@ -16,15 +16,16 @@ import pytest
 import torch
 from golden_files import GOLDEN, NEAR_TIES, load_golden
 
-from isnet_trt.engines import Engine, open_onnx
+from isnet_trt.engines.base import Engine
+from isnet_trt.engines.onnxruntime import open_onnx
 from isnet_trt.export.graph import OUTPUT, borders, export_graph, save_graph
 from isnet_trt.export.graphs import Arithmetic, make_graphs
 from isnet_trt.export.parity import Picture
 from isnet_trt.export.quantise import Flavour, calibrate, quantise, twin
 from isnet_trt.export.ranges import measure
 from isnet_trt.export.sessions import session_of
+from isnet_trt.recipes import RECIPES, recipe
 from isnet_trt.training.model import ISNet
-from isnet_trt.training.recipes import RECIPES, recipe
 
 CHECK = load_golden("check_example")
 FLAVOURS: tuple[Flavour, ...] = ("tensorrt", "cpu")

@@ -21,11 +21,11 @@ from isnet_trt.export.quantise import Agreement, Table, calibrate, layers, quant
 from isnet_trt.export.quantise.formats import FLAVOURS, Flavour
 from isnet_trt.export.quantise.placement import Wiring, reads
 from isnet_trt.export.tensorrt import Shapes, build_engine
-from isnet_trt.preprocess import normalise
+from isnet_trt.pictures.preprocess import normalise
+from isnet_trt.recipes import recipe
+from isnet_trt.training import DEMO_CHECKPOINT
 from isnet_trt.training.checkpoint import load_checkpoint, load_model
 from isnet_trt.training.data.scenes import held_out_scenes
-from isnet_trt.training.demo import CHECKPOINT
-from isnet_trt.training.recipes import recipe
 
 DEMO = recipe("isnet_demo")
 SHAPES = Shapes((1, 3, 32, 32), (1, 3, 128, 192), (2, 3, 256, 256))
@@ -38,7 +38,7 @@ Trained = tuple[onnx.ModelProto, Table, list[Picture]]
 @pytest.fixture(scope="module")
 def trained() -> Trained:
     """The demo model, its table from one drawn scene, and another scene; odd sizes."""
-    proto = export_graph(load_model(load_checkpoint(CHECKPOINT)), DEMO.name)
+    proto = export_graph(load_model(load_checkpoint(DEMO_CHECKPOINT)), DEMO.name)
     scenes = held_out_scenes(3, (253, 381))
     images = [np.ascontiguousarray(scenes[i][0][..., ::-1]) for i in range(3)]
     pixels = [normalise(image, DEMO.preprocess).transpose(2, 0, 1)[None] for image in images]

@@ -17,7 +17,7 @@ from isnet_trt.export.quantise import Agreement, MeanIoU, Mix, Table, calibrate,
 from isnet_trt.export.quantise.adjust import corrected, equalised, split
 from isnet_trt.export.quantise.picture import draw
 from isnet_trt.export.quantise.sensitivity import blocks
-from isnet_trt.training.recipes import recipe
+from isnet_trt.recipes import recipe
 
 
 def picture(seed: int) -> Picture:

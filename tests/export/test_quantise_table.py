@@ -17,8 +17,8 @@ from isnet_trt.export.quantise import Table, calibrate, calibration_inputs, quan
 from isnet_trt.export.quantise.formats import FP8, INT8, SMALLEST_SCALE, UINT8, Format, weight_scales
 from isnet_trt.export.quantise.observed import BINS, Observed
 from isnet_trt.export.quantise.observers import OBSERVERS, choose, entropy, maximum, mse
+from isnet_trt.recipes import recipe
 from isnet_trt.settings import Inference
-from isnet_trt.training.recipes import recipe
 
 DEMO = recipe("isnet_demo")
 

@@ -11,7 +11,7 @@ import pytest
 from isnet_trt.errors import ImageError, SettingsError
 from isnet_trt.export.parity import load_pictures
 from isnet_trt.export.samples import COMPARED, samples
-from isnet_trt.training.recipes import recipe
+from isnet_trt.recipes import recipe
 
 DEMO = recipe("isnet_demo")
 

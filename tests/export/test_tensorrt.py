@@ -16,9 +16,9 @@ import onnx
 import pytest
 from export_models import random_model
 
-from isnet_trt import Inference, geometry, windows
+from isnet_trt import Inference
 from isnet_trt.cuda import plugins
-from isnet_trt.engines.device import Gpu
+from isnet_trt.cuda.gpu import Gpu
 from isnet_trt.engines.libraries import RTX_COMPUTE_CAPABILITIES
 from isnet_trt.errors import BuildError, EngineUnavailable, SettingsError
 from isnet_trt.export import tensorrt
@@ -31,7 +31,9 @@ from isnet_trt.export.profiles import shapes_for
 from isnet_trt.export.quantise import calibrate
 from isnet_trt.export.ranges import measure
 from isnet_trt.export.tensorrt import Built, build_engine, check_targets
-from isnet_trt.training.recipes import RECIPES, recipe
+from isnet_trt.merging import windows
+from isnet_trt.pictures.preprocess import test_size
+from isnet_trt.recipes import RECIPES, recipe
 
 DEMO = recipe("isnet_demo")
 ONE_WAY = dataclasses.replace(shapes_for(DEMO), both_ways=False)
@@ -211,7 +213,7 @@ def test_the_documented_inference_of_any_picture_is_in_a_profile(name: str) -> N
     one = recipe(name)
     profiles = shapes_for(one, batch=4).profiles
     for size in PICTURES:
-        picture = geometry.test_size(size, one.preprocess)
+        picture = test_size(size, one.preprocess)
         for inference in (Inference(), one.ms_flip):
             for height, width in {window.size for window in windows.plan(picture, inference).windows}:
                 held = [low[2] <= height <= high[2] and low[3] <= width <= high[3] for low, _, high in profiles]

@@ -17,7 +17,7 @@ from ptx_memory import Fault, Memory
 
 from isnet_trt.cuda.context_ops import Attention, Pool
 from isnet_trt.cuda.plan import span
-from isnet_trt.preprocess import value_tables
+from isnet_trt.pictures.preprocess import value_tables
 from isnet_trt.settings import Preprocess
 
 pytestmark = [

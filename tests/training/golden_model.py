@@ -9,8 +9,8 @@ from types import ModuleType
 import numpy as np
 import torch
 
+from isnet_trt.recipes import RECIPES
 from isnet_trt.training.model import ISNet
-from isnet_trt.training.recipes import RECIPES
 
 FOLDER = Path(__file__).parents[1] / "golden"
 NAMES = tuple(name for name in RECIPES if name != "isnet_demo")

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
+from isnet_trt.recipes import RECIPES, Augmentation, recipe
 from isnet_trt.training.data import augment
 from isnet_trt.training.data.augment import (
     IGNORE,
@@ -23,7 +24,6 @@ from isnet_trt.training.data.augment import (
     rotate_hue,
     saturate,
 )
-from isnet_trt.training.recipes import RECIPES, Augmentation, recipe
 
 
 class Fixed:

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from isnet_trt.errors import CheckpointError, SettingsError
+from isnet_trt.recipes import RECIPES
 from isnet_trt.training import checkpoint as module
 from isnet_trt.training.checkpoint import Checkpoint, load_checkpoint, load_model, save_checkpoint
 from isnet_trt.training.fit import expected
 from isnet_trt.training.model import ISNet
-from isnet_trt.training.recipes import RECIPES
 
 DEMO = RECIPES["isnet_demo"]
 State = dict[str, Tensor]

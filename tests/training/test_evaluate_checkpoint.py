@@ -13,18 +13,19 @@ import yaml
 from miniature import SIZES, make_lip, picture, scene
 from PIL import Image
 
-from isnet_trt import Segmenter, cli, evaluate
+from isnet_trt import Segmenter, cli
+from isnet_trt.commands import evaluate
 from isnet_trt.errors import EngineError, EngineUnavailable
 from isnet_trt.evaluation.labelled import DrawnScenes
 from isnet_trt.export import build
 from isnet_trt.metrics import Confusion
-from isnet_trt.preprocess import normalise
-from isnet_trt.training.architecture import RESNET_DEMO
+from isnet_trt.pictures.preprocess import normalise
+from isnet_trt.recipes import recipe
+from isnet_trt.recipes.architecture import RESNET_DEMO
+from isnet_trt.training import DEMO_CHECKPOINT
 from isnet_trt.training.checkpoint import load_checkpoint, load_model, save_checkpoint
-from isnet_trt.training.demo import CHECKPOINT
 from isnet_trt.training.distributed import Processes
 from isnet_trt.training.model import ISNet
-from isnet_trt.training.recipes import recipe
 from isnet_trt.training.torch_engine import TorchEngine, open_checkpoint
 from isnet_trt.training.validate import Validator
 
@@ -34,13 +35,13 @@ EQUAL_LABELS = 0.9999
 
 @pytest.fixture(scope="module")
 def model() -> ISNet:
-    return load_model(load_checkpoint(CHECKPOINT))
+    return load_model(load_checkpoint(DEMO_CHECKPOINT))
 
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("demo") / "bundle"
-    build(CHECKPOINT, folder, engine="onnxruntime")
+    build(DEMO_CHECKPOINT, folder, engine="onnxruntime")
     return folder
 
 
@@ -110,7 +111,7 @@ def test_the_score_is_the_one_that_training_shows(model: ISNet) -> None:
     watched = Validator(scenes, demo.preprocess, demo.labels.count, None, Processes()).score(model)
     assert watched is not None
     image, truth = scenes[0]
-    with open_checkpoint(load_checkpoint(CHECKPOINT), device="cpu", threads=1) as segmenter:
+    with open_checkpoint(load_checkpoint(DEMO_CHECKPOINT), device="cpu", threads=1) as segmenter:
         labels = segmenter(image, order="bgr").labels
     confusion = Confusion(demo.labels.count)
     confusion.add(labels, truth)
@@ -121,7 +122,7 @@ def test_the_score_is_the_one_that_training_shows(model: ISNet) -> None:
 
 def test_checkpoint_and_bundle_side_by_side(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ("--dataset", "scenes", "--limit", 1, "--device", "cpu", "--threads", 1, "--out", tmp_path)
-    assert run(bundle, *options, "--against", CHECKPOINT) == 0
+    assert run(bundle, *options, "--against", DEMO_CHECKPOINT) == 0
     found = report(tmp_path)
     comparison, models = found["comparison"], found["models"]
     assert comparison["same_weights"] is True
@@ -145,7 +146,7 @@ def test_by_windows_scales_and_flip_they_agree_too(bundle: Path) -> None:
     windows = demo.ms_flip.replace(window=(48, 80), stride=(32, 53), scales=(0.75, 1.25))
     image, _ = DrawnScenes(1, (67, 113))[0]
     pixels = normalise(np.ascontiguousarray(image[..., ::-1]), demo.preprocess)
-    with open_checkpoint(load_checkpoint(CHECKPOINT), device="cpu", threads=1) as segmenter:
+    with open_checkpoint(load_checkpoint(DEMO_CHECKPOINT), device="cpu", threads=1) as segmenter:
         wanted = segmenter.score(pixels, (67, 113), windows)
     with Segmenter.open(bundle, threads=1) as segmenter:
         scores = segmenter.score(pixels, (67, 113), windows)
@@ -156,9 +157,9 @@ def test_by_windows_scales_and_flip_they_agree_too(bundle: Path) -> None:
 def test_a_checkpoint_of_other_classes_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     make_lip(tmp_path / "lip", 1, 1)
     options = ("--dataset", "lip", "--data", tmp_path / "lip", "--out", tmp_path / "out")
-    assert run(CHECKPOINT, *options) == cli.ERROR
+    assert run(DEMO_CHECKPOINT, *options) == cli.ERROR
     assert "has 9 classes (road, marking, pavement, …) but lip has 20" in capsys.readouterr().err
-    assert run(CHECKPOINT, *options, "--engine", "onnxruntime") == cli.ERROR
+    assert run(DEMO_CHECKPOINT, *options, "--engine", "onnxruntime") == cli.ERROR
     assert "python -m isnet_trt.build" in capsys.readouterr().err
 
 

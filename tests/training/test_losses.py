@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from isnet_trt.recipes import IGNORE, RECIPES
 from isnet_trt.training.losses import losses, pixel_loss
 from isnet_trt.training.model import Outputs
-from isnet_trt.training.recipes import IGNORE, RECIPES
 
 LOSS, GRADIENT = 1e-4, 1e-3
 """float32, relative."""

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from isnet_trt.errors import SettingsError
-from isnet_trt.training.architecture import Architecture, Backbone
+from isnet_trt.recipes import RECIPES
+from isnet_trt.recipes.architecture import Architecture, Backbone
 from isnet_trt.training.model import ISNet, Outputs, inference_form
-from isnet_trt.training.recipes import RECIPES
 
 RESNET_TINY = Backbone("resnet_tiny", "bottleneck", (2, 2, 2, 2), stem_width=4, width=4)
 RESNEST_TINY = Backbone("resnest_tiny", "split_attention", (2, 2, 2, 2), stem_width=4, width=4)

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from isnet_trt.errors import CheckpointError
-from isnet_trt.training.architecture import RESNEST101, RESNET50, RESNET101, Architecture, Backbone
+from isnet_trt.recipes import recipe
+from isnet_trt.recipes.architecture import RESNEST101, RESNET50, RESNET101, Architecture, Backbone
 from isnet_trt.training.model import ISNet
 from isnet_trt.training.pretrained import BACKBONE, load_backbone, load_matching, load_pretrained
-from isnet_trt.training.recipes import recipe
 
 Shapes = dict[str, tuple[int, ...]]
 DEEP, SHALLOW = (3, 4, 23, 3), (3, 4, 6, 3)

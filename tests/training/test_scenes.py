@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from isnet_trt.errors import SettingsError
-from isnet_trt.training.recipes import DEMO_LABELS
+from isnet_trt.recipes import DEMO_LABELS
 from isnet_trt.training.scenes import draw_scene
 from isnet_trt.training.scenes.__main__ import main
 from isnet_trt.training.scenes.canvas import Camera, Canvas, Kind

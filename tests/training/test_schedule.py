@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from isnet_trt.training.recipes import recipe
+from isnet_trt.recipes import recipe
 from isnet_trt.training.schedule import poly
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "golden_pipeline.npz"

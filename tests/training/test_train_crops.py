@@ -13,12 +13,12 @@ import pytest
 import torch
 from tiny_training import SCENES, TINY, TINY_RECIPES, data
 
+from isnet_trt.datasets.layouts import open_dataset
 from isnet_trt.errors import DataError
+from isnet_trt.recipes import recipe
 from isnet_trt.training.data.augment import Augment
 from isnet_trt.training.data.crops import CropDataset, EpochSampler, crop_loader
-from isnet_trt.training.data.layouts import open_dataset
 from isnet_trt.training.data.scenes import SceneSet, training_scenes
-from isnet_trt.training.recipes import recipe
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 from tiny_training import TINY_RECIPES, finished, start, train_in_process, weights
 
+from isnet_trt.recipes import DATASETS, RECIPES
 from isnet_trt.training import train
-from isnet_trt.training.recipes import DATASETS, RECIPES
 from isnet_trt.training.run_folder import LATEST
 
 RUN = ("--epochs", "2", "--batch", "2", "--repeats", "2", "--workers", "0")

@@ -18,8 +18,8 @@ import torch.multiprocessing
 from tiny_training import TINY, data, finished, let_go, start, train_in_process, wait_for, weights
 from torch import nn
 
+from isnet_trt.recipes import IGNORE
 from isnet_trt.training.distributed import HostSyncBatchNorm, processes
-from isnet_trt.training.recipes import IGNORE
 from isnet_trt.training.run_folder import MID_EPOCH
 from isnet_trt.training.trainer import Options, Trainer
 

@@ -17,9 +17,9 @@ from tiny_training import SCENES, TINY, data
 from torch import nn
 
 from isnet_trt.errors import CheckpointError, DataError, SettingsError, TrainingError
+from isnet_trt.recipes import IGNORE, RECIPES, recipe
 from isnet_trt.training import train, trainer
 from isnet_trt.training.checkpoint import load_checkpoint, load_model
-from isnet_trt.training.recipes import IGNORE, RECIPES, recipe
 from isnet_trt.training.run_folder import LATEST, MID_EPOCH
 from isnet_trt.training.trainer import Data, Options, Trainer
 

@@ -18,10 +18,10 @@ import psutil
 import torch
 
 from isnet_trt import cli
+from isnet_trt.recipes import DATASETS, RECIPES, Augmentation, Recipe, recipe
+from isnet_trt.recipes.architecture import Architecture, Backbone
 from isnet_trt.training import train
-from isnet_trt.training.architecture import Architecture, Backbone
 from isnet_trt.training.data.scenes import SceneSet, held_out_scenes, training_scenes
-from isnet_trt.training.recipes import DATASETS, RECIPES, Augmentation, Recipe, recipe
 from isnet_trt.training.run_folder import LATEST
 from isnet_trt.training.trainer import Data, Trainer
 

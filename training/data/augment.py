@@ -18,10 +18,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from isnet_trt.geometry import test_size as fitted_size
-from isnet_trt.preprocess import normalise
+from isnet_trt.pictures.preprocess import normalise
+from isnet_trt.pictures.preprocess import test_size as fitted_size
+from isnet_trt.recipes import IGNORE, Augmentation, Recipe
 from isnet_trt.settings import Preprocess, Size
-from isnet_trt.training.recipes import IGNORE, Augmentation, Recipe
 
 MAX_SHARE = 0.75
 CROP_TRIES = 10

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from isnet_trt.datasets.picture_set import Source
 from isnet_trt.errors import IsnetError, TrainingError
 from isnet_trt.training.data.augment import Augment
-from isnet_trt.training.data.picture_set import Source
 
 Key = tuple[int, int]
 """(epoch from 1, place in the epoch's numbering): with the seed it decides all that is random about a sample."""

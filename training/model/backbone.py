@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from isnet_trt.training.architecture import Backbone
+from isnet_trt.recipes.architecture import Backbone
 from isnet_trt.training.model.layers import conv
 
 EXPANSION = 4

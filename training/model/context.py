@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from isnet_trt.training.architecture import Activation
+from isnet_trt.recipes.architecture import Activation
 from isnet_trt.training.model.layers import conv_bn_act
 from isnet_trt.training.model.ops import class_mask, class_weights
 

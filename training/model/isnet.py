@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from isnet_trt.errors import SettingsError
-from isnet_trt.training.architecture import Architecture
+from isnet_trt.recipes.architecture import Architecture
 from isnet_trt.training.model.backbone import ResidualBackbone
 from isnet_trt.training.model.context import ImageLevelContext, SemanticLevelContext
 from isnet_trt.training.model.layers import DROPOUT, conv_bn_act, decoder

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from isnet_trt.training.architecture import Activation
+from isnet_trt.recipes.architecture import Activation
 
 DROPOUT = 0.1
 """Channel dropout in front of each classifier."""

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from isnet_trt import cli
 from isnet_trt.errors import SettingsError
-from isnet_trt.training.recipes import DEMO_LABELS
+from isnet_trt.recipes import DEMO_LABELS
 from isnet_trt.training.scenes import Scene, draw_scene
 
 SHEET_WIDTH = 480

@@ -89,7 +89,7 @@ class Stored(dict):
 
 def stored(network: Network, image: np.ndarray, shift: float = 0.0) -> Stored:
     """What would be stored of a network on a picture."""
-    from isnet_trt.preprocess import normalise
+    from isnet_trt.pictures.preprocess import normalise
 
     pixels = normalise(image, Preprocess(image.shape[:2], keep_ratio=False)).transpose(2, 0, 1)[None]
     logits = network.run(np.ascontiguousarray(pixels, np.float32))[0] + np.float32(shift)

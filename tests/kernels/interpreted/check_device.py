@@ -11,7 +11,7 @@ from interpreter import poisoned, tensor, values
 
 from isnet_trt.kernels.device import dot, taps
 from isnet_trt.kernels.launch import Launch, splits
-from isnet_trt.resample import positions
+from isnet_trt.merging.resample import positions
 
 
 @triton.jit

@@ -1,4 +1,4 @@
-"""`finish` and `upsample_argmax` against their reference, and the label maps against isnet_trt.merge."""
+"""`finish` and `upsample_argmax` against their reference, and the label maps against isnet_trt.merging.merge."""
 
 from __future__ import annotations
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 from interpreter import poisoned, tensor, values
 
-from isnet_trt import preprocess, windows
 from isnet_trt.kernels import gather_windows
-from isnet_trt.preprocess import _tables
+from isnet_trt.merging import windows
+from isnet_trt.pictures import preprocess
+from isnet_trt.pictures.preprocess import _tables
 from isnet_trt.settings import Inference, Preprocess
 
 # The roundings of a few float32 operations, then one to the batch's type (the interpreter cuts bfloat16 off instead of

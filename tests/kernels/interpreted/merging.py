@@ -6,12 +6,12 @@ import numpy as np
 import torch
 from interpreter import poisoned, tensor, values
 
-from isnet_trt import windows
 from isnet_trt.cuda.work import label_code
-from isnet_trt.geometry import coarse_size
 from isnet_trt.kernels import accumulate, finish
-from isnet_trt.merge import Head, Merger, label_type, largest
-from isnet_trt.resample import taps
+from isnet_trt.merging import windows
+from isnet_trt.merging.geometry import coarse_size
+from isnet_trt.merging.merge import Head, Merger, label_type, largest
+from isnet_trt.merging.resample import taps
 
 LABELS = {"u8": torch.uint8, "u16": torch.uint16}
 
@@ -24,7 +24,7 @@ def answers(plan, head, dtype, seed=0):
 
 
 def host(plan, head, logits, output):
-    """Labels and scores of isnet_trt.merge."""
+    """Labels and scores of isnet_trt.merging.merge."""
     scores = np.empty((head.classes, *output), np.float32)
 
     def take(rows, columns, tile):

@@ -1,0 +1,154 @@
+"""``python -m isnet_trt.build``: a checkpoint in, a bundle out."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+
+from isnet_trt import cli
+from isnet_trt.engines.select import KINDS
+from isnet_trt.errors import BuildError
+
+_PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
+
+_EPILOG = """examples:
+  python -m isnet_trt.build --ckpt isnet_resnet50os8_ade20k.pth --out bundles/ade
+  python -m isnet_trt.build --ckpt model.pth --engine tensorrt-rtx --static 512 1024 --out bundles/city
+  python -m isnet_trt.build --ckpt model.pth --images my_pictures/ --out bundles/mine --force
+  python -m isnet_trt.build --ckpt model.pth --precision fp16 --engine tensorrt-rtx --calib street/ --out bundles/half
+  python -m isnet_trt.build --ckpt model.pth --precision int8 --engine onnxruntime --calib street/ --out bundles/cpu
+  python -m isnet_trt.build --ckpt model.pth --engine tensorrt --workspace 2 --timing-cache old/timing.cache --out b
+  python -m isnet_trt.build --ckpt model.pth --engine tensorrt --context native --version-compatible --out bundles/v
+
+The recipe (backbone, classes, preprocessing, inference settings) is found from the checkpoint unless --recipe names
+it; python -m isnet_trt.training.recipes lists them. Before anything is written the engine is compared with the
+checkpoint on pictures; what does not agree is not written. What agrees leaves precision.md in the bundle: how many
+labels are equal, which classes and tensors suffer most, and mIoU of both where --score-on names labelled pictures.
+
+precision       tensorrt, tensorrt-rtx                         onnxruntime (CPU)
+  fp32          float32 throughout, no TF32                    float32
+  fp16          float16 with float32 islands                   the same graph: half the size, not faster
+  bf16          bfloat16 with float32 islands (8.0 and newer)  -
+  int8          symmetric int8, the rest --rest                uint8: smaller and several times faster
+  fp8           E4M3, the rest --rest (8.9 and newer)          -"""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = cli.parser("isnet_trt.build", "Build a bundle from an ISNet checkpoint.", _EPILOG)
+    parser.add_argument("--ckpt", required=True, metavar="FILE", help="the checkpoint (.pth), released or trained")
+    parser.add_argument("--out", required=True, metavar="DIR", help="the bundle's folder, made whole or not at all")
+    parser.add_argument("--recipe", metavar="NAME", help="the model's recipe (default: found from the checkpoint)")
+    parser.add_argument(
+        "--engine",
+        default="auto",
+        choices=("auto", *KINDS),
+        help="what runs the network (default: auto, the fastest that this machine can run; it says why)",
+    )
+    parser.add_argument(
+        "--precision", default="fp32", choices=_PRECISIONS, help="the engine's arithmetic, see below (default: fp32)"
+    )
+    parser.add_argument(
+        "--rest", default="fp16", choices=_PRECISIONS[:3], help="type of what int8 and fp8 leave out (default: fp16)"
+    )
+    parser.add_argument(
+        "--calib", metavar="PATH", help="folder of typical pictures: needed for int8 and fp8, and better for fp16"
+    )
+    parser.add_argument(
+        "--calib-inputs", type=cli.positive, default=128, metavar="N", help="at most N windows of them (default: 128)"
+    )
+    parser.add_argument(
+        "--keep", nargs="+", default=(), metavar="MODULE", help="modules that int8 and fp8 leave out, as in the report"
+    )
+    parser.add_argument(
+        "--max-drop", type=float, metavar="POINTS", help="keep blocks out of eight bits until no more is lost"
+    )
+    parser.add_argument("--images", metavar="PATH", help="picture or folder for the comparison (default: built in)")
+    parser.add_argument("--score-on", metavar="NAME", help="labelled set for mIoU, as isnet_trt.evaluate --dataset")
+    parser.add_argument("--data", metavar="DIR", help="the labelled set's folder")
+    _add_engine_options(parser.add_argument_group("TensorRT engines (docs/engines.md)"))
+    parser.add_argument(
+        "--kernels", action="store_true", help="put kernels for the CUDA runtime into an onnxruntime bundle too"
+    )
+    parser.add_argument("--force", action="store_true", help="replace a bundle that is already there")
+    return parser
+
+
+def _add_engine_options(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--batch", type=cli.positive, default=1, metavar="N", help="largest batch of windows (default: 1)"
+    )
+    group.add_argument(
+        "--static", type=cli.positive, nargs=2, metavar=("H", "W"), help="an engine for one input size (default: any)"
+    )
+    group.add_argument(
+        "--targets", nargs="+", metavar="CC", help="compute capabilities that TensorRT-RTX builds for, such as 8.6 8.9"
+    )
+    group.add_argument(
+        "--context",
+        choices=("plugin", "native"),
+        help="who computes the context operations: this library's kernels, or layers of the engine's own, "
+        "which hold N x N scores (default: plugin)",
+    )
+    group.add_argument(
+        "--workspace", type=float, metavar="GIB", help="most scratch memory of a layer (default: all that the GPU has)"
+    )
+    group.add_argument(
+        "--hardware-compatible",
+        action="store_true",
+        help="TensorRT: an engine for every GPU from Ampere on, somewhat slower (default: for this GPU)",
+    )
+    group.add_argument(
+        "--version-compatible",
+        action="store_true",
+        help="TensorRT: an engine that later 10.x or 11.x run too; needs --context native",
+    )
+    group.add_argument(
+        "--timing-cache",
+        metavar="FILE",
+        help="TensorRT: timing.cache of another bundle, for a shorter build (--force takes the replaced bundle's)",
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    arguments = _parser().parse_args(argv)
+    try:
+        from isnet_trt.export import build
+    except ImportError as error:
+        raise BuildError(f"building needs more packages ({error}); pip install 'isnet_trt[build]'") from None
+    bundle = build(
+        arguments.ckpt,
+        arguments.out,
+        recipe=arguments.recipe,
+        engine=arguments.engine,
+        precision=arguments.precision,
+        rest=arguments.rest,
+        calib=arguments.calib,
+        calib_inputs=arguments.calib_inputs,
+        keep=arguments.keep,
+        max_drop=arguments.max_drop,
+        images=arguments.images,
+        score_on=arguments.score_on,
+        data=arguments.data,
+        batch=arguments.batch,
+        static=tuple(arguments.static) if arguments.static else None,
+        targets=tuple(arguments.targets) if arguments.targets else None,
+        context=arguments.context,
+        workspace=arguments.workspace,
+        hardware_compatible=arguments.hardware_compatible,
+        version_compatible=arguments.version_compatible,
+        timing_cache=arguments.timing_cache,
+        kernels=arguments.kernels,
+        force=arguments.force,
+        say=lambda text: print(text, flush=True),
+    )
+    size = sum(info.bytes for info in bundle.manifest.files.values())
+    print(f"bundle      {bundle.folder} ({size / 1e6:.0f} MB)")
+    print(f"next:       python -m isnet_trt.predict {shlex.quote(str(bundle.folder))} IMAGE --out DIR")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

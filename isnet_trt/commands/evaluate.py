@@ -1,0 +1,194 @@
+"""``python -m isnet_trt.evaluate``: how good a bundle or a checkpoint is, and whether two of them are equally good."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from isnet_trt import cli
+from isnet_trt.datasets.check import spread
+from isnet_trt.engines.select import KINDS
+from isnet_trt.errors import DataError, SettingsError
+from isnet_trt.evaluation import page
+from isnet_trt.evaluation.export import LabelWriter
+from isnet_trt.evaluation.files import make_folder, write_whole
+from isnet_trt.evaluation.labelled import SCENE_COUNT, SCENES, TEST, Labelled, open_labelled
+from isnet_trt.evaluation.models import TORCH, Choice, Model, open_model
+from isnet_trt.evaluation.report import Report
+from isnet_trt.evaluation.run import Tally, Watch, run, together
+from isnet_trt.evaluation.share import Share, shared, threads_each
+from isnet_trt.recipes import is_described
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+_DESCRIPTION = """Score a bundle, or a checkpoint, on a labelled set.
+
+Prints IoU, accuracy, dice and pixels of each class, mIoU, pixel accuracy and images/s, and writes to DIR
+  evaluation.json      all figures, settings and confusion counts
+  evaluation.md        the same as tables
+  confusion.png        the confusion matrix (needs matplotlib); confusion_against.png for a second model
+A checkpoint runs in the very same runtime (resize, windows, scales, flip, merge) with PyTorch as its engine, so that
+whatever differs from a bundle comes from the network alone."""
+
+_EPILOG = f"""examples:
+  no data needed:               python -m isnet_trt.evaluate bundle --dataset {SCENES}
+  a bundle on ADE20K:           python -m isnet_trt.evaluate bundles/ade --dataset ade20k --data /data/ADE20k
+  the published multi-scale:    … --preset ms-flip
+  is the engine as accurate as the checkpoint?
+                                … --against isnet_resnet50os8_ade20k.pth
+  a bundle's engine beside its own graph on the CPU:
+                                … --against bundles/ade --against-engine onnxruntime
+  four processes:               torchrun --nproc-per-node 4 -m isnet_trt.evaluate bundles/ade …
+  labels for a server:          … --dataset cityscapes --data DIR --split test --export submission
+
+The model's classes must be those of the dataset, by number and name. Every picture counts once, whatever the number
+of processes. Exit status: 0 all pictures scored, 1 some were skipped (--skip-unreadable), 2 not done."""
+
+_SPLIT = "which part of it (default: val); test has no labels and needs --export"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = cli.parser("isnet_trt.evaluate", _DESCRIPTION, _EPILOG)
+    parser.add_argument("model", metavar="MODEL", help="a bundle's folder, or a checkpoint (.pth)")
+    parser.add_argument("--against", metavar="OTHER", help="a second one, on the same pictures side by side")
+    what = parser.add_argument_group("pictures")
+    what.add_argument(
+        "--dataset",
+        required=True,
+        metavar="NAME",
+        help=f"ade20k, cityscapes, cocostuff10k, lip, the path of a .yaml file, or {SCENES} (drawn; no --data)",
+    )
+    what.add_argument("--data", type=Path, metavar="DIR", help="the dataset's folder (default: its name, here)")
+    what.add_argument("--split", default="val", choices=("train", "val", TEST), help=_SPLIT)
+    what.add_argument(
+        "--limit",
+        type=cli.positive,
+        metavar="N",
+        help=f"N pictures, evenly spaced (default: all; {SCENE_COUNT} scenes)",
+    )
+    what.add_argument("--skip-unreadable", action="store_true", help="leave out pictures that fail, and list them")
+    how = parser.add_argument_group("how the network is run")
+    how.add_argument("--preset", default="default", help="default or ms-flip, as the model defines them")
+    how.add_argument("--engine", choices=(*KINDS, TORCH), help="of a bundle, instead of its own")
+    how.add_argument("--against-engine", choices=(*KINDS, TORCH), help="the same for OTHER")
+    how.add_argument("--recipe", metavar="NAME", help="of a checkpoint (default: the .yaml dataset's, or found)")
+    how.add_argument("--device", choices=("cpu", "cuda"), help="for a checkpoint (default: the GPU if there is one)")
+    how.add_argument("--threads", type=cli.positive, metavar="N", help="CPU threads (default: all cores)")
+    results = parser.add_argument_group("results")
+    results.add_argument(
+        "--out", type=Path, default=Path("evaluation"), metavar="DIR", help="folder (default: evaluation)"
+    )
+    results.add_argument("--export", type=Path, metavar="DIR", help="write MODEL's labels there, in the dataset's ids")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    arguments = _parser().parse_args(argv)
+    if arguments.split == TEST and not arguments.export:
+        raise SettingsError("--split test: its labels are not public, so there is nothing to score; add --export DIR")
+    with shared() as here, ExitStack() as opened:
+        pictures = open_labelled(arguments.dataset, arguments.data, arguments.split, arguments.limit)
+        if arguments.split != TEST:
+            make_folder(arguments.out, "--out")
+        keep = LabelWriter(arguments.export, pictures) if arguments.export else None
+        models = _open_models(arguments, pictures, opened)
+        chosen = spread(len(pictures), arguments.limit or len(pictures))
+        part = chosen[here.rank :: here.size]
+        with _progress(len(part), here) as watch:
+            tally = run(models, pictures, part, skip=arguments.skip_unreadable, keep=keep, watch=watch)
+        report = _report(pictures, models, together(tally, here), here)
+        if not report.tally.pictures:
+            raise DataError(
+                f"none of the {len(chosen)} pictures could be used; the first: {report.tally.skipped[0][1]}"
+            )
+        if here.rank == 0:
+            _present(report, arguments)
+    return cli.FAILED if report.tally.skipped else 0
+
+
+def _open_models(arguments: argparse.Namespace, pictures: Labelled, opened: ExitStack) -> list[Model]:
+    """The model and, if there is one, the other; both are closed with ``opened``."""
+    wanted = [(arguments.model, arguments.engine)]
+    if arguments.against:
+        wanted.append((arguments.against, arguments.against_engine))
+    threads = arguments.threads or threads_each()
+    # A checkpoint trained on one's own pictures fits no published recipe; their file is its recipe.
+    recipe = arguments.recipe or (arguments.dataset if is_described(arguments.dataset) else None)
+    models = []
+    for path, engine in wanted:
+        choice = Choice(arguments.preset, engine, recipe, arguments.device, threads)
+        model = open_model(path, pictures, choice)
+        opened.callback(model.segmenter.close)
+        models.append(model)
+    return models
+
+
+@contextmanager
+def _progress(count: int, here: Share) -> Iterator[Watch]:
+    """A bar with the running mIoU of this process's pictures, on the first process only and only on a terminal."""
+    from tqdm import tqdm
+
+    with tqdm(total=count, unit="picture", disable=None if here.rank == 0 else True, dynamic_ncols=True) as bar:
+        yield lambda tally: _show(bar, tally)
+
+
+def _show(bar: tqdm, tally: Tally) -> None:
+    if not bar.disable:
+        figures = (f"{100 * score.confusion.metrics().miou:.2f}" for score in tally.scores)
+        bar.set_postfix_str(f"mIoU {' / '.join(figures)} %", refresh=False)
+    bar.update(tally.pictures + len(tally.skipped) - bar.n)
+
+
+def _report(pictures: Labelled, models: Sequence[Model], tally: Tally, here: Share) -> Report:
+    """``tally`` is that of all processes."""
+    used = here.gather([model.segmenter.engine.description for model in models])
+    engines = tuple(" and ".join(dict.fromkeys(lines)) for lines in zip(*used, strict=True))
+    moment = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    return Report(pictures.name, pictures.split, pictures.labels, tuple(models), engines, tally, here.size, moment)
+
+
+def _present(report: Report, arguments: argparse.Namespace) -> None:
+    """Print what was found and write the files."""
+    for _, reason in report.tally.skipped:
+        print(f"skipped: {reason}", file=sys.stderr)
+    if arguments.split == TEST:
+        print("\n".join(page.facts(report)))
+    else:
+        print(page.text(report))
+        _write(report, arguments.out)
+    if arguments.export:
+        print(f"labels in the dataset's ids: {arguments.export}")
+
+
+def _write(report: Report, out: Path) -> None:
+    written = ["evaluation.json", "evaluation.md"]
+    data = json.dumps(report.to_json(), indent=1, ensure_ascii=False, allow_nan=False)
+    write_whole(out / written[0], (data + "\n").encode())
+    write_whole(out / written[1], page.markdown(report).encode())
+    try:
+        written += _draw(report, out)
+    except ImportError as error:
+        print(f"no confusion picture: {error}; pip install 'isnet_trt[train]'", file=sys.stderr)
+    print(f"\nwritten to {out}: {', '.join(written)}")
+
+
+def _draw(report: Report, out: Path) -> list[str]:
+    from isnet_trt.evaluation.picture import draw
+
+    names = ["confusion.png", "confusion_against.png"][: len(report.models)]
+    for name, model, score, figures in zip(names, report.models, report.tally.scores, report.metrics, strict=True):
+        title = f"{Path(model.path).name} on {report.dataset} {report.split}, mIoU {100 * figures.miou:.2f} %"
+        write_whole(out / name, draw(score.confusion, report.labels.names, title))
+    return names
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

@@ -1,0 +1,188 @@
+"""``python -m isnet_trt.predict``: label maps and overlays of picture files."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from isnet_trt import cli
+from isnet_trt.engines.select import KINDS, PLACEMENTS
+from isnet_trt.errors import EngineError, ImageError, SettingsError
+from isnet_trt.pictures.files import Image, find_images, named, read_image, write_png
+from isnet_trt.runtime.segmentation import Segmentation
+from isnet_trt.runtime.segmenter import Segmenter
+from isnet_trt.settings import Inference
+
+_DESCRIPTION = """Segment pictures with a bundle.
+
+For each picture DIR receives
+  <stem>_labels.png    class ids, 8-bit grey (16-bit above 256 classes), at the picture's size
+  <stem>_overlay.png   the picture blended with the class colours, and a legend of the classes in it
+Two inputs of the same stem: the files of the later one carry its folder's name in front (<folder>_<stem>_…), or a
+number where that is taken too. Files of an earlier run are replaced."""
+
+_EPILOG = """examples:
+  one picture:                  python -m isnet_trt.predict bundles/ade photo.jpg --out results
+  a folder and a pattern:       python -m isnet_trt.predict bundles/ade photos/ 'more/*.png' --out results
+  the published multi-scale:    python -m isnet_trt.predict bundles/ade photos/ --out results --preset ms-flip
+  the same without mirroring:   … --preset ms-flip --no-flip
+  windows of your own:          … --mode slide --window 512 1024 --stride 341 341 --scales 0.75 1 1.25
+
+The preset comes from the bundle; each option given replaces one field of it. Exit status: 0 all done, 1 some picture
+could not be segmented (the others are), 2 nothing could be done."""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = cli.parser("isnet_trt.predict", _DESCRIPTION, _EPILOG)
+    parser.add_argument("bundle", metavar="BUNDLE", help="folder made by python -m isnet_trt.build")
+    parser.add_argument("images", metavar="IMAGE", nargs="+", help="picture file, folder (not its subfolders) or glob")
+    parser.add_argument(
+        "--out", required=True, metavar="DIR", type=Path, help="folder for the results; made if missing"
+    )
+    parser.add_argument("--engine", choices=KINDS, help="instead of the bundle's own, e.g. onnxruntime for the CPU")
+    parser.add_argument(
+        "--device",
+        choices=PLACEMENTS,
+        default="auto",
+        help="cuda: ONNX Runtime on the GPU (onnxruntime-gpu); auto: where the engine was built for",
+    )
+    parser.add_argument("--threads", type=cli.positive, metavar="N", help="CPU threads (default: all cores)")
+    add_inference(parser)
+    return parser
+
+
+def add_inference(parser: argparse.ArgumentParser) -> None:
+    """The options that `choose_inference` reads."""
+    how = parser.add_argument_group("how a picture is shown to the network")
+    how.add_argument("--preset", default="default", help="default or ms-flip, as the bundle defines them")
+    how.add_argument("--mode", choices=("whole", "slide"), help="the whole picture at once, or windows")
+    how.add_argument("--window", nargs=2, type=cli.positive, metavar=("H", "W"), help="window in pixels (slide)")
+    how.add_argument("--stride", nargs=2, type=cli.positive, metavar=("H", "W"), help="step between windows (slide)")
+    how.add_argument("--scales", nargs="+", type=float, metavar="S", help="factors of the picture's size")
+    how.add_argument("--flip", action=argparse.BooleanOptionalAction, help="show it mirrored as well")
+    how.add_argument(
+        "--softmax-before-resize",
+        action=argparse.BooleanOptionalAction,
+        help="average probabilities, or with --no- logits",
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    arguments = _parser().parse_args(argv)
+    jobs = plan_outputs(find_images(arguments.images), arguments.out)
+    options = {"engine": arguments.engine, "threads": arguments.threads, "device": arguments.device}
+    with Segmenter.open(arguments.bundle, **options) as segmenter:
+        inference = choose_inference(segmenter.presets, arguments)
+        print(f"{segmenter.description}; {inference.describe()}", file=sys.stderr)
+        failures = _segment_all(segmenter, inference, jobs)
+    done = len(jobs) - len(failures)
+    print(f"{done} of {len(jobs)} pictures segmented, results in {arguments.out}", file=sys.stderr)
+    for failure in failures:
+        print(f"failed: {failure}", file=sys.stderr)
+    return cli.FAILED if failures else 0
+
+
+def choose_inference(presets: dict[str, Inference], arguments: argparse.Namespace) -> Inference:
+    """The preset, field by field replaced by the options given.
+
+    Raises:
+        SettingsError: there is no such preset, or the fields do not make sense together.
+    """
+    if arguments.preset not in presets:
+        raise SettingsError(f"preset {arguments.preset!r} is unknown; this bundle has: {', '.join(presets)}")
+    preset = presets[arguments.preset]
+    names = ("mode", "window", "stride", "scales", "flip", "softmax_before_resize")
+    given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
+    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+    mode = fields.get("mode", preset.mode)
+    if mode == "whole" and fields.keys() & {"window", "stride"}:
+        raise SettingsError("--window and --stride belong to --mode slide; add it or leave them out")
+    if mode == "slide":
+        fields = _fallback_window(presets, preset, fields) | fields
+    return preset.replace(**fields)
+
+
+def _fallback_window(presets: dict[str, Inference], preset: Inference, fields: dict) -> dict:
+    """Window and stride where neither the options nor the preset have them: those of the bundle's ms-flip preset."""
+    published = presets.get("ms-flip", preset)
+    window = fields.get("window") or preset.window or published.window
+    stride = fields.get("stride") or preset.stride or published.stride
+    if window is None or stride is None:
+        missing = " and ".join(f"--{n} H W" for n, v in (("window", window), ("stride", stride)) if v is None)
+        raise SettingsError(
+            f"--mode slide needs {missing}: no preset of this bundle has windows. The training crop with a stride of "
+            "two thirds of it is usual, such as --window 512 512 --stride 341 341"
+        )
+    return {"window": window, "stride": stride}
+
+
+def plan_outputs(pictures: Sequence[Path], out: Path) -> dict[Path, Path]:
+    """Picture -> results' path without ``_labels.png``, in ``out``, which is made if it is missing.
+
+    Raises:
+        SettingsError: ``out`` cannot be made, or a result would replace one of the pictures.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(f"--out {out}: the folder cannot be made ({error.strerror})") from None
+    jobs = {picture: out / stem for picture, stem in zip(pictures, output_stems(pictures), strict=True)}
+    inputs = {picture.resolve() for picture in pictures}
+    for stem in jobs.values():
+        for path in outputs(stem):
+            if path.resolve() in inputs:
+                raise SettingsError(f"{path} is one of the pictures and would be replaced; choose another --out")
+    return jobs
+
+
+def output_stems(pictures: Sequence[Path]) -> list[str]:
+    """A stem for each picture's results, no two alike (also where a file system ignores case).
+
+    The first keeps its own; a later one of the same stem gets its folder's name in front, then a number behind.
+    """
+    taken: set[str] = set()
+    stems = []
+    for picture in pictures:
+        named = f"{picture.resolve().parent.name}_{picture.stem}"
+        choices = (picture.stem, named, *(f"{named}_{i}" for i in range(2, len(pictures) + 2)))
+        stem = next(choice for choice in choices if choice.lower() not in taken)
+        taken.add(stem.lower())
+        stems.append(stem)
+    return stems
+
+
+def outputs(stem: Path) -> tuple[Path, Path]:
+    """The label and overlay files of ``stem``."""
+    return stem.with_name(f"{stem.name}_labels.png"), stem.with_name(f"{stem.name}_overlay.png")
+
+
+def _segment_all(segmenter: Segmenter, inference: Inference, jobs: dict[Path, Path]) -> list[str]:
+    """What failed, one line each; a picture that fails does not stop the next."""
+    from tqdm import tqdm
+
+    failures = []
+    for picture, stem in tqdm(jobs.items(), unit="picture", disable=None, leave=False):
+        try:
+            image = read_image(picture)
+            save(segmenter(image, inference=inference), image, stem)
+        except (ImageError, EngineError) as error:
+            failures.append(named(picture, error))
+    return failures
+
+
+def save(segmentation: Segmentation, image: Image, stem: Path) -> None:
+    """Write ``<stem>_labels.png`` and ``<stem>_overlay.png``, each whole or not at all.
+
+    Raises:
+        ImageError: a file cannot be written.
+    """
+    labels, overlay = outputs(stem)
+    write_png(labels, segmentation.labels)
+    write_png(overlay, segmentation.overlay(image)[:, :, ::-1])
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

@@ -1,0 +1,229 @@
+"""Fine-tune a checkpoint for eight-bit engines: a few epochs with the engine's rounding inside the network.
+
+    python -m isnet_trt.training.qat --ckpt isnet_demo.pth --out isnet_demo_int8.pth
+    python -m isnet_trt.training.qat --ckpt model.pth --data ADE20k --epochs 2 --out model_int8.pth
+
+For models that lose too much in eight bits (see --max-drop of python -m isnet_trt.build). Activations are rounded where
+the TensorRT graph has its Q/DQ nodes, with scales from a calibration on the training pictures; weights per output
+channel. The result is a checkpoint in the published layout: build from it with --precision int8 as from any other. It
+is written when all epochs are done; Ctrl-C leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import math
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from isnet_trt import cli
+from isnet_trt.datasets.layouts import open_dataset
+from isnet_trt.datasets.picture_set import Source
+from isnet_trt.errors import BuildError, SettingsError, TrainingError
+from isnet_trt.recipes import Optimiser, Recipe, is_described
+from isnet_trt.training.checkpoint import load_checkpoint, load_model, save_checkpoint
+from isnet_trt.training.data.augment import Augment
+from isnet_trt.training.data.crops import CropDataset, EpochSampler, crop_loader
+from isnet_trt.training.data.scenes import SceneSet, training_scenes
+from isnet_trt.training.losses import WEIGHTS, pixel_loss
+from isnet_trt.training.model import InferenceISNet, ISNet
+from isnet_trt.training.rounding import Placement, place, remove_weights
+from isnet_trt.training.schedule import poly
+from isnet_trt.training.unfold import unfold
+
+if TYPE_CHECKING:
+    from isnet_trt.export.parity import Picture
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How a fine-tuning run goes.
+
+    ``lr`` falls to a hundredth by the recipe's polynomial rule; weight decay is 0, as the batch-norms are folded.
+    """
+
+    epochs: int = 1
+    batch: int = 4
+    lr: float = 5e-4
+    seed: int = 0
+    workers: int = 2
+    repeats: int = 1
+    stop_after: int | None = None
+
+
+def fine_tune(
+    model: ISNet, recipe: Recipe, source: Source, placement: Placement, tuning: Tuning, progress: bool = True
+) -> dict[str, Tensor]:
+    """Train the inference form of ``model`` with the roundings of ``placement``; the new weights as a state dict.
+
+    ``model`` is left as it was. The loss is that of the final and the first-stage prediction, as in training.
+
+    Raises:
+        TrainingError: the loss became NaN or infinite, or an epoch has less than one batch.
+    """
+    torch.manual_seed(tuning.seed)
+    network = InferenceISNet(model).requires_grad_(True).train()
+    place(network, placement)
+    first_stage = _Kept(network.decoder_stage1)
+    rule = Optimiser(tuning.lr, tuning.lr / 100, 0.0)
+    optimiser = torch.optim.SGD(network.parameters(), rule.lr, momentum=rule.momentum)
+    batches = list(range(tuning.epochs))
+    loader, sampler = _loader(recipe, source, tuning)
+    total = min(len(sampler) * tuning.epochs, tuning.stop_after or sys.maxsize)
+    with tqdm(total=total, unit="it", disable=None if progress else True) as bar:
+        for number, (x, labels) in enumerate(itertools.islice(_epochs(loader, sampler, batches), total)):
+            for group in optimiser.param_groups:
+                group["lr"] = poly(rule, number, total)
+            loss = WEIGHTS[0] * pixel_loss(network(x), labels) + WEIGHTS[1] * pixel_loss(first_stage.value, labels)
+            _check(loss, number)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            optimiser.step()
+            bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
+            bar.update()
+    remove_weights(network, placement.weights)
+    return unfold(network, model)
+
+
+class _Kept:
+    """The latest output of a module."""
+
+    value: Tensor
+
+    def __init__(self, module: nn.Module) -> None:
+        module.register_forward_hook(self._take)
+
+    def _take(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
+        self.value = output
+
+
+def _loader(recipe: Recipe, source: Source, tuning: Tuning) -> tuple[Any, EpochSampler]:
+    dataset = CropDataset(source, Augment.of(recipe), tuning.seed, tuning.repeats)
+    sampler = EpochSampler(len(dataset), tuning.batch, tuning.seed)
+    if not len(sampler):
+        raise TrainingError(f"{len(dataset)} crops an epoch are fewer than one batch of {tuning.batch}")
+    return crop_loader(dataset, sampler, tuning.workers), sampler
+
+
+def _epochs(loader: Any, sampler: EpochSampler, epochs: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
+    for epoch in epochs:
+        sampler.epoch = epoch + 1
+        yield from loader
+
+
+def _check(loss: Tensor, number: int) -> None:
+    if not torch.isfinite(loss):
+        raise TrainingError(
+            f"the loss is {loss.item()} at iteration {number + 1}: fine-tuning stopped, nothing was written. "
+            "Lower --lr, or look for unusable labels"
+        )
+
+
+def calibration_pictures(recipe: Recipe, source: Source, count: int) -> Iterator[Picture]:
+    """Network inputs from the first ``count`` pictures of a training set, through the runtime's test resize."""
+    from isnet_trt.export.parity import Picture
+    from isnet_trt.pictures.preprocess import check_image, normalise, resize
+
+    for index in range(min(count, len(source))):
+        image = resize(check_image(source[index][0], "bgr"), recipe.preprocess)
+        planes = normalise(image, recipe.preprocess).transpose(2, 0, 1)[None]
+        yield Picture(str(index), np.ascontiguousarray(planes))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Calibrate, fine-tune, write."""
+    args = _parser().parse_args(argv)
+    try:
+        from isnet_trt.export.graph import export_graph
+        from isnet_trt.export.quantise import calibrate
+        from isnet_trt.export.quantise.training import training_placement
+    except ImportError as error:
+        raise BuildError(f"fine-tuning needs more packages ({error}); pip install 'isnet_trt[build,train]'") from None
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    checkpoint = load_checkpoint(args.ckpt, args.recipe)
+    _check_out(args.out, checkpoint.path)
+    model, recipe = load_model(checkpoint), checkpoint.recipe
+    source = _source(args, recipe)
+    proto = export_graph(model, recipe.name)
+    table = calibrate(
+        proto, calibration_pictures(recipe, source, args.calibration), total=args.calibration, threads=args.threads
+    )
+    placement = training_placement(proto, table, args.flavour, args.skip)
+    print(f"{recipe.name}: {len(placement.weights)} layers in eight bits ({placement.type})")
+    tuning = Tuning(args.epochs, args.batch or recipe.batch, args.lr, args.seed, args.workers, args.repeats)
+    state = fine_tune(model, recipe, source, placement, tuning)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    save_checkpoint(args.out, state, recipe=recipe.name, qat=placement.type, trained_from=checkpoint.sha256)
+    print(f"written: {args.out}")
+    named = f" --recipe {shlex.quote(args.recipe)}" if args.recipe else ""
+    built = f"--precision {placement.type} --calib FOLDER --out DIR"
+    print(f"next:    python -m isnet_trt.build --ckpt {shlex.quote(str(args.out))}{named} {built}")
+    return 0
+
+
+def _check_out(out: Path, source: Path) -> None:
+    """Refuse before hours of work what could not be written after them, and to replace what it starts from."""
+    above = next(folder for folder in out.absolute().parents if folder.exists())
+    if out.is_dir() or not above.is_dir() or not os.access(above, os.W_OK):
+        raise SettingsError(f"--out {out}: no file can be made there; name a file in a folder that you may write to")
+    if out.exists() and out.samefile(source):
+        raise SettingsError(f"--out {out} is the checkpoint to start from, which would be lost; choose another name")
+
+
+def _source(args: argparse.Namespace, recipe: Recipe) -> Source:
+    if recipe.dataset == "scenes":
+        return training_scenes(SceneSet(count=args.scenes))
+    if args.data is None and not is_described(recipe.dataset):
+        raise SettingsError(f"{recipe.name} is trained on {recipe.dataset}: name its folder with --data")
+    return open_dataset(recipe.dataset, args.data, "train")
+
+
+def _parser() -> argparse.ArgumentParser:
+    p = cli.parser("isnet_trt.training.qat", __doc__ or "")
+    usual = Tuning()
+    p.add_argument("--ckpt", type=Path, required=True, metavar="FILE", help="the checkpoint to start from")
+    p.add_argument("--out", type=Path, required=True, metavar="FILE", help="the checkpoint to write")
+    p.add_argument("--recipe", metavar="NAME", help="the model's recipe (default: found from the checkpoint)")
+    p.add_argument("--data", type=Path, metavar="DIR", help="the dataset's folder (not for drawn scenes)")
+    p.add_argument(
+        "--flavour", choices=("tensorrt", "fp8"), default="tensorrt", help="int8 or E4M3 (default: tensorrt, int8)"
+    )
+    p.add_argument("--skip", nargs="+", default=(), metavar="LAYER", help="layers or blocks that stay unrounded")
+    p.add_argument("--epochs", type=_positive(int), default=usual.epochs, help=f"default: {usual.epochs}")
+    p.add_argument("--batch", type=_positive(int), help="crops in a batch (default: the recipe's)")
+    p.add_argument("--lr", type=_positive(float), default=usual.lr, help=f"first learning rate (default: {usual.lr:g})")
+    p.add_argument("--repeats", type=_positive(int), default=1, help="crops of each picture an epoch (default: 1)")
+    p.add_argument("--scenes", type=_positive(int), default=400, help="drawn scenes (default: 400)")
+    p.add_argument("--calibration", type=_positive(int), default=64, metavar="N", help="pictures for the scales (64)")
+    p.add_argument("--seed", type=int, default=usual.seed, help="decides order and crops (default: 0)")
+    p.add_argument(
+        "--workers", type=_positive(int, zero=True), default=usual.workers, help="processes that read and crop (2)"
+    )
+    p.add_argument("--threads", type=_positive(int), help="CPU threads of this process")
+    return p
+
+
+def _positive(kind: Callable[[str], float], zero: bool = False) -> Callable[[str], Any]:
+    def number(text: str) -> float:
+        value = kind(text)
+        if not (0 < value < math.inf or (zero and value == 0)):
+            raise argparse.ArgumentTypeError(f"{text} is not {'0 or more' if zero else 'above 0'}")
+        return value
+
+    return number
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

@@ -1,0 +1,97 @@
+"""Finds the pictures and label files of a dataset of one's own, and divides them into training and validation."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+
+from isnet_trt.datasets.picture_set import LabelValues, PictureSet
+from isnet_trt.datasets.reading import read_ids
+from isnet_trt.errors import DataError
+from isnet_trt.pictures.files import SUFFIXES
+from isnet_trt.recipes.custom import FilePatterns, read_custom
+
+_WILD = "*?["
+_LISTED = 3
+
+
+def open_custom(path: Path, root: Path | None, split: str) -> PictureSet:
+    """One split of the pictures that a YAML file describes, under ``root`` or beside the file.
+
+    Raises:
+        SettingsError: as `isnet_trt.recipes.custom.read_custom`.
+        DataError: there are no pictures, or some have no labels.
+    """
+    custom = read_custom(path)
+    names, files = find_pairs(custom.files, root or path.resolve().parent, split)
+    return PictureSet(custom.recipe.name, split, custom.recipe.labels, names, files, LabelValues(custom.values))
+
+
+def find_pairs(patterns: FilePatterns, root: Path, split: str) -> tuple[tuple[str, ...], tuple[tuple[Path, Path], ...]]:
+    """Names and (picture, labels) of one split.
+
+    Raises:
+        DataError: there are no pictures, two have one name, or labels are missing.
+    """
+    by_folder = "{split}" in patterns.images
+    word = patterns.places[split] if by_folder and patterns.places else ""
+    images, labels = (one.replace("{split}", word) for one in (patterns.images, patterns.labels))
+    found = _pictures(root, images)
+    names = tuple(sorted(found)) if by_folder else _chosen(patterns, root, found, split)
+    files = tuple((found[name], root / labels.replace("{name}", name)) for name in names)
+    missing = [str(label) for _, label in files if not label.is_file()]
+    if missing:
+        raise DataError(
+            f"{len(missing)} of {len(files)} pictures ({images}) have no labels; missing are {_few(missing)}. "
+            "Add them, or give 'images' a pattern that leaves those pictures out (such as 'photos/*.jpg')"
+        )
+    return names, files
+
+
+def _chosen(patterns: FilePatterns, root: Path, found: Mapping[str, Path], split: str) -> tuple[str, ...]:
+    if patterns.places is not None:
+        return _listed(root / patterns.places[split], found)
+    return _drawn(sorted(found), patterns.share or 0.0, split)
+
+
+def _pictures(root: Path, pattern: str) -> dict[str, Path]:
+    """Name -> file of the pictures that match."""
+    parts = PurePosixPath(pattern).parts
+    fixed = next((i for i, part in enumerate(parts) if any(c in part for c in _WILD)), len(parts))
+    folder = root.joinpath(*parts[:fixed])
+    if not folder.is_dir():
+        raise DataError(f"{folder}: there is no such folder (images: {pattern!r}); paths are relative to {root}")
+    candidates = folder.glob("/".join(parts[fixed:]) or "**/*")
+    files = [p for p in candidates if p.suffix.lower() in SUFFIXES and not p.name.startswith(".") and p.is_file()]
+    found: dict[str, Path] = {}
+    for file in sorted(files):
+        name = file.relative_to(folder).with_suffix("").as_posix()
+        if name in found:
+            raise DataError(f"{found[name]} and {file} have one name, so they would share labels; rename one")
+        found[name] = file
+    if not found:
+        raise DataError(f"{folder} holds no pictures (images: {pattern!r}; {' '.join(sorted(SUFFIXES))})")
+    return found
+
+
+def _listed(path: Path, found: Mapping[str, Path]) -> tuple[str, ...]:
+    names = read_ids(path)
+    absent = [name for name in names if name not in found]
+    if absent:
+        raise DataError(f"{path}: {len(absent)} names without a picture: {_few(absent)}; names have no suffix")
+    return names
+
+
+def _drawn(names: list[str], share: float, split: str) -> tuple[str, ...]:
+    """The checksum decides, not the order: a picture that is added moves few others, and none without need."""
+    if len(names) < 2:
+        raise DataError("there is one picture alone; training and validation need one each at least")
+    count = min(max(1, round(share * len(names))), len(names) - 1)
+    held_out = set(sorted(names, key=lambda name: (zlib.crc32(name.encode()), name))[:count])
+    return tuple(name for name in names if (name in held_out) == (split == "val"))
+
+
+def _few(names: list[str]) -> str:
+    more = len(names) - _LISTED
+    return ", ".join(names[:_LISTED]) + (f", … ({more} more)" if more > 0 else "")

@@ -1,0 +1,137 @@
+"""A labelled set of picture files, and how stored label values become training ids."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isnet_trt.datasets.reading import RawLabels, read_bgr, read_labels
+from isnet_trt.errors import DataError
+from isnet_trt.pictures.files import Image
+from isnet_trt.settings import Labels
+
+NOT_ALLOWED = -32768
+"""In `LabelValues.table`: a value that no label file may hold."""
+_LISTED = 8
+
+
+class Source(Protocol):
+    """What training and evaluation read: pictures with their labels, by index."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> tuple[Image, NDArray[np.integer]]:
+        """Picture uint8 (H, W, 3) in B, G, R order; labels (H, W), training ids 0..K−1 or `recipes.IGNORE`."""
+
+
+@dataclass(frozen=True)
+class LabelValues:
+    """Stored label values (0 and above) -> training ids: ``ids[value]`` is 0..K−1 or `recipes.IGNORE`.
+
+    A value without training id is an error.
+    """
+
+    ids: Mapping[int, int]
+
+    @functools.cached_property
+    def table(self) -> NDArray[np.int16]:
+        """Training id by stored value, for every byte at least; values that no file may have are `NOT_ALLOWED`."""
+        table = np.full(max(255, *self.ids) + 1, NOT_ALLOWED, np.int16)
+        for value, number in self.ids.items():
+            table[value] = number
+        return table
+
+    def apply(self, stored: RawLabels, path: Path) -> NDArray[np.int16]:
+        """Training ids int16 of the same shape; ``path`` is for the message.
+
+        Raises:
+            DataError: a value has no training id; the message lists those values and where the first one is.
+        """
+        if stored.dtype == np.uint8:
+            labels = self.table[stored]
+        else:
+            inside = (stored >= 0) & (stored < len(self.table))
+            labels = np.where(inside, self.table[np.where(inside, stored, 0)], NOT_ALLOWED).astype(np.int16)
+        bad = labels == NOT_ALLOWED
+        if bad.any():
+            raise DataError(self._complaint(stored, bad, path))
+        return labels
+
+    def _complaint(self, stored: RawLabels, bad: NDArray[np.bool_], path: Path) -> str:
+        values = np.unique(stored[bad])
+        y, x = (int(v) for v in np.argwhere(bad)[0])
+        listed = ", ".join(map(str, values[:_LISTED].tolist())) + (", …" if len(values) > _LISTED else "")
+        return (
+            f"{path}: label value{'s' if len(values) > 1 else ''} {listed} at {int(bad.sum())} of {bad.size} pixels "
+            f"(first at row {y}, column {x}); allowed are {_ranges(sorted(self.ids))}"
+        )
+
+
+def _ranges(values: list[int]) -> str:
+    """Sorted whole numbers as text: ``0..150, 255``."""
+    starts = [i for i, v in enumerate(values) if not i or v != values[i - 1] + 1]
+    parts = [(values[a], values[b - 1]) for a, b in zip(starts, [*starts[1:], len(values)], strict=True)]
+    return ", ".join(str(a) if a == b else f"{a}..{b}" for a, b in parts)
+
+
+@dataclass(frozen=True)
+class PictureSet:
+    """One split of a dataset on disk; nothing is read before it is indexed, and it can be pickled (worker processes).
+
+    Attributes:
+        name: the dataset's name, such as ``ade20k``.
+        split: ``train`` or ``val``.
+        labels: class names and colours.
+        names: one name per picture, unique, in the order of the index: its path in the image folder without suffix.
+        files: (picture, label file) of each.
+        values: how the stored label values become training ids.
+    """
+
+    name: str
+    split: str
+    labels: Labels
+    names: tuple[str, ...]
+    files: tuple[tuple[Path, Path], ...]
+    values: LabelValues
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def paths(self, index: int) -> tuple[Path, Path]:
+        """The picture's file and its labels' file."""
+        return self.files[index]
+
+    def __getitem__(self, index: int) -> tuple[Image, NDArray[np.int16]]:
+        """Picture uint8 (H, W, 3) in B, G, R order; labels int16 (H, W), 0..K−1 or `recipes.IGNORE`.
+
+        Both are new arrays that the caller may write to.
+
+        Raises:
+            DataError: a file cannot be read, the sizes differ, or a label value is out of range.
+        """
+        picture, annotation = self.files[index]
+        image, stored = read_bgr(picture), read_labels(annotation)
+        if image.shape[:2] != stored.shape:
+            raise DataError(_sizes_differ(picture, image.shape, annotation, stored.shape))
+        return image, self.values.apply(stored, annotation)
+
+    def label_map(self, index: int) -> NDArray[np.int16]:
+        """The labels alone, as by indexing; the picture is not read."""
+        annotation = self.files[index][1]
+        return self.values.apply(read_labels(annotation), annotation)
+
+
+def _sizes_differ(picture: Path, size: tuple[int, ...], annotation: Path, labels: tuple[int, ...]) -> str:
+    turned = size[:2] == labels[::-1]
+    advice = (
+        "the picture is probably turned by its EXIF orientation: store it upright, or turn the labels"
+        if turned
+        else "the labels must have the picture's size"
+    )
+    return f"{picture} is {size[0]}x{size[1]} but {annotation} is {labels[0]}x{labels[1]} (height x width): {advice}"

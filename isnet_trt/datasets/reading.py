@@ -1,0 +1,122 @@
+"""Reads the files of a dataset: pictures, label maps as PNG or MATLAB matrices, lists of names."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isnet_trt.errors import DataError, ImageError
+from isnet_trt.pictures.files import Image, read_image
+
+RawLabels = NDArray[np.integer]
+_COLOUR = ("RGB", "RGBA")
+_JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
+_NARROW_GREY = {2: 85, 4: 17}
+"""Bits of a grey PNG -> what Pillow (like OpenCV) multiplies its values by to fill a byte."""
+
+
+def read_bgr(path: Path) -> Image:
+    """A picture as uint8 (H, W, 3) in B, G, R order, read as for prediction (`isnet_trt.pictures.files.read_image`).
+
+    Raises:
+        DataError: there is no such file, or it is no picture or cut off.
+    """
+    try:
+        image = read_image(path)
+    except ImageError as error:
+        raise DataError(f"{error}; unpack or copy it again") from None
+    _refuse_cut_off(path)
+    return np.ascontiguousarray(image[..., ::-1])
+
+
+def _refuse_cut_off(path: Path) -> None:
+    """OpenCV fills the missing part of a JPEG with grey without an error; Pillow complains."""
+    with path.open("rb") as stream:
+        start = stream.read(2)
+        stream.seek(-2, os.SEEK_END)
+        whole = start != _JPEG_START or stream.read(2) == _JPEG_END
+    if whole:
+        return
+    from PIL import Image as Pillow
+
+    try:  # after the end mark some cameras add bytes of their own, which is no fault
+        with Pillow.open(path) as picture:
+            picture.load()
+    except (OSError, SyntaxError, ValueError, Pillow.DecompressionBombError) as error:
+        raise DataError(f"{path}: the picture is cut off ({error}); unpack or copy it again") from None
+
+
+def read_labels(path: Path) -> RawLabels:
+    """The stored label values (H, W) of a PNG, or of the matrix ``S`` of a MATLAB file (``.mat``).
+
+    Raises:
+        DataError: the file is missing, damaged, or not one whole number per pixel.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: there is no such label file; unpack the annotations again")
+    return _read_matrix(path) if path.suffix == ".mat" else _read_png(path)
+
+
+def _read_png(path: Path) -> RawLabels:
+    """Pillow, not OpenCV, because it gives the indices of a paletted PNG; OpenCV turns them into luminance."""
+    from PIL import Image as Pillow
+
+    try:
+        with Pillow.open(path) as picture:
+            mode, values = picture.mode, np.asarray(picture)
+    except (OSError, SyntaxError, ValueError, Pillow.DecompressionBombError) as error:
+        raise DataError(f"{path}: not a label picture that can be read ({error}); unpack or copy it again") from None
+    if mode in _COLOUR and (values[..., :1] == values[..., 1:3]).all():
+        return values[..., 0]
+    if mode not in ("L", "P", "1", "I", "I;16"):
+        raise DataError(
+            f"{path}: a label picture has one number per pixel (grey or palette), this one is {mode}; "
+            "convert it to class numbers"
+        )
+    if mode == "L":
+        return values // np.uint8(_NARROW_GREY.get(_grey_bits(path), 1))
+    return values if values.dtype == np.uint8 else values.astype(np.int32)
+
+
+def _grey_bits(path: Path) -> int:
+    """Bits per pixel of a grey PNG, from its header; 0 for any other file."""
+    with path.open("rb") as stream:
+        header = stream.read(26)
+    return header[24] if header.startswith(b"\x89PNG") and header[25] == 0 else 0
+
+
+def _read_matrix(path: Path) -> RawLabels:
+    from scipy.io import loadmat
+
+    try:
+        content: dict[str, Any] = loadmat(os.fspath(path), variable_names=["S"])
+    except Exception as error:  # whatever a damaged file makes the reader raise
+        raise DataError(f"{path}: not a MATLAB file that can be read ({error}); unpack or copy it again") from None
+    matrix = content.get("S")
+    if not isinstance(matrix, np.ndarray) or matrix.ndim != 2 or matrix.dtype.kind not in "uif":
+        raise DataError(f"{path}: it holds no label matrix 'S' (height x width numbers)")
+    if matrix.dtype.kind == "f" and not (matrix == np.round(matrix)).all():
+        raise DataError(f"{path}: the matrix 'S' has values that are no whole numbers")
+    return matrix.astype(np.int32)
+
+
+def read_ids(path: Path) -> tuple[str, ...]:
+    """The names in a list file: one a line, without header and suffix; blank lines count for nothing.
+
+    Raises:
+        DataError: the file cannot be read, is empty, or names something twice.
+    """
+    try:
+        ids = tuple(line.strip() for line in path.read_text("utf-8-sig").splitlines() if line.strip())
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: the list cannot be read ({error})") from None
+    if not ids:
+        raise DataError(f"{path}: the list is empty; unpack it again, or remove it to take all pictures of the folder")
+    if len(set(ids)) < len(ids):
+        twice = next(name for i, name in enumerate(ids) if name in ids[:i])
+        raise DataError(f"{path}: {twice!r} is listed twice, {len(ids) - len(set(ids))} lines too many in all")
+    return ids

@@ -1,0 +1,101 @@
+"""Where the network looks: sizes, passes and windows as pure functions of sizes and settings, without arrays.
+
+Sizes are (height, width) in pixels. A *pass* shows the whole picture once, at one scale, plain or mirrored. A *window*
+is the part of a pass that the network sees at once; in whole mode it is all of the pass.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from isnet_trt.errors import ImageError
+from isnet_trt.settings import Inference, Size, size_text
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One showing of the picture: resampled by the factor ``scale`` to ``size``, then mirrored if ``mirrored``."""
+
+    index: int
+    scale: float
+    mirrored: bool
+    size: Size
+
+
+@dataclass(frozen=True)
+class Window:
+    """Rows ``top:bottom`` and columns ``left:right`` of a pass, in the orientation of the *unmirrored* picture.
+
+    For a mirrored pass the network sees that part mirrored left to right.
+    """
+
+    of: Pass
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+    @property
+    def size(self) -> Size:
+        """(height, width) of the window."""
+        return self.bottom - self.top, self.right - self.left
+
+
+def scaled_size(size: Size, scale: float) -> Size:
+    """floor(side * scale) for both sides.
+
+    Raises:
+        ImageError: a side would become 0.
+    """
+    height, width = (math.floor(side * scale) for side in size)
+    if min(height, width) < 1:
+        raise ImageError(
+            f"scale {scale:g} shrinks a picture of {size_text(size)} to {size_text((height, width))} pixels; "
+            "leave that scale out or use a larger picture"
+        )
+    return height, width
+
+
+def starts(length: int, window: int, stride: int) -> list[tuple[int, int]]:
+    """(start, end) of the windows along one side.
+
+    There are floor(max(n - c + s - 1, 0) / s) + 1 of them; window i ends at min(i*s + c, n) and starts at
+    max(end - c, 0): the last is shifted inwards, and where n < c the only window is the side itself.
+    """
+    count = max(length - window + stride - 1, 0) // stride + 1
+    ends = (min(i * stride + window, length) for i in range(count))
+    return [(max(end - window, 0), end) for end in ends]
+
+
+def passes(size: Size, inference: Inference) -> tuple[Pass, ...]:
+    """The passes over a picture of ``size``: for each scale in order a plain one and, with flip, a mirrored one.
+
+    Raises:
+        ImageError: a scale leaves no pixel.
+    """
+    sides = (False, True) if inference.flip else (False,)
+    kinds = [(scale, mirrored) for scale in inference.scales for mirrored in sides]
+    return tuple(Pass(i, s, mirrored, scaled_size(size, s)) for i, (s, mirrored) in enumerate(kinds))
+
+
+def windows(one: Pass, inference: Inference) -> list[Window]:
+    """The windows of a pass, row by row as the network sees the pass."""
+    height, width = one.size
+    if inference.mode == "whole" or inference.window is None or inference.stride is None:
+        return [Window(one, 0, height, 0, width)]
+    rows = starts(height, inference.window[0], inference.stride[0])
+    columns = starts(width, inference.window[1], inference.stride[1])
+    if one.mirrored:
+        columns = [(width - end, width - start) for start, end in columns]
+    return [Window(one, *row, *column) for row in rows for column in columns]
+
+
+def window_count(size: Size, inference: Inference) -> int:
+    """How many windows the network sees for a picture of ``size`` (all scales and flips)."""
+    return sum(len(windows(one, inference)) for one in passes(size, inference))
+
+
+def coarse_size(size: Size, stride: int) -> Size:
+    """Size of the network's output grid, ceil(side / stride), for an input of ``size``."""
+    return -(-size[0] // stride), -(-size[1] // stride)

@@ -1,0 +1,178 @@
+"""From the network's coarse scores to labels, in tiles: classes x height x width never exists as a whole.
+
+Only the coarse scores of each window are kept. For each tile of the label map every pass gives the block it needs
+(in slide mode: windows enlarged, softmaxed if so asked, added, divided by how many cover each pixel), the block is
+resampled straight to the size of the label map, the passes are averaged and the tile's largest class is taken, the
+first of equal ones. Where everything after the network is linear, mirrored pairs are added up on the coarse grid.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isnet_trt.merging.geometry import Pass, Window, coarse_size
+from isnet_trt.merging.resample import CHUNK, Array, Part, Span, column_taps, combine, taps
+from isnet_trt.merging.volumes import Coarse, Mosaic, Pairs, Volume
+from isnet_trt.merging.windows import Plan
+from isnet_trt.settings import Size
+
+TILE_ROWS = 32
+TILE_VALUES = 2**18
+"""Scores in a tile: 1 MiB, so that its steps stay in a core's cache."""
+BLOCK_VALUES = 2**19
+"""Scores in what a volume gives for one tile; much more than the tile's where a small picture was enlarged."""
+
+TileSink = Callable[[slice, slice, Array], None]
+"""Receives each finished tile of merged scores (K, rows, columns), from several threads, no tile twice."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """What the network puts out: ``classes`` scores per ``stride`` pixels; ``pairs`` change places when mirrored."""
+
+    classes: int
+    stride: int
+    pairs: Pairs = ()
+
+
+def largest(scores: Array) -> NDArray[np.unsignedinteger]:
+    """Arg max over axis 0 of (K, …), the first of equal classes; uint8, or uint16 above 256 classes.
+
+    Whole-array comparisons: several times faster than np.argmax along an axis that is not the last.
+    """
+    codes = _codes(len(scores)).reshape(-1, *[1] * (scores.ndim - 1))
+    hits = np.equal(scores, scores.max(axis=0))
+    best = np.multiply(hits.view(np.uint8), codes, dtype=codes.dtype).max(axis=0)
+    np.subtract(codes.flat[0], best, out=best)
+    return best.astype(label_type(len(scores)), copy=False)
+
+
+@functools.lru_cache(maxsize=64)
+def _codes(classes: int) -> NDArray[np.unsignedinteger]:
+    """classes, …, 1: the first class has the largest."""
+    code: type[np.unsignedinteger] = np.uint8 if classes < 256 else np.uint16
+    codes: NDArray[np.unsignedinteger] = np.arange(classes, 0, -1).astype(code)
+    codes.flags.writeable = False
+    return codes
+
+
+def label_type(classes: int) -> type[np.unsignedinteger]:
+    """The smallest type that holds the class numbers."""
+    return np.uint8 if classes <= 256 else np.uint16
+
+
+def tile_size(classes: int, output: Size, volumes: Sequence[Size]) -> Size:
+    """(rows, columns) of a tile of the output such that neither it nor any volume's block for it grows large."""
+    rows, columns = TILE_ROWS, max(1, TILE_VALUES // (TILE_ROWS * classes * CHUNK)) * CHUNK
+    vertical = max(size[0] for size in volumes) / output[0]
+    horizontal = max(size[1] for size in volumes) / output[1]
+    while classes * (rows * vertical + 2) * (columns * horizontal + 2) > BLOCK_VALUES and rows * columns > 1:
+        if rows == 1 or (columns > 1 and columns * horizontal >= rows * vertical):
+            columns = -(-columns // 2)
+        else:
+            rows = -(-rows // 2)
+    return rows, columns
+
+
+class Merger:
+    """Takes windows' scores in any order, hands finished tiles of merged scores (K, rows, columns) to ``sink``.
+
+    ``output`` is the (height, width) of the merged scores. Memory: the coarse scores of windows that unfinished rows
+    need, and a few tiles per thread.
+    """
+
+    def __init__(self, plan: Plan, head: Head, output: Size, sink: TileSink, threads: int = 1) -> None:
+        self._output, self._sink, self._threads = output, sink, max(1, threads)
+        self._head = head
+        self._softmax = plan.inference.softmax_before_resize
+        self._whole = plan.inference.mode == "whole"
+        self._passes = len(plan.passes)
+        self._pool: ThreadPoolExecutor | None = None
+        self._next = 0
+        self._volume_of: dict[int, Volume] = {}
+        self._volumes = self._make_volumes(plan)
+        self._tile_size = tile_size(head.classes, output, [volume.size for volume in self._volumes])
+
+    def _make_volumes(self, plan: Plan) -> list[Volume]:
+        volumes: list[Volume] = []
+        for one in plan.passes:
+            if self._whole and one.mirrored:
+                self._volume_of[one.index] = volumes[-1]
+                continue
+            windows = [window for window in plan.windows if window.of == one]
+            volumes.append(self._volume(one, windows, 1 + plan.inference.flip))
+            self._volume_of[one.index] = volumes[-1]
+        return volumes
+
+    def _volume(self, one: Pass, windows: list[Window], shows: int) -> Volume:
+        if self._whole:
+            return Coarse(coarse_size(one.size, self._head.stride), shows, self._softmax, self._head.pairs)
+        return Mosaic.of(one, windows, self._softmax, self._head.pairs)
+
+    def add(self, window: Window, logits: Array) -> None:
+        """The network's output (K, h, w) for ``window``; from now on it belongs to the merger, which may change it."""
+        self._volume_of[window.of.index].add(window, logits)
+
+    def work(self) -> bool:
+        """Merge the rows whose windows have all been added; True once the whole map is done."""
+        bands = []
+        while self._next < self._output[0]:
+            band = (self._next, min(self._next + self._tile_size[0], self._output[0]))
+            if not all(v.ready() >= self._needs(v, band)[1] for v in self._volumes):
+                break
+            bands.append(band)
+            self._next = band[1]
+        self._merge(bands)
+        self._forget()
+        done = self._next == self._output[0]
+        if done and self._pool:
+            self._pool.shutdown()
+        return done
+
+    def _needs(self, volume: Volume, band: Span) -> Span:
+        return taps(volume.size[0], self._output[0], *band).span
+
+    def _merge(self, bands: Sequence[Span]) -> None:
+        if self._threads == 1 or len(bands) < 2:
+            for band in bands:
+                self._band(band)
+            return
+        self._pool = self._pool or ThreadPoolExecutor(self._threads)
+        list(self._pool.map(self._band, bands))
+
+    def _forget(self) -> None:
+        done = self._next == self._output[0]
+        for volume in self._volumes:
+            rows = volume.size[0] if done else self._needs(volume, (self._next, self._next + 1))[0]
+            volume.forget(rows)
+
+    def _band(self, rows: Span) -> None:
+        width = self._output[1]
+        for left in range(0, width, self._tile_size[1]):
+            columns = (left, min(left + self._tile_size[1], width))
+            self._sink(slice(*rows), slice(*columns), self._tile(rows, columns))
+
+    def _tile(self, rows: Span, columns: Span) -> Array:
+        parts, total = [], None
+        for volume in self._volumes:
+            if volume.size == self._output:
+                block = volume.block(rows, columns)
+                total = block if total is None else total + block
+                continue
+            y = taps(volume.size[0], self._output[0], *rows)
+            span, x = column_taps(volume.size[1], self._output[1], *columns)
+            parts.append(Part(volume.block(y.span, span), y.matrix, x))
+        share = np.float32(1 / self._passes)
+        if total is not None and self._passes > 1:
+            total = total * share
+        if parts:
+            resampled = combine(parts, share)
+            total = resampled if total is None else np.add(resampled, total, out=resampled)
+        assert total is not None
+        return total

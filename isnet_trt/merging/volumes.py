@@ -1,0 +1,190 @@
+"""Scores of one scale while windows arrive: whole pictures on the coarse grid, or windows at their places.
+
+A volume gives blocks of scores to the merge (`isnet_trt.merging.merge`), which resamples them to the label map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import cv2
+import numpy as np
+
+from isnet_trt.merging.geometry import Pass, Window
+from isnet_trt.merging.resample import Array, Part, Span, column_taps, combine, taps
+from isnet_trt.settings import Size
+
+Pairs = Sequence[tuple[int, int]]
+"""Classes that change places in mirrored passes."""
+EXPONENT = 64.0
+"""exp of scores up to here, and sums of thousands of them, neither overflow nor underflow in float32."""
+
+
+class Volume(Protocol):
+    """Scores of one scale over (height, width) = ``size``, filled from the top while windows arrive."""
+
+    size: Size
+
+    def add(self, window: Window, scores: Array) -> None:
+        """Take the scores (K, h, w) of a window; they may be changed."""
+        ...
+
+    def ready(self) -> int:
+        """Number of rows from the top that are complete."""
+        ...
+
+    def block(self, rows: Span, columns: Span) -> Array:
+        """Scores (K, rows, columns) of a part; a view or a new array, not to be written to."""
+        ...
+
+    def forget(self, row: int) -> None:
+        """Rows above ``row`` are needed no more."""
+        ...
+
+
+@dataclass
+class Coarse:
+    """Whole mode: the coarse grid of one scale, the plain and the mirrored pass added up."""
+
+    size: Size
+    missing: int
+    softmax: bool
+    pairs: Pairs
+    scores: Array | None = None
+
+    def add(self, window: Window, scores: Array) -> None:
+        """See `Volume.add`.
+
+        On one thread: in each of these few short steps, waking a second one costs what it would save.
+        """
+        self.missing -= 1
+        scores = np.ascontiguousarray(scores)
+        if self.softmax:
+            softmax(scores, out=scores)
+        if self.scores is None and not window.of.mirrored:
+            self.scores = scores
+            return
+        self.scores = np.zeros_like(scores) if self.scores is None else self.scores
+        if window.of.mirrored:
+            add_mirrored(self.scores, scores, self.pairs)
+        else:
+            self.scores += scores
+
+    def ready(self) -> int:
+        """See `Volume.ready`."""
+        return 0 if self.missing else self.size[0]
+
+    def block(self, rows: Span, columns: Span) -> Array:
+        """See `Volume.block`."""
+        assert self.scores is not None
+        return self.scores[:, slice(*rows), slice(*columns)]
+
+    def forget(self, row: int) -> None:
+        """See `Volume.forget`."""
+        if row >= self.size[0]:
+            self.scores = None
+
+
+@dataclass
+class Mosaic:
+    """Slide mode: the windows of one pass at their places in the scaled picture."""
+
+    size: Size
+    softmax: bool
+    pairs: Pairs
+    outstanding: list[Window]
+    covers: tuple[Array, Array]
+    placed: list[tuple[Window, Array]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, one: Pass, windows: list[Window], softmax: bool, pairs: Pairs) -> Mosaic:
+        """The mosaic of a pass from its windows."""
+        rows = _cover(one.size[0], {(w.top, w.bottom) for w in windows})
+        columns = _cover(one.size[1], {(w.left, w.right) for w in windows})
+        return cls(one.size, softmax, pairs, sorted(windows, key=lambda w: w.top), (rows, columns))
+
+    def add(self, window: Window, scores: Array) -> None:
+        """See `Volume.add`."""
+        self.outstanding.remove(window)
+        if window.of.mirrored:
+            plain, scores = scores, np.zeros_like(scores)
+            add_mirrored(scores, plain, self.pairs)
+        self.placed.append((window, scores))
+
+    def ready(self) -> int:
+        """See `Volume.ready`."""
+        return self.outstanding[0].top if self.outstanding else self.size[0]
+
+    def block(self, rows: Span, columns: Span) -> Array:
+        """See `Volume.block`."""
+        count = self.covers[0][slice(*rows), None] * self.covers[1][slice(*columns)]
+        total: Array | None = None
+        for y, x, scores in self._pieces(rows, columns):
+            if total is None and scores.shape[1:] == count.shape:
+                total = scores
+                continue
+            if total is None:
+                total = np.zeros((len(scores), *count.shape), np.float32)
+            total[:, y, x] += scores
+        assert total is not None
+        return total if count.max() == 1 else np.divide(total, count, out=total)
+
+    def _pieces(self, rows: Span, columns: Span) -> Iterator[tuple[slice, slice, Array]]:
+        """The part of each window inside the block, one at a time: where it lies there, and its scores."""
+        for window, scores in self.placed:
+            top, bottom = max(rows[0], window.top), min(rows[1], window.bottom)
+            left, right = max(columns[0], window.left), min(columns[1], window.right)
+            if top < bottom and left < right:
+                part = (top - window.top, bottom - window.top), (left - window.left, right - window.left)
+                at = slice(top - rows[0], bottom - rows[0]), slice(left - columns[0], right - columns[0])
+                yield *at, self._enlarged(scores, window.size, *part)
+
+    def _enlarged(self, scores: Array, size: Size, rows: Span, columns: Span) -> Array:
+        """Rows and columns of a window's scores enlarged to ``size``."""
+        y = taps(scores.shape[1], size[0], *rows)
+        span, x = column_taps(scores.shape[2], size[1], *columns)
+        source = scores[:, slice(*y.span), slice(*span)]
+        piece = combine([Part(source, y.matrix, x)])
+        return softmax(piece, out=piece, within=source) if self.softmax else piece
+
+    def forget(self, row: int) -> None:
+        """See `Volume.forget`."""
+        self.placed = [(window, scores) for window, scores in self.placed if window.bottom > row]
+
+
+def _cover(length: int, spans: set[Span]) -> Array:
+    """How many of ``spans`` cover each position."""
+    count = np.zeros(length, np.float32)
+    for start, stop in spans:
+        count[start:stop] += 1
+    return count
+
+
+def softmax(scores: Array, out: Array | None = None, within: Array | None = None) -> Array:
+    """Softmax over axis 0 (classes); ``out`` may be ``scores`` itself.
+
+    ``within``: no score lies outside the range of these (default: the scores). Where that range is safe for exp the
+    usual subtraction of the largest score, which changes nothing else, is left out.
+    """
+    bounds = scores if within is None else within
+    if bounds.size and bounds.min() > -EXPONENT and bounds.max() < EXPONENT:
+        out = np.exp(scores, out=out)
+    else:
+        out = np.subtract(scores, scores.max(axis=0), out=out)
+        np.exp(out, out=out)
+    out /= out.sum(axis=0)
+    return out
+
+
+def add_mirrored(total: Array, scores: Array, pairs: Pairs) -> None:
+    """``total += mirror(scores)``: columns reversed, left and right classes exchanged.
+
+    Class by class, so that no copy of all scores is made.
+    """
+    source = np.arange(len(scores))
+    for a, b in pairs:
+        source[[a, b]] = source[[b, a]]
+    for out, k in zip(total, source, strict=True):
+        out += cv2.flip(scores[k], 1)

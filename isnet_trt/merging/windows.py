@@ -1,0 +1,93 @@
+"""The queue of windows: planned over all passes, gathered into batches one at a time."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from isnet_trt.merging import geometry
+from isnet_trt.merging.geometry import Pass, Window
+from isnet_trt.merging.resample import Array, scale_rows
+from isnet_trt.settings import Inference, Size
+
+LOOK_AHEAD = 4
+"""A batch is filled from this many times its size of the queue; further would keep early windows waiting in memory."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All passes over a picture of ``size``, and their windows from the top of the picture to its bottom."""
+
+    size: Size
+    inference: Inference
+    passes: tuple[Pass, ...]
+    windows: tuple[Window, ...]
+
+
+def plan(size: Size, inference: Inference) -> Plan:
+    """The queue for a normalised picture of ``size``.
+
+    Windows of all passes are ordered by their upper edge in the picture, so that the merge can finish the top of the
+    label map, and forget what belongs to it, while windows further down have not been run. Large scales come first:
+    their temporary arrays are gone before the results of the others take up memory.
+
+    Raises:
+        ImageError: a scale leaves no pixel.
+    """
+    passes = geometry.passes(size, inference)
+    queue = [window for one in passes for window in geometry.windows(one, inference)]
+    queue.sort(key=lambda w: (w.top / w.of.size[0], -w.of.scale, w.of.index))
+    return Plan(size, inference, passes, tuple(queue))
+
+
+def batches(queue: Sequence[Window], batch: int) -> Iterator[list[Window]]:
+    """Groups of at most ``batch`` windows of one size, across passes; the first in the queue is never overtaken."""
+    waiting = list(queue)
+    while waiting:
+        near = waiting[: LOOK_AHEAD * batch]
+        group = [window for window in near if window.size == near[0].size][:batch]
+        taken = set(map(id, group))
+        waiting = [w for w in near if id(w) not in taken] + waiting[len(near) :]
+        yield group
+
+
+def gather(picture: Array, queue: Sequence[Window], batch: int = 1) -> Iterator[tuple[list[Window], Array]]:
+    """Windows with their pixels (B, 3, h, w) float32, C-contiguous, mirrored where the pass is.
+
+    ``picture`` is normalised (3, H, W). Only rows in use are resampled and kept: memory does not grow with the number
+    of scales.
+    """
+    rows = _Rows(picture, queue)
+    for group in batches(queue, batch):
+        yield group, _pixels(rows, group)  # no name here keeps the pixels alive while the network's answer is merged
+
+
+def _pixels(rows: _Rows, group: Sequence[Window]) -> Array:
+    pixels = np.empty((len(group), 3, *group[0].size), np.float32)
+    for out, window in zip(pixels, group, strict=True):
+        view = rows.take(window)[:, :, window.left : window.right]
+        out[...] = view[:, :, ::-1] if window.of.mirrored else view
+    return pixels
+
+
+class _Rows:
+    """Resampled rows of the picture, each kept from its first window to its last."""
+
+    def __init__(self, picture: Array, queue: Sequence[Window]) -> None:
+        self._picture = picture
+        self._uses = Counter(map(self._key, queue))
+        self._rows: dict[tuple[float, int, int], Array] = {}
+
+    @staticmethod
+    def _key(window: Window) -> tuple[float, int, int]:
+        return window.of.scale, window.top, window.bottom
+
+    def take(self, window: Window) -> Array:
+        key = self._key(window)
+        if key not in self._rows:
+            self._rows[key] = scale_rows(self._picture, key[0], window.of.size[1], *key[1:])
+        self._uses[key] -= 1
+        return self._rows[key] if self._uses[key] else self._rows.pop(key)

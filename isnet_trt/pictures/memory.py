@@ -1,0 +1,150 @@
+"""Memory that somebody else owns, described the same way whichever protocol presented it.
+
+Host memory comes as a numpy array, through Python's buffer protocol (PEP 3118) or through numpy's
+``__array_interface__``; GPU memory through the CUDA array interface
+(https://nvidia.github.io/numba-cuda/user/cuda_array_interface.html). DLPack, for both, is in
+`isnet_trt.pictures.dlpack`.
+Nothing is copied here and no CUDA library is asked: addresses are plain integers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+HOST = "cpu"
+
+
+class Refused(Exception):
+    """Why an object's memory cannot be used; the text goes on after "the image" or "out"."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """An array somewhere: ``strides`` are in bytes, ``device`` is "cpu" or "cuda:N".
+
+    ``stream`` is a CUDA stream on which its owner may still be writing, ``owner`` what keeps the memory alive.
+    """
+
+    address: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: np.dtype[Any]
+    device: str
+    read_only: bool
+    owner: Any
+    stream: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.dtype} {self.shape} with strides of {self.strides} bytes"
+
+    @property
+    def rows(self) -> tuple[int, bool]:
+        """Bytes from row to row, and whether each row's bytes lie one after the other, as in a pitched picture.
+
+        A stride along an axis of length 1 has no meaning and is not looked at.
+        """
+        expected, dense = self.dtype.itemsize, True
+        for size, stride in zip(self.shape[:0:-1], self.strides[:0:-1], strict=True):
+            dense &= size == 1 or stride == expected
+            expected *= size
+        pitch = expected if self.shape[0] == 1 else self.strides[0]
+        return pitch, dense
+
+    def array(self) -> NDArray[Any]:
+        """Host memory as a numpy array, without a copy; it keeps the owner alive."""
+        return np.asarray(_Presented(self))
+
+
+class _Presented:
+    """numpy's array interface, version 3: https://numpy.org/doc/stable/reference/arrays.interface.html."""
+
+    def __init__(self, memory: Memory) -> None:
+        self._memory = memory
+        self.__array_interface__ = {
+            "shape": memory.shape,
+            "strides": memory.strides,
+            "typestr": memory.dtype.str,
+            "data": (memory.address, memory.read_only),
+            "version": 3,
+        }
+
+
+def of_array(array: NDArray[Any]) -> Memory:
+    """A numpy array's memory."""
+    return Memory(
+        array.ctypes.data, array.shape, array.strides, array.dtype, HOST, not array.flags.writeable, owner=array
+    )
+
+
+def of_buffer(source: Any) -> Memory | None:
+    """The memory behind ``__array_interface__`` or the buffer protocol; None where the object has neither.
+
+    Bytes that C calls ``char`` count as uint8.
+
+    Raises:
+        Refused: its format is none that numpy reads.
+    """
+    if hasattr(source, "__array_interface__"):
+        return of_array(np.asarray(source))
+    try:
+        view = memoryview(source)
+    except TypeError:
+        return None
+    try:
+        array = np.asarray(view)
+    except (ValueError, TypeError, NotImplementedError, BufferError) as error:
+        raise Refused(f"is a buffer of format {view.format!r} that numpy cannot read ({error}); pass uint8") from None
+    return of_array(array.view(np.uint8) if array.dtype == np.dtype("S1") else array)
+
+
+def of_cuda_interface(source: Any) -> Memory | None:
+    """The GPU memory behind ``__cuda_array_interface__`` (versions 2 and 3); None where the object has none.
+
+    The interface names no device: the memory counts as GPU 0's, as CUDA_VISIBLE_DEVICES counts.
+
+    Raises:
+        Refused: the interface is incomplete, or of a kind that no picture or label map has.
+    """
+    interface = getattr(source, "__cuda_array_interface__", None)
+    if interface is None:
+        return None
+    try:
+        shape = tuple(int(size) for size in interface["shape"])
+        address, read_only = interface["data"]
+        dtype = np.dtype(interface["typestr"])
+        version = int(interface["version"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise Refused(f"has a __cuda_array_interface__ without a usable entry: {error!r}") from None
+    _check_interface(version, interface)
+    strides = interface.get("strides") or contiguous(shape, dtype.itemsize)
+    if len(strides) != len(shape):
+        raise Refused(f"has a __cuda_array_interface__ with {len(shape)} sizes but {len(strides)} strides")
+    # Version 2 has no stream entry: its data is complete, or the caller sees to it.
+    stream = interface.get("stream") if version >= 3 else None
+    owner = (source, interface)  # some producers keep the memory alive through the interface only
+    return Memory(int(address), shape, tuple(map(int, strides)), dtype, "cuda:0", bool(read_only), owner, stream)
+
+
+def _check_interface(version: int, interface: dict[str, Any]) -> None:
+    if version < 2:
+        raise Refused(f"presents __cuda_array_interface__ version {version}; versions from 2 on are read: update it")
+    if interface.get("mask") is not None:
+        raise Refused("is a masked array (__cuda_array_interface__ with a mask), which has no meaning here")
+    if interface.get("stream") == 0:
+        raise Refused(
+            "names stream 0 in its __cuda_array_interface__, which the interface forbids as ambiguous: "
+            "1 is the legacy default stream, 2 the one per thread"
+        )
+
+
+def contiguous(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:
+    """The strides in bytes of a C-contiguous array."""
+    strides = []
+    for size in reversed(shape):
+        strides.append(itemsize)
+        itemsize *= size
+    return tuple(reversed(strides))

@@ -1,0 +1,116 @@
+"""Pictures to look at: the blend of a picture with its label colours, and a legend of the classes present."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from isnet_trt.errors import ImageError, SettingsError
+from isnet_trt.pictures.files import Image
+from isnet_trt.settings import size_text
+
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
+_PAPER, _INK, _FAINT = (250, 250, 250), (30, 30, 30), (120, 120, 120)
+_SMALLEST, _LARGEST = 18, 56
+"""Height of a legend line in pixels; below the first the text could not be read."""
+_LONGEST = 28
+"""Characters of a class name."""
+
+
+def draw(
+    image: Image,
+    labels: NDArray[np.unsignedinteger],
+    names: Sequence[str],
+    palette: NDArray[np.uint8],
+    alpha: float = 0.5,
+    legend: bool = True,
+) -> Image:
+    """``image`` blended with the colours of its label map, and a legend on the right; uint8 (H, W', 3) RGB.
+
+    Args:
+        image: uint8 (H, W, 3) RGB.
+        labels: class ids (H, W).
+        names: the classes' names.
+        palette: their colours, uint8 (K, 3) RGB.
+        alpha: share of the colours, 0..1.
+        legend: add a panel with colour, name and share of the classes that occur.
+
+    Raises:
+        ImageError: ``image`` is not of the label map's size.
+        SettingsError: ``alpha`` is not within 0..1.
+    """
+    if image.shape[:2] != labels.shape:
+        raise ImageError(
+            f"the picture is {size_text(image.shape[:2])}, the label map {size_text(labels.shape)}; "
+            "pass the picture that was segmented"
+        )
+    if not 0 <= alpha <= 1:
+        raise SettingsError(f"alpha {alpha} is the share of the colours and must be within 0..1")
+    blended = np.asarray(cv2.addWeighted(image, 1 - alpha, palette[labels], alpha, 0), np.uint8)
+    if not legend:
+        return blended
+    panel = _legend(names, palette, class_shares(labels, len(names)), len(image))
+    height = max(len(blended), len(panel))
+    return np.hstack([_pad(blended, height), _pad(panel, height)])
+
+
+def class_shares(labels: NDArray[np.unsignedinteger], classes: int) -> dict[int, float]:
+    """Class id -> share of the pixels (0..1), of the classes that occur, largest first."""
+    counts = np.bincount(labels.ravel(), minlength=classes)
+    order = sorted(np.flatnonzero(counts), key=lambda c: (-counts[c], c))
+    return {int(c): float(counts[c] / labels.size) for c in order}
+
+
+def _pad(picture: Image, height: int) -> Image:
+    missing = height - len(picture)
+    return np.asarray(cv2.copyMakeBorder(picture, 0, missing, 0, 0, cv2.BORDER_CONSTANT, value=_PAPER), np.uint8)
+
+
+@dataclass(frozen=True)
+class _Entry:
+    colour: tuple[int, ...]
+    name: str
+    share: str
+
+
+def _legend(names: Sequence[str], palette: NDArray[np.uint8], shares: Mapping[int, float], height: int) -> Image:
+    """Swatch, name and share of each class, in as many columns as the height calls for."""
+    entries = [
+        _Entry(
+            tuple(int(v) for v in palette[number]),
+            names[number].split(",")[0][:_LONGEST],
+            f"{100 * share:.1f} %" if share >= 0.001 else "< 0.1 %",
+        )
+        for number, share in shares.items()
+    ]
+    line = int(np.clip(height / 24, _SMALLEST, _LARGEST))
+    columns_needed = -(-len(entries) // max(height // line - 1, 8))
+    rows = -(-len(entries) // columns_needed)
+    columns = [_column(entries[i : i + rows], line) for i in range(0, len(entries), rows)]
+    tallest = max(map(len, columns))
+    return np.hstack([_pad(column, tallest) for column in columns])
+
+
+def _column(entries: list[_Entry], line: int) -> Image:
+    scale, stroke = line / 38, max(1, line // 22)
+    text, gap = int(2.2 * line), line // 2
+    right = text + max(_width(e.name, scale) for e in entries) + line + max(_width(e.share, scale) for e in entries)
+    panel = np.full((line * (len(entries) + 1), right + gap, 3), _PAPER, np.uint8)
+    for row, entry in enumerate(entries):
+        top = gap + row * line
+        corners = (gap, top + line // 8), (int(1.7 * line), top + line - line // 8)
+        cv2.rectangle(panel, *corners, entry.colour, -1)
+        cv2.rectangle(panel, *corners, _FAINT, 1)
+        baseline = top + int(0.7 * line)
+        cv2.putText(panel, entry.name, (text, baseline), _FONT, scale, _INK, stroke, cv2.LINE_AA)
+        place = right - _width(entry.share, scale), baseline
+        cv2.putText(panel, entry.share, place, _FONT, scale, _FAINT, stroke, cv2.LINE_AA)
+    return panel
+
+
+def _width(text: str, scale: float) -> int:
+    return int(cv2.getTextSize(text, _FONT, scale, 1)[0][0])

@@ -1,0 +1,57 @@
+"""Recipes: what each model is. Published ones by name, those of one's own data from a YAML file.
+
+No torch is needed to read a recipe.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from isnet_trt.errors import SettingsError
+from isnet_trt.recipes.architecture import Architecture, Backbone
+from isnet_trt.recipes.custom import custom_recipe
+from isnet_trt.recipes.published import DATASETS, DEMO_LABELS, RECIPES
+from isnet_trt.recipes.recipe import (
+    IGNORE,
+    PRESETS,
+    Augmentation,
+    Dataset,
+    Optimiser,
+    Recipe,
+    label_table,
+)
+
+__all__ = [
+    "DATASETS",
+    "DEMO_LABELS",
+    "IGNORE",
+    "PRESETS",
+    "RECIPES",
+    "Architecture",
+    "Augmentation",
+    "Backbone",
+    "Dataset",
+    "Optimiser",
+    "Recipe",
+    "is_described",
+    "label_table",
+    "recipe",
+]
+
+
+def recipe(name: str) -> Recipe:
+    """The recipe called ``name``, or described by the YAML file ``name`` (`isnet_trt.recipes.custom`).
+
+    Raises:
+        SettingsError: there is none, with a list of those there are; or the file has a wrong key or value.
+    """
+    if is_described(name):
+        return custom_recipe(Path(name))
+    if name not in RECIPES:
+        raise SettingsError(f"no recipe is called {name!r}; there are: {', '.join(RECIPES)}, or give a .yaml file")
+    return RECIPES[name]
+
+
+def is_described(name: str) -> bool:
+    """Whether ``name`` is the path of a YAML file, not the name of a recipe or dataset."""
+    return name.lower().endswith((".yaml", ".yml"))

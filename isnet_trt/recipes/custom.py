@@ -1,0 +1,296 @@
+"""A recipe for pictures and labels of one's own, from a small YAML file. ``docs/fine-tuning.md`` explains every key.
+
+    name: tiles                          # used in checkpoints and bundles
+    images: "{split}/*.jpg"              # relative to this file; {split} is train or val
+    labels: "{split}/{name}.png"         # one number per pixel; {name} is the picture's, without suffix
+    classes: [background, tile, crack]   # stored as 0, 1, 2; or by stored value: {0: background, 7: tile}
+
+The rest has defaults: those of the recipe named by ``like``. No torch is needed to read it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from isnet_trt.errors import SettingsError
+from isnet_trt.recipes import yaml_fields as fields
+from isnet_trt.recipes.architecture import BACKBONES
+from isnet_trt.recipes.published import RECIPES
+from isnet_trt.recipes.recipe import IGNORE, Augmentation, Optimiser, Recipe
+from isnet_trt.recipes.yaml_fields import Fields
+from isnet_trt.settings import Inference, Labels, Preprocess, Size
+
+LIKE = "isnet_resnet50os8_ade20k"
+_SMALLEST_CROP = 32
+_MOST_VALUES = 65535
+"""What a PNG of 16 bits can hold."""
+
+Colour = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class FilePatterns:
+    """Where pictures and labels are, relative to a root.
+
+    ``images`` is a folder (with all below it) or a pattern; ``labels`` has ``{name}``, the picture's path below the
+    fixed part of ``images``, without suffix. ``{split}`` in both stands for ``places["train"]`` or ``places["val"]``.
+    Without it ``places`` are list files with the names of each split; None: ``share`` of the pictures, drawn by a
+    checksum of their names, are for validation.
+    """
+
+    images: str
+    labels: str
+    places: Mapping[str, str] | None
+    share: float | None
+
+
+@dataclass(frozen=True)
+class Custom:
+    """What a YAML file describes: the recipe, where the files are, and what their label values mean.
+
+    ``values``: stored label value -> training id 0..K−1 or `IGNORE`.
+    """
+
+    recipe: Recipe
+    files: FilePatterns
+    values: Mapping[int, int]
+
+
+def custom_recipe(path: Path) -> Recipe:
+    """The recipe that a YAML file describes; its ``dataset`` is the file's absolute path.
+
+    Raises:
+        SettingsError: the file cannot be read, or a key or value is wrong; the message has file, key and value.
+    """
+    return read_custom(path).recipe
+
+
+def read_custom(path: Path) -> Custom:
+    """Everything that a YAML file says, checked.
+
+    Raises:
+        SettingsError: as `custom_recipe`.
+    """
+    file = Fields(path)
+    name = file.take("name", "a name of letters, digits, '_', '-' and '.' that no published recipe has", _name)
+    like = file.get("like", RECIPES[LIKE], f"one of the recipes {', '.join(RECIPES)}", _one_of(RECIPES))
+    stored = file.take("classes", "a list of class names, or a mapping of stored values to class names", _classes)
+    labels = _labels(file, list(stored.values()))
+    values = _values(file, tuple(stored))
+    where = _files(file)
+    recipe = _recipe(file, name, like, labels)
+    file.finish()
+    return Custom(recipe, where, values)
+
+
+def _recipe(file: Fields, name: str, like: Recipe, labels: Labels) -> Recipe:
+    backbone = file.get("backbone", like.architecture.backbone, f"one of {', '.join(BACKBONES)}", _one_of(BACKBONES))
+    size = file.get(
+        "size", like.preprocess.size, _size_text(like.preprocess), fields.pair(fields.whole(_SMALLEST_CROP))
+    )
+    preprocess = dataclasses.replace(like.preprocess, size=size)
+    return Recipe(
+        name=name,
+        architecture=dataclasses.replace(like.architecture, backbone=backbone, num_classes=labels.count),
+        dataset=str(file.path.resolve()),
+        labels=labels,
+        preprocess=preprocess,
+        crop=file.get("crop", like.crop, f"[height, width] of at least {_SMALLEST_CROP} pixels, or one number", _crop),
+        augmentation=_augmentation(file, like, size),
+        optimiser=_optimiser(file, like.optimiser),
+        batch=file.get("batch", like.batch, "a whole number from 1 on", fields.whole(1)),
+        epochs=file.get("epochs", like.epochs, "a whole number from 1 on", fields.whole(1)),
+        default=Inference(),
+        ms_flip=like.ms_flip,
+    )
+
+
+def _size_text(preprocess: Preprocess) -> str:
+    kind = "[longer side, shorter side]" if preprocess.keep_ratio else "[height, width]"
+    return f"{kind} in pixels of the network's input"
+
+
+def _augmentation(file: Fields, like: Recipe, size: tuple[int, int]) -> Augmentation:
+    """``like``'s, with the training size in the same ratio to the test size."""
+    rule = like.augmentation
+    base = tuple(side * old // test for side, old, test in zip(size, rule.base, like.preprocess.size, strict=True))
+    factors = file.get("scales", rule.factors, "[smallest, largest] factor from 0.1 to 10", _scales)
+    rotation = file.get("rotation", rule.rotation, "[probability, largest angle from 1 to 180], or null", _rotation)
+    photometric = file.get("photometric", rule.photometric, "true or false", fields.flag)
+    # One's own pictures come in both orientations; a batch can only hold one.
+    return dataclasses.replace(
+        rule, base=(base[0], base[1]), factors=factors, rotation=rotation, photometric=photometric, pad_turns=False
+    )
+
+
+def _optimiser(file: Fields, like: Optimiser) -> Optimiser:
+    lr = file.get("lr", like.lr, "a learning rate within 1e-7..10", fields.number(1e-7, 10))
+    low = like.min_lr * (lr / like.lr)
+    return dataclasses.replace(
+        like,
+        lr=lr,
+        min_lr=file.get("min_lr", low, f"a learning rate within 0..{lr:g}", fields.number(0, lr)),
+        weight_decay=file.get("weight_decay", like.weight_decay, "a number within 0..1", fields.number(0, 1)),
+    )
+
+
+def _labels(file: Fields, names: list[str]) -> Labels:
+    wanted = f"{len(names)} colours, one per class, each [red, green, blue] of 0..255 or '#rrggbb'"
+    palette = file.get("palette", colours(len(names)), wanted, functools.partial(_palette, len(names)))
+    none: tuple[tuple[int, int], ...] = ()
+    pairs = file.get("flip_pairs", none, "a list of pairs of two class names", functools.partial(_pairs, names))
+    return Labels(tuple(names), palette, pairs)
+
+
+def _values(file: Fields, stored: tuple[int, ...]) -> dict[int, int]:
+    wanted = "a stored value (or a list of them) that no class has, or null"
+    usual: tuple[int, ...] = () if 255 in stored else (255,)
+    ignored = file.get("ignore", usual, wanted, functools.partial(_ignored, stored))
+    return {**{value: i for i, value in enumerate(stored)}, **dict.fromkeys(ignored, IGNORE)}
+
+
+def _files(file: Fields) -> FilePatterns:
+    images = file.take("images", "a folder, or a pattern such as 'photos/**/*.jpg', relative to this file", fields.text)
+    wanted = "a path with {name} in it, such as 'labels/{name}.png'"
+    labels = file.get("labels", "labels/{name}.png", wanted, _with_name)
+    by_folder = "{split}" in images
+    if "{split}" in labels and not by_folder:
+        raise SettingsError(f"{file.path}: labels: {labels!r} has {{split}}, but images ({images!r}) has not")
+    if by_folder:
+        wanted = "{train: …, val: …}, what stands for {split} in images"
+        return FilePatterns(
+            images, labels, file.get("split", {"train": "train", "val": "val"}, wanted, _two_texts), None
+        )
+    wanted = (
+        "the share of pictures to validate on (above 0, below 1), or {train: FILE, val: FILE} with names of pictures"
+    )
+    tenth: float | dict[str, str] = 0.1
+    split = file.get("split", tenth, wanted, _share_or_lists)
+    return (
+        FilePatterns(images, labels, None, split)
+        if isinstance(split, float)
+        else FilePatterns(images, labels, split, None)
+    )
+
+
+def _name(value: Any) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", fields.text(value)) or value in RECIPES:
+        raise ValueError
+    return value
+
+
+def _one_of(table: Mapping[str, Any]) -> Any:
+    def convert(value: Any) -> Any:
+        if not isinstance(value, str) or value not in table:
+            raise ValueError
+        return table[value]
+
+    return convert
+
+
+def _classes(value: Any) -> dict[int, str]:
+    """Stored value -> name, in the order of the training ids."""
+    found = dict(enumerate(value)) if isinstance(value, list) else value
+    if not isinstance(found, dict) or len(found) < 2:
+        raise ValueError("two classes at least")
+    for stored, name in found.items():
+        if isinstance(stored, bool) or not isinstance(stored, int) or not 0 <= stored <= _MOST_VALUES:
+            raise ValueError(f"{stored!r} is no stored value; they are whole numbers from 0 to {_MOST_VALUES}")
+        if not isinstance(name, str) or not name:
+            raise ValueError(f"{name!r} is no name; put it in quotes")
+    twice = next((n for n in found.values() if list(found.values()).count(n) > 1), None)
+    if twice is not None:
+        raise ValueError(f"{twice!r} is there twice")
+    return found
+
+
+def _palette(count: int, value: Any) -> tuple[Colour, ...]:
+    if not isinstance(value, list) or len(value) != count:
+        raise ValueError
+    return tuple(_colour(one) for one in value)
+
+
+def _colour(value: Any) -> Colour:
+    if isinstance(value, str) and re.fullmatch(r"#[0-9a-fA-F]{6}", value):
+        red, green, blue = bytes.fromhex(value[1:])
+        return red, green, blue
+    byte = fields.whole(0, 255)
+    if not isinstance(value, list) or len(value) != 3:
+        raise ValueError(f"{value!r} is no colour")
+    return byte(value[0]), byte(value[1]), byte(value[2])
+
+
+def colours(count: int) -> tuple[Colour, ...]:
+    """``count`` colours (R, G, B): bits 0, 1, 2 of the class go to bit 7 of R, G, B, the next three to bit 6, …
+
+    The colour map of the PASCAL VOC devkit, which many tools use; class 0 is black.
+    """
+
+    def channel(number: int, which: int) -> int:
+        return sum((number >> (3 * i + which) & 1) << (7 - i) for i in range(8))
+
+    return tuple((channel(i, 0), channel(i, 1), channel(i, 2)) for i in range(count))
+
+
+def _pairs(names: list[str], value: Any) -> tuple[tuple[int, int], ...]:
+    if not isinstance(value, list):
+        raise ValueError
+    found = [fields.pair(fields.text)(one) for one in value]
+    unknown = next((name for one in found for name in one if name not in names), None)
+    if unknown is not None:
+        raise ValueError(f"no class is called {unknown!r}")
+    flat = [name for one in found for name in one]
+    if len(set(flat)) < len(flat):
+        raise ValueError("a class can change places with one other only")
+    return tuple((names.index(a), names.index(b)) for a, b in found)
+
+
+def _ignored(stored: tuple[int, ...], value: Any) -> tuple[int, ...]:
+    listed = value if isinstance(value, list) else [] if value is None else [value]
+    values = tuple(fields.whole(0, _MOST_VALUES)(one) for one in listed)
+    taken = next((one for one in values if one in stored), None)
+    if taken is not None:
+        raise ValueError(f"{taken} is a class")
+    return values
+
+
+def _with_name(value: Any) -> str:
+    if "{name}" not in fields.text(value):
+        raise ValueError
+    return value
+
+
+def _two_texts(value: Any) -> dict[str, str]:
+    if not isinstance(value, dict) or set(value) != {"train", "val"}:
+        raise ValueError
+    return {split: fields.text(one) for split, one in value.items()}
+
+
+def _share_or_lists(value: Any) -> float | dict[str, str]:
+    return _two_texts(value) if isinstance(value, dict) else fields.number(1e-6, 1 - 1e-6)(value)
+
+
+def _crop(value: Any) -> Size:
+    side = fields.whole(_SMALLEST_CROP)
+    return fields.pair(side)(value) if isinstance(value, list) else (side(value), side(value))
+
+
+def _scales(value: Any) -> tuple[float, float]:
+    low, high = fields.pair(fields.number(0.1, 10))(value)
+    if low > high:
+        raise ValueError
+    return low, high
+
+
+def _rotation(value: Any) -> tuple[float, int] | None:
+    if value is None:
+        return None
+    if not isinstance(value, list) or len(value) != 2:
+        raise ValueError
+    return fields.number(0, 1)(value[0]), fields.whole(1, 180)(value[1])

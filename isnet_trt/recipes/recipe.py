@@ -1,0 +1,105 @@
+"""What a recipe is: architecture, label set, training settings, and the documented ways of inference of one model.
+
+No torch is needed to read a recipe.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from isnet_trt.errors import SettingsError
+from isnet_trt.recipes.architecture import Architecture
+from isnet_trt.settings import Inference, Labels, Preprocess, Size
+
+PRESETS = ("default", "ms-flip")
+IGNORE = -100
+"""Training id of pixels that count for nothing."""
+
+
+@dataclass(frozen=True)
+class Optimiser:
+    """SGD with a polynomial schedule per iteration: lr = (base - min) * (1 - i/T) ** power + min."""
+
+    lr: float
+    min_lr: float
+    weight_decay: float
+    momentum: float = 0.9
+    power: float = 0.9
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Training-time geometry: ``base`` (long, short) or (height, width), scaled by a factor from ``factors``.
+
+    ``rotation`` is (probability, largest angle in degrees) or None. ``photometric`` changes brightness, contrast,
+    saturation and hue; the drawn scenes do without, since they are drawn in changing light. ``pad_turns``: padding
+    exchanges the sides of an oblong crop for samples of the other orientation, as the published models were trained.
+    """
+
+    base: tuple[int, int]
+    factors: tuple[float, float] = (0.5, 2.0)
+    keep_ratio: bool = True
+    rotation: tuple[float, int] | None = None
+    photometric: bool = True
+    pad_turns: bool = True
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One model: architecture, label set, training settings, and the two documented ways of inference.
+
+    ``crop`` is the training crop (height, width). ``miou`` and ``miou_ms_flip`` are the published percentages of
+    ``default`` and ``ms_flip``; None where nothing was published.
+    """
+
+    name: str
+    architecture: Architecture
+    dataset: str
+    labels: Labels
+    preprocess: Preprocess
+    crop: Size
+    augmentation: Augmentation
+    optimiser: Optimiser
+    batch: int
+    epochs: int
+    default: Inference
+    ms_flip: Inference
+    miou: float | None = None
+    miou_ms_flip: float | None = None
+
+    def preset(self, name: str) -> Inference:
+        """The inference settings called ``default`` or ``ms-flip``.
+
+        Raises:
+            SettingsError: ``name`` is neither.
+        """
+        if name not in PRESETS:
+            raise SettingsError(f"preset {name!r} is unknown; use one of {', '.join(PRESETS)}")
+        return self.default if name == "default" else self.ms_flip
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What the recipes of one dataset share."""
+
+    name: str
+    preprocess: Preprocess
+    crop: Size
+    augmentation: Augmentation
+    flip_pairs: tuple[tuple[int, int], ...] = ()
+
+    @functools.cached_property
+    def labels(self) -> Labels:
+        """Names and colours from ``labels.json``."""
+        entry = label_table()[self.name]
+        palette = tuple((int(r), int(g), int(b)) for r, g, b in entry["palette_rgb"])
+        return Labels(tuple(entry["names"]), palette, self.flip_pairs)
+
+
+@functools.cache
+def label_table() -> dict[str, dict]:
+    """The datasets' class names, palettes and maps from stored label values to training ids."""
+    return json.loads((Path(__file__).parent / "labels.json").read_text("utf-8"))

@@ -1,0 +1,295 @@
+"""The build command: a checkpoint in, a whole bundle out, or nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from isnet_trt import Segmenter, cli
+from isnet_trt import build as command
+from isnet_trt.bundle import read_bundle
+from isnet_trt.engines.info import EngineInfo
+from isnet_trt.engines.select import choose
+from isnet_trt.errors import BuildError, CheckpointError, EngineUnavailable, IsnetError, SettingsError
+from isnet_trt.evaluation.labelled import DrawnScenes
+from isnet_trt.export import build
+from isnet_trt.recipes import recipe
+from isnet_trt.training import DEMO_CHECKPOINT
+from isnet_trt.training.checkpoint import load_checkpoint
+from isnet_trt.training.model import ISNet
+from isnet_trt.training.scenes import draw_scene
+
+needs_rtx = pytest.mark.skipif(
+    importlib.util.find_spec("tensorrt_rtx") is None, reason="there is no tensorrt-rtx wheel for this platform"
+)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(1)
+    path = tmp_path_factory.mktemp("checkpoint") / "demo.pth"
+    torch.save({"model": ISNet(recipe("isnet_demo").architecture).state_dict()}, path)
+    return path
+
+
+def run(*words: object) -> int:
+    return cli.run(command.main, [str(word) for word in words])
+
+
+def test_command_builds_a_bundle(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = tmp_path / "deep" / "my bundle"
+    assert run("--ckpt", checkpoint, "--engine", "onnxruntime", "--out", place) == 0
+    said = capsys.readouterr().out
+    assert "isnet_demo" in said
+    assert f"isnet_trt.predict {shlex.quote(str(place))} IMAGE" in said
+    bundle = read_bundle(place)
+    assert set(bundle.manifest.files) == {"model.onnx", "precision.md", "precision.png"}
+    assert bundle.manifest.checkpoint.name == "demo.pth"
+    assert len(bundle.manifest.parity["pictures"]) == 4
+    with Segmenter.open(bundle.folder, preset="ms-flip", threads=2) as segmenter:
+        labels = segmenter(np.random.default_rng(0).integers(0, 255, (67, 91, 3), np.uint8)).labels
+    assert labels.shape == (67, 91)
+
+
+@pytest.mark.rtx
+@needs_rtx
+def test_tensorrt_rtx_bundle(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ("--engine", "tensorrt-rtx", "--static", 97, 129, "--targets", 8.6, "--workspace", 0.5)
+    assert run("--ckpt", checkpoint, *options, "--out", tmp_path / "bundle") == 0
+    bundle = read_bundle(tmp_path / "bundle")
+    engine = bundle.manifest.engine
+    assert (engine.kind, engine.file) == ("tensorrt-rtx", "model.engine")
+    assert (engine.context, engine.version_compatible) == ("plugin", False)
+    assert engine.shapes == ((1, 3, 97, 129),) * 3
+    assert engine.compute_capabilities == ("8.6",)
+    files = {name for name in bundle.manifest.files if not name.startswith("kernels/")}
+    assert files == {"model.onnx", "model.engine", "precision.md", "precision.png"}
+    assert_kernels(bundle.folder / "kernels", {"attention_fp32_w32", "assign_fp32"})
+    assert "kernels" in capsys.readouterr().out
+    if choose().kind == "onnxruntime":  # no GPU: never silently on another engine
+        with pytest.raises(EngineUnavailable, match="engine='onnxruntime'"):
+            Segmenter.open(bundle.folder)
+    with Segmenter.open(bundle.folder, engine="onnxruntime") as segmenter:
+        assert segmenter(np.zeros((31, 45, 3), np.uint8)).labels.shape == (31, 45)
+
+
+def assert_kernels(folder: Path, plugins: set[str]) -> None:
+    """For sm_80, which later GPUs run too, and sm_86: what the runtime needs and the engine's plugins, no more."""
+    assert {path.name for path in folder.iterdir()} == {"sm_80", "sm_86"}
+    for place in folder.iterdir():
+        names = set(json.loads((place / "launch.json").read_text("utf-8"))["kernels"])
+        assert {"resize", "gather_fp32", "accumulate_fp32_32", "finish_fp32_u8", "upsample_argmax_fp32_u8"} <= names
+        assert {name for name in names if name.startswith(("att", "assign", "pool"))} >= plugins
+        assert not [name for name in names if "fp16" in name or (not plugins and "attention" in name)]
+
+
+@pytest.mark.slow
+@pytest.mark.rtx
+@needs_rtx
+def test_native_context(checkpoint: Path, tmp_path: Path) -> None:
+    options = {"engine": "tensorrt-rtx", "static": (97, 129), "targets": ("8.6",)}
+    bundle = build(checkpoint, tmp_path / "bundle", context="native", **options)
+    assert bundle.manifest.engine.context == "native"
+    assert_kernels(bundle.folder / "kernels", set())
+
+
+@pytest.mark.slow
+def test_kernels_for_onnx_runtime_where_they_are_asked_for(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("isnet_trt.export.bundle_kernels.PTX_VERSIONS", {80: 80, 86: 80})  # all six take a minute
+    bundle = build(checkpoint, tmp_path / "bundle", engine="onnxruntime", kernels=True)
+    assert bundle.manifest.engine.context is None
+    assert_kernels(bundle.folder / "kernels", set())
+    with Segmenter.open(bundle.folder) as segmenter:
+        assert segmenter(np.zeros((31, 45, 3), np.uint8)).labels.shape == (31, 45)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--engine", "onnxruntime", "--context", "plugin"), "--context are for TensorRT engines"),
+        (("--engine", "onnxruntime", "--targets", "8.6"), "--targets are for TensorRT engines"),
+        pytest.param(
+            ("--engine", "tensorrt-rtx", "--version-compatible"), "TensorRT-RTX has no lean runtime", marks=needs_rtx
+        ),
+        pytest.param(
+            ("--engine", "tensorrt-rtx", "--hardware-compatible"), "runs on all of its --targets", marks=needs_rtx
+        ),
+        pytest.param(
+            ("--engine", "tensorrt-rtx", "--timing-cache", "x"), "TensorRT-RTX has no timing cache", marks=needs_rtx
+        ),
+        pytest.param(("--engine", "tensorrt-rtx", "--workspace", "-1"), "--workspace -1", marks=needs_rtx),
+    ],
+)  # fmt: skip
+def test_engine_options_that_cannot_be_had(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...], said: str
+) -> None:
+    assert run("--ckpt", checkpoint, *options, "--out", tmp_path / "bundle") == cli.ERROR
+    assert said in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tensorrt") is not None, reason="TensorRT is installed")
+def test_tensorrt_missing_says_what_to_install(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("--ckpt", checkpoint, "--engine", "tensorrt", "--out", tmp_path / "bundle") == cli.ERROR
+    assert "pip install 'isnet_trt[gpu]'" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_checkpoint_of_other_classes(filled: Callable[[str], dict[str, np.ndarray]], tmp_path: Path) -> None:
+    weights = {k: torch.from_numpy(np.array(v)) for k, v in filled("isnet_resnet50os8_lip").items()}
+    torch.save({"model": weights}, tmp_path / "lip.pth")
+    with pytest.raises(CheckpointError, match="isnet_resnet50os8_lip"):
+        build(tmp_path / "lip.pth", tmp_path / "bundle", recipe="isnet_resnet50os8_ade20k")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["lip.pth"]
+
+
+@pytest.mark.slow
+def test_existing_bundle_needs_force(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "thesis.txt").write_text("years of work")
+    assert run("--ckpt", checkpoint, "--out", tmp_path / "notes", "--force") == cli.ERROR
+    assert (tmp_path / "notes" / "thesis.txt").read_text() == "years of work"
+    build(checkpoint, tmp_path / "bundle", engine="onnxruntime")
+    first = json.loads((tmp_path / "bundle" / "bundle.json").read_text())
+    assert run("--ckpt", checkpoint, "--out", tmp_path / "bundle") == cli.ERROR
+    assert "--force" in capsys.readouterr().err
+    assert json.loads((tmp_path / "bundle" / "bundle.json").read_text()) == first
+    assert run("--ckpt", checkpoint, "--engine", "onnxruntime", "--out", tmp_path / "bundle", "--force") == 0
+
+
+def test_unknown_precision(checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="fp32"):
+        build(checkpoint, tmp_path / "bundle", precision="fp4")
+
+
+@pytest.fixture(scope="module")
+def street(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("street")
+    for number in range(3):
+        scene = draw_scene(number, 96, 160)
+        cv2.imwrite(str(folder / f"{number}.png"), scene.image[..., ::-1])
+    return folder
+
+
+def test_int8_for_the_cpu(street: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The demo model in uint8, scored on a drawn scene; the second build takes the calibration again."""
+    words = ["--ckpt", DEMO_CHECKPOINT, "--engine", "onnxruntime", "--precision", "int8", "--calib", street]
+    assert run(*words, "--calib-inputs", 3, "--out", tmp_path / "bundle") == 0
+    assert "calibration" in capsys.readouterr().out
+    table = tmp_path / "bundle.calibration" / "calibration.json"
+    first = table.stat().st_mtime_ns
+    options = {"engine": "onnxruntime", "precision": "int8", "calib": street, "calib_inputs": 3, "force": True}
+    bundle = build(DEMO_CHECKPOINT, tmp_path / "bundle", score_on=DrawnScenes(1, (192, 320)), **options)
+    assert table.stat().st_mtime_ns == first
+    assert bundle.manifest.precision == "int8"
+    assert bundle.manifest.files["model.onnx"].bytes < 0.4 * 4_350_000  # float32 weights take 4.35 MB
+    report = bundle.manifest.parity
+    assert report["agreement"] > 0.97
+    assert report["graph"]["calibration inputs"] == 3
+    assert abs(report["scores"]["drop_points"]) < 5
+    assert "mIoU on 1 pictures of scenes" in (bundle.folder / "precision.md").read_text("utf-8")
+    with Segmenter.open(bundle.folder, threads=2) as segmenter:
+        assert segmenter(np.zeros((67, 91, 3), np.uint8)).labels.shape == (67, 91)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"precision": "int8"}, "--calib FOLDER"),
+        ({"precision": "bf16"}, "no bf16 convolutions on a CPU"),
+        ({"precision": "int8", "calib": "nowhere"}, "does not exist"),
+        ({"precision": "fp16", "max_drop": 0.5}, "it is for int8 and fp8"),
+        ({"score_on": "nowhere.yaml"}, "nowhere.yaml"),
+    ],
+)
+def test_bad_input_is_refused_early(checkpoint: Path, tmp_path: Path, options: dict, message: str) -> None:
+    with pytest.raises(IsnetError, match=message):
+        build(checkpoint, tmp_path / "bundle", engine="onnxruntime", **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_calibration_folder_without_pictures(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SettingsError, match="no pictures for the calibration"):
+        build(checkpoint, tmp_path / "bundle", engine="onnxruntime", precision="int8", calib=tmp_path / "empty")
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+
+
+def test_interrupt_leaves_nothing(checkpoint: Path, tmp_path: Path) -> None:
+    """Up to three tries: a signal that arrives inside a library's clean-up is lost there, and the build ends well."""
+    for attempt in range(3):
+        folder = tmp_path / str(attempt)
+        folder.mkdir()
+        status, errors = interrupted_build(checkpoint, folder)
+        if status != 0:
+            break
+    assert status == cli.INTERRUPTED, errors
+    assert list(folder.iterdir()) == []
+
+
+def interrupted_build(checkpoint: Path, folder: Path) -> tuple[int, bytes]:
+    words = [sys.executable, "-m", "isnet_trt.build", "--ckpt", str(checkpoint), "--out", str(folder / "bundle")]
+    process = subprocess.Popen([*words, "--engine", "onnxruntime"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 120
+    while not list(folder.glob(".bundle*")):  # the temporary folder: the export has begun
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGINT)
+    errors = process.communicate(timeout=120)[1]
+    return process.returncode, errors
+
+
+def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        command.main(["--help"])
+    assert "examples:" in capsys.readouterr().out
+
+
+def test_what_is_left_out_and_what_has_no_meaning_is_said(
+    street: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before anything is exported, which this test leaves out."""
+
+    def stop(*words: object) -> None:
+        raise BuildError("the end of this test")
+
+    monkeypatch.setattr(sys.modules["isnet_trt.export.build"], "export_graph", stop)
+    shutil.copytree(street, tmp_path / "street")
+    (tmp_path / "street" / "0.jpg").write_bytes(b"a text")
+    said: list[str] = []
+    options = {"engine": "onnxruntime", "precision": "fp16", "static": (65, 97), "say": said.append}
+    with pytest.raises(BuildError, match="the end of this test"):
+        build(DEMO_CHECKPOINT, tmp_path / "bundle", calib=tmp_path / "street", **options)
+    assert any("left out: " in line and "0.jpg" in line for line in said)
+    assert any("--static and --batch are for TensorRT engines" in line for line in said)
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_names_of_checkpoints_that_are_no_unicode() -> None:
+    """A manifest is UTF-8; that of a Latin-1 system's file was refused once everything was built."""
+    found = dataclasses.replace(load_checkpoint(DEMO_CHECKPOINT), path=Path("caf\udce9.pth"))
+    manifest = sys.modules["isnet_trt.export.build"]._manifest(
+        found, "fp32", EngineInfo("onnxruntime", "1", "model.onnx"), {}
+    )
+    assert json.dumps(manifest.to_json(), ensure_ascii=False).encode()
+    assert manifest.checkpoint.name == r"caf\xe9.pth"

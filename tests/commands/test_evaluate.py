@@ -1,0 +1,450 @@
+"""The evaluate command line, on real bundles around a small model and miniature trees of the datasets."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import tiny_model
+from miniature import MAKERS, SIZES
+
+from isnet_trt import Inference, Segmenter, cli
+from isnet_trt.bundle import CheckpointInfo, Manifest, new_bundle
+from isnet_trt.commands import evaluate
+from isnet_trt.datasets.layouts import label_values, open_dataset
+from isnet_trt.engines.info import EngineInfo
+from isnet_trt.errors import DataError, SettingsError
+from isnet_trt.evaluation.files import write_whole
+from isnet_trt.evaluation.labelled import DrawnScenes, open_labelled
+from isnet_trt.evaluation.picture import draw, row_shares
+from isnet_trt.evaluation.run import ahead
+from isnet_trt.evaluation.share import _choose_gpu
+from isnet_trt.metrics import Agreement, Confusion
+from isnet_trt.recipes import DATASETS
+from isnet_trt.settings import Labels, Preprocess
+
+WHOLE = Inference()
+FLIP = Inference(scales=(0.75, 1.0), flip=True, softmax_before_resize=True)
+
+
+def make_bundle(folder: Path, labels: Labels, default: Inference = WHOLE, sha256: str = "0" * 64) -> Path:
+    manifest = Manifest(
+        recipe="isnet_demo",
+        labels=labels,
+        preprocess=Preprocess((200, 64)),
+        presets={"default": default, "ms-flip": FLIP},
+        output_stride=tiny_model.STRIDE,
+        precision="fp32",
+        engine=EngineInfo("onnxruntime", "1", "model.onnx"),
+        checkpoint=CheckpointInfo("tiny.pth", sha256),
+        parity={},
+        created_at="2026-01-01T00:00:00+00:00",
+        isnet_trt_version="0",
+    )
+    with new_bundle(folder) as draft:
+        tiny_model.write_model(draft.folder / "model.onnx", labels.count)
+        draft.finish(manifest)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Dataset -> (its miniature tree, the truth of val, a bundle with its classes)."""
+
+    def make(name: str):
+        if name not in kept:
+            root = tmp_path_factory.mktemp(name)
+            truth = MAKERS[name](root / "data", train=1, val=3)["val"]
+            kept[name] = root / "data", truth, make_bundle(root / "bundle", DATASETS[name].labels)
+        return kept[name]
+
+    kept: dict = {}
+    return make
+
+
+def run(*arguments) -> int:
+    return cli.run(evaluate.main, [str(argument) for argument in arguments])
+
+
+def without_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if matplotlib were not there: a picture of 182 classes takes seconds."""
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+
+
+def report(folder: Path) -> dict:
+    return json.loads((folder / "evaluation.json").read_text("utf-8"))
+
+
+def answers(bundle: Path, pictures, preset: str = "default") -> dict[str, np.ndarray]:
+    with Segmenter.open(bundle, preset=preset) as segmenter:
+        return {name: segmenter(pictures.paths(i)[0]).labels for i, name in enumerate(pictures.names)}
+
+
+def counted(predicted: dict, truth: dict, classes: int) -> np.ndarray:
+    """Truth by prediction, counted pixel by pixel."""
+    counts = np.zeros((classes, classes), np.int64)
+    for name, labels in predicted.items():
+        for t, p in zip(truth[name].ravel(), labels.ravel(), strict=True):
+            if 0 <= t < classes:
+                counts[t, p] += 1
+    return counts
+
+
+@pytest.mark.parametrize(("name", "preset"), [*((name, "default") for name in MAKERS), ("lip", "ms-flip")])
+def test_every_dataset_is_scored_exactly(made, tmp_path, capsys, monkeypatch, name, preset):
+    data, truth, bundle = made(name)
+    if DATASETS[name].labels.count > 100:
+        without_picture(monkeypatch)
+    assert run(bundle, "--dataset", name, "--data", data, "--preset", preset, "--out", tmp_path) == 0
+    found = report(tmp_path)
+    classes = DATASETS[name].labels.count
+    counts = counted(answers(bundle, open_dataset(name, data, "val"), preset), truth, classes)
+    [model] = found["models"]
+    assert (np.array(model["confusion"]) == counts).all()
+    confusion = Confusion(classes)
+    confusion.counts = counts
+    assert model["miou"] == confusion.metrics().miou
+    assert model["all_accuracy"] == counts.trace() / counts.sum()
+    assert [c["pixels"] for c in model["classes"]] == counts.sum(1).tolist()
+    assert [c["predicted_pixels"] for c in model["classes"]] == counts.sum(0).tolist()
+    nowhere = (counts.sum(0) + counts.sum(1)) == 0
+    assert [c["iou"] is None for c in model["classes"]] == nowhere.tolist()
+    assert found["dataset"]["name"] == name
+    assert found["pictures"] == len(truth)
+    assert found["images_per_second"] > 0
+    assert model["inference"]["flip"] is (preset == "ms-flip")
+    said = capsys.readouterr()
+    assert f"{100 * model['miou']:.2f}" in said.out
+    assert "picture/s" not in said.err  # no bar where there is no terminal
+    assert {p.name for p in tmp_path.iterdir()} - {"confusion.png"} == {"evaluation.json", "evaluation.md"}
+
+
+def test_the_page_has_a_row_for_each_class(made, tmp_path):
+    data, _, bundle = made("cityscapes")
+    run(bundle, "--dataset", "cityscapes", "--data", data, "--out", tmp_path)
+    model = report(tmp_path)["models"][0]
+    summary, classes = (tmp_path / "evaluation.md").read_text("utf-8").split("## Most")[0].split("## Classes")
+    assert f"| mIoU | {100 * model['miou']:.2f} |" in summary
+    rows = [line.strip("| ").split(" | ") for line in classes.splitlines() if line.startswith("| ")][2:]
+    for entry, cells in zip(model["classes"], rows, strict=True):
+        iou = "–" if entry["iou"] is None else f"{100 * entry['iou']:.2f}"
+        assert (cells[0], cells[1], cells[-1]) == (entry["name"].strip(), iou, str(entry["pixels"]))
+
+
+def test_a_bundle_against_itself_agrees_everywhere(made, tmp_path, capsys):
+    data, _, bundle = made("cityscapes")
+    assert run(bundle, "--dataset", "cityscapes", "--data", data, "--against", bundle, "--out", tmp_path) == 0
+    found = report(tmp_path)
+    comparison = found["comparison"]
+    assert comparison["equal_pixels"] == comparison["equal_labelled_pixels"] == 1
+    assert comparison["least_equal_picture"]["equal_pixels"] == 1
+    assert comparison["same_weights"] is True
+    assert comparison["miou_difference"] == 0
+    assert set(comparison["iou_differences"]) <= {0, None}
+    assert found["models"][0]["confusion"] == found["models"][1]["confusion"]
+    assert "label 100 % of the pixels alike, 100 % of those with a truth" in capsys.readouterr().out
+    names = ["confusion.png", "confusion_against.png", "evaluation.json", "evaluation.md"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+
+
+def test_two_models_side_by_side(made, tmp_path, capsys):
+    data, truth, bundle = made("lip")
+    other = make_bundle(tmp_path / "other", DATASETS["lip"].labels, FLIP, "1" * 64)
+    assert run(bundle, "--dataset", "lip", "--data", data, "--against", other, "--out", tmp_path / "out") == 0
+    pictures = open_dataset("lip", data, "val")
+    one, two = answers(bundle, pictures), answers(other, pictures)
+    agreement = Agreement(20)
+    for name in pictures.names:
+        agreement.add(one[name], two[name], truth[name], name)
+    found = report(tmp_path / "out")
+    comparison, models = found["comparison"], found["models"]
+    assert 0 < comparison["equal_pixels"] < 1
+    assert comparison["same_weights"] is False
+    assert comparison["equal_pixels"] == agreement.all_pixels
+    assert comparison["equal_labelled_pixels"] == agreement.labelled_pixels
+    assert comparison["least_equal_picture"] == {"name": agreement.least[1], "equal_pixels": agreement.least[0]}
+    assert comparison["miou_difference"] == models[1]["miou"] - models[0]["miou"]
+    for place, difference in enumerate(comparison["iou_differences"]):
+        both = [model["classes"][place]["iou"] for model in models]
+        assert difference == (None if None in both else both[1] - both[0])
+    assert (np.array(models[1]["confusion"]) == counted(two, truth, 20)).all()
+    said = capsys.readouterr().out
+    assert "B − A" in said
+    assert f"{100 * comparison['miou_difference']:+.4f}" in said
+
+
+def test_limit_takes_pictures_evenly_spaced(made, tmp_path):
+    data, truth, bundle = made("cityscapes")
+    names = open_dataset("cityscapes", data, "val").names
+    for limit, wanted in ((1, names[:1]), (2, names[:2]), (9, names)):
+        assert run(bundle, "--dataset", "cityscapes", "--data", data, "--limit", limit, "--out", tmp_path) == 0
+        pixels = sum((truth[name] >= 0).sum() for name in wanted)
+        assert np.array(report(tmp_path)["models"][0]["confusion"]).sum() == pixels
+    assert run(bundle, "--dataset", "cityscapes", "--data", data, "--split", "train", "--out", tmp_path) == 0
+    assert report(tmp_path)["pictures"] == 1
+
+
+def test_an_unreadable_picture_stops_or_is_listed(made, tmp_path, capsys):
+    _, _, bundle = made("lip")
+    MAKERS["lip"](tmp_path / "data", train=1, val=3)
+    pictures = open_dataset("lip", tmp_path / "data", "val")
+    damaged, annotation = pictures.paths(1)[0], pictures.paths(2)[1]
+    damaged.write_bytes(b"damaged")
+    options = (bundle, "--dataset", "lip", "--data", tmp_path / "data", "--out", tmp_path / "out")
+    assert run(*options) == cli.ERROR
+    assert str(damaged) in capsys.readouterr().err
+    assert not list((tmp_path / "out").iterdir())
+    cv2.imwrite(str(annotation), np.full(SIZES[2], 77, np.uint8))
+    assert run(*options, "--skip-unreadable") == cli.FAILED
+    found = report(tmp_path / "out")
+    assert found["pictures"] == 1
+    assert [str(damaged) in found["skipped"][0], str(annotation) in found["skipped"][1]] == [True, True]
+    assert np.array(found["models"][0]["confusion"]).sum() == SIZES[0][0] * SIZES[0][1]
+    assert str(damaged) in (tmp_path / "out" / "evaluation.md").read_text("utf-8")
+    assert str(damaged) in capsys.readouterr().err
+    pictures.paths(0)[0].write_bytes(b"damaged too")
+    assert run(*options, "--skip-unreadable") == cli.ERROR
+    assert "none of the 3 pictures" in capsys.readouterr().err
+
+
+def test_other_classes_are_refused_before_any_work(made, tmp_path, capsys):
+    data, _, bundle = made("lip")
+    for labels, message in [
+        (DATASETS["cityscapes"].labels, "has 19 classes (road, sidewalk, building, …) but lip has 20"),
+        (tiny_model.labels(20), "class 0 is 'class 0' in"),
+    ]:
+        other = make_bundle(tmp_path / str(labels.count), labels)
+        for models in ((other,), (bundle, "--against", other)):
+            assert run(*models, "--dataset", "lip", "--data", data, "--out", tmp_path / "out") == cli.ERROR
+            said = capsys.readouterr().err
+            assert message in said
+            assert str(other) in said
+    assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_exported_labels_are_in_the_files_own_values(made, tmp_path, monkeypatch, name):
+    data, _, bundle = made(name)
+    without_picture(monkeypatch)
+    export = tmp_path / "server"
+    assert run(bundle, "--dataset", name, "--data", data, "--out", tmp_path / "out", "--export", export) == 0
+    pictures = open_dataset(name, data, "val")
+    for picture, labels in answers(bundle, pictures).items():
+        path = export / f"{picture}.png"
+        stored = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        assert stored.dtype == np.uint8
+        assert (pictures.values.apply(stored, path) == labels).all()
+    if name == "cityscapes":
+        assert set(np.unique(stored)) <= {7, 8, 11, 12, 13, *range(17, 29), 31, 32, 33} - {18}
+
+
+@pytest.mark.parametrize(
+    ("name", "folder", "pictures"),
+    [
+        ("cityscapes", "CityScapes/leftImg8bit/test", ["bonn/bonn_000000_000019", "mainz/mainz_000001_000019"]),
+        ("ade20k", "release_test/testing", ["ADE_test_00000001"]),
+        ("lip", "testing_images", ["100_7", "99_3"]),
+    ],
+)
+def test_labels_of_test_pictures_for_a_server(made, tmp_path, capsys, name, folder, pictures):
+    _, _, bundle = made(name)
+    end = "_leftImg8bit.png" if name == "cityscapes" else ".jpg"
+    wanted = {}
+    for number, picture in enumerate(pictures):
+        path = tmp_path / "data" / folder / f"{picture}{end}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), np.random.default_rng(number).integers(0, 256, (41, 67 + number, 3), np.uint8))
+        with Segmenter.open(bundle) as segmenter:
+            wanted[picture] = segmenter(path).labels
+    options = (bundle, "--dataset", name, "--data", tmp_path / "data", "--split", "test", "--out", tmp_path / "out")
+    assert run(*options) == cli.ERROR
+    assert "add --export DIR" in capsys.readouterr().err
+    assert run(*options, "--export", tmp_path / "server", "--against", bundle) == 0
+    values = label_values(name)
+    for picture, labels in wanted.items():
+        path = tmp_path / "server" / f"{picture}.png"
+        assert (values.apply(cv2.imread(str(path), cv2.IMREAD_UNCHANGED), path) == labels).all()
+    said = capsys.readouterr().out
+    assert f"{name} test: {len(pictures)} pictures" in said
+    assert "label 100 % of the pixels alike, – % of those with a truth" in said
+    assert "mIoU" not in said
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("{bundle} --dataset cocostuff10k --split test --export x", "has no test pictures without labels"),
+        ("{bundle} --dataset lip --data {data} --split test --export x", "testing_images is missing"),
+        ("{bundle} --dataset scenes --data .", "need no folder"),
+        ("{bundle} --dataset voc", "no dataset is called 'voc'"),
+        ("{bundle} --dataset lip --data {data}/gone", "there is no such folder"),
+        ("{bundle} --dataset lip --data {data} --preset best", "best"),
+        ("{bundle} --dataset lip --data {data} --engine torch", "is for checkpoints"),
+        ("{bundle} --dataset lip --data {data} --engine tensorrt", "tensorrt"),
+        ("{bundle}/gone --dataset lip --data {data}", "neither a bundle's folder nor a checkpoint's file"),
+        ("{data} --dataset lip --data {data}", "is not a bundle"),
+        ("{data}/val_images --dataset lip --data {data} --engine onnxruntime", "is not a bundle"),
+        ("{bundle}/model.onnx --dataset lip --data {data} --engine onnxruntime", "is a checkpoint, which PyTorch runs"),
+        ("{bundle}/model.onnx --dataset lip --data {data}", "is not a PyTorch checkpoint"),
+        ("{bundle} --dataset lip --data {data} --out {bundle}/model.onnx", "cannot be made"),
+        ("{bundle} --dataset lip --data {data} --export {bundle}/model.onnx", "--export"),
+        ("{bundle} --dataset lip --data {data} --export {data}/val_segmentations", "is a file of the dataset"),
+    ],
+)
+def test_what_cannot_be_done_says_why(made, tmp_path, capsys, monkeypatch, options, message):
+    data, _, bundle = made("lip")
+    monkeypatch.chdir(tmp_path)
+    assert run(*options.format(bundle=bundle, data=data).split()) == cli.ERROR
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert message in said
+    assert not list(tmp_path.glob("evaluation/*"))
+
+
+@pytest.mark.parametrize("options", ["--limit 0", "--split all", "--device tpu", "--engine caffe"])
+def test_wrong_arguments_end_with_usage(options, capsys):
+    with pytest.raises(SystemExit) as ended:
+        evaluate._parser().parse_args(["bundle", "--dataset", "lip", *options.split()])
+    assert ended.value.code == cli.ERROR
+    assert options.split()[0] in capsys.readouterr().err
+
+
+def test_a_bundle_needs_no_torch(made, tmp_path):
+    data, _, bundle = made("cityscapes")
+    code = (
+        "import sys; from isnet_trt import evaluate; "
+        f"status = evaluate.main([{str(bundle)!r}, '--dataset', 'cityscapes', '--data', {str(data)!r}, "
+        f"'--out', {str(tmp_path)!r}]); sys.exit(status or 'torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_without_matplotlib_the_figures_are_written_all_the_same(made, tmp_path, capsys, monkeypatch):
+    data, _, bundle = made("lip")
+    without_picture(monkeypatch)
+    assert run(bundle, "--dataset", "lip", "--data", data, "--out", tmp_path) == 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["evaluation.json", "evaluation.md"]
+    assert "no confusion picture" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("classes", [3, 19, 182])
+def test_the_confusion_picture_has_room_for_every_class(classes):
+    confusion = Confusion(classes)
+    confusion.counts[:] = np.random.default_rng(classes).integers(0, 50, (classes, classes))
+    confusion.counts[1] = 0
+    png = draw(confusion, tuple(f"a class | {i}" for i in range(classes)), "title")
+    picture = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
+    assert min(picture.shape[:2]) > 20 * classes  # pixels; the names are 8 points, 13 pixels, high
+    shares = row_shares(confusion.counts)
+    assert np.isnan(shares[1]).all()
+    np.testing.assert_allclose(np.delete(shares, 1, 0).sum(1), 1, rtol=1e-12)  # float64
+
+
+def test_drawn_scenes_are_those_that_training_holds_out():
+    from isnet_trt.training.data.scenes import held_out_scenes
+
+    drawn = open_labelled("scenes", None, "val", 2)
+    assert isinstance(drawn, DrawnScenes)
+    assert len(drawn) == 2
+    assert len(open_labelled("scenes", None, "val")) == 12
+    small = DrawnScenes(2, (61, 97))
+    held_out = held_out_scenes(2, (61, 97))
+    for index in range(2):
+        for ours, theirs in zip(small[index], held_out[index], strict=True):
+            assert (ours == theirs).all()
+
+
+def test_reading_ahead_keeps_order_and_errors():
+    def load(index: int) -> int:
+        if index == 5:
+            raise DataError("five")
+        return index * index
+
+    found = list(ahead(load, [3, 1, 5, 4, 4, 0]))
+    assert [index for index, _ in found] == [3, 1, 5, 4, 4, 0]
+    assert [future.result() for index, future in found if index != 5] == [9, 1, 16, 16, 0]
+    with pytest.raises(DataError, match="five"):
+        found[2][1].result()
+    assert not list(ahead(load, []))
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path):
+    (tmp_path / "x").mkdir()
+    with pytest.raises(SettingsError, match="x cannot be written"):
+        write_whole(tmp_path / "x", b"content")
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+@pytest.mark.parametrize(
+    ("visible", "local", "wanted"), [(None, 1, "1"), ("4,6", 1, "6"), ("4,6", 2, "4"), ("", 1, "")]
+)
+def test_each_process_gets_its_own_gpu(monkeypatch, visible, local, wanted):
+    monkeypatch.setenv("LOCAL_RANK", str(local))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # so that it is taken back afterwards
+        del os.environ["CUDA_VISIBLE_DEVICES"]
+    _choose_gpu()
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == wanted
+
+
+def torchrun(*arguments) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "isnet_trt.evaluate", *map(str, arguments)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240, check=False)
+
+
+@pytest.mark.slow
+def test_two_processes_count_what_one_counts(made, tmp_path):
+    data, _, bundle = made("ade20k")  # three pictures: the processes get two and one
+    other = make_bundle(tmp_path / "other", DATASETS["ade20k"].labels, FLIP)
+    options = (bundle, "--dataset", "ade20k", "--data", data, "--against", other, "--threads", 1)
+    assert run(*options, "--out", tmp_path / "one") == 0
+    ran = torchrun(*options, "--out", tmp_path / "two", "--export", tmp_path / "labels")
+    assert ran.returncode == 0, ran.stderr
+    one, two = report(tmp_path / "one"), report(tmp_path / "two")
+    assert two["processes"] == 2
+    assert two["pictures"] == one["pictures"] == 3
+    assert two["comparison"] == one["comparison"]
+    timing = ("images_per_second", "seconds_per_picture")
+    for mine, theirs in zip(one["models"], two["models"], strict=True):
+        assert {k: v for k, v in mine.items() if k not in timing} == {
+            k: v for k, v in theirs.items() if k not in timing
+        }
+    assert ran.stdout.count("mIoU") == 1  # one process speaks
+    assert len(list((tmp_path / "labels").iterdir())) == 3
+
+
+@pytest.mark.slow
+def test_an_unreadable_picture_ends_all_processes(made, tmp_path):
+    _, _, bundle = made("lip")
+    MAKERS["lip"](tmp_path / "data", train=1, val=4)
+    damaged = open_dataset("lip", tmp_path / "data", "val").paths(3)[0]
+    damaged.write_bytes(b"damaged")
+    options = (bundle, "--dataset", "lip", "--data", tmp_path / "data", "--out", tmp_path / "out")
+    ran = torchrun(*options)
+    assert ran.returncode != 0
+    assert str(damaged) in ran.stderr
+    assert not list((tmp_path / "out").iterdir())
+    ran = torchrun(*options, "--skip-unreadable")
+    found = report(tmp_path / "out")
+    assert found["pictures"] == 3
+    assert len(found["skipped"]) == 1
+
+
+def test_help_teaches():
+    ran = subprocess.run(
+        [sys.executable, "-m", "isnet_trt.evaluate", "--help"], capture_output=True, text=True, check=True
+    )
+    for text in ("--dataset scenes", "examples:", "--against", "torchrun", "Exit status", "evaluation.json"):
+        assert text in ran.stdout

@@ -1,0 +1,220 @@
+"""The predict command line, on a real bundle around a small model."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import tiny_model
+
+from isnet_trt import Inference, Segmenter, cli
+from isnet_trt.bundle import CheckpointInfo, Manifest, new_bundle
+from isnet_trt.commands import predict
+from isnet_trt.engines.info import EngineInfo
+from isnet_trt.errors import ImageError, SettingsError
+from isnet_trt.settings import Preprocess
+
+CLASSES = 6
+SLIDE = Inference("slide", (48, 64), (32, 43), (0.75, 1.0), flip=True, softmax_before_resize=True)
+
+
+def make_bundle(folder: Path, classes: int = CLASSES, ms_flip: Inference = SLIDE) -> Path:
+    manifest = Manifest(
+        recipe="isnet_demo",
+        labels=tiny_model.labels(classes),
+        preprocess=Preprocess((200, 64)),
+        presets={"default": Inference(), "ms-flip": ms_flip},
+        output_stride=tiny_model.STRIDE,
+        precision="fp32",
+        engine=EngineInfo("onnxruntime", "1", "model.onnx"),
+        checkpoint=CheckpointInfo("tiny.pth", "0" * 64),
+        parity={},
+        created_at="2026-01-01T00:00:00+00:00",
+        isnet_trt_version="0",
+    )
+    with new_bundle(folder) as draft:
+        tiny_model.write_model(draft.folder / "model.onnx", classes)
+        draft.finish(manifest)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    return make_bundle(tmp_path_factory.mktemp("bundles") / "tiny")
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    (folder / "more").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for name in ("a.png", "b.jpg", "more/a.bmp"):
+        cv2.imwrite(str(folder / name), rng.integers(0, 256, (40, 70, 3), np.uint8))
+    (folder / "notes.txt").write_text("no picture")
+    return folder
+
+
+def run(*arguments) -> int:
+    return cli.run(predict.main, [str(argument) for argument in arguments])
+
+
+def labels_of(path: Path) -> np.ndarray:
+    return cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+
+
+def test_labels_and_overlay_of_each_picture_of_a_folder(bundle, photos, tmp_path, capsys):
+    assert run(bundle, photos, "--out", tmp_path / "out") == 0
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == ["a_labels.png", "a_overlay.png", "b_labels.png", "b_overlay.png"]
+    with Segmenter.open(bundle) as segmenter:
+        for photo in (photos / "a.png", photos / "b.jpg"):
+            want = segmenter(photo)
+            got = labels_of(tmp_path / "out" / f"{photo.stem}_labels.png")
+            assert got.dtype == np.uint8
+            assert (got == want.labels).all()
+            overlay = cv2.imread(str(tmp_path / "out" / f"{photo.stem}_overlay.png"))[:, :, ::-1]
+            assert (overlay == want.overlay(predict.read_image(photo))).all()
+    said = capsys.readouterr()
+    assert "2 of 2 pictures" in said.err
+    assert "picture/s" not in said.err  # no bar where there is no terminal
+    assert not said.out
+
+
+def test_globs_and_files_of_one_stem_do_not_meet(bundle, photos, tmp_path):
+    shutil.copy(photos / "a.png", photos / "more" / "A.png")
+    assert run(bundle, photos / "a.png", photos / "**" / "*.bmp", photos / "more/A.png", "--out", tmp_path / "out") == 0
+    names = sorted(path.name for path in (tmp_path / "out").glob("*_labels.png"))
+    assert names == ["a_labels.png", "more_A_2_labels.png", "more_a_labels.png"]
+    first, copy = (labels_of(tmp_path / "out" / f"{stem}_labels.png") for stem in ("a", "more_A_2"))
+    assert (first == copy).all()
+
+
+def test_one_unreadable_picture_does_not_stop_the_rest(bundle, photos, tmp_path, capsys):
+    (photos / "aa.png").write_bytes(b"damaged")
+    narrow = np.zeros((1, 2000, 3), np.uint8)
+    cv2.imwrite(str(photos / "ab.png"), narrow)
+    assert run(bundle, photos, photos / "gone.jpg", "--out", tmp_path / "out") == cli.FAILED
+    assert len(list((tmp_path / "out").glob("*_labels.png"))) == 2
+    said = capsys.readouterr().err
+    assert "2 of 5 pictures" in said
+    failed = [line for line in said.splitlines() if line.startswith("failed:")]
+    assert len(failed) == 3
+    assert all(name in line for name, line in zip(("aa.png", "ab.png", "gone.jpg"), failed, strict=True))
+    assert "Traceback" not in said
+
+
+def test_results_never_replace_pictures(bundle, photos, capsys):
+    before = (photos / "a.png").read_bytes()
+    shutil.copy(photos / "a.png", photos / "a_labels.png")
+    assert run(bundle, photos, "--out", photos) == cli.ERROR
+    assert "choose another --out" in capsys.readouterr().err
+    assert (photos / "a_labels.png").read_bytes() == before
+
+
+def test_a_failed_write_leaves_nothing(tmp_path):
+    (tmp_path / "x_labels.png").mkdir()
+    with pytest.raises(ImageError, match=r"x_labels\.png cannot be written"):
+        predict.write_png(tmp_path / "x_labels.png", np.zeros((3, 3), np.uint8))
+    assert [path.name for path in tmp_path.iterdir()] == ["x_labels.png"]
+
+
+def test_more_than_256_classes_are_written_in_16_bits(tmp_path, photos):
+    bundle = make_bundle(tmp_path / "large", 300)
+    assert run(bundle, photos / "a.png", "--out", tmp_path / "out") == 0
+    got = labels_of(tmp_path / "out" / "a_labels.png")
+    assert got.dtype == np.uint16
+    with Segmenter.open(bundle) as segmenter:
+        assert (got == segmenter(photos / "a.png").labels).all()
+
+
+PRESETS = {"default": Inference(), "ms-flip": SLIDE}
+CHOICES = {
+    "nothing": ("", Inference()),
+    "preset": ("--preset ms-flip", SLIDE),
+    "one field": ("--preset ms-flip --no-flip", SLIDE.replace(flip=False)),
+    "logits": ("--preset ms-flip --no-softmax-before-resize", SLIDE.replace(softmax_before_resize=False)),
+    "scales": ("--scales 0.5 1.5 --flip", Inference(scales=(0.5, 1.5), flip=True)),
+    "window": ("--preset ms-flip --window 30 40 --stride 20 20", SLIDE.replace(window=(30, 40), stride=(20, 20))),
+    "whole": ("--preset ms-flip --mode whole", SLIDE.replace(mode="whole")),
+    "slide as published": ("--mode slide", Inference("slide", (48, 64), (32, 43))),
+    "slide of one's own": ("--mode slide --window 96 96 --stride 64 64", Inference("slide", (96, 96), (64, 64))),
+}
+
+
+def parsed(text: str):
+    return predict._parser().parse_args(["bundle", "image", "--out", "out", *text.split()])
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_options_replace_fields_of_the_preset(name):
+    options, want = CHOICES[name]
+    assert predict.choose_inference(PRESETS, parsed(options)) == want
+
+
+@pytest.mark.parametrize(
+    ("options", "presets", "message"),
+    [
+        ("--mode slide", {"default": Inference()}, "--window H W and --stride H W"),
+        ("--mode slide --window 9 9", {"default": Inference()}, "needs --stride H W"),
+        ("--window 9 9", PRESETS, "belong to --mode slide"),
+        ("--mode slide --window 9 9 --stride 10 9", PRESETS, "uncovered"),
+        ("--scales 0", PRESETS, "scales"),
+        ("--preset best", PRESETS, "this bundle has: default, ms-flip"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(options, presets, message):
+    with pytest.raises(SettingsError, match=message):
+        predict.choose_inference(presets, parsed(options))
+
+
+@pytest.mark.parametrize("options", ["--window 0 5", "--threads x", "--engine cuda", "--mode both"])
+def test_wrong_arguments_end_with_usage(options, capsys):
+    with pytest.raises(SystemExit) as ended:
+        parsed(options)
+    assert ended.value.code == cli.ERROR
+    assert options.split()[0] in capsys.readouterr().err
+
+
+def test_what_cannot_be_done_at_all(bundle, photos, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    for arguments, message in [
+        ((bundle, tmp_path / "*.gif", "--out", tmp_path / "out"), "no pictures there"),
+        ((tmp_path / "no_bundle", photos, "--out", tmp_path / "out"), "no_bundle"),
+        ((bundle, photos, "--out", tmp_path / "file"), "cannot be made"),
+    ]:
+        assert run(*arguments) == cli.ERROR
+        said = capsys.readouterr().err
+        assert said.startswith("error: ")
+        assert message in said
+    assert not list(tmp_path.glob("out/*"))
+
+
+def test_help_teaches():
+    ran = subprocess.run(
+        [sys.executable, "-m", "isnet_trt.predict", "--help"], capture_output=True, text=True, check=True
+    )
+    for text in ("_labels.png", "examples:", "--preset ms-flip", "Exit status", "--no-softmax-before-resize"):
+        assert text in ran.stdout
+
+
+def test_names_that_are_no_unicode(bundle, tmp_path, capsys):
+    folder = tmp_path / "photos"
+    (folder / "no picture.png").mkdir(parents=True)  # a folder, whatever its name
+    try:
+        cv2.imwrite(str(folder / "a.png"), np.zeros((40, 70, 3), np.uint8))
+        (folder / "a.png").rename(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.png"))
+    except OSError:
+        pytest.skip("this file system takes no such names")
+    assert run(bundle, folder, "--out", tmp_path / "out") == 0
+    assert sorted(os.fsencode(path.name) for path in (tmp_path / "out").iterdir()) == [
+        b"caf\xe9_labels.png",
+        b"caf\xe9_overlay.png",
+    ]
+    assert cli.run(lambda argv: print(*(tmp_path / "out").iterdir()) or 0) == 0  # what a command says of such a file
+    assert r"caf\udce9_labels.png" in capsys.readouterr().out

@@ -1,0 +1,126 @@
+"""``python -m isnet_trt.training.data check``: counts, complaints, page of samples and exit status."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from miniature import MAKERS, make_ade20k, make_lip, stored
+from own_pictures import make_pictures, write
+from PIL import Image
+
+from isnet_trt import cli
+from isnet_trt.datasets.__main__ import main
+from isnet_trt.datasets.check import examine, page, report, spread
+from isnet_trt.datasets.layouts import open_dataset
+from isnet_trt.recipes import DATASETS, IGNORE
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_sound_dataset(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    MAKERS[name](tmp_path / "set")
+    out = tmp_path / "pages" / "page.png"
+    assert cli.run(main, ["check", name, str(tmp_path / "set"), "--out", str(out), "--samples", "2"]) == 0
+    text = capsys.readouterr().out
+    assert f"{name} train: 3 pictures" in text
+    assert f"{name} val: 2 pictures" in text
+    assert "0 bad" in text
+    assert "47x101 to 97x59" in text
+    drawn = cv2.imread(str(out))
+    assert drawn is not None
+    assert drawn.shape[0] > 4 * 100
+    assert list(out.parent.iterdir()) == [out]
+
+
+def test_classes_are_counted_exactly(tmp_path: Path) -> None:
+    truth = make_ade20k(tmp_path, train=7)["train"]
+    for workers in (1, 3):
+        found = examine(open_dataset("ade20k", tmp_path, "train"), workers=workers)
+        whole = np.concatenate([labels.ravel() for labels in truth.values()])
+        np.testing.assert_array_equal(found.pixels, np.bincount(whole[whole >= 0], minlength=150))
+        assert found.pictures.sum() == sum(len(np.unique(labels[labels >= 0])) for labels in truth.values())
+        assert found.ignored == (whole == IGNORE).sum()
+        assert found.usable == list(range(7))
+        assert sorted(found.sizes) == sorted(labels.shape for labels in truth.values())
+
+
+def test_the_report_names_common_and_absent_classes(tmp_path: Path) -> None:
+    make_ade20k(tmp_path, train=1)
+    opened = open_dataset("ade20k", tmp_path, "train")
+    found = examine(opened)
+    text = report(opened, found, 20210)
+    assert "the complete dataset has 20210" in text
+    assert "complete" not in report(opened, found, 1)
+    share = 100 * found.pixels.max() / (found.pixels.sum() + found.ignored)
+    assert f"{share:.1f} %        1  {DATASETS['ade20k'].labels.names[found.pixels.argmax()].split(',')[0]}" in text
+    assert f"absent:  {(found.pixels == 0).sum()} of 150 classes" in text
+    assert f"ignored: {100 * found.ignored / (61 * 83):.1f} %" in text
+
+
+def test_every_bad_file_is_told_and_the_others_are_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    truth = make_lip(tmp_path, train=5)
+    opened = open_dataset("lip", tmp_path, "train")
+    values = stored("lip", truth["train"][opened.names[0]])
+    values[4, 6] = 77
+    Image.fromarray(values).save(opened.paths(0)[1])
+    opened.paths(2)[0].write_bytes(b"\xff\xd8\xff no picture")
+    Image.fromarray(values[:-1]).save(opened.paths(3)[1])
+    out = tmp_path / "page.png"
+    assert cli.run(main, ["check", "lip", str(tmp_path), "--split", "train", "--out", str(out)]) == cli.FAILED
+    text = capsys.readouterr().out
+    assert "5 pictures (the complete dataset has 30462), 5 read, 3 bad" in text
+    assert f"{opened.paths(0)[1]}: label value 77 at 1 of" in text
+    assert "row 4, column 6" in text
+    assert f"{opened.paths(2)[0]}: not a picture" in text
+    assert f"{opened.paths(3)[0]} is " in text
+    assert "the labels must have the picture's size" in text
+    assert out.exists()
+
+
+def test_a_set_with_nothing_usable_draws_no_page(tmp_path: Path) -> None:
+    make_lip(tmp_path, train=2)
+    for i in range(2):
+        open_dataset("lip", tmp_path, "train").paths(i)[0].write_bytes(b"x")
+    out = tmp_path / "page.png"
+    assert cli.run(main, ["check", "lip", str(tmp_path), "--split", "train", "--out", str(out)]) == cli.FAILED
+    assert not out.exists()
+
+
+def test_what_cannot_be_opened(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(main, ["check", "lip", str(tmp_path)]) == cli.ERROR
+    assert "does not look like lip" in capsys.readouterr().err
+    assert cli.run(main, ["check", "nothing", str(tmp_path)]) == cli.ERROR
+    assert "no dataset is called 'nothing'" in capsys.readouterr().err
+
+
+def test_ones_own_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    make_pictures(tmp_path)
+    file = write(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert cli.run(main, ["check", str(file), "--limit", "2", "--samples", "1"]) == 0
+    text = capsys.readouterr().out
+    assert "tiles train: 7 pictures, 2 read, 0 bad" in text
+    assert (tmp_path / "tiles_check.png").exists()
+
+
+def test_the_page_shows_picture_labels_and_ignored_pixels(tmp_path: Path) -> None:
+    make_ade20k(tmp_path)
+    opened = open_dataset("ade20k", tmp_path, "train")
+    image, labels = opened[0]
+    drawn = page([(opened, 0)])
+    factor = 260 / 61
+    y, x = round(30 * factor) + 22, round(5 * factor)  # below the caption, left of the box
+    np.testing.assert_allclose(drawn[y, x], image[30, 5, ::-1], atol=30)  # noise and averaging
+    colour = np.array(opened.labels.palette[labels[30, 5]])
+    right = drawn[y, x + 371].astype(int)
+    assert np.abs(right - (0.8 * colour + 0.2 * image[30, 5, ::-1])).max() < 15
+    black = drawn[round(59.5 * factor) + 22, x + 371]
+    assert black.max() <= 0.2 * 255 + 1  # ignored: black over a fifth of the picture
+
+
+def test_samples_are_spread() -> None:
+    assert spread(10, 4) == [0, 2, 5, 7]
+    assert spread(3, 9) == [0, 1, 2]
+    assert spread(0, 4) == []

@@ -1,0 +1,55 @@
+"""A small set of pictures of one's own with its YAML file, as the tests need it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from miniature import SIZES, picture, scene
+from PIL import Image
+
+from isnet_trt.recipes import IGNORE
+
+CLASSES = {0: "background", 7: "tile", 9: "crack", 12: "left", 13: "right"}
+DESCRIPTION: dict[str, Any] = {
+    "name": "tiles",
+    "like": "isnet_demo",
+    "images": "photos",
+    "labels": "masks/{name}_mask.png",
+    "classes": CLASSES,
+    "palette": [[0, 0, 0], "#ff8000", [0, 255, 0], [1, 2, 3], [4, 5, 6]],
+    "ignore": [255, 254],
+    "flip_pairs": [["left", "right"]],
+    "crop": [96, 160],
+    "size": [320, 160],
+    "scales": [0.75, 1.5],
+    "split": 0.3,
+    "lr": "1e-2",
+    "batch": 2,
+    "epochs": 3,
+}
+
+
+def write(folder: Path, **changes: Any) -> Path:
+    """The description with some keys changed, or left out where the value is ``...``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    data = {key: value for key, value in {**DESCRIPTION, **changes}.items() if value is not ...}
+    (folder / "own.yaml").write_text(yaml.safe_dump(data, sort_keys=False), "utf-8")
+    return folder / "own.yaml"
+
+
+def make_pictures(folder: Path, count: int = 10) -> dict[str, np.ndarray]:
+    """Pictures in two folders, labels with stored values; the truth in training ids by name."""
+    truth = {}
+    for i in range(count):
+        name = f"{'ab'[i % 2]}/shot.{i:02}"
+        labels = truth[name] = scene(i, SIZES[i % 3], len(CLASSES))
+        stored = np.array([*CLASSES, 254], np.uint8)[np.where(labels == IGNORE, len(CLASSES), labels)]
+        stored[-1, 0] = 255
+        for path in (folder / f"photos/{name}.jpg", folder / f"masks/{name}_mask.png"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture(labels, i)).save(folder / f"photos/{name}.jpg")
+        Image.fromarray(stored).save(folder / f"masks/{name}_mask.png")
+    return truth

@@ -1,0 +1,77 @@
+"""The recipes against what the fixtures say of the published models."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import zlib
+
+import numpy as np
+import pytest
+from golden_files import GOLDEN
+
+from isnet_trt import recipes
+from isnet_trt.errors import SettingsError
+from isnet_trt.recipes import DATASETS, RECIPES, recipe
+
+CLASSES = json.loads((GOLDEN / "classes.json").read_text("utf-8"))
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_label_sets_are_the_published_ones(name: str) -> None:
+    labels = DATASETS[name].labels
+    assert list(labels.names) == CLASSES[name]["names"]
+    assert zlib.crc32(np.asarray(labels.palette, np.uint8).tobytes()) == CLASSES[name]["palette_crc32"]
+
+
+def test_twelve_published_and_the_demo() -> None:
+    assert len(RECIPES) == 13
+    assert {one.dataset for one in RECIPES.values()} == {*DATASETS, "scenes"}
+    assert all(one.architecture.num_classes == one.labels.count for one in RECIPES.values())
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name != "isnet_demo"])
+def test_architecture_is_that_of_the_fixtures(name: str) -> None:
+    shapes = {key: shape for key, shape, _ in json.loads((GOLDEN / f"state_dict_{name}.json").read_text("utf-8"))}
+    one = recipe(name).architecture
+    assert shapes["decoder_stage1.4.weight"][0] == one.num_classes
+    assert shapes["bottleneck.0.weight"][:2] == [one.head_channels, one.backbone.stage_channels[3]]
+    assert ("shortcut.0.weight" in shapes) == bool(one.shortcut_channels)
+    assert ("backbone_net.layer1.0.conv2.fc1.weight" in shapes) == (one.backbone.block == "split_attention")
+    blocks = {key.split(".")[2] for key in shapes if key.startswith("backbone_net.layer3.")}
+    assert len(blocks) == one.backbone.depths[2]
+
+
+def test_documented_inference() -> None:
+    city = recipe("isnet_resnet101os8_cityscapes").ms_flip
+    assert (city.window, city.stride, city.softmax_before_resize) == ((1024, 512), (341, 341), False)
+    assert recipe("isnet_resnest101os8_cocostuff10k").ms_flip.softmax_before_resize
+    assert not recipe("isnet_resnet101os8_cocostuff10k").ms_flip.softmax_before_resize
+    assert recipe("isnet_resnet50os8_ade20k").ms_flip.scales == (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+    assert recipe("isnet_resnet50os8_lip").labels.flip_pairs == ((14, 15), (16, 17), (18, 19))
+    assert all(one.default.describe() == "whole, scale 1, logits" for one in RECIPES.values())
+
+
+def test_unknown_names_are_answered_with_the_known() -> None:
+    with pytest.raises(SettingsError, match="isnet_demo"):
+        recipe("isnet_resnet18")
+    with pytest.raises(SettingsError, match="default, ms-flip"):
+        recipe("isnet_demo").preset("fast")
+
+
+def test_table_needs_no_torch() -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None; import runpy; sys.argv = ['recipes'];"
+        "runpy.run_module('isnet_trt.training.recipes', run_name='__main__')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert all(name in done.stdout for name in RECIPES)
+
+
+def test_one_recipe_in_full(capsys: pytest.CaptureFixture[str]) -> None:
+    assert recipes.main(["isnet_resnest101os8_lip"]) == 0
+    page = json.loads(capsys.readouterr().out)
+    assert page["optimiser"]["lr"] == 0.007
+    assert page["miou_ms_flip"] == 56.81
