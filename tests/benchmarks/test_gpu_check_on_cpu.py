@@ -410,7 +410,7 @@ def test_peers_are_timed_on_the_demo(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     monkeypatch.setattr(latency, "MODELS", {"demo": ("isnet_demo", "default", (40, 56), 1)})
     monkeypatch.setattr(latency, "_model", lambda case: load_model(load_checkpoint(DEMO)))
     monkeypatch.setattr(latency, "FEW", 2)
-    monkeypatch.setattr(latency.geometry, "test_size", lambda size, preprocess: size)
+    monkeypatch.setattr(latency, "test_size", lambda size, preprocess: size)
     monkeypatch.setattr(bundles, "published", lambda *arguments: (_ for _ in ()).throw(CannotRun("not here")))
     parts = Collected()
     latency.peers("demo")(parts, Setup(folder=tmp_path, quick=True, seed=3))

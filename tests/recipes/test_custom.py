@@ -230,7 +230,8 @@ def command(module: str, *arguments: str) -> str:
 
 def test_recipes_command_shows_it_without_torch(tmp_path: Path) -> None:
     code = (
-        "import sys; from isnet_trt.recipes import main, recipe; assert 'yaml' not in sys.modules;"
+        "import sys; from isnet_trt.recipes import recipe; from isnet_trt.recipes.__main__ import main;"
+        "assert 'yaml' not in sys.modules;"
         f"main([{str(write(tmp_path))!r}]); assert 'torch' not in sys.modules"
     )
     shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from golden_files import GOLDEN
 
-from isnet_trt import recipes
 from isnet_trt.errors import SettingsError
 from isnet_trt.recipes import DATASETS, RECIPES, recipe
+from isnet_trt.recipes.__main__ import main
 
 CLASSES = json.loads((GOLDEN / "classes.json").read_text("utf-8"))
 
@@ -71,7 +71,7 @@ def test_table_needs_no_torch() -> None:
 
 
 def test_one_recipe_in_full(capsys: pytest.CaptureFixture[str]) -> None:
-    assert recipes.main(["isnet_resnest101os8_lip"]) == 0
+    assert main(["isnet_resnest101os8_lip"]) == 0
     page = json.loads(capsys.readouterr().out)
     assert page["optimiser"]["lr"] == 0.007
     assert page["miou_ms_flip"] == 56.81
