@@ -25,6 +25,10 @@ class EngineError(IsnetError):
     """An engine that should run here failed while it was loaded or used."""
 
 
+class OutOfMemory(EngineError):
+    """The GPU has too little free memory for an allocation."""
+
+
 class CheckpointError(IsnetError):
     """A checkpoint cannot be read, or its entries do not fit the recipe."""
 

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from isnet_trt.cuda import driver
 from isnet_trt.cuda.gpu import Gpu, look_for_gpu
-from isnet_trt.errors import EngineError, EngineUnavailable
+from isnet_trt.errors import EngineError, EngineUnavailable, OutOfMemory
 
 NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: not ordered with the legacy default stream
 NO_TIMING = 2  # CU_EVENT_DISABLE_TIMING
@@ -116,9 +116,10 @@ class Device:
         """pycuda's exceptions as EngineError."""
         try:
             yield
+        except self._cuda.MemoryError as error:
+            raise OutOfMemory(f"{error}{_OUT_OF_MEMORY}") from None
         except self._cuda.Error as error:
-            hint = _OUT_OF_MEMORY if isinstance(error, self._cuda.MemoryError) else ""
-            raise EngineError(f"{error}{hint}") from None
+            raise EngineError(str(error)) from None
 
     # Memory
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-from isnet_trt.errors import EngineError, EngineUnavailable
+from isnet_trt.errors import EngineError, EngineUnavailable, OutOfMemory
 
 OUT_OF_MEMORY = 2
 _HINTS = {
@@ -35,14 +35,20 @@ def import_driver() -> Any:
 
 
 def call(api: Any, name: str, *arguments: Any) -> Any:
-    """What a function of the driver API returns beside its status; None for nothing.
+    """Call a function of the driver API and return its value beside the status; None where it has none.
 
     Raises:
-        EngineError: the status is no success; the message has the driver's own words.
+        OutOfMemory: the driver reports CUDA_ERROR_OUT_OF_MEMORY.
+        EngineError: any other status but success, with the driver's description of it, or the driver has no such
+            function, which the bindings raise themselves.
     """
-    status, *values = getattr(api, name)(*arguments)
+    try:
+        status, *values = getattr(api, name)(*arguments)
+    except RuntimeError as error:  # cuda.bindings' FunctionNotFoundError and the like
+        raise EngineError(f"{name} failed: {error}; upgrade the NVIDIA driver") from None
     if int(status):
-        raise EngineError(f"{name} failed: {words(api, status)} ({int(status)}){_HINTS.get(int(status), '')}")
+        failure = OutOfMemory if int(status) == OUT_OF_MEMORY else EngineError
+        raise failure(f"{name} failed: {words(api, status)} ({int(status)}){_HINTS.get(int(status), '')}")
     return values[0] if values else None
 
 

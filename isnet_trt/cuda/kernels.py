@@ -311,7 +311,7 @@ class Kernels:
             # PTX is text that ends with a zero byte.
             module = driver.call(self._api, "cuModuleLoadData", code + b"\0" if self.files.form == "ptx" else code)
         except EngineError as error:
-            raise EngineError(
+            raise type(error)(
                 f"{self.files.folder / kernel.name}.{self.files.form} cannot be loaded: {error}"
             ) from None
         self._context = driver.call(self._api, "cuCtxGetCurrent")

@@ -24,7 +24,7 @@ from isnet_trt.cuda import driver
 from isnet_trt.cuda.device import Device
 from isnet_trt.cuda.gpu import look_for_gpu
 from isnet_trt.cuda.kernels import Kernels
-from isnet_trt.errors import EngineError
+from isnet_trt.errors import EngineError, OutOfMemory
 
 LIBRARY = ctypes.CDLL("libcuda.so.1", mode=ctypes.RTLD_GLOBAL)
 LIBRARY.fake_log.restype = ctypes.c_char_p
@@ -64,8 +64,10 @@ def check_device(device: Device) -> None:
         first, second = device.event(timing=True), device.event(timing=True)
         assert device.milliseconds(first, second) == 2.5
         check_graph(device, stream, made)
-        with pytest.raises(EngineError, match="out of memory"):
+        with pytest.raises(OutOfMemory):
             device.allocate(1 << 30)
+        with pytest.raises(EngineError, match=r"cuStreamGetPriority failed: .*cuStreamGetPriority is not found"):
+            driver.call(driver.import_driver(), "cuStreamGetPriority", stream)
     assert left() == ([1, 1, 1, 3, 0, 0], 0)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from isnet_trt.cuda import driver
 from isnet_trt.cuda.stream import Stream
-from isnet_trt.errors import EngineError
+from isnet_trt.errors import EngineError, OutOfMemory
 
 LIBRARY = ctypes.CDLL("libcuda.so.1", mode=ctypes.RTLD_GLOBAL)
 
@@ -34,7 +34,7 @@ def main() -> None:
         assert (back == there).all()
         stream.buffer("batch", 4096)
         assert left() == ([2, 0, 1, 0, 0, 0], 1), left()
-        with pytest.raises(EngineError, match=r"cuMemAlloc failed: out of memory \(2\); use a smaller picture"):
+        with pytest.raises(OutOfMemory, match=r"cuMemAlloc failed: out of memory \(2\); use a smaller picture"):
             stream.buffer("batch", 1 << 30)
         assert stream.handle > 0
     with pytest.raises(EngineError, match="invalid device context"):

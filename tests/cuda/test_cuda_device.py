@@ -16,7 +16,7 @@ from isnet_trt.cuda import device as module
 from isnet_trt.cuda.device import Device, import_pycuda
 from isnet_trt.cuda.gpu import Gpu as Card
 from isnet_trt.cuda.gpu import find_gpu
-from isnet_trt.errors import EngineError, EngineUnavailable
+from isnet_trt.errors import EngineError, EngineUnavailable, OutOfMemory
 
 CARD = Card("NVIDIA Double", "8.9", "CUDA 13.0")
 
@@ -177,8 +177,11 @@ def test_who_works_without_a_garbage_collector_stays_without(device):
 def test_errors_in_the_drivers_words(device, gpu):
     with device:
         stream, made = device.stream(), device.allocate(4)
-        with pytest.raises(EngineError, match="out of memory; use a smaller picture"):
+        with pytest.raises(OutOfMemory, match="out of memory; use a smaller picture"):
             device.allocate(1 << 21)
+        gpu.fails = {"cuMemsetD8Async": 2}
+        with pytest.raises(OutOfMemory, match=r"cuMemsetD8Async failed: out of memory \(2\); use a smaller picture"):
+            device.fill(made, 0, 4, stream)
         gpu.fails = {"cuMemcpyAsync": 700, "cuStreamSynchronize": 700}
         with pytest.raises(EngineError, match=r"cuMemcpyAsync failed: an illegal memory access \(700\)"):
             device.copy(made, made, 4, stream)
