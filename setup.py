@@ -1,5 +1,9 @@
-"""Packaging of isnet_trt. `training/`, `export/` and `kernels/` lie at the top and are packaged as isnet_trt.training,
-isnet_trt.export and isnet_trt.kernels through the links inside `isnet_trt/`: no common name is taken.
+"""Packaging of isnet_trt. `training/`, `export/` and `kernels/` lie at the top and are installed as isnet_trt.training,
+isnet_trt.export and isnet_trt.kernels, so that no common name is taken.
+
+They are mapped by `package_dir`, so that a checkout without symbolic links (`core.symlinks=false`, an unpacked zip)
+builds the same wheel. The links inside `isnet_trt/` are for tools that look at folders: mypy, import-linter, and a
+checkout that is not installed.
 """
 
 import re
@@ -11,6 +15,20 @@ ROOT = Path(__file__).parent
 VERSION = re.search(r'"(.+)"', (ROOT / "isnet_trt" / "_version.py").read_text("utf-8"))
 RTX_PLATFORM = 'sys_platform == "linux" and platform_machine == "x86_64"'
 TRITON = 'triton>=3.5; sys_platform == "linux"'
+
+AT_THE_TOP = ("training", "export", "kernels")
+
+
+def packages() -> list[str]:
+    """Every package by the name that it is imported by."""
+    inside = [name for name in find_packages(include=["isnet_trt", "isnet_trt.*"]) if _top(name) not in AT_THE_TOP]
+    top = find_packages(include=[name for top in AT_THE_TOP for name in (top, f"{top}.*")])
+    return inside + [f"isnet_trt.{name}" for name in top]
+
+
+def _top(package: str) -> str:
+    return package.split(".")[1] if "." in package else ""
+
 
 RUNTIME = ["numpy>=1.26", "opencv-python>=4.10", "onnxruntime>=1.22", "tqdm>=4.66"]
 BUILD = [
@@ -52,7 +70,8 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.10",
-    packages=find_packages(include=["isnet_trt", "isnet_trt.*"]),
+    packages=packages(),
+    package_dir={f"isnet_trt.{name}": name for name in AT_THE_TOP},
     package_data={
         "isnet_trt": ["py.typed"],
         "isnet_trt.recipes": ["labels.json"],

@@ -1,11 +1,14 @@
-"""What the code imports is declared in setup.py, and what is declared is pinned in constraints.txt."""
+"""What is imported is declared in setup.py, what is declared is pinned in constraints.txt, and a wheel is whole."""
 
 from __future__ import annotations
 
 import ast
 import runpy
+import shutil
+import subprocess
 import sys
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
+AT_THE_TOP = ("training", "export", "kernels")
 PROJECTS = {
     "cv2": "opencv-python",
     "yaml": "pyyaml",
@@ -70,3 +74,46 @@ def test_everything_but_tensorrt_and_pycuda_is_pinned_within_its_bounds(declared
         if name not in ("tensorrt", "pycuda"):
             assert name in pins, f"{one} is not pinned"
             assert all(one.specifier.contains(version) for version in pins[name]), f"{one}: {pins[name]}"
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["links", "no links"])
+def test_a_wheel_holds_every_module(tmp_path: Path, checkout: Callable[[bool], Path], links: bool) -> None:
+    """Also from a checkout where git wrote each link as a text file, as it does with core.symlinks=false."""
+    root = checkout(links)
+    build = f"from setuptools import build_meta; build_meta.build_wheel({str(tmp_path / 'dist')!r})"
+    subprocess.run([sys.executable, "-c", build], cwd=root, check=True, capture_output=True)
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    top = {f"isnet_trt/{path.relative_to(root)}" for folder in AT_THE_TOP for path in (root / folder).rglob("*.py")}
+    inside = {str(path.relative_to(root)) for path in _real_files(root / "isnet_trt")}
+    assert {name for name in names if name.endswith(".py")} == top | inside
+    data = ("isnet_trt/recipes/labels.json", "isnet_trt/training/assets/isnet_demo.pth", "isnet_trt/py.typed")
+    assert names >= {*data, "isnet_trt/export/pictures/rocket.jpg"}
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Callable[[bool], Path]:
+    """A copy of what is packaged, with the links inside ``isnet_trt/`` or with text files in their place."""
+
+    def copied(links: bool) -> Path:
+        root = tmp_path / "checkout"
+        for folder in ("isnet_trt", *AT_THE_TOP):
+            ignored = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(ROOT / folder, root / folder, symlinks=True, ignore=ignored)
+        for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+            shutil.copy(ROOT / name, root / name)
+        for name in AT_THE_TOP:
+            link = root / "isnet_trt" / name
+            link.unlink()
+            if links:
+                link.symlink_to(Path("..", name))
+            else:
+                link.write_text(f"../{name}", "utf-8")
+        return root
+
+    return copied
+
+
+def _real_files(folder: Path) -> list[Path]:
+    """Modules below ``folder`` that are not reached through a link."""
+    return [path for path in folder.rglob("*.py") if not any(one.is_symlink() for one in path.parents)]
