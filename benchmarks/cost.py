@@ -19,7 +19,7 @@ from onnx import TensorProto, helper
 
 from isnet_trt.errors import SettingsError
 from isnet_trt.export.functions import DOMAIN
-from isnet_trt.export.graph import borders
+from isnet_trt.export.graph import block_outputs
 from isnet_trt.settings import Size
 
 TAIL = "decoder_stage2"
@@ -32,7 +32,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Block:
-    """Part of the network between two borders: ``operations``, least ``bytes``, and the ``tensor`` that ends it."""
+    """Part of the network up to a block's output ``tensor``: its ``operations`` and least ``bytes``."""
 
     name: str
     operations: float
@@ -49,8 +49,8 @@ def blocks(path: Path, size: Size, batch: int = 1) -> list[Block]:
     proto = flat(path)
     shapes = tensor_shapes(proto, size, batch)
     types = _types(proto)
-    outputs = [name for name in (*borders(proto).values(), proto.graph.output[0].name) if name in shapes]
-    names = [*(name for name, tensor in borders(proto).items() if tensor in shapes), TAIL]
+    outputs = [name for name in (*block_outputs(proto).values(), proto.graph.output[0].name) if name in shapes]
+    names = [*(name for name, tensor in block_outputs(proto).items() if tensor in shapes), TAIL]
     owned = owners(proto, outputs)
     return [
         Block(name, _operations(proto, owned, i, shapes), _bytes(proto, owned, i, shapes, types), outputs[i])

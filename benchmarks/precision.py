@@ -30,11 +30,11 @@ from isnet_trt import cli
 from isnet_trt.errors import SettingsError
 from isnet_trt.evaluation.labelled import SCENES, DrawnScenes
 from isnet_trt.export.graph import export_graph
-from isnet_trt.export.graphs import Arithmetic, flavour_of, make_graphs
-from isnet_trt.export.quantise import Agreement, MeanIoU, Mix, Table, calibrate, calibration_inputs, mix
-from isnet_trt.export.quantise.picture import draw
-from isnet_trt.export.quantise.table import digest, replacing
-from isnet_trt.export.ranges import Ranges, measure
+from isnet_trt.export.lowering import Arithmetic, flavour_of, lower_graph
+from isnet_trt.export.quantise import Agreement, MeanIoU, Mix, Table, calibrate, calibration_inputs, find_mix
+from isnet_trt.export.quantise.plot import draw
+from isnet_trt.export.quantise.table import atomic_write, digest
+from isnet_trt.export.ranges import Ranges, measure_ranges
 from isnet_trt.export.samples import windows_at_scale_1
 from isnet_trt.pictures.files import write_png
 from isnet_trt.recipes import PRESETS, Recipe
@@ -131,7 +131,7 @@ class Judge:
         missing[0][1].parent.mkdir(exist_ok=True)
         found = score.labels(proto, [index for index, _ in missing])
         for (_, file), labels in zip(missing, found, strict=True):
-            with replacing(file) as temporary:
+            with atomic_write(file) as temporary:
                 temporary.write_bytes(cv2.imencode(".png", labels)[1])
 
     @property
@@ -164,7 +164,7 @@ def source(checkpoint: Checkpoint, street: Path, inputs: int, work: Path) -> Sou
     pictures = calibration_inputs(street, recipe.preprocess, windows_at_scale_1(recipe), inputs)
     table = calibrate(proto, pictures, work / checkpoint.sha256[:20])
     few = [picture for picture, _ in zip(pictures, range(_RANKED), strict=False)]
-    return Source(recipe, proto, table, measure(proto, (one.pixels for one in few)), Agreement(proto, few))
+    return Source(recipe, proto, table, measure_ranges(proto, (one.pixels for one in few)), Agreement(proto, few))
 
 
 def draw_street(folder: Path, count: int) -> Path:
@@ -189,9 +189,11 @@ def measured(todo: Sequence[Case], plain: Source, tuned: Source | None, judge: J
         if case.max_drop is not None:
             flavour = flavour_of(case.arithmetic.precision, case.engine)
             folder = judge.folder / f"mix-{case.max_drop:g}"
-            found = mix(origin.proto, origin.table, flavour, case.max_drop, judge, rank=origin.agreement, folder=folder)
+            found = find_mix(
+                origin.proto, origin.table, flavour, case.max_drop, judge, rank=origin.agreement, folder=folder
+            )
         skip = found.skip if found else ()
-        graphs = make_graphs(origin.proto, case.arithmetic, case.engine, origin.ranges, origin.table, skip)
+        graphs = lower_graph(origin.proto, case.arithmetic, case.engine, origin.ranges, origin.table, skip)
         scores = {p: _score(judge, p, graphs.portable, plain.proto, origin.proto) for p in PRESETS}
         yield Line(case, graphs.engine.ByteSize(), scores, found)
 

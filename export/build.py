@@ -40,9 +40,16 @@ from isnet_trt.export import parity, ranges, tensorrt
 from isnet_trt.export.bundle_kernels import check_kernels, compile_kernels
 from isnet_trt.export.engine_options import Context, EngineOptions
 from isnet_trt.export.graph import export_graph, save_graph
-from isnet_trt.export.graphs import PRECISIONS, Arithmetic, Graphs, flavour_of, make_graphs, uncalibrated
-from isnet_trt.export.interrupts import heeded
+from isnet_trt.export.interrupts import interruptible
 from isnet_trt.export.layers import summary
+from isnet_trt.export.lowering import (
+    PRECISIONS,
+    Arithmetic,
+    LoweredGraphs,
+    flavour_of,
+    lower_graph,
+    missing_calibration,
+)
 from isnet_trt.export.profiles import Shapes, shapes_for
 from isnet_trt.export.quantise import (
     Agreement,
@@ -52,12 +59,12 @@ from isnet_trt.export.quantise import (
     Mix,
     Table,
     calibrate,
-    layers,
-    mix,
+    find_mix,
+    quantisable_layers,
 )
-from isnet_trt.export.quantise.placement import kept
+from isnet_trt.export.quantise.placement import select_layers
 from isnet_trt.export.report import Report, Scores
-from isnet_trt.export.samples import Place, Samples, samples
+from isnet_trt.export.samples import OptionalPath, Samples, samples
 from isnet_trt.export.score import score
 from isnet_trt.pictures.files import printable
 from isnet_trt.recipes import Recipe
@@ -206,14 +213,16 @@ def build(
     return read_bundle(out, verify=False)
 
 
-def _check_eight_bits(arithmetic: Arithmetic, keep: tuple[str, ...], max_drop: float | None, calib: Place) -> None:
+def _check_eight_bits(
+    arithmetic: Arithmetic, keep: tuple[str, ...], max_drop: float | None, calib: OptionalPath
+) -> None:
     """Refuse early what eight bits need, and what only they have."""
     if keep and not arithmetic.eight_bits:
         raise SettingsError(f"keep {' '.join(keep)} with {arithmetic}: it is for int8 and fp8; leave it out")
     if max_drop is not None and not (0 <= max_drop < math.inf and arithmetic.eight_bits):
         raise SettingsError(f"max_drop {max_drop:g} with {arithmetic}: it is for int8 and fp8, and 0 points or more")
     if calib is None and arithmetic.eight_bits:
-        raise uncalibrated(arithmetic.precision)
+        raise missing_calibration(arithmetic.precision)
 
 
 def _settle_kernels(asked: bool, kind: str, context: Context, recipe: Recipe, say: Say) -> bool:
@@ -241,17 +250,19 @@ def _introduce(checkpoint: Checkpoint, choice: Choice, say: Say) -> None:
 @contextlib.contextmanager
 def _stage(say: Say, name: str) -> Iterator[None]:
     start = time.perf_counter()
-    with heeded():
+    with interruptible():
         yield
     say(f"{name:11} {time.perf_counter() - start:.1f} s")
 
 
-def _graphs(job: _Job) -> tuple[Graphs, Mix | None]:
+def _graphs(job: _Job) -> tuple[LoweredGraphs, Mix | None]:
     with _stage(job.say, "export"):
         proto = export_graph(job.model, job.recipe.name)
     arithmetic, found, table, mixed = job.arithmetic, None, None, None
     if arithmetic.eight_bits and job.samples.calibration is not None:
-        kept(layers(proto, flavour_of(arithmetic.precision, job.choice.kind)), job.skip)  # refuses unknown names
+        select_layers(
+            quantisable_layers(proto, flavour_of(arithmetic.precision, job.choice.kind)), job.skip
+        )  # refuses unknown names
         with _stage(job.say, "calibration"):
             table = _calibrated(proto, job.samples.calibration, job)
         if job.max_drop is not None:
@@ -259,9 +270,9 @@ def _graphs(job: _Job) -> tuple[Graphs, Mix | None]:
                 mixed = _mixed(proto, table, job, job.max_drop)
     if arithmetic.precision != "fp32":
         with _stage(job.say, "ranges"):
-            found = ranges.measure(proto, (picture.pixels for picture in job.samples.typical), progress=True)
+            found = ranges.measure_ranges(proto, (picture.pixels for picture in job.samples.typical), progress=True)
     skip = (*job.skip, *(mixed.skip if mixed else ()))
-    return make_graphs(proto, arithmetic, job.choice.kind, found, table, skip), mixed
+    return lower_graph(proto, arithmetic, job.choice.kind, found, table, skip), mixed
 
 
 def _mixed(proto: onnx.ModelProto, table: Table, job: _Job, max_drop: float) -> Mix:
@@ -272,7 +283,7 @@ def _mixed(proto: onnx.ModelProto, table: Table, job: _Job, max_drop: float) -> 
         pairs = (job.labelled[index] for index in range(len(job.labelled)))
         evaluate = MeanIoU(job.recipe, [(image[..., ::-1], truth) for image, truth in pairs], job.recipe.default)
     flavour = flavour_of(job.arithmetic.precision, job.choice.kind)
-    found = mix(proto, table, flavour, max_drop, evaluate, rank=rank, folder=job.table)
+    found = find_mix(proto, table, flavour, max_drop, evaluate, rank=rank, folder=job.table)
     job.say(f"            {found.summary()}")
     return found
 
@@ -326,7 +337,7 @@ def _engine(proto: onnx.ModelProto, folder: Path, job: _Job) -> tuple[EngineInfo
 
 
 def _gate(
-    job: _Job, graphs: Graphs, folder: Path, info: EngineInfo, built: dict[str, Any], mixed: Mix | None
+    job: _Job, graphs: LoweredGraphs, folder: Path, info: EngineInfo, built: dict[str, Any], mixed: Mix | None
 ) -> Report:
     """Compare, score where there are labels, and leave the report in the bundle's folder."""
     tolerance = parity.TOLERANCES[job.arithmetic.precision]

@@ -20,9 +20,9 @@ from tqdm import tqdm
 from isnet_trt.cuda.context_ops import TYPES, WIDTHS, attention_kernels, pool_kernels
 from isnet_trt.engines.cores import usable_cores
 from isnet_trt.errors import BuildError, EngineUnavailable, SettingsError
-from isnet_trt.export.elements import element_types
 from isnet_trt.export.engine_options import Context
 from isnet_trt.export.functions import context_nodes
+from isnet_trt.export.onnx_edit import element_types
 from isnet_trt.kernels.compile import PTX_VERSIONS
 from isnet_trt.recipes.architecture import Architecture
 

@@ -18,9 +18,9 @@ from tqdm import tqdm
 from isnet_trt import cli
 from isnet_trt.bundle import Bundle
 from isnet_trt.errors import SettingsError
-from isnet_trt.export.graph import OUTPUT, borders
-from isnet_trt.export.parity import Picture, load_pictures
-from isnet_trt.export.sides import BuiltSide, GraphSide, Side, open_side
+from isnet_trt.export.comparison_backends import ComparisonBackend, GraphBackend, TensorRTBackend, open_backend
+from isnet_trt.export.graph import OUTPUT, block_outputs
+from isnet_trt.export.parity import NetworkInput, load_inputs
 from isnet_trt.recipes import RECIPES, recipe
 from isnet_trt.settings import Preprocess, Size
 
@@ -119,7 +119,11 @@ class Comparison:
 
 
 def compare(
-    one: Side, other: Side, pictures: Sequence[Picture], names: Sequence[str], progress: bool = False
+    one: ComparisonBackend,
+    other: ComparisonBackend,
+    pictures: Sequence[NetworkInput],
+    names: Sequence[str],
+    progress: bool = False,
 ) -> Comparison:
     """Run both on the pictures and compare the tensors ``names``, `GROUP` at a time.
 
@@ -153,25 +157,25 @@ def _add(
             labels[1] += same.size
 
 
-def _by_shape(pictures: Iterable[Picture]) -> Iterator[tuple[tuple[int, int, int, int], list[Picture]]]:
+def _by_shape(pictures: Iterable[NetworkInput]) -> Iterator[tuple[tuple[int, int, int, int], list[NetworkInput]]]:
     """Pictures of one size together: an engine is built for one size."""
-    found: dict[Any, list[Picture]] = {}
+    found: dict[Any, list[NetworkInput]] = {}
     for picture in pictures:
         found.setdefault(picture.pixels.shape, []).append(picture)
     yield from found.items()
 
 
-def _operators(side: Side) -> dict[str, str]:
+def _operators(side: ComparisonBackend) -> dict[str, str]:
     """Tensor name -> operator that makes it, where a side has a graph."""
-    if not isinstance(side, (GraphSide, BuiltSide)):
+    if not isinstance(side, (GraphBackend, TensorRTBackend)):
         return {}
     return {name: node.op_type for node in side.proto.graph.node for name in node.output}
 
 
-def chosen(one: Side, other: Side, every: bool, pattern: str | None) -> list[str]:
+def chosen(one: ComparisonBackend, other: ComparisonBackend, every: bool, pattern: str | None) -> list[str]:
     """The tensors to compare, of those that both have.
 
-    Those at the borders of blocks and the logits; with ``every`` all; with ``pattern``, a regular expression, those
+    The blocks' outputs and the logits; with ``every`` all; with ``pattern``, a regular expression, those
     in whose name it is found.
 
     Raises:
@@ -186,27 +190,27 @@ def chosen(one: Side, other: Side, every: bool, pattern: str | None) -> list[str
             return [name for name in common if re.search(pattern, name)]
         except re.error as error:
             raise SettingsError(f"--layers {pattern!r} is no regular expression: {error}") from None
-    if every or not isinstance(one, GraphSide):
+    if every or not isinstance(one, GraphBackend):
         return common
-    wanted = {*borders(one.proto).values(), OUTPUT}
+    wanted = {*block_outputs(one.proto).values(), OUTPUT}
     return [name for name in common if name in wanted]
 
 
-def _preprocess(bundles: Sequence[Bundle | None], sides: Sequence[Side]) -> Preprocess:
+def _preprocess(bundles: Sequence[Bundle | None], sides: Sequence[ComparisonBackend]) -> Preprocess:
     """How the pictures become inputs: as a bundle says, or the recipe that a graph was exported from."""
     for bundle in bundles:
         if bundle is not None:
             return bundle.manifest.preprocess
     for side in sides:
-        notes = {p.key: p.value for p in side.proto.metadata_props} if isinstance(side, GraphSide) else {}
+        notes = {p.key: p.value for p in side.proto.metadata_props} if isinstance(side, GraphBackend) else {}
         if notes.get("isnet_trt.recipe") in RECIPES:
             return recipe(notes["isnet_trt.recipe"]).preprocess
     return recipe("isnet_demo").preprocess
 
 
-def _static(side: Side) -> Size | None:
+def _static(side: ComparisonBackend) -> Size | None:
     """The one input size (height, width) of a graph that has one."""
-    if not isinstance(side, (GraphSide, BuiltSide)):
+    if not isinstance(side, (GraphBackend, TensorRTBackend)):
         return None
     sizes = [dimension.dim_value for dimension in side.proto.graph.input[0].type.tensor_type.shape.dim]
     return (sizes[2], sizes[3]) if len(sizes) == 4 and min(sizes[2:]) > 0 else None
@@ -256,20 +260,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         from isnet_trt.export.reduce import reduce_graph
 
         return reduce_graph(arguments.one, arguments.other, arguments.reduce, lambda text: print(text, flush=True))
-    (one, first), (other, second) = open_side(arguments.one), open_side(arguments.other, arguments.one)
+    (one, first), (other, second) = open_backend(arguments.one), open_backend(arguments.other, arguments.one)
     preprocess = _preprocess((first, second), (one, other))
     images = Path(arguments.images) if arguments.images else None
-    pictures = load_pictures(preprocess, images, _static(one) or _static(other))
+    pictures = load_inputs(preprocess, images, _static(one) or _static(other))
     names = chosen(one, other, arguments.all, arguments.layers)
     found = compare(one, other, pictures, names, progress=True)
-    blocks = {tensor: block for block, tensor in borders(one.proto).items()} if isinstance(one, GraphSide) else {}
+    blocks = (
+        {tensor: block for block, tensor in block_outputs(one.proto).items()} if isinstance(one, GraphBackend) else {}
+    )
     print("\n".join(page(found, blocks, arguments.bound, arguments.worst)))
     if arguments.json:
         _write(arguments.json, one, other, found)
     return cli.FAILED if found.first_beyond(arguments.bound) else 0
 
 
-def _write(path: Path, one: Side, other: Side, found: Comparison) -> None:
+def _write(path: Path, one: ComparisonBackend, other: ComparisonBackend, found: Comparison) -> None:
     rows = [{**asdict(row), "rms": _number(row.rms), "max": _number(row.max)} for row in found.rows]
     data = {"one": one.label, "other": other.label, "pictures": found.pictures, "agreement": found.agreement}
     try:

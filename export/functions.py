@@ -167,7 +167,7 @@ def context_nodes(model: ModelProto) -> list[onnx.NodeProto]:
     return [node for node in model.graph.node if node.domain == DOMAIN]
 
 
-def without_plugins(model: ModelProto) -> None:
+def remove_plugin_namespace(model: ModelProto) -> None:
     """Take the plugin namespace off the nodes: a parser then runs the bodies, whatever plugins are registered."""
     for node in context_nodes(model):
         kept = [attribute for attribute in node.attribute if attribute.name != "plugin_namespace"]

@@ -26,7 +26,7 @@ from isnet_trt.export.functions import AttentionBody
 from isnet_trt.training.model import ISNet, inference_form
 
 INPUT, OUTPUT = "image", "logits"
-BORDERS = (
+BLOCKS = (
     "backbone_net.stem",
     "backbone_net.layer1",
     "backbone_net.layer2",
@@ -135,9 +135,9 @@ def _borders(proto: onnx.ModelProto) -> dict[str, str]:
     for node in proto.graph.node:
         scopes = next((p.value for p in node.metadata_props if p.key == "pkg.torch.onnx.name_scopes"), "[]")
         for scope in ast.literal_eval(scopes):
-            if scope in BORDERS:
+            if scope in BLOCKS:
                 last[scope] = node.output[0]
-    return {name: last[name] for name in BORDERS if name in last}
+    return {name: last[name] for name in BLOCKS if name in last}
 
 
 def _note(proto: onnx.ModelProto, notes: dict[str, str]) -> None:
@@ -154,7 +154,7 @@ def _strip(proto: onnx.ModelProto) -> None:
     del proto.graph.metadata_props[:]
 
 
-def borders(proto: onnx.ModelProto) -> dict[str, str]:
+def block_outputs(proto: onnx.ModelProto) -> dict[str, str]:
     """Block name -> tensor name, in the order of computation, as `export_graph` recorded them."""
     notes = {entry.key: entry.value for entry in proto.metadata_props}
     return json.loads(notes.get(_BORDERS_KEY, "{}"))

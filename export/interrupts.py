@@ -10,7 +10,7 @@ from typing import Any
 
 
 @contextlib.contextmanager
-def heeded() -> Iterator[None]:
+def interruptible() -> Iterator[None]:
     """Ctrl-C inside ends the block with KeyboardInterrupt, at its end at the latest.
 
     torch's exporter, and whatever runs in a destructor, catch the exception, go on or fail with another one. Works on

@@ -16,9 +16,9 @@ import onnx
 from onnx import TensorProto
 
 from isnet_trt.errors import BuildError
-from isnet_trt.export.elements import element_types
 from isnet_trt.export.engine_options import Context
 from isnet_trt.export.functions import DOMAIN, context_nodes
+from isnet_trt.export.onnx_edit import element_types
 
 HEAD = "Layers:"
 # The first that occurs in the library's word is meant: BFloat16 and FP16 end like others begin.

@@ -23,8 +23,8 @@ from tqdm import tqdm
 
 from isnet_trt.engines.base import Engine
 from isnet_trt.errors import ImageError, ParityError, SettingsError
-from isnet_trt.export.graph import borders
-from isnet_trt.export.sessions import session_of
+from isnet_trt.export.graph import block_outputs
+from isnet_trt.export.sessions import open_session
 from isnet_trt.metrics import Confusion
 from isnet_trt.pictures.files import SUFFIXES, named, pictures_in, printable, read_image
 from isnet_trt.pictures.preprocess import normalise, resize
@@ -71,7 +71,7 @@ FP32 = TOLERANCES["fp32"]
 
 
 @dataclass(frozen=True)
-class Picture:
+class NetworkInput:
     """A network input: its name and normalised pixels (1, 3, H, W) float32."""
 
     name: str
@@ -100,12 +100,12 @@ class Row:
         )
 
 
-def load_pictures(
+def load_inputs(
     preprocess: Preprocess,
     images: Path | Sequence[Path] | None = None,
     size: Size | None = None,
     limit: int | None = None,
-) -> list[Picture]:
+) -> list[NetworkInput]:
     """The gate's pictures: those in ``images`` (a file, a folder, files; through the recipe's test resize), or our own.
 
     With ``size`` every picture is resized to that (height, width), for engines of one static shape. The first
@@ -118,7 +118,9 @@ def load_pictures(
     return list(itertools.islice(_pictures(preprocess, images, size), limit))
 
 
-def _pictures(preprocess: Preprocess, images: Path | Sequence[Path] | None, size: Size | None) -> Iterator[Picture]:
+def _pictures(
+    preprocess: Preprocess, images: Path | Sequence[Path] | None, size: Size | None
+) -> Iterator[NetworkInput]:
     for path in _files(images or PICTURES):
         image = read_image(path)
         if size:
@@ -132,7 +134,7 @@ def _pictures(preprocess: Preprocess, images: Path | Sequence[Path] | None, size
             factor = _SIDE / max(image.shape[:2])
             image = _scaled(image, (round(image.shape[0] * factor), round(image.shape[1] * factor)))
         pixels = normalise(image, preprocess).transpose(2, 0, 1)[None]
-        yield Picture(printable(path.name), np.ascontiguousarray(pixels))
+        yield NetworkInput(printable(path.name), np.ascontiguousarray(pixels))
 
 
 def _scaled(image: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
@@ -178,7 +180,7 @@ class Block:
 
 
 @dataclass
-class Findings:
+class ParityResult:
     """What the gate saw: a row per picture, the worst of every block, labels counted against the checkpoint's.
 
     ``histograms``: block -> edges (BINS + 1,), counts of the checkpoint (BINS,), counts of the engine's graph (BINS,).
@@ -212,18 +214,18 @@ def gate(
     model: ISNet,
     proto: onnx.ModelProto,
     engine: Engine,
-    pictures: Iterable[Picture],
+    pictures: Iterable[NetworkInput],
     tolerance: Tolerance = FP32,
     progress: bool = False,
-) -> Findings:
+) -> ParityResult:
     """Compare ``engine`` with ``model`` on every picture, and its graph ``proto`` under ONNX Runtime block by block.
 
     Raises:
         ParityError: a figure is outside its bound; the message has the figures and names the first bad block.
     """
-    names = borders(proto)
-    found = Findings(engine.description, tolerance, Confusion(model.architecture.num_classes))
-    with session_of(proto, names.values()) as session:
+    names = block_outputs(proto)
+    found = ParityResult(engine.description, tolerance, Confusion(model.architecture.num_classes))
+    with open_session(proto, names.values()) as session:
         for picture in tqdm(pictures, "parity", leave=False, disable=None if progress else True):
             wanted, logits = _hooked(model, names, torch.from_numpy(picture.pixels))
             got = engine.run(picture.pixels)
@@ -239,7 +241,7 @@ def gate(
     return found
 
 
-def _count(found: Findings, row: Row, blocks: Sequence[Block], got: NDArray[Any], wanted: NDArray[Any]) -> None:
+def _count(found: ParityResult, row: Row, blocks: Sequence[Block], got: NDArray[Any], wanted: NDArray[Any]) -> None:
     found.rows.append(row)
     found.confusion.add(got, wanted)
     for block in blocks:

@@ -15,8 +15,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from isnet_trt.export.elements import element_types
-from isnet_trt.export.islands import Half
+from isnet_trt.export.fp32_fallback import Half
+from isnet_trt.export.onnx_edit import element_types
 
 FLOAT = TensorProto.FLOAT
 HALVES: dict[Half, int] = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
@@ -33,7 +33,7 @@ _OWN_TYPE = {"Shape", "Size", "Constant", "ConstantOfShape"}
 _RAW: dict[int, Any] = {FLOAT: np.float32, TensorProto.FLOAT16: np.float16, TensorProto.BFLOAT16: ml_dtypes.bfloat16}
 
 
-def typed(proto: onnx.ModelProto, half: Half, islands: Collection[str] = ()) -> onnx.ModelProto:
+def cast_to_half(proto: onnx.ModelProto, half: Half, islands: Collection[str] = ()) -> onnx.ModelProto:
     """A copy of ``proto`` whose float32 nodes compute in ``half``, but for those named in ``islands``.
 
     Names of tensors and nodes stay as they are, so that border tensors keep theirs; a cast of tensor t is called
@@ -143,7 +143,7 @@ def _converted(tensor: TensorProto, name: str, kind: int) -> TensorProto:
     return helper.make_tensor(name, kind, tensor.dims, array.tobytes(), raw=True)
 
 
-def emulated(proto: onnx.ModelProto) -> onnx.ModelProto:
+def emulate_bf16(proto: onnx.ModelProto) -> onnx.ModelProto:
     """The float32 twin of a bfloat16 graph, for engines without bfloat16 convolutions (ONNX Runtime on a CPU).
 
     Weights are rounded beforehand; the result of each bfloat16 node is rounded to the nearest bfloat16 by two casts.
@@ -183,6 +183,6 @@ def _rounding(exact: str, rounded: str) -> list[NodeProto]:
     ]
 
 
-def casts(proto: onnx.ModelProto) -> int:
+def count_casts(proto: onnx.ModelProto) -> int:
     """How many casts between floating types a typed graph has; the context operations' own are not counted."""
     return sum(node.op_type == "Cast" and "::" in node.name for node in proto.graph.node)

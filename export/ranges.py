@@ -15,9 +15,9 @@ from onnx import TensorProto, helper, numpy_helper
 from tqdm import tqdm
 
 from isnet_trt.errors import BuildError
-from isnet_trt.export.elements import element_types
 from isnet_trt.export.functions import context_nodes
-from isnet_trt.export.sessions import session_of
+from isnet_trt.export.onnx_edit import element_types
+from isnet_trt.export.sessions import open_session
 
 _SCORES = "::scores"
 _REDUCTIONS = ("ReduceMin", "ReduceMax", "ReduceSumSquare")
@@ -40,24 +40,24 @@ class Range:
 Ranges = dict[str, Range]
 
 
-def scores_name(node: onnx.NodeProto) -> str:
+def scores_bound_name(node: onnx.NodeProto) -> str:
     """Under which name `measure` gives the bound of the scores inside a ``ContextAttention`` node."""
     return node.output[0] + _SCORES
 
 
-def measure(proto: onnx.ModelProto, inputs: Iterable[NDArray[np.float32]], progress: bool = False) -> Ranges:
+def measure_ranges(proto: onnx.ModelProto, inputs: Iterable[NDArray[np.float32]], progress: bool = False) -> Ranges:
     """The ranges of all float32 tensors that the nodes of ``proto`` make, over ``inputs`` (B, 3, H, W) each.
 
-    For a ``ContextAttention`` node the name of `scores_name` has a bound of its scores |scale · q·k|: the largest row
-    norms of q and k multiplied (Cauchy–Schwarz), so that the scores themselves need not exist.
+    For a ``ContextAttention`` node, `scores_bound_name` is the key of an upper bound of its scores |scale · q·k|: the
+    product of the largest row norms of q and k (Cauchy–Schwarz). The scores themselves are never computed.
 
     Raises:
         BuildError: there are no inputs, or a tensor is NaN or infinite; the message names it and its node.
     """
-    names = floats(proto)
+    names = float32_outputs(proto)
     makers = {name: node for node in proto.graph.node for name in node.output}
     found: dict[str, list[float]] = {}
-    with session_of(_probe(proto, names)) as session:
+    with open_session(_probe(proto, names)) as session:
         columns = [output.name for output in session.get_outputs()]
         for number, batch in enumerate(tqdm(inputs, "ranges", leave=False, disable=None if progress else True)):
             figures = dict(zip(columns, session.run(columns, {session.get_inputs()[0].name: batch}), strict=True))
@@ -70,7 +70,7 @@ def measure(proto: onnx.ModelProto, inputs: Iterable[NDArray[np.float32]], progr
     return {name: Range(low, high, (squares / count) ** 0.5) for name, (low, high, squares, count) in found.items()}
 
 
-def floats(proto: onnx.ModelProto) -> list[str]:
+def float32_outputs(proto: onnx.ModelProto) -> list[str]:
     """Names of the float32 tensors that nodes of the graph make, in the order of computation.
 
     ``log_counts`` is left out: it is −inf for a class without positions.
@@ -124,5 +124,5 @@ def _add(
 def _add_scores(found: dict[str, list[float]], node: onnx.NodeProto, figures: dict[str, NDArray]) -> None:
     scale = next(attribute.f for attribute in node.attribute if attribute.name == "scale")
     bound = scale * float(figures[f"{node.input[0]}::rows"]) * float(figures[f"{node.input[1]}::rows"])
-    bound = max(bound, found.get(scores_name(node), [0.0, 0.0])[1])
-    found[scores_name(node)] = [-bound, bound, bound**2, 1.0]
+    bound = max(bound, found.get(scores_bound_name(node), [0.0, 0.0])[1])
+    found[scores_bound_name(node)] = [-bound, bound, bound**2, 1.0]

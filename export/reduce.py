@@ -20,9 +20,9 @@ import onnx
 from isnet_trt import cli
 from isnet_trt.engines.libraries import LIBRARIES, import_library
 from isnet_trt.errors import BuildError, EngineUnavailable, SettingsError
-from isnet_trt.export.functions import without_plugins
+from isnet_trt.export.comparison_backends import load_graph
+from isnet_trt.export.functions import remove_plugin_namespace
 from isnet_trt.export.graph import INPUT, with_attention
-from isnet_trt.export.sides import load_graph
 from isnet_trt.export.tensorrt import fix_input
 
 _SHAPE = (1, 3, 65, 97)
@@ -47,7 +47,7 @@ def reduce_graph(one: str, kind: str, out: Path, say: Callable[[str], None]) -> 
     if missing := [name for name in ("polygraphy", "onnx_graphsurgeon") if importlib.util.find_spec(name) is None]:
         raise EngineUnavailable(f"--reduce needs {' and '.join(missing)}; pip install 'isnet_trt[build]'")
     proto = with_attention(load_graph(one)[0], "plain")
-    without_plugins(proto)
+    remove_plugin_namespace(proto)
     with tempfile.TemporaryDirectory() as folder:
         fix_input(proto, _static(proto))
         onnx.save(proto, f"{folder}/whole.onnx")

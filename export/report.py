@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from isnet_trt.export.parity import Block, Findings
+from isnet_trt.export.parity import Block, ParityResult
 from isnet_trt.export.quantise import Mix
-from isnet_trt.export.quantise.picture import draw as draw_mix
+from isnet_trt.export.quantise.plot import draw as draw_mix
 from isnet_trt.metrics import Metrics
 from isnet_trt.settings import Labels
 
@@ -52,7 +52,7 @@ class Report:
     precision: str
     engine: str
     labels: Labels
-    findings: Findings
+    findings: ParityResult
     about: dict[str, Any] = field(default_factory=dict)
     built: dict[str, Any] = field(default_factory=dict)
     scores: Scores | None = None
@@ -143,7 +143,7 @@ def _islands(about: dict[str, Any]) -> Iterator[str]:
         yield from (f"  - {node}: {reason}" for node, reason in islands.items())
 
 
-def _rows(found: Findings) -> Iterator[str]:
+def _rows(found: ParityResult) -> Iterator[str]:
     yield from ("", "## Pictures", "", "| input | size | largest | rms | equal labels |", "|---|---|---:|---:|---:|")
     for row in found.rows:
         size = f"{row.height}×{row.width}"
@@ -152,7 +152,7 @@ def _rows(found: Findings) -> Iterator[str]:
     yield (f"| bound | | {bounds.max:.2e} | {bounds.rms:.2e} | {100 * bounds.agreement:.1f} % |")
 
 
-def _draw(found: Findings, path: Path) -> None:
+def _draw(found: ParityResult, path: Path) -> None:
     """The values of each block's output as two histograms, and the error of each block as a bar."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from isnet_trt.export import parity
-from isnet_trt.export.parity import Picture
+from isnet_trt.export.parity import NetworkInput
 from isnet_trt.export.quantise import CalibrationInputs, calibration_inputs
 from isnet_trt.recipes import Recipe
 from isnet_trt.settings import Inference, Size
 
 COMPARED = 16
 """Network inputs that the gate compares and that ranges are measured on: PyTorch takes seconds for each."""
-Place = str | os.PathLike[str] | None
+OptionalPath = str | os.PathLike[str] | None
 """A file or folder of pictures that the user may have named."""
 
 
@@ -28,8 +28,8 @@ class Samples:
     for the first two, one line a picture.
     """
 
-    gate: Sequence[Picture]
-    typical: Sequence[Picture]
+    gate: Sequence[NetworkInput]
+    typical: Sequence[NetworkInput]
     calibration: CalibrationInputs | None = None
     left_out: tuple[str, ...] = ()
 
@@ -39,7 +39,7 @@ def windows_at_scale_1(recipe: Recipe) -> Inference:
     return recipe.ms_flip.replace(scales=(1.0,), flip=False)
 
 
-def samples(recipe: Recipe, calib: Place, limit: int, images: Place, static: Size | None) -> Samples:
+def samples(recipe: Recipe, calib: OptionalPath, limit: int, images: OptionalPath, static: Size | None) -> Samples:
     """The inputs of a build: from ``calib``, at most ``limit``; the gate's from ``images`` where that is given.
 
     For the gate of an engine of one ``static`` (height, width), which takes no windows of another size, the pictures
@@ -51,12 +51,12 @@ def samples(recipe: Recipe, calib: Place, limit: int, images: Place, static: Siz
     """
     chosen = Path(images) if images else None
     if calib is None:
-        gate = parity.load_pictures(recipe.preprocess, chosen, static, COMPARED)
+        gate = parity.load_inputs(recipe.preprocess, chosen, static, COMPARED)
         return Samples(gate, gate)
     inputs = calibration_inputs(calib, recipe.preprocess, windows_at_scale_1(recipe), limit)
     typical = [picture for _, picture in zip(range(COMPARED), inputs, strict=False)]
     left_out = tuple(inputs.skipped)
     gate = typical
     if chosen or static:
-        gate = parity.load_pictures(recipe.preprocess, chosen or inputs.readable, static, COMPARED)
+        gate = parity.load_inputs(recipe.preprocess, chosen or inputs.readable, static, COMPARED)
     return Samples(gate, typical, inputs, left_out)

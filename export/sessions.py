@@ -16,7 +16,7 @@ LARGEST_PROTOBUF = 2**31 - 2**24
 
 
 @contextmanager
-def session_of(proto: onnx.ModelProto, outputs: Iterable[str] = (), threads: int | None = None) -> Iterator[Any]:
+def open_session(proto: onnx.ModelProto, outputs: Iterable[str] = (), threads: int | None = None) -> Iterator[Any]:
     """A session on the CPU of ``proto`` that can also return the tensors called ``outputs``."""
     import onnxruntime
 

@@ -22,7 +22,7 @@ from isnet_trt.engines.libraries import allow_plugins, import_library, started
 from isnet_trt.errors import BuildError, EngineUnavailable
 from isnet_trt.export import builder as building
 from isnet_trt.export.engine_options import EngineOptions
-from isnet_trt.export.functions import without_plugins
+from isnet_trt.export.functions import remove_plugin_namespace
 from isnet_trt.export.graph import with_attention
 from isnet_trt.export.layers import Layer, check_context, check_types, parse_layers
 from isnet_trt.export.profiles import Shape, Shapes, set_shapes
@@ -150,7 +150,7 @@ def _prepared(proto: onnx.ModelProto, task: _Task) -> onnx.ModelProto:
     """The graph as the parser should see it: plain bodies, one shape if static, plugins where they are meant."""
     graph = with_attention(proto, "plain")
     if task.options.context == "native":
-        without_plugins(graph)  # a creator that somebody else has registered must not be taken
+        remove_plugin_namespace(graph)  # a creator that somebody else has registered must not be taken
     if task.shapes.static:
         fix_input(graph, task.shapes.usual)
     return graph

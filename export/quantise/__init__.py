@@ -6,14 +6,14 @@ onnx_int8 = quantise(proto, table, "tensorrt")
 """
 
 from isnet_trt.export.quantise.calibration import calibrate
-from isnet_trt.export.quantise.evaluate import Agreement, Evaluate, MeanIoU, running
+from isnet_trt.export.quantise.evaluate import Agreement, Evaluate, MeanIoU, open_graph
 from isnet_trt.export.quantise.formats import FLAVOURS, Flavour
 from isnet_trt.export.quantise.inputs import CalibrationInputs, calibration_inputs
 from isnet_trt.export.quantise.insert import quantise
-from isnet_trt.export.quantise.placement import Layer, layers
-from isnet_trt.export.quantise.sensitivity import Mix, mix
+from isnet_trt.export.quantise.placement import Layer, quantisable_layers
+from isnet_trt.export.quantise.qdq_emulation import emulate_qdq
+from isnet_trt.export.quantise.sensitivity import Mix, find_mix
 from isnet_trt.export.quantise.table import Table
-from isnet_trt.export.quantise.twin import twin
 
 __all__ = [
     "FLAVOURS",
@@ -27,9 +27,9 @@ __all__ = [
     "Table",
     "calibrate",
     "calibration_inputs",
-    "layers",
-    "mix",
+    "emulate_qdq",
+    "find_mix",
+    "open_graph",
+    "quantisable_layers",
     "quantise",
-    "running",
-    "twin",
 ]

@@ -12,11 +12,11 @@ from tqdm import tqdm
 
 from isnet_trt.errors import BuildError, SettingsError
 from isnet_trt.export.graph import INPUT
-from isnet_trt.export.parity import Picture
-from isnet_trt.export.quantise.observed import Observed
-from isnet_trt.export.quantise.placement import points
+from isnet_trt.export.parity import NetworkInput
+from isnet_trt.export.quantise.placement import calibrated_tensors
 from isnet_trt.export.quantise.table import JSON, Table, digest
-from isnet_trt.export.sessions import session_of
+from isnet_trt.export.quantise.tensor_statistics import TensorStatistics
+from isnet_trt.export.sessions import open_session
 
 SAVE_EVERY = 16
 _AT_ONCE = 2**31
@@ -27,7 +27,7 @@ _BYTES_PER_PIXEL = 64
 
 def calibrate(
     proto: onnx.ModelProto,
-    inputs: Iterable[Picture],
+    inputs: Iterable[NetworkInput],
     folder: str | os.PathLike[str] | None = None,
     *,
     total: int | None = None,
@@ -50,9 +50,9 @@ def calibrate(
         SettingsError: there was no input.
     """
     table = _begin(proto, inputs, folder)
-    done, names = len(table.inputs), points(proto)
+    done, names = len(table.inputs), calibrated_tensors(proto)
     total = total or getattr(inputs, "limit", None)
-    with session_of(proto, names, threads) as session:
+    with open_session(proto, names, threads) as session:
         for number, one in enumerate(tqdm(inputs, "calibration", total, disable=None if progress else True)):
             if number < done:
                 continue
@@ -66,7 +66,7 @@ def calibrate(
     return table
 
 
-def _begin(proto: onnx.ModelProto, inputs: Iterable[Picture], folder: str | os.PathLike[str] | None) -> Table:
+def _begin(proto: onnx.ModelProto, inputs: Iterable[NetworkInput], folder: str | os.PathLike[str] | None) -> Table:
     """The table to go on with: the stored one if it is of this graph and these inputs, else an empty one."""
     graph, source = digest(proto), str(getattr(inputs, "fingerprint", ""))
     if folder is not None and Path(folder).exists() and not Path(folder).is_dir():
@@ -82,7 +82,7 @@ def _begin(proto: onnx.ModelProto, inputs: Iterable[Picture], folder: str | os.P
     return Table(graph, source)
 
 
-def _observe(session: Any, table: Table, names: list[str], one: Picture) -> None:
+def _observe(session: Any, table: Table, names: list[str], one: NetworkInput) -> None:
     at_once = max(8, _AT_ONCE // (one.pixels[0, 0].size * _BYTES_PER_PIXEL))
     for start in range(0, len(names), at_once):
         group = [name for name in names[start : start + at_once] if name != INPUT]
@@ -90,5 +90,5 @@ def _observe(session: Any, table: Table, names: list[str], one: Picture) -> None
         if INPUT in names[start : start + at_once]:
             values[INPUT] = one.pixels
         for name, value in values.items():
-            table.records.setdefault(name, Observed()).add(name, value)
+            table.records.setdefault(name, TensorStatistics()).add(name, value)
     table.inputs.append(one.name)

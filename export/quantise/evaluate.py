@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from isnet_trt.engines.base import Engine
 from isnet_trt.engines.onnxruntime import open_onnx
-from isnet_trt.export.parity import Picture
-from isnet_trt.export.quantise.twin import twin
+from isnet_trt.export.parity import NetworkInput
+from isnet_trt.export.quantise.qdq_emulation import emulate_qdq
 from isnet_trt.metrics import Confusion
 from isnet_trt.recipes import Recipe
 from isnet_trt.runtime.segmenter import Segmenter
@@ -37,11 +37,11 @@ class Evaluate(Protocol):
 
 
 @contextmanager
-def running(proto: onnx.ModelProto, threads: int | None = None) -> Iterator[Engine]:
+def open_graph(proto: onnx.ModelProto, threads: int | None = None) -> Iterator[Engine]:
     """An engine for ``proto`` under ONNX Runtime; of graphs for TensorRT it runs the `twin`."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
-        onnx.save_model(proto if _runs_as_it_is(proto) else twin(proto), str(path))
+        onnx.save_model(proto if _runs_as_it_is(proto) else emulate_qdq(proto), str(path))
         engine = open_onnx(path, threads=threads)
         try:
             yield engine
@@ -61,7 +61,7 @@ class Agreement:
 
     unit = "labels equal"
 
-    def __init__(self, reference: onnx.ModelProto, inputs: Iterable[Picture], threads: int | None = None) -> None:
+    def __init__(self, reference: onnx.ModelProto, inputs: Iterable[NetworkInput], threads: int | None = None) -> None:
         self.inputs, self.threads = list(inputs), threads
         self.wanted = self._labels(reference)
 
@@ -71,7 +71,7 @@ class Agreement:
         return _digest(*(one.pixels for one in self.inputs))
 
     def _labels(self, proto: onnx.ModelProto) -> list[NDArray[np.intp]]:
-        with running(proto, self.threads) as engine:
+        with open_graph(proto, self.threads) as engine:
             return [engine.run(one.pixels).argmax(1) for one in self.inputs]
 
     def __call__(self, proto: onnx.ModelProto) -> float:
@@ -105,7 +105,7 @@ class MeanIoU:
     ) -> Iterator[NDArray[np.unsignedinteger]]:
         """The label map (H, W) of each picture in turn, or of those with the given numbers."""
         recipe = self.recipe
-        with running(proto, self.threads) as engine:
+        with open_graph(proto, self.threads) as engine:
             stride = recipe.architecture.output_stride
             segmenter = Segmenter(
                 engine, recipe.labels, recipe.preprocess, self.inference, stride, threads=self.threads

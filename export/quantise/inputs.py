@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from isnet_trt.errors import ImageError, SettingsError
-from isnet_trt.export.parity import Picture
+from isnet_trt.export.parity import NetworkInput
 from isnet_trt.merging import windows
 from isnet_trt.pictures.files import SUFFIXES, named, pictures_in, printable, read_image
 from isnet_trt.pictures.preprocess import normalise, resize
@@ -21,7 +21,7 @@ LIMIT = 128
 
 
 class CalibrationInputs:
-    """Iterates over network inputs (1, 3, h, w) as `Picture`, at most ``limit``.
+    """Iterates over network inputs (1, 3, h, w) as `NetworkInput`, at most ``limit``.
 
     A picture can make many windows (scales, flip, slide). Each round takes one window of every picture, another one in
     each round and spread over all passes, until there are ``limit`` inputs; so few pictures give many windows each
@@ -53,7 +53,7 @@ class CalibrationInputs:
         content = [*map(_stamp, self.files), repr(self.preprocess), repr(self.inference)]
         return hashlib.sha256("\n".join(content).encode()).hexdigest()
 
-    def __iter__(self) -> Iterator[Picture]:
+    def __iter__(self) -> Iterator[NetworkInput]:
         self.skipped, self._used = [], set()
         found = itertools.islice(self._rounds(), self.limit)
         first = next(found, None)
@@ -62,7 +62,7 @@ class CalibrationInputs:
         yield first
         yield from found
 
-    def _rounds(self) -> Iterator[Picture]:
+    def _rounds(self) -> Iterator[NetworkInput]:
         files = list(enumerate(self.files))
         for turn in itertools.count():
             left = []
@@ -80,7 +80,7 @@ class CalibrationInputs:
                 return
             files = left
 
-    def _window(self, file: Path, turn: int, number: int) -> Picture | None:
+    def _window(self, file: Path, turn: int, number: int) -> NetworkInput | None:
         """The window of one picture that round ``turn`` takes; None when all were taken."""
         picture = normalise(resize(read_image(file), self.preprocess), self.preprocess)
         plan = windows.plan((picture.shape[0], picture.shape[1]), self.inference)
@@ -90,7 +90,7 @@ class CalibrationInputs:
         planes = np.ascontiguousarray(picture.transpose(2, 0, 1), np.float32)
         index = int(order[turn])
         ((_, pixels),) = windows.gather(planes, plan.windows[index : index + 1])
-        return Picture(f"{printable(file.name)}:{index}", pixels)
+        return NetworkInput(f"{printable(file.name)}:{index}", pixels)
 
 
 def _stamp(file: Path) -> str:

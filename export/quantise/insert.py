@@ -16,7 +16,15 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from isnet_trt.errors import BuildError
 from isnet_trt.export.quantise.formats import ACTIVATIONS, WEIGHTS, Array, Flavour, Format, Scale, weight_scales
-from isnet_trt.export.quantise.placement import Layer, Read, Wiring, attribute, kept, layers, reads
+from isnet_trt.export.quantise.placement import (
+    GraphIndex,
+    Layer,
+    QuantisedInput,
+    attribute,
+    quantisable_layers,
+    quantised_inputs,
+    select_layers,
+)
 from isnet_trt.export.quantise.table import Table
 
 M = TypeVar("M", NodeProto, TensorProto)
@@ -36,10 +44,10 @@ def quantise(proto: ModelProto, table: Table, flavour: Flavour, skip: Iterable[s
         SettingsError: an entry of ``skip`` names no layer.
         BuildError: the table does not belong to the graph.
     """
-    chosen = kept(layers(proto, flavour), skip)
+    chosen = select_layers(quantisable_layers(proto, flavour), skip)
     copy = ModelProto()
     copy.CopyFrom(proto)
-    _Writer(copy, table, flavour).write(chosen, reads(proto, flavour, chosen))
+    _Writer(copy, table, flavour).write(chosen, quantised_inputs(proto, flavour, chosen))
     return copy
 
 
@@ -48,7 +56,7 @@ class _Writer:
 
     def __init__(self, proto: ModelProto, table: Table, flavour: Flavour) -> None:
         self.proto, self.table, self.flavour = proto, table, flavour
-        self.wiring = Wiring(proto)
+        self.index = GraphIndex(proto)
         self.activations, self.weights = ACTIVATIONS[flavour], WEIGHTS[flavour]
         self.dtypes = element_types(proto)
         self.typed = False
@@ -56,8 +64,8 @@ class _Writer:
         self.behind: dict[str, list[NodeProto]] = {}
         self.before: dict[str, list[NodeProto]] = {}
 
-    def write(self, chosen: list[Layer], places: list[Read]) -> None:
-        nodes = {node.name: node for node in self.wiring.nodes}
+    def write(self, chosen: list[Layer], places: list[QuantisedInput]) -> None:
+        nodes = {node.name: node for node in self.index.nodes}
         rounded: dict[tuple[str, str], str] = {}
         for read in places:
             key = (read.tensor, read.like)
@@ -72,7 +80,7 @@ class _Writer:
             raise_opset(self.proto, TYPED_OPSET)
 
     def scale(self, tensor: str) -> Scale:
-        return self.table.scale(origin(self.wiring, tensor), self.activations)
+        return self.table.scale(origin(self.index, tensor), self.activations)
 
     def _round(self, tensor: str, like: str) -> str:
         """Q and DQ behind ``tensor``; the name of the result."""
@@ -101,11 +109,11 @@ class _Writer:
         return self.dtypes.get(tensor, TensorProto.FLOAT)
 
     def _weight(self, layer: Layer, node: NodeProto) -> None:
-        weight = self.wiring.weight(layer.weight)
+        weight = self.index.weight(layer.weight)
         scales = weight_scales(weight, self.weights)
         if self.flavour == "cpu" and len(node.input) > 2 and node.input[2]:
             scales = self._bias(layer, node, scales)
-        dtype = self.wiring.initializers[layer.weight].data_type
+        dtype = self.index.initializers[layer.weight].data_type
         self._constant(f"{layer.weight}_stored", self.weights.store(weight, scales[:, None, None, None]))
         self._constant(f"{layer.weight}_scale", scales)
         self._constant(f"{layer.weight}_zero", np.full(len(scales), _zero(self.weights, 0)))
@@ -117,7 +125,7 @@ class _Writer:
 
     def _bias(self, layer: Layer, node: NodeProto, scales: Array) -> Array:
         """The bias in 32-bit units of (input scale · weight scale); the weight scales, enlarged where it overflows."""
-        bias = self.wiring.weight(node.input[2])
+        bias = self.index.weight(node.input[2])
         source = np.float32(self.scale(self.likes[layer.node, 0]).scale)
         scales = np.maximum(scales, np.abs(bias) / (source * np.float32(_LARGEST_BIAS))).astype(np.float32)
         units = (source * scales).astype(np.float32)
@@ -132,16 +140,16 @@ class _Writer:
         return scales
 
     def _constant(self, name: str, value: NDArray | np.generic) -> None:
-        if name not in self.wiring.initializers:
+        if name not in self.index.initializers:
             tensor = _tensor(np.asarray(value), name)
             self.proto.graph.initializer.append(tensor)
-            self.wiring.initializers[name] = tensor
+            self.index.initializers[name] = tensor
 
     def _reorder(self) -> None:
         """Every node behind those it reads; weights that nothing reads any longer are dropped."""
         graph = self.proto.graph
         ordered = [node for value in graph.input for node in self.behind.get(value.name, [])]
-        for node in self.wiring.nodes:
+        for node in self.index.nodes:
             ordered += [*self.before.get(node.name, []), node]
             ordered += [extra for name in node.output for extra in self.behind.get(name, [])]
         used = {name for node in ordered for name in node.input}
@@ -154,10 +162,10 @@ class _Writer:
         graph.initializer.extend(tensors)
 
 
-def origin(wiring: Wiring, tensor: str) -> str:
+def origin(index: GraphIndex, tensor: str) -> str:
     """The tensor that was calibrated: ``tensor`` before any casts."""
-    while wiring.kind(tensor) == "Cast":
-        tensor = wiring.makers[tensor].input[0]
+    while index.kind(tensor) == "Cast":
+        tensor = index.makers[tensor].input[0]
     return tensor
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isnet_trt.export.quantise.formats import Format, Scale
-from isnet_trt.export.quantise.observed import Observed
+from isnet_trt.export.quantise.tensor_statistics import TensorStatistics
 
 OUTSIDE = 1e-4
 """Share of the values that the percentile observer leaves outside at each end that has values."""
@@ -36,12 +36,12 @@ class Choice:
     errors: dict[str, float]
 
 
-def maximum(seen: Observed, form: Format) -> Range:
+def maximum(seen: TensorStatistics, form: Format) -> Range:
     """The whole range."""
     return seen.low, seen.high
 
 
-def percentile(seen: Observed, form: Format) -> Range:
+def percentile(seen: TensorStatistics, form: Format) -> Range:
     """The range without the outermost `OUTSIDE` of the values at each end."""
     share = np.cumsum(seen.counts) / max(seen.counts.sum(), 1)
     low, high = np.searchsorted(share, (OUTSIDE, 1 - OUTSIDE))
@@ -49,7 +49,7 @@ def percentile(seen: Observed, form: Format) -> Range:
     return max(seen.low, min(0.0, centres[low])), min(seen.high, max(0.0, centres[min(high, len(centres) - 1)]))
 
 
-def mse(seen: Observed, form: Format) -> Range:
+def mse(seen: TensorStatistics, form: Format) -> Range:
     """The clipping of least mean square error."""
     used = seen.counts > 0
     values, counts = seen.centres[used].astype(np.float32), seen.counts[used]
@@ -60,7 +60,7 @@ def mse(seen: Observed, form: Format) -> Range:
     return _best(seen, form, loss)
 
 
-def entropy(seen: Observed, form: Format) -> Range:
+def entropy(seen: TensorStatistics, form: Format) -> Range:
     """The clipping of least Kullback-Leibler divergence."""
     used = seen.counts > 0
     values, counts = seen.centres[used].astype(np.float32), seen.counts[used] / max(seen.counts.sum(), 1)
@@ -90,13 +90,13 @@ def _divergence(
     return float((p * np.log(p / q)).sum())
 
 
-def _best(seen: Observed, form: Format, loss: Callable[[Scale], float]) -> Range:
+def _best(seen: TensorStatistics, form: Format, loss: Callable[[Scale], float]) -> Range:
     ranges = [(share * seen.low, share * seen.high) for share in CLIPPINGS]
     losses = [loss(form.fit(*one)) for one in ranges]
     return ranges[int(np.argmin(losses))]
 
 
-OBSERVERS: dict[str, Callable[[Observed, Format], Range]] = {
+OBSERVERS: dict[str, Callable[[TensorStatistics, Format], Range]] = {
     "max": maximum,
     "percentile": percentile,
     "entropy": entropy,
@@ -104,7 +104,7 @@ OBSERVERS: dict[str, Callable[[Observed, Format], Range]] = {
 }
 
 
-def choose(seen: Observed, form: Format, observers: tuple[str, ...] = ()) -> Choice:
+def choose(seen: TensorStatistics, form: Format, observers: tuple[str, ...] = ()) -> Choice:
     """The observer whose range leaves the smallest mean square error on the histogram, the first of equals.
 
     On all values: a sample of positions misses the few largest, which the layers behind depend on most.

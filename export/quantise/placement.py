@@ -46,7 +46,7 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Read:
+class QuantisedInput:
     """Input ``index`` of a node reads ``tensor`` rounded with the parameters of the tensor ``like``."""
 
     node: str
@@ -55,7 +55,7 @@ class Read:
     like: str
 
 
-class Wiring:
+class GraphIndex:
     """Who makes and who reads each tensor of a graph."""
 
     def __init__(self, proto: ModelProto) -> None:
@@ -68,7 +68,7 @@ class Wiring:
             for index, name in enumerate(node.input):
                 self.readers[name].append((node, index))
 
-    def only_reader(self, tensor: str) -> NodeProto | None:
+    def sole_consumer(self, tensor: str) -> NodeProto | None:
         """The node that alone reads a tensor, if there is one and the tensor is no output of the graph."""
         found = self.readers[tensor]
         return found[0][0] if len(found) == 1 and tensor not in self.outputs else None
@@ -79,7 +79,7 @@ class Wiring:
 
     def after_relu(self, tensor: str) -> str:
         """The output of the ReLU that alone reads ``tensor``, else ``tensor`` itself."""
-        reader = self.only_reader(tensor)
+        reader = self.sole_consumer(tensor)
         return reader.output[0] if reader is not None and reader.op_type == "Relu" else tensor
 
     def weight(self, name: str) -> NDArray[np.float32]:
@@ -87,29 +87,29 @@ class Wiring:
         return numpy_helper.to_array(self.initializers[name]).astype(np.float32)
 
 
-def layers(proto: ModelProto, flavour: Flavour = "tensorrt") -> list[Layer]:
+def quantisable_layers(proto: ModelProto, flavour: Flavour = "tensorrt") -> list[Layer]:
     """Every layer that can be quantised, in the order of computation.
 
     On the CPU a layer that makes the keys of an attention is none: ONNX Runtime 1.32 moves a DequantizeLinear behind
     the reshaping of the keys into the loop over blocks of queries, and aborts the process.
     """
-    wiring = Wiring(proto)
-    few = _vectors(wiring)
+    index = GraphIndex(proto)
+    few = _vectors(index)
     found = []
-    for node in wiring.nodes:
-        if node.op_type == "Conv" and node.input[0] not in few and not _classifies(wiring, node):
+    for node in index.nodes:
+        if node.op_type == "Conv" and node.input[0] not in few and not _classifies(index, node):
             output = node.output[0]
             name = node.input[1].split("::")[0].removesuffix(_WEIGHT)
-            layer = Layer(name, node.name, node.input[1], node.input[0], output, wiring.after_relu(output))
-            if flavour != "cpu" or not _makes_keys(wiring, layer):
+            layer = Layer(name, node.name, node.input[1], node.input[0], output, index.after_relu(output))
+            if flavour != "cpu" or not _makes_keys(index, layer):
                 found.append(layer)
     return found
 
 
-def _makes_keys(wiring: Wiring, layer: Layer) -> bool:
+def _makes_keys(index: GraphIndex, layer: Layer) -> bool:
     """Whether the layer's result is, activated and reshaped, the keys or values of a context attention."""
     ends = {layer.result}
-    for node in wiring.nodes:
+    for node in index.nodes:
         if node.op_type in ("Relu", "LeakyRelu", "Reshape", "Transpose") and node.input[0] in ends:
             ends.update(node.output)
         if node.op_type.startswith("ContextAttention") and not ends.isdisjoint(node.input[1:3]):
@@ -117,11 +117,11 @@ def _makes_keys(wiring: Wiring, layer: Layer) -> bool:
     return False
 
 
-def _classifies(wiring: Wiring, node: NodeProto) -> bool:
+def _classifies(index: GraphIndex, node: NodeProto) -> bool:
     """Whether the convolution makes the graph's output or the logits of the class pooling."""
     tensor = node.output[0]
-    while tensor not in wiring.outputs:
-        reader = wiring.only_reader(tensor)
+    while tensor not in index.outputs:
+        reader = index.sole_consumer(tensor)
         if reader is None or reader.op_type not in ("Reshape", "Cast", "RegionPool"):
             return False
         if reader.op_type == "RegionPool":
@@ -130,108 +130,112 @@ def _classifies(wiring: Wiring, node: NodeProto) -> bool:
     return True
 
 
-def _vectors(wiring: Wiring) -> set[str]:
+def _vectors(index: GraphIndex) -> set[str]:
     """Tensors that hold a few vectors a picture instead of one at each position."""
     few: set[str] = set()
-    for node in wiring.nodes:
+    for node in index.nodes:
         sources = node.input if node.op_type in _MERGES else node.input[:1]
-        carried = [name for name in sources if name not in wiring.initializers]
+        carried = [name for name in sources if name not in index.initializers]
         if node.op_type in ("ReduceMean", "RegionPool") or (carried and all(name in few for name in carried)):
             few.update(node.output)
     return few
 
 
-def kept(all_layers: Iterable[Layer], skip: Iterable[str]) -> list[Layer]:
+def select_layers(all_layers: Iterable[Layer], skip: Iterable[str]) -> list[Layer]:
     """The layers that no entry of ``skip`` names, by its whole name or by a leading part (``backbone_net.layer1``).
 
     Raises:
         SettingsError: an entry names no layer.
     """
     found, chosen = list(all_layers), tuple(skip)
-    unknown = [entry for entry in chosen if not any(within(layer.name, entry) for layer in found)]
+    unknown = [entry for entry in chosen if not any(in_scope(layer.name, entry) for layer in found)]
     if unknown:
         raise SettingsError(
             f"no layer is called {', '.join(map(repr, unknown))}; layers begin with "
             f"{', '.join(sorted({layer.name.split('.')[0] for layer in found}))}"
         )
-    return [layer for layer in found if not any(within(layer.name, entry) for entry in chosen)]
+    return [layer for layer in found if not any(in_scope(layer.name, entry) for entry in chosen)]
 
 
-def within(name: str, scope: str) -> bool:
+def in_scope(name: str, scope: str) -> bool:
     """Whether ``scope`` is the name or a leading part of it."""
     return name == scope or name.startswith(scope + ".")
 
 
-def reads(proto: ModelProto, flavour: Flavour, chosen: Iterable[Layer]) -> list[Read]:
+def quantised_inputs(proto: ModelProto, flavour: Flavour, chosen: Iterable[Layer]) -> list[QuantisedInput]:
     """Every input of a node that reads a rounded tensor, with the layers ``chosen`` quantised."""
-    wiring = Wiring(proto)
+    index = GraphIndex(proto)
     place = _cpu if flavour == "cpu" else _tensorrt
-    return list(dict.fromkeys(place(wiring, list(chosen))))
+    return list(dict.fromkeys(place(index, list(chosen))))
 
 
-def points(proto: ModelProto) -> list[str]:
+def calibrated_tensors(proto: ModelProto) -> list[str]:
     """The tensors whose ranges any placement can ask for, in the order of computation."""
-    found = layers(proto)
+    found = quantisable_layers(proto)
     flavours: tuple[Flavour, ...] = ("cpu", "tensorrt")
-    wanted = {read.like for flavour in flavours for read in reads(proto, flavour, layers(proto, flavour))}
+    wanted = {
+        read.like
+        for flavour in flavours
+        for read in quantised_inputs(proto, flavour, quantisable_layers(proto, flavour))
+    }
     # Layers kept in higher precision change what is rounded around them, never to another tensor than these.
     wanted |= {name for layer in found for name in (layer.source, layer.output, layer.result)}
     order = [*(value.name for value in proto.graph.input), *(n for node in proto.graph.node for n in node.output)]
     return [name for name in order if name in wanted]
 
 
-def _tensorrt(wiring: Wiring, chosen: list[Layer]) -> Iterator[Read]:
+def _tensorrt(index: GraphIndex, chosen: list[Layer]) -> Iterator[QuantisedInput]:
     quantised = {layer.output for layer in chosen}
     for layer in chosen:
-        joined = wiring.makers.get(layer.source)
+        joined = index.makers.get(layer.source)
         if joined is not None and joined.op_type == "Concat":
-            yield from (Read(joined.name, i, name, layer.source) for i, name in enumerate(joined.input))
+            yield from (QuantisedInput(joined.name, i, name, layer.source) for i, name in enumerate(joined.input))
         else:
-            yield Read(layer.node, 0, layer.source, layer.source)
-    for node in wiring.nodes:
-        side = _identity(wiring, node)
+            yield QuantisedInput(layer.node, 0, layer.source, layer.source)
+    for node in index.nodes:
+        side = _identity(index, node)
         if side is not None and node.input[1 - side] in quantised:
-            yield Read(node.name, side, node.input[side], node.input[side])
+            yield QuantisedInput(node.name, side, node.input[side], node.input[side])
 
 
-def _identity(wiring: Wiring, node: NodeProto) -> int | None:
+def _identity(index: GraphIndex, node: NodeProto) -> int | None:
     """Which input of a residual addition is the skip: the older of two convolutions, or what is no convolution."""
-    if node.op_type != "Add" or any(name not in wiring.makers for name in node.input):
+    if node.op_type != "Add" or any(name not in index.makers for name in node.input):
         return None
-    kinds = [wiring.kind(name) for name in node.input]
+    kinds = [index.kind(name) for name in node.input]
     if kinds == ["Conv", "Conv"]:
-        order = [wiring.nodes.index(wiring.makers[name]) for name in node.input]
+        order = [index.nodes.index(index.makers[name]) for name in node.input]
         return order.index(min(order))
     if "Conv" in kinds and "Relu" in kinds:
         return kinds.index("Relu")
     return None
 
 
-def _cpu(wiring: Wiring, chosen: list[Layer]) -> Iterator[Read]:
+def _cpu(index: GraphIndex, chosen: list[Layer]) -> Iterator[QuantisedInput]:
     like: dict[str, str] = {}
     for layer in chosen:
         like[layer.source] = layer.source
         like[layer.result] = layer.result
-    for node in wiring.nodes:
+    for node in index.nodes:
         follow = _FOLLOW.get(node.op_type)
         if follow is not None and all(name in like for name in node.input):
-            tensor, source = follow(wiring, node)
+            tensor, source = follow(index, node)
             like[tensor] = like.get(source, source)
     for tensor, source in like.items():
         # The maximum of rounded values is one of them: their scale fits exactly.
-        yield from (Read(node.name, i, tensor, source) for node, i in wiring.readers[tensor])
+        yield from (QuantisedInput(node.name, i, tensor, source) for node, i in index.readers[tensor])
 
 
-def _merged(wiring: Wiring, node: NodeProto) -> tuple[str, str]:
-    tensor = wiring.after_relu(node.output[0])
+def _merged(index: GraphIndex, node: NodeProto) -> tuple[str, str]:
+    tensor = index.after_relu(node.output[0])
     return tensor, tensor
 
 
-def _unchanged(wiring: Wiring, node: NodeProto) -> tuple[str, str]:
+def _unchanged(index: GraphIndex, node: NodeProto) -> tuple[str, str]:
     return node.output[0], node.input[0]
 
 
-_FOLLOW: dict[str, Callable[[Wiring, NodeProto], tuple[str, str]]] = {
+_FOLLOW: dict[str, Callable[[GraphIndex, NodeProto], tuple[str, str]]] = {
     "Add": _merged,
     "Concat": _merged,
     "LeakyRelu": _merged,

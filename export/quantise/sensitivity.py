@@ -20,14 +20,14 @@ from isnet_trt.errors import BuildError
 from isnet_trt.export.quantise.evaluate import Evaluate
 from isnet_trt.export.quantise.formats import Flavour
 from isnet_trt.export.quantise.insert import quantise
-from isnet_trt.export.quantise.placement import Layer, layers, multiplications
-from isnet_trt.export.quantise.table import Table, digest, refusals, replacing
+from isnet_trt.export.quantise.placement import Layer, multiplications, quantisable_layers
+from isnet_trt.export.quantise.table import Table, atomic_write, digest, write_errors
 
 SCHEMA = 1
 
 
 @dataclass(frozen=True)
-class Damage:
+class BlockSensitivity:
     """What one block costs when it alone is in eight bits: ``drop`` in points; its share of all multiply-adds."""
 
     block: str
@@ -58,7 +58,7 @@ class Mix:
     unit: str
     max_drop: float
     baseline: float
-    ranking: tuple[Damage, ...]
+    ranking: tuple[BlockSensitivity, ...]
     steps: tuple[Step, ...]
     skip: tuple[str, ...]
     drop: float
@@ -98,12 +98,12 @@ class Mix:
             BuildError: it cannot be written.
         """
         path = _path(folder, self.flavour)
-        with refusals(path.parent):
+        with write_errors(path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._write(path)
 
     def _write(self, path: Path) -> None:
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text(json.dumps({"schema": SCHEMA, **asdict(self)}, indent=1), "utf-8")
 
     @classmethod
@@ -118,14 +118,14 @@ class Mix:
             content = json.loads(path.read_text("utf-8"))
             if content.pop("schema") != SCHEMA:
                 raise ValueError("another schema")
-            ranking = tuple(Damage(**entry) for entry in content.pop("ranking"))
+            ranking = tuple(BlockSensitivity(**entry) for entry in content.pop("ranking"))
             steps = tuple(Step(**entry) for entry in content.pop("steps"))
             return cls(**{**content, "skip": tuple(content["skip"]), "ranking": ranking, "steps": steps})
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise BuildError(f"{path} is no stored mix of precisions ({error}); remove it") from None
 
 
-def mix(
+def find_mix(
     proto: onnx.ModelProto,
     table: Table,
     flavour: Flavour,
@@ -175,7 +175,7 @@ class _Search:
     ) -> None:
         self.proto, self.table, self.flavour = proto, table, flavour
         self.max_drop, self.evaluate, self.progress = max_drop, evaluate, progress
-        self.blocks = blocks(layers(proto, flavour))
+        self.blocks = blocks(quantisable_layers(proto, flavour))
         self.shares = self._shares()
         self.steps: dict[int, Step] = {}
 
@@ -189,7 +189,7 @@ class _Search:
     def run(self, rank: Evaluate) -> Mix:
         self.baseline = self.evaluate(self.proto)
         if self._step([]).drop <= self.max_drop:
-            ranking: tuple[Damage, ...] = ()
+            ranking: tuple[BlockSensitivity, ...] = ()
             kept = 0
         else:
             ranking = self._rank(rank)
@@ -208,14 +208,14 @@ class _Search:
             rank.unit,
         )
 
-    def _rank(self, rank: Evaluate) -> tuple[Damage, ...]:
+    def _rank(self, rank: Evaluate) -> tuple[BlockSensitivity, ...]:
         """Most damaging first; of equals the one with less work, which costs less to keep."""
         full = rank(self.proto)
         found = []
         for name in tqdm(self.blocks, "sensitivity", disable=None if self.progress else True):
             others = [other for other in self.blocks if other != name]
             drop = full - rank(quantise(self.proto, self.table, self.flavour, self._names(others)))
-            found.append(Damage(name, drop, self.shares[name]))
+            found.append(BlockSensitivity(name, drop, self.shares[name]))
         return tuple(sorted(found, key=lambda one: (-one.drop, one.share)))
 
     def _least(self, order: Sequence[str]) -> int:

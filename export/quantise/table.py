@@ -17,8 +17,8 @@ from onnx import ModelProto
 
 from isnet_trt.errors import BuildError
 from isnet_trt.export.quantise.formats import Format, Scale
-from isnet_trt.export.quantise.observed import Observed
 from isnet_trt.export.quantise.observers import Choice, choose
+from isnet_trt.export.quantise.tensor_statistics import TensorStatistics
 
 JSON = "calibration.json"
 SCHEMA = 1
@@ -37,7 +37,7 @@ class Table:
     graph: str = ""
     source: str = ""
     inputs: list[str] = field(default_factory=list)
-    records: dict[str, Observed] = field(default_factory=dict)
+    records: dict[str, TensorStatistics] = field(default_factory=dict)
     observers: tuple[str, ...] = ()
     _chosen: dict[tuple, Choice] = field(default_factory=dict, repr=False)
 
@@ -77,13 +77,13 @@ class Table:
             BuildError: it cannot be written; what was there before stays.
         """
         target = Path(folder)
-        with refusals(target):
+        with write_errors(target):
             self._write(target)
 
     def _write(self, target: Path) -> None:
         target.mkdir(parents=True, exist_ok=True)
         arrays = f"calibration-{len(self.inputs)}.npz"
-        with replacing(target / arrays) as path, path.open("wb") as stream:
+        with atomic_write(target / arrays) as path, path.open("wb") as stream:
             every = ((name, *pair) for name, seen in self.records.items() for pair in seen.arrays().items())
             _savez(stream, {f"{name}\n{key}": array for name, key, array in every})
         content = {
@@ -94,7 +94,7 @@ class Table:
             "inputs": self.inputs,
             "tensors": {name: seen.numbers() for name, seen in self.records.items()},
         }
-        with replacing(target / JSON) as path:
+        with atomic_write(target / JSON) as path:
             path.write_text(json.dumps(content, indent=1), "utf-8")
         for old in target.glob("calibration-*.npz"):
             if old.name != arrays:
@@ -125,13 +125,13 @@ def _savez(stream: IO[bytes], arrays: dict[str, Any]) -> None:
     np.savez(stream, **arrays)
 
 
-def _record(stored: np.lib.npyio.NpzFile, name: str, numbers: dict) -> Observed:
-    arrays: dict[str, Any] = {key: stored[f"{name}\n{key}"] for key in Observed().arrays()}
-    return Observed(**numbers, **arrays)
+def _record(stored: np.lib.npyio.NpzFile, name: str, numbers: dict) -> TensorStatistics:
+    arrays: dict[str, Any] = {key: stored[f"{name}\n{key}"] for key in TensorStatistics().arrays()}
+    return TensorStatistics(**numbers, **arrays)
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """A path beside ``path`` whose file takes its place when the block ends well and is removed otherwise."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -142,7 +142,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def refusals(folder: Path) -> Iterator[None]:
+def write_errors(folder: Path) -> Iterator[None]:
     """What the file system refuses in the calibration's folder, as BuildError."""
     try:
         yield

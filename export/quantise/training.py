@@ -8,7 +8,14 @@ from onnx import ModelProto, NodeProto
 
 from isnet_trt.errors import SettingsError
 from isnet_trt.export.quantise.formats import ACTIVATIONS, Flavour
-from isnet_trt.export.quantise.placement import Layer, Read, Wiring, kept, layers, reads
+from isnet_trt.export.quantise.placement import (
+    GraphIndex,
+    Layer,
+    QuantisedInput,
+    quantisable_layers,
+    quantised_inputs,
+    select_layers,
+)
 from isnet_trt.export.quantise.table import Table
 from isnet_trt.training.rounding import Placement, Rounding, Type
 
@@ -27,28 +34,28 @@ def training_placement(proto: ModelProto, table: Table, flavour: Flavour, skip: 
     """
     if flavour not in _TYPES:
         raise SettingsError(f"there is no training for {flavour!r} graphs; train for 'tensorrt', it serves both")
-    chosen = kept(layers(proto, flavour), skip)
-    wiring = Wiring(proto)
+    chosen = select_layers(quantisable_layers(proto, flavour), skip)
+    index = GraphIndex(proto)
     form = ACTIVATIONS[flavour]
 
     def scale(tensor: str) -> float:
         return table.scale(tensor, form).scale
 
     found = [Rounding(layer.name, "input", scale(layer.source)) for layer in chosen]
-    additions = [read for read in reads(proto, flavour, chosen) if _reader(wiring, read).op_type == "Add"]
-    found += [_skip(layers(proto), wiring, read, scale(read.like)) for read in additions]
+    additions = [read for read in quantised_inputs(proto, flavour, chosen) if _reader(index, read).op_type == "Add"]
+    found += [_skip(quantisable_layers(proto), index, read, scale(read.like)) for read in additions]
     return Placement(_TYPES[flavour], tuple(dict.fromkeys(found)), tuple(layer.name for layer in chosen))
 
 
-def _reader(wiring: Wiring, read: Read) -> NodeProto:
-    return next(node for node in wiring.nodes if node.name == read.node)
+def _reader(index: GraphIndex, read: QuantisedInput) -> NodeProto:
+    return next(node for node in index.nodes if node.name == read.node)
 
 
-def _skip(found: list[Layer], wiring: Wiring, read: Read, scale: float) -> Rounding:
+def _skip(found: list[Layer], index: GraphIndex, read: QuantisedInput, scale: float) -> Rounding:
     """The rounding of a residual addition's skip: a projection's output, or the input of the block."""
     projection = next((layer.name for layer in found if layer.output == read.tensor), None)
     if projection is not None:
         return Rounding(projection, "output", scale)
-    other = _reader(wiring, read).input[1 - read.index]
+    other = _reader(index, read).input[1 - read.index]
     last = next(layer.name for layer in found if layer.output == other)
     return Rounding(last.rpartition(".")[0], "input", scale)

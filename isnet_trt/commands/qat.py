@@ -43,7 +43,7 @@ from isnet_trt.training.schedule import poly
 from isnet_trt.training.unfold import unfold
 
 if TYPE_CHECKING:
-    from isnet_trt.export.parity import Picture
+    from isnet_trt.export.parity import NetworkInput
 
 
 @dataclass(frozen=True)
@@ -130,15 +130,15 @@ def _check(loss: Tensor, number: int) -> None:
         )
 
 
-def calibration_pictures(recipe: Recipe, source: Source, count: int) -> Iterator[Picture]:
+def calibration_pictures(recipe: Recipe, source: Source, count: int) -> Iterator[NetworkInput]:
     """Network inputs from the first ``count`` pictures of a training set, through the runtime's test resize."""
-    from isnet_trt.export.parity import Picture
+    from isnet_trt.export.parity import NetworkInput
     from isnet_trt.pictures.preprocess import check_image, normalise, resize
 
     for index in range(min(count, len(source))):
         image = resize(check_image(source[index][0], "bgr"), recipe.preprocess)
         planes = normalise(image, recipe.preprocess).transpose(2, 0, 1)[None]
-        yield Picture(str(index), np.ascontiguousarray(planes))
+        yield NetworkInput(str(index), np.ascontiguousarray(planes))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

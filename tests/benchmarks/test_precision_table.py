@@ -11,11 +11,11 @@ import pytest
 import tiny_model
 from tiny_model import write_model
 
-from benchmarks import precision, quantise_trials
+from benchmarks import precision
 from isnet_trt.errors import SettingsError
-from isnet_trt.export.graphs import Arithmetic
+from isnet_trt.export.lowering import Arithmetic
 from isnet_trt.export.quantise import MeanIoU
-from isnet_trt.export.quantise.sensitivity import Damage, Mix, Step
+from isnet_trt.export.quantise.sensitivity import BlockSensitivity, Mix, Step
 from isnet_trt.pictures.files import read_image
 from isnet_trt.recipes import PRESETS, recipe
 from isnet_trt.training.scenes import draw_scene
@@ -59,7 +59,9 @@ def test_rows() -> None:
 def line() -> precision.Line:
     case = precision.Case("tensorrt", Arithmetic("int8"), 0.5)
     steps = (Step(0, 0.75, 1.0), Step(1, 0.25, 0.875))
-    found = Mix("digest", "tensorrt", "mIoU", 0.5, 75.0, (Damage("stem", 0.5, 0.125),), steps, ("stem",), 0.25)
+    found = Mix(
+        "digest", "tensorrt", "mIoU", 0.5, 75.0, (BlockSensitivity("stem", 0.5, 0.125),), steps, ("stem",), 0.25
+    )
     scores = {preset: precision.Score(74.75, 0.25, 99.5) for preset in PRESETS}
     return precision.Line(case, 1_500_000, scores, found)
 
@@ -76,16 +78,6 @@ def test_files(tmp_path: Path) -> None:
     page = (tmp_path / "table.md").read_text("utf-8")
     assert "| 1 | 87.5 | 0.250 |" in page
     assert (tmp_path / "table-tensorrt-0.5.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_errors_of_a_trial() -> None:
-    wanted = [np.array([[[[1.0, -1.0]], [[-1.0, 1.0]]]], np.float32)]  # (1, 2, 1, 2), standard deviation 1
-    got = [wanted[0] + np.array([[[[0.0, 2.5]], [[0.0, 0.0]]]], np.float32)]
-    rms, equal = quantise_trials.errors(got, wanted)
-    assert rms == pytest.approx(1.25)
-    assert equal == 50
-    rows = [quantise_trials.Trial("max", flavour, 0.5, 99.0) for flavour in quantise_trials.FLAVOURS]
-    assert quantise_trials.table(rows).splitlines()[-1] == "| max |" + " 0.5000, 99.00 % |" * 3
 
 
 def test_other_models_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

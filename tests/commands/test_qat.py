@@ -16,8 +16,8 @@ from torch import Tensor
 from isnet_trt.commands import qat
 from isnet_trt.errors import CheckpointError, SettingsError, TrainingError
 from isnet_trt.export.graph import export_graph
-from isnet_trt.export.parity import Picture
-from isnet_trt.export.quantise import Flavour, Table, calibrate, quantise, running
+from isnet_trt.export.parity import NetworkInput
+from isnet_trt.export.quantise import Flavour, Table, calibrate, open_graph, quantise
 from isnet_trt.export.quantise.training import training_placement
 from isnet_trt.recipes import recipe
 from isnet_trt.training import DEMO_CHECKPOINT, train
@@ -34,9 +34,9 @@ DEMO = recipe("isnet_demo")
 Network = tuple[ISNet, onnx.ModelProto, Table]
 
 
-def picture(seed: int, height: int = 77, width: int = 105) -> Picture:
+def picture(seed: int, height: int = 77, width: int = 105) -> NetworkInput:
     pixels = np.random.default_rng(seed).standard_normal((1, 3, height, width)).astype(np.float32)
-    return Picture(str(seed), pixels)
+    return NetworkInput(str(seed), pixels)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def test_network_rounds_where_the_graph_does(network: Network, flavour: Flavour,
     model, proto, table = network
     trained = inference_form(model)
     place(trained, training_placement(proto, table, flavour, skip))
-    with torch.inference_mode(), running(quantise(proto, table, flavour, skip), threads=2) as engine:
+    with torch.inference_mode(), open_graph(quantise(proto, table, flavour, skip), threads=2) as engine:
         got = trained(torch.from_numpy(picture(3).pixels)).numpy()
         wanted = engine.run(picture(3).pixels)
         plain = model(torch.from_numpy(picture(3).pixels)).numpy()

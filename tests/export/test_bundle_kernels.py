@@ -18,10 +18,10 @@ import pytest
 from isnet_trt.errors import BuildError, EngineUnavailable, SettingsError
 from isnet_trt.export import bundle_kernels
 from isnet_trt.export.bundle_kernels import architectures, check_kernels, compile_kernels, context_kernels
-from isnet_trt.export.graphs import Arithmetic, make_graphs
-from isnet_trt.export.parity import Picture
+from isnet_trt.export.lowering import Arithmetic, lower_graph
+from isnet_trt.export.parity import NetworkInput
 from isnet_trt.export.quantise import calibrate
-from isnet_trt.export.ranges import measure
+from isnet_trt.export.ranges import measure_ranges
 from isnet_trt.recipes import recipe
 
 DEMO = recipe("isnet_demo").architecture
@@ -55,8 +55,8 @@ def test_architectures(capabilities: tuple[str, ...] | None, wanted: tuple[int, 
 )
 def test_plugins_of_a_graph_launch_these(graph: onnx.ModelProto, arithmetic: Arithmetic, kind: str) -> None:
     pixels = np.random.default_rng(1).standard_normal((1, 3, 65, 97)).astype(np.float32)
-    table = calibrate(graph, [Picture("noise", pixels)], progress=False) if arithmetic.eight_bits else None
-    made = make_graphs(graph, arithmetic, "tensorrt-rtx", measure(graph, [pixels]), table).engine
+    table = calibrate(graph, [NetworkInput("noise", pixels)], progress=False) if arithmetic.eight_bits else None
+    made = lower_graph(graph, arithmetic, "tensorrt-rtx", measure_ranges(graph, [pixels]), table).engine
     attention = {f"{name}_{kind}_w32" for name in ("attention", "attention_part", "attention_combine")}
     names = set(context_kernels(made, 32))
     assert attention <= names

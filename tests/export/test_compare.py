@@ -16,12 +16,12 @@ from small_bundle import write_bundle
 
 from isnet_trt import cli
 from isnet_trt.export import compare as command
-from isnet_trt.export.compare import GraphSide, Row, compare
+from isnet_trt.export.compare import GraphBackend, Row, compare
+from isnet_trt.export.comparison_backends import TensorRTBackend
 from isnet_trt.export.graph import OUTPUT
-from isnet_trt.export.graphs import Arithmetic, make_graphs
-from isnet_trt.export.parity import Picture
-from isnet_trt.export.ranges import measure
-from isnet_trt.export.sides import BuiltSide
+from isnet_trt.export.lowering import Arithmetic, lower_graph
+from isnet_trt.export.parity import NetworkInput
+from isnet_trt.export.ranges import measure_ranges
 from isnet_trt.training.scenes import draw_scene
 
 needs_rtx = pytest.mark.skipif(
@@ -40,7 +40,8 @@ def folder(graph: onnx.ModelProto, tmp_path_factory: pytest.TempPathFactory) -> 
     pixels = np.random.default_rng(2).standard_normal((1, 3, 65, 97)).astype(np.float32)
     onnx.save(graph, made / "one.onnx")
     onnx.save(
-        make_graphs(graph, Arithmetic("fp16"), "onnxruntime", measure(graph, [pixels])).portable, made / "half.onnx"
+        lower_graph(graph, Arithmetic("fp16"), "onnxruntime", measure_ranges(graph, [pixels])).portable,
+        made / "half.onnx",
     )
     cv2.imwrite(str(made / "scene.png"), draw_scene(3, 72, 104).image[..., ::-1])
     return made
@@ -112,8 +113,8 @@ def test_figures() -> None:
 def test_groups_and_sizes_are_no_matter(graph: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     shapes = ((1, 3, 33, 41), (1, 3, 49, 35), (1, 3, 33, 41))
-    pictures = [Picture(str(i), rng.standard_normal(s).astype(np.float32)) for i, s in enumerate(shapes)]
-    one, other = GraphSide("one", graph), GraphSide("other", graph)
+    pictures = [NetworkInput(str(i), rng.standard_normal(s).astype(np.float32)) for i, s in enumerate(shapes)]
+    one, other = GraphBackend("one", graph), GraphBackend("other", graph)
     names = one.tensors[:5] + one.tensors[-2:]
     monkeypatch.setattr(command, "GROUP", 3)
     found = compare(one, other, pictures, names)
@@ -155,7 +156,7 @@ def test_the_engine_of_a_bundle(tmp_path: Path, capsys: pytest.CaptureFixture[st
 @needs_rtx
 def test_a_graph_under_tensorrt_rtx(graph: onnx.ModelProto, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The engine that shows inner tensors is really built; to run it takes a GPU, and that is said."""
-    side = BuiltSide("demo", graph, "tensorrt-rtx")
+    side = TensorRTBackend("demo", graph, "tensorrt-rtx")
     path = side.build(side.tensors[3:6], (1, 3, 65, 97), tmp_path)
     assert path.stat().st_size > 1_000_000
     onnx.save(graph, tmp_path / "one.onnx")

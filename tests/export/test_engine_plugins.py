@@ -16,11 +16,11 @@ from export_models import random_model
 
 from isnet_trt.export.functions import context_nodes
 from isnet_trt.export.graph import export_graph
-from isnet_trt.export.graphs import Arithmetic, make_graphs
-from isnet_trt.export.parity import Picture
+from isnet_trt.export.lowering import Arithmetic, lower_graph
+from isnet_trt.export.parity import NetworkInput
 from isnet_trt.export.profiles import shapes_for
 from isnet_trt.export.quantise import calibrate
-from isnet_trt.export.ranges import measure
+from isnet_trt.export.ranges import measure_ranges
 from isnet_trt.recipes import recipe
 
 pytestmark = [
@@ -55,9 +55,9 @@ def job(graph: Path, name: str, arithmetic: Arithmetic, static: tuple[int, int] 
 def saved(graph: onnx.ModelProto, arithmetic: Arithmetic, folder: Path) -> Path:
     """The graph in an arithmetic, calibrated on one made-up picture."""
     pixels = np.random.default_rng(1).standard_normal((1, 3, 65, 97)).astype(np.float32)
-    table = calibrate(graph, [Picture("noise", pixels)], progress=False) if arithmetic.eight_bits else None
+    table = calibrate(graph, [NetworkInput("noise", pixels)], progress=False) if arithmetic.eight_bits else None
     path = folder / f"{arithmetic}.onnx"
-    onnx.save(make_graphs(graph, arithmetic, "tensorrt-rtx", measure(graph, [pixels]), table).engine, path)
+    onnx.save(lower_graph(graph, arithmetic, "tensorrt-rtx", measure_ranges(graph, [pixels]), table).engine, path)
     return path
 
 

@@ -12,7 +12,7 @@ from export_models import random_model
 
 from isnet_trt.engines.onnxruntime import open_onnx
 from isnet_trt.errors import BuildError
-from isnet_trt.export.graph import BORDERS, borders, export_graph, save_graph, with_attention
+from isnet_trt.export.graph import BLOCKS, block_outputs, export_graph, save_graph, with_attention
 from isnet_trt.training.model import ISNet
 
 FP32 = 2e-5
@@ -53,7 +53,7 @@ def test_graph_holds_no_path_of_this_machine(graph: onnx.ModelProto) -> None:
     content = graph.SerializeToString()
     assert str(Path(__file__).parents[2]).encode() not in content
     assert b"site-packages" not in content
-    assert list(borders(graph)) == list(BORDERS)
+    assert list(block_outputs(graph)) == list(BLOCKS)
 
 
 def test_large_graphs_keep_their_weights_beside(model: ISNet, graph: onnx.ModelProto, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from isnet_trt.export.interrupts import heeded
+from isnet_trt.export.interrupts import interruptible
 
 
 def swallow() -> None:
@@ -23,7 +23,7 @@ def test_a_lost_interrupt_is_raised_at_the_end() -> None:
     done = []
 
     def work() -> None:
-        with heeded():
+        with interruptible():
             swallow()
             done.append("the library went on")
 
@@ -35,7 +35,7 @@ def test_a_lost_interrupt_is_raised_at_the_end() -> None:
 
 def test_an_interrupt_that_became_another_error_is_one_again() -> None:
     def fail(before: Callable[[], None]) -> None:
-        with heeded():
+        with interruptible():
             before()
             raise AttributeError("module 'torch._dynamo' has no attribute 'exc'")
 
@@ -46,13 +46,13 @@ def test_an_interrupt_that_became_another_error_is_one_again() -> None:
 
 
 def test_nothing_changes_elsewhere() -> None:
-    with heeded():
+    with interruptible():
         pass
     seen = []
     before = signal.getsignal(signal.SIGINT)
 
     def run() -> None:
-        with heeded():
+        with interruptible():
             seen.append(signal.getsignal(signal.SIGINT) is before)
 
     thread = threading.Thread(target=run)

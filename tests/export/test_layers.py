@@ -16,7 +16,7 @@ from isnet_trt.export.layers import (
     summary,
     wrong_types,
 )
-from isnet_trt.export.precision import typed
+from isnet_trt.export.precision import cast_to_half
 
 _HALF = "Strides: [-1,1,-1,16], StrideOrder: [3,0,2,1], Datatype: Half, Format: (NHWC) Channel major format }"
 TEXT = f"""Layers:
@@ -56,14 +56,14 @@ def test_asked_types_follow_the_graph(graph: onnx.ModelProto) -> None:
     asked = asked_types(graph)
     assert set(asked.values()) == {"fp32"}
     island = next(n.name for n in graph.graph.node if n.op_type == "Conv")
-    half = asked_types(typed(graph, "fp16", {"node_mean", island}))
+    half = asked_types(cast_to_half(graph, "fp16", {"node_mean", island}))
     assert {name for name, kind in half.items() if kind == "fp32"} == {island}
     assert set(half.values()) == {"fp32", "fp16"}
     assert set(half) == set(asked)
 
 
 def test_wrong_types_are_named(graph: onnx.ModelProto) -> None:
-    half = typed(graph, "fp16", {"node_mean"})
+    half = cast_to_half(graph, "fp16", {"node_mean"})
     asked = asked_types(half)
     right = [Layer(node, "correlation", (kind,), (kind,), (kind,), (node,)) for node, kind in asked.items()]
     check_types(right, half)

@@ -14,7 +14,7 @@ from isnet_trt.engines.onnxruntime import open_onnx
 from isnet_trt.errors import ParityError, SettingsError
 from isnet_trt.export import parity
 from isnet_trt.export.graph import save_graph
-from isnet_trt.export.parity import FP32, TOLERANCES, Row, compare, gate, load_pictures
+from isnet_trt.export.parity import FP32, TOLERANCES, Row, compare, gate, load_inputs
 from isnet_trt.recipes import recipe
 from isnet_trt.training.model import ISNet
 
@@ -35,7 +35,7 @@ def planted(graph: onnx.ModelProto, scope: str, value: float) -> onnx.ModelProto
 def run_gate(model: ISNet, graph: onnx.ModelProto, path: Path) -> dict:
     save_graph(graph, path)
     with open_onnx(path, threads=2) as engine:
-        return gate(model, graph, engine, load_pictures(PREPROCESS)).to_json()
+        return gate(model, graph, engine, load_inputs(PREPROCESS)).to_json()
 
 
 def test_right_engine_passes(model: ISNet, graph: onnx.ModelProto, tmp_path: Path) -> None:
@@ -49,7 +49,7 @@ def test_right_engine_passes(model: ISNet, graph: onnx.ModelProto, tmp_path: Pat
 def test_planted_error_is_named(model: ISNet, graph: onnx.ModelProto, scope: str, tmp_path: Path) -> None:
     with pytest.raises(ParityError) as failure:
         run_gate(model, planted(graph, scope, 1.5), tmp_path / "model.onnx")
-    block = scope if scope in parity.borders(graph) else scope.split(".")[0]
+    block = scope if scope in parity.block_outputs(graph) else scope.split(".")[0]
     assert f"first block outside its bound in the ONNX graph: {block}" in str(failure.value)
     assert [p.name for p in tmp_path.iterdir()] == ["model.onnx"]  # no probe is left
 
@@ -71,11 +71,11 @@ def test_row_bounds_take_no_nan() -> None:
 
 def test_pictures_of_the_user(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="no pictures"):
-        load_pictures(PREPROCESS, tmp_path)
+        load_inputs(PREPROCESS, tmp_path)
     cv2.imwrite(str(tmp_path / "one.png"), np.full((31, 57, 3), 90, np.uint8))
-    (one,) = load_pictures(PREPROCESS, tmp_path)
+    (one,) = load_inputs(PREPROCESS, tmp_path)
     assert one.pixels.shape == (1, 3, 512, 941)  # through the recipe's test resize
-    (small,) = load_pictures(PREPROCESS, tmp_path / "one.png", (33, 47))
+    (small,) = load_inputs(PREPROCESS, tmp_path / "one.png", (33, 47))
     assert small.pixels.shape == (1, 3, 33, 47)
 
 
@@ -92,4 +92,4 @@ def test_eight_bits_that_fail_are_told_what_helps(model: ISNet, graph: onnx.Mode
     wrong = planted(graph, "backbone_net.layer2", 40.0)
     save_graph(wrong, tmp_path / "model.onnx")
     with open_onnx(tmp_path / "model.onnx", threads=2) as engine, pytest.raises(ParityError, match="--max-drop"):
-        gate(model, wrong, engine, load_pictures(PREPROCESS), TOLERANCES["int8"])
+        gate(model, wrong, engine, load_inputs(PREPROCESS), TOLERANCES["int8"])

@@ -12,12 +12,12 @@ import torch
 from onnx import TensorProto, numpy_helper
 
 from isnet_trt.engines.onnxruntime import open_onnx
-from isnet_trt.export.elements import element_types
-from isnet_trt.export.graph import BORDERS, borders, save_graph
-from isnet_trt.export.islands import Half, find_islands
+from isnet_trt.export.fp32_fallback import Half, find_fp32_fallback
+from isnet_trt.export.graph import BLOCKS, block_outputs, save_graph
+from isnet_trt.export.onnx_edit import element_types
 from isnet_trt.export.parity import compare
-from isnet_trt.export.precision import casts, emulated, typed
-from isnet_trt.export.ranges import Ranges, measure
+from isnet_trt.export.precision import cast_to_half, count_casts, emulate_bf16
+from isnet_trt.export.ranges import Ranges, measure_ranges
 from isnet_trt.training.model import ISNet
 
 RMS = {"fp16": 5e-3, "bf16": 4e-2}
@@ -28,7 +28,7 @@ CASTS = 6
 
 @pytest.fixture(scope="module")
 def ranges(graph: onnx.ModelProto) -> Ranges:
-    return measure(graph, [np.random.default_rng(4).standard_normal((1, 3, 61, 83)).astype(np.float32)])
+    return measure_ranges(graph, [np.random.default_rng(4).standard_normal((1, 3, 61, 83)).astype(np.float32)])
 
 
 def scaled(graph: onnx.ModelProto, factor: float) -> onnx.ModelProto:
@@ -48,10 +48,10 @@ def scaled(graph: onnx.ModelProto, factor: float) -> onnx.ModelProto:
 def test_numbers_and_types(
     model: ISNet, graph: onnx.ModelProto, ranges: Ranges, half: Half, picture: np.ndarray, tmp_path: Path
 ) -> None:
-    islands = find_islands(graph, ranges, half)
+    islands = find_fp32_fallback(graph, ranges, half)
     assert islands == {"node_mean": "ReduceMean over many values"}
-    half_graph = typed(graph, half, islands)
-    assert casts(half_graph) <= CASTS
+    half_graph = cast_to_half(graph, half, islands)
+    assert count_casts(half_graph) <= CASTS
     save_graph(half_graph, tmp_path / "typed.onnx")
     assert (tmp_path / "typed.onnx").stat().st_size < 0.55 * graph.ByteSize()
     kinds = element_types(half_graph)
@@ -60,8 +60,8 @@ def test_numbers_and_types(
         if node.op_type in ("Conv", "ContextAttention", "RegionPool"):
             assert {kinds[name] for name in node.input[:2]} == {element}
     assert kinds["image"] == kinds["logits"] == TensorProto.FLOAT
-    assert list(borders(half_graph)) == list(BORDERS)
-    runnable = half_graph if half == "fp16" else emulated(half_graph)
+    assert list(block_outputs(half_graph)) == list(BLOCKS)
+    runnable = half_graph if half == "fp16" else emulate_bf16(half_graph)
     save_graph(runnable, tmp_path / "model.onnx")
     with open_onnx(tmp_path / "model.onnx", threads=2) as engine, torch.inference_mode():
         row = compare("random", engine.run(picture), model(torch.from_numpy(picture)).numpy())
@@ -74,15 +74,15 @@ def test_islands_come_from_the_data(
     model: ISNet, graph: onnx.ModelProto, factor: float, reason: str, picture: np.ndarray, tmp_path: Path
 ) -> None:
     hazard = scaled(graph, factor)
-    found = find_islands(hazard, measure(hazard, [picture]), "fp16")
+    found = find_fp32_fallback(hazard, measure_ranges(hazard, [picture]), "fp16")
     hit = {name: why for name, why in found.items() if reason in why}
     # The two convolutions around the tensor, and the ReLU between them.
     assert {node.op_type for node in hazard.graph.node if node.name in hit} == {"Conv", "Relu"}
     assert len(hit) == 3
     assert set(found) - set(hit) == {"node_mean"}
-    assert set(find_islands(hazard, measure(hazard, [picture]), "bf16")) == {"node_mean"}
-    save_graph(typed(hazard, "fp16", found), tmp_path / "islands.onnx")
-    save_graph(typed(hazard, "fp16", {"node_mean"}), tmp_path / "none.onnx")
+    assert set(find_fp32_fallback(hazard, measure_ranges(hazard, [picture]), "bf16")) == {"node_mean"}
+    save_graph(cast_to_half(hazard, "fp16", found), tmp_path / "islands.onnx")
+    save_graph(cast_to_half(hazard, "fp16", {"node_mean"}), tmp_path / "none.onnx")
     with torch.inference_mode():
         wanted = model(torch.from_numpy(picture)).numpy()
     with open_onnx(tmp_path / "islands.onnx", threads=2) as engine:
@@ -93,16 +93,16 @@ def test_islands_come_from_the_data(
 
 def test_a_whole_float32_graph_is_possible(graph: onnx.ModelProto) -> None:
     everything = {node.name for node in graph.graph.node}
-    same = typed(graph, "fp16", everything)
+    same = cast_to_half(graph, "fp16", everything)
     assert [n.op_type for n in same.graph.node] == [n.op_type for n in graph.graph.node]
-    assert casts(same) == 0
+    assert count_casts(same) == 0
 
 
 def test_twin_rounds_to_nearest_bfloat16(graph: onnx.ModelProto, picture: np.ndarray) -> None:
     """The first convolution's result in the twin: float32 sums of bfloat16 factors, rounded once."""
     import onnxruntime
 
-    twin = emulated(typed(graph, "bf16", {"node_mean"}))
+    twin = emulate_bf16(cast_to_half(graph, "bf16", {"node_mean"}))
     first = next(n for n in graph.graph.node if n.op_type == "Conv")
     values = {}
     for name, proto in (("twin", twin), ("exact", graph)):

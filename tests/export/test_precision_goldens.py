@@ -18,12 +18,12 @@ from golden_files import GOLDEN, NEAR_TIES, load_golden
 
 from isnet_trt.engines.base import Engine
 from isnet_trt.engines.onnxruntime import open_onnx
-from isnet_trt.export.graph import OUTPUT, borders, export_graph, save_graph
-from isnet_trt.export.graphs import Arithmetic, make_graphs
-from isnet_trt.export.parity import Picture
-from isnet_trt.export.quantise import Flavour, calibrate, quantise, twin
-from isnet_trt.export.ranges import measure
-from isnet_trt.export.sessions import session_of
+from isnet_trt.export.graph import OUTPUT, block_outputs, export_graph, save_graph
+from isnet_trt.export.lowering import Arithmetic, lower_graph
+from isnet_trt.export.parity import NetworkInput
+from isnet_trt.export.quantise import Flavour, calibrate, emulate_qdq, quantise
+from isnet_trt.export.ranges import measure_ranges
+from isnet_trt.export.sessions import open_session
 from isnet_trt.recipes import RECIPES, recipe
 from isnet_trt.training.model import ISNet
 
@@ -49,7 +49,7 @@ class Logits:
 
 def half(name: str, proto: onnx.ModelProto, x: np.ndarray, folder: Path) -> list[str]:
     """The comparisons that the float16 graph misses."""
-    graph = make_graphs(proto, Arithmetic("fp16"), "tensorrt-rtx", measure(proto, [x])).portable
+    graph = lower_graph(proto, Arithmetic("fp16"), "tensorrt-rtx", measure_ranges(proto, [x])).portable
     save_graph(graph, folder / "half.onnx")
     with open_onnx(folder / "half.onnx", threads=2) as engine:
         rows = list(CHECK.rows(name, str(GOLDEN), lambda *_: Logits(engine), CHECK.BOUNDS["fp16"]))
@@ -60,17 +60,17 @@ def half(name: str, proto: onnx.ModelProto, x: np.ndarray, folder: Path) -> list
 
 def cosines(proto: onnx.ModelProto, x: np.ndarray) -> dict[Flavour, dict[str, float]]:
     """Of each flavour: border -> cosine between its output in eight bits and in float32, on the calibration input."""
-    table = calibrate(proto, [Picture("golden", x)], progress=False)
-    tensors = {**borders(proto), "logits": OUTPUT}
+    table = calibrate(proto, [NetworkInput("golden", x)], progress=False)
+    tensors = {**block_outputs(proto), "logits": OUTPUT}
 
     def outputs(graph: onnx.ModelProto) -> list[np.ndarray]:
-        with session_of(graph, tensors.values(), 2) as session:
+        with open_session(graph, tensors.values(), 2) as session:
             return [value.astype(np.float64) for value in session.run(list(tensors.values()), {"image": x})]
 
     exact = outputs(proto)
     found: dict[Flavour, dict[str, float]] = {}
     for flavour in FLAVOURS:
-        pairs = zip(tensors, exact, outputs(twin(quantise(proto, table, flavour))), strict=True)
+        pairs = zip(tensors, exact, outputs(emulate_qdq(quantise(proto, table, flavour))), strict=True)
         found[flavour] = {key: float((a * b).sum() / np.sqrt((a * a).sum() * (b * b).sum())) for key, a, b in pairs}
     return found
 

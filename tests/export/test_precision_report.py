@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from isnet_trt.export.parity import TOLERANCES, Block, Findings, Row
+from isnet_trt.export.parity import TOLERANCES, Block, ParityResult, Row
 from isnet_trt.export.report import PAGE, PICTURE, Report, Scores
 from isnet_trt.metrics import Confusion
 from isnet_trt.settings import Labels
@@ -15,14 +15,14 @@ from isnet_trt.settings import Labels
 LABELS = Labels(("road", "sky", "person"), ((1, 2, 3), (4, 5, 6), (7, 8, 9)))
 
 
-def findings() -> Findings:
+def findings() -> ParityResult:
     confusion = Confusion(3)
     truth = np.repeat([0, 1, 2], 100)
     got = truth.copy()
     got[200:210] = 0  # a tenth of class 2 is taken for class 0
     confusion.add(got, truth)
     edges = np.linspace(0, 1, 6)
-    return Findings(
+    return ParityResult(
         "ONNX Runtime",
         TOLERANCES["int8"],
         confusion,

@@ -15,11 +15,11 @@ from onnx import TensorProto
 from isnet_trt.errors import BuildError, SettingsError
 from isnet_trt.export.engine_options import EngineOptions
 from isnet_trt.export.graph import export_graph
-from isnet_trt.export.parity import Picture
-from isnet_trt.export.precision import typed
-from isnet_trt.export.quantise import Agreement, Table, calibrate, layers, quantise, running, twin
+from isnet_trt.export.parity import NetworkInput
+from isnet_trt.export.precision import cast_to_half
+from isnet_trt.export.quantise import Agreement, Table, calibrate, emulate_qdq, open_graph, quantisable_layers, quantise
 from isnet_trt.export.quantise.formats import FLAVOURS, Flavour
-from isnet_trt.export.quantise.placement import Wiring, reads
+from isnet_trt.export.quantise.placement import GraphIndex, quantised_inputs
 from isnet_trt.export.tensorrt import Shapes, build_engine
 from isnet_trt.pictures.preprocess import normalise
 from isnet_trt.recipes import recipe
@@ -32,7 +32,7 @@ SHAPES = Shapes((1, 3, 32, 32), (1, 3, 128, 192), (2, 3, 256, 256))
 needs_rtx = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None, reason="there is no tensorrt-rtx wheel for this platform"
 )
-Trained = tuple[onnx.ModelProto, Table, list[Picture]]
+Trained = tuple[onnx.ModelProto, Table, list[NetworkInput]]
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def trained() -> Trained:
     scenes = held_out_scenes(3, (253, 381))
     images = [np.ascontiguousarray(scenes[i][0][..., ::-1]) for i in range(3)]
     pixels = [normalise(image, DEMO.preprocess).transpose(2, 0, 1)[None] for image in images]
-    pictures = [Picture(str(i), np.ascontiguousarray(x)) for i, x in enumerate(pixels)]
+    pictures = [NetworkInput(str(i), np.ascontiguousarray(x)) for i, x in enumerate(pixels)]
     return proto, calibrate(proto, pictures[:2], progress=False), pictures[2:]
 
 
@@ -68,7 +68,7 @@ def test_labels_survive(trained: Trained, flavour: Flavour, least: float) -> Non
 def test_every_layer_runs_in_integers_on_the_cpu(trained: Trained, tmp_path: Path) -> None:
     proto, table, _ = trained
     kinds = optimised(quantise(proto, table, "cpu"), tmp_path / "optimised.onnx")
-    assert kinds["QLinearConv"] == len(layers(proto, "cpu")) == 40
+    assert kinds["QLinearConv"] == len(quantisable_layers(proto, "cpu")) == 40
     assert kinds["QLinearAdd"] == 6  # every residual addition
     assert kinds["QLinearConcat"] == 2
     assert kinds["Conv"] + kinds["FusedConv"] == 6  # two classifiers, three on class centres, one on keys
@@ -76,13 +76,13 @@ def test_every_layer_runs_in_integers_on_the_cpu(trained: Trained, tmp_path: Pat
 
 def test_placement_for_tensorrt(trained: Trained) -> None:
     proto, _, _ = trained
-    found = reads(proto, "tensorrt", layers(proto))
-    wiring = Wiring(proto)
-    kinds = Counter(next(node for node in wiring.nodes if node.name == read.node).op_type for read in found)
+    found = quantised_inputs(proto, "tensorrt", quantisable_layers(proto))
+    index = GraphIndex(proto)
+    kinds = Counter(next(node for node in index.nodes if node.name == read.node).op_type for read in found)
     assert kinds == {"Conv": 39, "Add": 6, "Concat": 4}
     joined = [read for read in found if read.tensor != read.like]
     assert len(joined) == 4  # one scale for both inputs of a concatenation
-    names = {layer.name for layer in layers(proto)}
+    names = {layer.name for layer in quantisable_layers(proto)}
     assert not names & {"decoder_stage1.4", "decoder_stage2.classifier", "slc_net.key_project.0.0"}
     touched = {read.node for read in found}
     assert not touched & {node.name for node in proto.graph.node if node.domain == "isnet_trt"}
@@ -108,11 +108,11 @@ def test_skipped_layers_stay_as_they_are(trained: Trained, flavour: Flavour) -> 
     scopes = ("backbone_net.layer2", "ilc_net", "decoder_stage1.0")
     graph = quantise(proto, table, flavour, scopes)
     used = {name for node in graph.graph.node for name in node.input}
-    for layer in layers(proto, flavour):
+    for layer in quantisable_layers(proto, flavour):
         assert (layer.weight in used) == layer.name.startswith(scopes)
-    with running(graph, threads=2) as engine:
+    with open_graph(graph, threads=2) as engine:
         assert np.isfinite(engine.run(pictures[0].pixels)).all()
-    untouched = quantise(proto, table, flavour, [layer.name for layer in layers(proto, flavour)])
+    untouched = quantise(proto, table, flavour, [layer.name for layer in quantisable_layers(proto, flavour)])
     assert [node.op_type for node in untouched.graph.node] == [node.op_type for node in proto.graph.node]
 
 
@@ -127,23 +127,23 @@ def test_wrong_names_and_tables_are_refused(trained: Trained) -> None:
 @pytest.mark.parametrize("flavour", ["tensorrt", "fp8"])
 def test_typed_graph_keeps_its_scales_in_float32(trained: Trained, flavour: Flavour) -> None:
     proto, table, pictures = trained
-    half = quantise(typed(proto, "fp16"), table, flavour)
+    half = quantise(cast_to_half(proto, "fp16"), table, flavour)
     onnx.checker.check_model(half, full_check=True)
     assert next(entry.version for entry in half.opset_import if entry.domain == "") == 23
     stored = {tensor.name: tensor for tensor in half.graph.initializer}
     restored = [node for node in half.graph.node if node.op_type == "DequantizeLinear"]
     assert {stored[node.input[1]].data_type for node in restored} == {TensorProto.FLOAT}
     assert all(node.attribute[-1].i == TensorProto.FLOAT16 for node in restored)
-    with running(quantise(proto, table, flavour), threads=2) as engine:
+    with open_graph(quantise(proto, table, flavour), threads=2) as engine:
         wanted = engine.run(pictures[0].pixels)
-    with running(half, threads=2) as engine:
+    with open_graph(half, threads=2) as engine:
         got = engine.run(pictures[0].pixels)
     assert (got.argmax(1) == wanted.argmax(1)).mean() > 0.985  # float16 moves values over the edge of a step
 
 
 def test_twin_of_a_plain_graph_is_the_graph(trained: Trained) -> None:
     proto, _, _ = trained
-    assert [node.op_type for node in twin(proto).graph.node] == [node.op_type for node in proto.graph.node]
+    assert [node.op_type for node in emulate_qdq(proto).graph.node] == [node.op_type for node in proto.graph.node]
 
 
 CASES = [
@@ -159,7 +159,7 @@ CASES = [
 @pytest.mark.parametrize(("flavour", "half", "targets"), CASES)
 def test_engine_is_built(trained: Trained, flavour: Flavour, half, targets, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     proto, table, _ = trained
-    graph = quantise(typed(proto, half) if half else proto, table, flavour)
+    graph = quantise(cast_to_half(proto, half) if half else proto, table, flavour)
     path = tmp_path / "model.engine"
     build_engine(graph, "tensorrt-rtx", SHAPES, path, EngineOptions(targets=targets), progress=False)
     assert path.stat().st_size > 1_000_000

@@ -1,4 +1,4 @@
-"""The search for a mix of precisions, against graphs whose cost is known, and the two adjustments of a graph."""
+"""The search for a mix of precisions, against graphs whose cost is known, stored and reused."""
 
 from __future__ import annotations
 
@@ -12,17 +12,26 @@ import pytest
 from onnx import numpy_helper
 
 from isnet_trt.errors import BuildError
-from isnet_trt.export.parity import Picture
-from isnet_trt.export.quantise import Agreement, MeanIoU, Mix, Table, calibrate, layers, mix, quantise, running
-from isnet_trt.export.quantise.adjust import corrected, equalised, split
-from isnet_trt.export.quantise.picture import draw
+from isnet_trt.export.parity import NetworkInput
+from isnet_trt.export.quantise import (
+    Agreement,
+    MeanIoU,
+    Mix,
+    Table,
+    calibrate,
+    find_mix,
+    open_graph,
+    quantisable_layers,
+    quantise,
+)
+from isnet_trt.export.quantise.plot import draw
 from isnet_trt.export.quantise.sensitivity import blocks
 from isnet_trt.recipes import recipe
 
 
-def picture(seed: int) -> Picture:
+def picture(seed: int) -> NetworkInput:
     pixels = np.random.default_rng(seed).standard_normal((1, 3, 49, 67)).astype(np.float32)
-    return Picture(str(seed), pixels)
+    return NetworkInput(str(seed), pixels)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +51,7 @@ class Planted:
     }
 
     def __init__(self, graph: onnx.ModelProto) -> None:
-        self.layers, self.calls = layers(graph), 0
+        self.layers, self.calls = quantisable_layers(graph), 0
 
     def __call__(self, proto: onnx.ModelProto) -> float:
         self.calls += 1
@@ -53,7 +62,7 @@ class Planted:
 
 @pytest.mark.parametrize(("bound", "kept"), [(5.0, 0), (4.0, 1), (1.75, 1), (1.0, 2), (0.35, 3), (0.0, 4)])
 def test_search_keeps_the_least(graph: onnx.ModelProto, table: Table, bound: float, kept: int) -> None:
-    found = mix(graph, table, "tensorrt", bound, Planted(graph), progress=False)
+    found = find_mix(graph, table, "tensorrt", bound, Planted(graph), progress=False)
     assert found.skip == tuple(list(Planted.costs)[:kept])
     assert found.baseline == 70
     assert found.drop == pytest.approx(sum(list(Planted.costs.values())[kept:]))
@@ -63,12 +72,12 @@ def test_search_keeps_the_least(graph: onnx.ModelProto, table: Table, bound: flo
 
 def test_result_is_stored_reused_and_drawn(graph: onnx.ModelProto, table: Table, tmp_path: Path) -> None:
     first = Planted(graph)
-    found = mix(graph, table, "fp8", 1.0, first, folder=tmp_path, progress=False)
+    found = find_mix(graph, table, "fp8", 1.0, first, folder=tmp_path, progress=False)
     again = Planted(graph)
-    assert mix(graph, table, "fp8", 1.0, again, folder=tmp_path, progress=False) == found
+    assert find_mix(graph, table, "fp8", 1.0, again, folder=tmp_path, progress=False) == found
     assert first.calls > 20
     assert again.calls == 0
-    assert mix(graph, table, "fp8", 2.0, again, folder=tmp_path, progress=False).max_drop == 2.0
+    assert find_mix(graph, table, "fp8", 2.0, again, folder=tmp_path, progress=False).max_drop == 2.0
     assert again.calls > 20  # another bound is another search
     draw(found, tmp_path / "mix.png")
     assert (tmp_path / "mix.png").read_bytes().startswith(b"\x89PNG")
@@ -83,13 +92,13 @@ def test_result_is_stored_reused_and_drawn(graph: onnx.ModelProto, table: Table,
 def test_ranking_may_be_of_other_points(graph: onnx.ModelProto, table: Table) -> None:
     rank = Planted(graph)
     rank.unit = "finer points"
-    found = mix(graph, table, "tensorrt", 1.0, Planted(graph), rank=rank, progress=False)
+    found = find_mix(graph, table, "tensorrt", 1.0, Planted(graph), rank=rank, progress=False)
     assert (found.unit, found.ranked_by) == ("planted points", "finer points")
     assert "| block alone in eight bits | its multiply-adds, % | finer points lost, points |" in found.markdown()
 
 
 def test_blocks_hold_every_layer_once(graph: onnx.ModelProto) -> None:
-    found = layers(graph)
+    found = quantisable_layers(graph)
     groups = blocks(found)
     assert [layer for members in groups.values() for layer in members] == found
     assert {"backbone_net.stem", "backbone_net.layer2.1", "ilc_net.bottleneck", "decoder_stage2"} <= set(groups)
@@ -104,66 +113,23 @@ def test_agreement_counts_labels(graph: onnx.ModelProto) -> None:
     values = numpy_helper.to_array(bias).copy()
     values[4] += 1e6  # every position becomes class 4
     bias.CopyFrom(numpy_helper.from_array(values, bias.name))
-    with running(graph, threads=2) as engine:
+    with open_graph(graph, threads=2) as engine:
         wanted = 100 * float((engine.run(picture(3).pixels).argmax(1) == 4).mean())
     assert agreement(other) == pytest.approx(wanted)
-
-
-def test_equalised_graph_computes_the_same(graph: onnx.ModelProto, table: Table) -> None:
-    changed = equalised(graph, table)
-    with running(graph, threads=2) as engine:
-        wanted = engine.run(picture(4).pixels)
-    with running(changed, threads=2) as engine:
-        got = engine.run(picture(4).pixels)
-    assert np.abs(got - wanted).max() <= 2e-4 * wanted.std()  # float32, other magnitudes on the way
-    fresh = calibrate(changed, [picture(1), picture(2)], progress=False)
-    name = next(layer.result for layer in layers(graph) if layer.name == "backbone_net.layer2.1.conv1")
-    spread = [np.log(t.records[name].channel_max[t.records[name].channel_max > 0]).std() for t in (table, fresh)]
-    assert spread[1] < 0.7 * spread[0]
-
-
-def test_split_graph_computes_the_same_with_more_scales(graph: onnx.ModelProto) -> None:
-    changed = split(graph)
-    onnx.checker.check_model(changed, full_check=True)
-    assert not any(node.name in ("node_cat", "node_cat_1") for node in changed.graph.node)
-    names = {layer.name for layer in layers(changed)}
-    whole = {"ilc_net.bottleneck.0", "slc_net.bottleneck.0"}
-    assert {f"{name}.{part}" for name in whole for part in (0, 1)} <= names
-    assert not whole & names
-    with running(graph, threads=2) as engine:
-        wanted = engine.run(picture(4).pixels)
-    with running(changed, threads=2) as engine:
-        got = engine.run(picture(4).pixels)
-    assert np.abs(got - wanted).max() <= 2e-5 * wanted.std()  # float32, another order of sums
-    table = calibrate(changed, [picture(1)], progress=False)
-    quantised = quantise(changed, table, "tensorrt")
-    for name in whole:
-        readers = [node for node in quantised.graph.node if node.op_type == "Conv" and f"{name}." in node.input[1]]
-        assert len({reader.input[0] for reader in readers}) == 2  # a scale for each input
-
-
-def test_correction_moves_biases_a_little(graph: onnx.ModelProto, table: Table) -> None:
-    changed = corrected(graph, table, "tensorrt")
-    before = {t.name: numpy_helper.to_array(t) for t in graph.graph.initializer}
-    after = {t.name: numpy_helper.to_array(t) for t in changed.graph.initializer}
-    moved = {name for name in before if not np.array_equal(before[name], after[name])}
-    assert moved == {layer.name + ".bias" for layer in layers(graph) if layer.name + ".bias" in before}
-    for name in moved:
-        assert np.abs(after[name] - before[name]).max() < 0.1 * max(1.0, np.abs(before[name]).max())
 
 
 def test_search_on_other_pictures_is_another(graph: onnx.ModelProto, table: Table, tmp_path: Path) -> None:
     for fingerprint in ("some pictures", "others"):
         evaluate = Planted(graph)
         evaluate.fingerprint = fingerprint
-        mix(graph, table, "fp8", 5.0, evaluate, folder=tmp_path, progress=False)
+        find_mix(graph, table, "fp8", 5.0, evaluate, folder=tmp_path, progress=False)
         assert evaluate.calls > 0
     other = dataclasses.replace(table, source="another calibration")
     again = Planted(graph)
     again.fingerprint = "others"
-    mix(graph, table, "fp8", 5.0, again, folder=tmp_path, progress=False)
+    find_mix(graph, table, "fp8", 5.0, again, folder=tmp_path, progress=False)
     assert again.calls == 0
-    mix(graph, other, "fp8", 5.0, again, folder=tmp_path, progress=False)
+    find_mix(graph, other, "fp8", 5.0, again, folder=tmp_path, progress=False)
     assert again.calls > 0
 
 
@@ -179,7 +145,7 @@ def test_evaluations_know_their_pictures(graph: onnx.ModelProto) -> None:
 
 
 def test_search_is_summed_up(graph: onnx.ModelProto, table: Table) -> None:
-    found = mix(graph, table, "tensorrt", 1.75, Planted(graph), progress=False)
+    found = find_mix(graph, table, "tensorrt", 1.75, Planted(graph), progress=False)
     share = next(step.share for step in found.steps if step.kept == 1)
     assert found.summary() == (
         f"blocks kept out of eight bits: 1; in eight bits {100 * share:.1f} % of the multiply-adds; "

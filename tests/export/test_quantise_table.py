@@ -12,28 +12,30 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 from isnet_trt.errors import BuildError, SettingsError
-from isnet_trt.export.parity import Picture
-from isnet_trt.export.quantise import Table, calibrate, calibration_inputs, quantise, running
+from isnet_trt.export.parity import NetworkInput
+from isnet_trt.export.quantise import Table, calibrate, calibration_inputs, open_graph, quantise
 from isnet_trt.export.quantise.formats import FP8, INT8, SMALLEST_SCALE, UINT8, Format, weight_scales
-from isnet_trt.export.quantise.observed import BINS, Observed
 from isnet_trt.export.quantise.observers import OBSERVERS, choose, entropy, maximum, mse
+from isnet_trt.export.quantise.tensor_statistics import BINS, TensorStatistics
 from isnet_trt.recipes import recipe
 from isnet_trt.settings import Inference
 
 DEMO = recipe("isnet_demo")
 
 
-def observed(x: np.ndarray, parts: int = 3) -> Observed:
+def observed(x: np.ndarray, parts: int = 3) -> TensorStatistics:
     """``x`` as a tensor of five channels and seven rows, seen in parts one after the other."""
-    seen = Observed()
+    seen = TensorStatistics()
     for part in np.array_split(x.reshape(5, 7, -1), parts, axis=2):
         seen.add("x", part[None].astype(np.float32))
     return seen
 
 
-def pictures(count: int, height: int = 49, width: int = 67) -> list[Picture]:
+def pictures(count: int, height: int = 49, width: int = 67) -> list[NetworkInput]:
     random = np.random.default_rng(count)
-    return [Picture(str(i), random.standard_normal((1, 3, height, width)).astype(np.float32)) for i in range(count)]
+    return [
+        NetworkInput(str(i), random.standard_normal((1, 3, height, width)).astype(np.float32)) for i in range(count)
+    ]
 
 
 class Counted(list):
@@ -157,12 +159,12 @@ def test_constant_pictures_and_dead_channels_work(graph: onnx.ModelProto) -> Non
         values = numpy_helper.to_array(tensor).copy()
         values[:] = 0  # the whole layer gives zero: a range without width behind it
         tensor.CopyFrom(numpy_helper.from_array(values, name))
-    grey = [Picture("grey", np.zeros((1, 3, 41, 57), np.float32))]
+    grey = [NetworkInput("grey", np.zeros((1, 3, 41, 57), np.float32))]
     table = calibrate(dead, grey, progress=False)
     assert "image" in table.idle()
     assert len(table.idle()) >= 2
     for flavour in ("cpu", "tensorrt", "fp8"):
-        with running(quantise(dead, table, flavour), threads=2) as engine:
+        with open_graph(quantise(dead, table, flavour), threads=2) as engine:
             assert np.isfinite(engine.run(grey[0].pixels)).all()
 
 

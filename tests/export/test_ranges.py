@@ -10,7 +10,7 @@ from onnx import numpy_helper
 
 from isnet_trt.errors import BuildError
 from isnet_trt.export.functions import context_nodes
-from isnet_trt.export.ranges import floats, measure, scores_name
+from isnet_trt.export.ranges import float32_outputs, measure_ranges, scores_bound_name
 
 
 def tensors(graph: onnx.ModelProto, names: list[str], picture: np.ndarray) -> list[np.ndarray]:
@@ -23,10 +23,10 @@ def tensors(graph: onnx.ModelProto, names: list[str], picture: np.ndarray) -> li
 
 def test_ranges_of_every_tensor(graph: onnx.ModelProto, picture: np.ndarray) -> None:
     other = np.ascontiguousarray(2 * picture[:, :, :41, ::-1])
-    ranges = measure(graph, [picture, other])
-    names = floats(graph)
+    ranges = measure_ranges(graph, [picture, other])
+    names = float32_outputs(graph)
     attentions = [node for node in context_nodes(graph) if node.op_type == "ContextAttention"]
-    assert set(ranges) == {*names, *map(scores_name, attentions)}
+    assert set(ranges) == {*names, *map(scores_bound_name, attentions)}
     assert len(names) > 100
     for name, one, two in zip(names, tensors(graph, names, picture), tensors(graph, names, other), strict=True):
         found = ranges[name]
@@ -38,13 +38,13 @@ def test_ranges_of_every_tensor(graph: onnx.ModelProto, picture: np.ndarray) -> 
 
 
 def test_scores_are_bounded(graph: onnx.ModelProto, picture: np.ndarray) -> None:
-    ranges = measure(graph, [picture])
+    ranges = measure_ranges(graph, [picture])
     for node in context_nodes(graph):
         if node.op_type == "ContextAttention":
             q, k = tensors(graph, list(node.input[:2]), picture)
             scale = next(a.f for a in node.attribute if a.name == "scale")
             largest = np.abs(scale * q @ k.transpose(0, 2, 1)).max()
-            assert largest <= ranges[scores_name(node)].reach <= 100 * largest
+            assert largest <= ranges[scores_bound_name(node)].reach <= 100 * largest
 
 
 def test_nan_names_the_tensor(graph: onnx.ModelProto, picture: np.ndarray) -> None:
@@ -56,9 +56,9 @@ def test_nan_names_the_tensor(graph: onnx.ModelProto, picture: np.ndarray) -> No
     weights[0] = np.nan
     tensor.CopyFrom(numpy_helper.from_array(weights, tensor.name))
     with pytest.raises(BuildError, match=f"tensor {node.output[0]} .*NaN.*picture 1"):
-        measure(wrong, [picture])
+        measure_ranges(wrong, [picture])
 
 
 def test_no_pictures(graph: onnx.ModelProto) -> None:
     with pytest.raises(BuildError, match="no pictures"):
-        measure(graph, [])
+        measure_ranges(graph, [])

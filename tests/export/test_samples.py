@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from isnet_trt.errors import ImageError, SettingsError
-from isnet_trt.export.parity import load_pictures
+from isnet_trt.export.parity import load_inputs
 from isnet_trt.export.samples import COMPARED, samples
 from isnet_trt.recipes import recipe
 
@@ -54,7 +54,7 @@ def test_no_more_pictures_are_read_than_are_compared(tmp_path: Path) -> None:
     (tmp_path / f"{COMPARED:02}.png").write_bytes(b"a text")
     assert len(samples(DEMO, None, 8, tmp_path, (33, 47)).gate) == COMPARED
     with pytest.raises(ImageError, match=f"{COMPARED:02}.png"):
-        load_pictures(DEMO.preprocess, tmp_path, (33, 47))
+        load_inputs(DEMO.preprocess, tmp_path, (33, 47))
 
 
 def test_pictures_that_cannot_be_used_are_named(tmp_path: Path) -> None:

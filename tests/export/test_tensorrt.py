@@ -24,12 +24,12 @@ from isnet_trt.errors import BuildError, EngineUnavailable, SettingsError
 from isnet_trt.export import tensorrt
 from isnet_trt.export.engine_options import EngineOptions
 from isnet_trt.export.graph import export_graph
-from isnet_trt.export.graphs import Arithmetic, make_graphs
 from isnet_trt.export.layers import check_types
-from isnet_trt.export.parity import Picture
+from isnet_trt.export.lowering import Arithmetic, lower_graph
+from isnet_trt.export.parity import NetworkInput
 from isnet_trt.export.profiles import shapes_for
 from isnet_trt.export.quantise import calibrate
-from isnet_trt.export.ranges import measure
+from isnet_trt.export.ranges import measure_ranges
 from isnet_trt.export.tensorrt import Built, build_engine, check_targets
 from isnet_trt.merging import windows
 from isnet_trt.pictures.preprocess import test_size
@@ -69,8 +69,8 @@ def arithmetics() -> list[Arithmetic]:
 def prepared(graph: onnx.ModelProto, arithmetic: Arithmetic, side: int = 65) -> onnx.ModelProto:
     """The graph for TensorRT-RTX, calibrated on one made-up picture."""
     pixels = np.random.default_rng(side).standard_normal((1, 3, side, side + 32)).astype(np.float32)
-    table = calibrate(graph, [Picture("noise", pixels)], progress=False) if arithmetic.eight_bits else None
-    return make_graphs(graph, arithmetic, "tensorrt-rtx", measure(graph, [pixels]), table).engine
+    table = calibrate(graph, [NetworkInput("noise", pixels)], progress=False) if arithmetic.eight_bits else None
+    return lower_graph(graph, arithmetic, "tensorrt-rtx", measure_ranges(graph, [pixels]), table).engine
 
 
 def built_types(built: Built) -> dict[str, int]:

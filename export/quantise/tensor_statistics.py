@@ -21,7 +21,7 @@ Array = NDArray[np.float32]
 
 
 @dataclass
-class Observed:
+class TensorStatistics:
     """Statistics of a tensor (B, C, H, W) over all inputs so far.
 
     ``counts`` int64 (2·BINS,) over -reach … reach, with ``reach`` a power of two; ``channel_max`` (C,) of absolute

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from isnet_trt.export.ranges import Range, Ranges, scores_name
+from isnet_trt.export.ranges import Range, Ranges, scores_bound_name
 
 Half = Literal["fp16", "bf16"]
 SUMS = {"ReduceMean", "ReduceSum", "GlobalAveragePool", "Softmax", "LogSoftmax", "Log"}
@@ -21,11 +21,11 @@ MARGIN = 4.0
 SMALLEST = 2.0**-13
 """Below it a tensor's largest value has fewer than the eleven bits of float16: the step of subnormals is 2^-24."""
 
-Islands = dict[str, str]
+Fp32Fallback = dict[str, str]
 """Node name -> why it stays float32."""
 
 
-def find_islands(proto: onnx.ModelProto, ranges: Ranges, half: Half) -> Islands:
+def find_fp32_fallback(proto: onnx.ModelProto, ranges: Ranges, half: Half) -> Fp32Fallback:
     """The nodes of ``proto`` to compute in float32 when the rest is ``half``.
 
     Always: operators of `SUMS`. For fp16 also each node with an input, weight or output that comes near `LARGEST` or
@@ -48,7 +48,7 @@ def _tensors(node: onnx.NodeProto) -> Iterator[str]:
     yield from node.input
     yield from node.output
     if node.op_type == "ContextAttention":
-        yield scores_name(node)
+        yield scores_bound_name(node)
 
 
 def _hazard(found: Range | None) -> str:

@@ -8,12 +8,12 @@ import pytest
 
 from isnet_trt.errors import SettingsError
 from isnet_trt.export.engine_options import EngineOptions
-from isnet_trt.export.graphs import PRECISIONS, Arithmetic, make_graphs
-from isnet_trt.export.parity import Picture
+from isnet_trt.export.lowering import PRECISIONS, Arithmetic, lower_graph
+from isnet_trt.export.parity import NetworkInput
 from isnet_trt.export.quantise import calibrate
 from isnet_trt.export.quantise.observers import OBSERVERS
-from isnet_trt.export.ranges import measure
-from isnet_trt.export.sessions import session_of
+from isnet_trt.export.ranges import measure_ranges
+from isnet_trt.export.sessions import open_session
 
 RMS = {"fp16": 5e-3, "bf16": 4e-2, "int8": 0.25, "fp8": 0.35}
 """Error of the logits over their standard deviation on the picture of the calibration; the weights are made up."""
@@ -45,9 +45,9 @@ def test_what_engines_have() -> None:
 
 def test_needs(graph: onnx.ModelProto) -> None:
     with pytest.raises(SettingsError, match="--calib FOLDER"):
-        make_graphs(graph, Arithmetic("int8"), "onnxruntime")
+        lower_graph(graph, Arithmetic("int8"), "onnxruntime")
     with pytest.raises(SettingsError, match="needs the ranges"):
-        make_graphs(graph, Arithmetic("fp16"), "onnxruntime")
+        lower_graph(graph, Arithmetic("fp16"), "onnxruntime")
 
 
 @pytest.mark.parametrize(
@@ -66,11 +66,11 @@ def test_portable_graph_runs_everywhere(
     graph: onnx.ModelProto, picture: np.ndarray, arithmetic: Arithmetic, kind: str
 ) -> None:
     """The graph that every bundle carries runs under ONNX Runtime and is near the float32 one, and not it."""
-    table = calibrate(graph, [Picture("noise", picture)], progress=False) if arithmetic.eight_bits else None
-    graphs = make_graphs(graph, arithmetic, kind, measure(graph, [picture]), table)
+    table = calibrate(graph, [NetworkInput("noise", picture)], progress=False) if arithmetic.eight_bits else None
+    graphs = lower_graph(graph, arithmetic, kind, measure_ranges(graph, [picture]), table)
     logits = []
     for proto in (graph, graphs.portable):
-        with session_of(proto) as session:
+        with open_session(proto) as session:
             logits.append(session.run(None, {"image": picture})[0])
     if arithmetic.eight_bits:
         taken = graphs.about["ranges by observer"]

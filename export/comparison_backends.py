@@ -21,11 +21,11 @@ from isnet_trt.cuda.gpu import look_for_gpu
 from isnet_trt.engines.info import EngineInfo
 from isnet_trt.engines.libraries import LIBRARIES, import_library
 from isnet_trt.errors import BuildError, EngineUnavailable, SettingsError
-from isnet_trt.export.elements import element_types
 from isnet_trt.export.engine_options import EngineOptions
 from isnet_trt.export.graph import OUTPUT
+from isnet_trt.export.onnx_edit import element_types
 from isnet_trt.export.profiles import Shapes
-from isnet_trt.export.sessions import session_of
+from isnet_trt.export.sessions import open_session
 from isnet_trt.export.tensorrt import build_engine
 from isnet_trt.runtime.opening import open_engine
 
@@ -35,7 +35,7 @@ _FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16}
 _POLYGRAPHY = "polygraphy is not installed; pip install 'isnet_trt[build]'"
 
 
-class Side(Protocol):
+class ComparisonBackend(Protocol):
     """One of the two that are compared.
 
     Attributes:
@@ -58,7 +58,7 @@ def shown(proto: onnx.ModelProto) -> list[str]:
 
 
 @dataclass
-class GraphSide:
+class GraphBackend:
     """A graph under ONNX Runtime on the CPU."""
 
     label: str
@@ -70,14 +70,14 @@ class GraphSide:
 
     @contextlib.contextmanager
     def opened(self, names: Sequence[str], shape: tuple[int, int, int, int]) -> Iterator[Run]:
-        """See `Side.opened`."""
-        with session_of(self.proto, names) as session:
+        """See `ComparisonBackend.opened`."""
+        with open_session(self.proto, names) as session:
             source = session.get_inputs()[0].name
             yield lambda pixels: dict(zip(names, session.run(list(names), {source: pixels}), strict=True))
 
 
 @dataclass
-class BundleSide:
+class BundleBackend:
     """The engine of a bundle, as it was built: it shows its logits only. TensorRT's need their GPU."""
 
     label: str
@@ -86,13 +86,13 @@ class BundleSide:
 
     @contextlib.contextmanager
     def opened(self, names: Sequence[str], shape: tuple[int, int, int, int]) -> Iterator[Run]:
-        """See `Side.opened`."""
+        """See `ComparisonBackend.opened`."""
         with open_engine(self.bundle) as engine:
             yield lambda pixels: {OUTPUT: engine.run(pixels)}
 
 
 @dataclass
-class BuiltSide:
+class TensorRTBackend:
     """A graph under TensorRT or TensorRT-RTX, with every tensor that is to be shown as an output of the engine.
 
     Marked tensors are kept, so that layers around them are not fused as in the engine that serves; what a fusion does
@@ -133,7 +133,7 @@ class BuiltSide:
 
     @contextlib.contextmanager
     def opened(self, names: Sequence[str], shape: tuple[int, int, int, int]) -> Iterator[Run]:
-        """See `Side.opened`.
+        """See `ComparisonBackend.opened`.
 
         Raises:
             EngineUnavailable: there is no GPU to run on.
@@ -165,7 +165,7 @@ def _running(kind: str, serialised: bytes, kernels: Path | None, gpu: Any) -> It
         yield lambda pixels: {name: np.array(value) for name, value in runner.infer({source: pixels}).items()}
 
 
-def open_side(text: str, beside: str | None = None) -> tuple[Side, Bundle | None]:
+def open_backend(text: str, beside: str | None = None) -> tuple[ComparisonBackend, Bundle | None]:
     """A side from the command line's word, and the bundle that it comes from, if any.
 
     ``text`` is a bundle's folder (its graph; with ``:engine`` behind it, its engine), a ``.onnx`` file, or, where
@@ -179,12 +179,12 @@ def open_side(text: str, beside: str | None = None) -> tuple[Side, Bundle | None
         proto, bundle = load_graph(beside)
         info = bundle.manifest.engine if bundle else None
         folder = bundle.folder / KERNELS if bundle and (bundle.folder / KERNELS).is_dir() else None
-        return BuiltSide(f"{beside} under {text}", proto, text, info, folder), bundle
+        return TensorRTBackend(f"{beside} under {text}", proto, text, info, folder), bundle
     if text.endswith(":engine"):
         bundle = read_bundle(text.removesuffix(":engine"))
-        return BundleSide(f"{text} ({bundle.manifest.engine.kind})", bundle), bundle
+        return BundleBackend(f"{text} ({bundle.manifest.engine.kind})", bundle), bundle
     proto, bundle = load_graph(text)
-    return GraphSide(text, proto), bundle
+    return GraphBackend(text, proto), bundle
 
 
 def load_graph(text: str) -> tuple[onnx.ModelProto, Bundle | None]:

@@ -17,13 +17,13 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from isnet_trt.export.quantise.formats import FP8, INT8, UINT8, Format
 from isnet_trt.export.quantise.insert import copied, element_types, raise_opset
-from isnet_trt.export.quantise.placement import Wiring, attribute
+from isnet_trt.export.quantise.placement import GraphIndex, attribute
 
 _OPSET = 20
 _FORMATS = {form.onnx_type: form for form in (INT8, UINT8, FP8)}
 
 
-def twin(proto: ModelProto) -> ModelProto:
+def emulate_qdq(proto: ModelProto) -> ModelProto:
     """A copy of a graph of any flavour, float32 or typed, that ONNX Runtime computes faithfully on a CPU."""
     copy = ModelProto()
     copy.CopyFrom(proto)
@@ -42,13 +42,13 @@ class _Writer:
     """Writes the nodes of one graph anew."""
 
     def __init__(self, proto: ModelProto) -> None:
-        self.graph, self.wiring, self.types = proto.graph, Wiring(proto), element_types(proto)
+        self.graph, self.index, self.types = proto.graph, GraphIndex(proto), element_types(proto)
 
     def plain(self, node: NodeProto) -> Iterator[NodeProto]:
         """The nodes that stand for ``node``."""
         if node.op_type == "QuantizeLinear":
             yield from self._store(node)
-        elif node.op_type == "DequantizeLinear" and node.input[0] in self.wiring.initializers:
+        elif node.op_type == "DequantizeLinear" and node.input[0] in self.index.initializers:
             yield from self._constant(node)
         elif node.op_type == "DequantizeLinear":
             yield from self._restore(node)
@@ -83,7 +83,7 @@ class _Writer:
 
     def _constant(self, node: NodeProto) -> Iterator[NodeProto]:
         """A weight as the float32 numbers that it is rounded to, and a cast where the graph is typed."""
-        stored, scale = (self.wiring.weight(name) for name in node.input[:2])
+        stored, scale = (self.index.weight(name) for name in node.input[:2])
         result, dtype = node.output[0], _dtype(node)
         value = stored * scale.reshape(-1, *[1] * (stored.ndim - 1))
         exact = result if dtype == TensorProto.FLOAT else f"{result}::exact"
@@ -92,8 +92,8 @@ class _Writer:
             yield _node("Cast", [exact], result, to=dtype)
 
     def _format(self, zero: str) -> tuple[Format, int]:
-        tensor = self.wiring.initializers[zero]
-        return _FORMATS[tensor.data_type], int(self.wiring.weight(zero))
+        tensor = self.index.initializers[zero]
+        return _FORMATS[tensor.data_type], int(self.index.weight(zero))
 
     def _number(self, name: str, value: float) -> str:
         self.graph.initializer.append(numpy_helper.from_array(np.array(value, np.float32), name))

@@ -12,9 +12,9 @@ from isnet_trt.engines.onnxruntime import KIND as ONNXRUNTIME
 from isnet_trt.errors import SettingsError
 from isnet_trt.export import tensorrt, winograd
 from isnet_trt.export.engine_options import EngineOptions
-from isnet_trt.export.islands import Half, Islands, find_islands
-from isnet_trt.export.precision import casts, emulated, typed
-from isnet_trt.export.quantise import Flavour, Table, layers, quantise, twin
+from isnet_trt.export.fp32_fallback import Fp32Fallback, Half, find_fp32_fallback
+from isnet_trt.export.precision import cast_to_half, count_casts, emulate_bf16
+from isnet_trt.export.quantise import Flavour, Table, emulate_qdq, quantisable_layers, quantise
 from isnet_trt.export.quantise.formats import ACTIVATIONS
 from isnet_trt.export.ranges import Ranges
 
@@ -25,7 +25,7 @@ _ON_CPU = ("fp32", "fp16", "int8")
 
 
 @dataclass(frozen=True)
-class Graphs:
+class LoweredGraphs:
     """``engine`` is what a TensorRT library builds; ``portable`` computes the same under ONNX Runtime on a CPU.
 
     ``about`` says for the report what was done: islands and their reasons, casts, eight-bit layers.
@@ -71,14 +71,14 @@ class Arithmetic:
         return self.precision in EIGHT_BITS
 
 
-def make_graphs(
+def lower_graph(
     proto: onnx.ModelProto,
     arithmetic: Arithmetic,
     kind: str,
     ranges: Ranges | None = None,
     table: Table | None = None,
     skip: Iterable[str] = (),
-) -> Graphs:
+) -> LoweredGraphs:
     """The graphs of ``proto``, which is float32, for the engine ``kind``.
 
     ``ranges`` (`isnet_trt.export.ranges.measure`) are needed for halves, a calibration ``table`` for eight bits;
@@ -89,23 +89,23 @@ def make_graphs(
         BuildError: ranges or table belong to another graph.
     """
     if arithmetic.precision == "fp32":
-        return Graphs(proto, winograd.rewrite(proto))
+        return LoweredGraphs(proto, winograd.rewrite(proto))
     if arithmetic.eight_bits:
         return _eight_bits(proto, arithmetic, kind, ranges, table, tuple(skip))
     half: Half = "fp16" if arithmetic.precision == "fp16" else "bf16"
     graph, about = _half(proto, half, ranges)
-    return Graphs(graph, emulated(graph) if half == "bf16" else graph, about)
+    return LoweredGraphs(graph, emulate_bf16(graph) if half == "bf16" else graph, about)
 
 
 def _half(proto: onnx.ModelProto, half: Half, ranges: Ranges | None) -> tuple[onnx.ModelProto, dict[str, Any]]:
     if ranges is None:
         raise SettingsError(f"a graph in {half} needs the ranges of its tensors, measured on pictures")
-    islands: Islands = find_islands(proto, ranges, half)
-    graph = typed(proto, half, islands)
-    return graph, {"islands": islands, "casts": casts(graph)}
+    islands: Fp32Fallback = find_fp32_fallback(proto, ranges, half)
+    graph = cast_to_half(proto, half, islands)
+    return graph, {"islands": islands, "casts": count_casts(graph)}
 
 
-def uncalibrated(precision: str) -> SettingsError:
+def missing_calibration(precision: str) -> SettingsError:
     """The error of eight bits without a calibration."""
     return SettingsError(f"{precision} needs a calibration; give --calib FOLDER with typical pictures")
 
@@ -122,20 +122,20 @@ def _eight_bits(
     ranges: Ranges | None,
     table: Table | None,
     skip: tuple[str, ...],
-) -> Graphs:
+) -> LoweredGraphs:
     """For ONNX Runtime one graph; for TensorRT the rest is typed first, and a twin computes the same."""
     if table is None:
-        raise uncalibrated(arithmetic.precision)
+        raise missing_calibration(arithmetic.precision)
     flavour = flavour_of(arithmetic.precision, kind)
-    about: dict[str, Any] = {"eight-bit layers": len(layers(proto, flavour)), "kept out": list(skip)}
+    about: dict[str, Any] = {"eight-bit layers": len(quantisable_layers(proto, flavour)), "kept out": list(skip)}
     about["calibration inputs"] = len(table.inputs)
     plain = quantise(proto, table, flavour, skip)
     about["ranges by observer"] = table.observers_taken(ACTIVATIONS[flavour])
     if kind == ONNXRUNTIME:
-        return Graphs(plain, plain, about)
+        return LoweredGraphs(plain, plain, about)
     if arithmetic.rest == "fp32":
-        return Graphs(plain, twin(plain), about)
+        return LoweredGraphs(plain, emulate_qdq(plain), about)
     rest, more = _half(proto, "fp16" if arithmetic.rest == "fp16" else "bf16", ranges)
     graph = quantise(rest, table, flavour, skip)
     # bfloat16 has no twin beside eight bits: its own roundings are a tenth of theirs.
-    return Graphs(graph, twin(graph if arithmetic.rest == "fp16" else plain), about | more)
+    return LoweredGraphs(graph, emulate_qdq(graph if arithmetic.rest == "fp16" else plain), about | more)
