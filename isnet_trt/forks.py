@@ -18,7 +18,7 @@ from isnet_trt.errors import EngineError
 _bound: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
-class Home:
+class OwnerProcess:
     """The process in which ``resource`` was opened; in a child forked from it the resource is never destroyed."""
 
     def __init__(self, resource: Any) -> None:

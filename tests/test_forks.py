@@ -145,12 +145,12 @@ def test_a_segmenter_is_not_sent_to_another_process(model):
 
 
 def test_errors_name_both_processes(monkeypatch):
-    from isnet_trt.forks import Home
+    from isnet_trt.forks import OwnerProcess
 
     class Resource:
         pass
 
-    home = Home(Resource())
+    home = OwnerProcess(Resource())
     home.check("this thing")
     monkeypatch.setattr(os, "getpid", lambda: 4_000_000)
     with pytest.raises(EngineError, match=r"this thing was opened in process \d+ .* process 4000000, forked"):

@@ -23,7 +23,7 @@ from benchmarks.gpu_check.networks import Strided
 from benchmarks.gpu_check.rigs import Case, GpuRig, Rig
 from isnet_trt import RawImage, RawLabels, Segmenter
 from isnet_trt.errors import EngineError
-from isnet_trt.pictures.preprocess import Order
+from isnet_trt.pictures.formats import Order
 
 PADDING = 37
 UNTOUCHED = 201

@@ -21,6 +21,7 @@ from isnet_trt.kernels.cost import Card, Cost
 from isnet_trt.merging import geometry
 from isnet_trt.pictures.interop import image_from
 from isnet_trt.pictures.preprocess import test_size
+from isnet_trt.runtime.gpu import GpuRuntime
 
 ROUNDS, FEW = 15, 5
 AIM = 0.15
@@ -153,9 +154,9 @@ def _engine(answer: Answer, setup: Setup, case: Case, kind: str) -> bool:
     with part(answer, f"{case.label} {kind}"):
         folder, _ = bundles.published(setup, kind, MODELS[case.label][0], "fp16", window, case.batch)
         with bundles.opened(folder, kind) as segmenter:
-            if segmenter._pipeline is None:
+            if not isinstance(segmenter.runtime, GpuRuntime):
                 raise CannotRun(segmenter.description)
-            _measure(answer, setup, case, f"{kind} fp16", segmenter.description, segmenter, segmenter._pipeline)
+            _measure(answer, setup, case, f"{kind} fp16", segmenter.description, segmenter, segmenter.runtime.pipeline)
         return True
     return False
 
@@ -164,8 +165,8 @@ def _torch(answer: Answer, setup: Setup, case: Case) -> None:
     """The pipeline around PyTorch's network in float16: what the stages add on a card without engine library."""
     network = Torch(_model(case), case.labels.count, case.stride, "float16")
     with rigs.on_gpu(GpuRig(setup), network, case) as segmenter:
-        assert segmenter._pipeline is not None
-        _measure(answer, setup, case, "PyTorch fp16", network.description, segmenter, segmenter._pipeline)
+        assert isinstance(segmenter.runtime, GpuRuntime)
+        _measure(answer, setup, case, "PyTorch fp16", network.description, segmenter, segmenter.runtime.pipeline)
 
 
 def _model(case: Case) -> Any:

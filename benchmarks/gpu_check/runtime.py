@@ -233,7 +233,7 @@ def compare_golden(
     whole = case("logits", Inference())
     pipeline = rig.pipeline(network, whole)
     try:
-        ((_, logits),) = pipeline.coarse(image_from(image), whole.inference)
+        ((_, logits),) = pipeline.window_logits(image_from(image), whole.inference)
     finally:
         pipeline.close()
     _stored_logits(answer, logits, stored, precision)

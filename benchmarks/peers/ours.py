@@ -20,7 +20,7 @@ def load(setup: Setup) -> BundleRunner:
     except IsnetError as error:
         raise Missing(str(error)) from None
     if setup.batch:
-        segmenter.batch = setup.batch
+        segmenter.runtime.batch = setup.batch
     return BundleRunner(segmenter)
 
 

@@ -1,11 +1,12 @@
-"""From a picture to its label map on one GPU: memory, streams and graphs around the steps of a plan.
+"""From an image to its label map on one GPU: memory, streams and graphs around the steps of a plan.
 
-Pictures go up on one stream, the steps of `isnet_trt.cuda.plan` run on a second, label maps come down on a third, and
-events order them: with several pictures on their way the stages overlap. The second time that a kind of picture comes,
-its steps are captured as a CUDA graph, and are one launch from then on.
+Images go up on one stream, the steps of `isnet_trt.cuda.plan` run on a second, label maps come down on a third, and
+events order them: with several images in flight the stages overlap. The second time that an image with the same input
+signature (size, channel order, settings) comes, its steps are captured as a CUDA graph, and are one launch from then
+on.
 
-The pipeline speaks to a device, to kernels and to an engine through the few methods below, so that tests run it on host
-memory, with the real kernels in Triton's interpreter. Not yet run on a GPU.
+The pipeline speaks to a device, to kernels and to an engine through few methods, so that tests run it on host memory,
+with the real kernels in Triton's interpreter.
 """
 
 from __future__ import annotations
@@ -18,28 +19,28 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from isnet_trt.cuda.answers import check_answers, split_answers
 from isnet_trt.cuda.device import Device, Graph
 from isnet_trt.cuda.plan import Model, kernels_of, plan
 from isnet_trt.cuda.protocols import DeviceEngine, Launcher
 from isnet_trt.cuda.steps import Clear, Infer, Launch, Move, Place, Plan, Step
-from isnet_trt.cuda.transfers import Labels, Slot, Transfers, labels
-from isnet_trt.errors import EngineError, EngineUnavailable
-from isnet_trt.forks import Home
-from isnet_trt.merging.geometry import Window, coarse_size
+from isnet_trt.cuda.transfers import Labels, Slot, Transfers
+from isnet_trt.errors import EngineError, EngineUnavailable, OutOfMemory
+from isnet_trt.forks import OwnerProcess
+from isnet_trt.merging.geometry import Window
+from isnet_trt.pictures.formats import Order
 from isnet_trt.pictures.interop import RawImage, RawLabels
-from isnet_trt.pictures.preprocess import Order
 from isnet_trt.settings import Inference, Size
 
 PLANS = 4
-"""Kinds of picture (size, channel order, settings) whose plan and graph are kept."""
-FORGOTTEN = 8
-"""So many are forgotten before the engine forgets their input shapes too, which has to wait for the GPU."""
+"""Input signatures whose plan and graph are kept."""
+EVICTIONS = 8
+"""Plans evicted before the engine forgets their input shapes too, which has to wait for the GPU."""
 CAPTURES = 3
-"""So many fail in a row before none is tried any more: what another thread does, such as waiting for the whole context,
-may end one."""
+"""Captures that fail in a row before none is tried any more: what another thread does, such as waiting for the whole
+context, may end one."""
 
 _MIB = 1 << 20
+Signature = tuple[Size, Order, Inference]
 
 
 @dataclass
@@ -53,10 +54,16 @@ class _Prepared:
     def __post_init__(self) -> None:
         self.offsets = self.plan.offsets
 
+    def close_graph(self) -> None:
+        """Destroy the graph. One that still runs is freed by the driver when it is done."""
+        if self.graph is not None:
+            self.graph.close()
+            self.graph = None
+
 
 @dataclass
 class Ticket:
-    """A picture on its way; `Pipeline.collect` gives its label map."""
+    """An image in flight, kept alive with its memory; `Pipeline.collect` gives its label map."""
 
     plan: Plan
     image: RawImage
@@ -65,7 +72,7 @@ class Ticket:
 
 
 class Pipeline:
-    """Everything between source pictures and label maps on one GPU, around an engine.
+    """Everything between source images and label maps on one GPU, around an engine.
 
     Not safe for two threads at once, but any thread may use it. Closed, it has given all its memory back.
     """
@@ -84,17 +91,17 @@ class Pipeline:
                 f"the bundle's kernels lack {', '.join(missing)}; build it again with python -m isnet_trt.build"
             )
         self.device, self.kernels, self.engine, self.model = device, kernels, engine, model
-        self._prepared: OrderedDict[tuple[Size, Order, Inference], _Prepared] = OrderedDict()
+        self._prepared: OrderedDict[Signature, _Prepared] = OrderedDict()
         self._arena = 0
         self._arena_bytes = 0
-        self._forgotten = 0
+        self._evictions = 0
         self._failed_captures = 0
         self._no_graphs = engine.no_graph(frozenset(), stream)
         self._closed = False
         with device:
             self.stream = stream or device.stream()
             self._transfers = Transfers(device, self.stream)
-        self._home = Home(self)
+        self._owner = OwnerProcess(self)
 
     @property
     def description(self) -> str:
@@ -102,121 +109,109 @@ class Pipeline:
         return f"no CUDA graphs: {self._no_graphs}" if self._no_graphs else "CUDA graphs"
 
     def plan(self, size: Size, inference: Inference, order: Order = "rgb") -> Plan:
-        """What a picture of ``size`` takes; ``.bytes`` is the device memory beside the engine's."""
+        """The work for images of ``size``; its ``bytes`` are the device memory that it takes beside the engine's."""
         return plan(size, inference, self.model, order)
 
-    # Pictures
+    # Images
 
     def __call__(
         self, image: RawImage, inference: Inference, out: RawLabels | None = None, stream: int | None = None
     ) -> Labels | None:
-        """The label map of one picture; see `submit` and `collect`."""
+        """The label map of one image; see `submit` and `collect`."""
         return self.collect(self.submit(image, inference, out, stream))
 
     def submit(
         self, image: RawImage, inference: Inference, out: RawLabels | None = None, stream: int | None = None
     ) -> Ticket:
-        """Queue all work for one picture and return at once.
+        """Queue all work for one image and return at once.
 
         ``image`` in host memory has been read when this returns; in device memory it must stay as it is until
         `collect`. For device memory, work waits for what is queued on ``stream`` and on the streams of ``image`` and
         ``out``, and these wait for the label map in ``out``.
 
         Raises:
-            ImageError: the picture does not fit the settings.
+            ImageError: the image does not fit the settings.
             EngineError: memory is short, or the driver or the engine fails. The pipeline stays usable.
         """
         with self._active():
-            prepared = self._prepare(image.size, image.order, inference)
-            slot = self._take(prepared.plan, image.on_host)
-            try:
-                self._queue(prepared, slot, image, out, stream)
-            except BaseException:
-                self._drain()
-                self._transfers.give(slot)
-                raise
+            prepared, slot = self._upload(image, inference, stream)
+            with self._slot_given_back_on_error(slot):
+                self._run(prepared)
+                result = self._address(prepared, ("result", 0))
+                self._transfers.download(prepared.plan, slot, result, out, stream)
         return Ticket(prepared.plan, image, out, slot)
 
-    def _queue(
-        self, prepared: _Prepared, slot: Slot, image: RawImage, out: RawLabels | None, stream: int | None
-    ) -> None:
-        made = prepared.plan
-        source, result = (self._address(prepared, (name, 0)) for name in ("source", "result"))
-        self._transfers.bring(image, made, slot, source, _streams(image.stream, stream))
-        self._run(prepared)
-        self._transfers.deliver(made, slot, result, out, _streams(out.stream if out else None, stream))
-
     def collect(self, ticket: Ticket) -> Labels | None:
-        """Wait for a picture's label map: a new array (H, W), the caller's, or None where that is device memory.
+        """Wait for an image's label map: a new array (H, W), the caller's, or None where that is device memory.
 
         Raises:
-            EngineError: the network's answer has NaN or infinite values, or the driver fails.
+            EngineError: the logits have NaN or infinite values, or the driver fails.
         """
         slot, ticket.slot = ticket.slot, None
         if slot is None:
             raise EngineError("the label map of this picture was collected already")
         with self._active():
             try:
-                down = self._transfers.wait(slot)
-                check_answers(ticket.plan, down[ticket.plan.flags : ticket.plan.result_bytes])
-                return labels(ticket.plan, down, ticket.out)
+                return self._transfers.labels(ticket.plan, slot, ticket.out)
             finally:
                 self._transfers.give(slot)
 
-    def coarse(
+    def window_logits(
         self, image: RawImage, inference: Inference, stream: int | None = None
     ) -> list[tuple[Window, NDArray[np.float32]]]:
-        """The network's answer (K, h, w) to each window in the order of the queue, to be merged on the host.
+        """The logits (K, h, w) of each window in the order of the queue, to be merged on the host.
 
         Raises:
             ImageError, EngineError: as `submit` and `collect`.
         """
         with self._active():
-            prepared = self._prepare(image.size, image.order, inference)
-            slot = self._take(prepared.plan, image.on_host)
+            prepared, slot = self._upload(image, inference, stream)
+            plan = prepared.plan
             try:
-                source = self._address(prepared, ("source", 0))
-                self._transfers.bring(image, prepared.plan, slot, source, _streams(image.stream, stream))
-                for step in prepared.plan.steps:
+                for step in plan.steps:
                     if step.stage not in ("accumulate", "finish"):
-                        self._do(step, prepared)
-                answers = self._answers(prepared)
+                        self._queue(step, prepared)
+                logits, flags = (self._address(prepared, place) for place in (("logits", 0), ("result", plan.flags)))
+                arrays = self._transfers.logits(plan, logits, flags, self.model.head.classes)
             finally:
                 self._drain()
                 self._transfers.give(slot)
-        return list(zip(prepared.plan.queue.windows, answers, strict=True))
+        return list(zip(plan.queue.windows, arrays, strict=True))
+
+    def _upload(self, image: RawImage, inference: Inference, stream: int | None) -> tuple[_Prepared, Slot]:
+        """Make plan and memory ready for an image, and queue its upload."""
+        prepared = self._prepare((image.size, image.order, inference))
+        with self._room(prepared.plan):
+            slot = self._transfers.take(prepared.plan, image.on_host)
+        with self._slot_given_back_on_error(slot):
+            self._transfers.upload(image, prepared.plan, slot, self._address(prepared, ("source", 0)), stream)
+        return prepared, slot
+
+    @contextlib.contextmanager
+    def _slot_given_back_on_error(self, slot: Slot) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self._drain()  # what was queued before the error uses the slot
+            self._transfers.give(slot)
+            raise
 
     def wait(self) -> None:
-        """Until nothing is queued. Tickets stay to be collected."""
+        """Wait until nothing is queued. Tickets stay to be collected."""
         with self._active():
             self._drain()
-
-    def _answers(self, prepared: _Prepared) -> list[NDArray[np.float32]]:
-        """Each window's answer, downloaded and checked."""
-        made = prepared.plan
-        size = made.buffers["logits"]
-        staging = self.device.staging(size + made.result_bytes - made.flags)
-        try:
-            there, flags = (self._address(prepared, place) for place in (("logits", 0), ("result", made.flags)))
-            self.device.copy(staging.ctypes.data, there, size, self.stream)
-            self.device.copy(staging.ctypes.data + size, flags, len(staging) - size, self.stream)
-            self.device.synchronize(self.stream)
-            check_answers(made, staging[size:])
-            return split_answers(made, staging[:size], self.model.head.classes)
-        finally:
-            self.device.release(staging)
 
     # Steps
 
     def _run(self, prepared: _Prepared) -> None:
-        """All steps: one by one the first time, later as a graph where that can be."""
+        """Queue all steps: one by one the first time, later as a graph where that can be."""
         if prepared.graph is None and prepared.has_run and not self._no_graphs:
             self._capture(prepared)
         if prepared.graph is not None:
             prepared.graph.launch(self.stream)
             return
         for step in prepared.plan.steps:
-            self._do(step, prepared)
+            self._queue(step, prepared)
         prepared.has_run = True
 
     def _capture(self, prepared: _Prepared) -> None:
@@ -226,7 +221,7 @@ class Pipeline:
         try:
             with self.device.capture(self.stream) as graph:
                 for step in prepared.plan.steps:
-                    self._do(step, prepared)
+                    self._queue(step, prepared)
         except EngineError as error:
             self._failed_captures += 1
             if self._failed_captures == CAPTURES:
@@ -236,25 +231,24 @@ class Pipeline:
         prepared.graph = graph
 
     def steps(self, size: Size, inference: Inference, order: Order = "rgb") -> Iterator[tuple[str, Callable[[], None]]]:
-        """(stage, call) of each step for such pictures, for measuring: a call queues the step on `stream`.
+        """(stage, call) of each step for such images, for measuring: a call queues the step on `stream`.
 
-        With the device pushed, and right after a picture of this kind: the buffers still hold what it left.
+        With the device pushed, and right after an image of this signature: the buffers still hold what it left.
         """
-        prepared = self._prepare(size, order, inference)
+        prepared = self._prepare((size, order, inference))
         for step in prepared.plan.steps:
-            yield step.stage, lambda step=step: self._do(step, prepared)  # type: ignore[misc]
+            yield step.stage, lambda step=step: self._queue(step, prepared)  # type: ignore[misc]
 
-    def _do(self, step: Step, prepared: _Prepared) -> None:
-        """Queue one step."""
+    def _queue(self, step: Step, prepared: _Prepared) -> None:
         if isinstance(step, Launch):
             places = {name: self._address(prepared, place) for name, place in step.places.items()}
             self.kernels.launch(step.kernel, self.stream, **places, **step.numbers)
         elif isinstance(step, Infer):
-            there, back = self._address(prepared, step.input), self._address(prepared, step.output)
-            self.engine.enqueue(there, back, step.shape, self.stream)
+            source, target = self._address(prepared, step.input), self._address(prepared, step.output)
+            self.engine.enqueue(source, target, step.shape, self.stream)
         elif isinstance(step, Move):
-            to, source = self._address(prepared, step.to), self._address(prepared, step.source)
-            self.device.copy(to, source, step.size, self.stream)
+            target, source = self._address(prepared, step.to), self._address(prepared, step.source)
+            self.device.copy(target, source, step.size, self.stream)
         elif isinstance(step, Clear):
             self.device.fill(self._address(prepared, step.place), 0, step.size, self.stream)
 
@@ -264,97 +258,78 @@ class Pipeline:
 
     # Memory
 
-    def _take(self, made: Plan, from_host: bool) -> Slot:
-        with self._room(made):
-            return self._transfers.take(made, from_host)
-
-    def _prepare(self, size: Size, order: Order, inference: Inference) -> _Prepared:
-        """The plan for such pictures, with memory for its buffers."""
-        key = (size, order, inference)
-        found = self._prepared.get(key)
-        made = found.plan if found else self.plan(size, inference, order)
-        if found is None:
-            self._check_answers(made)
-        with self._room(made):
-            self._reserve(made)
-        if found is None:
-            found = self._prepared[key] = _Prepared(made)
-        self._prepared.move_to_end(key)
+    def _prepare(self, signature: Signature) -> _Prepared:
+        """Return the plan for images of a signature, with memory for its buffers; the least recently used goes."""
+        prepared = self._prepared.get(signature)
+        if prepared is None:
+            size, order, inference = signature
+            prepared = _Prepared(self.plan(size, inference, order))
+            for shape in prepared.plan.shapes:
+                self.model.head.check_output(shape, self.engine.output_shape(shape))
+        with self._room(prepared.plan):
+            self._reserve(prepared.plan.arena_bytes)
+        self._prepared[signature] = prepared
+        self._prepared.move_to_end(signature)
         if len(self._prepared) > PLANS:
-            self._forget(next(iter(self._prepared)))
-        return found
+            self._evict()
+        return prepared
 
-    def _check_answers(self, made: Plan) -> None:
-        """Refuse a network whose answers do not have the shape that the label set makes them have."""
-        head = self.model.head
-        for shape in made.shapes:
-            answer = self.engine.output_shape(shape)
-            wanted = (shape[0], head.classes, *coarse_size((shape[2], shape[3]), head.stride))
-            if answer != wanted:
-                raise EngineError(
-                    f"the network answers {answer} for an input of {shape}; {head.classes} classes at stride "
-                    f"{head.stride} make it {wanted}: the model and the label set do not belong together"
-                )
+    def _reserve(self, size: int) -> None:
+        """Make the one block of memory large enough for all buffers of a plan.
 
-    def _reserve(self, made: Plan) -> None:
-        """One block of memory large enough for all buffers; graphs know the addresses of the old one and go."""
-        if made.arena_bytes <= self._arena_bytes:
-            return
-        self._drop_arena()
-        self._arena = self.device.allocate(made.arena_bytes)
-        self._arena_bytes = made.arena_bytes
+        Graphs have the addresses of the old block in them and go with it.
+        """
+        if size > self._arena_bytes:
+            self._drop_arena()
+            self._arena = self.device.allocate(size)
+            self._arena_bytes = size
 
     def _drop_arena(self) -> None:
         self._drain()
         for prepared in self._prepared.values():
-            if prepared.graph is not None:
-                prepared.graph.close()
-                prepared.graph = None
+            prepared.close_graph()
         address, self._arena, self._arena_bytes = self._arena, 0, 0
         if address:
             self.device.free(address)
 
-    def _forget(self, key: tuple[Size, Order, Inference]) -> None:
-        """Give back what is kept for one kind of picture. A graph that still runs is freed when it is done."""
-        prepared = self._prepared.pop(key)
-        if prepared.graph is not None:
-            prepared.graph.close()
-        self._forgotten += 1
-        if self._forgotten >= FORGOTTEN:
-            self._forgotten = 0
+    def _evict(self) -> None:
+        """Drop the plan and the graph that were not used for the longest time."""
+        _, prepared = self._prepared.popitem(last=False)
+        prepared.close_graph()
+        self._evictions += 1
+        if self._evictions >= EVICTIONS:
+            self._evictions = 0
             self._drain()
-            self._keep()
+            self._trim_engine()
 
-    def _keep(self) -> None:
-        """Let the engine forget input shapes of no kind of picture that is kept. Nothing may be queued."""
+    def _trim_engine(self) -> None:
+        """Let the engine forget input shapes of evicted plans. Nothing may be queued."""
         self.engine.keep(frozenset().union(*(prepared.plan.shapes for prepared in self._prepared.values())))
 
     @contextlib.contextmanager
-    def _room(self, made: Plan) -> Iterator[None]:
-        """Failing to allocate, said with what the picture takes, and what is not needed given back."""
+    def _room(self, plan: Plan) -> Iterator[None]:
+        """Re-raise an allocation failure with the required and free bytes, after giving back what is not needed."""
         try:
             yield
-        except EngineError as error:
-            if "out of memory" not in str(error):
-                raise
-            memory = self.device.memory()
+        except OutOfMemory:
+            free, total = self.device.memory()
             self._drop_arena()
             self._transfers.trim()
-            self._keep()  # what it had prepared for this picture takes memory too
-            raise EngineError(_too_large(made, *memory)) from None
+            self._trim_engine()  # what it had prepared for this image takes memory too
+            raise OutOfMemory(_too_large(plan, free, total)) from None
 
-    # Its end
+    # Closing
 
     @contextlib.contextmanager
     def _active(self) -> Iterator[None]:
-        self._home.check("this pipeline")
+        self._owner.check("this pipeline")
         if self._closed:
             raise EngineError("this pipeline was closed; open it again")
         with self.device:
             yield
 
     def _drain(self) -> None:
-        """Until nothing is queued; what fails then has been or will be said by the call that waits for it."""
+        """Wait until nothing is queued; a failure is raised by the call that waits for that work."""
         with contextlib.suppress(EngineError):
             self._transfers.drain()
 
@@ -363,34 +338,27 @@ class Pipeline:
 
         In a forked child nothing happens: the device is the parent's.
         """
-        if self._closed or not self._home.is_here:
+        if self._closed or not self._owner.is_here:
             return
         self._closed = True
         with self.device:
             self._drain()
             for prepared in self._prepared.values():
-                if prepared.graph is not None:
-                    prepared.graph.close()
+                prepared.close_graph()
             self._prepared.clear()
             self.device.close()
 
     def __del__(self) -> None:
-        if hasattr(self, "_home"):
+        if hasattr(self, "_owner"):
             with contextlib.suppress(Exception):  # at the end of the process its libraries may be gone already
                 self.close()
 
 
-def _streams(*given: int | None) -> list[int]:
-    """The streams given, each once."""
-    return list(dict.fromkeys(stream for stream in given if stream is not None))
-
-
-def _too_large(made: Plan, free: int, total: int) -> str:
-    """What a picture takes, what there is, and what helps."""
-    sizes = (made.bytes, made.buffers["logits"], free, total)
-    needed, answers, left, whole = (f"{size / _MIB:.1f}" for size in sizes)
+def _too_large(plan: Plan, free: int, total: int) -> str:
+    sizes = (plan.bytes, plan.buffers["logits"], free, total)
+    needed, logits, free_mib, total_mib = (f"{size / _MIB:.1f}" for size in sizes)
     return (
-        f"not enough GPU memory for a picture of {made.size[0]}x{made.size[1]} ({made.inference.describe()}): it takes "
-        f"{needed} MiB beside the engine, {answers} of them for the answers to {len(made.queue.windows)} windows, and "
-        f"{left} of {whole} MiB are free; use fewer scales or a smaller picture, or free GPU memory"
+        f"not enough GPU memory for a picture of {plan.size[0]}x{plan.size[1]} ({plan.inference.describe()}): it takes "
+        f"{needed} MiB beside the engine, {logits} of them for the answers to {len(plan.queue.windows)} windows, and "
+        f"{free_mib} of {total_mib} MiB are free; use fewer scales or a smaller picture, or free GPU memory"
     )

@@ -36,7 +36,8 @@ from isnet_trt.merging import windows
 from isnet_trt.merging.geometry import Window, coarse_size
 from isnet_trt.merging.merge import Head, label_type
 from isnet_trt.merging.resample import Span, positions
-from isnet_trt.pictures.preprocess import Order, test_size, value_tables
+from isnet_trt.pictures.formats import Order
+from isnet_trt.pictures.preprocess import test_size, value_tables
 from isnet_trt.settings import Inference, Preprocess, Size
 
 BAND_BYTES = 64 << 20

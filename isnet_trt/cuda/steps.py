@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isnet_trt.merging import windows
-from isnet_trt.pictures.preprocess import Order
+from isnet_trt.pictures.formats import Order
 from isnet_trt.settings import Inference, Size
 
 ALIGNMENT = 256

@@ -1,15 +1,19 @@
-"""Pictures to the GPU and label maps back, each on a stream of its own, with what a picture on its way holds."""
+"""Copies between the caller's memory and the GPU's work buffers: images up, label maps and logits down.
+
+Uploads and downloads have a stream each beside the stream of the work, and events order the three, so that the copies
+of one image overlap with the work for another.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from isnet_trt.cuda.device import Device
-from isnet_trt.cuda.steps import Plan
+from isnet_trt.cuda.steps import FLOAT, Plan
+from isnet_trt.merging.merge import not_finite
 from isnet_trt.pictures.interop import RawImage, RawLabels
 
 Labels = NDArray[np.unsignedinteger]
@@ -17,8 +21,8 @@ Labels = NDArray[np.unsignedinteger]
 
 @dataclass
 class Slot:
-    """Page-locked and device memory for one picture with its plan's tables and for its label map, and the events that
-    order its work."""
+    """What one image in flight holds: page-locked and device memory for the image with its plan's tables and for its
+    label map, and the events that order its work."""
 
     source: int = 0
     result: int = 0
@@ -28,10 +32,10 @@ class Slot:
 
 
 class Transfers:
-    """Copies between the host and the work on ``stream``.
+    """Copies between the host and the work on ``stream``. All methods need the device pushed.
 
-    All methods need the device pushed. `take` a slot for each picture, `bring` it, `deliver` its label map, wait for
-    the event "down" of its slot, and `give` the slot back when nothing queued uses it any more.
+    For each image: `take` a slot, `upload`, `download` once the work is queued, `labels`, and `give` the slot back
+    when nothing queued uses it any more.
     """
 
     def __init__(self, device: Device, stream: int) -> None:
@@ -40,27 +44,26 @@ class Transfers:
         self._up, self._down = device.stream(), device.stream()
         self._free: list[Slot] = []
 
-    def take(self, made: Plan, from_host: bool) -> Slot:
-        """Memory for a picture of ``made``.
+    # Slots
+
+    def take(self, plan: Plan, from_host: bool) -> Slot:
+        """Return a slot with memory for an image of ``plan``; ``from_host``: the image itself has to be staged.
 
         Raises:
-            EngineError: there is not enough.
+            OutOfMemory: there is not enough.
         """
         slot = self._free.pop() if self._free else Slot()
         try:
             if not slot.events:
-                slot.events = {name: self._device.event() for name in ("up", "foreign", "done", "down")}
-            size = made.upload_bytes - _begin(made, from_host)
+                slot.events = {name: self._device.event() for name in ("up", "caller", "done", "down")}
+            size = plan.upload_bytes - _host_start(plan, from_host)
             if slot.up is None or len(slot.up) < size:
                 self._drop_source(slot)
-                slot.up = self._device.staging(size)
-                slot.source = self._device.allocate(size)
-            if slot.down is None or len(slot.down) < made.result_bytes:
+                slot.up, slot.source = self._device.staging(size), self._device.allocate(size)
+            size = plan.result_bytes
+            if slot.down is None or len(slot.down) < size:
                 self._drop_result(slot)
-                slot.down, slot.result = (
-                    self._device.staging(made.result_bytes),
-                    self._device.allocate(made.result_bytes),
-                )
+                slot.down, slot.result = self._device.staging(size), self._device.allocate(size)
         except BaseException:
             self._drop_source(slot)
             self._drop_result(slot)
@@ -69,17 +72,21 @@ class Transfers:
         return slot
 
     def give(self, slot: Slot) -> None:
-        """Take the memory back for the next picture."""
+        """Keep the slot's memory for the next image."""
         self._free.append(slot)
 
+    def trim(self) -> None:
+        """Free the memory of all slots that are not in use."""
+        for slot in self._free:
+            self._drop_source(slot)
+            self._drop_result(slot)
+
     def _drop_source(self, slot: Slot) -> None:
-        staging, slot.up = slot.up, None
-        address, slot.source = slot.source, 0
+        staging, address, slot.up, slot.source = slot.up, slot.source, None, 0
         self._drop(staging, address)
 
     def _drop_result(self, slot: Slot) -> None:
-        staging, slot.down = slot.down, None
-        address, slot.result = slot.result, 0
+        staging, address, slot.down, slot.result = slot.down, slot.result, None, 0
         self._drop(staging, address)
 
     def _drop(self, staging: NDArray[np.uint8] | None, address: int) -> None:
@@ -88,94 +95,124 @@ class Transfers:
         if address:
             self._device.free(address)
 
-    def trim(self) -> None:
-        """Give the memory of slots that are not in use back."""
-        for slot in self._free:
-            self._drop_source(slot)
-            self._drop_result(slot)
+    # Copies
 
-    def bring(self, image: RawImage, made: Plan, slot: Slot, source: int, foreign: Iterable[int]) -> None:
-        """Queue picture and tables to ``source``; rows without padding.
+    def upload(self, image: RawImage, plan: Plan, slot: Slot, source: int, stream: int | None) -> None:
+        """Queue image and tables to ``source``; rows without padding.
 
-        Host memory is read before this returns. Device memory is read after what is queued on the streams ``foreign``,
-        and before what is queued there later.
+        Host memory is read before this returns. Device memory is read after what is queued on the caller's ``stream``
+        and on the image's own, and before what is queued there later.
         """
         assert slot.up is not None
-        begin = _begin(made, image.on_host)
-        size = made.upload_bytes - begin
+        start = _host_start(plan, image.on_host)
+        size = plan.upload_bytes - start
         if image.on_host:
-            rows = slot.up[: made.source_bytes].reshape(image.height, -1)
-            np.copyto(rows, image.array().reshape(image.height, -1))
-        slot.up[made.tables_at - begin : size] = np.frombuffer(made.tables, np.uint8)
+            np.copyto(slot.up[: plan.source_bytes].reshape(image.height, -1), image.array().reshape(image.height, -1))
+        slot.up[plan.tables_at - start : size] = np.frombuffer(plan.tables, np.uint8)
+        # In two steps: the slot's own device memory takes the upload while the work still reads the last image from
+        # ``source``; the copy within the device is short.
         self._device.copy(slot.source, slot.up.ctypes.data, size, self._up)
         self._order(self._up, self._stream, slot.events["up"])
-        self._device.copy(source + begin, slot.source, size, self._stream)
+        self._device.copy(source + start, slot.source, size, self._stream)
         if not image.on_host:
-            self._fetch(image, slot, source, list(foreign))
+            rows = (source, image.row_bytes, image.address, image.row_pitch, image.row_bytes, image.height)
+            self._copy_with_caller(slot, (image.stream, stream), rows)
 
-    def _fetch(self, image: RawImage, slot: Slot, source: int, foreign: list[int]) -> None:
-        """The picture from the caller's device memory."""
-        for stream in foreign:
-            self._order(stream, self._stream, slot.events["foreign"])
-        rows = (image.address, image.row_pitch, image.row_bytes, image.height)
-        self._device.copy_rows(source, image.row_bytes, *rows, self._stream)
-        for stream in foreign:
-            self._order(self._stream, stream, slot.events["foreign"])
-
-    def deliver(self, made: Plan, slot: Slot, result: int, out: RawLabels | None, foreign: Iterable[int]) -> None:
+    def download(self, plan: Plan, slot: Slot, result: int, out: RawLabels | None, stream: int | None) -> None:
         """Queue labels and flags from ``result`` to the slot's page-locked memory, and record the event "down".
 
-        Labels for device memory go there instead, before anything queued later on the streams ``foreign``.
+        Labels for device memory go there instead, before anything queued later on the caller's ``stream``.
         """
-        begin = 0
-        if out is not None and not out.on_host:
-            begin = made.flags
-            self._put(made, slot, result, out, list(foreign))
-        size = made.result_bytes - begin
-        self._device.copy(slot.result + begin, result + begin, size, self._stream)
-        self._order(self._stream, self._down, slot.events["done"])
         assert slot.down is not None
-        self._device.copy(slot.down.ctypes.data + begin, slot.result + begin, size, self._down)
+        start = 0
+        if out is not None and not out.on_host:
+            start = plan.flags  # only the flags are needed on the host
+            rows = (out.address, out.row_pitch, result, out.row_bytes, out.row_bytes, out.height)
+            self._copy_with_caller(slot, (out.stream, stream), rows)
+        size = plan.result_bytes - start
+        self._device.copy(slot.result + start, result + start, size, self._stream)
+        self._order(self._stream, self._down, slot.events["done"])
+        self._device.copy(slot.down.ctypes.data + start, slot.result + start, size, self._down)
         self._device.record(slot.events["down"], self._down)
 
-    def _put(self, made: Plan, slot: Slot, result: int, out: RawLabels, foreign: list[int]) -> None:
-        """Labels to the caller's device memory."""
-        for stream in foreign:
-            self._order(stream, self._stream, slot.events["foreign"])
-        rows = (result, out.row_bytes, out.row_bytes, out.height)
-        self._device.copy_rows(out.address, out.row_pitch, *rows, self._stream)
-        for stream in foreign:
-            self._order(self._stream, stream, slot.events["foreign"])
+    def _copy_with_caller(
+        self, slot: Slot, streams: tuple[int | None, ...], rows: tuple[int, int, int, int, int, int]
+    ) -> None:
+        """Copy rows from or to the caller's device memory, between what is queued on ``streams`` before and after."""
+        callers = list(dict.fromkeys(stream for stream in streams if stream is not None))
+        for stream in callers:
+            self._order(stream, self._stream, slot.events["caller"])
+        self._device.copy_rows(*rows, self._stream)
+        for stream in callers:
+            self._order(self._stream, stream, slot.events["caller"])
 
     def _order(self, first: int, then: int, event: int) -> None:
-        """What is queued on ``then`` from now on waits for what is queued on ``first``."""
+        """Let what is queued on ``then`` from now on wait for what is queued on ``first``."""
         self._device.record(event, first)
         self._device.wait_for(then, event)
 
-    def wait(self, slot: Slot) -> NDArray[np.uint8]:
-        """Until the slot's label map is there: its bytes, and the flags."""
-        self._device.reached(slot.events["down"])
+    # Results
+
+    def labels(self, plan: Plan, slot: Slot, out: RawLabels | None) -> Labels | None:
+        """Wait for a label map (H, W): a new array, or the caller's in host memory; None where it is on the device.
+
+        Raises:
+            EngineError: the logits have NaN or infinite values, or the driver fails.
+        """
         assert slot.down is not None
-        return slot.down
+        self._device.reached(slot.events["down"])
+        _check_finite(plan, slot.down[plan.flags : plan.result_bytes])
+        if out is not None and not out.on_host:
+            return None
+        labels: Labels = slot.down[: plan.label_bytes].view(plan.labels).reshape(plan.size)
+        if out is None:
+            return labels.copy()
+        target = out.array()
+        np.copyto(target, labels)
+        return target
+
+    def logits(self, plan: Plan, logits: int, flags: int, classes: int) -> list[NDArray[np.float32]]:
+        """Wait for the work, and copy each window's logits (K, h, w) from the buffer "logits", in order of the queue.
+
+        Raises:
+            EngineError: the logits have NaN or infinite values, or the driver fails.
+        """
+        size = plan.buffers["logits"]
+        staging = self._device.staging(size + plan.result_bytes - plan.flags)
+        try:
+            self._device.copy(staging.ctypes.data, logits, size, self._stream)
+            self._device.copy(staging.ctypes.data + size, flags, len(staging) - size, self._stream)
+            self._device.synchronize(self._stream)
+            _check_finite(plan, staging[size:])
+            return split_logits(plan, staging[:size], classes)
+        finally:
+            self._device.release(staging)
 
     def drain(self) -> None:
-        """Until everything queued is done, on the stream of the work too."""
+        """Wait until everything queued is done, on the stream of the work too."""
         for stream in (self._up, self._stream, self._down):
             self._device.synchronize(stream)
 
 
-def labels(made: Plan, down: NDArray[np.uint8], out: RawLabels | None) -> Labels | None:
-    """The label map in page-locked memory as a new array, or in ``out``; None where that is device memory."""
-    if out is not None and not out.on_host:
-        return None
-    found: Labels = down[: made.label_bytes].view(made.labels).reshape(made.size)
-    if out is None:
-        return found.copy()
-    target = out.array()
-    np.copyto(target, found)
-    return target
+def _host_start(plan: Plan, from_host: bool) -> int:
+    """Where the part of an upload starts that comes from the host: the tables where the image is on the device."""
+    return 0 if from_host else plan.tables_at
 
 
-def _begin(made: Plan, from_host: bool) -> int:
-    """Where in what goes up the part begins that comes from the host."""
-    return 0 if from_host else made.tables_at
+def _check_finite(plan: Plan, flags: NDArray[np.uint8]) -> None:
+    """Raise EngineError where the kernel ``finite`` set the int32 flag of a region."""
+    for region, flag in zip(plan.regions, flags.view(np.int32), strict=True):
+        if flag:
+            raise not_finite((region.batch, 3, *region.window))
+
+
+def split_logits(plan: Plan, logits: NDArray[np.uint8], classes: int) -> list[NDArray[np.float32]]:
+    """Copies of each window's logits (K, h, w), in the order of the queue, from the bytes of the buffer "logits"."""
+    copies = []
+    for index, slot in plan.slots:
+        region = plan.regions[index]
+        shape = (classes, *region.coarse)
+        size = FLOAT * shape[0] * shape[1] * shape[2]
+        start = region.offset + slot * size
+        copies.append(logits[start : start + size].view(np.float32).reshape(shape).copy())
+    return copies

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from isnet_trt.engines.base import Engine, check_batch
 from isnet_trt.engines.cores import usable_cores
 from isnet_trt.errors import EngineError, EngineUnavailable, SettingsError
-from isnet_trt.forks import Home
+from isnet_trt.forks import OwnerProcess
 
 KIND = "onnxruntime"
 
@@ -61,13 +61,13 @@ class OnnxRuntimeEngine:
         threads = threads or usable_cores()
         self.description = f"ONNX Runtime {runtime.__version__}, CPU, {threads} thread{'s' * (threads > 1)}"
         self._session = open_session(runtime, Path(path), threads, ["CPUExecutionProvider"])
-        self._home = Home(self)
+        self._owner = OwnerProcess(self)
         self._run_options = run_options(runtime, "memory.enable_memory_arena_shrinkage", "cpu:0")
         self._name, self._shape, _ = signature(self._session, Path(path))
 
     def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """See `isnet_trt.engines.base.Engine.run`."""
-        self._home.check("this engine")
+        self._owner.check("this engine")
         if self._session is None:
             raise EngineError("this engine was closed; open it again")
         check_batch(batch)
@@ -79,7 +79,7 @@ class OnnxRuntimeEngine:
 
     def close(self) -> None:
         """Free the session; closing twice is harmless, and so is closing in a forked child, which frees nothing."""
-        if self._home.is_here:
+        if self._owner.is_here:
             self._session = None
 
     def __enter__(self) -> OnnxRuntimeEngine:

@@ -36,7 +36,7 @@ from isnet_trt.engines.onnxruntime import (
     signature,
 )
 from isnet_trt.errors import EngineError, EngineUnavailable
-from isnet_trt.forks import Home
+from isnet_trt.forks import OwnerProcess
 from isnet_trt.merging.geometry import coarse_size
 
 PROVIDER = "CUDAExecutionProvider"
@@ -98,7 +98,7 @@ class OnnxRuntimeCudaEngine:
         # The session's own to keep: it must outlive the session, and nobody else's stream need do that.
         self._stream = Stream(driver.import_driver()) if on_device else None
         self.stream = self._stream.handle if self._stream else 0
-        self._home = Home(self)
+        self._owner = OwnerProcess(self)
         try:
             self._load(runtime, Path(path), threads or usable_cores(), said)
         except BaseException:
@@ -118,7 +118,7 @@ class OnnxRuntimeCudaEngine:
 
     def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """See `isnet_trt.engines.base.Engine.run`."""
-        self._home.check("this engine")
+        self._owner.check("this engine")
         check_batch(batch)
         session = self._open(batch.shape)
         try:
@@ -165,7 +165,7 @@ class OnnxRuntimeCudaEngine:
 
     def close(self) -> None:
         """Free the session; closing twice is harmless, and so is closing in a forked child, which frees nothing."""
-        if not self._home.is_here:
+        if not self._owner.is_here:
             return
         self._session = None
         if self.kernels is not None:
@@ -174,7 +174,7 @@ class OnnxRuntimeCudaEngine:
             self._stream.close()
 
     def __del__(self) -> None:
-        if hasattr(self, "_home"):
+        if hasattr(self, "_owner"):
             self.close()
 
     def __enter__(self) -> OnnxRuntimeCudaEngine:

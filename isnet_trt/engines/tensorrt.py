@@ -34,7 +34,7 @@ from isnet_trt.engines.libraries import (
     started,
 )
 from isnet_trt.errors import EngineError, EngineUnavailable
-from isnet_trt.forks import Home
+from isnet_trt.forks import OwnerProcess
 
 CONTEXTS = 4
 """Input shapes of the host form whose contexts are kept."""
@@ -109,7 +109,7 @@ class TensorRTEngine:
         self._options: Any = None
         self._host: Any = None
         self._stream = Stream(driver.import_driver())
-        self._home = Home(self)
+        self._owner = OwnerProcess(self)
         try:
             with self._stream.active(), self._plugins(info):
                 self._load(info)
@@ -233,7 +233,7 @@ class TensorRTEngine:
         Raises:
             EngineError: closed, or ``batch`` is outside the shapes that the engine was built for, or CUDA failed.
         """
-        self._home.check("this engine")
+        self._owner.check("this engine")
         check_batch(batch)
         with self._stream.active():
             context = self._context(batch.shape)
@@ -314,7 +314,7 @@ class TensorRTEngine:
 
     def close(self) -> None:
         """Give the GPU's memory back; closing twice is harmless, and so is closing in a forked child."""
-        if not self._home.is_here or self._log is None:
+        if not self._owner.is_here or self._log is None:
             return
         try:
             with self._stream.active():
@@ -339,7 +339,7 @@ class TensorRTEngine:
             give_back(logger)
 
     def __del__(self) -> None:
-        if hasattr(self, "_home"):
+        if hasattr(self, "_owner"):
             self.close()
 
     def __enter__(self) -> TensorRTEngine:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from isnet_trt.errors import EngineError
 from isnet_trt.merging.geometry import Pass, Window, coarse_size
 from isnet_trt.merging.resample import CHUNK, Array, Part, Span, column_taps, combine, taps
 from isnet_trt.merging.volumes import Coarse, Mosaic, Pairs, Volume
@@ -34,11 +35,32 @@ TileSink = Callable[[slice, slice, Array], None]
 
 @dataclass(frozen=True)
 class Head:
-    """What the network puts out: ``classes`` scores per ``stride`` pixels; ``pairs`` change places when mirrored."""
+    """What the network puts out: ``classes`` logits per ``stride`` pixels; ``pairs`` change places when mirrored."""
 
     classes: int
     stride: int
     pairs: Pairs = ()
+
+    def check_output(self, shape: Sequence[int], output: Sequence[int]) -> None:
+        """Refuse a network whose ``output`` for an input of ``shape`` is not what the label set requires.
+
+        Raises:
+            EngineError: the two differ.
+        """
+        expected = (shape[0], self.classes, *coarse_size((shape[2], shape[3]), self.stride))
+        if tuple(output) != expected:
+            raise EngineError(
+                f"the network answers {tuple(output)} for an input of {tuple(shape)}; {self.classes} classes at stride "
+                f"{self.stride} make it {expected}: the model and the label set do not belong together"
+            )
+
+
+def not_finite(shape: Sequence[int]) -> EngineError:
+    """The error for logits that are NaN or infinite; ``shape`` is that of the network's input."""
+    return EngineError(
+        f"the network's answer to an input of {tuple(shape)} has NaN or infinite values; if the engine is of low "
+        "precision, build it again with --precision fp32"
+    )
 
 
 def largest(scores: Array) -> NDArray[np.unsignedinteger]:

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from isnet_trt.errors import ImageError, IsnetError, SettingsError
 from isnet_trt.pictures.dlpack import of_dlpack
 from isnet_trt.pictures.files import Image, read_image
+from isnet_trt.pictures.formats import Order, check_format, check_order, to_rgb
 from isnet_trt.pictures.memory import HOST, Memory, Refused, of_array, of_buffer, of_cuda_interface
-from isnet_trt.pictures.preprocess import Order, check_format, check_image, check_order
 from isnet_trt.settings import Size
 
 LABEL_TYPES = ("uint8", "uint16")
@@ -175,7 +175,7 @@ class RawImage(Raw):
 
     def rgb(self) -> Image:
         """Host memory as C-contiguous uint8 (H, W, 3) RGB, copied only where it is laid out otherwise."""
-        return check_image(self.array(), self.order)
+        return to_rgb(self.array(), self.order)
 
 
 @dataclass(frozen=True)
@@ -252,26 +252,30 @@ def _place(memory: Memory) -> dict[str, Any]:
     return {"device": memory.device, "stream": memory.stream, "owner": memory.owner}
 
 
-def labels_from(out: Any, size: Size, dtype: Any, *, stream: int | None = None) -> RawLabels:
-    """The caller's label map as `RawLabels`, checked: (height, width) = ``size``, ``dtype``, rows, writable.
+def labels_from(out: Any, image: RawImage, dtype: Any, *, stream: int | None = None) -> RawLabels | None:
+    """Describe memory for the label map of ``image`` as `RawLabels`; None for None.
 
-    A flat host buffer (a bytearray) of exactly the right length is taken too. ``stream`` is the CUDA stream on which
-    GPU memory will be written, for DLPack's producers.
+    Checked: (height, width) of the image, ``dtype``, rows, writable, no byte shared with the image. A flat host
+    buffer (a bytearray) of exactly the right length is taken too. ``stream`` is the CUDA stream on which GPU memory
+    will be written, for DLPack's producers.
 
     Raises:
         SettingsError: it cannot take the label map; the message says why and what to pass.
     """
-    wanted = np.dtype(dtype)
+    if out is None:
+        return None
+    size, dtype = image.size, np.dtype(dtype)
     try:
-        described = out if isinstance(out, RawLabels) else _labels(out, size, wanted, stream)
+        labels = out if isinstance(out, RawLabels) else _labels(out, size, dtype, stream)
     except Refused as reason:
         raise SettingsError(f"out {reason}") from reason.__cause__
-    if (described.size, described.dtype) != (size, wanted.name):
+    if (labels.size, labels.dtype) != (size, dtype.name):
         raise SettingsError(
-            f"out is {described.dtype} {described.size}, but this label map is {wanted.name} {size}: "
-            f"pass numpy.empty({size}, '{wanted.name}') or memory of that form"
+            f"out is {labels.dtype} {labels.size}, but this label map is {dtype.name} {size}: "
+            f"pass numpy.empty({size}, '{dtype.name}') or memory of that form"
         )
-    return described
+    check_apart(image, labels)
+    return labels
 
 
 def _labels(out: Any, size: Size, dtype: np.dtype[Any], stream: int | None) -> RawLabels:

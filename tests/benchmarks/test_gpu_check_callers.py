@@ -14,8 +14,10 @@ from host_rig import HostRig
 from benchmarks.gpu_check import callers, catalogue
 from benchmarks.gpu_check.check import Setup
 from benchmarks.gpu_check.rigs import Case
-from isnet_trt.cuda.transfers import Transfers
-from isnet_trt.forks import Home
+from isnet_trt.cuda.steps import Plan
+from isnet_trt.cuda.transfers import Slot, Transfers
+from isnet_trt.forks import OwnerProcess
+from isnet_trt.pictures.interop import RawLabels
 from isnet_trt.settings import Inference, Preprocess
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="triton has no wheels for this platform")
@@ -45,8 +47,14 @@ def test_wrong_pictures_and_label_maps_are_found(monkeypatch):
     monkeypatch.setattr(callers.Caller, "write", lambda self, tensor, values: None)
     assert any(said.startswith("picture, bgr, DLPack") for said in memory().said)
     monkeypatch.undo()
-    wait = Transfers.wait
-    monkeypatch.setattr(Transfers, "wait", lambda self, slot: wait(self, slot) * 0)
+    labels = Transfers.labels
+
+    def zeroed(self: Transfers, plan: Plan, slot: Slot, out: RawLabels | None) -> object:
+        self._device.reached(slot.events["down"])
+        slot.down[:] = 0
+        return labels(self, plan, slot, out)
+
+    monkeypatch.setattr(Transfers, "labels", zeroed)
     said = memory().said
     assert "all pixels have one class: nothing was compared" in said
     monkeypatch.undo()
@@ -62,7 +70,7 @@ def test_forks_are_refused_or_found_out(monkeypatch):
     callers.fork(answer, SETUP, rig(), CASE)
     assert answer.said == []
     assert "cannot be used in process" in answer.figures["what the child was told"]
-    monkeypatch.setattr(Home, "check", lambda self, what: None)
+    monkeypatch.setattr(OwnerProcess, "check", lambda self, what: None)
     callers.fork(answer, SETUP, rig(), CASE)
     assert answer.said == ["the child was not refused in words: it was not refused"]
 
@@ -71,14 +79,14 @@ def test_a_call_that_keeps_the_lock_is_found(monkeypatch):
     waits = {"keeps": ctypes.PyDLL(None).usleep, "hands over": ctypes.CDLL(None).usleep}
     assert callers._longest_pause(lambda: waits["keeps"](100_000)) > 0.9
     assert callers._longest_pause(lambda: waits["hands over"](300_000)) < callers.MOST_PAUSE
-    collected = Transfers.wait
+    labels = Transfers.labels
     for name, wrong in (("keeps", ["it keeps Python's lock"]), ("hands over", [])):
 
-        def late(self: Transfers, slot: object, name: str = name) -> object:
+        def late(self: Transfers, *arguments: object, name: str = name) -> object:
             waits[name](150_000)
-            return collected(self, slot)
+            return labels(self, *arguments)
 
-        monkeypatch.setattr(Transfers, "wait", late)
+        monkeypatch.setattr(Transfers, "labels", late)
         answer = Collected()
         callers.lock(answer, SETUP, rig(), CASE, "cpu")
         assert [said.split(": ")[-1] for said in answer.said] == wrong

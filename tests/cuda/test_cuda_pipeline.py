@@ -195,7 +195,7 @@ def test_answers_for_the_host(tmp_path):
     image = picture(40, 33)
     inference = SLIDE.replace(flip=True)
     with Form(tmp_path, ReferenceKernels, batch=4) as form:
-        answers = list(form.pipeline.coarse(image_from(image), inference))
+        answers = list(form.pipeline.window_logits(image_from(image), inference))
         planes = normalise(resize(image, RULE), RULE).transpose(2, 0, 1)
         assert [window for window, _ in answers] == list(form.pipeline.plan((40, 33), inference).queue.windows)
         for window, answer in answers:
@@ -215,7 +215,7 @@ def test_answers_that_are_no_numbers_are_an_error(value, tmp_path):
             with pytest.raises(EngineError, match=r"input of \(1, 3, 24, 32\) has NaN or infinite values; if the"):
                 form.pipeline(image_from(image), Inference())
             with pytest.raises(EngineError, match="has NaN or infinite values"):
-                list(form.pipeline.coarse(image_from(image), Inference()))
+                list(form.pipeline.window_logits(image_from(image), Inference()))
             form.engine.gain = 1.0
             form.run(image)
 

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from ptx_machine import PtxKernels, compile_kernels
 
-from isnet_trt.cuda.answers import check_answers, split_answers
 from isnet_trt.cuda.plan import Model, plan
 from isnet_trt.cuda.steps import FLOAT, Clear, Infer, Launch, Move
+from isnet_trt.cuda.transfers import _check_finite, split_logits
 from isnet_trt.merging.geometry import coarse_size
 from isnet_trt.merging.merge import Head, Merger, largest
 
@@ -95,8 +95,8 @@ def test_plans_keep_to_their_buffers_and_give_the_hosts_labels(name, folder):
         run.step(step)
     result, written = run.memory.look(run.addresses["result"])
     assert written[: made.label_bytes].all()
-    check_answers(made, result[made.flags :])
-    logits = split_answers(made, run.memory.look(run.addresses["logits"])[0], head.classes)
+    _check_finite(made, result[made.flags :])
+    logits = split_logits(made, run.memory.look(run.addresses["logits"])[0], head.classes)
     wanted, sure = host(made, head, logits)
     assert sure.mean() > 0.98
     np.testing.assert_array_equal(result[: made.label_bytes].view(made.labels).reshape(size)[sure], wanted[sure])

@@ -268,7 +268,7 @@ def test_opening_a_bundle_with_kernels(monkeypatch, bundle, bound):
     segmenter, gpu = opened(monkeypatch, bundle, bound=bound)
     with segmenter:
         assert segmenter.description == "an engine; all stages on the GPU, CUDA graphs"
-        assert (segmenter._pipeline.stream == segmenter.engine.stream) == bound
+        assert (segmenter.runtime.pipeline.stream == segmenter.engine.stream) == bound
         assert len(gpu.streams) == 3
         assert segmenter(picture(31, 44)).labels.shape == (31, 44)
     assert segmenter.engine.closed

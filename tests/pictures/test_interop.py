@@ -361,7 +361,7 @@ def test_streams_are_handles_and_for_the_gpu_only(segmenter):
 def test_labels_described_for_the_device():
     out = np.zeros((9, 16), np.uint16)[:, 2:10]
     tensor = Tensor(out)
-    raw = labels_from(tensor, (9, 8), np.uint16, stream=3)
+    raw = labels_from(tensor, RawImage(4096, 9, 8), np.uint16, stream=3)
     assert (raw.address, raw.size, raw.pitch, raw.dtype) == (out.ctypes.data, (9, 8), 32, "uint16")
     assert (raw.device, tensor.streams) == ("cuda:0", [3])
-    assert labels_from(CudaArray(out, stream=4), (9, 8), np.uint16).stream == 4
+    assert labels_from(CudaArray(out, stream=4), RawImage(4096, 9, 8), np.uint16).stream == 4

@@ -21,6 +21,7 @@ from benchmarks.gpu_check.context_trials import AttentionCase  # noqa: E402
 from benchmarks.gpu_check.families import FAMILIES  # noqa: E402
 from isnet_trt.cuda.pipeline import Pipeline  # noqa: E402
 from isnet_trt.errors import EngineError  # noqa: E402
+from isnet_trt.runtime.gpu import GpuRuntime  # noqa: E402
 
 RATES = {"rates": {"copy": 1e12, "matrix fp16": 1e9, "matrix fp32": 1e8}, "machine": {"level-2 cache bytes": 4096}}
 
@@ -93,8 +94,10 @@ def test_whole_calls_are_timed_and_what_is_added_is_judged(monkeypatch: pytest.M
     network = Strided(CASE.labels.count, CASE.stride, 3)
     parts = Collected()
     with rigs.on_gpu(rig(), network, CASE) as segmenter:
-        assert segmenter._pipeline is not None
-        latency._measure(parts, Setup(seed=2, quick=True), CASE, "small", "a network", segmenter, segmenter._pipeline)
+        assert isinstance(segmenter.runtime, GpuRuntime)
+        latency._measure(
+            parts, Setup(seed=2, quick=True), CASE, "small", "a network", segmenter, segmenter.runtime.pipeline
+        )
     assert parts.rows[0]["call ms"] > parts.rows[0]["engine ms"]
     assert parts.figures["small: added share"] > latency.AIM  # interpreted kernels take long
     assert "the aim is 15 %" in parts.said[0]

@@ -1,11 +1,11 @@
-"""Several things begun, answers in turn."""
+"""Items submitted early, results in order."""
 
 from __future__ import annotations
 
 import pytest
 
 from isnet_trt.errors import EngineError
-from isnet_trt.runtime.ahead import in_turn
+from isnet_trt.runtime.prefetch import prefetch
 
 
 class Log:
@@ -38,17 +38,17 @@ class Log:
 )
 def test_order(ahead, order):
     log = Log()
-    assert list(in_turn(iter([1, 2, 3]), log.begin, log.finish, ahead)) == [10, 20, 30]
+    assert list(prefetch(iter([1, 2, 3]), log.begin, log.finish, ahead)) == [10, 20, 30]
     assert log.done == order
 
 
 def test_nothing():
-    assert list(in_turn([], Log().begin, Log().finish, 1)) == []
+    assert list(prefetch([], Log().begin, Log().finish, 1)) == []
 
 
 def test_what_fails_to_begin_is_said_after_the_answers_before_it():
     log = Log(bad_begin={3})
-    answers = in_turn([1, 2, 3, 4], log.begin, log.finish, 2)
+    answers = prefetch([1, 2, 3, 4], log.begin, log.finish, 2)
     assert [next(answers), next(answers)] == [10, 20]
     with pytest.raises(ValueError, match="begin 3"):
         next(answers)
@@ -57,7 +57,7 @@ def test_what_fails_to_begin_is_said_after_the_answers_before_it():
 
 def test_what_fails_to_finish_leaves_nothing_begun():
     log = Log(bad_finish={1})
-    answers = in_turn([1, 2, 3], log.begin, log.finish, 1)
+    answers = prefetch([1, 2, 3], log.begin, log.finish, 1)
     with pytest.raises(EngineError, match="finish 1"):
         next(answers)
     assert log.done == ["begin 1", "begin 2", "finish 1", "finish 2"]
@@ -65,7 +65,7 @@ def test_what_fails_to_finish_leaves_nothing_begun():
 
 def test_nobody_asks_for_more():
     log = Log(bad_finish={2})
-    answers = in_turn([1, 2, 3], log.begin, log.finish, 1)
+    answers = prefetch([1, 2, 3], log.begin, log.finish, 1)
     next(answers)
     answers.close()
     assert log.done == ["begin 1", "begin 2", "finish 1", "finish 2"]
@@ -77,7 +77,7 @@ def test_a_source_that_fails_is_like_a_thing_that_fails():
         raise KeyError("source")
 
     log = Log()
-    answers = in_turn(source(), log.begin, log.finish, 1)
+    answers = prefetch(source(), log.begin, log.finish, 1)
     assert next(answers) == 10
     with pytest.raises(KeyError, match="source"):
         next(answers)

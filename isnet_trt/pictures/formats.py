@@ -1,0 +1,85 @@
+"""Which arrays are images: element type, shape and channel order, and what to do with those that are not."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+
+from isnet_trt.errors import ImageError, SettingsError
+from isnet_trt.pictures.files import Image
+
+Order = Literal["rgb", "bgr", "rgba", "bgra"]
+"""The channels of a pixel, in memory order; alpha is passed over."""
+ORDERS: tuple[Order, ...] = ("rgb", "bgr", "rgba", "bgra")
+# A hundred times as fast as numpy's copy of a view with the channels turned round.
+_TO_RGB = {"bgr": cv2.COLOR_BGR2RGB, "rgba": cv2.COLOR_RGBA2RGB, "bgra": cv2.COLOR_BGRA2RGB}
+
+
+def check_image(image: Any, order: Order = "rgb") -> Image:
+    """``image`` as C-contiguous uint8 (H, W, 3) RGB; any memory layout is taken, a copy is made only where needed.
+
+    Raises:
+        ImageError: another type or shape; the message says how to convert it.
+        SettingsError: ``order`` is none of "rgb", "bgr", "rgba" and "bgra".
+    """
+    if not isinstance(image, np.ndarray):
+        check_order(order)
+        raise ImageError(f"an image must be a numpy array or a path, not {type(image).__name__}; use numpy.asarray")
+    check_format(image.shape, image.dtype, order)
+    return to_rgb(image, order)
+
+
+def to_rgb(image: Image, order: Order) -> Image:
+    """Return a checked image as C-contiguous (H, W, 3) RGB; a copy is made only where needed."""
+    if order == "rgb":
+        return np.ascontiguousarray(image)
+    if image.strides[0] < image.shape[1] * image.shape[2]:  # upside down or overlapping rows: no Mat of OpenCV's
+        image = np.ascontiguousarray(image)
+    return np.asarray(cv2.cvtColor(image, _TO_RGB[order]), np.uint8)
+
+
+def check_order(order: str) -> None:
+    """Raise SettingsError for an unknown channel order."""
+    if order not in ORDERS:
+        raise SettingsError(f"order {order!r} is unknown; use {', '.join(map(repr, ORDERS))}")
+
+
+def check_format(shape: tuple[int, ...], dtype: np.dtype[Any], order: Order) -> None:
+    """Whether an array is a picture of this channel order: uint8 (H, W, channels), not empty.
+
+    Raises:
+        ImageError: it is not; the message says how to convert it.
+        SettingsError: ``order`` is unknown.
+    """
+    check_order(order)
+    channels = len(order)
+    if len(shape) != 3 or shape[2] != channels or dtype != np.uint8 or 0 in shape:
+        wanted = f"(height, width, {channels})" + (f" for order {order!r}" if channels != 3 else "")
+        advice = _advice(shape, dtype, channels)
+        raise ImageError(f"an image must be uint8 of shape {wanted}, this one is {dtype} {shape}: {advice}")
+
+
+def _advice(shape: tuple[int, ...], dtype: np.dtype[Any], channels: int) -> str:
+    if 0 in shape:
+        return "it is empty; was it read or cropped rightly?"
+    if len(shape) == 2 or (len(shape) == 3 and shape[2] == 1):
+        return "it is grey; use cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)"
+    if len(shape) != 3:
+        return "pass one picture at a time" if len(shape) == 4 else "pass height, width and three channels"
+    if shape[2] != channels:
+        return _channel_advice(shape)
+    if dtype.kind == "f":
+        return "it holds floating-point numbers; for values in 0..1 use (image * 255).round().astype('uint8')"
+    if dtype == np.uint16:
+        return "it has 16 bits; use (image >> 8).astype('uint8')"
+    return "use image.astype('uint8') once its values are within 0..255"
+
+
+def _channel_advice(shape: tuple[int, ...]) -> str:
+    if shape[2] == 4:
+        return "it has an alpha channel; use order='rgba' or 'bgra', or image[:, :, :3]"
+    if shape[2] == 3:
+        return "it has no alpha channel; use order='rgb' or 'bgr'"
+    return "its channels come first; use numpy.moveaxis(image, 0, -1)" if shape[0] == 3 else "pass three channels"

@@ -1,0 +1,155 @@
+"""The seam between `isnet_trt.Segmenter` and what computes: one interface, for the host and for a GPU."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from isnet_trt.cuda.pipeline import Ticket
+from isnet_trt.cuda.plan import Model
+from isnet_trt.engines.base import Engine
+from isnet_trt.merging import windows
+from isnet_trt.merging.geometry import Window
+from isnet_trt.merging.merge import Merger, TileSink, not_finite
+from isnet_trt.merging.resample import Array
+from isnet_trt.pictures.interop import RawImage, RawLabels
+from isnet_trt.runtime.outputs import Outputs, StageTimer
+from isnet_trt.settings import Inference, Size
+
+WindowLogits = list[tuple[Window, Array]]
+"""Low-resolution logits (K, h, w) of windows."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One call of a segmenter, checked: the image, what to compute, and where the label map is to be written.
+
+    ``out`` is the caller's object, ``out_memory`` its description; ``stream`` the caller's CUDA stream.
+    """
+
+    image: RawImage
+    inference: Inference
+    out: Any = None
+    out_memory: RawLabels | None = None
+    stream: int | None = None
+    probabilities: bool = False
+    points: Sequence[tuple[int, int]] | None = None
+    timer: StageTimer = field(default_factory=StageTimer)
+
+    def allocate(self, classes: int) -> Outputs:
+        """Allocate host memory for what the call computes.
+
+        Raises:
+            SettingsError: ``points`` are not pixels of the image.
+        """
+        labels = None if self.out_memory is None else self.out_memory.array()
+        merges_probabilities = self.inference.softmax_before_resize
+        return Outputs.allocate(self.image.size, classes, labels, self.probabilities, self.points, merges_probabilities)
+
+
+@dataclass
+class Job:
+    """A submitted request. With a ``ticket`` its outputs are complete after `Runtime.collect`, otherwise already."""
+
+    request: Request
+    outputs: Outputs
+    ticket: Ticket | None = None
+
+
+class Runtime(ABC):
+    """The network and all stages around it. Owns the engine; not safe for two threads at once."""
+
+    prefetch = 0
+    """How many further images may be submitted before the outputs of the first are collected."""
+
+    def __init__(self, engine: Engine, model: Model, threads: int) -> None:
+        self.engine = engine
+        self.model = model
+        self.batch = model.batch
+        self.threads = threads
+
+    @property
+    @abstractmethod
+    def description(self) -> str:
+        """Engine, library, device, and where the stages around the network run, in one line."""
+
+    @abstractmethod
+    def check_memory(self, memory: RawImage | RawLabels, name: str) -> None:
+        """Raise SettingsError if this runtime cannot use such memory; ``name`` is that of the argument."""
+
+    @abstractmethod
+    def check_stream(self, stream: int) -> None:
+        """Raise SettingsError if this runtime takes no CUDA stream."""
+
+    @abstractmethod
+    def submit(self, request: Request) -> Job:
+        """Compute the outputs of a request, or queue the work and return at once.
+
+        Raises:
+            ImageError, SettingsError, EngineError: as a call of `isnet_trt.Segmenter`.
+        """
+
+    @abstractmethod
+    def collect(self, job: Job) -> None:
+        """Wait until the outputs of a job are complete.
+
+        Raises:
+            EngineError: the engine or the device failed, or the logits are not finite.
+        """
+
+    def close(self) -> None:
+        """Close the engine and give all memory back; closing twice is harmless."""
+        self.engine.close()
+
+    def infer(self, batch: Array) -> Array:
+        """Return the network's logits (B, K, ceil(H/s), ceil(W/s)) for ``batch`` (B, 3, H, W), both in host memory.
+
+        Raises:
+            EngineError: the engine failed, or its output is not finite or not of the expected shape.
+        """
+        logits = self.engine.run(batch)
+        self.model.head.check_output(batch.shape, logits.shape)
+        if not (np.isfinite(logits.min()) and np.isfinite(logits.max())):
+            raise not_finite(batch.shape)
+        return logits
+
+    def score(self, planes: Array, inference: Inference, size: Size, sink: TileSink, timer: StageTimer) -> None:
+        """Hand merged scores (K, *size) of a normalised image ``planes`` (3, H, W) to ``sink``, tile by tile."""
+        plan = windows.plan((planes.shape[1], planes.shape[2]), inference)
+        self.merge(plan, self._logits(planes, plan, timer), size, sink, timer)
+
+    def _logits(self, planes: Array, plan: windows.Plan, timer: StageTimer) -> Iterator[WindowLogits]:
+        """Run the network batch by batch. Deleted names free arrays before the next stage allocates its own."""
+        queue = windows.gather(planes, plan.windows, self.batch)
+        while True:
+            with timer("gather"):
+                group, pixels = next(queue, (None, None))
+            if group is None or pixels is None:
+                return
+            with timer("engine"):
+                logits = self.infer(self._fill(pixels))[: len(group)]
+            del pixels
+            pairs = list(zip(group, logits, strict=True))
+            del logits
+            yield pairs
+            del pairs
+
+    def _fill(self, pixels: Array) -> Array:
+        """Add windows of zeros where the network takes full batches only."""
+        missing = self.batch - len(pixels) if self.model.full_batches else 0
+        return np.concatenate([pixels, np.zeros((missing, *pixels.shape[1:]), np.float32)]) if missing else pixels
+
+    def merge(
+        self, plan: windows.Plan, logits: Iterable[WindowLogits], size: Size, sink: TileSink, timer: StageTimer
+    ) -> None:
+        """Merge windows on the host as they come; rows are finished as soon as all their windows are there."""
+        merger = Merger(plan, self.model.head, size, sink, self.threads)
+        for pairs in logits:
+            with timer("merge"):
+                while pairs:
+                    merger.add(*pairs.pop(0))
+                merger.work()

@@ -1,0 +1,83 @@
+"""All stages on a GPU: a pipeline around an engine that works in device memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from isnet_trt.cuda.pipeline import Pipeline
+from isnet_trt.cuda.plan import Model
+from isnet_trt.engines.base import Engine
+from isnet_trt.errors import SettingsError
+from isnet_trt.merging.resample import Array
+from isnet_trt.pictures.interop import RawImage, RawLabels
+from isnet_trt.runtime.base import Job, Request, Runtime, WindowLogits
+from isnet_trt.runtime.outputs import Outputs
+
+
+class GpuRuntime(Runtime):
+    """`submit` queues an image, `collect` waits for its label map; probabilities and scores are merged on the host."""
+
+    prefetch = 1
+
+    def __init__(self, engine: Engine, pipeline: Pipeline, model: Model, threads: int) -> None:
+        """``pipeline`` is built around ``engine``; both belong to the runtime."""
+        super().__init__(engine, model, threads)
+        self.pipeline = pipeline
+
+    @property
+    def description(self) -> str:
+        """See `Runtime.description`."""
+        return f"{self.engine.description}; all stages on the GPU, {self.pipeline.description}"
+
+    def check_memory(self, memory: RawImage | RawLabels, name: str) -> None:
+        """See `Runtime.check_memory`: host memory and that of GPU 0."""
+        if not memory.on_host and memory.device_index != 0:
+            raise SettingsError(f"{name} is in the memory of {memory.device}, but this segmenter works on GPU 0")
+
+    def check_stream(self, stream: int) -> None:
+        """See `Runtime.check_stream`: any is taken."""
+
+    def submit(self, request: Request) -> Job:
+        """See `Runtime.submit`."""
+        if request.probabilities or request.points is not None:
+            return self._merge_on_host(request)
+        with request.timer("queue"):
+            ticket = self.pipeline.submit(request.image, request.inference, request.out_memory, request.stream)
+        return Job(request, Outputs(request.out), ticket)
+
+    def collect(self, job: Job) -> None:
+        """See `Runtime.collect`. Labels in the caller's device memory are given back as the caller's object."""
+        if job.ticket is not None:
+            with job.request.timer("gpu"):
+                labels = self.pipeline.collect(job.ticket)
+            if labels is not None:
+                job.outputs.labels = labels
+
+    def _merge_on_host(self, request: Request) -> Job:
+        """Probabilities and scores exist nowhere on the GPU: merge the downloaded logits."""
+        if request.out_memory is not None and not request.out_memory.on_host:
+            raise SettingsError(
+                "probabilities and points are merged on the host: pass out in host memory, or leave them out"
+            )
+        outputs = request.allocate(self.model.head.classes)
+        plan = self.pipeline.plan(request.image.size, request.inference).queue
+        self.merge(plan, self._window_logits(request), request.image.size, outputs.add_tile, request.timer)
+        return Job(request, outputs)
+
+    def _window_logits(self, request: Request) -> Iterator[WindowLogits]:
+        with request.timer("gpu"):
+            logits = self.pipeline.window_logits(request.image, request.inference, request.stream)
+        while logits:
+            yield [logits.pop(0)]
+
+    def infer(self, batch: Array) -> Array:
+        """See `Runtime.infer`. The engine shares its memory with the pipeline, which has to be idle."""
+        self.pipeline.wait()
+        return super().infer(batch)
+
+    def close(self) -> None:
+        """See `Runtime.close`."""
+        try:
+            self.pipeline.close()
+        finally:
+            super().close()

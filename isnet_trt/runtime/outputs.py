@@ -1,0 +1,96 @@
+"""What a call of a segmenter computes: the label map, probabilities, scores at points, and the time by stage."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isnet_trt.errors import SettingsError
+from isnet_trt.merging.merge import label_type, largest
+from isnet_trt.merging.resample import Array
+from isnet_trt.merging.volumes import softmax
+from isnet_trt.settings import Size
+
+
+@dataclass
+class Outputs:
+    """Outputs of one call; `add_tile` fills those that are merged on the host.
+
+    ``labels`` is (H, W), or the caller's object in GPU memory; ``probabilities`` (K, H, W) and ``scores`` (P, K) at
+    the pixels ``points`` (P, 2) are float32, or None where they were not requested.
+    """
+
+    labels: Any
+    probabilities: Array | None = None
+    points: NDArray[np.intp] | None = None
+    scores: Array | None = None
+    merges_probabilities: bool = False
+
+    @classmethod
+    def allocate(
+        cls,
+        size: Size,
+        classes: int,
+        labels: NDArray[np.unsignedinteger] | None,
+        probabilities: bool,
+        points: Sequence[tuple[int, int]] | None,
+        merges_probabilities: bool,
+    ) -> Outputs:
+        """Allocate the outputs of an image of ``size``; ``labels`` is the caller's label map, None for a new one.
+
+        ``merges_probabilities``: the tiles hold probabilities already, not logits.
+
+        Raises:
+            SettingsError: ``points`` are not (row, column) pixels of the image.
+        """
+        if labels is None:
+            labels = np.empty(size, label_type(classes))
+        outputs = cls(labels, merges_probabilities=merges_probabilities)
+        if probabilities:
+            outputs.probabilities = np.empty((classes, *size), np.float32)
+        if points is not None:
+            outputs.points = _check_points(points, size)
+            outputs.scores = np.empty((len(outputs.points), classes), np.float32)
+        return outputs
+
+    def add_tile(self, rows: slice, columns: slice, tile: Array) -> None:
+        """Take a tile of merged scores, float32 (K, rows, columns). Tiles do not overlap: threads may call at once."""
+        self.labels[rows, columns] = largest(tile)
+        if self.scores is not None and self.points is not None:
+            row, column = self.points.T
+            inside = (row >= rows.start) & (row < rows.stop) & (column >= columns.start) & (column < columns.stop)
+            self.scores[inside] = tile[:, row[inside] - rows.start, column[inside] - columns.start].T
+        if self.probabilities is not None:
+            self.probabilities[:, rows, columns] = tile if self.merges_probabilities else softmax(tile)
+
+
+def _check_points(points: Sequence[tuple[int, int]], size: Size) -> NDArray[np.intp]:
+    pixels = np.asarray(points)
+    if pixels.size == 0:
+        return np.empty((0, 2), np.intp)
+    if pixels.ndim != 2 or pixels.shape[1] != 2 or pixels.dtype.kind not in "iu":
+        raise SettingsError(f"points must be whole (row, column) pairs, not an array of {pixels.dtype} {pixels.shape}")
+    if (pixels < 0).any() or (pixels >= np.asarray(size)).any():
+        raise SettingsError(f"points must be (row, column) inside the picture of {size[0]}x{size[1]}")
+    return pixels.astype(np.intp)
+
+
+class StageTimer:
+    """Sum up seconds by stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
