@@ -40,8 +40,7 @@ from isnet_trt.pictures.files import write_png
 from isnet_trt.recipes import PRESETS, Recipe
 from isnet_trt.training import DEMO_CHECKPOINT
 from isnet_trt.training.checkpoint import Checkpoint, load_checkpoint, load_model
-from isnet_trt.training.data.scenes import TRAIN_SEED
-from isnet_trt.training.scenes import draw_scene
+from isnet_trt.training.scenes import TRAIN_SEED, draw_scene
 
 SIZE = (512, 1024)
 KIND = "precision"

@@ -1,5 +1,9 @@
 """The exceptions of isnet_trt: one small family, every message with its cause, the file or value, and what to do."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 
 class IsnetError(Exception):
     """Base of everything this library raises on purpose; catch it to catch them all."""
@@ -47,3 +51,9 @@ class DataError(IsnetError):
 
 class TrainingError(IsnetError):
     """Training cannot start or go on as it is set up."""
+
+
+def first_few(names: Sequence[str], limit: int = 5) -> str:
+    """The first ``limit`` names, separated by commas, and how many more there are: a list for a message."""
+    more = len(names) - limit
+    return ", ".join(names[:limit]) + (f", … ({more} more)" if more > 0 else "")

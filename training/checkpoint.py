@@ -6,29 +6,31 @@ adds entries of its own beside it (optimiser, epoch).
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import os
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from isnet_trt.errors import CheckpointError
+from isnet_trt.bundle.files import sha256
+from isnet_trt.errors import CheckpointError, first_few
+from isnet_trt.pictures.files import replacing
 from isnet_trt.recipes import RECIPES, Recipe
 from isnet_trt.recipes import recipe as recipe_named
-from isnet_trt.training.fit import AUXILIARY, COUNTER, Fit, compare, expected, few, fits
+from isnet_trt.training.fit import AUXILIARY, COUNTER, Fit, compare, expected, fits, shapes_of
 from isnet_trt.training.model import ISNet
 
 StateDict = dict[str, Tensor]
 _CONTAINERS = ("model", "state_dict")
 _PREFIX = "module."
-_ZIP, _PICKLE = b"PK", b"\x80"
+_ZIP = b"PK\x03\x04"
+_PICKLES = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
+"""First bytes of the two formats of `torch.save`: a ZIP archive, or a pickle of protocol 2 (the default) to 5."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,8 @@ class Checkpoint:
     """Weights that fit their recipe.
 
     ``state_dict`` has the model's names in the model's order, all floating-point entries float32 on the CPU; without
-    the ``auxiliary_decoder.*`` entries if the file has none. ``sha256`` is the file's, in hex. ``notes`` say, one
-    sentence each, what was found out, filled in or left out.
+    the ``auxiliary_decoder.*`` entries if the file has none. ``sha256`` is the file's, in hex. ``notes`` are sentences
+    about what was recognised, filled in or left out.
     """
 
     path: Path
@@ -53,11 +55,11 @@ class Checkpoint:
 
 
 def load_checkpoint(path: str | os.PathLike[str], recipe: str | Recipe | None = None) -> Checkpoint:
-    """Read a checkpoint and find, or check, the recipe that it belongs to.
+    """Read a checkpoint; find the recipe that it belongs to, or check that it fits the given one.
 
     Accepted: a dictionary with ``model`` (or ``state_dict``) and anything beside it, or a bare state dict; names with
     or without the prefix ``module.``; with or without batch counters; with or without the auxiliary head; floating
-    types other than float32 are converted. Only tensors and plain containers are ever made from the file.
+    types other than float32 are converted. Nothing but tensors and plain containers is ever created from the file.
 
     Args:
         path: the file.
@@ -67,16 +69,16 @@ def load_checkpoint(path: str | os.PathLike[str], recipe: str | Recipe | None = 
         CheckpointError: the file cannot be read, is no checkpoint, has unusable values, or does not fit.
         SettingsError: no recipe has the given name.
     """
-    wanted = recipe_named(recipe) if isinstance(recipe, str) else recipe
+    given = recipe_named(recipe) if isinstance(recipe, str) else recipe
     file = _find(Path(path))
     notes: list[str] = [] if file == Path(path) else [f"the link was followed to {file}"]
     content = _read(file)
     state = _plain_names(_weights(content, file, notes), notes)
     _check_tensors(state, file)
-    chosen = _choose(state, wanted or _named(content, file, notes), file, notes)
-    state = _complete(state, chosen, notes)
+    fitting = _choose(state, given or _noted_recipe(content, file, notes), file, notes)
+    state = _complete(state, fitting, notes)
     _check_values(state, file)
-    return Checkpoint(file, chosen, state, _sha256(file), tuple(notes))
+    return Checkpoint(file, fitting, state, sha256(file), tuple(notes))
 
 
 def read_weights(path: str | os.PathLike[str]) -> StateDict:
@@ -113,31 +115,19 @@ def save_checkpoint(path: str | os.PathLike[str], model_state: Mapping[str, Tens
     file = Path(path)
     model = {name.removeprefix(_PREFIX): tensor.detach().cpu() for name, tensor in model_state.items()}
     try:
-        with _replacing(file) as stream:
-            torch.save({**extra, "model": model}, stream)
-            stream.flush()
-            _read(Path(stream.name), shown=file)
+        with replacing(file) as temporary:
+            with temporary.open("wb") as stream:
+                torch.save({**extra, "model": model}, stream)
+                stream.flush()
+                os.fsync(stream.fileno())
+            _read(temporary, shown=file)
+        _sync_folder(file.parent)
     except (OSError, RuntimeError) as error:
         raise CheckpointError(f"{file} could not be written: {error}; it is as it was") from error
 
 
-@contextlib.contextmanager
-def _replacing(file: Path) -> Iterator[IO[bytes]]:
-    """A new file beside ``file`` that takes its place when the block ends well and is removed otherwise."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(file)
-        _sync_folder(file.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def _sync_folder(folder: Path) -> None:
-    """Make a rename last through a power cut, where the system has a way to ask for it."""
+    """Write a rename to the disk, so that it survives a power cut; only POSIX has a call for it."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -148,14 +138,14 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _find(path: Path) -> Path:
-    """The file itself; a dangling link such as a trainer's ``latest`` is also looked up as it was written."""
+    """The file itself. A dangling link, such as a trainer's ``latest``, is also resolved as the trainer wrote it."""
     if path.is_symlink() and not path.exists():
         target = path.readlink()
-        # Such a link's text is relative to the folder where training was launched, not to the link.
+        # The reference's trainer writes the target relative to its working directory, not to the link.
         for candidate in (target, path.parent / target.name):
             if candidate.is_file():
                 return candidate
-        raise CheckpointError(f"{path} is a link to {target}, which does not exist; give the file that it stands for")
+        raise CheckpointError(f"{path} is a link to {target}, which does not exist; give the file itself")
     if path.is_dir():
         raise CheckpointError(f"{path} is a folder; give the checkpoint file in it (*.pth)")
     if not path.exists():
@@ -171,14 +161,14 @@ def _read(path: Path, shown: Path | None = None) -> Any:
     start = _start(path)
     if not start:
         raise CheckpointError(f"{path} is empty; copy or download the checkpoint again")
-    if not start.startswith((_ZIP, _PICKLE)):
+    if not start.startswith((_ZIP, *_PICKLES)):
         raise CheckpointError(f"{path} is not a PyTorch checkpoint (it begins with {start!r}); give a .pth file")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # remarks on the pickle protocol, of no use to anybody here
-            # Mapping leaves what is not asked for, such as the optimiser's state, on the disk.
+            warnings.simplefilter("ignore")  # torch remarks on the pickle protocol, which nobody here can change
+            # Memory mapping leaves entries that are not used, such as the optimiser's state, on the disk.
             return torch.load(path, map_location="cpu", weights_only=True, mmap=start.startswith(_ZIP))
-    except Exception as error:  # whatever a foreign file makes the reader raise
+    except Exception as error:  # a foreign file makes the reader raise anything
         raise CheckpointError(_unreadable(shown or path, error)) from None
 
 
@@ -191,7 +181,8 @@ def _start(path: Path) -> bytes:
 
 
 def _unreadable(path: Path, error: Exception) -> str:
-    # The reader's own text advises to switch the protection off; that advice must not be passed on.
+    # torch's message advises to load with weights_only=False, which would run the file's code: not passed on. Its
+    # exceptions have one type for all causes, so the cause is read from the message.
     objects = re.search(r"GLOBAL (\S+)", str(error))
     if objects:
         return (
@@ -210,24 +201,24 @@ def _weights(content: Any, path: Path, notes: list[str]) -> StateDict:
     key = next((k for k in _CONTAINERS if k in content and not isinstance(content[k], Tensor)), None)
     weights = content if key is None else content[key]
     others = [] if key is None else [str(name) for name in content if name != key]
-    notes += [f"left out beside the weights: {few(others)}"] if others else []
+    notes += [f"left out beside the weights: {first_few(others)}"] if others else []
     if not isinstance(weights, Mapping) or not weights:
         where = "the dictionary" if key is None else f"the entry {key!r}"
         raise CheckpointError(f"{path}: {where} is {_kind(weights)} instead of a state dict (names and tensors)")
     bad = [f"{name!r} ({_kind(item)})" for name, item in weights.items() if not _is_entry(name, item)]
     if bad:
         raise CheckpointError(
-            f"{path}: {len(bad)} of {len(weights)} entries are not named tensors: {few(bad)}; "
+            f"{path}: {len(bad)} of {len(weights)} entries are not named tensors: {first_few(bad)}; "
             "expected a state dict, or a dictionary with one under 'model'"
         )
     return dict(weights)
 
 
-def _named(content: Any, path: Path, notes: list[str]) -> Recipe | None:
-    """The recipe that our trainer noted in the file.
+def _noted_recipe(content: Any, path: Path, notes: list[str]) -> Recipe | None:
+    """The recipe whose name our trainer stored in the file; None without such a name.
 
-    Classes may be as many as in a published recipe and yet be others: a file that was trained by a described recipe is
-    not taken for a published one.
+    A recipe from a YAML file may have as many classes as a published one and yet other ones, so its checkpoint must not
+    be recognised by its shapes as the published recipe's.
     """
     name = content.get("recipe") if isinstance(content, Mapping) else None
     if not isinstance(name, str):
@@ -250,6 +241,7 @@ def _kind(item: Any) -> str:
 
 
 def _plain_names(state: StateDict, notes: list[str]) -> StateDict:
+    """``state`` without the prefix of DataParallel, which may be there several times."""
     if not all(name.startswith(_PREFIX) for name in state):
         return state
     notes.append(f"the prefix {_PREFIX!r} was taken off all names")
@@ -260,7 +252,7 @@ def _check_tensors(state: StateDict, path: Path) -> None:
     """Refuse tensors that are not plain arrays of the kind that their name promises."""
     bad = [f"{name} ({t.layout}, {t.dtype}, {t.device})" for name, t in state.items() if not _is_plain(name, t)]
     if bad:
-        raise CheckpointError(f"{path}: {len(bad)} entries are not plain floating-point tensors: {few(bad)}")
+        raise CheckpointError(f"{path}: {len(bad)} entries are not plain floating-point tensors: {first_few(bad)}")
 
 
 def _is_plain(name: str, tensor: Tensor) -> bool:
@@ -268,15 +260,16 @@ def _is_plain(name: str, tensor: Tensor) -> bool:
     return kind and tensor.layout is torch.strided and tensor.device.type == "cpu"
 
 
-def _choose(state: StateDict, wanted: Recipe | None, path: Path, notes: list[str]) -> Recipe:
-    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    if wanted is not None:
-        fit = compare(shapes, wanted)
-        if fit.differences:
+def _choose(state: StateDict, given: Recipe | None, path: Path, notes: list[str]) -> Recipe:
+    """``given`` if the weights fit it, or the recipe that they fit."""
+    shapes = shapes_of(state)
+    if given is not None:
+        fit = compare(shapes, given)
+        if fit.differences.count:
             raise CheckpointError(_misfit(fit, fits(shapes)[0], path))
-        return wanted
+        return given
     best = fits(shapes)[0]
-    if best.differences:
+    if best.differences.count:
         raise CheckpointError(_no_fit(best, shapes, path))
     spec = best.recipe.architecture
     shortcut = "with" if spec.shortcut_channels else "without"
@@ -288,34 +281,34 @@ def _choose(state: StateDict, wanted: Recipe | None, path: Path, notes: list[str
 
 
 def _misfit(fit: Fit, best: Fit, path: Path) -> str:
-    text = f"{path} does not fit recipe {fit.recipe.name}:\n{fit.describe()}\n"
-    if not best.differences:
+    text = f"{path} does not fit recipe {fit.recipe.name}:\n{fit.differences.describe()}\n"
+    if not best.differences.count:
         return text + f"It fits {best.recipe.name}: use that recipe, or name none."
     nearest = "" if best.recipe is fit.recipe else f"; the nearest is {best.recipe.name}"
     return text + f"It fits no other recipe either{nearest}."
 
 
 def _no_fit(best: Fit, shapes: Mapping[str, tuple[int, ...]], path: Path) -> str:
-    known = set(expected(best.recipe.architecture)) & set(shapes)
-    if not known:
-        return f"{path}: none of its {len(shapes)} entries belongs to an ISNet; it begins with {few(list(shapes))}"
+    if not set(expected(best.recipe.architecture)) & set(shapes):
+        return (
+            f"{path}: none of its {len(shapes)} entries belongs to an ISNet; it begins with {first_few(list(shapes))}"
+        )
     return (
         f"{path} fits no recipe. The nearest is {best.recipe.name} ({best.recipe.labels.count} classes), "
-        f"from which it differs:\n{best.describe()}\n"
+        f"from which it differs:\n{best.differences.describe()}\n"
         "`python -m isnet_trt.training.recipes` lists the recipes."
     )
 
 
 def _complete(state: StateDict, recipe: Recipe, notes: list[str]) -> StateDict:
-    """All entries in the model's order, float32, in memory of their own; absent batch counters are 0."""
-    wanted = expected(recipe.architecture)
-    kinds = sorted({str(t.dtype) for t in state.values() if t.is_floating_point() and t.dtype != torch.float32})
-    notes += [f"weights stored as {', '.join(kinds)} were converted to float32"] if kinds else []
-    counters = [name for name in wanted if name.endswith(COUNTER) and name not in state]
-    headless = not any(name.startswith(AUXILIARY) for name in state)
-    notes += ["the auxiliary head is missing: good for inference, not for training"] if headless else []
-    names = [name for name in wanted if not (headless and name.startswith(AUXILIARY))]
-    missing = [name for name in counters if name in names]
+    """All entries in the model's order, float32, copied from the mapped file; missing batch counters are 0."""
+    types = sorted({str(t.dtype) for t in state.values() if t.is_floating_point() and t.dtype != torch.float32})
+    notes += [f"weights stored as {', '.join(types)} were converted to float32"] if types else []
+    names = list(expected(recipe.architecture))
+    if not any(name.startswith(AUXILIARY) for name in state):
+        notes.append("the auxiliary head is missing: good for inference, not for training")
+        names = [name for name in names if not name.startswith(AUXILIARY)]
+    missing = [name for name in names if name not in state]  # `compare` has let nothing but batch counters be missing
     notes += [f"{len(missing)} missing batch counters were set to 0"] if missing else []
     return {name: _own(state[name]) if name in state else torch.zeros((), dtype=torch.int64) for name in names}
 
@@ -329,15 +322,9 @@ def _own(tensor: Tensor) -> Tensor:
 def _check_values(state: StateDict, path: Path) -> None:
     bad = [name for name, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
     if bad:
-        raise CheckpointError(f"{path}: NaN or infinite values in {len(bad)} entries: {few(bad)}; the weights are lost")
+        raise CheckpointError(
+            f"{path}: NaN or infinite values in {len(bad)} entries: {first_few(bad)}; the weights are lost"
+        )
     negative = [name for name, tensor in state.items() if name.endswith("running_var") and (tensor < 0).any()]
     if negative:
-        raise CheckpointError(f"{path}: negative variances in {len(negative)} entries: {few(negative)}")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        digest = hashlib.sha256()
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        raise CheckpointError(f"{path}: negative variances in {len(negative)} entries: {first_few(negative)}")

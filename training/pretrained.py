@@ -10,8 +10,7 @@ Backbones are taken from the common public files, whose entries are renamed to t
     torchvision and timm ``resnet50`` …     the four stages fit; the stem, one 7×7 convolution, does not
     =====================================  ===================================================================
 
-All of them take R, G, B input with the mean and deviation of `isnet_trt.settings.Preprocess`. Only tensors and plain
-containers are ever made from a file.
+All of them take R, G, B input with the mean and deviation of `isnet_trt.settings.Preprocess`.
 """
 
 from __future__ import annotations
@@ -21,9 +20,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from isnet_trt.errors import CheckpointError
+from isnet_trt.errors import CheckpointError, first_few
 from isnet_trt.training.checkpoint import StateDict, read_weights
-from isnet_trt.training.fit import AUXILIARY, COUNTER, few
+from isnet_trt.training.fit import AUXILIARY, COUNTER, differences, shapes_of
 from isnet_trt.training.model import ISNet
 
 BACKBONE = "backbone_net."
@@ -37,7 +36,7 @@ _PLAIN_STEM = ("conv1.", "bn1.")
 
 @dataclass(frozen=True)
 class Report:
-    """What became of the entries of a file.
+    """The use that was made of a file's entries.
 
     ``matched`` are the model's entries that got values from the file, ``random`` the layers that keep their random
     start. ``left_out`` are (entries of the file, reason).
@@ -50,19 +49,11 @@ class Report:
     left_out: tuple[tuple[tuple[str, ...], str], ...]
 
     def describe(self) -> str:
-        """A few lines for people: the layout, how much matched, what was left out and why, what starts at random."""
+        """A few lines of text: layout, number of matched entries, entries left out with the reason, random layers."""
         lines = [f"{self.path}: {self.layout}; {len(self.matched)} entries taken over"]
-        lines += [f"  left out ({why}): {len(names)} entries: {few(names)}" for names, why in self.left_out]
+        lines += [f"  left out ({why}): {len(names)} entries: {first_few(names)}" for names, why in self.left_out]
         lines += [f"  start at random: {', '.join(self.random)}"] if self.random else []
         return "\n".join(lines)
-
-
-def load_pretrained(model: ISNet, path: str | os.PathLike[str]) -> Report:
-    """`load_matching` if the file is an ISNet's, else `load_backbone`."""
-    state = read_weights(path)
-    if any(name.startswith("decoder_stage1.") for name in state):
-        return _load_matching(model, Path(path), state)
-    return _load_backbone(model, Path(path), state)
 
 
 def load_backbone(model: ISNet, path: str | os.PathLike[str]) -> Report:
@@ -74,37 +65,22 @@ def load_backbone(model: ISNet, path: str | os.PathLike[str]) -> Report:
     Raises:
         CheckpointError: the file cannot be read, or is of another backbone; the message says what differs.
     """
-    return _load_backbone(model, Path(path), read_weights(path))
-
-
-def load_matching(model: ISNet, path: str | os.PathLike[str]) -> Report:
-    """Start a model from an ISNet of other classes: all weights but the classifiers, if those have other shapes.
-
-    A second decoder stage with the shortcut does not fit one without; then that stage starts at random too, and so
-    does the auxiliary head where the file has none. Nothing of the model changes if anything else differs.
-
-    Raises:
-        CheckpointError: the file cannot be read, is no ISNet, or differs in more than that.
-    """
-    return _load_matching(model, Path(path), read_weights(path))
-
-
-def _load_backbone(model: ISNet, path: Path, state: StateDict) -> Report:
+    state = read_weights(path)
     prefix = next((p for p in _PREFIXES if any(name.startswith(p) for name in state)), "")
     inner = {name.removeprefix(prefix): name for name in state if name.startswith(prefix)}
     layout, renamed = _renamed(inner)
     target = {n.removeprefix(BACKBONE): t for n, t in model.state_dict().items() if n.startswith(BACKBONE)}
     stemless = layout.startswith("torchvision")
-    wanted = [name for name in target if not (stemless and name.startswith("stem."))]
-    problems = _problems({new: state[old] for new, old in renamed.items()}, {name: target[name] for name in wanted})
-    if problems:
-        raise CheckpointError(_no_backbone(path, model, layout, problems, renamed))
+    needed = {name: tensor for name, tensor in target.items() if not (stemless and name.startswith("stem."))}
+    misfits = differences(shapes_of({new: state[old] for new, old in renamed.items()}), shapes_of(needed))
+    if misfits.count:
+        raise CheckpointError(_no_backbone(path, model, layout, misfits.describe(), renamed))
     stem = tuple(n for n in inner.values() if stemless and n.removeprefix(prefix).startswith(_PLAIN_STEM))
     heads = tuple(n for n in inner.values() if n.removeprefix(prefix).startswith(_HEADS))
     others = tuple(n for n in state if not n.startswith(prefix))
     reasons = ((stem, "its stem is one 7x7 convolution, this one has three 3x3"), (heads, "classifier of the file"))
     taken = {BACKBONE + new: state[old] for new, old in renamed.items() if new in target}
-    return _apply(model, taken, path, layout, (*reasons, (others, "not of the backbone")))
+    return _apply(model, taken, Path(path), layout, (*reasons, (others, "not of the backbone")))
 
 
 def _renamed(inner: Mapping[str, str]) -> tuple[str, dict[str, str]]:
@@ -123,51 +99,45 @@ def _renamed_stem(name: str) -> str:
     return name if old is None else _DEEP_STEM[old] + name.removeprefix(old)
 
 
-def _problems(found: StateDict, wanted: StateDict) -> list[str]:
-    """What keeps ``found`` from filling ``wanted``; batch counters may be missing."""
-    missing = [n for n in wanted if n not in found and not n.endswith(COUNTER)]
-    unexpected = [n for n in found if n not in wanted]
-    misshapen = [
-        f"{name} {list(found[name].shape)} instead of {list(tensor.shape)}"
-        for name, tensor in wanted.items()
-        if name in found and found[name].shape != tensor.shape
-    ]
-    kinds = (("missing", missing), ("unexpected", unexpected), ("of another shape", misshapen))
-    return [f"  {len(names)} {kind}: {few(names)}" for kind, names in kinds if names]
-
-
-def _no_backbone(path: Path, model: ISNet, layout: str, problems: list[str], renamed: Mapping[str, str]) -> str:
+def _no_backbone(
+    path: str | os.PathLike[str], model: ISNet, layout: str, misfits: str, renamed: Mapping[str, str]
+) -> str:
     backbone = model.architecture.backbone
     stages = sorted({name.split(".")[0] for name in renamed if name.startswith("layer")})
     if not stages:
-        return (
-            f"{path}: no ResNet or ResNeSt: none of its entries is called layer1.…; it begins with {few(list(renamed))}"
-        )
+        return f"{path}: no ResNet or ResNeSt: none of its entries is called layer1.…; it begins with {first_few(list(renamed))}"
     hint = ""
     if backbone.block == "bottleneck" and "layer2.0.downsample.2.weight" in renamed:
         hint = (
             "\nIts shortcuts average before they convolve (ResNet-D or ResNeSt); take a ResNet-C (v1c) or plain ResNet."
         )
-    text = "\n".join(problems)
-    return f"{path} ({layout}) is not of the backbone {backbone.name}, from which it differs:\n{text}{hint}"
+    return f"{path} ({layout}) is not of the backbone {backbone.name}, from which it differs:\n{misfits}{hint}"
 
 
-def _load_matching(model: ISNet, path: Path, state: StateDict) -> Report:
-    target = dict(model.state_dict())
+def load_matching(model: ISNet, path: str | os.PathLike[str]) -> Report:
+    """Start a model from an ISNet of other classes: all weights but the classifiers, if those have other shapes.
+
+    A second decoder stage with the shortcut does not fit one without; then that stage starts at random too, and so
+    does the auxiliary head where the file has none. Nothing of the model changes if anything else differs.
+
+    Raises:
+        CheckpointError: the file cannot be read, is no ISNet, or differs in more than that.
+    """
+    state, target = read_weights(path), dict(model.state_dict())
     reasons = _allowed_differences(state, target)
     left = tuple(reasons)
-    found = {name: tensor for name, tensor in state.items() if not name.startswith(left)}
+    taken = {name: tensor for name, tensor in state.items() if not name.startswith(left)}
     optional = left if any(name.startswith(AUXILIARY) for name in state) else (*left, AUXILIARY)
-    wanted = {name: t for name, t in target.items() if name in found or not name.startswith(optional)}
-    problems = _problems(found, wanted)
-    if problems:
+    needed = {name: t for name, t in target.items() if name in taken or not name.startswith(optional)}
+    misfits = differences(shapes_of(taken), shapes_of(needed))
+    if misfits.count:
         raise CheckpointError(
             f"{path} is no ISNet like this one ({model.architecture.backbone.name}); it differs in more than the "
-            "classes:\n" + "\n".join(problems)
+            f"classes:\n{misfits.describe()}"
         )
     starts = {why: tuple(start for start in reasons if reasons[start] == why) for why in reasons.values()}
     left_out = tuple((tuple(n for n in state if n.startswith(start)), why) for why, start in starts.items())
-    return _apply(model, found, path, "ISNet", left_out)
+    return _apply(model, taken, Path(path), "ISNet", left_out)
 
 
 def _allowed_differences(state: StateDict, target: StateDict) -> dict[str, str]:

@@ -27,6 +27,7 @@ from isnet_trt.recipes import Recipe, recipe
 from isnet_trt.training.data.scenes import SceneSet, held_out_scenes, training_scenes
 from isnet_trt.training.distributed import Processes, processes
 from isnet_trt.training.pretrained import load_backbone, load_matching
+from isnet_trt.training.scenes import HELD_OUT_COUNT
 from isnet_trt.training.trainer import Data, Options, Trainer
 
 
@@ -182,7 +183,12 @@ def _parser() -> argparse.ArgumentParser:
         type=cli.positive,
         help=f"crops of each picture an epoch (default: {scenes.repeats} for drawn scenes, else 1)",
     )
-    drawn.add_argument("--held-out", type=cli.positive, default=12, help="scenes scored after each epoch (default: 12)")
+    drawn.add_argument(
+        "--held-out",
+        type=cli.positive,
+        default=HELD_OUT_COUNT,
+        help=f"scenes scored after each epoch (default: {HELD_OUT_COUNT})",
+    )
     return p
 
 

@@ -26,7 +26,6 @@ from isnet_trt.training.losses import losses
 from isnet_trt.training.model import ISNet, Outputs
 from isnet_trt.training.progress import Record
 from isnet_trt.training.run_folder import LATEST, RunFolder
-from isnet_trt.training.schedule import poly
 from isnet_trt.training.validate import Validator
 
 _AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -179,7 +178,7 @@ class Trainer:
             self._score(record, stop)
 
     def _iterate(self, x: Tensor, labels: Tensor, labelled: float, record: Record) -> None:
-        lr, epoch = poly(self.recipe.optimiser, self.iteration, self.total), self.epoch
+        lr, epoch = self.recipe.optimiser.rate(self.iteration, self.total), self.epoch
         step = self._step(x, labels, lr, labelled) if labelled else None
         self.iteration += 1
         if step is None:  # its loss would be 0 / 0

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -13,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from isnet_trt.datasets.picture_set import Source
+from isnet_trt.datasets.prefetch import prefetch
 from isnet_trt.metrics import Confusion, Metrics
 from isnet_trt.pictures.formats import check_image
 from isnet_trt.pictures.preprocess import normalise, resize
@@ -21,7 +20,6 @@ from isnet_trt.training.distributed import Processes
 from isnet_trt.training.model import ISNet
 
 _READERS = 4
-Loaded = tuple[Tensor, NDArray[np.integer]]
 
 
 class Validator:
@@ -38,15 +36,16 @@ class Validator:
         """
         confusion, stopped = Confusion(self.classes), False
         model.eval()
-        for x, truth in _ahead(self._load, range(self.here.rank, self.count, self.here.size)):
+        for _, loaded in prefetch(self._load, range(self.here.rank, self.count, self.here.size), _READERS):
             if stopped := stop():
                 break
+            x, truth = loaded.result()
             confusion.add(predict(model, x.to(self.here.device), truth.shape), truth)
         summed = self.here.sum_array(np.append(confusion.counts.ravel(), int(stopped)))
         confusion.counts = summed[:-1].reshape(confusion.counts.shape)
         return None if summed[-1] else confusion.metrics()
 
-    def _load(self, index: int) -> Loaded:
+    def _load(self, index: int) -> tuple[Tensor, NDArray[np.integer]]:
         image, truth = self.source[index]
         planes = normalise(resize(check_image(image, "bgr"), self.rule), self.rule).transpose(2, 0, 1)
         return torch.from_numpy(planes[None]).contiguous(memory_format=torch.channels_last), truth
@@ -57,19 +56,3 @@ def predict(model: ISNet, x: Tensor, size: tuple[int, ...]) -> NDArray[np.int64]
     """Labels of ``size`` (H, W) from a network input (1, 3, h, w): the logits are enlarged to it, bilinearly."""
     full = F.interpolate(model(x).float(), size=list(size), mode="bilinear", align_corners=False)
     return full.argmax(1)[0].cpu().numpy()
-
-
-def _ahead(load: Callable[[int], Loaded], indices: Iterable[int]) -> Iterator[Loaded]:
-    """``load`` of each index in order, a few read ahead in threads (reading and resizing leave Python's lock)."""
-    with ThreadPoolExecutor(_READERS) as pool:
-        waiting: deque[Future[Loaded]] = deque()
-        try:
-            for index in indices:
-                waiting.append(pool.submit(load, index))
-                if len(waiting) > _READERS:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()

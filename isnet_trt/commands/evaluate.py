@@ -13,17 +13,19 @@ from typing import TYPE_CHECKING
 
 from isnet_trt import cli
 from isnet_trt.datasets.check import spread
+from isnet_trt.datasets.layouts import SPLITS, TEST
 from isnet_trt.engines.select import KINDS
 from isnet_trt.errors import DataError, SettingsError
 from isnet_trt.evaluation import page
 from isnet_trt.evaluation.export import LabelWriter
 from isnet_trt.evaluation.files import make_folder, write_whole
-from isnet_trt.evaluation.labelled import SCENE_COUNT, SCENES, TEST, Labelled, open_labelled
+from isnet_trt.evaluation.labelled import SCENES, Labelled, open_labelled
 from isnet_trt.evaluation.models import TORCH, Choice, Model, open_model
 from isnet_trt.evaluation.report import Report
 from isnet_trt.evaluation.run import Tally, Watch, run, together
 from isnet_trt.evaluation.share import Share, shared, threads_each
-from isnet_trt.recipes import is_described
+from isnet_trt.recipes import DATASETS, is_described
+from isnet_trt.training.scenes import HELD_OUT_COUNT
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -63,15 +65,15 @@ def _parser() -> argparse.ArgumentParser:
         "--dataset",
         required=True,
         metavar="NAME",
-        help=f"ade20k, cityscapes, cocostuff10k, lip, the path of a .yaml file, or {SCENES} (drawn; no --data)",
+        help=f"{', '.join(DATASETS)}, the path of a .yaml file, or {SCENES} (drawn; no --data)",
     )
     what.add_argument("--data", type=Path, metavar="DIR", help="the dataset's folder (default: its name, here)")
-    what.add_argument("--split", default="val", choices=("train", "val", TEST), help=_SPLIT)
+    what.add_argument("--split", default="val", choices=(*SPLITS, TEST), help=_SPLIT)
     what.add_argument(
         "--limit",
         type=cli.positive,
         metavar="N",
-        help=f"N pictures, evenly spaced (default: all; {SCENE_COUNT} scenes)",
+        help=f"N pictures, evenly spaced (default: all; {HELD_OUT_COUNT} scenes)",
     )
     what.add_argument("--skip-unreadable", action="store_true", help="leave out pictures that fail, and list them")
     how = parser.add_argument_group("how the network is run")

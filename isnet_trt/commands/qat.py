@@ -39,7 +39,6 @@ from isnet_trt.training.data.scenes import SceneSet, training_scenes
 from isnet_trt.training.losses import WEIGHTS, pixel_loss
 from isnet_trt.training.model import InferenceISNet, ISNet
 from isnet_trt.training.rounding import Placement, place, remove_weights
-from isnet_trt.training.schedule import poly
 from isnet_trt.training.unfold import unfold
 
 if TYPE_CHECKING:
@@ -84,7 +83,7 @@ def fine_tune(
     with tqdm(total=total, unit="it", disable=None if progress else True) as bar:
         for number, (x, labels) in enumerate(itertools.islice(_epochs(loader, sampler, batches), total)):
             for group in optimiser.param_groups:
-                group["lr"] = poly(rule, number, total)
+                group["lr"] = rule.rate(number, total)
             loss = WEIGHTS[0] * pixel_loss(network(x), labels) + WEIGHTS[1] * pixel_loss(first_stage.value, labels)
             _check(loss, number)
             optimiser.zero_grad(set_to_none=True)

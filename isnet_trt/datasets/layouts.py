@@ -1,141 +1,153 @@
-"""The four datasets as they lie on disk, with the id lists of the reference's packages or as unpacked from the
-official archives, and datasets of one's own described by a YAML file.
+"""The four public datasets on disk, and `open_dataset`, which also opens one's own data by its YAML file.
 
-Where the reference's root folder is called ``R``, `open_dataset` takes ``R``, the folder that contains ``R``, and what
-the official archives unpack to:
-
-    ade20k        R = ADE20k        ADEChallengeData2016/{images,annotations}/{training,validation}
-    cityscapes    R = CityScapes    leftImg8bit/{train,val}/CITY, gtFine/{train,val}/CITY
-    cocostuff10k  R = COCOStuff10k  images, annotations, imageLists/{train,test}.txt
-    lip           R = LIP           {train,val}_images, {train,val}_segmentations
-                                    (also under TrainVal_images and TrainVal_parsing_annotations)
+`LAYOUTS` says where each dataset's files are. The id lists are those of the reference's packages; without them the
+folders are as unpacked from the official archives. Where the reference's root folder is called ``R`` (`Layout.root`),
+`open_dataset` takes ``R``, the folder that contains ``R``, and what the official archives unpack to.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from isnet_trt.datasets.own_files import open_custom
-from isnet_trt.datasets.picture_set import LabelValues, PictureSet
-from isnet_trt.datasets.reading import read_ids
-from isnet_trt.errors import DataError, SettingsError
+from isnet_trt.datasets.picture_set import Files, LabelValues, PictureSet
+from isnet_trt.datasets.reading import check_packages, read_ids
+from isnet_trt.errors import DataError, SettingsError, first_few
 from isnet_trt.recipes import DATASETS, is_described, label_table
 
 SPLITS = ("train", "val")
-_LISTED = 3
+"""The splits with labels."""
+TEST = "test"
+"""The split whose labels only the evaluation servers have."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the files of one split are, each place relative to the root with alternatives, the first that exists.
+    """Where the files of a dataset are; every place is relative to the root.
 
-    A picture is ``images/NAME + image_end`` and its labels ``annotations/NAME + label_end``. ``lists`` are the files
-    with the names (without suffix) of the split's pictures; None of them: every picture in the folder.
+    A picture is ``images/NAME + image_end`` and its labels ``annotations/NAME + label_end``. Of alternative places the
+    first that exists is used. ``{split}`` in a place is ``train`` or ``val``, ``{folder}`` is ``folders[split]``.
+
+    Attributes:
+        root: name of the reference's folder.
+        about: the folders in one or two lines, for ``--help``.
+        lists: files with the names (without suffix) of a split's pictures; if none exists, every picture of the folder
+            belongs to the split.
+        complete: number of pictures of the complete dataset, by split.
+        test: folders of the test pictures, which have no labels.
+        nested: the pictures are in one folder per city.
+        needs_list: both splits share a folder, so that only a list tells them apart.
     """
 
     root: str
+    about: str
     images: tuple[str, ...]
     annotations: tuple[str, ...]
     lists: tuple[str, ...]
     image_end: str
     label_end: str
-    complete: int
-    """Pictures of the complete dataset."""
+    complete: Mapping[str, int]
+    folders: Mapping[str, str]
+    test: tuple[str, ...] = ()
     nested: bool = False
-    """Whether the pictures lie in folders by city."""
     needs_list: bool = False
-    """Whether both splits share a folder, so that only a list tells them apart."""
+
+    def places(self, alternatives: Sequence[str], split: str) -> list[str]:
+        """``alternatives`` with the names of ``split`` filled in."""
+        return [place.format(split=split, folder=self.folders[split]) for place in alternatives]
 
 
-def _ade20k(split: str) -> Layout:
-    folder = {"train": "training", "val": "validation"}[split]
-    tops = ("ADEChallengeData2016/", "")
-    return Layout(
-        "ADE20k",
-        tuple(f"{top}images/{folder}" for top in tops),
-        tuple(f"{top}annotations/{folder}" for top in tops),
-        tuple(f"{top}{split}.txt" for top in tops),
-        ".jpg",
-        ".png",
-        {"train": 20210, "val": 2000}[split],
-    )
+def _below(tops: Sequence[str], place: str) -> tuple[str, ...]:
+    return tuple(top + place for top in tops)
 
 
-def _cityscapes(split: str) -> Layout:
-    return Layout(
-        "CityScapes",
-        (f"leftImg8bit/{split}", f"leftImg8bit_trainvaltest/leftImg8bit/{split}"),
-        (f"gtFine/{split}", f"gtFine_trainvaltest/gtFine/{split}"),
-        (f"{split}.txt",),
-        "_leftImg8bit.png",
-        "_gtFine_labelIds.png",
-        {"train": 2975, "val": 500}[split],
+_SAME = {split: split for split in SPLITS}
+_ADE, _COCO = ("ADEChallengeData2016/", ""), ("", "cocostuff-10k-v1.1/")
+_LIP, _LIP_LABELS = (("", f"{top}/", f"{top}/{top}/") for top in ("TrainVal_images", "TrainVal_parsing_annotations"))
+LAYOUTS = {
+    "ade20k": Layout(
+        root="ADE20k",
+        about="ADEChallengeData2016/{images,annotations}/{training,validation}",
+        images=_below(_ADE, "images/{folder}"),
+        annotations=_below(_ADE, "annotations/{folder}"),
+        lists=_below(_ADE, "{split}.txt"),
+        image_end=".jpg",
+        label_end=".png",
+        complete={"train": 20210, "val": 2000},
+        folders={"train": "training", "val": "validation"},
+        test=(*_below(_ADE, "images/testing"), "release_test/testing"),
+    ),
+    "cityscapes": Layout(
+        root="CityScapes",
+        about="leftImg8bit/{train,val}/CITY, gtFine/{train,val}/CITY (…_gtFine_labelIds.png)",
+        images=_below(("", "leftImg8bit_trainvaltest/"), "leftImg8bit/{folder}"),
+        annotations=_below(("", "gtFine_trainvaltest/"), "gtFine/{folder}"),
+        lists=("{split}.txt",),
+        image_end="_leftImg8bit.png",
+        label_end="_gtFine_labelIds.png",
+        complete={"train": 2975, "val": 500},
+        folders=_SAME,
+        test=_below(("", "leftImg8bit_trainvaltest/"), "leftImg8bit/test"),
         nested=True,
-    )
-
-
-def _cocostuff10k(split: str) -> Layout:
-    tops = ("", "cocostuff-10k-v1.1/")
-    return Layout(
-        "COCOStuff10k",
-        tuple(f"{top}images" for top in tops),
-        tuple(f"{top}annotations" for top in tops),
-        tuple(f"{top}imageLists/{'test' if split == 'val' else split}.txt" for top in tops),
-        ".jpg",
-        ".mat",
-        {"train": 9000, "val": 1000}[split],
+    ),
+    "cocostuff10k": Layout(
+        root="COCOStuff10k",
+        about="images, annotations (*.mat), imageLists/{train,test}.txt",
+        images=_below(_COCO, "images"),
+        annotations=_below(_COCO, "annotations"),
+        lists=_below(_COCO, "imageLists/{folder}.txt"),
+        image_end=".jpg",
+        label_end=".mat",
+        complete={"train": 9000, "val": 1000},
+        folders={"train": "train", "val": "test"},
         needs_list=True,
-    )
-
-
-def _lip(split: str) -> Layout:
-    pictures, parsing = "TrainVal_images/", "TrainVal_parsing_annotations/"
-    return Layout(
-        "LIP",
-        tuple(f"{top}{split}_images" for top in ("", pictures, pictures * 2)),
-        tuple(f"{top}{split}_segmentations" for top in ("", parsing, parsing * 2)),
-        tuple(f"{top}{split}_id.txt" for top in ("", pictures, pictures * 2)),
-        ".jpg",
-        ".png",
-        {"train": 30462, "val": 10000}[split],
-    )
-
-
-_LAYOUTS = {"ade20k": _ade20k, "cityscapes": _cityscapes, "cocostuff10k": _cocostuff10k, "lip": _lip}
-DATASET_NAMES = tuple(_LAYOUTS)
+    ),
+    "lip": Layout(
+        root="LIP",
+        about="{train,val}_images, {train,val}_segmentations, also below TrainVal_images and\n"
+        "TrainVal_parsing_annotations",
+        images=_below(_LIP, "{split}_images"),
+        annotations=_below(_LIP_LABELS, "{split}_segmentations"),
+        lists=_below(_LIP, "{split}_id.txt"),
+        image_end=".jpg",
+        label_end=".png",
+        complete={"train": 30462, "val": 10000},
+        folders=_SAME,
+        test=_below(("", "Testing_images/"), "testing_images"),
+    ),
+}
+"""Layout by dataset; the names are those of `isnet_trt.recipes.DATASETS`."""
 
 
 def open_dataset(name: str, root: Path | None, split: str) -> PictureSet:
     """One split of a dataset on disk.
 
     Args:
-        name: ``ade20k``, ``cityscapes``, ``cocostuff10k``, ``lip``, or the path of a YAML file that describes a
-            dataset of one's own (`isnet_trt.recipes.custom`).
-        root: its folder. None: the reference's folder name (``ADE20k``, …) in the working directory; for a YAML
-            file the folder that the file names.
-        split: ``train`` or ``val`` (COCO-Stuff's ``test``).
+        name: a key of `LAYOUTS`, or the path of a YAML file that describes one's own data (`isnet_trt.recipes.custom`).
+        root: its folder. None: the reference's folder name (``ADE20k``, …) in the working directory; for a YAML file
+            the folder that the file is in.
+        split: ``train``, ``val`` (COCO-Stuff's ``test``), or `TEST` for pictures without labels.
 
     Raises:
         DataError: folders are missing or half unpacked; the message names them and what was expected.
-        SettingsError: no such dataset or split.
+        SettingsError: no such dataset or split, or a package for reading it is missing.
     """
-    if split not in SPLITS:
-        raise SettingsError(f"split {split!r} is unknown; use 'train' or 'val'")
+    if split not in (*SPLITS, TEST):
+        raise SettingsError(f"split {split!r} is unknown; use 'train', 'val' or 'test'")
+    if split == TEST and (name not in LAYOUTS or not LAYOUTS[name].test):
+        having = ", ".join(known for known, layout in LAYOUTS.items() if layout.test)
+        raise SettingsError(f"{name} has no test pictures without labels; {having} have")
     if is_described(name):
         return open_custom(Path(name), root, split)
-    if name not in _LAYOUTS:
-        raise SettingsError(f"no dataset is called {name!r}; there are {', '.join(_LAYOUTS)}, or give a .yaml file")
-    layout = layout_of(name, split)
-    base = _base(name, root or Path(layout.root), layout)
-    names, files = _pairs(base, layout)
+    if name not in LAYOUTS:
+        raise SettingsError(f"no dataset is called {name!r}; there are {', '.join(LAYOUTS)}, or give a .yaml file")
+    layout = LAYOUTS[name]
+    check_packages(name, layout.label_end)
+    root = root or Path(layout.root)
+    names, files = _test_pictures(root, layout) if split == TEST else _pairs(name, root, layout, split)
     return PictureSet(name, split, DATASETS[name].labels, names, files, label_values(name))
-
-
-def layout_of(name: str, split: str) -> Layout:
-    """The layout of one of the four datasets."""
-    return _LAYOUTS[name](split)
 
 
 def label_values(name: str) -> LabelValues:
@@ -146,69 +158,72 @@ def label_values(name: str) -> LabelValues:
     return LabelValues(stored or {i: i for i in range(entry["num_classes"])})
 
 
-def _base(name: str, root: Path, layout: Layout) -> Path:
+def _pairs(name: str, root: Path, layout: Layout, split: str) -> tuple[tuple[str, ...], Files]:
+    """Names, pictures and label files of a split, each checked to exist."""
+    image_places, label_places = (layout.places(all_, split) for all_ in (layout.images, layout.annotations))
+    base = _base(name, root, layout, image_places, label_places)
+    images, annotations = _folder(base, image_places), _folder(base, label_places)
+    pictures = _names(images, layout.image_end, layout.nested)
+    labels = _names(annotations, layout.label_end, layout.nested)
+    lists = [base / place for place in layout.places(layout.lists, split)]
+    id_list = next((path for path in lists if path.is_file()), None)
+    if id_list is None and layout.needs_list:
+        raise DataError(f"{lists[0]} is missing: it tells training from test pictures; unpack it again")
+    if id_list is not None:
+        suffix = Path(layout.image_end).suffix
+        names = tuple((listed + suffix).removesuffix(layout.image_end) for listed in read_ids(id_list))
+    else:
+        names = tuple(sorted(pictures))
+        _refuse_missing(sorted(labels - pictures), images, layout.image_end, annotations)
+    _refuse_missing([n for n in names if n not in pictures], images, layout.image_end, id_list or annotations)
+    _refuse_missing([n for n in names if n not in labels], annotations, layout.label_end, id_list or images)
+    if not names:
+        raise DataError(f"{images} holds no picture *{layout.image_end}; unpack it again")
+    return names, tuple((images / (n + layout.image_end), annotations / (n + layout.label_end)) for n in names)
+
+
+def _test_pictures(root: Path, layout: Layout) -> tuple[tuple[str, ...], Files]:
+    """Names and pictures of the test split; there are no label files."""
+    folders = [base / place for base in (root, root / layout.root) for place in layout.test]
+    folder = next((path for path in folders if path.is_dir()), None)
+    if folder is None:
+        raise DataError(f"{folders[0]} is missing: unpack the test pictures too")
+    names = tuple(sorted(_names(folder, layout.image_end, layout.nested)))
+    if not names:
+        raise DataError(f"{folder} holds no picture *{layout.image_end}; unpack it again")
+    return names, tuple((folder / (name + layout.image_end), None) for name in names)
+
+
+def _base(name: str, root: Path, layout: Layout, images: list[str], annotations: list[str]) -> Path:
     """``root``, or the folder of the reference's name in it, whichever holds pictures or labels."""
     if not root.is_dir():
         raise DataError(f"{root}: there is no such folder; give the one that {name} was unpacked to")
     for base in (root, root / layout.root):
-        if any((base / place).is_dir() for place in (*layout.images, *layout.annotations)):
+        if any((base / place).is_dir() for place in (*images, *annotations)):
             return base
+    content = first_few(sorted(path.name for path in root.iterdir())) or "nothing"
     raise DataError(
-        f"{root} does not look like {name}: expected {layout.images[0]} and {layout.annotations[0]} in it; "
-        f"it holds {_few(sorted(p.name for p in root.iterdir()))}"
+        f"{root} does not look like {name}: expected {images[0]} and {annotations[0]} in it; it holds {content}"
     )
 
 
-def _pairs(base: Path, layout: Layout) -> tuple[tuple[str, ...], tuple[tuple[Path, Path], ...]]:
-    """Names and files of a split, each checked to be there."""
-    images, annotations = _folder(base, layout.images), _folder(base, layout.annotations)
-    pictures = _names(images, layout.image_end, layout.nested)
-    labels = _names(annotations, layout.label_end, layout.nested)
-    listed = next((base / place for place in layout.lists if (base / place).is_file()), None)
-    if listed is None and layout.needs_list:
-        raise DataError(f"{base / layout.lists[0]} is missing: it tells training from test pictures; unpack it again")
-    if listed is not None:
-        names = tuple(
-            (name + Path(layout.image_end).suffix).removesuffix(layout.image_end) for name in read_ids(listed)
-        )
-    else:
-        names = tuple(sorted(pictures))
-        refuse_missing(sorted(labels - pictures), images, layout.image_end, annotations)
-    refuse_missing([n for n in names if n not in pictures], images, layout.image_end, listed or annotations)
-    refuse_missing([n for n in names if n not in labels], annotations, layout.label_end, listed or images)
-    if not names:
-        raise DataError(f"{images} holds no picture *{layout.image_end}; unpack it again")
-    files = tuple((images / (n + layout.image_end), annotations / (n + layout.label_end)) for n in names)
-    return names, files
-
-
-def _folder(base: Path, places: tuple[str, ...]) -> Path:
-    found = next((base / place for place in places if (base / place).is_dir()), None)
-    if found is None:
+def _folder(base: Path, places: list[str]) -> Path:
+    folder = next((base / place for place in places if (base / place).is_dir()), None)
+    if folder is None:
         raise DataError(f"{base / places[0]} is missing: the dataset is half unpacked; unpack its archive too")
-    return found
+    return folder
 
 
 def _names(folder: Path, end: str, nested: bool) -> set[str]:
-    """Names (relative, without ``end``) of the files in a folder; those with a leading dot are a system's own."""
-    found = folder.glob("*/*" if nested else "*")
-    return {
-        path.relative_to(folder).as_posix().removesuffix(end)
-        for path in found
-        if path.name.endswith(end) and not path.name.startswith(".")
-    }
+    """Names (relative, without ``end``) of the files in a folder; a leading dot marks files of the operating system."""
+    paths = folder.glob(f"{'*/' if nested else ''}*{end}")
+    return {path.relative_to(folder).as_posix().removesuffix(end) for path in paths if not path.name.startswith(".")}
 
 
-def refuse_missing(names: list[str], folder: Path, end: str, wanted_by: Path) -> None:
+def _refuse_missing(names: list[str], folder: Path, end: str, wanted_by: Path) -> None:
     """Raise `DataError` where ``names``, which ``wanted_by`` has or lists, have no file in ``folder``."""
     if names:
         raise DataError(
             f"{folder}: {len(names)} file{'s' if len(names) > 1 else ''} missing that {wanted_by} calls for: "
-            f"{_few([name + end for name in names])}; unpack the archive again"
+            f"{first_few([name + end for name in names])}; unpack the archive again"
         )
-
-
-def _few(names: Iterable[str]) -> str:
-    shown = list(names)
-    more = len(shown) - _LISTED
-    return ", ".join(shown[:_LISTED]) + (f", … ({more} more)" if more > 0 else "") if shown else "nothing"

@@ -6,92 +6,86 @@ import zlib
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
-from isnet_trt.datasets.picture_set import LabelValues, PictureSet
-from isnet_trt.datasets.reading import read_ids
-from isnet_trt.errors import DataError
+from isnet_trt.datasets.picture_set import Files, LabelValues, PictureSet
+from isnet_trt.datasets.reading import check_packages, read_ids
+from isnet_trt.errors import DataError, first_few
 from isnet_trt.pictures.files import SUFFIXES
 from isnet_trt.recipes.custom import FilePatterns, read_custom
 
-_WILD = "*?["
-_LISTED = 3
+_WILDCARDS = "*?["
 
 
 def open_custom(path: Path, root: Path | None, split: str) -> PictureSet:
     """One split of the pictures that a YAML file describes, under ``root`` or beside the file.
 
     Raises:
-        SettingsError: as `isnet_trt.recipes.custom.read_custom`.
+        SettingsError: as `isnet_trt.recipes.custom.read_custom`, or a package for reading labels is missing.
         DataError: there are no pictures, or some have no labels.
     """
     custom = read_custom(path)
+    check_packages(str(path), PurePosixPath(custom.files.labels).suffix)
     names, files = find_pairs(custom.files, root or path.resolve().parent, split)
     return PictureSet(custom.recipe.name, split, custom.recipe.labels, names, files, LabelValues(custom.values))
 
 
-def find_pairs(patterns: FilePatterns, root: Path, split: str) -> tuple[tuple[str, ...], tuple[tuple[Path, Path], ...]]:
-    """Names and (picture, labels) of one split.
+def find_pairs(patterns: FilePatterns, root: Path, split: str) -> tuple[tuple[str, ...], Files]:
+    """Names, pictures and label files of one split.
 
     Raises:
         DataError: there are no pictures, two have one name, or labels are missing.
     """
     by_folder = "{split}" in patterns.images
-    word = patterns.places[split] if by_folder and patterns.places else ""
-    images, labels = (one.replace("{split}", word) for one in (patterns.images, patterns.labels))
-    found = _pictures(root, images)
-    names = tuple(sorted(found)) if by_folder else _chosen(patterns, root, found, split)
-    files = tuple((found[name], root / labels.replace("{name}", name)) for name in names)
+    folder = patterns.places[split] if by_folder and patterns.places else ""
+    images, labels = (pattern.replace("{split}", folder) for pattern in (patterns.images, patterns.labels))
+    pictures = _pictures(root, images)
+    if by_folder:
+        names = tuple(sorted(pictures))
+    elif patterns.places is not None:
+        names = _listed(root / patterns.places[split], pictures)
+    else:
+        names = _drawn(sorted(pictures), patterns.share or 0.0, split)
+    files = tuple((pictures[name], root / labels.replace("{name}", name)) for name in names)
     missing = [str(label) for _, label in files if not label.is_file()]
     if missing:
         raise DataError(
-            f"{len(missing)} of {len(files)} pictures ({images}) have no labels; missing are {_few(missing)}. "
+            f"{len(missing)} of {len(files)} pictures ({images}) have no labels; missing are {first_few(missing)}. "
             "Add them, or give 'images' a pattern that leaves those pictures out (such as 'photos/*.jpg')"
         )
     return names, files
 
 
-def _chosen(patterns: FilePatterns, root: Path, found: Mapping[str, Path], split: str) -> tuple[str, ...]:
-    if patterns.places is not None:
-        return _listed(root / patterns.places[split], found)
-    return _drawn(sorted(found), patterns.share or 0.0, split)
-
-
 def _pictures(root: Path, pattern: str) -> dict[str, Path]:
     """Name -> file of the pictures that match."""
     parts = PurePosixPath(pattern).parts
-    fixed = next((i for i, part in enumerate(parts) if any(c in part for c in _WILD)), len(parts))
+    fixed = next((i for i, part in enumerate(parts) if any(c in part for c in _WILDCARDS)), len(parts))
     folder = root.joinpath(*parts[:fixed])
     if not folder.is_dir():
         raise DataError(f"{folder}: there is no such folder (images: {pattern!r}); paths are relative to {root}")
     candidates = folder.glob("/".join(parts[fixed:]) or "**/*")
     files = [p for p in candidates if p.suffix.lower() in SUFFIXES and not p.name.startswith(".") and p.is_file()]
-    found: dict[str, Path] = {}
+    pictures: dict[str, Path] = {}
     for file in sorted(files):
         name = file.relative_to(folder).with_suffix("").as_posix()
-        if name in found:
-            raise DataError(f"{found[name]} and {file} have one name, so they would share labels; rename one")
-        found[name] = file
-    if not found:
+        if name in pictures:
+            raise DataError(f"{pictures[name]} and {file} have one name, so they would share labels; rename one")
+        pictures[name] = file
+    if not pictures:
         raise DataError(f"{folder} holds no pictures (images: {pattern!r}; {' '.join(sorted(SUFFIXES))})")
-    return found
+    return pictures
 
 
-def _listed(path: Path, found: Mapping[str, Path]) -> tuple[str, ...]:
+def _listed(path: Path, pictures: Mapping[str, Path]) -> tuple[str, ...]:
     names = read_ids(path)
-    absent = [name for name in names if name not in found]
+    absent = [name for name in names if name not in pictures]
     if absent:
-        raise DataError(f"{path}: {len(absent)} names without a picture: {_few(absent)}; names have no suffix")
+        raise DataError(f"{path}: {len(absent)} names without a picture: {first_few(absent)}; names have no suffix")
     return names
 
 
 def _drawn(names: list[str], share: float, split: str) -> tuple[str, ...]:
-    """The checksum decides, not the order: a picture that is added moves few others, and none without need."""
+    """Divide by a checksum of the names, so that an added picture moves few of the others to the other split."""
     if len(names) < 2:
-        raise DataError("there is one picture alone; training and validation need one each at least")
+        raise DataError("there is only one picture; training and validation need at least one each")
     count = min(max(1, round(share * len(names))), len(names) - 1)
     held_out = set(sorted(names, key=lambda name: (zlib.crc32(name.encode()), name))[:count])
     return tuple(name for name in names if (name in held_out) == (split == "val"))
-
-
-def _few(names: list[str]) -> str:
-    more = len(names) - _LISTED
-    return ", ".join(names[:_LISTED]) + (f", … ({more} more)" if more > 0 else "")

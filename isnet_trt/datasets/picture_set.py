@@ -14,15 +14,18 @@ from numpy.typing import NDArray
 from isnet_trt.datasets.reading import RawLabels, read_bgr, read_labels
 from isnet_trt.errors import DataError
 from isnet_trt.pictures.files import Image
+from isnet_trt.recipes import IGNORE
 from isnet_trt.settings import Labels
 
 NOT_ALLOWED = -32768
 """In `LabelValues.table`: a value that no label file may hold."""
 _LISTED = 8
+Files = tuple[tuple[Path, Path | None], ...]
+"""Picture and label file of each picture; None: there are no labels."""
 
 
 class Source(Protocol):
-    """What training and evaluation read: pictures with their labels, by index."""
+    """Pictures with their labels by index, as training and evaluation read them."""
 
     def __len__(self) -> int: ...
 
@@ -60,10 +63,10 @@ class LabelValues:
             labels = np.where(inside, self.table[np.where(inside, stored, 0)], NOT_ALLOWED).astype(np.int16)
         bad = labels == NOT_ALLOWED
         if bad.any():
-            raise DataError(self._complaint(stored, bad, path))
+            raise DataError(self._message(stored, bad, path))
         return labels
 
-    def _complaint(self, stored: RawLabels, bad: NDArray[np.bool_], path: Path) -> str:
+    def _message(self, stored: RawLabels, bad: NDArray[np.bool_], path: Path) -> str:
         values = np.unique(stored[bad])
         y, x = (int(v) for v in np.argwhere(bad)[0])
         listed = ", ".join(map(str, values[:_LISTED].tolist())) + (", …" if len(values) > _LISTED else "")
@@ -82,14 +85,14 @@ def _ranges(values: list[int]) -> str:
 
 @dataclass(frozen=True)
 class PictureSet:
-    """One split of a dataset on disk; nothing is read before it is indexed, and it can be pickled (worker processes).
+    """One split of a dataset on disk; files are read on indexing, and the set can be pickled (worker processes).
 
     Attributes:
         name: the dataset's name, such as ``ade20k``.
-        split: ``train`` or ``val``.
+        split: ``train``, ``val`` or ``test``.
         labels: class names and colours.
         names: one name per picture, unique, in the order of the index: its path in the image folder without suffix.
-        files: (picture, label file) of each.
+        files: picture and label file of each; without label file every pixel is `recipes.IGNORE`.
         values: how the stored label values become training ids.
     """
 
@@ -97,15 +100,11 @@ class PictureSet:
     split: str
     labels: Labels
     names: tuple[str, ...]
-    files: tuple[tuple[Path, Path], ...]
+    files: Files
     values: LabelValues
 
     def __len__(self) -> int:
         return len(self.names)
-
-    def paths(self, index: int) -> tuple[Path, Path]:
-        """The picture's file and its labels' file."""
-        return self.files[index]
 
     def __getitem__(self, index: int) -> tuple[Image, NDArray[np.int16]]:
         """Picture uint8 (H, W, 3) in B, G, R order; labels int16 (H, W), 0..K−1 or `recipes.IGNORE`.
@@ -116,15 +115,13 @@ class PictureSet:
             DataError: a file cannot be read, the sizes differ, or a label value is out of range.
         """
         picture, annotation = self.files[index]
-        image, stored = read_bgr(picture), read_labels(annotation)
+        image = read_bgr(picture)
+        if annotation is None:
+            return image, np.full(image.shape[:2], IGNORE, np.int16)
+        stored = read_labels(annotation)
         if image.shape[:2] != stored.shape:
             raise DataError(_sizes_differ(picture, image.shape, annotation, stored.shape))
         return image, self.values.apply(stored, annotation)
-
-    def label_map(self, index: int) -> NDArray[np.int16]:
-        """The labels alone, as by indexing; the picture is not read."""
-        annotation = self.files[index][1]
-        return self.values.apply(read_labels(annotation), annotation)
 
 
 def _sizes_differ(picture: Path, size: tuple[int, ...], annotation: Path, labels: tuple[int, ...]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from isnet_trt.errors import DataError, ImageError
+from isnet_trt.errors import DataError, ImageError, SettingsError
 from isnet_trt.pictures.files import Image, read_image
 
 RawLabels = NDArray[np.integer]
@@ -19,11 +20,18 @@ _NARROW_GREY = {2: 85, 4: 17}
 """Bits of a grey PNG -> what Pillow (like OpenCV) multiplies its values by to fill a byte."""
 
 
+def check_packages(name: str, label_suffix: str) -> None:
+    """Raise `SettingsError` if the package that reads the label files of dataset ``name`` is missing."""
+    package = "scipy" if label_suffix == ".mat" else "PIL"
+    if importlib.util.find_spec(package) is None:
+        raise SettingsError(f"reading {name} needs {package}; pip install 'isnet_trt[train]'")
+
+
 def read_bgr(path: Path) -> Image:
     """A picture as uint8 (H, W, 3) in B, G, R order, read as for prediction (`isnet_trt.pictures.files.read_image`).
 
     Raises:
-        DataError: there is no such file, or it is no picture or cut off.
+        DataError: the file is missing, no picture, or cut off.
     """
     try:
         image = read_image(path)
@@ -38,12 +46,12 @@ def _refuse_cut_off(path: Path) -> None:
     with path.open("rb") as stream:
         start = stream.read(2)
         stream.seek(-2, os.SEEK_END)
-        whole = start != _JPEG_START or stream.read(2) == _JPEG_END
-    if whole:
+        complete = start != _JPEG_START or stream.read(2) == _JPEG_END
+    if complete:
         return
     from PIL import Image as Pillow
 
-    try:  # after the end mark some cameras add bytes of their own, which is no fault
+    try:  # some cameras add bytes after the end mark, which is no fault
         with Pillow.open(path) as picture:
             picture.load()
     except (OSError, SyntaxError, ValueError, Pillow.DecompressionBombError) as error:
@@ -62,7 +70,7 @@ def read_labels(path: Path) -> RawLabels:
 
 
 def _read_png(path: Path) -> RawLabels:
-    """Pillow, not OpenCV, because it gives the indices of a paletted PNG; OpenCV turns them into luminance."""
+    """Read by Pillow, which gives the indices of a paletted PNG; OpenCV converts them to luminance."""
     from PIL import Image as Pillow
 
     try:
@@ -94,7 +102,7 @@ def _read_matrix(path: Path) -> RawLabels:
 
     try:
         content: dict[str, Any] = loadmat(os.fspath(path), variable_names=["S"])
-    except Exception as error:  # whatever a damaged file makes the reader raise
+    except Exception as error:  # a damaged file makes the reader raise anything
         raise DataError(f"{path}: not a MATLAB file that can be read ({error}); unpack or copy it again") from None
     matrix = content.get("S")
     if not isinstance(matrix, np.ndarray) or matrix.ndim != 2 or matrix.dtype.kind not in "uif":

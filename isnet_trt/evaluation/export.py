@@ -1,4 +1,4 @@
-"""Predicted label maps as files in the dataset's own label values, as an evaluation server wants them."""
+"""Predicted label maps as files in the dataset's own label values, as an evaluation server expects them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from isnet_trt.datasets.picture_set import PictureSet
 from isnet_trt.errors import SettingsError
 from isnet_trt.evaluation.files import make_folder
 from isnet_trt.evaluation.labelled import Labelled
@@ -20,17 +21,17 @@ class LabelWriter:
     """
 
     def __init__(self, folder: Path, pictures: Labelled) -> None:
-        """Make the folder.
+        """Create the folder.
 
         Raises:
-            SettingsError: it cannot be made, or a file of the dataset would be replaced.
+            SettingsError: it cannot be created, or a file of the dataset would be replaced.
         """
-        _check_inputs(folder, pictures)
+        _refuse_inputs(folder, pictures)
         self.folder = make_folder(folder, "--export")
         self._values = stored_values(pictures)
 
     def __call__(self, name: str, labels: NDArray[np.unsignedinteger]) -> None:
-        """Write one picture's labels, each file whole or not at all.
+        """Write the labels of one picture; the file appears whole or not at all.
 
         Raises:
             SettingsError, ImageError: the folder or the file cannot be written.
@@ -40,9 +41,9 @@ class LabelWriter:
         write_png(path, self._values[labels])
 
 
-def _check_inputs(folder: Path, pictures: Labelled) -> None:
-    files = [file for both in getattr(pictures, "files", ()) for file in (both if isinstance(both, tuple) else (both,))]
-    inputs = {file.resolve() for file in files}
+def _refuse_inputs(folder: Path, pictures: Labelled) -> None:
+    files = pictures.files if isinstance(pictures, PictureSet) else ()
+    inputs = {file.resolve() for pair in files for file in pair if file}
     for name in pictures.names:
         path = folder / f"{name}.png"
         if path.resolve() in inputs:
@@ -51,11 +52,8 @@ def _check_inputs(folder: Path, pictures: Labelled) -> None:
 
 def stored_values(pictures: Labelled) -> NDArray[np.unsignedinteger]:
     """Training id -> stored value (the smallest where there are several), uint8 or uint16 (K,)."""
-    values = getattr(pictures, "values", None)
-    ids = range(pictures.labels.count)
-    if values is None:
-        found = {number: number for number in ids}
-    else:
-        found = {number: value for value, number in sorted(values.ids.items(), reverse=True)}
-    table = np.array([found[number] for number in ids])
+    count = pictures.labels.count
+    stored = pictures.values.ids if isinstance(pictures, PictureSet) else {number: number for number in range(count)}
+    by_id = {number: value for value, number in sorted(stored.items(), reverse=True)}
+    table = np.array([by_id[number] for number in range(count)])
     return table.astype(np.uint8 if table.max() < 256 else np.uint16)

@@ -6,13 +6,14 @@ import os
 from pathlib import Path
 
 from isnet_trt.errors import SettingsError
+from isnet_trt.pictures.files import replacing
 
 
 def make_folder(folder: Path, option: str) -> Path:
-    """``folder``, made if it is missing; ``option`` is what asked for it.
+    """``folder``, created if it is missing; ``option`` names the command-line option that gave it.
 
     Raises:
-        SettingsError: it cannot be made or written to.
+        SettingsError: it cannot be created or written to.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -27,13 +28,10 @@ def write_whole(path: Path, content: bytes) -> None:
     """Write a file through a temporary one beside it.
 
     Raises:
-        SettingsError: it cannot be written; what was there before stays.
+        SettingsError: it cannot be written; an earlier file of this name stays.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            temporary.write_bytes(content)
     except OSError as error:
         raise SettingsError(f"{path} cannot be written: {error.strerror}; it is as it was") from None
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from isnet_trt.datasets.prefetch import prefetch
 from isnet_trt.errors import DataError, EngineError, ImageError
 from isnet_trt.evaluation.labelled import Labelled
 from isnet_trt.evaluation.models import Model
@@ -19,7 +17,6 @@ from isnet_trt.evaluation.share import Share
 from isnet_trt.metrics import Agreement, Confusion
 from isnet_trt.runtime.segmentation import Segmentation
 
-T = TypeVar("T")
 _READERS = 2
 Keep = Callable[[str, NDArray[np.unsignedinteger]], None]
 """Takes a picture's name and the first model's labels."""
@@ -85,7 +82,7 @@ def run(
     classes = pictures.labels.count
     tally = Tally([Score(Confusion(classes)) for _ in models], Agreement(classes) if len(models) == 2 else None)
     start = time.perf_counter()
-    for index, loaded in ahead(pictures.__getitem__, indices):
+    for index, loaded in prefetch(pictures.__getitem__, indices, _READERS):
         name = pictures.names[index]
         try:
             image, truth = loaded.result()
@@ -118,22 +115,6 @@ def _count(tally: Tally, answers: list[tuple[Segmentation, float]], truth: NDArr
     if tally.agreement:
         tally.agreement.add(answers[0][0].labels, answers[1][0].labels, truth, name)
     tally.pictures += 1
-
-
-def ahead(load: Callable[[int], T], indices: Sequence[int]) -> Iterator[tuple[int, Future[T]]]:
-    """Each index with its ``load``, which threads begin a few items early; ``result()`` raises what loading raised."""
-    with ThreadPoolExecutor(_READERS) as pool:
-        waiting: deque[tuple[int, Future[T]]] = deque()
-        try:
-            for index in indices:
-                waiting.append((index, pool.submit(load, index)))
-                if len(waiting) > _READERS:
-                    yield waiting.popleft()
-            while waiting:
-                yield waiting.popleft()
-        finally:
-            for _, future in waiting:
-                future.cancel()
 
 
 def together(tally: Tally, here: Share) -> Tally:

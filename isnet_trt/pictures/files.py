@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -100,11 +101,19 @@ def write_png(path: Path, pixels: NDArray[np.unsignedinteger]) -> None:
         ImageError: the file cannot be written.
     """
     encoded = cv2.imencode(".png", np.ascontiguousarray(pixels))[1]
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_bytes(encoded.tobytes())
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            temporary.write_bytes(encoded.tobytes())
     except OSError as error:
         raise ImageError(f"{path} cannot be written: {error.strerror}") from None
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary file beside ``path`` to write to; it replaces ``path`` if the block ends without an error."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

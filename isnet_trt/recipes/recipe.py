@@ -21,13 +21,18 @@ IGNORE = -100
 
 @dataclass(frozen=True)
 class Optimiser:
-    """SGD with a polynomial schedule per iteration: lr = (base - min) * (1 - i/T) ** power + min."""
+    """SGD whose learning rate falls from ``lr`` to ``min_lr`` by a polynomial schedule."""
 
     lr: float
     min_lr: float
     weight_decay: float
     momentum: float = 0.9
     power: float = 0.9
+
+    def rate(self, iteration: int, total: int) -> float:
+        """(lr − min_lr) · (1 − i/T) ** power + min_lr, for iteration i = 0 … T − 1 before its step."""
+        left = max(0.0, 1 - iteration / total)
+        return (self.lr - self.min_lr) * left**self.power + self.min_lr
 
 
 @dataclass(frozen=True)

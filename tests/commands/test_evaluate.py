@@ -19,11 +19,10 @@ from isnet_trt.bundle import CheckpointInfo, Manifest, new_bundle
 from isnet_trt.commands import evaluate
 from isnet_trt.datasets.layouts import label_values, open_dataset
 from isnet_trt.engines.info import EngineInfo
-from isnet_trt.errors import DataError, SettingsError
+from isnet_trt.errors import SettingsError
 from isnet_trt.evaluation.files import write_whole
 from isnet_trt.evaluation.labelled import DrawnScenes, open_labelled
 from isnet_trt.evaluation.picture import draw, row_shares
-from isnet_trt.evaluation.run import ahead
 from isnet_trt.evaluation.share import _choose_gpu
 from isnet_trt.metrics import Agreement, Confusion
 from isnet_trt.recipes import DATASETS
@@ -83,7 +82,7 @@ def report(folder: Path) -> dict:
 
 def answers(bundle: Path, pictures, preset: str = "default") -> dict[str, np.ndarray]:
     with Segmenter.open(bundle, preset=preset) as segmenter:
-        return {name: segmenter(pictures.paths(i)[0]).labels for i, name in enumerate(pictures.names)}
+        return {name: segmenter(pictures.files[i][0]).labels for i, name in enumerate(pictures.names)}
 
 
 def counted(predicted: dict, truth: dict, classes: int) -> np.ndarray:
@@ -194,7 +193,7 @@ def test_an_unreadable_picture_stops_or_is_listed(made, tmp_path, capsys):
     _, _, bundle = made("lip")
     MAKERS["lip"](tmp_path / "data", train=1, val=3)
     pictures = open_dataset("lip", tmp_path / "data", "val")
-    damaged, annotation = pictures.paths(1)[0], pictures.paths(2)[1]
+    damaged, annotation = pictures.files[1][0], pictures.files[2][1]
     damaged.write_bytes(b"damaged")
     options = (bundle, "--dataset", "lip", "--data", tmp_path / "data", "--out", tmp_path / "out")
     assert run(*options) == cli.ERROR
@@ -208,7 +207,7 @@ def test_an_unreadable_picture_stops_or_is_listed(made, tmp_path, capsys):
     assert np.array(found["models"][0]["confusion"]).sum() == SIZES[0][0] * SIZES[0][1]
     assert str(damaged) in (tmp_path / "out" / "evaluation.md").read_text("utf-8")
     assert str(damaged) in capsys.readouterr().err
-    pictures.paths(0)[0].write_bytes(b"damaged too")
+    pictures.files[0][0].write_bytes(b"damaged too")
     assert run(*options, "--skip-unreadable") == cli.ERROR
     assert "none of the 3 pictures" in capsys.readouterr().err
 
@@ -361,20 +360,6 @@ def test_drawn_scenes_are_those_that_training_holds_out():
             assert (ours == theirs).all()
 
 
-def test_reading_ahead_keeps_order_and_errors():
-    def load(index: int) -> int:
-        if index == 5:
-            raise DataError("five")
-        return index * index
-
-    found = list(ahead(load, [3, 1, 5, 4, 4, 0]))
-    assert [index for index, _ in found] == [3, 1, 5, 4, 4, 0]
-    assert [future.result() for index, future in found if index != 5] == [9, 1, 16, 16, 0]
-    with pytest.raises(DataError, match="five"):
-        found[2][1].result()
-    assert not list(ahead(load, []))
-
-
 def test_a_failed_write_leaves_what_was_there(tmp_path):
     (tmp_path / "x").mkdir()
     with pytest.raises(SettingsError, match="x cannot be written"):
@@ -429,7 +414,7 @@ def test_two_processes_count_what_one_counts(made, tmp_path):
 def test_an_unreadable_picture_ends_all_processes(made, tmp_path):
     _, _, bundle = made("lip")
     MAKERS["lip"](tmp_path / "data", train=1, val=4)
-    damaged = open_dataset("lip", tmp_path / "data", "val").paths(3)[0]
+    damaged = open_dataset("lip", tmp_path / "data", "val").files[3][0]
     damaged.write_bytes(b"damaged")
     options = (bundle, "--dataset", "lip", "--data", tmp_path / "data", "--out", tmp_path / "out")
     ran = torchrun(*options)

@@ -64,17 +64,17 @@ def test_every_bad_file_is_told_and_the_others_are_drawn(tmp_path: Path, capsys:
     opened = open_dataset("lip", tmp_path, "train")
     values = stored("lip", truth["train"][opened.names[0]])
     values[4, 6] = 77
-    Image.fromarray(values).save(opened.paths(0)[1])
-    opened.paths(2)[0].write_bytes(b"\xff\xd8\xff no picture")
-    Image.fromarray(values[:-1]).save(opened.paths(3)[1])
+    Image.fromarray(values).save(opened.files[0][1])
+    opened.files[2][0].write_bytes(b"\xff\xd8\xff no picture")
+    Image.fromarray(values[:-1]).save(opened.files[3][1])
     out = tmp_path / "page.png"
     assert cli.run(main, ["check", "lip", str(tmp_path), "--split", "train", "--out", str(out)]) == cli.FAILED
     text = capsys.readouterr().out
     assert "5 pictures (the complete dataset has 30462), 5 read, 3 bad" in text
-    assert f"{opened.paths(0)[1]}: label value 77 at 1 of" in text
+    assert f"{opened.files[0][1]}: label value 77 at 1 of" in text
     assert "row 4, column 6" in text
-    assert f"{opened.paths(2)[0]}: not a picture" in text
-    assert f"{opened.paths(3)[0]} is " in text
+    assert f"{opened.files[2][0]}: not a picture" in text
+    assert f"{opened.files[3][0]} is " in text
     assert "the labels must have the picture's size" in text
     assert out.exists()
 
@@ -82,7 +82,7 @@ def test_every_bad_file_is_told_and_the_others_are_drawn(tmp_path: Path, capsys:
 def test_a_set_with_nothing_usable_draws_no_page(tmp_path: Path) -> None:
     make_lip(tmp_path, train=2)
     for i in range(2):
-        open_dataset("lip", tmp_path, "train").paths(i)[0].write_bytes(b"x")
+        open_dataset("lip", tmp_path, "train").files[i][0].write_bytes(b"x")
     out = tmp_path / "page.png"
     assert cli.run(main, ["check", "lip", str(tmp_path), "--split", "train", "--out", str(out)]) == cli.FAILED
     assert not out.exists()

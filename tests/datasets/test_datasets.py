@@ -15,6 +15,7 @@ from PIL import Image
 
 from isnet_trt.datasets.layouts import label_values, open_dataset
 from isnet_trt.datasets.picture_set import LabelValues
+from isnet_trt.datasets.prefetch import prefetch
 from isnet_trt.datasets.reading import read_labels
 from isnet_trt.errors import DataError, SettingsError
 from isnet_trt.recipes import DATASETS, IGNORE, recipe
@@ -32,7 +33,7 @@ def test_labels_and_pictures_are_those_that_were_written(name: str, split: str, 
     for i, one in enumerate(opened.names):
         image, labels = opened[i]
         np.testing.assert_array_equal(labels, truth[split][one])
-        np.testing.assert_array_equal(image, cv2.imread(str(opened.paths(i)[0])))  # B, G, R
+        np.testing.assert_array_equal(image, cv2.imread(str(opened.files[i][0])))  # B, G, R
         assert (image.dtype, labels.dtype) == (np.uint8, np.int16)
         assert image.shape == (*labels.shape, 3)
 
@@ -126,8 +127,8 @@ def test_empty_or_wrong_folders(tmp_path: Path) -> None:
         open_dataset("lip", tmp_path, "train")
     with pytest.raises(SettingsError, match="no dataset is called 'pascal'"):
         open_dataset("pascal", tmp_path, "train")
-    with pytest.raises(SettingsError, match="split 'test'"):
-        open_dataset("lip", tmp_path, "test")
+    with pytest.raises(SettingsError, match="split 'all'"):
+        open_dataset("lip", tmp_path, "all")
 
 
 def test_coco_stuff_needs_its_lists(tmp_path: Path) -> None:
@@ -150,11 +151,11 @@ def test_bad_lists(tmp_path: Path) -> None:
 def test_unreadable_files(tmp_path: Path) -> None:
     make_ade20k(tmp_path)
     opened = open_dataset("ade20k", tmp_path, "train")
-    picture, annotation = opened.paths(1)
+    picture, annotation = opened.files[1]
     picture.write_bytes(picture.read_bytes()[:40])
     with pytest.raises(DataError, match=r"ADE_train_00000002\.jpg.*not a picture"):
         opened[1]
-    annotation = opened.paths(2)[1]
+    annotation = opened.files[2][1]
     annotation.write_bytes(annotation.read_bytes()[:60])
     with pytest.raises(DataError, match=r"ADE_train_00000003\.png.*not a label picture"):
         opened[2]
@@ -166,7 +167,7 @@ def test_unreadable_files(tmp_path: Path) -> None:
 def test_cut_off_jpegs(tmp_path: Path) -> None:
     make_lip(tmp_path)
     opened = open_dataset("lip", tmp_path, "train")
-    picture = opened.paths(0)[0]
+    picture = opened.files[0][0]
     content, image = picture.read_bytes(), opened[0][0]
     picture.write_bytes(content + b"a camera's own bytes")
     np.testing.assert_array_equal(opened[0][0], image)
@@ -182,7 +183,7 @@ def test_unreadable_matrices(tmp_path: Path) -> None:
 
     make_cocostuff10k(tmp_path)
     opened = open_dataset("cocostuff10k", tmp_path, "train")
-    annotation = opened.paths(0)[1]
+    annotation = opened.files[0][1]
     annotation.write_bytes(annotation.read_bytes()[:200])
     with pytest.raises(DataError, match="not a MATLAB file"):
         opened[0]
@@ -197,12 +198,12 @@ def test_unreadable_matrices(tmp_path: Path) -> None:
 def test_sizes_that_differ(tmp_path: Path) -> None:
     make_ade20k(tmp_path)
     opened = open_dataset("ade20k", tmp_path, "train")
-    image = cv2.imread(str(opened.paths(0)[0]))
+    image = cv2.imread(str(opened.files[0][0]))
     assert image is not None
-    cv2.imwrite(str(opened.paths(0)[0]), image[:, 1:])
+    cv2.imwrite(str(opened.files[0][0]), image[:, 1:])
     with pytest.raises(DataError, match=r"00001\.jpg is 61x82 but .*00001\.png is 61x83"):
         opened[0]
-    cv2.imwrite(str(opened.paths(0)[0]), np.rot90(image))
+    cv2.imwrite(str(opened.files[0][0]), np.rot90(image))
     with pytest.raises(DataError, match="EXIF"):
         opened[0]
 
@@ -280,3 +281,17 @@ def test_packed_grey_pngs_keep_their_values(tmp_path: Path) -> None:
 def test_messages_list_few_values() -> None:
     with pytest.raises(DataError, match=r"label values 10, 11, 12, 13, 14, 15, 16, 17, … at 15"):
         LabelValues({0: 0, 2: 1}).apply(np.arange(10, 25).reshape(3, 5), Path("x.png"))
+
+
+def test_prefetching_keeps_order_and_errors() -> None:
+    def load(index: int) -> int:
+        if index == 5:
+            raise DataError("five")
+        return index * index
+
+    loaded = list(prefetch(load, [3, 1, 5, 4, 4, 0], 2))
+    assert [index for index, _ in loaded] == [3, 1, 5, 4, 4, 0]
+    assert [future.result() for index, future in loaded if index != 5] == [9, 1, 16, 16, 0]
+    with pytest.raises(DataError, match="five"):
+        loaded[2][1].result()
+    assert not list(prefetch(load, [], 2))

@@ -14,7 +14,7 @@ from isnet_trt.errors import CheckpointError
 from isnet_trt.recipes import recipe
 from isnet_trt.recipes.architecture import RESNEST101, RESNET50, RESNET101, Architecture, Backbone
 from isnet_trt.training.model import ISNet
-from isnet_trt.training.pretrained import BACKBONE, load_backbone, load_matching, load_pretrained
+from isnet_trt.training.pretrained import BACKBONE, load_backbone, load_matching
 
 Shapes = dict[str, tuple[int, ...]]
 DEEP, SHALLOW = (3, 4, 23, 3), (3, 4, 6, 3)
@@ -153,7 +153,7 @@ def test_torchvision_fits_but_for_the_stem(tmp_path: Path) -> None:
 def test_a_segmentation_model_of_openmmlab_gives_its_backbone(tmp_path: Path) -> None:
     state = {f"backbone.{n}": t for n, t in weights(resnet("openmmlab", SHALLOW)).items() if not n.startswith("fc.")}
     torch.save({"state_dict": {**state, "decode_head.conv_seg.bias": torch.zeros(19)}}, tmp_path / "pspnet.pth")
-    report = load_pretrained(network(R50), tmp_path / "pspnet.pth")
+    report = load_backbone(network(R50), tmp_path / "pspnet.pth")
     assert len(report.matched) == 330
     assert report.left_out == ((("decode_head.conv_seg.bias",), "not of the backbone"),)
 
@@ -218,7 +218,7 @@ def test_fine_tuning_leaves_the_classifiers_out_and_says_so(shortcut: int | None
     state = saved(released, tmp_path / "released.pth")
     net = ISNet(dataclasses.replace(released, num_classes=4))
     before = {n: t.clone() for n, t in net.state_dict().items()}
-    report = load_pretrained(net, tmp_path / "released.pth")
+    report = load_matching(net, tmp_path / "released.pth")
     last = "decoder_stage2.4" if shortcut else "decoder_stage2.1"
     classifiers = ("decoder_stage1.4.", f"{last}.", "auxiliary_decoder.4.")
     for name, tensor in net.state_dict().items():
@@ -259,5 +259,5 @@ def test_an_isnet_of_another_backbone_is_refused(tmp_path: Path) -> None:
     net = ISNet(DEMO)
     before = {n: t.clone() for n, t in net.state_dict().items()}
     with pytest.raises(CheckpointError, match=r"differs in more than the classes:\n.*unexpected: .*layer3\.2\."):
-        load_pretrained(net, tmp_path / "deeper.pth")
+        load_matching(net, tmp_path / "deeper.pth")
     assert all(torch.equal(t, before[n]) for n, t in net.state_dict().items())

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import multiprocessing
 import os
 import signal
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import miniature
 import pytest
@@ -14,10 +18,10 @@ import torch
 from tiny_training import SCENES, TINY, TINY_RECIPES, data
 
 from isnet_trt.datasets.layouts import open_dataset
-from isnet_trt.errors import DataError
+from isnet_trt.errors import DataError, TrainingError
 from isnet_trt.recipes import recipe
 from isnet_trt.training.data.augment import Augment
-from isnet_trt.training.data.crops import CropDataset, EpochSampler, crop_loader
+from isnet_trt.training.data.crops import CropDataset, EpochSampler, batches, crop_loader
 from isnet_trt.training.data.scenes import SceneSet, training_scenes
 
 Batch = tuple[torch.Tensor, torch.Tensor]
@@ -72,9 +76,9 @@ def test_each_epoch_has_its_own_order_and_drops_the_last_partial_batch() -> None
     sampler = EpochSampler(items=11, batch=3, seed=1)
     orders = []
     for sampler.epoch in (1, 2):
-        batches = list(sampler)
-        assert [len(batch) for batch in batches] == [3, 3, 3]
-        orders.append([index for batch in batches for _, index in batch])
+        drawn = list(sampler)
+        assert [len(batch) for batch in drawn] == [3, 3, 3]
+        orders.append([index for batch in drawn for _, index in batch])
         assert len(set(orders[-1])) == 9
     assert orders[0] != orders[1]
     sampler.skip = 2
@@ -101,13 +105,53 @@ def test_an_unreadable_picture_in_a_worker_is_named(tmp_path: Path) -> None:
         list(loader)
 
 
+class Faulty:
+    """A set that runs ``fault`` instead of reading a picture."""
+
+    def __init__(self, fault: Callable[[], object]) -> None:
+        self.fault = fault
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> Any:
+        return self.fault()
+
+    def batches(self, workers: int, timeout: float = 120) -> list[Any]:
+        dataset = CropDataset(self, Augment.of(TINY), 0)
+        return list(batches(crop_loader(dataset, EpochSampler(2, 2, 0), workers, timeout)))
+
+
+def fail() -> None:
+    raise RuntimeError("a fault in the set")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_fault_of_the_set_is_not_reported_as_failed_workers(workers: int) -> None:
+    with pytest.raises(RuntimeError, match="a fault in the set"):
+        Faulty(fail).batches(workers)
+
+
+@pytest.mark.parametrize(
+    ("fault", "timeout", "reason"),
+    [
+        (functools.partial(os._exit, 1), 120, "DataLoader worker .*exited unexpectedly"),
+        (functools.partial(time.sleep, 60), 1, "DataLoader timed out after 1 seconds"),
+    ],
+    ids=["dies", "hangs"],
+)
+def test_failed_workers_are_reported_with_what_to_do(fault: Callable[[], object], timeout: float, reason: str) -> None:
+    with pytest.raises(TrainingError, match=rf"{reason}.*lower --workers"):
+        Faulty(fault).batches(1, timeout)
+
+
 def test_a_worker_outlives_the_signal_that_the_trainer_answers() -> None:
     before = set(multiprocessing.active_children())
     loader = crop_loader(crops(), EpochSampler(8, 2, 0), workers=1, timeout=120)
-    batches = iter(loader)
-    next(batches)
+    remaining = iter(loader)
+    next(remaining)
     (worker,) = set(multiprocessing.active_children()) - before
     for number in (signal.SIGINT, signal.SIGTERM):
         os.kill(worker.pid, number)
-    assert len(list(batches)) == 3
+    assert len(list(remaining)) == 3
     assert worker.is_alive()

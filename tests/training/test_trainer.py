@@ -6,6 +6,8 @@ import csv
 import dataclasses
 import math
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tiny_training import SCENES, TINY, data
+from tiny_training import CHECKOUT, SCENES, TINY, data, environment
 from torch import nn
 
 from isnet_trt.errors import CheckpointError, DataError, SettingsError, TrainingError
@@ -291,6 +293,13 @@ def test_command_line_names_a_missing_dataset(tmp_path: Path) -> None:
         train.main(
             ["--recipe", "isnet_resnet50os8_ade20k", "--out", str(tmp_path), "--data", str(tmp_path / "nowhere")]
         )
+
+
+def test_child_processes_import_the_checkout(tmp_path: Path) -> None:
+    code = "import isnet_trt.training.train as train, miniature; print(train.__file__, miniature.__file__)"
+    line = [sys.executable, "-c", code]
+    child = subprocess.run(line, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=True)
+    assert all(Path(file).is_relative_to(CHECKOUT) for file in child.stdout.split())
 
 
 def test_half_precision_stays_close_to_float32(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Augmented crops in batches, from any labelled set: the same samples for any number of workers and processes."""
+"""Augmented crops in batches from any labelled set: the same samples for any number of workers and processes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from isnet_trt.errors import IsnetError, TrainingError
 from isnet_trt.training.data.augment import Augment
 
 Key = tuple[int, int]
-"""(epoch from 1, place in the epoch's numbering): with the seed it decides all that is random about a sample."""
+"""(epoch from 1, index within the epoch): with the seed it decides everything random about a sample."""
 Batch = tuple[torch.Tensor, torch.Tensor]
 """float32 (B, 3, h, w) and int64 (B, h, w)."""
 _GRACE = 30
@@ -36,7 +36,7 @@ class CropDataset(Dataset):
         """float32 (3, h, w) RGB, normalised, and int64 (h, w), of the crop size.
 
         Raises:
-            DataError: what the set raises for a file that cannot be read.
+            DataError: a file of the set cannot be read.
         """
         epoch, index = key
         image, labels = self.source[index % len(self.source)]
@@ -92,10 +92,10 @@ def crop_loader(
 
 
 def batches(loader: DataLoader) -> Iterator[Batch]:
-    """One pass over a loader; what goes wrong in a worker is told without the worker's traceback.
+    """One pass over a loader; an error of this library in a worker is raised without the worker's traceback.
 
     Raises:
-        DataError: what the set raises for a file that cannot be read.
+        DataError: the set raised it for a file that cannot be read.
         TrainingError: a worker was killed, or no batch came in time.
     """
     try:
@@ -104,7 +104,9 @@ def batches(loader: DataLoader) -> Iterator[Batch]:
         name = type(error).__name__
         raise type(error)(str(error).rpartition(f"{name}: ")[2].strip()) from error
     except RuntimeError as error:
-        if "DataLoader" not in str(error):
+        # The loader has no exception type of its own; its messages begin so. One that a worker raised begins with
+        # "Caught RuntimeError in DataLoader worker process".
+        if not str(error).startswith("DataLoader "):
             raise
         raise TrainingError(
             f"the workers that read pictures failed ({str(error).splitlines()[0]}): lower --workers, raise --timeout, "
@@ -113,10 +115,10 @@ def batches(loader: DataLoader) -> Iterator[Batch]:
 
 
 def _start_worker(_: int) -> None:
-    """One thread each, since the processes are the parallelism.
+    """Set up a worker: one thread, since the processes are the parallelism, and signals left to the trainer.
 
-    A signal to all processes (Ctrl-C, a batch system's SIGTERM) is the trainer's to answer, which still needs its
-    workers for that; SIGTERM ends them only after a while, so that none is left over.
+    Ctrl-C or a batch system's SIGTERM reaches all processes. The trainer answers it by finishing its iteration, for
+    which it needs its workers; SIGTERM ends a worker only after `_GRACE`, so that none is left over.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE))

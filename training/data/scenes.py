@@ -1,4 +1,4 @@
-"""The drawn scenes as a labelled set: each scene is drawn once, by whichever worker needs it first, and kept."""
+"""The drawn scenes as a labelled set: each scene is drawn once, by the first worker that needs it, and kept."""
 
 from __future__ import annotations
 
@@ -9,28 +9,23 @@ import torch
 from numpy.typing import NDArray
 
 from isnet_trt.settings import Size
-from isnet_trt.training.scenes import draw_scene
-
-TRAIN_SEED = 1_000_000
-"""First scene of the training set; training scenes are TRAIN_SEED + 0, 1, 2, …"""
-HELD_OUT_SEED = 9_000_000
-"""First scene of the held-out set."""
+from isnet_trt.training.scenes import HELD_OUT_SEED, SCENE_SIZE, TRAIN_SEED, draw_scene
 
 
 @dataclass(frozen=True)
 class SceneSet:
-    """How many training scenes, of what size, and how many crops of each make an epoch."""
+    """Number of training scenes, their size, and the crops of each in an epoch."""
 
     count: int = 400
-    size: Size = (512, 1024)
+    size: Size = SCENE_SIZE
     repeats: int = 5
 
 
 class SceneCache:
-    """Scenes ``first`` … ``first + count − 1``, in memory once they are drawn.
+    """Scenes ``first`` … ``first + count − 1``, kept in memory once they are drawn.
 
-    The memory is torch's, which moves it to shared memory when a worker process is started with it: what one worker
-    draws all have. Two may draw the same scene at the same time; they write the same bytes.
+    The memory is torch's, which becomes shared memory when it is passed to a worker process: a scene that one worker
+    draws is there for all. Two may draw the same scene at the same time; they write the same bytes.
     """
 
     def __init__(self, first: int, count: int, size: Size) -> None:
@@ -43,7 +38,7 @@ class SceneCache:
         return len(self._drawn)
 
     def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Picture uint8 (H, W, 3) in B, G, R order and labels uint8 (H, W) of one scene; not to be written to."""
+        """Picture uint8 (H, W, 3) in B, G, R order and labels uint8 (H, W) of one scene; do not write to them."""
         image, labels = self._images[index].numpy(), self._labels[index].numpy()
         if not self._drawn[index]:
             scene = draw_scene(self.first + index, *self.size)

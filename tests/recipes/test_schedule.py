@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from isnet_trt.recipes import recipe
-from isnet_trt.training.schedule import poly
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "golden_pipeline.npz"
 
@@ -24,10 +23,10 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "golden_pipeline.npz"
 def test_learning_rates_of_the_reference(key: str, name: str) -> None:
     golden = np.load(GOLDEN)
     total = int(golden["poly_max_iters"])
-    rates = [poly(recipe(name).optimiser, int(i), total) for i in golden["poly_iters"]]
+    rates = [recipe(name).optimiser.rate(int(i), total) for i in golden["poly_iters"]]
     np.testing.assert_allclose(rates, golden[key], rtol=1e-12)  # float64
 
 
 def test_beyond_the_end_it_stays_at_the_minimum() -> None:
     rule = recipe("isnet_demo").optimiser
-    assert poly(rule, 11, 10) == pytest.approx(rule.min_lr)
+    assert rule.rate(11, 10) == pytest.approx(rule.min_lr)
