@@ -105,7 +105,8 @@ def _no_backbone(
     backbone = model.architecture.backbone
     stages = sorted({name.split(".")[0] for name in renamed if name.startswith("layer")})
     if not stages:
-        return f"{path}: no ResNet or ResNeSt: none of its entries is called layer1.…; it begins with {first_few(list(renamed))}"
+        names = first_few(list(renamed))
+        return f"{path}: no ResNet or ResNeSt: none of its entries is called layer1.…; it begins with {names}"
     hint = ""
     if backbone.block == "bottleneck" and "layer2.0.downsample.2.weight" in renamed:
         hint = (
