@@ -45,7 +45,8 @@ EXTRAS = {
     "build": BUILD,
     "train": ["torch>=2.9", "matplotlib>=3.8", "Pillow>=10", "PyYAML>=6", "scipy>=1.11", "tensorboard>=2.16"],
     "bench": [*BUILD, "scipy>=1.11", "nvidia-ml-py>=12"],
-    "gpu": ["tensorrt>=10.13", "pycuda>=2025.1", "cuda-bindings>=13"],
+    "gpu": ["tensorrt>=10.13", "cuda-bindings>=13"],
+    "pycuda": ["pycuda>=2025.1", "cuda-bindings>=13"],
     "rtx": [f"tensorrt-rtx-cu13>=1.7; {RTX_PLATFORM}", "cuda-bindings>=13"],
     "dev": [
         "pytest>=8",

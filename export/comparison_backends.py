@@ -17,7 +17,7 @@ from onnx import TensorProto
 
 from isnet_trt.bundle import KERNELS, ONNX, Bundle, read_bundle
 from isnet_trt.cuda import plugins
-from isnet_trt.cuda.gpu import look_for_gpu
+from isnet_trt.cuda.gpu import probe_gpu
 from isnet_trt.engines.info import EngineInfo
 from isnet_trt.engines.libraries import LIBRARIES, import_library
 from isnet_trt.errors import BuildError, EngineUnavailable, SettingsError
@@ -138,7 +138,7 @@ class TensorRTBackend:
         Raises:
             EngineUnavailable: there is no GPU to run on.
         """
-        gpu, reason = look_for_gpu()
+        gpu, reason = probe_gpu()
         if gpu is None:
             raise EngineUnavailable(f"{self.label} needs an NVIDIA GPU to run: {reason}")
         with tempfile.TemporaryDirectory() as folder:

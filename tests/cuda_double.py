@@ -16,6 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from isnet_trt.cuda.backends import BindingsBackend, PycudaBackend
+from isnet_trt.cuda.device import Device
+
 POISON = 0xA5
 UNKNOWN = 1, "invalid argument"
 ERRORS = {1: b"invalid argument", 2: b"out of memory", 209: b"no kernel image", 700: b"an illegal memory access",
@@ -30,6 +33,7 @@ class Gpu:
         self.used = 0
         self.peak = 0
         self.eager = False
+        self.retained = 0
         self.memory: dict[int, int] = {}
         self.staging: dict[int, int] = {}
         self.foreign: dict[int, int] = {}
@@ -136,7 +140,6 @@ class Pycuda:
     def __init__(self, gpu: Gpu) -> None:
         self.gpu = gpu
         self.ready = False
-        self.retained = 0
 
     def init(self) -> None:
         self.ready = True
@@ -146,8 +149,8 @@ class Pycuda:
         return SimpleNamespace(retain_primary_context=self._retain)
 
     def _retain(self) -> Any:
-        self.retained += 1
         gpu = self.gpu
+        gpu.retained += 1
 
         class Context:
             def push(self) -> None:
@@ -237,7 +240,10 @@ class OwnStream:
 
 
 class Driver:
-    """``cuda.bindings.driver``."""
+    """``cuda.bindings.driver``.
+
+    With `BindingsBackend` it owns context, memory and streams too.
+    """
 
     CUmemorytype = SimpleNamespace(CU_MEMORYTYPE_UNIFIED=4)
     CUstreamCaptureMode = SimpleNamespace(CU_STREAM_CAPTURE_MODE_THREAD_LOCAL=1)
@@ -246,6 +252,69 @@ class Driver:
 
     def __init__(self, gpu: Gpu) -> None:
         self.gpu = gpu
+        self.primary = object()
+        self.ready = False
+
+    def cuInit(self, flags: int) -> tuple[int]:
+        self.ready = flags == 0
+        return (0,)
+
+    def cuDeviceGet(self, index: int) -> tuple[int, int]:
+        return (0, 5) if self.ready and index == 0 else (101, 0)
+
+    def cuDevicePrimaryCtxRetain(self, device: int) -> tuple[int, Any]:
+        assert device == 5
+        self.gpu.retained += 1
+        return self.gpu.fails.get("cuDevicePrimaryCtxRetain", 0), self.primary
+
+    def cuMemGetInfo(self) -> tuple[int, int, int]:
+        return self._status("cuMemGetInfo"), self.gpu.total - self.gpu.used, self.gpu.total
+
+    def cuMemAlloc(self, size: int) -> tuple[int, int]:
+        assert self.gpu.capturing is None, "allocation while a graph is captured"
+        assert size > 0
+        status = self._status("cuMemAlloc") or (2 if self.gpu.used + size > self.gpu.total else 0)
+        return (status, 0) if status else (0, Allocation(self.gpu, size).address)
+
+    def cuMemFree(self, address: int) -> tuple[int]:
+        self.gpu.check_may_free()
+        self.gpu.used -= self.gpu.memory.pop(address)
+        self.gpu.drop(address)
+        return (self._status("cuMemFree"),)
+
+    def cuMemHostAlloc(self, size: int, flags: int) -> tuple[int, int]:
+        assert flags == 0
+        address = self.gpu.block(size)
+        self.gpu.staging[address] = size
+        return self._status("cuMemHostAlloc"), address
+
+    def cuMemFreeHost(self, address: int) -> tuple[int]:
+        self.gpu.check_may_free()
+        del self.gpu.staging[address]
+        self.gpu.drop(address)
+        return (self._status("cuMemFreeHost"),)
+
+    def cuStreamCreate(self, flags: int) -> tuple[int, int]:
+        assert flags == 1
+        handle = self.gpu.handle()
+        self.gpu.streams[handle] = Stream(self.gpu)
+        return self._status("cuStreamCreate"), handle
+
+    def cuStreamDestroy(self, stream: int) -> tuple[int]:
+        del self.gpu.streams[stream]
+        return (self._status("cuStreamDestroy"),)
+
+    def cuMemcpyHtoDAsync(self, to: int, source: int, size: int, stream: int) -> tuple[int]:
+        return self._copy("cuMemcpyHtoDAsync", to, source, size, stream, on_device=to)
+
+    def cuMemcpyDtoHAsync(self, to: int, source: int, size: int, stream: int) -> tuple[int]:
+        return self._copy("cuMemcpyDtoHAsync", to, source, size, stream, on_device=source)
+
+    def _copy(self, name: str, to: int, source: int, size: int, stream: int, on_device: int) -> tuple[int]:
+        """The other side is any memory of the host."""
+        self.gpu.check_range(on_device, size)
+        self.gpu.put(stream, lambda: ctypes.memmove(to, source, size) and None)
+        return (self._status(name),)
 
     def _status(self, name: str) -> int:
         self.gpu.check_current()
@@ -371,7 +440,7 @@ class Driver:
         return self._status("cuCtxGetCurrent"), self.gpu.stacks[threading.get_ident()][-1]
 
     def cuCtxPushCurrent(self, context: Any) -> tuple[int]:
-        context.push()
+        self.gpu.stacks.setdefault(threading.get_ident(), []).append(context)
         return (0,)
 
     def cuCtxPopCurrent(self) -> tuple[int, Any]:
@@ -407,3 +476,9 @@ class Driver:
         assert shared <= 49152 or function.shared == shared
         self.gpu.launched.append(SimpleNamespace(function=function, grid=grid, block=block, parameters=parameters))
         return (self._status("cuLaunchKernel"),)
+
+
+def open_device(gpu: Gpu, backend: str = "pycuda") -> Device:
+    """A device of the runtime on ``gpu``."""
+    api = Driver(gpu)
+    return Device(PycudaBackend(Pycuda(gpu), api) if backend == "pycuda" else BindingsBackend(api))

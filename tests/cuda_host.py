@@ -14,13 +14,10 @@ from typing import Any
 
 import numpy as np
 import tiny_model
-from cuda_double import Driver, Gpu, Pycuda
+from cuda_double import Gpu, open_device
 from strided_model import write_strided
 
 from isnet_trt import Inference, Segmenter
-from isnet_trt.cuda import device as device_module
-from isnet_trt.cuda.device import Device
-from isnet_trt.cuda.gpu import Gpu as Card
 from isnet_trt.cuda.pipeline import Pipeline
 from isnet_trt.cuda.plan import Model
 from isnet_trt.engines.onnxruntime import open_onnx
@@ -34,7 +31,6 @@ RULE = Preprocess((60, 24))
 WHOLE = Inference()
 MARGIN = 1e-4
 """Lead of the best score, in standard deviations, below which float32 sums in another order may choose the other."""
-CARD = Card("NVIDIA Double", "8.9", "CUDA 13.0")
 
 
 EXACT = Preprocess((24, 28), keep_ratio=False)
@@ -218,11 +214,9 @@ def open_pipeline(
     gpu: Gpu, path: Path, model: Model, kernels: Any, not_capturable: str = ""
 ) -> tuple[Pipeline, QueuedKernels, HostEngine]:
     """Around the network of ``path``; ``kernels`` run on host addresses."""
-    device_module._contexts.clear()
     queued = QueuedKernels(gpu, kernels)
     engine = HostEngine(gpu, path, model.head.classes, model.head.stride, not_capturable)
-    device = Device(Pycuda(gpu), Driver(gpu), CARD)
-    return Pipeline(device, queued, engine, model), queued, engine
+    return Pipeline(open_device(gpu), queued, engine, model), queued, engine
 
 
 class Form:

@@ -7,6 +7,7 @@ or wait, or a result that is overwritten by the next call shows. They say nothin
 from __future__ import annotations
 
 import ctypes
+import sys
 import threading
 import weakref
 from types import SimpleNamespace
@@ -14,10 +15,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cuda_double import Allocation, Driver, Gpu, Stream
+from cuda_double import Driver, Gpu
 from small_bundle import expected
 
-from isnet_trt.cuda import driver
+from isnet_trt.cuda import backends, driver
 
 SHAPES = ((1, 3, 8, 8), (1, 3, 16, 16), (2, 3, 64, 48))
 """Smallest, usual and largest input of the engine's first profile."""
@@ -25,66 +26,20 @@ PROFILES = SHAPES, tuple((b, c, w, h) for b, c, h, w in SHAPES)
 
 
 class Cuda(Driver):
-    """cuda.bindings.driver with what owns a context, memory and streams, which is pycuda's part elsewhere.
-
-    Streams run as late as they may.
-    """
+    """``cuda.bindings.driver`` of a machine without pycuda."""
 
     def __init__(self) -> None:
         super().__init__(Gpu())
-        self.primary = SimpleNamespace(push=self.push)
-        self.ready = False
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> Cuda:
         """Be the driver of this test, in which no context has been retained yet."""
         monkeypatch.setattr(driver, "import_driver", lambda: self)
-        monkeypatch.setattr(driver, "_contexts", {})
+        monkeypatch.setattr(backends, "_backends", {})
+        monkeypatch.setitem(sys.modules, "pycuda", None)
         return self
 
     def push(self, context: Any = None) -> None:
-        self.gpu.stacks.setdefault(threading.get_ident(), []).append(context or self.primary)
-
-    def cuInit(self, flags: int) -> tuple[int]:
-        self.ready = flags == 0
-        return (0,)
-
-    def cuDeviceGet(self, index: int) -> tuple[int, int]:
-        return (0, 5) if self.ready and index == 0 else (101, 0)
-
-    def cuDevicePrimaryCtxRetain(self, device: int) -> tuple[int, Any]:
-        assert device == 5
-        return self.gpu.fails.get("cuDevicePrimaryCtxRetain", 0), self.primary
-
-    def cuStreamCreate(self, flags: int) -> tuple[int, int]:
-        assert flags == 1
-        handle = self.gpu.handle()
-        self.gpu.streams[handle] = Stream(self.gpu)
-        return self._status("cuStreamCreate"), handle
-
-    def cuStreamDestroy(self, stream: int) -> tuple[int]:
-        del self.gpu.streams[stream]
-        return (self._status("cuStreamDestroy"),)
-
-    def cuMemAlloc(self, size: int) -> tuple[int, int]:
-        if status := self._status("cuMemAlloc"):
-            return status, 0
-        return 0, Allocation(self.gpu, size).address
-
-    def cuMemFree(self, address: int) -> tuple[int]:
-        self.gpu.used -= self.gpu.memory.pop(address)
-        self.gpu.drop(address)
-        return (self._status("cuMemFree"),)
-
-    def cuMemcpyHtoDAsync(self, to: int, source: int, size: int, stream: int) -> tuple[int]:
-        return self._copy("cuMemcpyHtoDAsync", to, source, size, stream, on_device=to)
-
-    def cuMemcpyDtoHAsync(self, to: int, source: int, size: int, stream: int) -> tuple[int]:
-        return self._copy("cuMemcpyDtoHAsync", to, source, size, stream, on_device=source)
-
-    def _copy(self, name: str, to: int, source: int, size: int, stream: int, on_device: int) -> tuple[int]:
-        self.gpu.check_range(on_device, size)
-        self.gpu.put(stream, lambda: ctypes.memmove(to, source, size) and None)
-        return (self._status(name),)
+        self.cuCtxPushCurrent(context or self.primary)
 
 
 class Library:

@@ -244,7 +244,7 @@ def given(answer: Answer, setup: Setup) -> None:
             compare(answer, setup, folder, kind, precision, folder.name, 0.0)
 
 
-_BUILD = ("gpu", *_TOOLS, "cuda-bindings", "pycuda")
+_BUILD = ("gpu", *_TOOLS, "cuda-bindings")
 CHECKS = (
     Check(
         "bundles.tensorrt-rtx", "bundles built, opened and compared, TensorRT-RTX", checked("tensorrt-rtx"),
@@ -266,7 +266,7 @@ CHECKS = (
         for name in NAMES
     ),
     Check(
-        "bundles.given", "bundles named with --bundle", given, ("gpu", "cuda-bindings", "pycuda"), 300,
+        "bundles.given", "bundles named with --bundle", given, ("gpu", "cuda-bindings"), 300,
         alone=True, rank=8,
     ),
 )  # fmt: skip

@@ -116,10 +116,10 @@ class Ahead:
 
 def here() -> tuple[str, int]:
     """This GPU's compute capability such as "8.9", and the architecture that kernels are compiled for it."""
-    from isnet_trt.cuda.gpu import look_for_gpu
+    from isnet_trt.cuda.gpu import probe_gpu
     from isnet_trt.kernels.compile import PTX_VERSIONS
 
-    gpu, reason = look_for_gpu()
+    gpu, reason = probe_gpu()
     if gpu is None:
         raise CannotRun(reason)
     own = int(gpu.compute_capability.replace(".", ""))

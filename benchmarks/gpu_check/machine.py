@@ -9,7 +9,7 @@ from benchmarks import device as hardware
 from benchmarks.gpu_check import timing
 from benchmarks.gpu_check.check import Answer, CannotRun, Check, Setup, part
 from benchmarks.gpu_check.place import device
-from isnet_trt.cuda.gpu import look_for_gpu
+from isnet_trt.cuda.gpu import probe_gpu
 
 PACKAGES = (
     "torch", "triton", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "numpy", "opencv-python",
@@ -24,7 +24,7 @@ def machine(answer: Answer, setup: Setup) -> None:
     """Name, compute capability, driver, clocks, power limit, memory, multiprocessors, cache, versions."""
     for name, version in _versions().items():
         answer.figure(f"version {name}", version)
-    gpu, reason = look_for_gpu()
+    gpu, reason = probe_gpu()
     if gpu is None:
         raise CannotRun(reason)
     answer.figure("gpu", gpu.name)

@@ -8,7 +8,7 @@ import importlib.util
 import os
 from collections.abc import Callable, Iterable
 
-from isnet_trt.cuda.gpu import look_for_gpu
+from isnet_trt.cuda.gpu import probe_gpu
 
 
 def missing(needs: Iterable[str]) -> str:
@@ -23,9 +23,9 @@ def missing(needs: Iterable[str]) -> str:
 def absent(needs: Iterable[str]) -> str:
     """Why one of ``needs`` is not installed; empty if all are, which says nothing of whether they work.
 
-    Nothing is loaded for it. Without pycuda checks run all the same (`instead`).
+    Nothing is loaded for it.
     """
-    packages = {need: PACKAGES[need] for need in needs if need in PACKAGES and need != "pycuda"}
+    packages = {need: PACKAGES[need] for need in needs if need in PACKAGES}
     return next((reason for module, name in packages.values() if (reason := _module(module, name)())), "")
 
 
@@ -35,13 +35,13 @@ def _reason(need: str) -> str:
 
 
 def _gpu() -> str:
-    gpu, reason = look_for_gpu()
+    gpu, reason = probe_gpu()
     return "" if gpu else reason
 
 
 def _without_gpu() -> str:
     """For what stands in for a GPU check where there is none."""
-    gpu, _ = look_for_gpu()
+    gpu, _ = probe_gpu()
     return f"{gpu.name} is here, so that the check on it is the one that counts" if gpu else ""
 
 
@@ -121,14 +121,13 @@ PACKAGES = {
     "tensorrt": ("tensorrt", "tensorrt"),
     "tensorrt-rtx": ("tensorrt_rtx", "tensorrt-rtx-cu13"),
     "cuda-bindings": ("cuda.bindings.driver", "cuda-bindings"),
-    "pycuda": ("pycuda.driver", "pycuda"),
 }
 """Need -> the module that it takes, and the package that brings it."""
 NEEDS: dict[str, Callable[[], str]] = {
     "gpu": _gpu,
     "no gpu": _without_gpu,
     **{need: _installed(need) for need in ("torch", "triton", "onnx", "onnxscript", "matplotlib", "onnxruntime")},
-    **{need: _loads(need) for need in ("tensorrt", "tensorrt-rtx", "cuda-bindings", "pycuda")},
+    **{need: _loads(need) for need in ("tensorrt", "tensorrt-rtx", "cuda-bindings")},
     "torch-cuda": _torch_cuda,
     "onnxruntime-cuda": _ort_cuda,
     "fork": _fork,
@@ -136,5 +135,5 @@ NEEDS: dict[str, Callable[[], str]] = {
 """Name -> a function that says why it is missing, or nothing. Checks name ``gpu`` before what needs a driver."""
 KERNELS = ("gpu", "torch-cuda", "triton", "cuda-bindings")
 """What checks of single kernels need: memory from PyTorch, and what compiles and launches kernels."""
-RUNTIME = (*KERNELS, "pycuda")
-"""What checks of the CUDA runtime need; where pycuda alone is missing, they run with `instead`."""
+RUNTIME = KERNELS
+"""What checks of the CUDA runtime need."""

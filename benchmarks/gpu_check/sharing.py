@@ -26,10 +26,10 @@ def context(answer: Answer, setup: Setup) -> None:
     opened = Device.open()
     with opened:
         inside = int(driver.cuCtxGetCurrent()[1])
-        stream = opened.stream()
+        stream = opened.create_stream()
         ours = opened.allocate(4000)
         opened.copy(ours, theirs.data_ptr(), 4000, stream)
-        staging = opened.staging(4000)
+        staging = opened.allocate_staging(4000)
         opened.copy(staging.ctypes.data, ours, 4000, stream)
         opened.synchronize(stream)
         found = staging.view(np.float32).copy()
@@ -37,6 +37,7 @@ def context(answer: Answer, setup: Setup) -> None:
             more = theirs + 1
         opened.synchronize(stream)
         opened.close()
+    answer.figure("memory from", opened.backend)
     answer.figure("same context", before == inside)
     answer.require(before == inside, f"our context {inside:#x} is another than PyTorch's {before:#x}")
     answer.require(bool((found == np.arange(1000)).all()), "PyTorch's memory was not read through our device")
@@ -56,7 +57,7 @@ def streams(answer: Answer, setup: Setup) -> None:
         made = int(driver.cuStreamCreate(1)[1])
         kinds = {
             "PyTorch's": torch.cuda.Stream(),
-            "ours": torch.cuda.ExternalStream(opened.stream()),
+            "ours": torch.cuda.ExternalStream(opened.create_stream()),
             "the driver's": torch.cuda.ExternalStream(made),
             "the default": torch.cuda.default_stream(),
         }
@@ -72,6 +73,6 @@ def streams(answer: Answer, setup: Setup) -> None:
 
 
 CHECKS = (
-    Check("sharing.context", "pycuda works in PyTorch's primary context", context, RUNTIME, alone=True, rank=5),
+    Check("sharing.context", "the runtime works in PyTorch's primary context", context, RUNTIME, alone=True, rank=5),
     Check("sharing.streams", "cubin and PTX on everybody's streams", streams, RUNTIME, 120, rank=5),
 )

@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu_check import catalogue, instead, needs
+from benchmarks.gpu_check import catalogue, needs
 from benchmarks.gpu_check.check import Answer, CannotRun, Check, Setup, described
 
 _PARENT_DIED = 1  # PR_SET_PDEATHSIG of prctl(2)
@@ -149,12 +149,9 @@ def _settle(log: str) -> None:
 def _attempt(pipe: Connection, modules: Sequence[str], name: str, setup: Setup) -> tuple[str, str]:
     try:
         check = find(modules, name)
-        if reason := needs.missing(need for need in check.needs if need != "pycuda"):
+        if reason := needs.missing(check.needs):
             return "missing", reason
         answer = Answer(lambda word, content: pipe.send((word, content)))
-        if "pycuda" in check.needs and (reason := needs.missing(("pycuda",))):
-            instead.use()
-            answer.missing("pycuda itself", f"{reason}; what the runtime takes from it came from cuda-bindings")
         check.run(answer, setup)
     except CannotRun as reason:
         return "missing", " ".join(str(reason).split())

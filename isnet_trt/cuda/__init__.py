@@ -1,5 +1,5 @@
 """Everything between the source picture and the label map on an NVIDIA GPU.
 
-Importing the package or any module of it loads numpy only; pycuda and cuda-bindings are imported when a device is
+Importing the package or any module of it loads numpy only; cuda-bindings and pycuda are imported when a device is
 opened, after the driver was found.
 """

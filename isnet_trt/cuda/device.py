@@ -1,12 +1,10 @@
 """One GPU: memory, page-locked staging, streams, events, copies and graphs.
 
-What is owned (device memory, page-locked memory, streams) is pycuda's, in the device's *primary* context, the one that
-PyTorch and TensorRT use; ``pycuda.autoinit`` would make another. What is queued (copies, fills, events, graphs) goes
-through the driver API of cuda-bindings, since pycuda does not take a stream that it did not make. Addresses and
-handles of streams are plain integers. Not yet run on a GPU.
+A `Backend` owns context, memory and streams. What is queued (copies, fills, events, graphs) goes through the driver API
+of cuda-bindings with either backend, since pycuda takes no stream that it did not create. Addresses and the handles of
+streams and events are integers.
 
-pycuda: https://documen.tician.de/pycuda/driver.html; driver API:
-https://nvidia.github.io/cuda-python/cuda-bindings/latest/module/driver.html
+Driver API: https://nvidia.github.io/cuda-python/cuda-bindings/latest/module/driver.html
 """
 
 from __future__ import annotations
@@ -23,179 +21,134 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isnet_trt.cuda import driver
-from isnet_trt.cuda.gpu import Gpu, look_for_gpu
-from isnet_trt.errors import EngineError, EngineUnavailable, OutOfMemory
+from isnet_trt.cuda.backends import Backend, open_backend
+from isnet_trt.cuda.gpu import probe_gpu
+from isnet_trt.errors import EngineError, EngineUnavailable
 
-NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: not ordered with the legacy default stream
-NO_TIMING = 2  # CU_EVENT_DISABLE_TIMING
-
-_PYCUDA = (
-    "pycuda is built from source: install a C++ compiler and the CUDA toolkit (its nvcc must be on PATH, or give "
-    "configure.py --cuda-root), then pip install pycuda; or pip install 'isnet_trt[gpu]'"
-)
-_OUT_OF_MEMORY = "; use a smaller picture, window or batch, or free GPU memory"
-
-_contexts: dict[int, Any] = {}
-_contexts_lock = threading.Lock()
-
-
-def import_pycuda() -> Any:
-    """The module ``pycuda.driver``. To be called where `look_for_gpu` found a GPU.
-
-    Raises:
-        EngineUnavailable: pycuda is not installed or cannot be loaded.
-    """
-    try:
-        import pycuda.driver
-    except ImportError as error:
-        raise EngineUnavailable(f"pycuda cannot be imported ({error}). {_PYCUDA}") from None
-    return pycuda.driver
+_NO_TIMING = 2  # CU_EVENT_DISABLE_TIMING
 
 
 class Device:
-    """A GPU and what one pipeline holds on it.
+    """What one pipeline or engine holds on a GPU.
 
     ``with device:`` makes the primary context current in the calling thread and gives back what was current; every
-    other method needs that, in whatever thread. Not safe for two threads at once.
-
-    Errors of the driver are EngineError in its own words.
+    other method needs that, in whatever thread. Not safe for two threads at once. What the driver refuses is an
+    EngineError with its description, `OutOfMemory` where memory is short.
     """
 
-    def __init__(self, cuda: Any, api: Any, gpu: Gpu, index: int = 0) -> None:
-        """``cuda`` is the module ``pycuda.driver``, ``api`` the module ``cuda.bindings.driver``."""
-        self.gpu = gpu
-        self._cuda = cuda
-        self._api = api
-        self._context = self._primary(index)
-        self._memory: dict[int, Any] = {}
-        self._staging: dict[int, NDArray[np.uint8]] = {}
-        self._streams: dict[int, Any] = {}
-        self._events: dict[int, Any] = {}
-        self._next_event = 0
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self._memory: set[int] = set()
+        self._staging: set[int] = set()
+        self._streams: set[int] = set()
+        self._events: set[int] = set()
 
     @classmethod
     def open(cls, index: int = 0) -> Device:
         """GPU number ``index``, as CUDA_VISIBLE_DEVICES counts.
 
         Raises:
-            EngineUnavailable: there is none, or pycuda or cuda-bindings is not installed; the message says what to do.
+            EngineUnavailable: there is none, or cuda-bindings is not installed; the message says what to do.
+            EngineError: the driver cannot give it a context.
         """
-        gpu, reason = look_for_gpu(index)
+        gpu, reason = probe_gpu(index)
         if gpu is None:
             raise EngineUnavailable(f"the CUDA runtime needs an NVIDIA GPU and its driver: {reason}")
-        return cls(import_pycuda(), driver.import_driver(), gpu, index)
+        return cls(open_backend(index))
 
-    def _primary(self, index: int) -> Any:
-        """The primary context, retained once a process and never released.
-
-        pycuda 2026.1 releases a context only in the thread that retained it, and when the object dies it takes a
-        primary context for one of its own (cuCtxDetach): one reference more, and it never dies. The CUDA runtime, and
-        with it PyTorch and TensorRT, keep it for the process as well.
-        """
-        with _contexts_lock:
-            if index not in _contexts:
-                with self._words():
-                    self._cuda.init()
-                    context = self._cuda.Device(index).retain_primary_context()
-                ctypes.pythonapi.Py_IncRef(ctypes.py_object(context))
-                _contexts[index] = context
-            return _contexts[index]
+    @property
+    def backend(self) -> str:
+        """The name of what owns memory and streams: pycuda or cuda-bindings."""
+        return self._backend.name
 
     def __enter__(self) -> Device:
-        with self._words():
-            self._context.push()
+        self._backend.push()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._context.pop()
-
-    @contextlib.contextmanager
-    def _words(self) -> Iterator[None]:
-        """pycuda's exceptions as EngineError."""
-        try:
-            yield
-        except self._cuda.MemoryError as error:
-            raise OutOfMemory(f"{error}{_OUT_OF_MEMORY}") from None
-        except self._cuda.Error as error:
-            raise EngineError(str(error)) from None
+        self._backend.pop()
 
     # Memory
 
     def allocate(self, size: int) -> int:
-        """The address of ``size`` bytes of device memory, a multiple of 256."""
-        with self._words():
-            made = self._cuda.mem_alloc(max(size, 1))
-        self._memory[int(made)] = made
-        return int(made)
+        """Allocate ``size`` bytes of device memory; the address is a multiple of 256."""
+        address = self._backend.allocate(max(size, 1))
+        self._memory.add(address)
+        return address
 
     def free(self, address: int) -> None:
-        """Give back what `allocate` gave; nothing queued may use it."""
-        with self._words():
-            self._memory.pop(address).free()
+        """Free what `allocate` returned; nothing queued may use it."""
+        self._memory.remove(address)
+        self._backend.free(address)
 
-    def staging(self, size: int) -> NDArray[np.uint8]:
-        """``size`` bytes of page-locked host memory, which the GPU copies to and from while the host goes on."""
-        with self._words():
-            made: NDArray[np.uint8] = self._cuda.pagelocked_empty(max(size, 1), np.uint8)
-        self._staging[made.ctypes.data] = made
-        return made
+    def allocate_staging(self, size: int) -> NDArray[np.uint8]:
+        """Allocate ``size`` bytes of page-locked host memory, for copies that run while the host goes on."""
+        size = max(size, 1)
+        address = self._backend.allocate_host(size)
+        self._staging.add(address)
+        return np.frombuffer((ctypes.c_uint8 * size).from_address(address), np.uint8)
 
-    def release(self, staging: NDArray[np.uint8]) -> None:
-        """Give back what `staging` gave; no view of it may be used afterwards."""
-        with self._words():
-            self._staging.pop(staging.ctypes.data).base.free()  # type: ignore[union-attr]
+    def free_staging(self, staging: NDArray[np.uint8]) -> None:
+        """Free what `allocate_staging` returned; no view of it may be used afterwards."""
+        self._staging.remove(staging.ctypes.data)
+        self._backend.free_host(staging.ctypes.data)
 
-    def memory(self) -> tuple[int, int]:
-        """Bytes of device memory that are free, and all there are."""
-        with self._words():
-            free, total = self._cuda.mem_get_info()
-        return int(free), int(total)
+    def memory_info(self) -> tuple[int, int]:
+        """Free and total bytes of device memory."""
+        return self._backend.memory_info()
 
     # Streams and events
 
-    def stream(self) -> int:
-        """The handle of a new stream."""
-        with self._words():
-            made = self._cuda.Stream(NON_BLOCKING)
-        self._streams[int(made.handle)] = made
-        return int(made.handle)
+    def create_stream(self) -> int:
+        """Create a stream that is not ordered with the default stream."""
+        stream = self._backend.create_stream()
+        self._streams.add(stream)
+        return stream
 
-    def event(self, timing: bool = False) -> int:
-        """A number for a new event; with ``timing`` for `milliseconds`."""
-        self._events[self._next_event] = self._call("cuEventCreate", 0 if timing else NO_TIMING)
-        self._next_event += 1
-        return self._next_event - 1
+    def create_event(self, timing: bool = False) -> int:
+        """Create an event; with ``timing`` for `elapsed_ms`."""
+        event = int(self._call("cuEventCreate", 0 if timing else _NO_TIMING))
+        self._events.add(event)
+        return event
 
     def record(self, event: int, stream: int) -> None:
         """Let ``event`` mark what has been queued on ``stream``."""
-        self._call("cuEventRecord", self._events[event], stream)
+        self._call("cuEventRecord", event, stream)
 
-    def wait_for(self, stream: int, event: int) -> None:
+    def wait_event(self, stream: int, event: int) -> None:
         """Let ``stream`` wait, on the GPU, for what ``event`` last marked."""
-        self._call("cuStreamWaitEvent", stream, self._events[event], 0)
+        self._call("cuStreamWaitEvent", stream, event, 0)
 
     def synchronize(self, stream: int) -> None:
-        """Until everything on ``stream`` is done; other threads run meanwhile.
+        """Wait until everything on ``stream`` is done; other threads run meanwhile.
 
         cuda-bindings gives up the interpreter's lock in every call since 13.0 (its release notes).
         """
         self._call("cuStreamSynchronize", stream)
 
-    def reached(self, event: int) -> None:
-        """Until what ``event`` last marked is done; other threads run meanwhile."""
-        self._call("cuEventSynchronize", self._events[event])
+    def synchronize_event(self, event: int) -> None:
+        """Wait until what ``event`` last marked is done; other threads run meanwhile."""
+        self._call("cuEventSynchronize", event)
 
-    def milliseconds(self, start: int, stop: int) -> float:
-        """Between two events with timing that have been reached."""
-        return float(self._call("cuEventElapsedTime", self._events[start], self._events[stop]))
+    def elapsed_ms(self, start: int, stop: int) -> float:
+        """Milliseconds between two events with timing, both done."""
+        return float(self._call("cuEventElapsedTime", start, stop))
 
     # Queued work
 
     def copy(self, to: int, source: int, size: int, stream: int) -> None:
         """Queue a copy of ``size`` bytes; each side is device memory or page-locked host memory."""
         self._call("cuMemcpyAsync", to, source, size, stream)
+
+    def upload(self, to: int, array: NDArray[Any], stream: int) -> None:
+        """Queue a copy of a C-contiguous ``array`` in any host memory, which must stay until ``stream`` is done."""
+        self._call("cuMemcpyHtoDAsync", to, array.ctypes.data, array.nbytes, stream)
+
+    def download(self, array: NDArray[Any], source: int, stream: int) -> None:
+        """Queue a copy into a C-contiguous ``array`` in any host memory, which is filled when ``stream`` is done."""
+        self._call("cuMemcpyDtoHAsync", array.ctypes.data, source, array.nbytes, stream)
 
     def copy_rows(
         self, to: int, to_pitch: int, source: int, source_pitch: int, width: int, rows: int, stream: int
@@ -204,12 +157,13 @@ class Device:
         if to_pitch == source_pitch == width:
             self.copy(to, source, width * rows, stream)
             return
-        what = self._api.CUDA_MEMCPY2D()
-        what.srcMemoryType = what.dstMemoryType = self._api.CUmemorytype.CU_MEMORYTYPE_UNIFIED
-        what.srcDevice, what.srcPitch = source, source_pitch
-        what.dstDevice, what.dstPitch = to, to_pitch
-        what.WidthInBytes, what.Height = width, rows
-        self._call("cuMemcpy2DAsync", what, stream)
+        api = self._backend.api
+        copy = api.CUDA_MEMCPY2D()
+        copy.srcMemoryType = copy.dstMemoryType = api.CUmemorytype.CU_MEMORYTYPE_UNIFIED
+        copy.srcDevice, copy.srcPitch = source, source_pitch
+        copy.dstDevice, copy.dstPitch = to, to_pitch
+        copy.WidthInBytes, copy.Height = width, rows
+        self._call("cuMemcpy2DAsync", copy, stream)
 
     def fill(self, address: int, value: int, size: int, stream: int) -> None:
         """Queue setting ``size`` bytes to ``value`` (0..255)."""
@@ -217,7 +171,7 @@ class Device:
 
     @contextlib.contextmanager
     def capture(self, stream: int) -> Iterator[Graph]:
-        """What the block queues on ``stream``, as a graph, instead of running it.
+        """Capture what the block queues on ``stream`` as a graph, instead of running it.
 
         Afterwards the graph can be launched. The same work must have been run once before: libraries load code and
         settle shapes at their first run, which cannot be captured.
@@ -225,54 +179,55 @@ class Device:
         Raises:
             EngineError: something in the block cannot be captured; the stream is usable again.
         """
-        with _collecting_nothing(), self._captured(stream) as graph:
+        with _no_garbage_collection(), self._captured(stream) as graph:
             yield graph
 
     @contextlib.contextmanager
     def _captured(self, stream: int) -> Iterator[Graph]:
-        graph = Graph(self._api)
-        # Other threads may call what a capture forbids, such as allocating, meanwhile.
-        mode = self._api.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+        api = self._backend.api
+        graph = Graph(api)
+        # Other threads may meanwhile call what a capture forbids, such as allocating.
+        mode = api.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
         self._call("cuStreamBeginCapture", stream, mode)
         try:
             yield graph
         except BaseException:
-            status, captured = self._api.cuStreamEndCapture(stream)
+            status, captured = api.cuStreamEndCapture(stream)
             if not int(status):
-                self._api.cuGraphDestroy(captured)
+                api.cuGraphDestroy(captured)
             raise
         captured = self._call("cuStreamEndCapture", stream)
         try:
-            graph.made = self._call("cuGraphInstantiate", captured, 0)
+            graph.executable = self._call("cuGraphInstantiate", captured, 0)
         finally:
-            self._api.cuGraphDestroy(captured)
+            api.cuGraphDestroy(captured)
 
     def _call(self, name: str, *arguments: Any) -> Any:
-        return driver.call(self._api, name, *arguments)
+        return driver.call(self._backend.api, name, *arguments)
 
     def close(self) -> None:
         """Give everything back that is still held; errors of a lost device are passed over. Closing twice is harmless.
 
         To be called with the context current, after everything queued is done.
         """
-        while self._events:
-            self._api.cuEventDestroy(self._events.popitem()[1])
-        self._streams.clear()
-        held = [*self._memory.values(), *(array.base for array in self._staging.values())]
-        self._memory.clear()
-        self._staging.clear()
-        for one in held:
-            with contextlib.suppress(self._cuda.Error):
-                one.free()
+        for handles, free in (
+            (self._events, lambda event: self._call("cuEventDestroy", event)),
+            (self._streams, self._backend.destroy_stream),
+            (self._memory, self._backend.free),
+            (self._staging, self._backend.free_host),
+        ):
+            while handles:
+                with contextlib.suppress(EngineError):
+                    free(handles.pop())
 
 
 _capture_lock = threading.Lock()
 
 
 @contextlib.contextmanager
-def _collecting_nothing() -> Iterator[None]:
-    """Python's garbage collector waits: what it finalises in this thread may free device memory or a graph, which the
-    driver refuses while a stream is captured, and which ends the capture (pytorch/pytorch#161037).
+def _no_garbage_collection() -> Iterator[None]:
+    """Keep Python's garbage collector off: what it finalises in this thread may free device memory or a graph, which
+    the driver refuses while a stream is captured, and which ends the capture (pytorch/pytorch#161037).
 
     One thread at a time, since there is one collector.
     """
@@ -291,14 +246,14 @@ class Graph:
 
     def __init__(self, api: Any) -> None:
         self._api = api
-        self.made: Any = None
+        self.executable: Any = None
 
     def launch(self, stream: int) -> None:
         """Queue all of it on ``stream``."""
-        driver.call(self._api, "cuGraphLaunch", self.made, stream)
+        driver.call(self._api, "cuGraphLaunch", self.executable, stream)
 
     def close(self) -> None:
         """Destroy it, when it is not running; closing twice is harmless."""
-        if self.made is not None:
-            self._api.cuGraphExecDestroy(self.made)
-            self.made = None
+        if self.executable is not None:
+            self._api.cuGraphExecDestroy(self.executable)
+            self.executable = None

@@ -1,6 +1,6 @@
-"""What NVIDIA hardware this machine has, asked without importing any CUDA package.
+"""Find out which NVIDIA GPU this machine has, without importing any CUDA package.
 
-Only the driver library is opened (CUDA driver API: cuInit, cuDeviceGetCount, …); a machine without one answers at once
+Only the driver library is opened (CUDA driver API: cuInit, cuDeviceGetCount, …): without one the answer comes at once,
 and nothing can abort the process.
 """
 
@@ -25,25 +25,25 @@ class Gpu:
     multiprocessors: int = 1
 
 
-class _Refusal(Exception):
-    """Why no GPU can be used."""
+class _NoGpu(Exception):
+    """The reason why no GPU can be used."""
 
 
 def find_gpu(index: int = 0) -> Gpu | None:
     """GPU number ``index``, or None where there is no driver or no such device."""
-    return look_for_gpu(index)[0]
+    return probe_gpu(index)[0]
 
 
-def look_for_gpu(index: int = 0, library: str = _LIBRARY) -> tuple[Gpu | None, str]:
-    """GPU number ``index`` (as CUDA_VISIBLE_DEVICES counts), or None and the reason in words."""
+def probe_gpu(index: int = 0, library: str = _LIBRARY) -> tuple[Gpu | None, str]:
+    """GPU number ``index`` (as CUDA_VISIBLE_DEVICES counts), or None and the reason."""
     try:
-        return _ask(_Driver(library), index), ""
-    except _Refusal as refusal:
-        return None, str(refusal)
+        return _query(_Driver(library), index), ""
+    except _NoGpu as reason:
+        return None, str(reason)
 
 
 class _Driver:
-    """The driver library, its status codes turned into `_Refusal`."""
+    """The driver library, its status codes as `_NoGpu`."""
 
     def __init__(self, library: str) -> None:
         try:
@@ -51,16 +51,16 @@ class _Driver:
         except OSError as error:
             reason = str(error).removesuffix(": cannot open shared object file: No such file or directory")
             missing = " is missing" if reason == library else ""
-            raise _Refusal(f"no NVIDIA driver is installed ({reason}{missing})") from None
+            raise _NoGpu(f"no NVIDIA driver is installed ({reason}{missing})") from None
 
     def call(self, name: str, *arguments: object) -> None:
-        """Call a function of the driver; anything but CUDA_SUCCESS is a refusal."""
+        """Call a function of the driver; raise `_NoGpu` for any status but CUDA_SUCCESS."""
         try:
             status = getattr(self._library, name)(*arguments)
         except AttributeError:
-            raise _Refusal(f"the NVIDIA driver library has no {name}: it is broken or not NVIDIA's") from None
+            raise _NoGpu(f"the NVIDIA driver library has no {name}: it is broken or not NVIDIA's") from None
         if status:
-            raise _Refusal(f"the NVIDIA driver answers {self._error(status)} to {name}")
+            raise _NoGpu(f"the NVIDIA driver answers {self._error(status)} to {name}")
 
     def number(self, name: str, *arguments: object) -> int:
         """The integer that a function of the driver writes through its first argument."""
@@ -76,18 +76,19 @@ class _Driver:
         return f"{text.value.decode()} ({status})" if known and text.value else f"error {status}"
 
 
-def _ask(driver: _Driver, index: int) -> Gpu:
+def _query(driver: _Driver, index: int) -> Gpu:
     driver.call("cuInit", 0)
     count = driver.number("cuDeviceGetCount")
     if count <= index:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         hint = "" if visible is None else f" (CUDA_VISIBLE_DEVICES is {visible!r})"
-        raise _Refusal(f"the NVIDIA driver shows {count} GPUs{hint}")
+        raise _NoGpu(f"the NVIDIA driver shows {count} GPUs{hint}")
     device = driver.number("cuDeviceGet", index)
     name = ctypes.create_string_buffer(256)
     driver.call("cuDeviceGetName", name, len(name), device)
-    wanted = (_MAJOR, _MINOR, _MULTIPROCESSORS)
-    major, minor, count = (driver.number("cuDeviceGetAttribute", attribute, device) for attribute in wanted)
+    major, minor, multiprocessors = (
+        driver.number("cuDeviceGetAttribute", attribute, device) for attribute in (_MAJOR, _MINOR, _MULTIPROCESSORS)
+    )
     version = driver.number("cuDriverGetVersion")
     supported = f"CUDA {version // 1000}.{version % 1000 // 10}"
-    return Gpu(name.value.decode(errors="replace"), f"{major}.{minor}", supported, count)
+    return Gpu(name.value.decode(errors="replace"), f"{major}.{minor}", supported, multiprocessors)

@@ -99,7 +99,7 @@ class Pipeline:
         self._no_graphs = engine.no_graph(frozenset(), stream)
         self._closed = False
         with device:
-            self.stream = stream or device.stream()
+            self.stream = stream or device.create_stream()
             self._transfers = Transfers(device, self.stream)
         self._owner = OwnerProcess(self)
 
@@ -312,7 +312,7 @@ class Pipeline:
         try:
             yield
         except OutOfMemory:
-            free, total = self.device.memory()
+            free, total = self.device.memory_info()
             self._drop_arena()
             self._transfers.trim()
             self._trim_engine()  # what it had prepared for this image takes memory too

@@ -41,7 +41,7 @@ class Transfers:
     def __init__(self, device: Device, stream: int) -> None:
         self._device = device
         self._stream = stream
-        self._up, self._down = device.stream(), device.stream()
+        self._up, self._down = device.create_stream(), device.create_stream()
         self._free: list[Slot] = []
 
     # Slots
@@ -55,15 +55,15 @@ class Transfers:
         slot = self._free.pop() if self._free else Slot()
         try:
             if not slot.events:
-                slot.events = {name: self._device.event() for name in ("up", "caller", "done", "down")}
+                slot.events = {name: self._device.create_event() for name in ("up", "caller", "done", "down")}
             size = plan.upload_bytes - _host_start(plan, from_host)
             if slot.up is None or len(slot.up) < size:
                 self._drop_source(slot)
-                slot.up, slot.source = self._device.staging(size), self._device.allocate(size)
+                slot.up, slot.source = self._device.allocate_staging(size), self._device.allocate(size)
             size = plan.result_bytes
             if slot.down is None or len(slot.down) < size:
                 self._drop_result(slot)
-                slot.down, slot.result = self._device.staging(size), self._device.allocate(size)
+                slot.down, slot.result = self._device.allocate_staging(size), self._device.allocate(size)
         except BaseException:
             self._drop_source(slot)
             self._drop_result(slot)
@@ -91,7 +91,7 @@ class Transfers:
 
     def _drop(self, staging: NDArray[np.uint8] | None, address: int) -> None:
         if staging is not None:
-            self._device.release(staging)
+            self._device.free_staging(staging)
         if address:
             self._device.free(address)
 
@@ -149,7 +149,7 @@ class Transfers:
     def _order(self, first: int, then: int, event: int) -> None:
         """Let what is queued on ``then`` from now on wait for what is queued on ``first``."""
         self._device.record(event, first)
-        self._device.wait_for(then, event)
+        self._device.wait_event(then, event)
 
     # Results
 
@@ -160,7 +160,7 @@ class Transfers:
             EngineError: the logits have NaN or infinite values, or the driver fails.
         """
         assert slot.down is not None
-        self._device.reached(slot.events["down"])
+        self._device.synchronize_event(slot.events["down"])
         _check_finite(plan, slot.down[plan.flags : plan.result_bytes])
         if out is not None and not out.on_host:
             return None
@@ -178,7 +178,7 @@ class Transfers:
             EngineError: the logits have NaN or infinite values, or the driver fails.
         """
         size = plan.buffers["logits"]
-        staging = self._device.staging(size + plan.result_bytes - plan.flags)
+        staging = self._device.allocate_staging(size + plan.result_bytes - plan.flags)
         try:
             self._device.copy(staging.ctypes.data, logits, size, self._stream)
             self._device.copy(staging.ctypes.data + size, flags, len(staging) - size, self._stream)
@@ -186,7 +186,7 @@ class Transfers:
             _check_finite(plan, staging[size:])
             return split_logits(plan, staging[:size], classes)
         finally:
-            self._device.release(staging)
+            self._device.free_staging(staging)
 
     def drain(self) -> None:
         """Wait until everything queued is done, on the stream of the work too."""

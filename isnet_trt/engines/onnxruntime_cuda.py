@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from isnet_trt.cuda import driver
-from isnet_trt.cuda.gpu import Gpu, look_for_gpu
+from isnet_trt.cuda.backends import open_backend
+from isnet_trt.cuda.device import Device
+from isnet_trt.cuda.gpu import Gpu, probe_gpu
 from isnet_trt.cuda.kernels import Kernels
-from isnet_trt.cuda.stream import Stream
 from isnet_trt.engines.base import check_batch
 from isnet_trt.engines.cores import usable_cores
 from isnet_trt.engines.onnxruntime import (
@@ -55,7 +55,7 @@ def check_available() -> Gpu:
             f"device='cuda' with engine 'onnxruntime' needs ONNX Runtime's CUDA provider, which the installed ONNX "
             f"Runtime {runtime.__version__} lacks; {_INSTALL}"
         )
-    gpu, reason = look_for_gpu()
+    gpu, reason = probe_gpu()
     if gpu is None:
         raise EngineUnavailable(f"device='cuda' needs an NVIDIA GPU and its driver: {reason}")
     return gpu
@@ -95,9 +95,12 @@ class OnnxRuntimeCudaEngine:
         self.kernels, self.no_kernels = Kernels.find(kernels, self.gpu.compute_capability)
         self._output = output
         self._session: Any = None
-        # The session's own to keep: it must outlive the session, and nobody else's stream need do that.
-        self._stream = Stream(driver.import_driver()) if on_device else None
-        self.stream = self._stream.handle if self._stream else 0
+        self.stream = 0  # with on_device a stream of the engine's own: it has to outlive the session
+        self._device: Device | None = None
+        if on_device:
+            self._device = Device(open_backend())
+            with self._device:
+                self.stream = self._device.create_stream()
         self._owner = OwnerProcess(self)
         try:
             self._load(runtime, Path(path), threads or usable_cores(), said)
@@ -170,8 +173,9 @@ class OnnxRuntimeCudaEngine:
         self._session = None
         if self.kernels is not None:
             self.kernels.close()
-        if self._stream is not None:
-            self._stream.close()
+        if self._device is not None:
+            with contextlib.suppress(EngineError), self._device:  # a lost device
+                self._device.close()
 
     def __del__(self) -> None:
         if hasattr(self, "_owner"):

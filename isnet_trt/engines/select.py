@@ -6,7 +6,7 @@ import importlib.util
 from dataclasses import dataclass
 from typing import Literal
 
-from isnet_trt.cuda.gpu import Gpu, look_for_gpu
+from isnet_trt.cuda.gpu import Gpu, probe_gpu
 from isnet_trt.engines.info import EngineInfo
 from isnet_trt.engines.libraries import LIBRARIES, RTX_COMPUTE_CAPABILITIES, import_library, installed_version
 from isnet_trt.errors import EngineUnavailable, SettingsError
@@ -41,7 +41,7 @@ class Machine:
 
 def look() -> Machine:
     """This machine; no CUDA package is imported for it."""
-    gpu, no_gpu = look_for_gpu()
+    gpu, no_gpu = probe_gpu()
     return Machine(gpu, no_gpu, installed_version("tensorrt"), installed_version("tensorrt-rtx"), _has_bindings())
 
 

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from isnet_trt.cuda import driver
-from isnet_trt.cuda.gpu import Gpu, look_for_gpu
+from isnet_trt.cuda.backends import open_backend
+from isnet_trt.cuda.device import Device
+from isnet_trt.cuda.gpu import Gpu, probe_gpu
 from isnet_trt.cuda.kernels import Kernels
-from isnet_trt.cuda.stream import Stream
 from isnet_trt.engines.base import check_batch
 from isnet_trt.engines.info import EngineInfo
 from isnet_trt.engines.libraries import (
@@ -48,7 +48,7 @@ def check_compatible(info: EngineInfo) -> Gpu:
         EngineUnavailable: library missing or of another version, no GPU, or a GPU that the engine was not built for.
     """
     _check_version(info)
-    gpu, reason = look_for_gpu()
+    gpu, reason = probe_gpu()
     if gpu is None:
         raise EngineUnavailable(f"a {info.kind} engine needs an NVIDIA GPU and its driver: {reason}")
     if info.compute_capabilities and gpu.compute_capability not in info.compute_capabilities:
@@ -108,10 +108,13 @@ class TensorRTEngine:
         self._spare: Any = None
         self._options: Any = None
         self._host: Any = None
-        self._stream = Stream(driver.import_driver())
+        self._stream = 0
+        self._buffers: dict[str, tuple[int, int]] = {}
+        self._device = Device(open_backend())
         self._owner = OwnerProcess(self)
         try:
-            with self._stream.active(), self._plugins(info):
+            with self._device, self._plugins(info):
+                self._stream = self._device.create_stream()
                 self._load(info)
         except BaseException:
             self.close()
@@ -188,7 +191,18 @@ class TensorRTEngine:
         """What a run takes in any profile."""
         size = int(self._engine.device_memory_size_v2)
         if size:
-            context.set_device_memory(self._stream.buffer("activations", size), size)
+            context.set_device_memory(self._buffer("activations", size), size)
+
+    def _buffer(self, name: str, size: int) -> int:
+        """The address of at least ``size`` bytes of device memory, kept for the next call with this name."""
+        address, capacity = self._buffers.get(name, (0, 0))
+        if capacity < size:
+            if address:
+                del self._buffers[name]
+                self._device.free(address)
+            address = self._device.allocate(size)
+            self._buffers[name] = address, size
+        return address
 
     def _context(self, shape: tuple[int, ...]) -> Any:
         """The context for inputs of ``shape``."""
@@ -213,9 +227,9 @@ class TensorRTEngine:
         )
         profile = next(fitting, 0)
         if context.active_optimization_profile != profile:
-            if not context.set_optimization_profile_async(profile, self._stream.handle):
+            if not context.set_optimization_profile_async(profile, self._stream):
                 return False
-            self._stream.wait()  # it is used on other streams
+            self._device.synchronize(self._stream)  # it is used on other streams
             self._lend_memory(context)  # whether it keeps what it had is not documented
         return bool(context.set_input_shape(self._input, shape))
 
@@ -235,17 +249,18 @@ class TensorRTEngine:
         """
         self._owner.check("this engine")
         check_batch(batch)
-        with self._stream.active():
+        with self._device:
             context = self._context(batch.shape)
             logits = np.empty(self._answer(context, batch.shape), np.float32)
-            source = self._stream.buffer(self._input, batch.nbytes)
-            result = self._stream.buffer(self._output, logits.nbytes)
-            self._stream.upload(source, batch)
+            source = self._buffer(self._input, batch.nbytes)
+            result = self._buffer(self._output, logits.nbytes)
+            self._device.upload(source, batch, self._stream)
             try:
-                self._execute(context, source, result, batch.shape, self._stream.handle)
-                self._stream.download(logits, result)
+                self._execute(context, source, result, batch.shape, self._stream)
+                self._device.download(logits, result, self._stream)
             finally:
-                self._stream.wait()  # also when nothing was started: the upload still reads the caller's memory
+                # Also when nothing was started: the upload still reads the caller's memory.
+                self._device.synchronize(self._stream)
             self._trim()
         return logits
 
@@ -257,7 +272,7 @@ class TensorRTEngine:
 
     def output_shape(self, shape: tuple[int, int, int, int]) -> tuple[int, ...]:
         """Of the answer to an input of ``shape``; EngineError where the engine takes no such input."""
-        with self._stream.active():
+        with self._device:
             return self._answer(self._context(shape), shape)
 
     def enqueue(self, input_address: int, output_address: int, shape: tuple[int, int, int, int], stream: int) -> None:
@@ -317,11 +332,11 @@ class TensorRTEngine:
         if not self._owner.is_here or self._log is None:
             return
         try:
-            with self._stream.active():
+            with self._device:
                 self._let_go()
+                self._device.close()
         except EngineError:  # a lost device
             self._let_go()
-        self._stream.close()
 
     def _let_go(self) -> None:
         """What the library made, in an order in which each one uses the next, and what was given to it."""

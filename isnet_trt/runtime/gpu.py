@@ -27,7 +27,8 @@ class GpuRuntime(Runtime):
     @property
     def description(self) -> str:
         """See `Runtime.description`."""
-        return f"{self.engine.description}; all stages on the GPU, {self.pipeline.description}"
+        backend = self.pipeline.device.backend
+        return f"{self.engine.description}; all stages on the GPU (memory from {backend}), {self.pipeline.description}"
 
     def check_memory(self, memory: RawImage | RawLabels, name: str) -> None:
         """See `Runtime.check_memory`: host memory and that of GPU 0."""

@@ -20,12 +20,12 @@ from check_gpu_trials import Hosted  # noqa: E402
 from gpu_check_answers import Collected  # noqa: E402
 from gpu_stand_ins import use_cpu  # noqa: E402
 
-from benchmarks.gpu_check import instead, needs, refusals, sharing  # noqa: E402
+from benchmarks.gpu_check import refusals, sharing  # noqa: E402
 from benchmarks.gpu_check.check import Setup  # noqa: E402
 from benchmarks.gpu_check.context_trials import PoolCase  # noqa: E402
 from benchmarks.gpu_check.forms import Ahead  # noqa: E402
 from isnet_trt.cuda import driver  # noqa: E402
-from isnet_trt.cuda.gpu import look_for_gpu  # noqa: E402
+from isnet_trt.cuda.gpu import probe_gpu  # noqa: E402
 
 SETUP = Setup(seed=5)
 
@@ -36,7 +36,8 @@ def check_context(api: Any) -> None:
     driver.call(api, "cuCtxPushCurrent", theirs)
     answer = Collected()
     sharing.context(answer, SETUP)
-    assert (answer.said, answer.figures) == ([], {"same context": True})
+    assert answer.said == []
+    assert answer.figures["same context"]
     driver.call(api, "cuCtxPopCurrent")
     sharing.context(answer, SETUP)
     assert len(answer.said) == 1
@@ -59,7 +60,7 @@ def check_streams(patch: pytest.MonkeyPatch) -> None:
 
 def check_other_gpu(patch: pytest.MonkeyPatch, folder: Path) -> None:
     """With real kernels, which this driver refuses in its own words."""
-    gpu, _ = look_for_gpu()
+    gpu, _ = probe_gpu()
     assert gpu is not None
     own = Ahead("own", 89, folder, gpu.compute_capability)
     patch.setattr(refusals, "own_form", lambda setup: own)
@@ -76,8 +77,6 @@ def check_other_gpu(patch: pytest.MonkeyPatch, folder: Path) -> None:
 
 
 def main(kernels: str) -> None:
-    if needs.missing(("pycuda",)):
-        instead.use()
     with pytest.MonkeyPatch.context() as patch:
         use_cpu(patch)
         check_context(driver.import_driver())

@@ -71,12 +71,6 @@ def growing(answer: Answer, setup: Setup) -> None:
     time.sleep(600)
 
 
-def without_pycuda(answer: Answer, setup: Setup) -> None:
-    from isnet_trt.cuda.device import import_pycuda
-
-    answer.figure("module", import_pycuda().__class__.__module__)
-
-
 def lacking(answer: Answer, setup: Setup) -> None:
     raise CannotRun("compute capability 1.0 has no matrix units")
 
@@ -96,7 +90,6 @@ CHECKS = (
     Check("deadlocked", "a check that keeps Python's lock for ever", deadlocked, limit=2),
     Check("wordy", "a check that fails in several lines", wordy),
     Check("growing", "a check that finds something and goes on", growing),
-    Check("without pycuda", "a check of the runtime", without_pycuda, ("cuda-bindings", "pycuda")),
     Check("lacking", "a check that cannot run here", lacking),
     Check("needing", "a check that needs what is not installed", good, ("onnxruntime-cuda",)),
     Check("alone", "a check in a process of its own", good, alone=True),

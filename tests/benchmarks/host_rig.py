@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from cuda_double import Driver, Gpu, Pycuda
-from cuda_host import CARD, HostEngine, QueuedKernels
+from cuda_double import Gpu, open_device
+from cuda_host import HostEngine, QueuedKernels
 
 from benchmarks.gpu_check import rigs
 from benchmarks.gpu_check.networks import Network
 from benchmarks.gpu_check.rigs import Case
-from isnet_trt.cuda import device as device_module
-from isnet_trt.cuda.device import Device
 from isnet_trt.cuda.pipeline import Pipeline
 
 
@@ -33,9 +31,7 @@ class HostRig:
         self.kernels, self.gain, self.refused = kernels, gain, refused
 
     def pipeline(self, network: Network, case: Case) -> Pipeline:
-        device_module._contexts.clear()
         gpu = Gpu()
         engine = OnHost(gpu, network, self.refused)
         engine.gain = self.gain
-        device = Device(Pycuda(gpu), Driver(gpu), CARD)
-        return Pipeline(device, QueuedKernels(gpu, self.kernels(case.labels.count)), engine, rigs.model(case))
+        return Pipeline(open_device(gpu), QueuedKernels(gpu, self.kernels(case.labels.count)), engine, rigs.model(case))

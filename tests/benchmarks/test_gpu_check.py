@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import signal
@@ -155,20 +154,6 @@ def test_what_a_check_has_found_is_written_while_it_runs(monkeypatch):
     assert kept[1][0]["why"] == "the first part is off; it had not ended"
     assert kept[1][0]["status"] == "failed"
     assert kept[-1][0]["status"] == "failed"
-
-
-@pytest.mark.skipif(importlib.util.find_spec("pycuda") is not None, reason="pycuda is installed")
-def test_without_pycuda_the_rest_is_answered_through_the_bindings():
-    row = run("without pycuda")["without pycuda"]
-    assert row["figures"]["module"] == "benchmarks.gpu_check.instead"
-    assert row["status"] == "passed"
-    (missing,) = row["missing"]
-    assert missing["what"] == "pycuda itself"
-    assert missing["why"].startswith("the Python package pycuda is not installed; what the runtime takes from it came")
-
-
-def test_whoever_needs_pycuda_has_the_bindings_that_stand_in_for_it():
-    assert all("cuda-bindings" in check.needs for check in catalogue.checks() if "pycuda" in check.needs)
 
 
 def test_a_part_that_fails_costs_that_part_alone():
@@ -395,7 +380,7 @@ def test_what_is_not_installed_is_known_without_a_process(monkeypatch):
     plan = runner.Plan((MODULE,), [check])
     (row,) = runner.run(plan, Setup(), runner.Clock(None), lambda rows: None, lambda row: None)
     assert (row["status"], row["why"]) == ("could not run", "the Python package triton is not installed")
-    assert needs.absent(("gpu", "pycuda", "fork")) == ""
+    assert needs.absent(("gpu", "fork")) == ""
 
 
 def test_stored_labels_are_compared_quickly_too():

@@ -50,7 +50,7 @@ def test_wrong_pictures_and_label_maps_are_found(monkeypatch):
     labels = Transfers.labels
 
     def zeroed(self: Transfers, plan: Plan, slot: Slot, out: RawLabels | None) -> object:
-        self._device.reached(slot.events["down"])
+        self._device.synchronize_event(slot.events["down"])
         slot.down[:] = 0
         return labels(self, plan, slot, out)
 

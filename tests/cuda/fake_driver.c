@@ -134,6 +134,12 @@ int cuEventElapsedTime(float *milliseconds, uint64_t start, uint64_t stop) { ret
 int cuMemcpyAsync(uint64_t to, uint64_t from, size_t size, uint64_t stream) {
   return put((Op){.kind = 0, .to = to, .from = from, .size = size}, stream);
 }
+int cuMemcpyHtoDAsync(uint64_t to, const void *from, size_t size, uint64_t stream) {
+  return put((Op){.kind = 0, .to = to, .from = (uint64_t)from, .size = size}, stream);
+}
+int cuMemcpyDtoHAsync(void *to, uint64_t from, size_t size, uint64_t stream) {
+  return put((Op){.kind = 0, .to = (uint64_t)to, .from = from, .size = size}, stream);
+}
 int cuMemsetD8Async(uint64_t to, unsigned char value, size_t size, uint64_t stream) {
   return put((Op){.kind = 1, .to = to, .value = value, .size = size}, stream);
 }

@@ -1,7 +1,6 @@
 """The device, the kernels and the pipeline on the real libraries and a driver that is none.
 
-Run by test_cuda_libraries.py with the fake libcuda.so.1 on the loader's path. With the argument ``pycuda`` the device
-is the real pycuda's, otherwise what pycuda does is done through cuda-bindings (benchmarks/gpu_check/instead.py).
+Run by test_cuda_libraries.py with the fake libcuda.so.1 on the loader's path; the argument is the backend's name.
 """
 
 from __future__ import annotations
@@ -19,10 +18,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.gpu_check import instead
 from isnet_trt.cuda import driver
 from isnet_trt.cuda.device import Device
-from isnet_trt.cuda.gpu import look_for_gpu
+from isnet_trt.cuda.gpu import Gpu, find_gpu
 from isnet_trt.cuda.kernels import Kernels
 from isnet_trt.errors import EngineError, OutOfMemory
 
@@ -37,33 +35,36 @@ def left() -> tuple[list[int], int]:
     return list(counts), LIBRARY.fake_depth()
 
 
-def open_device(which: str) -> Device:
-    if which == "pycuda":
-        return Device.open()
-    gpu, reason = look_for_gpu()
-    assert gpu is not None, reason
-    return Device(instead.Driver(driver.import_driver()), driver.import_driver(), gpu)
+def open_device(backend: str) -> Device:
+    """As a process with or without pycuda opens it."""
+    if backend == "cuda-bindings":
+        sys.modules["pycuda"] = None  # type: ignore[assignment]
+    device = Device.open()
+    assert device.backend == backend, device.backend
+    return device
 
 
 def check_device(device: Device) -> None:
-    assert (device.gpu.name, device.gpu.compute_capability, device.gpu.multiprocessors) == ("Fake GPU", "8.9", 4)
+    assert find_gpu() == Gpu("Fake GPU", "8.9", "CUDA 13.0", 4)
     with device:
-        stream, event, staging, made = device.stream(), device.event(), device.staging(100), device.allocate(100)
+        stream, event = device.create_stream(), device.create_event()
+        staging, made = device.allocate_staging(100), device.allocate(100)
         staging[:] = np.arange(100)
         device.copy(made, staging.ctypes.data, 100, stream)
         device.fill(made + 10, 7, 5, stream)
         device.copy_rows(staging.ctypes.data, 10, made, 20, 8, 5, stream)
         device.record(event, stream)
-        device.wait_for(stream, event)
-        device.reached(event)
+        device.wait_event(stream, event)
+        device.synchronize_event(event)
         device.synchronize(stream)
         rows = np.array(staging[:50]).reshape(5, 10)
         assert (rows[:, :8] == np.arange(100).reshape(5, 20)[:, :8]).all()
         assert (rows[:, 8:] == np.arange(50).reshape(5, 10)[:, 8:]).all()
-        assert device.memory() == (1 << 20, 1 << 28)
-        first, second = device.event(timing=True), device.event(timing=True)
-        assert device.milliseconds(first, second) == 2.5
+        assert device.memory_info() == (1 << 20, 1 << 28)
+        first, second = device.create_event(timing=True), device.create_event(timing=True)
+        assert device.elapsed_ms(first, second) == 2.5
         check_graph(device, stream, made)
+        check_host_memory(device, stream, made)
         with pytest.raises(OutOfMemory):
             device.allocate(1 << 30)
         with pytest.raises(EngineError, match=r"cuStreamGetPriority failed: .*cuStreamGetPriority is not found"):
@@ -81,16 +82,25 @@ def check_graph(device: Device, stream: int, made: int) -> None:
     graph.close()
 
 
+def check_host_memory(device: Device, stream: int, made: int) -> None:
+    """Memory that is not page-locked, up and down."""
+    there, back = np.arange(25, dtype=np.float32), np.zeros(25, np.float32)
+    device.upload(made, there, stream)
+    device.download(back, made, stream)
+    device.synchronize(stream)
+    assert (back == there).all()
+
+
 def check_threads(device: Device) -> None:
     """Memory may be given back in another thread than it was taken in, and the device closed in a third."""
     with device:
-        staging, made = device.staging(10), device.allocate(10)
+        staging, made = device.allocate_staging(10), device.allocate(10)
     failed: list[BaseException] = []
 
     def work() -> None:
         try:
             with device:
-                device.release(staging)
+                device.free_staging(staging)
                 device.free(made)
         except BaseException as error:
             failed.append(error)
@@ -116,9 +126,9 @@ def check_kernels(device: Device, folder: Path) -> None:
     (folder / "sm_89").mkdir()
     (folder / "sm_89" / "one.cubin").write_bytes(code)
     (folder / "sm_89" / "launch.json").write_text(json.dumps(data), "utf-8")
-    kernels = Kernels.open(folder, device.gpu.compute_capability)
+    kernels = Kernels.open(folder, "8.9")
     with device:
-        stream = device.stream()
+        stream = device.create_stream()
         given = {"step": 0.25, "at": -5, "pitch": 1 << 33, "rows": 7, "source": 0xABC0}
         kernels.launch("one", stream, **given)
         with device.capture(stream) as graph:
@@ -166,8 +176,8 @@ def check_pipeline(device: Device, folder: Path) -> None:
     gc.collect()
 
 
-def main(which: str) -> None:
-    device = open_device(which)
+def main(backend: str) -> None:
+    device = open_device(backend)
     check_device(device)
     check_threads(device)
     with tempfile.TemporaryDirectory() as folder:

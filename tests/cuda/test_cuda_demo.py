@@ -7,12 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cuda_double import Driver, Gpu, Pycuda
-from cuda_host import CARD, HostEngine, QueuedKernels, ReferenceKernels
+from cuda_double import Gpu, open_device
+from cuda_host import HostEngine, QueuedKernels, ReferenceKernels
 
 from isnet_trt import Segmenter
-from isnet_trt.cuda import device as device_module
-from isnet_trt.cuda.device import Device
 from isnet_trt.cuda.pipeline import Pipeline
 from isnet_trt.cuda.plan import Model
 from isnet_trt.engines.onnxruntime import open_onnx
@@ -43,11 +41,9 @@ def test_label_maps_are_those_of_the_host(network: Path, preset: str) -> None:
     inference = getattr(model, preset)
     head = Head(model.labels.count, model.architecture.output_stride, model.labels.flip_pairs)
     gpu = Gpu(total=1 << 32)
-    device_module._contexts.clear()
-    device = Device(Pycuda(gpu), Driver(gpu), CARD)
     engine = HostEngine(gpu, network, head.classes, head.stride)
     kernels = QueuedKernels(gpu, ReferenceKernels(head.classes))
-    pipeline = Pipeline(device, kernels, engine, Model(head, model.preprocess, 4, True))
+    pipeline = Pipeline(open_device(gpu), kernels, engine, Model(head, model.preprocess, 4, True))
     host = Segmenter(open_onnx(network), model.labels, model.preprocess, inference, head.stride)
     image = draw_scene(21, 256, 512).image
     wanted = host(image).labels

@@ -1,4 +1,4 @@
-"""The device against doubles of pycuda and cuda-bindings; what runs without a GPU runs for real."""
+"""The device with either backend against doubles of pycuda and cuda-bindings; what runs without a GPU runs for real."""
 
 from __future__ import annotations
 
@@ -6,32 +6,32 @@ import ctypes
 import gc
 import sys
 import threading
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
-from cuda_double import Driver, Gpu, Pycuda
+from cuda_double import Driver, Gpu, Pycuda, open_device
 
+from isnet_trt.cuda import backends, driver
 from isnet_trt.cuda import device as module
-from isnet_trt.cuda.device import Device, import_pycuda
-from isnet_trt.cuda.gpu import Gpu as Card
+from isnet_trt.cuda.device import Device
 from isnet_trt.cuda.gpu import find_gpu
 from isnet_trt.errors import EngineError, EngineUnavailable, OutOfMemory
 
-CARD = Card("NVIDIA Double", "8.9", "CUDA 13.0")
+no_gpu = pytest.mark.skipif(find_gpu() is not None, reason="there is a GPU")
 
 
 @pytest.fixture(params=["late", "at once"])
-def gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Gpu:
-    monkeypatch.setattr(module, "_contexts", {})
+def gpu(request: pytest.FixtureRequest) -> Gpu:
     made = Gpu(total=1 << 20)
     made.eager = request.param == "at once"
     return made
 
 
-@pytest.fixture
-def device(gpu: Gpu):
-    made = Device(Pycuda(gpu), Driver(gpu), CARD)
+@pytest.fixture(params=["pycuda", "cuda-bindings"])
+def device(gpu: Gpu, request: pytest.FixtureRequest):
+    made = open_device(gpu, request.param)
+    assert made.backend == request.param
     yield made
     with made:
         made.close()
@@ -45,8 +45,8 @@ def read(address: int, size: int) -> list[int]:
 
 def test_there_and_back(device):
     with device:
-        stream, a, b = device.stream(), device.allocate(300), device.allocate(300)
-        staging = device.staging(600)
+        stream, a, b = device.create_stream(), device.allocate(300), device.allocate(300)
+        staging = device.allocate_staging(600)
         staging[:300] = np.arange(300) % 251
         device.copy(a, staging.ctypes.data, 300, stream)
         device.copy(b, a, 300, stream)
@@ -57,12 +57,12 @@ def test_there_and_back(device):
         wanted[10:15] = 7
         assert (staging[300:] == wanted).all()
         device.free(a)
-        device.release(staging)
+        device.free_staging(staging)
 
 
 def test_rows_with_a_pitch(device, gpu):
     with device:
-        stream, made, staging = device.stream(), device.allocate(64), device.staging(64)
+        stream, made, staging = device.create_stream(), device.allocate(64), device.allocate_staging(64)
         staging[:] = np.arange(64)
         device.copy_rows(made, 5, staging.ctypes.data + 1, 20, 4, 3, stream)
         device.copy_rows(made + 32, 4, staging.ctypes.data, 4, 4, 3, stream)
@@ -74,32 +74,32 @@ def test_rows_with_a_pitch(device, gpu):
 
 def test_streams_wait_for_each_other(device):
     with device:
-        first, second, event = device.stream(), device.stream(), device.event()
-        made, staging = device.allocate(4), device.staging(4)
-        device.wait_for(second, event)  # marks nothing yet
+        first, second, event = device.create_stream(), device.create_stream(), device.create_event()
+        made, staging = device.allocate(4), device.allocate_staging(4)
+        device.wait_event(second, event)  # marks nothing yet
         device.fill(made, 9, 4, first)
         device.record(event, first)
-        device.wait_for(second, event)
+        device.wait_event(second, event)
         device.copy(staging.ctypes.data, made, 4, second)
         device.record(event, second)
         device.fill(made, 8, 4, second)
-        device.reached(event)
+        device.synchronize_event(event)
         assert list(staging) == [9, 9, 9, 9]
         device.synchronize(second)
 
 
 def test_time_between_events(device):
     with device:
-        stream, (start, stop) = device.stream(), (device.event(timing=True), device.event(timing=True))
+        stream, start, stop = device.create_stream(), device.create_event(timing=True), device.create_event(timing=True)
         device.record(start, stream)
         device.record(stop, stream)
         device.synchronize(stream)
-        assert device.milliseconds(start, stop) == 1.5
+        assert device.elapsed_ms(start, stop) == 1.5
 
 
 def test_a_graph_runs_as_often_as_it_is_launched(device, gpu):
     with device:
-        stream, made, staging = device.stream(), device.allocate(4), device.staging(4)
+        stream, made, staging = device.create_stream(), device.allocate(4), device.allocate_staging(4)
         with device.capture(stream) as graph:
             device.copy(made, staging.ctypes.data, 4, stream)
         staging[:] = [1, 2, 3, 4]
@@ -126,7 +126,7 @@ def test_a_capture_that_fails_leaves_nothing_and_a_stream_that_works(device, gpu
                 raise EngineError("not in a capture")
 
     with device:
-        stream, made = device.stream(), device.allocate(4)
+        stream, made = device.create_stream(), device.allocate(4)
         gpu.fails["cuGraphInstantiate" if failing == "instantiate" else failing] = 901
         with pytest.raises(EngineError, match=r"not in a capture|capture was invalidated"):
             capture(stream)
@@ -150,7 +150,7 @@ def test_nothing_that_was_forgotten_is_finalised_in_the_middle_of_a_capture(devi
 
     gc.collect()
     with device:
-        stream, made = device.stream(), device.allocate(4)
+        stream, made = device.create_stream(), device.allocate(4)
         with device.capture(stream) as graph:
             device.fill(made, 1, 4, stream)
             Forgotten()
@@ -166,7 +166,7 @@ def test_who_works_without_a_garbage_collector_stays_without(device):
     gc.disable()
     try:
         with device:
-            stream = device.stream()
+            stream = device.create_stream()
             with pytest.raises(EngineError, match="in the block"), device.capture(stream):
                 raise EngineError("in the block")
         assert not gc.isenabled()
@@ -176,8 +176,8 @@ def test_who_works_without_a_garbage_collector_stays_without(device):
 
 def test_errors_in_the_drivers_words(device, gpu):
     with device:
-        stream, made = device.stream(), device.allocate(4)
-        with pytest.raises(OutOfMemory, match="out of memory; use a smaller picture"):
+        stream, made = device.create_stream(), device.allocate(4)
+        with pytest.raises(OutOfMemory, match=r"out of memory( \(2\))?; use a smaller picture"):
             device.allocate(1 << 21)
         gpu.fails = {"cuMemsetD8Async": 2}
         with pytest.raises(OutOfMemory, match=r"cuMemsetD8Async failed: out of memory \(2\); use a smaller picture"):
@@ -188,7 +188,7 @@ def test_errors_in_the_drivers_words(device, gpu):
         with pytest.raises(EngineError, match="cuStreamSynchronize failed"):
             device.synchronize(stream)
         gpu.fails.clear()
-        assert device.memory() == ((1 << 20) - 4, 1 << 20)
+        assert device.memory_info() == ((1 << 20) - 4, 1 << 20)
 
 
 def test_the_context_is_pushed_for_the_time_of_the_block(device, gpu):
@@ -203,16 +203,26 @@ def test_the_context_is_pushed_for_the_time_of_the_block(device, gpu):
     assert not any(gpu.stacks.values())
 
 
-def test_one_primary_context_for_the_process_and_every_thread(device, gpu):
-    other = Device(device._cuda, Driver(gpu), CARD)
-    assert other._context is device._context
-    assert device._cuda.retained == 1
+def test_any_host_memory_goes_up_and_down(device, gpu):
+    there, back = np.arange(6, dtype=np.float32), np.zeros(6, np.float32)
+    with device:
+        stream, made = device.create_stream(), device.allocate(24)
+        device.upload(made, there, stream)
+        device.download(back, made, stream)
+        device.synchronize(stream)
+        assert (back == there).all()
+
+
+def test_memory_is_given_back_in_any_thread(device):
     failed = []
+    with device:
+        staging, made = device.allocate_staging(16), device.allocate(16)
 
     def work() -> None:
         try:
-            with other:
-                other.free(other.allocate(16))
+            with device:
+                device.free(made)
+                device.free_staging(staging)
         except Exception as error:
             failed.append(error)
 
@@ -222,28 +232,123 @@ def test_one_primary_context_for_the_process_and_every_thread(device, gpu):
     assert failed == []
 
 
-def test_without_pycuda_it_says_how_to_build_it(monkeypatch):
+def test_a_lost_device_is_closed_without_a_word():
+    gpu = Gpu()
+    device = open_device(gpu, "cuda-bindings")
+    with device:
+        device.create_event(), device.create_stream(), device.allocate(4), device.allocate_staging(4)
+        gpu.fails = dict.fromkeys(("cuEventDestroy", "cuStreamDestroy", "cuMemFree", "cuMemFreeHost"), 700)
+        device.close()
+    gpu.nothing_is_left()
+
+
+@pytest.fixture
+def libraries(monkeypatch: pytest.MonkeyPatch) -> Gpu:
+    """The GPU of cuda-bindings and pycuda, both doubles, in a process that has opened none."""
+    gpu = Gpu()
+    package, pycuda = ModuleType("pycuda"), Pycuda(gpu)
+    package.driver = pycuda  # type: ignore[attr-defined]
+    monkeypatch.setattr(backends, "_backends", {})
+    monkeypatch.setitem(sys.modules, "pycuda", package)
+    monkeypatch.setitem(sys.modules, "pycuda.driver", pycuda)
+    monkeypatch.setattr(driver, "import_driver", lambda: Driver(gpu))
+    monkeypatch.setattr(module, "probe_gpu", lambda index: (SimpleNamespace(), ""))
+    return gpu
+
+
+def test_pycuda_is_taken_where_it_is_installed(libraries):
+    assert Device.open().backend == "pycuda"
+
+
+def test_without_pycuda_cuda_bindings_do_the_same(libraries, monkeypatch):
     monkeypatch.setitem(sys.modules, "pycuda", None)
-    with pytest.raises(EngineUnavailable, match=r"pycuda is built from source: .*CUDA toolkit"):
-        import_pycuda()
-    monkeypatch.setattr(module, "look_for_gpu", lambda index: (CARD, ""))
-    with pytest.raises(EngineUnavailable, match="pycuda cannot be imported"):
+    assert Device.open().backend == "cuda-bindings"
+
+
+def test_a_pycuda_that_cannot_be_loaded_is_named(libraries, monkeypatch, tmp_path):
+    (tmp_path / "pycuda").mkdir()
+    (tmp_path / "pycuda" / "__init__.py").write_text("")
+    (tmp_path / "pycuda" / "driver.py").write_text("raise ImportError('undefined symbol: cuInit')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "pycuda")
+    monkeypatch.delitem(sys.modules, "pycuda.driver")
+    assert Device.open().backend == "cuda-bindings (pycuda cannot be imported: undefined symbol: cuInit)"
+
+
+def test_the_backend_is_chosen_and_its_context_retained_once(libraries, monkeypatch):
+    first = Device.open()
+    monkeypatch.setitem(sys.modules, "pycuda", None)
+    assert Device.open().backend == first.backend == "pycuda"
+    assert libraries.retained == 1
+
+
+def test_a_context_that_cannot_be_retained_is_tried_again(libraries, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pycuda", None)
+    libraries.fails["cuDevicePrimaryCtxRetain"] = 2
+    with pytest.raises(OutOfMemory, match="cuDevicePrimaryCtxRetain failed: out of memory"):
         Device.open()
+    libraries.fails.clear()
+    assert Device.open().backend == "cuda-bindings"
 
 
-@pytest.mark.skipif(find_gpu() is not None, reason="there is a GPU")
+@no_gpu
 def test_without_a_gpu_no_cuda_package_is_asked():
     with pytest.raises(EngineUnavailable, match="needs an NVIDIA GPU and its driver: "):
         Device.open()
     assert "pycuda.driver" not in sys.modules
 
 
-def test_opening_takes_the_libraries(gpu, monkeypatch):
-    cuda = Pycuda(gpu)
-    monkeypatch.setattr(module, "look_for_gpu", lambda index: (CARD, ""))
-    monkeypatch.setattr(module, "import_pycuda", lambda: cuda)
-    monkeypatch.setattr(module, "driver", SimpleNamespace(import_driver=lambda: Driver(gpu)))
-    made = Device.open()
-    assert made.gpu == CARD
-    with made:
-        made.close()
+def test_without_cuda_bindings_it_says_what_to_install(libraries, monkeypatch):
+    monkeypatch.undo()
+    monkeypatch.setitem(sys.modules, "cuda.bindings", None)
+    monkeypatch.setattr(module, "probe_gpu", lambda index: (SimpleNamespace(), ""))
+    with pytest.raises(EngineUnavailable, match=r"cuda-bindings cannot be imported .*; pip install cuda-bindings"):
+        Device.open()
+
+
+def test_the_real_driver_api_has_every_name_in_use():
+    api = pytest.importorskip("cuda.bindings.driver")
+    for name in (name for name in vars(Driver) if name.startswith(("cu", "CU"))):
+        assert hasattr(api, name), name
+        for member in vars(getattr(Driver, name)) if name.startswith("CU") and name != "CUDA_MEMCPY2D" else ():
+            assert hasattr(getattr(api, name), member), member
+    what = api.CUDA_MEMCPY2D()
+    for field in ("srcMemoryType", "dstMemoryType", "srcDevice", "srcPitch", "dstDevice", "dstPitch"):
+        assert field in dir(what), field
+    what.srcDevice, what.WidthInBytes, what.Height = 512, 3, 2
+    what.srcMemoryType = api.CUmemorytype.CU_MEMORYTYPE_UNIFIED
+    assert int(what.srcDevice) == 512
+
+
+@no_gpu  # which would take these calls seriously
+def test_the_real_driver_api_takes_what_it_is_given():
+    """cuda-bindings converts arguments before it looks for the driver: a wrong one is a TypeError, these are not."""
+    api = pytest.importorskip("cuda.bindings.driver")
+    missing = pytest.importorskip("cuda.pathfinder").DynamicLibNotFoundError
+    pointers = (ctypes.c_void_p * 1)()
+    function, code, graph = api.CUfunction(), api.CUmodule(), api.CUgraph()
+    rows = api.CUDA_MEMCPY2D()
+    rows.srcMemoryType = rows.dstMemoryType = api.CUmemorytype.CU_MEMORYTYPE_UNIFIED
+    rows.srcDevice, rows.srcPitch, rows.dstDevice, rows.dstPitch = 4096, 9, 8192, 7
+    rows.WidthInBytes, rows.Height = 6, 5
+    shared = api.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+    local = api.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+    calls = {
+        "cuLaunchKernel": (function, 1, 2, 3, 128, 1, 1, 0, 77, ctypes.addressof(pointers), 0),
+        "cuModuleLoadData": (b"code",), "cuModuleGetFunction": (code, b"resize"), "cuModuleUnload": (code,),
+        "cuFuncSetAttribute": (function, shared, 65536), "cuCtxGetCurrent": (), "cuCtxPopCurrent": (),
+        "cuCtxPushCurrent": (api.CUcontext(),), "cuMemcpyAsync": (4096, 8192, 5, 77), "cuMemcpy2DAsync": (rows, 77),
+        "cuMemsetD8Async": (4096, 0, 5, 77), "cuEventCreate": (2,), "cuEventDestroy": (88,),
+        "cuEventRecord": (88, 77), "cuStreamWaitEvent": (77, 88, 0), "cuEventSynchronize": (88,),
+        "cuStreamSynchronize": (77,), "cuEventElapsedTime": (88, 89), "cuStreamCreate": (1,), "cuStreamDestroy": (77,),
+        "cuInit": (0,), "cuDeviceGet": (0,), "cuDevicePrimaryCtxRetain": (0,), "cuMemGetInfo": (),
+        "cuMemAlloc": (512,), "cuMemFree": (4096,), "cuMemHostAlloc": (512, 0), "cuMemFreeHost": (4096,),
+        "cuMemcpyHtoDAsync": (4096, 8192, 5, 77), "cuMemcpyDtoHAsync": (8192, 4096, 5, 77),
+        "cuStreamBeginCapture": (77, local), "cuStreamEndCapture": (77,),
+        "cuGraphInstantiate": (graph, 0), "cuGraphDestroy": (graph,), "cuGraphExecDestroy": (api.CUgraphExec(),),
+        "cuGraphLaunch": (api.CUgraphExec(), 77), "cuGetErrorString": (api.CUresult(2),),
+    }  # fmt: skip
+    assert set(calls) == {name for name in vars(Driver) if name.startswith("cu")}
+    for name, arguments in calls.items():
+        with pytest.raises(missing):
+            getattr(api, name)(*arguments)

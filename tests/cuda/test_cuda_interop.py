@@ -42,8 +42,8 @@ class Caller:
     def __init__(self, pair: Pair) -> None:
         self.device = pair.pipeline.device
         with self.device:
-            self.stream = self.device.stream()
-            self._event = self.device.event()
+            self.stream = self.device.create_stream()
+            self._event = self.device.create_event()
 
     def memory(self, rows: int, pitch: int) -> np.ndarray:
         """Device memory, as the array that no CPU could see."""
@@ -54,14 +54,14 @@ class Caller:
     def write(self, memory: np.ndarray, pixels: np.ndarray) -> None:
         """Queue the rows of ``pixels`` to ``memory``; nothing is waited for."""
         with self.device:
-            staging = self.device.staging(memory.size)
+            staging = self.device.allocate_staging(memory.size)
             staging.reshape(memory.shape)[:, : pixels[0].size] = pixels.reshape(len(pixels), -1)
             self.device.copy(memory.ctypes.data, staging.ctypes.data, memory.size, self.stream)
 
     def read(self, memory: np.ndarray, stream: int | None = None) -> np.ndarray:
         """What work queued on ``stream`` now finds in ``memory``."""
         with self.device:
-            staging = self.device.staging(memory.size)
+            staging = self.device.allocate_staging(memory.size)
             self.device.copy(staging.ctypes.data, memory.ctypes.data, memory.size, self.stream)
             self.order(stream or self.stream, self.stream) if stream else None
             self.device.synchronize(self.stream)
@@ -71,7 +71,7 @@ class Caller:
         """Let ``then`` wait for ``first``."""
         with self.device:
             self.device.record(self._event, first)
-            self.device.wait_for(then, self._event)
+            self.device.wait_event(then, self._event)
 
 
 class OrderedTensor(Tensor):

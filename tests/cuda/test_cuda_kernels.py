@@ -10,10 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from cuda_double import Driver, Gpu, Pycuda
+from cuda_double import Driver, Gpu, open_device
 
 from isnet_trt.cuda import kernels
-from isnet_trt.cuda.gpu import find_gpu
 from isnet_trt.cuda.kernels import Kernel, Kernels, choose, read
 from isnet_trt.errors import BundleError, EngineError, EngineUnavailable
 
@@ -178,14 +177,9 @@ def gpu() -> Gpu:
 @pytest.fixture
 def stream(gpu: Gpu):
     """A stream, with a context pushed."""
-    cuda = Pycuda(gpu)
-    cuda.init()
-    context = cuda.Device(0).retain_primary_context()
-    context.push()
-    made = cuda.Stream(1)
-    yield made.handle
-    del made
-    context.pop()
+    with open_device(gpu) as device:
+        yield device.create_stream()
+        device.close()
     gpu.nothing_is_left()
 
 
@@ -227,48 +221,3 @@ def test_what_the_driver_refuses(compiled, gpu, stream):
     with pytest.raises(EngineError, match="holds no kernel merge, only resize, gather_fp16, attention_fp16"):
         made.launch("merge", stream)
     made.close()
-
-
-def test_the_real_driver_api_has_every_name_in_use():
-    api = pytest.importorskip("cuda.bindings.driver")
-    for name in (name for name in vars(Driver) if name.startswith(("cu", "CU"))):
-        assert hasattr(api, name), name
-        for member in vars(getattr(Driver, name)) if name.startswith("CU") and name != "CUDA_MEMCPY2D" else ():
-            assert hasattr(getattr(api, name), member), member
-    what = api.CUDA_MEMCPY2D()
-    for field in ("srcMemoryType", "dstMemoryType", "srcDevice", "srcPitch", "dstDevice", "dstPitch"):
-        assert field in dir(what), field
-    what.srcDevice, what.WidthInBytes, what.Height = 512, 3, 2
-    what.srcMemoryType = api.CUmemorytype.CU_MEMORYTYPE_UNIFIED
-    assert int(what.srcDevice) == 512
-
-
-@pytest.mark.skipif(find_gpu() is not None, reason="there is a GPU, which would take these calls seriously")
-def test_the_real_driver_api_takes_what_it_is_given():
-    """cuda-bindings converts arguments before it looks for the driver: a wrong one is a TypeError, these are not."""
-    api = pytest.importorskip("cuda.bindings.driver")
-    missing = pytest.importorskip("cuda.pathfinder").DynamicLibNotFoundError
-    pointers = (ctypes.c_void_p * 1)()
-    event, function, module, graph = api.CUevent(), api.CUfunction(), api.CUmodule(), api.CUgraph()
-    rows = api.CUDA_MEMCPY2D()
-    rows.srcMemoryType = rows.dstMemoryType = api.CUmemorytype.CU_MEMORYTYPE_UNIFIED
-    rows.srcDevice, rows.srcPitch, rows.dstDevice, rows.dstPitch = 4096, 9, 8192, 7
-    rows.WidthInBytes, rows.Height = 6, 5
-    shared = api.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-    local = api.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
-    calls = {
-        "cuLaunchKernel": (function, 1, 2, 3, 128, 1, 1, 0, 77, ctypes.addressof(pointers), 0),
-        "cuModuleLoadData": (b"code",), "cuModuleGetFunction": (module, b"resize"), "cuModuleUnload": (module,),
-        "cuFuncSetAttribute": (function, shared, 65536), "cuCtxGetCurrent": (), "cuCtxPopCurrent": (),
-        "cuCtxPushCurrent": (api.CUcontext(),), "cuMemcpyAsync": (4096, 8192, 5, 77), "cuMemcpy2DAsync": (rows, 77),
-        "cuMemsetD8Async": (4096, 0, 5, 77), "cuEventCreate": (2,), "cuEventDestroy": (event,),
-        "cuEventRecord": (event, 77), "cuStreamWaitEvent": (77, event, 0), "cuEventSynchronize": (event,),
-        "cuStreamSynchronize": (77,), "cuEventElapsedTime": (event, event),
-        "cuStreamBeginCapture": (77, local), "cuStreamEndCapture": (77,),
-        "cuGraphInstantiate": (graph, 0), "cuGraphDestroy": (graph,), "cuGraphExecDestroy": (api.CUgraphExec(),),
-        "cuGraphLaunch": (api.CUgraphExec(), 77), "cuGetErrorString": (api.CUresult(2),),
-    }  # fmt: skip
-    assert set(calls) == {name for name in vars(Driver) if name.startswith("cu")}
-    for name, arguments in calls.items():
-        with pytest.raises(missing):
-            getattr(api, name)(*arguments)

@@ -16,27 +16,30 @@ HERE = Path(__file__).parent
 pytestmark = fake_libcuda.NEEDED
 
 
-def run(folder: Path, which: str, rest: str) -> subprocess.CompletedProcess[str]:
+def check(folder: Path, backend: str, rest: str = "") -> None:
     """on_fake_driver.py; ``rest`` are the functions that only exist."""
-    return fake_libcuda.run(folder, HERE / "on_fake_driver.py", which, rest=rest)
+    ran = fake_libcuda.run(folder, HERE / "on_fake_driver.py", backend, rest=rest)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "as it should be\n", "")
 
 
 def test_cuda_bindings(tmp_path: Path) -> None:
     pytest.importorskip("cuda.bindings.driver")
-    ran = run(tmp_path, "bindings", "")
-    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "as it should be\n", "")
+    check(tmp_path, "cuda-bindings")
 
 
 @pytest.mark.skipif(importlib.util.find_spec("pycuda") is None, reason="pycuda is not installed")
 def test_pycuda(tmp_path: Path) -> None:
+    check(tmp_path, "pycuda", "".join(f"NONE({name})\n" for name in _unimplemented()))
+
+
+def _unimplemented() -> list[str]:
+    """Driver functions that pycuda is linked to and that fake_driver.c lacks."""
     spec = importlib.util.find_spec("pycuda")
     assert spec is not None
     ((module,),) = [list(Path(place).glob("_driver*.so")) for place in spec.submodule_search_locations or ()]
     symbols = subprocess.run(["nm", "-D", "--undefined-only", str(module)], capture_output=True, text=True, check=True)
-    wanted = {line.split()[-1] for line in symbols.stdout.splitlines() if line.split()[-1].startswith("cu")}
+    linked = {line.split()[-1] for line in symbols.stdout.splitlines() if line.split()[-1].startswith("cu")}
     source = (HERE / "fake_driver.c").read_text("utf-8")
-    rest = [
-        name for name in sorted(wanted) if f" {name}(" not in source and f"V2({name.removesuffix('_v2')}," not in source
+    return [
+        name for name in sorted(linked) if f" {name}(" not in source and f"V2({name.removesuffix('_v2')}," not in source
     ]
-    ran = run(tmp_path, "pycuda", "".join(f"NONE({name})\n" for name in rest))
-    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "as it should be\n", "")

@@ -77,9 +77,9 @@ def test_device_memory_on_the_callers_stream(tmp_path):
     with Form(tmp_path, ReferenceKernels) as form:
         gpu = form.gpu
         with form.pipeline.device:
-            stream = form.pipeline.device.stream()
+            stream = form.pipeline.device.create_stream()
             source, target = form.pipeline.device.allocate(20 * 90), form.pipeline.device.allocate(20 * 31)
-            staging = form.pipeline.device.staging(20 * 90)
+            staging = form.pipeline.device.allocate_staging(20 * 90)
             rows = staging.reshape(20, 90)
             for seed in (0, 1, 2):
                 image = picture(20, 27, seed)
@@ -102,7 +102,7 @@ def test_what_the_caller_queues_next_finds_the_label_map(tmp_path):
     with Form(tmp_path, ReferenceKernels) as form:
         device = form.pipeline.device
         with device:
-            stream, target, staging = device.stream(), device.allocate(20 * 27), device.staging(20 * 27)
+            stream, target, staging = device.create_stream(), device.allocate(20 * 27), device.allocate_staging(20 * 27)
         ticket = form.pipeline.submit(image_from(image), WHOLE, RawLabels(target, 20, 27, device="cuda"), stream)
         with device:
             device.copy(staging.ctypes.data, target, 20 * 27, stream)

@@ -11,13 +11,12 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
-from cuda_double import Driver, Gpu, Pycuda, Stream
-from cuda_host import CARD, PRESETS, HostEngine, Pair, QueuedKernels, ReferenceKernels, picture
+from cuda_double import Gpu, Stream, open_device
+from cuda_host import PRESETS, HostEngine, Pair, QueuedKernels, ReferenceKernels, picture
 from small_bundle import write_bundle
 
 from isnet_trt import RawImage, RawLabels, Segmenter
 from isnet_trt.bundle import new_bundle, read_bundle
-from isnet_trt.cuda import device as device_module
 from isnet_trt.cuda.device import Device
 from isnet_trt.engines.info import EngineInfo
 from isnet_trt.errors import EngineError, EngineUnavailable, ImageError, SettingsError
@@ -47,7 +46,7 @@ def test_answers_are_those_of_the_host(pair, preset):
         assert equal(made.labels, wanted.labels)
         assert list(made.seconds) == ["read", "queue", "gpu"]
         assert made.labels.flags.owndata
-    assert pair.segmenter.description == "an engine; all stages on the GPU, CUDA graphs"
+    assert pair.segmenter.description == "an engine; all stages on the GPU (memory from pycuda), CUDA graphs"
     assert pair.host.description.endswith("; all other stages on the host")
 
 
@@ -85,8 +84,8 @@ def test_into_host_memory_of_the_caller(pair):
 def test_device_memory_and_the_callers_stream(pair):
     image, device = picture(31, 44), pair.pipeline.device
     with device:
-        stream, source, target = device.stream(), device.allocate(31 * 132), device.allocate(31 * 44)
-        staging = device.staging(31 * 132)
+        stream, source, target = device.create_stream(), device.allocate(31 * 132), device.allocate(31 * 44)
+        staging = device.allocate_staging(31 * 132)
     staging[:] = image.ravel()
     with device:
         device.copy(source, staging.ctypes.data, 31 * 132, stream)
@@ -248,17 +247,16 @@ def opened(
 ) -> tuple[Segmenter, Gpu]:
     """A segmenter whose engine is a double, ``bound`` to a stream or not; ``device`` says why there is none."""
     gpu = Gpu()
-    device_module._contexts.clear()
 
-    def open_device() -> Device:
+    def open_gpu() -> Device:
         if device:
             raise EngineUnavailable(device)
-        return Device(Pycuda(gpu), Driver(gpu), CARD)
+        return open_device(gpu)
 
     def open_engine(bundle, kind, *, threads, device, on_device):
         return Opened(gpu, bundle.path("model.onnx"), kernels, bound and on_device)
 
-    monkeypatch.setattr(opening.Device, "open", open_device)
+    monkeypatch.setattr(opening.Device, "open", open_gpu)
     monkeypatch.setattr(opening, "open_engine", open_engine)
     return Segmenter.open(bundle.folder), gpu
 
@@ -267,7 +265,7 @@ def opened(
 def test_opening_a_bundle_with_kernels(monkeypatch, bundle, bound):
     segmenter, gpu = opened(monkeypatch, bundle, bound=bound)
     with segmenter:
-        assert segmenter.description == "an engine; all stages on the GPU, CUDA graphs"
+        assert segmenter.description == "an engine; all stages on the GPU (memory from pycuda), CUDA graphs"
         assert (segmenter.runtime.pipeline.stream == segmenter.engine.stream) == bound
         assert len(gpu.streams) == 3
         assert segmenter(picture(31, 44)).labels.shape == (31, 44)
@@ -278,7 +276,7 @@ def test_opening_a_bundle_with_kernels(monkeypatch, bundle, bound):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"device": "pycuda cannot be imported"}, "pycuda cannot be imported"),
+        ({"device": "cuda-bindings cannot be imported"}, "cuda-bindings cannot be imported"),
         ({"kernels": False}, "the kernels are for another GPU"),
         ({"kernels": False, "bound": True}, "the kernels are for another GPU"),
     ],
@@ -300,12 +298,11 @@ def test_a_bundle_without_kernels(monkeypatch, tmp_path):
 
 def test_an_engine_that_fails_to_open_leaves_nothing(monkeypatch, bundle):
     gpu = Gpu()
-    device_module._contexts.clear()
 
     def refuse(*arguments, **options):
         raise EngineError("damaged")
 
-    monkeypatch.setattr(opening.Device, "open", lambda: Device(Pycuda(gpu), Driver(gpu), CARD))
+    monkeypatch.setattr(opening.Device, "open", lambda: open_device(gpu))
     monkeypatch.setattr(opening, "open_engine", refuse)
     with pytest.raises(EngineError, match="damaged"):
         Segmenter.open(bundle.folder)

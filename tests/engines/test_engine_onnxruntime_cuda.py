@@ -88,7 +88,7 @@ class Runtime:
 def runtime(monkeypatch: pytest.MonkeyPatch) -> Runtime:
     double = Runtime()
     monkeypatch.setattr(module, "import_runtime", lambda: double)
-    monkeypatch.setattr(module, "look_for_gpu", lambda: (GPU, ""))
+    monkeypatch.setattr(module, "probe_gpu", lambda: (GPU, ""))
     return double
 
 
@@ -114,7 +114,7 @@ def test_without_the_provider_it_says_what_to_install(tmp_path: Path) -> None:
 
 
 def test_without_a_gpu(runtime: Runtime, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "look_for_gpu", lambda: (None, "no NVIDIA driver is installed"))
+    monkeypatch.setattr(module, "probe_gpu", lambda: (None, "no NVIDIA driver is installed"))
     with pytest.raises(EngineUnavailable, match="needs an NVIDIA GPU and its driver: no NVIDIA driver"):
         OnnxRuntimeCudaEngine(path, (3, 8))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from isnet_trt.cuda.gpu import Gpu, find_gpu, look_for_gpu
+from isnet_trt.cuda.gpu import Gpu, find_gpu, probe_gpu
 from isnet_trt.engines.libraries import installed_version
 from isnet_trt.engines.select import Machine, choose, look
 from isnet_trt.errors import EngineUnavailable, SettingsError
@@ -66,13 +66,13 @@ def test_tensorrt_missing() -> None:
 
 
 def test_no_driver_library() -> None:
-    gpu, reason = look_for_gpu(library="libcuda-that-is-not-there.so.1")
+    gpu, reason = probe_gpu(library="libcuda-that-is-not-there.so.1")
     assert gpu is None
     assert reason == "no NVIDIA driver is installed (libcuda-that-is-not-there.so.1 is missing)"
 
 
 def test_a_library_that_is_not_the_driver() -> None:
-    gpu, reason = look_for_gpu(library="libc.so.6")
+    gpu, reason = probe_gpu(library="libc.so.6")
     assert gpu is None
     assert "has no cuInit" in reason
 
@@ -110,16 +110,16 @@ def _driver(folder: Path, init: int = 0, count: int = 1) -> str:
 
 
 def test_asks_the_driver(tmp_path: Path) -> None:
-    gpu, reason = look_for_gpu(library=_driver(tmp_path))
+    gpu, reason = probe_gpu(library=_driver(tmp_path))
     assert gpu == Gpu("NVIDIA Test �", "12.1", "CUDA 13.1", 170)
     assert reason == ""
 
 
 def test_driver_without_a_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    gpu, reason = look_for_gpu(library=_driver(tmp_path, init=100))
+    gpu, reason = probe_gpu(library=_driver(tmp_path, init=100))
     assert (gpu, reason) == (None, "the NVIDIA driver answers CUDA_ERROR_NO_DEVICE (100) to cuInit")
-    assert look_for_gpu(library=_driver(tmp_path, init=7))[1] == "the NVIDIA driver answers error 7 to cuInit"
+    assert probe_gpu(library=_driver(tmp_path, init=7))[1] == "the NVIDIA driver answers error 7 to cuInit"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    _, reason = look_for_gpu(library=_driver(tmp_path, count=0))
+    _, reason = probe_gpu(library=_driver(tmp_path, count=0))
     assert reason == "the NVIDIA driver shows 0 GPUs (CUDA_VISIBLE_DEVICES is '')"
-    assert look_for_gpu(1, _driver(tmp_path))[0] is None
+    assert probe_gpu(1, _driver(tmp_path))[0] is None

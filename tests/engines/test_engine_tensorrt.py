@@ -18,7 +18,8 @@ from small_bundle import expected, save_model
 from tensorrt_double import SHAPES, Context, Cuda, Library, RuntimeConfig
 
 from isnet_trt.bundle import ENGINE
-from isnet_trt.cuda import driver, plugins
+from isnet_trt.cuda import plugins
+from isnet_trt.cuda.backends import open_backend
 from isnet_trt.cuda.gpu import Gpu, find_gpu
 from isnet_trt.engines import libraries, tensorrt
 from isnet_trt.engines.info import EngineInfo
@@ -44,7 +45,7 @@ def library(monkeypatch: pytest.MonkeyPatch, cuda: Cuda) -> Iterator[Library]:
     double = Library(cuda.gpu)
     monkeypatch.setattr(tensorrt, "import_library", lambda kind: double)
     monkeypatch.setattr(tensorrt, "installed_version", lambda kind: double.__version__)
-    monkeypatch.setattr(tensorrt, "look_for_gpu", lambda: (GPU, ""))
+    monkeypatch.setattr(tensorrt, "probe_gpu", lambda: (GPU, ""))
     yield double
     assert double.astray == []
 
@@ -190,9 +191,10 @@ def test_the_primary_context_is_retained_once(path: Path, cuda: Cuda, library: L
         pass
     cuda.gpu.fails["cuDevicePrimaryCtxRetain"] = 2
     with tensorrt.TensorRTEngine(path, INFO):
-        assert driver.primary_context(cuda, 0) is cuda.primary
+        assert open_backend(0) is open_backend(0)
+        assert cuda.gpu.retained == 1
     with pytest.raises(EngineError, match=r"cuDeviceGet failed: .* \(101\)"):
-        driver.primary_context(cuda, 1)
+        open_backend(1)
 
 
 @pytest.mark.parametrize("shape", [(3, 3, 16, 16), (1, 3, 72, 48), (1, 3, 7, 8)])
@@ -357,7 +359,7 @@ def test_a_real_engine_up_to_the_missing_gpu(tmp_path: Path, monkeypatch: pytest
     """A real engine, the real library, a GPU that is only claimed: its own words come back as an EngineError."""
     real = import_library("tensorrt-rtx")
     (tmp_path / ENGINE).write_bytes(_build(real, save_model(tmp_path / "model.onnx")))
-    monkeypatch.setattr(tensorrt, "look_for_gpu", lambda: (GPU, ""))
+    monkeypatch.setattr(tensorrt, "probe_gpu", lambda: (GPU, ""))
     info = EngineInfo("tensorrt-rtx", RTX or "", ENGINE, ("8.9",))
     with pytest.raises(EngineError, match=r"cannot load .*model\.engine: .*cudaError 35"):
         tensorrt.TensorRTEngine(tmp_path / ENGINE, info)

@@ -30,7 +30,7 @@ def test_runs_engine_of(installed: str, built: str, compatible: bool, runs: bool
 def test_the_manifest_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu = Gpu("NVIDIA Double", "8.9", "CUDA 13.0")
     monkeypatch.setattr(tensorrt, "installed_version", lambda kind: "10.14.0")
-    monkeypatch.setattr(tensorrt, "look_for_gpu", lambda: (gpu, ""))
+    monkeypatch.setattr(tensorrt, "probe_gpu", lambda: (gpu, ""))
     plain = EngineInfo("tensorrt", "10.13.3.9", ENGINE, ("8.9",), context="native")
     with pytest.raises(EngineUnavailable, match="runs only under the version that built it; pip install"):
         tensorrt.check_compatible(plain)

@@ -1,0 +1,216 @@
+"""Owners of a GPU's context, memory and streams: pycuda where it is installed, cuda-bindings otherwise.
+
+Both work in the device's *primary* context, the one that PyTorch and TensorRT use; ``pycuda.autoinit`` would create
+another. cuda.core is not used: version 1.2 has no copies with a pitch, takes each address of a copy as a Buffer object,
+and makes a context current without a way back to the previous one.
+
+pycuda: https://documen.tician.de/pycuda/driver.html
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import threading
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import numpy as np
+
+from isnet_trt.cuda import driver
+from isnet_trt.errors import EngineError, OutOfMemory
+
+_NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: not ordered with the legacy default stream
+
+_backends: dict[int, Backend] = {}
+_backends_lock = threading.Lock()
+
+
+class Backend(Protocol):
+    """The primary context of one GPU, and memory and streams in it. Addresses and stream handles are integers.
+
+    Every method but `push` needs the context that `push` makes current. What the driver refuses is an EngineError with
+    the driver's description, `OutOfMemory` where memory is short.
+
+    Attributes:
+        name: what `Segmenter.description` calls it.
+        api: the module ``cuda.bindings.driver``, for calls that need no owner.
+    """
+
+    name: str
+    api: Any
+
+    def push(self) -> None:
+        """Make the context current in the calling thread."""
+        ...
+
+    def pop(self) -> None:
+        """Make current what was current before `push`. Errors of earlier work are left to the calls that wait."""
+        ...
+
+    def allocate(self, size: int) -> int:
+        """Allocate ``size`` > 0 bytes of device memory; the address is a multiple of 256."""
+        ...
+
+    def free(self, address: int) -> None:
+        """Free device memory."""
+        ...
+
+    def allocate_host(self, size: int) -> int:
+        """Allocate ``size`` > 0 bytes of page-locked host memory."""
+        ...
+
+    def free_host(self, address: int) -> None:
+        """Free page-locked host memory."""
+        ...
+
+    def memory_info(self) -> tuple[int, int]:
+        """Free and total bytes of device memory."""
+        ...
+
+    def create_stream(self) -> int:
+        """Create a stream that is not ordered with the default stream."""
+        ...
+
+    def destroy_stream(self, stream: int) -> None:
+        """Destroy a stream; queued work is still done."""
+        ...
+
+
+class BindingsBackend:
+    """cuda-bindings as the owner; see `Backend`."""
+
+    name = "cuda-bindings"
+
+    def __init__(self, api: Any, index: int = 0) -> None:
+        self.api = api
+        self._call("cuInit", 0)
+        self._context = self._call("cuDevicePrimaryCtxRetain", self._call("cuDeviceGet", index))
+
+    def _call(self, name: str, *arguments: Any) -> Any:
+        return driver.call(self.api, name, *arguments)
+
+    def push(self) -> None:
+        self._call("cuCtxPushCurrent", self._context)
+
+    def pop(self) -> None:
+        self.api.cuCtxPopCurrent()
+
+    def allocate(self, size: int) -> int:
+        return int(self._call("cuMemAlloc", size))
+
+    def free(self, address: int) -> None:
+        self._call("cuMemFree", address)
+
+    def allocate_host(self, size: int) -> int:
+        return int(self._call("cuMemHostAlloc", size, 0))
+
+    def free_host(self, address: int) -> None:
+        self._call("cuMemFreeHost", address)
+
+    def memory_info(self) -> tuple[int, int]:
+        free, total = self._call("cuMemGetInfo")
+        return int(free), int(total)
+
+    def create_stream(self) -> int:
+        return int(self._call("cuStreamCreate", _NON_BLOCKING))
+
+    def destroy_stream(self, stream: int) -> None:
+        self._call("cuStreamDestroy", stream)
+
+
+class PycudaBackend:
+    """pycuda as the owner; see `Backend`."""
+
+    name = "pycuda"
+
+    def __init__(self, cuda: Any, api: Any, index: int = 0) -> None:
+        """``cuda`` is the module ``pycuda.driver``."""
+        self.api = api
+        self._cuda = cuda
+        self._objects: dict[int, Any] = {}  # by address or handle; pycuda frees an object with its last reference
+        with self._errors():
+            cuda.init()
+            self._context = cuda.Device(index).retain_primary_context()
+        # pycuda 2026.1 releases a context only in the thread that retained it, and when the object dies it takes a
+        # primary context for one of its own (cuCtxDetach): with one reference more it never dies.
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._context))
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Re-raise pycuda's exceptions as EngineError."""
+        try:
+            yield
+        except self._cuda.MemoryError as error:
+            raise OutOfMemory(f"{error}{driver.OUT_OF_MEMORY_HINT}") from None
+        except self._cuda.Error as error:
+            raise EngineError(str(error)) from None
+
+    def push(self) -> None:
+        with self._errors():
+            self._context.push()
+
+    def pop(self) -> None:
+        with contextlib.suppress(self._cuda.Error):
+            self._context.pop()
+
+    def allocate(self, size: int) -> int:
+        with self._errors():
+            memory = self._cuda.mem_alloc(size)
+        self._objects[int(memory)] = memory
+        return int(memory)
+
+    def free(self, address: int) -> None:
+        with self._errors():
+            self._objects.pop(address).free()
+
+    def allocate_host(self, size: int) -> int:
+        with self._errors():
+            array = self._cuda.pagelocked_empty(size, np.uint8)
+        self._objects[array.ctypes.data] = array.base
+        return int(array.ctypes.data)
+
+    def free_host(self, address: int) -> None:
+        self.free(address)
+
+    def memory_info(self) -> tuple[int, int]:
+        with self._errors():
+            free, total = self._cuda.mem_get_info()
+        return int(free), int(total)
+
+    def create_stream(self) -> int:
+        with self._errors():
+            stream = self._cuda.Stream(_NON_BLOCKING)
+        self._objects[int(stream.handle)] = stream
+        return int(stream.handle)
+
+    def destroy_stream(self, stream: int) -> None:
+        del self._objects[stream]
+
+
+def open_backend(index: int = 0) -> Backend:
+    """The backend of GPU ``index``, as CUDA_VISIBLE_DEVICES counts; call `probe_gpu` first.
+
+    The first call chooses it and retains the primary context. Both stay for the life of the process: the CUDA runtime,
+    and with it PyTorch and TensorRT, keep the context as well.
+
+    Raises:
+        EngineUnavailable: cuda-bindings is not installed.
+        EngineError: the driver has no such GPU, or cannot give it a context.
+    """
+    with _backends_lock:
+        if index not in _backends:
+            _backends[index] = _choose(index)
+        return _backends[index]
+
+
+def _choose(index: int) -> Backend:
+    api = driver.import_driver()
+    try:
+        from pycuda import driver as cuda
+    except ImportError as error:
+        backend = BindingsBackend(api, index)
+        if error.name != "pycuda":  # it is installed
+            backend.name += f" (pycuda cannot be imported: {error})"
+        return backend
+    return PycudaBackend(cuda, api, index)
