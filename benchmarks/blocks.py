@@ -18,7 +18,7 @@ from onnx import NodeProto, helper
 from tqdm import tqdm
 
 from benchmarks import cost
-from isnet_trt.engines import onnxruntime as engine
+from isnet_trt.engines import onnxruntime_cpu as engine
 from isnet_trt.settings import Size
 
 Values = dict[str, NDArray[Any]]
@@ -115,7 +115,7 @@ def _session(proto: onnx.ModelProto, threads: int) -> Any:
     import onnxruntime
 
     return onnxruntime.InferenceSession(
-        proto.SerializeToString(), engine._options(onnxruntime, threads), providers=["CPUExecutionProvider"]
+        proto.SerializeToString(), engine.session_options(onnxruntime, threads), providers=["CPUExecutionProvider"]
     )
 
 

@@ -67,7 +67,7 @@ def measure(name: str, bundle: Bundle, size: Size, machine: rates.Rates, how: An
         SettingsError: the bundle's engine is another: its blocks cannot be timed one by one.
     """
     manifest = bundle.manifest
-    if manifest.engine.kind != engine.KIND:
+    if manifest.engine.kind != engine.LIBRARY.kind:
         raise SettingsError(f"blocks are timed under ONNX Runtime only; this bundle is for {manifest.engine.kind}")
     model = bundle.path(manifest.engine.file or ONNX)
     inputs = test_size(size, manifest.preprocess)

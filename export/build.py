@@ -28,12 +28,11 @@ from isnet_trt.bundle import (
     read_bundle,
 )
 from isnet_trt.cuda.gpu import find_gpu
-from isnet_trt.engines import onnxruntime as ort
 from isnet_trt.engines.base import Engine
 from isnet_trt.engines.info import EngineInfo
-from isnet_trt.engines.libraries import LIBRARIES, installed_version
-from isnet_trt.engines.onnxruntime import open_onnx
+from isnet_trt.engines.library import PORTABLE, EngineSource
 from isnet_trt.engines.select import Choice, check_engine, choose
+from isnet_trt.engines.table import compiling_kinds, library
 from isnet_trt.errors import BundleError, EngineUnavailable, SettingsError
 from isnet_trt.evaluation.labelled import Labelled, check_labels, open_labelled
 from isnet_trt.export import parity, ranges, tensorrt
@@ -106,7 +105,7 @@ class _Job:
     @property
     def context(self) -> Context | None:
         """Who computes the context operations; None where that is no choice."""
-        return self.options.context if self.choice.kind in LIBRARIES else None
+        return self.options.context if self.choice.kind in compiling_kinds() else None
 
 
 def build(
@@ -173,7 +172,7 @@ def build(
     choice, arithmetic = choose(engine), Arithmetic(precision, rest)
     cache = Path(timing_cache) if timing_cache is not None else None
     options = EngineOptions(context or "plugin", targets, workspace, hardware_compatible, version_compatible, cache)
-    if choice.kind not in LIBRARIES and (context is not None or options != EngineOptions()):
+    if choice.kind not in compiling_kinds() and (context is not None or options != EngineOptions()):
         options.check(choice.kind)
     arithmetic.check(choice.kind, options)
     _check_eight_bits(arithmetic, tuple(keep), max_drop, calib)
@@ -184,7 +183,7 @@ def build(
     kernels = _settle_kernels(kernels, choice.kind, options.context, checkpoint.recipe, say)
     shown = samples(checkpoint.recipe, calib, calib_inputs, images, static)
     _introduce(checkpoint, choice, say)
-    if choice.kind not in LIBRARIES and (static or batch > 1):
+    if choice.kind not in compiling_kinds() and (static or batch > 1):
         say(f"            --static and --batch are for TensorRT engines: {choice.kind} takes any size and number")
     for reason in () if arithmetic.eight_bits else shown.left_out:  # the calibration of eight bits says it itself
         say(f"            left out: {reason}")
@@ -227,9 +226,9 @@ def _check_eight_bits(
 
 def _settle_kernels(asked: bool, kind: str, context: Context, recipe: Recipe, say: Say) -> bool:
     """Whether the bundle gets kernels: a TensorRT one does where they can be compiled, and must if they are plugins."""
-    if not asked and kind not in LIBRARIES:
+    if not asked and kind not in compiling_kinds():
         return False
-    plugin = context if kind in LIBRARIES else None
+    plugin = context if kind in compiling_kinds() else None
     try:
         check_kernels(plugin, recipe.architecture)
     except EngineUnavailable as error:
@@ -308,12 +307,12 @@ def measured(target: Path, kind: str) -> bytes:
 def _engine(proto: onnx.ModelProto, folder: Path, job: _Job) -> tuple[EngineInfo, dict[str, Any]]:
     kind, gpu = job.choice.kind, find_gpu()
     precision = job.arithmetic.precision
-    capabilities = job.options.capabilities(kind, gpu, precision) if kind in LIBRARIES else None
+    capabilities = job.options.capabilities(kind, gpu, precision) if kind in compiling_kinds() else None
     if job.kernels:
         with _stage(job.say, "kernels"):
             compile_kernels(folder / KERNELS, proto, job.recipe.architecture, job.context, capabilities)
-    if kind == ort.KIND:
-        return EngineInfo(kind, ort.library_version(), ONNX), {"bytes": (folder / ONNX).stat().st_size}
+    if kind == PORTABLE:
+        return EngineInfo(kind, library(kind).load().__version__, ONNX), {"bytes": (folder / ONNX).stat().st_size}
     path, kernels = folder / ENGINE, folder / KERNELS
     with _stage(job.say, kind):
         built = tensorrt.build_engine(
@@ -324,7 +323,7 @@ def _engine(proto: onnx.ModelProto, folder: Path, job: _Job) -> tuple[EngineInfo
         job.say(f"            measured {'only what was not known before' if built.reused else 'from the start'}")
     info = EngineInfo(
         kind,
-        installed_version(kind) or "",
+        library(kind).installed_version() or "",
         ENGINE,
         built.capabilities,
         gpu.name if gpu else None,
@@ -342,7 +341,8 @@ def _gate(
     """Compare, score where there are labels, and leave the report in the bundle's folder."""
     tolerance = parity.TOLERANCES[job.arithmetic.precision]
     scores: Scores | None = None
-    with _stage(job.say, "parity"), _runnable(folder, info, job.say) as running:
+    output = (job.recipe.labels.count, job.recipe.architecture.output_stride)
+    with _stage(job.say, "parity"), _runnable(folder, info, output, job.say) as running:
         found = parity.gate(job.model, graphs.portable, running, job.samples.gate, tolerance, progress=True)
         if job.labelled is not None:
             scores = score(job.model, running, job.checkpoint, job.labelled)
@@ -358,21 +358,16 @@ def _gate(
 
 
 @contextlib.contextmanager
-def _runnable(folder: Path, info: EngineInfo, say: Say) -> Iterator[Engine]:
+def _runnable(folder: Path, info: EngineInfo, output: tuple[int, int], say: Say) -> Iterator[Engine]:
     """The built engine where it can run, else the graph under ONNX Runtime."""
     try:
         check_engine(info)
     except EngineUnavailable as error:
         say(f"            the gate runs the graph under ONNX Runtime. {error}")
-        info = EngineInfo(ort.KIND, ort.library_version(), ONNX)
-    if info.kind == ort.KIND:
-        with open_onnx(folder / ONNX) as running:
-            yield running
-        return
-    from isnet_trt.engines.tensorrt import TensorRTEngine
-
-    with TensorRTEngine(folder / info.file, info, folder / KERNELS) as running:
-        yield running
+        info = EngineInfo(PORTABLE, library(PORTABLE).load().__version__, ONNX)
+    source = EngineSource(folder / info.file, info, folder / KERNELS, *output)
+    with library(info.kind).open(source) as engine:
+        yield engine
 
 
 def _manifest(checkpoint: Checkpoint, precision: str, info: EngineInfo, report: dict[str, Any]) -> Manifest:

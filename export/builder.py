@@ -11,7 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from isnet_trt.engines.libraries import lasting, logger_class
+from isnet_trt.engines.tensorrt_api import keep_alive, logger_class
 from isnet_trt.errors import EngineUnavailable
 from isnet_trt.export.engine_options import EngineOptions
 from isnet_trt.export.layers import HEAD
@@ -90,7 +90,7 @@ def recording_logger(library: Any) -> Any:
             if message.startswith(HEAD):
                 self.layers = message
 
-    return lasting(Recorder())
+    return keep_alive(Recorder())
 
 
 def progress_monitor(library: Any) -> Any:

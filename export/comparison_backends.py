@@ -19,7 +19,7 @@ from isnet_trt.bundle import KERNELS, ONNX, Bundle, read_bundle
 from isnet_trt.cuda import plugins
 from isnet_trt.cuda.gpu import probe_gpu
 from isnet_trt.engines.info import EngineInfo
-from isnet_trt.engines.libraries import LIBRARIES, import_library
+from isnet_trt.engines.table import compiling_kinds, library
 from isnet_trt.errors import BuildError, EngineUnavailable, SettingsError
 from isnet_trt.export.engine_options import EngineOptions
 from isnet_trt.export.graph import OUTPUT
@@ -159,7 +159,7 @@ def _running(kind: str, serialised: bytes, kernels: Path | None, gpu: Any) -> It
     from isnet_trt.cuda.kernels import Kernels
 
     loaded = Kernels.open(kernels, gpu.compute_capability) if kernels is not None else None
-    registered = plugins.kernels_for(import_library(kind), loaded, gpu.multiprocessors)
+    registered = plugins.kernels_for(library(kind).load(), loaded, gpu.multiprocessors)
     with registered, TrtRunner(EngineFromBytes(serialised)) as runner:
         source = next(iter(runner.get_input_metadata()))
         yield lambda pixels: {name: np.array(value) for name, value in runner.infer({source: pixels}).items()}
@@ -175,7 +175,7 @@ def open_backend(text: str, beside: str | None = None) -> tuple[ComparisonBacken
         SettingsError: it is none of these.
         BundleError: it is a damaged bundle.
     """
-    if text in LIBRARIES and beside is not None:
+    if text in compiling_kinds() and beside is not None:
         proto, bundle = load_graph(beside)
         info = bundle.manifest.engine if bundle else None
         folder = bundle.folder / KERNELS if bundle and (bundle.folder / KERNELS).is_dir() else None
@@ -202,7 +202,7 @@ def load_graph(text: str) -> tuple[onnx.ModelProto, Bundle | None]:
     if path.suffix != ".onnx" or not path.is_file():
         raise SettingsError(
             f"{text} is no bundle and no .onnx file; a bundle's engine is named {text}:engine, and the second side "
-            f"may be {' or '.join(LIBRARIES)}"
+            f"may be {' or '.join(compiling_kinds())}"
         )
     try:
         return onnx.load(text), None

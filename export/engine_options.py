@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from isnet_trt.cuda.gpu import Gpu
-from isnet_trt.engines.libraries import LIBRARIES, RTX_COMPUTE_CAPABILITIES
+from isnet_trt.engines.table import compiling_kinds
+from isnet_trt.engines.tensorrt_rtx import COMPUTE_CAPABILITIES as RTX_COMPUTE_CAPABILITIES
 from isnet_trt.errors import SettingsError
 
 Context = Literal["plugin", "native"]
@@ -52,7 +53,7 @@ class EngineOptions:
         """
         if self.context not in CONTEXTS:
             raise SettingsError(f"context {self.context!r} is unknown; it is {' or '.join(CONTEXTS)}")
-        if kind not in LIBRARIES:
+        if kind not in compiling_kinds():
             raise SettingsError(f"{', '.join(self._given())} are for TensorRT engines; {kind} has no such setting")
         if self.workspace is not None and not 0 < self.workspace < 1024:
             raise SettingsError(f"--workspace {self.workspace:g}: it must be more than 0 GiB and less than 1024")

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 import onnx
 
-from isnet_trt.engines.onnxruntime import KIND as ONNXRUNTIME
+from isnet_trt.engines.library import PORTABLE as ONNXRUNTIME
 from isnet_trt.errors import SettingsError
 from isnet_trt.export import tensorrt, winograd
 from isnet_trt.export.engine_options import EngineOptions

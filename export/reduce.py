@@ -18,7 +18,7 @@ from pathlib import Path
 import onnx
 
 from isnet_trt import cli
-from isnet_trt.engines.libraries import LIBRARIES, import_library
+from isnet_trt.engines.table import compiling_kinds, library
 from isnet_trt.errors import BuildError, EngineUnavailable, SettingsError
 from isnet_trt.export.comparison_backends import load_graph
 from isnet_trt.export.functions import remove_plugin_namespace
@@ -41,9 +41,9 @@ def reduce_graph(one: str, kind: str, out: Path, say: Callable[[str], None]) -> 
         EngineUnavailable: polygraphy, onnx-graphsurgeon or the library is not installed.
         BuildError: polygraphy failed, such as where ONNX Runtime cannot run the graph; its last words are given.
     """
-    if kind not in LIBRARIES:
-        raise SettingsError(f"--reduce asks {' or '.join(LIBRARIES)} what it refuses, not {kind!r}")
-    import_library(kind)
+    if kind not in compiling_kinds():
+        raise SettingsError(f"--reduce asks {' or '.join(compiling_kinds())} what it refuses, not {kind!r}")
+    library(kind).load()
     if missing := [name for name in ("polygraphy", "onnx_graphsurgeon") if importlib.util.find_spec(name) is None]:
         raise EngineUnavailable(f"--reduce needs {' and '.join(missing)}; pip install 'isnet_trt[build]'")
     proto = with_attention(load_graph(one)[0], "plain")

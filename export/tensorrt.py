@@ -18,7 +18,9 @@ import onnx
 from isnet_trt.cuda import plugins
 from isnet_trt.cuda.gpu import Gpu, find_gpu
 from isnet_trt.cuda.kernels import Kernels
-from isnet_trt.engines.libraries import allow_plugins, import_library, started
+from isnet_trt.engines.table import library as library_of
+from isnet_trt.engines.tensorrt_api import create
+from isnet_trt.engines.tensorrt_family import TensorRTFamily
 from isnet_trt.errors import BuildError, EngineUnavailable
 from isnet_trt.export import builder as building
 from isnet_trt.export.engine_options import EngineOptions
@@ -85,7 +87,7 @@ def build_engine(
             have the types of the graph, or the context operations are not computed as asked.
     """
     options.check(kind)
-    library = import_library(kind)
+    library = library_of(kind).load()
     gpu = find_gpu()
     if kind == "tensorrt" and gpu is None:
         raise EngineUnavailable(
@@ -108,6 +110,13 @@ def build_engine(
     return Built(capabilities, len(serialised), tuple(layers), cache, reused)
 
 
+def family(kind: str) -> TensorRTFamily:
+    """The description of a TensorRT library."""
+    found = library_of(kind)
+    assert isinstance(found, TensorRTFamily)
+    return found
+
+
 def check_targets(precision: str, kind: str, options: EngineOptions = DEFAULTS) -> None:
     """Refuse early what `build_engine` would refuse.
 
@@ -128,7 +137,7 @@ def _context(task: _Task) -> Iterator[plugins.Host | None]:
     if task.options.context == "native":
         yield None
         return
-    allow_plugins(task.library)
+    family(task.kind).allow_plugins(task.library)
     with contextlib.ExitStack() as undo:
         kernels = _loaded(task)
         if kernels is not None:
@@ -168,7 +177,7 @@ def fix_input(graph: onnx.ModelProto, shape: Shape) -> None:
 def _build(task: _Task, logger: Any, graph: onnx.ModelProto, host: plugins.Host | None) -> tuple[bytes, bytes, bool]:
     """The serialised engine, the timing cache, and whether an earlier one was used."""
     library, kind = task.library, task.kind
-    builder = started(library.Builder, logger, f"{kind} {library.__version__}")
+    builder = create(library.Builder, logger, f"{kind} {library.__version__}")
     network = builder.create_network(building.network_flags(library))
     parser = library.OnnxParser(network, logger)
     if not parser.parse(graph.SerializeToString()):
@@ -202,7 +211,7 @@ def _words(host: plugins.Host | None, said: Sequence[str]) -> str:
 
 def _inspected(task: _Task, logger: Any, serialised: bytes, host: plugins.Host | None) -> str:
     """The engine inspector's text; it needs the GPU that the engine was built for. Not yet run on a GPU."""
-    runtime = started(task.library.Runtime, logger, f"{task.kind} {task.library.__version__}")
+    runtime = create(task.library.Runtime, logger, f"{task.kind} {task.library.__version__}")
     if task.options.version_compatible:  # the engine carries a runtime, which is code; it was built a moment ago
         runtime.engine_host_code_allowed = True
     engine = runtime.deserialize_cuda_engine(serialised)

@@ -14,7 +14,7 @@ from benchmarks.gpu_check import needs, rigs
 from benchmarks.gpu_check.check import Answer, CannotRun, Check, Setup, part
 from benchmarks.gpu_check.kernels import seed_of
 from benchmarks.gpu_check.runtime import FIXTURES, NAMES, fixtures, inference_of
-from isnet_trt.engines.libraries import RTX_COMPUTE_CAPABILITIES
+from isnet_trt.engines.tensorrt_rtx import COMPUTE_CAPABILITIES as RTX_COMPUTE_CAPABILITIES
 from isnet_trt.errors import SettingsError
 
 DEMO = Path(__file__).parents[2] / "training" / "assets" / "isnet_demo.pth"

@@ -176,9 +176,9 @@ def plugins(kind: str) -> Callable[[Answer, Setup], None]:
     """The same head as an engine with plugins and one without: equal, replayed from a graph equal, and both timed."""
 
     def run(answer: Answer, setup: Setup) -> None:
-        from isnet_trt.engines.libraries import import_library
+        from isnet_trt.engines.table import library as described
 
-        library = import_library(kind)
+        library = described(kind).load()
         target = rtx.running_target(setup) if kind == "tensorrt-rtx" else "default"
         answer.figure("target", target)
         sizes = {
@@ -199,14 +199,15 @@ def _both(answer: Answer, setup: Setup, library: Any, target: str, dtype: str, n
     import torch
 
     from isnet_trt.cuda import plugins as ours
-    from isnet_trt.engines.libraries import allow_plugins
+    from isnet_trt.engines.tensorrt_rtx import LIBRARY
 
     model = head(dtype, seed_of(setup, name, dtype), *size)
     wanted = None if target == "default" else target
     native = None
     with part(answer, f"{name} {dtype}, native form", engines.BuildFailed):
         native = engines.Loaded(library, engines.build(library, model, wanted))
-    allow_plugins(library)
+    if library.__name__ == LIBRARY.module:
+        LIBRARY.allow_plugins(library)
     kernels = own_form(setup).kernels("150")  # type: ignore[attr-defined]
     with ours.kernels_for(library, kernels, torch.cuda.get_device_properties(0).multi_processor_count) as host:
         try:
@@ -248,10 +249,10 @@ def _measured(answer: Answer, what: str, native: Any | None, plugged: Any, image
 def plugins_ahead(answer: Answer, setup: Setup) -> None:
     """Engines with plugins are built for every target without a GPU, and have them in their layers."""
     from isnet_trt.cuda import plugins as ours
-    from isnet_trt.engines.libraries import allow_plugins, import_library
+    from isnet_trt.engines.tensorrt_rtx import LIBRARY
 
-    library = import_library("tensorrt-rtx")
-    allow_plugins(library)
+    library = LIBRARY.load()
+    LIBRARY.allow_plugins(library)
     for dtype in engines.FLOATS:
         model = head(dtype, setup.seed)
         for target in rtx.TARGETS[1:2] if setup.quick else rtx.TARGETS[1:]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.gpu_check import timing
-from isnet_trt.engines.libraries import collecting_logger, started
+from isnet_trt.engines.tensorrt_api import collecting_logger, create
 from isnet_trt.errors import EngineError
 
 OPSET = 20
@@ -137,7 +137,7 @@ def made(log: Any, kind: Any) -> Any:
         BuildFailed: there is none, such as where the driver is too old for it.
     """
     try:
-        return started(kind, log, "the library")
+        return create(kind, log, "the library")
     except EngineError as error:
         raise BuildFailed(str(error)) from None
 

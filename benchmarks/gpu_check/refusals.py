@@ -148,11 +148,12 @@ def damaged_engine(answer: Answer, folder: Path, kind: str) -> None:
 
     from isnet_trt import Segmenter
     from isnet_trt.bundle import ENGINE, read_bundle
-    from isnet_trt.engines.tensorrt import TensorRTEngine, check_compatible
+    from isnet_trt.engines.library import EngineSource
+    from isnet_trt.engines.table import library
 
     info = read_bundle(folder).manifest.engine
     other = dataclasses.replace(info, compute_capabilities=("1.0",))
-    refused(answer, "an engine for another GPU", lambda: check_compatible(other), EngineUnavailable, "1.0")
+    refused(answer, "an engine for another GPU", lambda: library(kind).check(other), EngineUnavailable, "1.0")
     with tempfile.TemporaryDirectory() as temporary:
         copy = Path(temporary) / "copy"
         shutil.copytree(folder, copy)
@@ -160,11 +161,12 @@ def damaged_engine(answer: Answer, folder: Path, kind: str) -> None:
         (copy / ENGINE).write_bytes(content[: len(content) // 2])
         refused(answer, "half an engine in a bundle", lambda: Segmenter.open(copy), BundleError, ENGINE)
         kernels = copy / "kernels" if (copy / "kernels").is_dir() else None
+        source = EngineSource(copy / ENGINE, info, kernels, 0, 0)
         # From here on a library may end the process: what is likeliest to do so comes last.
         (copy / ENGINE).write_bytes(bytes(byte ^ 0x55 for byte in content[:4096]) + content[4096:])
-        refused(answer, "a damaged engine", lambda: TensorRTEngine(copy / ENGINE, info, kernels), EngineError, kind)
+        refused(answer, "a damaged engine", lambda: library(kind).open(source), EngineError, kind)
         (copy / ENGINE).write_bytes(content[: len(content) // 2])
-        refused(answer, "half an engine", lambda: TensorRTEngine(copy / ENGINE, info, kernels), EngineError, kind)
+        refused(answer, "half an engine", lambda: library(kind).open(source), EngineError, kind)
 
 
 CHECKS = (

@@ -32,9 +32,9 @@ LAYERS: dict[str, tuple[tuple[int, int, int, int], int, int]] = {
 
 
 def _library(kind: str) -> Any:
-    from isnet_trt.engines.libraries import import_library
+    from isnet_trt.engines.table import library
 
-    return import_library(kind)
+    return library(kind).load()
 
 
 def runs(kind: str, target: str) -> Callable[[Answer, Setup], None]:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from isnet_trt import cli
-from isnet_trt.engines.select import KINDS
+from isnet_trt.engines.table import KINDS
 from isnet_trt.errors import BuildError
 
 _PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")

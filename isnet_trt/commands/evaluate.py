@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from isnet_trt import cli
 from isnet_trt.datasets.check import spread
 from isnet_trt.datasets.layouts import SPLITS, TEST
-from isnet_trt.engines.select import KINDS
+from isnet_trt.engines.table import KINDS
 from isnet_trt.errors import DataError, SettingsError
 from isnet_trt.evaluation import page
 from isnet_trt.evaluation.export import LabelWriter

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from isnet_trt import cli
-from isnet_trt.engines.select import KINDS, PLACEMENTS
+from isnet_trt.engines.library import PLACEMENTS
+from isnet_trt.engines.table import KINDS
 from isnet_trt.errors import EngineError, ImageError, SettingsError
 from isnet_trt.pictures.files import Image, find_images, named, read_image, write_png
 from isnet_trt.runtime.segmentation import Segmentation

@@ -8,17 +8,18 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from isnet_trt.cuda import protocols
 from isnet_trt.errors import EngineError
 
 
 class Engine(Protocol):
-    """A loaded network on one device: normalised pictures in, logits out.
+    """A loaded network on one device: normalised images in, logits out.
 
     Not safe for two threads at once; open one engine per thread. Used as a context manager it closes itself.
     """
 
     kind: str
-    """``onnxruntime``, ``tensorrt`` or ``tensorrt-rtx``."""
+    """The library's name, one of `isnet_trt.engines.table.KINDS`."""
 
     description: str
     """Library, version and device in one line, for people."""
@@ -42,6 +43,21 @@ class Engine(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+
+class DeviceEngine(Engine, protocols.DeviceEngine, Protocol):
+    """An engine on a GPU, which also reads and writes device memory (`isnet_trt.cuda.protocols.DeviceEngine`)."""
+
+    no_kernels: str
+    """Why ``kernels`` is None."""
+
+    stream: int
+    """The one stream that `enqueue` works on; 0: any."""
+
+    @property
+    def kernels(self) -> protocols.Launcher | None:
+        """The bundle's kernels for this GPU, loaded; closed with the engine."""
+        ...
 
 
 def check_batch(batch: NDArray[np.float32]) -> None:

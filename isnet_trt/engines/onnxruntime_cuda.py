@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -26,15 +25,8 @@ from isnet_trt.cuda.gpu import Gpu, probe_gpu
 from isnet_trt.cuda.kernels import Kernels
 from isnet_trt.engines.base import check_batch
 from isnet_trt.engines.cores import usable_cores
-from isnet_trt.engines.onnxruntime import (
-    KIND,
-    check_shape,
-    failed,
-    import_runtime,
-    open_session,
-    run_options,
-    signature,
-)
+from isnet_trt.engines.library import PORTABLE
+from isnet_trt.engines.onnxruntime_cpu import check_shape, failed, open_session, run_options, signature
 from isnet_trt.errors import EngineError, EngineUnavailable
 from isnet_trt.forks import OwnerProcess
 from isnet_trt.merging.geometry import coarse_size
@@ -43,13 +35,12 @@ PROVIDER = "CUDAExecutionProvider"
 _INSTALL = "pip uninstall onnxruntime, then pip install onnxruntime-gpu (with its CUDA and cuDNN)"
 
 
-def check_available() -> Gpu:
+def check_available(runtime: Any) -> Gpu:
     """The GPU that the provider would use.
 
     Raises:
         EngineUnavailable: there is none, or this ONNX Runtime has no CUDA provider.
     """
-    runtime = import_runtime()
     if PROVIDER not in runtime.get_available_providers():
         raise EngineUnavailable(
             f"device='cuda' with engine 'onnxruntime' needs ONNX Runtime's CUDA provider, which the installed ONNX "
@@ -70,24 +61,25 @@ class OnnxRuntimeCudaEngine:
         EngineError: the file is no model that it can load.
     """
 
-    kind = KIND
+    kind = PORTABLE
 
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        runtime: Any,
+        path: Path,
         output: tuple[int, int],
         kernels: Path | None = None,
         on_device: bool = False,
         threads: int | None = None,
     ) -> None:
-        """``output`` is (classes, stride) of the model; ``kernels`` the bundle's folder of compiled kernels.
+        """``runtime`` is the module ``onnxruntime``; ``output`` is (classes, stride) of the model; ``kernels`` the
+        bundle's folder of compiled kernels.
 
         With ``on_device`` (which takes cuda-bindings) `enqueue` works, on the stream `stream` alone; without, the
         session has a stream that nobody else sees, and only `run` works.
         """
-        runtime = import_runtime()
         said = _preload(runtime)
-        self.gpu = check_available()
+        self.gpu = check_available(runtime)
         self.description = (
             f"ONNX Runtime {runtime.__version__}, CUDA provider on {self.gpu.name} "
             f"(compute capability {self.gpu.compute_capability})"
@@ -103,7 +95,7 @@ class OnnxRuntimeCudaEngine:
                 self.stream = self._device.create_stream()
         self._owner = OwnerProcess(self)
         try:
-            self._load(runtime, Path(path), threads or usable_cores(), said)
+            self._load(runtime, path, threads or usable_cores(), said)
         except BaseException:
             self.close()
             raise

@@ -5,16 +5,15 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from isnet_trt.bundle import KERNELS, ONNX, Bundle
 from isnet_trt.cuda.device import Device
 from isnet_trt.cuda.pipeline import Pipeline
 from isnet_trt.cuda.plan import Model
-from isnet_trt.engines.base import Engine
-from isnet_trt.engines.libraries import LIBRARIES
-from isnet_trt.engines.onnxruntime import open_onnx
-from isnet_trt.engines.select import PLACEMENTS, Placement, check_engine
+from isnet_trt.engines.base import DeviceEngine, Engine
+from isnet_trt.engines.library import PLACEMENTS, PORTABLE, EngineSource, Library, Placement
+from isnet_trt.engines.select import check_engine
+from isnet_trt.engines.table import library
 from isnet_trt.errors import EngineUnavailable, SettingsError
 
 
@@ -39,8 +38,8 @@ def open_runtime(bundle: Bundle, kind: str | None, model: Model, *, threads: int
         gpu, reason = _open_device(bundle)
         if gpu is not None:
             undo.callback(_close, gpu)
-        on_device = gpu is not None
-        engine: Any = undo.enter_context(open_engine(bundle, kind, threads=threads, device=device, on_device=on_device))
+        engine = open_device_engine(bundle, kind, threads=threads, device=device, on_device=gpu is not None)
+        undo.callback(engine.close)
         pipeline, reason = _pipeline(gpu, engine, model, reason)
         if pipeline is None and gpu is not None:
             _close(gpu)
@@ -58,7 +57,7 @@ def _open_device(bundle: Bundle) -> tuple[Device | None, str]:
         return None, str(error)
 
 
-def _pipeline(gpu: Device | None, engine: Any, model: Model, reason: str) -> tuple[Pipeline | None, str]:
+def _pipeline(gpu: Device | None, engine: DeviceEngine, model: Model, reason: str) -> tuple[Pipeline | None, str]:
     if gpu is None:
         return None, reason
     if engine.kernels is None:
@@ -78,11 +77,11 @@ def on_gpu(bundle: Bundle, kind: str | None = None, device: Placement = "auto") 
     """Whether `open_engine` with these arguments opens an engine on a GPU.
 
     Raises:
-        SettingsError: ``device`` is unknown.
+        SettingsError: ``kind`` or ``device`` is unknown.
     """
     if device not in PLACEMENTS:
         raise SettingsError(f"device {device!r} is unknown; use {', '.join(map(repr, PLACEMENTS))}")
-    return device == "cuda" or (kind or bundle.manifest.engine.kind) in LIBRARIES
+    return device == "cuda" or library(kind or bundle.manifest.engine.kind).needs_gpu
 
 
 def kernels_folder(bundle: Bundle) -> Path | None:
@@ -92,17 +91,12 @@ def kernels_folder(bundle: Bundle) -> Path | None:
 
 
 def open_engine(
-    bundle: Bundle,
-    kind: str | None = None,
-    *,
-    threads: int | None = None,
-    device: Placement = "auto",
-    on_device: bool = False,
+    bundle: Bundle, kind: str | None = None, *, threads: int | None = None, device: Placement = "auto"
 ) -> Engine:
     """The bundle's engine, or for ``kind="onnxruntime"`` its ONNX graph.
 
     ``threads`` is for the CPU (default: the physical cores that this process may use). ``device="cuda"`` runs ONNX
-    Runtime on the GPU; with ``on_device`` it then works in device memory too, as TensorRT's engines always do.
+    Runtime on the GPU.
 
     Raises:
         SettingsError: ``kind`` is no engine kind, or cannot run on ``device``.
@@ -110,33 +104,41 @@ def open_engine(
         BundleError: its kernels are damaged.
         EngineError: it should run but cannot be loaded.
     """
-    info = bundle.manifest.engine
-    kind = kind or info.kind
-    gpu = on_gpu(bundle, kind, device)
-    if kind == "onnxruntime":
-        path = bundle.path(info.file if info.kind == kind else ONNX)
-        return _open_cuda(bundle, path, on_device, threads) if gpu else open_onnx(path, threads=threads)
-    if kind not in LIBRARIES:
-        raise SettingsError(
-            f"engine {kind!r} is unknown to this isnet_trt; it knows onnxruntime, {', '.join(LIBRARIES)}"
-        )
-    if device == "cpu":
-        raise SettingsError(f"engine {kind!r} runs on a GPU only; for device='cpu' use engine='onnxruntime'")
-    if kind != info.kind:
-        holds = "only its ONNX graph" if info.kind == "onnxruntime" else f"a {info.kind} engine and its ONNX graph"
-        raise EngineUnavailable(
-            f"{bundle.folder} holds {holds}, no {kind} engine; build one with "
-            f"python -m isnet_trt.build --engine {kind}, or open it with engine='onnxruntime'"
-        )
-    check_engine(info)
-    from isnet_trt.engines.tensorrt import TensorRTEngine
-
-    return TensorRTEngine(bundle.path(info.file), info, kernels_folder(bundle))
+    library, source = _source(bundle, kind, device)
+    return library.open(source, threads=threads, device=device)
 
 
-def _open_cuda(bundle: Bundle, path: Path, on_device: bool, threads: int | None) -> Engine:
-    from isnet_trt.engines.onnxruntime_cuda import OnnxRuntimeCudaEngine
+def open_device_engine(
+    bundle: Bundle,
+    kind: str | None = None,
+    *,
+    threads: int | None = None,
+    device: Placement = "auto",
+    on_device: bool = True,
+) -> DeviceEngine:
+    """As `open_engine`, of an engine on a GPU (see `on_gpu`).
 
+    With ``on_device`` ONNX Runtime works in device memory too, as TensorRT's engines always do.
+    """
+    library, source = _source(bundle, kind, device)
+    return library.open_on_gpu(source, threads=threads, on_device=on_device)
+
+
+def _source(bundle: Bundle, kind: str | None, device: Placement) -> tuple[Library, EngineSource]:
+    """The library of ``kind`` and what it opens, checked before the library is imported."""
     manifest = bundle.manifest
-    output = (manifest.labels.count, manifest.output_stride)
-    return OnnxRuntimeCudaEngine(path, output, kernels_folder(bundle), on_device, threads)
+    info = manifest.engine
+    chosen = library(kind or info.kind)
+    on_gpu(bundle, kind, device)
+    if device == "cpu" and chosen.needs_gpu:
+        raise SettingsError(f"engine {chosen.kind!r} runs on a GPU only; for device='cpu' use engine={PORTABLE!r}")
+    if chosen.compiles and chosen.kind != info.kind:
+        content = "only its ONNX graph" if info.file == ONNX else f"a {info.kind} engine and its ONNX graph"
+        raise EngineUnavailable(
+            f"{bundle.folder} holds {content}, no {chosen.kind} engine; build one with "
+            f"python -m isnet_trt.build --engine {chosen.kind}, or open it with engine={PORTABLE!r}"
+        )
+    if chosen.kind == info.kind:
+        check_engine(info)
+    path = bundle.path(info.file if chosen.kind == info.kind else ONNX)
+    return chosen, EngineSource(path, info, kernels_folder(bundle), manifest.labels.count, manifest.output_stride)

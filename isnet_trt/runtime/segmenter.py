@@ -16,7 +16,7 @@ from isnet_trt.cuda.pipeline import Pipeline
 from isnet_trt.cuda.plan import Model
 from isnet_trt.engines.base import Engine
 from isnet_trt.engines.cores import usable_cores
-from isnet_trt.engines.select import Placement
+from isnet_trt.engines.library import Placement
 from isnet_trt.errors import EngineError, SettingsError
 from isnet_trt.forks import OwnerProcess
 from isnet_trt.merging.merge import Head, label_type

@@ -12,7 +12,7 @@ from onnx.reference import ReferenceEvaluator
 
 from benchmarks.gpu_check import context, engines, rtx
 from benchmarks.gpu_check.check import Answer, CannotRun, Setup
-from isnet_trt.engines.libraries import import_library
+from isnet_trt.engines.table import library as library_of
 from isnet_trt.kernels import attention, region_pool
 
 needs_rtx = pytest.mark.skipif(
@@ -72,7 +72,7 @@ def test_the_head_is_the_two_context_operations() -> None:
 @pytest.mark.rtx
 @needs_rtx
 def test_engines_of_every_precision_build_and_refusals_are_in_words() -> None:
-    library = import_library("tensorrt-rtx")
+    library = library_of("tensorrt-rtx").load()
     assert len(engines.build(library, engines.small_network("bf16", 1), "SM89")) > 10_000
     with pytest.raises(engines.BuildFailed, match="fp8_e4m3"):
         engines.build(library, engines.convolution("fp8", (1, 64, 8, 8), 64, 3, 1, 1), "SM80")

@@ -118,7 +118,7 @@ def library(monkeypatch: pytest.MonkeyPatch) -> Library:
     made = Library("bf16", "fp8")
     for module in (rtx, context):
         monkeypatch.setattr(module.engines, "build", made.build)
-    monkeypatch.setattr("isnet_trt.engines.libraries.import_library", lambda kind: made)
+    monkeypatch.setattr("isnet_trt.engines.library.Library.load", lambda self: made)
     return made
 
 
@@ -151,7 +151,7 @@ def test_a_library_that_cannot_start_here_is_a_row_in_its_words(monkeypatch: pyt
             log.errors.append("CUDA initialization failure with error: 35")
             raise TypeError("pybind11::init(): factory function returned nullptr")
 
-    monkeypatch.setattr("isnet_trt.engines.libraries.import_library", lambda kind: Refusing())
+    monkeypatch.setattr("isnet_trt.engines.library.Library.load", lambda self: Refusing())
     parts = Collected()
     with pytest.raises(CannotRun, match="no precision of target default runs here"):
         rtx.runs("tensorrt", "default")(parts, Setup(seed=3))
@@ -209,7 +209,7 @@ def plugged(library: Any, kernels: Any = None, multiprocessors: int = 1) -> Iter
 def small_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
     """The check of the plugins without their kernels, in one type, on small pictures."""
     monkeypatch.setattr("isnet_trt.cuda.plugins.kernels_for", plugged)
-    monkeypatch.setattr("isnet_trt.engines.libraries.allow_plugins", lambda library: None)
+    monkeypatch.setattr("isnet_trt.engines.tensorrt_rtx.TensorRTRTX.allow_plugins", lambda self, module: None)
     monkeypatch.setattr(context, "own_form", lambda setup: SimpleNamespace(kernels=lambda model: None))
     monkeypatch.setattr(context, "HEIGHT", 7)
     monkeypatch.setattr(context, "SIDE", 9)

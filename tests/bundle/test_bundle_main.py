@@ -15,7 +15,7 @@ from isnet_trt.bundle import ENGINE, MANIFEST, ONNX
 from isnet_trt.bundle.__main__ import main
 from isnet_trt.bundle.manifest import manifest_from_json
 from isnet_trt.engines.info import EngineInfo
-from isnet_trt.engines.libraries import installed_version
+from isnet_trt.engines.table import library
 
 
 def _call(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -73,7 +73,7 @@ def test_verify_whole(tmp_path: Path) -> None:
     assert "its engine (onnxruntime) can run here" in result.stdout
 
 
-@pytest.mark.skipif(installed_version("tensorrt") is not None, reason="tensorrt is installed")
+@pytest.mark.skipif(library("tensorrt").installed_version() is not None, reason="tensorrt is installed")
 def test_verify_whole_but_not_runnable_here(tmp_path: Path) -> None:
     result = _call("verify", write_bundle(tmp_path / "small", EngineInfo("tensorrt", "10.1", ENGINE)).folder)
     assert result.returncode == cli.FAILED

@@ -20,7 +20,7 @@ from onnx import TensorProto, helper
 
 from isnet_trt.cuda import plugins
 from isnet_trt.cuda.signatures import CONTEXT_ATTENTION, NAMESPACE, REGION_POOL, VERSION
-from isnet_trt.engines.libraries import import_library
+from isnet_trt.engines.tensorrt_rtx import LIBRARY
 from isnet_trt.errors import BuildError
 from isnet_trt.export import functions
 
@@ -36,9 +36,10 @@ PARSE = """
 import json, sys
 from pathlib import Path
 from isnet_trt.cuda.plugins import kernels_for
-from isnet_trt.engines.libraries import allow_plugins, collecting_logger, import_library
-library = import_library("tensorrt-rtx")
-allow_plugins(library)
+from isnet_trt.engines.tensorrt_api import collecting_logger
+from isnet_trt.engines.tensorrt_rtx import LIBRARY
+library = LIBRARY.load()
+LIBRARY.allow_plugins(library)
 for path in sys.argv[1:]:
     logger = collecting_logger(library)
     builder = library.Builder(logger)
@@ -155,7 +156,7 @@ class Kernels:
 
 @pytest.fixture
 def library() -> Any:
-    return import_library("tensorrt-rtx")
+    return LIBRARY.load()
 
 
 def described(library: Any, *tensors: tuple[tuple[int, ...], str]) -> list[Any]:

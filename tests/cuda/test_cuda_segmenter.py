@@ -253,11 +253,11 @@ def opened(
             raise EngineUnavailable(device)
         return open_device(gpu)
 
-    def open_engine(bundle, kind, *, threads, device, on_device):
+    def open_device_engine(bundle, kind, *, threads, device, on_device):
         return Opened(gpu, bundle.path("model.onnx"), kernels, bound and on_device)
 
     monkeypatch.setattr(opening.Device, "open", open_gpu)
-    monkeypatch.setattr(opening, "open_engine", open_engine)
+    monkeypatch.setattr(opening, "open_device_engine", open_device_engine)
     return Segmenter.open(bundle.folder), gpu
 
 
@@ -303,7 +303,7 @@ def test_an_engine_that_fails_to_open_leaves_nothing(monkeypatch, bundle):
         raise EngineError("damaged")
 
     monkeypatch.setattr(opening.Device, "open", lambda: open_device(gpu))
-    monkeypatch.setattr(opening, "open_engine", refuse)
+    monkeypatch.setattr(opening, "open_device_engine", refuse)
     with pytest.raises(EngineError, match="damaged"):
         Segmenter.open(bundle.folder)
     gpu.nothing_is_left()

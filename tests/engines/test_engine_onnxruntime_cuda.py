@@ -20,6 +20,7 @@ from tensorrt_double import Cuda
 from isnet_trt import Segmenter
 from isnet_trt.cuda.gpu import Gpu
 from isnet_trt.engines import onnxruntime_cuda as module
+from isnet_trt.engines.onnxruntime import LIBRARY
 from isnet_trt.engines.onnxruntime_cuda import PROVIDER, OnnxRuntimeCudaEngine
 from isnet_trt.errors import EngineError, EngineUnavailable, SettingsError
 from isnet_trt.runtime.opening import open_engine
@@ -70,6 +71,8 @@ class Runtime:
             print(f"Failed to load {self.lacking}: no such file")
 
     def InferenceSession(self, path: str, options: Any, providers: list[Any]) -> Any:
+        if providers == ["CPUExecutionProvider"]:
+            return onnxruntime.InferenceSession(path, options, providers)
         assert self.preloaded, "libraries are looked for when the provider is made"
         ((name, self.options),) = providers
         assert name == PROVIDER
@@ -87,7 +90,7 @@ class Runtime:
 @pytest.fixture
 def runtime(monkeypatch: pytest.MonkeyPatch) -> Runtime:
     double = Runtime()
-    monkeypatch.setattr(module, "import_runtime", lambda: double)
+    monkeypatch.setattr(type(LIBRARY), "load", lambda self: double)
     monkeypatch.setattr(module, "probe_gpu", lambda: (GPU, ""))
     return double
 
@@ -116,7 +119,7 @@ def test_without_the_provider_it_says_what_to_install(tmp_path: Path) -> None:
 def test_without_a_gpu(runtime: Runtime, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "probe_gpu", lambda: (None, "no NVIDIA driver is installed"))
     with pytest.raises(EngineUnavailable, match="needs an NVIDIA GPU and its driver: no NVIDIA driver"):
-        OnnxRuntimeCudaEngine(path, (3, 8))
+        OnnxRuntimeCudaEngine(runtime, path, (3, 8))
 
 
 def test_a_provider_that_does_not_load_is_no_silent_cpu(
@@ -125,12 +128,12 @@ def test_a_provider_that_does_not_load_is_no_silent_cpu(
     runtime.loads, runtime.lacking = False, "libcudnn.so.9"
     said = r"could not load it: .* are missing \(Failed to load libcudnn\.so\.9: no such file\); pip uninstall onnx"
     with pytest.raises(EngineUnavailable, match=said):
-        OnnxRuntimeCudaEngine(path, (3, 8))
+        OnnxRuntimeCudaEngine(runtime, path, (3, 8))
     assert capsys.readouterr().out == ""
 
 
 def test_from_and_to_host_memory(runtime: Runtime, path: Path) -> None:
-    with OnnxRuntimeCudaEngine(path, (3, 8)) as engine:
+    with OnnxRuntimeCudaEngine(runtime, path, (3, 8)) as engine:
         assert engine.description == ("ONNX Runtime 1.32.0, CUDA provider on NVIDIA Double (compute capability 8.9)")
         assert runtime.options["use_tf32"] == "0"
         assert "user_compute_stream" not in runtime.options
@@ -141,7 +144,7 @@ def test_from_and_to_host_memory(runtime: Runtime, path: Path) -> None:
 
 
 def test_on_device_memory_and_its_stream(runtime: Runtime, path: Path, cuda: Cuda) -> None:
-    with OnnxRuntimeCudaEngine(path, (3, 8), on_device=True) as engine:
+    with OnnxRuntimeCudaEngine(runtime, path, (3, 8), on_device=True) as engine:
         assert runtime.options["user_compute_stream"] == str(engine.stream)
         assert list(cuda.gpu.streams) == [engine.stream]
         for shape in ((1, 3, 16, 24), (2, 3, 8, 8)):
@@ -154,12 +157,15 @@ def test_on_device_memory_and_its_stream(runtime: Runtime, path: Path, cuda: Cud
         assert engine.no_graph(frozenset(), engine.stream) == "ONNX Runtime's runs cannot be captured"
         assert engine.kernels is None
         assert "holds no kernels" in engine.no_kernels
-    with OnnxRuntimeCudaEngine(path, (3, 8)) as engine, pytest.raises(EngineError, match="if it was opened for that"):
+    with (
+        OnnxRuntimeCudaEngine(runtime, path, (3, 8)) as engine,
+        pytest.raises(EngineError, match="if it was opened for that"),
+    ):
         engine.enqueue(batch.ctypes.data, out.ctypes.data, shape, 0)
 
 
 def test_the_session_goes_before_its_stream(runtime: Runtime, path: Path, cuda: Cuda) -> None:
-    engine = OnnxRuntimeCudaEngine(path, (3, 8), on_device=True)
+    engine = OnnxRuntimeCudaEngine(runtime, path, (3, 8), on_device=True)
     alive: list[bool] = []
     weakref.finalize(engine._session, lambda: alive.append(engine.stream in cuda.gpu.streams))
     engine.close()
@@ -167,12 +173,12 @@ def test_the_session_goes_before_its_stream(runtime: Runtime, path: Path, cuda: 
     cuda.gpu.nothing_is_left()
     runtime.loads = False
     with pytest.raises(EngineUnavailable):
-        OnnxRuntimeCudaEngine(path, (3, 8), on_device=True)
+        OnnxRuntimeCudaEngine(runtime, path, (3, 8), on_device=True)
     cuda.gpu.nothing_is_left()
 
 
 def test_an_answer_of_another_shape_is_an_error(runtime: Runtime, path: Path, cuda: Cuda) -> None:
-    with OnnxRuntimeCudaEngine(path, (4, 8), on_device=True) as engine:
+    with OnnxRuntimeCudaEngine(runtime, path, (4, 8), on_device=True) as engine:
         batch, out = _batch(1, 3, 8, 8), np.zeros((1, 4, 1, 1), np.float32)
         with pytest.raises(EngineError, match=r"ONNX Runtime failed on an input of shape \(1, 3, 8, 8\): "):
             engine.enqueue(batch.ctypes.data, out.ctypes.data, (1, 3, 8, 8), engine.stream)
@@ -202,6 +208,6 @@ def test_devices_that_there_are(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not has_cuda, reason="this ONNX Runtime has no CUDA provider")
 def test_the_real_provider(path: Path) -> None:
-    with OnnxRuntimeCudaEngine(path, (3, 8)) as engine:
+    with OnnxRuntimeCudaEngine(onnxruntime, path, (3, 8)) as engine:
         batch = _batch(2, 3, 16, 24)
         np.testing.assert_allclose(engine.run(batch), expected(batch), atol=1e-5)  # float32

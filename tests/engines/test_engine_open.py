@@ -13,14 +13,16 @@ from small_bundle import expected, write_bundle
 from isnet_trt.bundle import ENGINE
 from isnet_trt.cuda.gpu import find_gpu
 from isnet_trt.engines.info import EngineInfo
-from isnet_trt.engines.libraries import LIBRARIES, import_library, installed_version, same_version
+from isnet_trt.engines.library import PORTABLE, PRECISIONS
 from isnet_trt.engines.select import check_engine
+from isnet_trt.engines.table import KINDS, library
+from isnet_trt.engines.tensorrt_api import same_version
 from isnet_trt.errors import EngineUnavailable, SettingsError
 from isnet_trt.runtime.opening import open_engine
 
-RTX = installed_version("tensorrt-rtx")
+RTX = library("tensorrt-rtx").installed_version()
 needs_rtx = pytest.mark.skipif(RTX is None, reason="tensorrt-rtx is not installed")
-no_tensorrt = pytest.mark.skipif(installed_version("tensorrt") is not None, reason="tensorrt is installed")
+no_tensorrt = pytest.mark.skipif(library("tensorrt").installed_version() is not None, reason="tensorrt is installed")
 no_gpu = pytest.mark.skipif(find_gpu() is not None, reason="there is a GPU")
 
 
@@ -113,13 +115,13 @@ def test_onnx_runtime_bundles_run_under_any_version(tmp_path: Path) -> None:
 @needs_rtx
 def test_version_without_import_is_the_modules() -> None:
     assert RTX is not None
-    assert same_version(RTX, import_library("tensorrt-rtx").__version__)
+    assert same_version(RTX, library("tensorrt-rtx").load().__version__)
 
 
 @no_tensorrt
 def test_missing_library_says_what_to_install() -> None:
     with pytest.raises(EngineUnavailable, match=r"pip install 'isnet_trt\[gpu\]'"):
-        import_library("tensorrt")
+        library("tensorrt").load()
 
 
 @pytest.mark.parametrize(
@@ -137,5 +139,15 @@ def test_same_version(one: str, other: str, same: bool) -> None:
     assert same_version(one, other) == same
 
 
-def test_each_kind_has_its_library() -> None:
-    assert sorted(LIBRARIES) == ["tensorrt", "tensorrt-rtx"]
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_library_describes_itself(kind: str) -> None:
+    described = library(kind)
+    assert described.kind == kind
+    assert "fp32" in described.precisions
+    assert set(described.precisions) <= set(PRECISIONS)
+    assert described.needs_gpu or kind == PORTABLE
+
+
+def test_an_engine_of_an_unknown_library_cannot_run_here() -> None:
+    with pytest.raises(EngineUnavailable, match=r"'new' is unknown.*engine='onnxruntime'"):
+        check_engine(EngineInfo("new", "1", ENGINE))

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from isnet_trt.cuda.gpu import Gpu, find_gpu, probe_gpu
-from isnet_trt.engines.libraries import installed_version
 from isnet_trt.engines.select import Machine, choose, look
+from isnet_trt.engines.table import library
 from isnet_trt.errors import EngineUnavailable, SettingsError
+
+BOTH = {"tensorrt": "10.13", "tensorrt-rtx": "1.7"}
 
 
 def _gpu(capability: str) -> Gpu:
@@ -21,18 +23,26 @@ def _gpu(capability: str) -> Gpu:
 @pytest.mark.parametrize(
     ("machine", "kind", "said"),
     [
-        (Machine(None, "no driver", "10.13", "1.7"), "onnxruntime", "no NVIDIA GPU is usable here: no driver"),
+        (Machine(None, "no driver", BOTH), "onnxruntime", "no NVIDIA GPU is usable here: no driver"),
         (
-            Machine(_gpu("8.9"), "", "10.13", "1.7"),
+            Machine(_gpu("8.9"), "", BOTH),
             "tensorrt",
             "NVIDIA Something (compute capability 8.9) with tensorrt 10",
         ),
-        (Machine(_gpu("9.0"), "", "10.13", None), "tensorrt", "9.0"),
-        (Machine(_gpu("12.0"), "", None, "1.7"), "tensorrt-rtx", "with tensorrt-rtx 1.7"),
-        (Machine(_gpu("9.0"), "", None, "1.7"), "onnxruntime", "tensorrt-rtx runs on compute capability 8.0"),
-        (Machine(_gpu("7.0"), "", "10.13", None), "onnxruntime", "tensorrt runs from compute capability 7.5 on"),
+        (Machine(_gpu("9.0"), "", {"tensorrt": "10.13"}), "tensorrt", "9.0"),
+        (Machine(_gpu("12.0"), "", {"tensorrt-rtx": "1.7"}), "tensorrt-rtx", "with tensorrt-rtx 1.7"),
+        (
+            Machine(_gpu("9.0"), "", {"tensorrt-rtx": "1.7"}),
+            "onnxruntime",
+            "tensorrt-rtx runs on compute capability 8.0",
+        ),
+        (
+            Machine(_gpu("7.0"), "", {"tensorrt": "10.13"}),
+            "onnxruntime",
+            "tensorrt runs from compute capability 7.5 on",
+        ),
         (Machine(_gpu("8.9")), "onnxruntime", "tensorrt is not installed (pip install 'isnet_trt[gpu]')"),
-        (Machine(_gpu("8.9"), "", "10.13", "1.7", False), "onnxruntime", "needs cuda-bindings"),
+        (Machine(_gpu("8.9"), "", BOTH, False), "onnxruntime", "needs cuda-bindings"),
     ],
 )
 def test_automatic(machine: Machine, kind: str, said: str) -> None:
@@ -50,16 +60,16 @@ def test_this_machine() -> None:
 
 def test_asked_for() -> None:
     assert choose("onnxruntime").kind == "onnxruntime"
-    with pytest.raises(SettingsError, match="'trt' is unknown; use auto, onnxruntime, tensorrt, tensorrt-rtx"):
+    with pytest.raises(SettingsError, match="'trt' is unknown; use auto, tensorrt, tensorrt-rtx, onnxruntime"):
         choose("trt")
 
 
-@pytest.mark.skipif(installed_version("tensorrt-rtx") is None, reason="tensorrt-rtx is not installed")
+@pytest.mark.skipif(library("tensorrt-rtx").installed_version() is None, reason="tensorrt-rtx is not installed")
 def test_tensorrt_rtx_builds_without_a_gpu() -> None:
     assert choose("tensorrt-rtx", Machine(None, "no driver")).kind == "tensorrt-rtx"
 
 
-@pytest.mark.skipif(installed_version("tensorrt") is not None, reason="tensorrt is installed")
+@pytest.mark.skipif(library("tensorrt").installed_version() is not None, reason="tensorrt is installed")
 def test_tensorrt_missing() -> None:
     with pytest.raises(EngineUnavailable, match=r"pip install 'isnet_trt\[gpu\]'"):
         choose("tensorrt")

@@ -21,18 +21,27 @@ from isnet_trt.bundle import ENGINE
 from isnet_trt.cuda import plugins
 from isnet_trt.cuda.backends import open_backend
 from isnet_trt.cuda.gpu import Gpu, find_gpu
-from isnet_trt.engines import libraries, tensorrt
+from isnet_trt.engines import tensorrt_api, tensorrt_engine, tensorrt_family
 from isnet_trt.engines.info import EngineInfo
-from isnet_trt.engines.libraries import collecting_logger, import_library, installed_version
+from isnet_trt.engines.library import EngineSource
+from isnet_trt.engines.tensorrt_api import collecting_logger
+from isnet_trt.engines.tensorrt_engine import TensorRTEngine
+from isnet_trt.engines.tensorrt_rtx import LIBRARY
 from isnet_trt.errors import EngineError, EngineUnavailable
 
-RTX = installed_version("tensorrt-rtx")
+RTX = LIBRARY.installed_version()
 GPU = Gpu("NVIDIA Double", "8.9", "CUDA 13.0")
 INFO = EngineInfo("tensorrt-rtx", "1.7.1.116", ENGINE, ("8.9",), shapes=SHAPES)
 STREAM = 99
 """The caller's."""
 needs_rtx = pytest.mark.skipif(RTX is None, reason="tensorrt-rtx is not installed")
 no_gpu = pytest.mark.skipif(find_gpu() is not None, reason="there is a GPU")
+
+
+def opened(path: Path, info: EngineInfo, kernels: Path | None = None) -> TensorRTEngine:
+    engine = LIBRARY.open_on_gpu(EngineSource(path, info, kernels, 3, 8))
+    assert isinstance(engine, TensorRTEngine)
+    return engine
 
 
 @pytest.fixture
@@ -43,9 +52,9 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Cuda:
 @pytest.fixture
 def library(monkeypatch: pytest.MonkeyPatch, cuda: Cuda) -> Iterator[Library]:
     double = Library(cuda.gpu)
-    monkeypatch.setattr(tensorrt, "import_library", lambda kind: double)
-    monkeypatch.setattr(tensorrt, "installed_version", lambda kind: double.__version__)
-    monkeypatch.setattr(tensorrt, "probe_gpu", lambda: (GPU, ""))
+    monkeypatch.setattr(type(LIBRARY), "load", lambda self: double)
+    monkeypatch.setattr(type(LIBRARY), "installed_version", lambda self: double.__version__)
+    monkeypatch.setattr(tensorrt_family, "probe_gpu", lambda: (GPU, ""))
     yield double
     assert double.astray == []
 
@@ -60,7 +69,7 @@ def _batch(*shape: int) -> np.ndarray:
     return np.random.default_rng(1).standard_normal(shape, dtype=np.float32)
 
 
-def _enqueue(cuda: Cuda, engine: tensorrt.TensorRTEngine, batch: np.ndarray, out: np.ndarray) -> None:
+def _enqueue(cuda: Cuda, engine: TensorRTEngine, batch: np.ndarray, out: np.ndarray) -> None:
     """On the caller's memory and stream, in the primary context."""
     cuda.gpu.foreign |= {batch.ctypes.data: batch.nbytes, out.ctypes.data: out.nbytes}
     cuda.gpu.streams[STREAM] = stream = Stream(cuda.gpu)
@@ -72,7 +81,7 @@ def _enqueue(cuda: Cuda, engine: tensorrt.TensorRTEngine, batch: np.ndarray, out
 
 
 def test_runs_and_frees(path: Path, cuda: Cuda, library: Library) -> None:
-    with tensorrt.TensorRTEngine(path, INFO) as engine:
+    with opened(path, INFO) as engine:
         assert engine.description == "tensorrt-rtx 1.7.1.116 on NVIDIA Double (compute capability 8.9)"
         results = []
         for shape in ((1, 3, 16, 24), (2, 3, 64, 48), (1, 3, 8, 8)):
@@ -88,7 +97,7 @@ def test_runs_and_frees(path: Path, cuda: Cuda, library: Library) -> None:
 
 
 def test_on_device_memory_and_any_stream(path: Path, cuda: Cuda, library: Library) -> None:
-    with tensorrt.TensorRTEngine(path, INFO) as engine:
+    with opened(path, INFO) as engine:
         for shape in ((1, 3, 16, 24), (2, 3, 64, 48), (1, 3, 16, 24)):
             batch, out = _batch(*shape), np.empty((shape[0], 3, shape[2] // 8, shape[3] // 8), np.float32)
             assert engine.output_shape(shape) == out.shape
@@ -104,7 +113,7 @@ def test_on_device_memory_and_any_stream(path: Path, cuda: Cuda, library: Librar
 
 def test_a_context_for_each_shape_in_use(path: Path, cuda: Cuda, library: Library) -> None:
     shapes = [(1, 3, 8, 8 * n) for n in range(1, 7)]
-    with tensorrt.TensorRTEngine(path, INFO) as engine:
+    with opened(path, INFO) as engine:
         assert len(library.contexts) == 1  # made with the engine, used by the first shape
         for shape in shapes[:2]:
             batch, out = _batch(*shape), np.empty((1, 3, 1, shape[3] // 8), np.float32)
@@ -114,7 +123,7 @@ def test_a_context_for_each_shape_in_use(path: Path, cuda: Cuda, library: Librar
             engine.run(_batch(*shape))
         for shape in shapes:
             engine.run(_batch(*shape))
-        assert len(library.contexts) == 2 + tensorrt.CONTEXTS
+        assert len(library.contexts) == 2 + tensorrt_engine.CONTEXTS
         cuda.push()
         engine.keep(frozenset(shapes[:1]))
         cuda.cuCtxPopCurrent()
@@ -123,7 +132,7 @@ def test_a_context_for_each_shape_in_use(path: Path, cuda: Cuda, library: Librar
 
 
 def test_each_shape_in_the_profile_that_has_it(path: Path, cuda: Cuda, library: Library) -> None:
-    with tensorrt.TensorRTEngine(path, INFO) as engine:
+    with opened(path, INFO) as engine:
         for shape in ((1, 3, 64, 8), (2, 3, 48, 64), (1, 3, 16, 16), (1, 3, 8, 56)):
             batch, out = _batch(*shape), np.empty((shape[0], 3, shape[2] // 8, shape[3] // 8), np.float32)
             _enqueue(cuda, engine, batch, out)
@@ -135,7 +144,7 @@ def test_each_shape_in_the_profile_that_has_it(path: Path, cuda: Cuda, library: 
 
 
 def test_whether_it_can_be_captured(path: Path, cuda: Cuda, library: Library) -> None:
-    with tensorrt.TensorRTEngine(path, INFO) as engine:
+    with opened(path, INFO) as engine:
         assert engine.no_graph(frozenset(), STREAM) == ""
         assert engine.no_graph(frozenset({(1, 3, 8, 8)}), STREAM) == ""
         library.capturable = False
@@ -143,7 +152,7 @@ def test_whether_it_can_be_captured(path: Path, cuda: Cuda, library: Library) ->
 
 
 def test_a_forgotten_engine_gives_its_memory_back(path: Path, cuda: Cuda, library: Library) -> None:
-    engine = tensorrt.TensorRTEngine(path, INFO)
+    engine = opened(path, INFO)
     engine.run(_batch(1, 3, 8, 8))
     del engine
     gc.collect()
@@ -152,7 +161,7 @@ def test_a_forgotten_engine_gives_its_memory_back(path: Path, cuda: Cuda, librar
 
 @needs_fork
 def test_a_forked_child_leaves_the_device_alone(path: Path, cuda: Cuda, library: Library) -> None:
-    engine = tensorrt.TensorRTEngine(path, INFO)
+    engine = opened(path, INFO)
     batch = _batch(1, 3, 8, 8)
     wanted = engine.run(batch)
 
@@ -176,7 +185,7 @@ def test_works_in_its_context_and_gives_the_callers_back(path: Path, cuda: Cuda,
     callers = SimpleNamespace()
     cuda.push(callers)
     stack = cuda.gpu.stacks[threading.get_ident()]
-    with tensorrt.TensorRTEngine(path, INFO) as engine:
+    with opened(path, INFO) as engine:
         assert stack == [callers]
         engine.run(_batch(1, 3, 8, 8))
         assert stack == [callers]
@@ -187,10 +196,10 @@ def test_works_in_its_context_and_gives_the_callers_back(path: Path, cuda: Cuda,
 
 
 def test_the_primary_context_is_retained_once(path: Path, cuda: Cuda, library: Library) -> None:
-    with tensorrt.TensorRTEngine(path, INFO), tensorrt.TensorRTEngine(path, INFO):
+    with opened(path, INFO), opened(path, INFO):
         pass
     cuda.gpu.fails["cuDevicePrimaryCtxRetain"] = 2
-    with tensorrt.TensorRTEngine(path, INFO):
+    with opened(path, INFO):
         assert open_backend(0) is open_backend(0)
         assert cuda.gpu.retained == 1
     with pytest.raises(EngineError, match=r"cuDeviceGet failed: .* \(101\)"):
@@ -201,7 +210,7 @@ def test_the_primary_context_is_retained_once(path: Path, cuda: Cuda, library: L
 def test_outside_the_shapes_that_it_was_built_for(
     path: Path, cuda: Cuda, library: Library, shape: tuple[int, ...]
 ) -> None:
-    with tensorrt.TensorRTEngine(path, INFO) as engine:
+    with opened(path, INFO) as engine:
         with pytest.raises(EngineError) as caught:
             engine.run(_batch(*shape))
         for said in (str(shape), "built for (1, 3, 8, 8) to (2, 3, 64, 48)", "dimensions not in profile"):
@@ -217,7 +226,7 @@ def test_outside_the_shapes_that_it_was_built_for(
     ],
 )
 def test_cuda_failures_in_cudas_words(path: Path, cuda: Cuda, library: Library, failing: str, said: str) -> None:
-    with tensorrt.TensorRTEngine(path, INFO) as engine:
+    with opened(path, INFO) as engine:
         cuda.gpu.fails[failing] = 2 if failing == "cuMemAlloc" else 700
         with pytest.raises(EngineError, match=said):
             engine.run(_batch(1, 3, 8, 8))
@@ -225,7 +234,7 @@ def test_cuda_failures_in_cudas_words(path: Path, cuda: Cuda, library: Library, 
 
 
 def test_a_failed_execution_still_waits_for_the_upload(path: Path, cuda: Cuda, library: Library) -> None:
-    with tensorrt.TensorRTEngine(path, INFO) as engine:
+    with opened(path, INFO) as engine:
         library.execute_fails = True
         with pytest.raises(EngineError, match=r"failed on an input of shape \(1, 3, 8, 8\): enqueue failed"):
             engine.run(_batch(1, 3, 8, 8))
@@ -235,20 +244,20 @@ def test_a_failed_execution_still_waits_for_the_upload(path: Path, cuda: Cuda, l
 def test_a_library_that_does_not_start(path: Path, cuda: Cuda, library: Library) -> None:
     library.starts = False
     with pytest.raises(EngineError, match=r"tensorrt-rtx 1\.7\.1\.116 does not start: CUDA driver version is insuff"):
-        tensorrt.TensorRTEngine(path, INFO)
+        opened(path, INFO)
     cuda.gpu.nothing_is_left()
 
 
 def test_closing_gives_its_logger_to_the_next_engine(path: Path, cuda: Cuda, library: Library) -> None:
     """Loggers live as long as the process, so that there must not be one for every engine that was ever opened."""
-    with tensorrt.TensorRTEngine(path, INFO), tensorrt.TensorRTEngine(path, INFO):
-        held = len(libraries._loggers)
+    with opened(path, INFO), opened(path, INFO):
+        held = len(tensorrt_api._kept_alive)
     for _ in range(3):
-        with tensorrt.TensorRTEngine(path, INFO) as engine:
+        with opened(path, INFO) as engine:
             engine.close()
             with pytest.raises(EngineError, match="closed"):
                 engine.run(_batch(1, 3, 8, 8))
-    assert len(libraries._loggers) == held
+    assert len(tensorrt_api._kept_alive) == held
 
 
 @pytest.mark.parametrize("kind", ["foreign", "no context", "half", "two inputs", "no file"])
@@ -267,12 +276,12 @@ def test_what_cannot_be_loaded_leaves_nothing(path: Path, cuda: Cuda, library: L
     library.no_context = kind == "no context"
     library.dtypes |= {"two inputs": {"image2": 0}, "half": {"logits": 1}}.get(kind, {})
     with pytest.raises(EngineError, match=said):
-        tensorrt.TensorRTEngine(path, INFO)
+        opened(path, INFO)
     cuda.gpu.nothing_is_left()
 
 
 def test_an_output_without_a_shape(path: Path, cuda: Cuda, library: Library) -> None:
-    with tensorrt.TensorRTEngine(path, INFO) as engine:
+    with opened(path, INFO) as engine:
         library.broken = True
         with pytest.raises(EngineError, match=r"an output of shape \(1, 3, -1, 1\)"):
             engine.run(_batch(1, 3, 8, 8))
@@ -281,7 +290,7 @@ def test_an_output_without_a_shape(path: Path, cuda: Cuda, library: Library) -> 
 def test_another_gpu_than_it_was_built_for(path: Path, cuda: Cuda, library: Library) -> None:
     info = EngineInfo("tensorrt-rtx", "1.7.1.116", ENGINE, ("8.6", "12.0"))
     with pytest.raises(EngineUnavailable, match=r"compute capability 8\.6, 12\.0, but NVIDIA Double has 8\.9"):
-        tensorrt.TensorRTEngine(path, info)
+        opened(path, info)
     cuda.gpu.nothing_is_left()
 
 
@@ -290,11 +299,11 @@ PLUGIN = EngineInfo("tensorrt-rtx", "1.7.1.116", ENGINE, ("8.9",), shapes=INFO.s
 
 def test_an_engine_with_plugins_needs_kernels(path: Path, cuda: Cuda, library: Library, tmp_path: Path) -> None:
     with pytest.raises(EngineUnavailable, match="built with context plugins: the bundle holds no kernels; build"):
-        tensorrt.TensorRTEngine(path, PLUGIN)
+        opened(path, PLUGIN)
     with pytest.raises(EngineUnavailable, match=r"built with context plugins: .* holds kernels for nothing"):
-        tensorrt.TensorRTEngine(path, PLUGIN, tmp_path)
+        opened(path, PLUGIN, tmp_path)
     cuda.gpu.nothing_is_left()
-    with tensorrt.TensorRTEngine(path, INFO, tmp_path) as engine:  # without plugins it goes without
+    with opened(path, INFO, tmp_path) as engine:  # without plugins it goes without
         assert engine.kernels is None
         assert "holds kernels for nothing" in engine.no_kernels
 
@@ -315,8 +324,8 @@ def test_plugins_have_their_kernels_while_it_is_deserialised(
     engine, seen = library._engine, []
     monkeypatch.setattr(library, "_engine", lambda: seen.append(list(open_now)) or engine())
     monkeypatch.setattr(plugins, "kernels_for", kernels_for)
-    monkeypatch.setattr(tensorrt.Kernels, "find", lambda folder, capability, needed: (kernels, ""))
-    with tensorrt.TensorRTEngine(path, PLUGIN, path.parent) as made:
+    monkeypatch.setattr(tensorrt_engine.Kernels, "find", lambda folder, capability, needed: (kernels, ""))
+    with opened(path, PLUGIN, path.parent) as made:
         assert made.kernels is kernels
         library.execute_fails = True
         with pytest.raises(EngineError, match="node 7: no such kernel; enqueue failed"):
@@ -324,7 +333,7 @@ def test_plugins_have_their_kernels_while_it_is_deserialised(
         assert host.kernels is kernels
     assert host.kernels is None  # plugins that the library never frees would hold them
     assert seen == [[True]]
-    tensorrt.TensorRTEngine(path, INFO, path.parent).close()
+    opened(path, INFO, path.parent).close()
     assert seen == [[True], []]
 
 
@@ -336,7 +345,7 @@ def test_the_real_driver_api_has_every_name_in_use() -> None:
 
 @needs_rtx
 def test_the_real_library_has_every_name_in_use() -> None:
-    real = import_library("tensorrt-rtx")
+    real = LIBRARY.load()
     for owner, names in {
         real.Runtime: ("deserialize_cuda_engine", "get_engine_validity"),
         real.ICudaEngine: tuple(vars(Library(Cuda().gpu)._engine())),
@@ -357,15 +366,15 @@ def test_the_real_library_has_every_name_in_use() -> None:
 @pytest.mark.rtx
 def test_a_real_engine_up_to_the_missing_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cuda: Cuda) -> None:
     """A real engine, the real library, a GPU that is only claimed: its own words come back as an EngineError."""
-    real = import_library("tensorrt-rtx")
+    real = LIBRARY.load()
     (tmp_path / ENGINE).write_bytes(_build(real, save_model(tmp_path / "model.onnx")))
-    monkeypatch.setattr(tensorrt, "probe_gpu", lambda: (GPU, ""))
+    monkeypatch.setattr(tensorrt_family, "probe_gpu", lambda: (GPU, ""))
     info = EngineInfo("tensorrt-rtx", RTX or "", ENGINE, ("8.9",))
     with pytest.raises(EngineError, match=r"cannot load .*model\.engine: .*cudaError 35"):
-        tensorrt.TensorRTEngine(tmp_path / ENGINE, info)
+        opened(tmp_path / ENGINE, info)
     (tmp_path / ENGINE).write_bytes(b"this is no engine" * 100)
     with pytest.raises(EngineError, match=r"model\.engine \(MALFORMED_ENGINE\): "):
-        tensorrt.TensorRTEngine(tmp_path / ENGINE, info)
+        opened(tmp_path / ENGINE, info)
     cuda.gpu.nothing_is_left()
 
 

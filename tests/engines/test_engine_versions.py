@@ -6,9 +6,10 @@ import pytest
 
 from isnet_trt.bundle import ENGINE
 from isnet_trt.cuda.gpu import Gpu
-from isnet_trt.engines import tensorrt
+from isnet_trt.engines import tensorrt_family
 from isnet_trt.engines.info import EngineInfo
-from isnet_trt.engines.libraries import runs_engine_of
+from isnet_trt.engines.tensorrt import LIBRARY
+from isnet_trt.engines.tensorrt_api import runs_engine_of
 from isnet_trt.errors import EngineUnavailable
 
 
@@ -29,13 +30,13 @@ def test_runs_engine_of(installed: str, built: str, compatible: bool, runs: bool
 
 def test_the_manifest_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu = Gpu("NVIDIA Double", "8.9", "CUDA 13.0")
-    monkeypatch.setattr(tensorrt, "installed_version", lambda kind: "10.14.0")
-    monkeypatch.setattr(tensorrt, "probe_gpu", lambda: (gpu, ""))
+    monkeypatch.setattr(type(LIBRARY), "installed_version", lambda self: "10.14.0")
+    monkeypatch.setattr(tensorrt_family, "probe_gpu", lambda: (gpu, ""))
     plain = EngineInfo("tensorrt", "10.13.3.9", ENGINE, ("8.9",), context="native")
     with pytest.raises(EngineUnavailable, match="runs only under the version that built it; pip install"):
-        tensorrt.check_compatible(plain)
+        LIBRARY.compatible_gpu(plain)
     lasting = EngineInfo("tensorrt", "10.13.3.9", ENGINE, ("8.9",), context="native", version_compatible=True)
-    assert tensorrt.check_compatible(lasting) is gpu
-    monkeypatch.setattr(tensorrt, "installed_version", lambda kind: "11.0.0")
+    assert LIBRARY.compatible_gpu(lasting) is gpu
+    monkeypatch.setattr(type(LIBRARY), "installed_version", lambda self: "11.0.0")
     with pytest.raises(EngineUnavailable, match="or a later one of the same major version"):
-        tensorrt.check_compatible(lasting)
+        LIBRARY.compatible_gpu(lasting)

@@ -16,6 +16,7 @@ from typing import Any
 import onnx
 
 from isnet_trt.cuda import plugins
+from isnet_trt.engines.tensorrt_rtx import LIBRARY
 from isnet_trt.errors import IsnetError
 from isnet_trt.export import tensorrt
 from isnet_trt.export.engine_options import EngineOptions
@@ -42,7 +43,7 @@ def one(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     if job.get("break") == "unregistered":
         plugins.kernels_for = unregistered
     if job.get("break") == "registered":
-        tensorrt.allow_plugins(tensorrt.import_library("tensorrt-rtx"))
+        LIBRARY.allow_plugins(LIBRARY.load())
         tensorrt._context = registered
     if job.get("break") == "taken":
         tensorrt.without_plugins = lambda graph: None

@@ -15,7 +15,8 @@ from tqdm import tqdm
 from isnet_trt.bundle import ENGINE, ONNX, TIMING_CACHE, new_bundle
 from isnet_trt.cuda.gpu import Gpu
 from isnet_trt.engines.info import EngineInfo
-from isnet_trt.engines.libraries import import_library
+from isnet_trt.engines.tensorrt import LIBRARY as TENSORRT
+from isnet_trt.engines.tensorrt_rtx import LIBRARY
 from isnet_trt.errors import EngineUnavailable
 from isnet_trt.export import builder, tensorrt
 from isnet_trt.export.build import measured
@@ -31,7 +32,7 @@ needs_rtx = pytest.mark.skipif(
 
 @pytest.fixture
 def library() -> Any:
-    return import_library("tensorrt-rtx")
+    return LIBRARY.load()
 
 
 @pytest.mark.rtx
@@ -139,7 +140,7 @@ def test_tensorrts_path_through_its_sibling(
     graph: onnx.ModelProto, library: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """TensorRT-RTX in TensorRT's place: its names, a builder that needs no GPU, a timing cache that stays empty."""
-    monkeypatch.setattr(tensorrt, "import_library", lambda kind: library)
+    monkeypatch.setattr(type(TENSORRT), "load", lambda self: library)
     monkeypatch.setattr(tensorrt, "find_gpu", lambda: Gpu("NVIDIA Double", "8.6", "CUDA 13.0", 84))
     shapes, path = shapes_for(recipe("isnet_demo"), batch=2), tmp_path / "model.engine"
     first = build_engine(graph, "tensorrt", shapes, path, EngineOptions(workspace=1), progress=False)

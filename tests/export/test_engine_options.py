@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from isnet_trt.cuda.gpu import Gpu
-from isnet_trt.engines.libraries import RTX_COMPUTE_CAPABILITIES
+from isnet_trt.engines.tensorrt_rtx import COMPUTE_CAPABILITIES as RTX_COMPUTE_CAPABILITIES
 from isnet_trt.errors import SettingsError
 from isnet_trt.export.engine_options import AMPERE_PLUS, EngineOptions
 

@@ -19,7 +19,7 @@ from export_models import random_model
 from isnet_trt import Inference
 from isnet_trt.cuda import plugins
 from isnet_trt.cuda.gpu import Gpu
-from isnet_trt.engines.libraries import RTX_COMPUTE_CAPABILITIES
+from isnet_trt.engines.tensorrt_rtx import COMPUTE_CAPABILITIES as RTX_COMPUTE_CAPABILITIES
 from isnet_trt.errors import BuildError, EngineUnavailable, SettingsError
 from isnet_trt.export import tensorrt
 from isnet_trt.export.engine_options import EngineOptions

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper
 from isnet_trt.cuda import plugins
 from isnet_trt.cuda.context_ops import Attention, Pool
 from isnet_trt.cuda.signatures import CONTEXT_ATTENTION, NAMESPACE, REGION_POOL, Operation
-from isnet_trt.engines.libraries import import_library
+from isnet_trt.engines.tensorrt_rtx import LIBRARY
 from isnet_trt.export import functions
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="there is no tensorrt-rtx")
@@ -45,7 +45,7 @@ def by_plugin(
     operation: Operation, arrays: dict[str, np.ndarray], types: dict[str, str], shapes: dict[str, tuple[int, ...]]
 ) -> list[np.ndarray]:
     """The same through the plugin: sizes from descriptions, workspace as it asked for, addresses in order."""
-    library = import_library("tensorrt-rtx")
+    library = LIBRARY.load()
     kinds = {"fp32": library.DataType.FLOAT, "fp16": library.DataType.HALF}
     inputs = [SimpleNamespace(dims=a.shape, type=kinds[types[n]]) for n, a in arrays.items()]
     kernels = HostKernels(("fp32", "fp16"), width=32)
@@ -102,7 +102,7 @@ def test_region_pool(kind: str) -> None:
 
 
 def test_sizes_of_a_description_are_those_of_the_operation() -> None:
-    library = import_library("tensorrt-rtx")
+    library = LIBRARY.load()
     plugin = plugins.plugin_class(library)(REGION_POOL, "node", {}, plugins.Host())
     tensors = [SimpleNamespace(type=library.DataType.FLOAT), SimpleNamespace(type=library.DataType.BF16)]
     assert plugin._size(tensors, [(2, 9, 35), (2, 35, 40)]) == Pool(2, 9, 35, 40, "fp32", "bf16")

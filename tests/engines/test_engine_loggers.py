@@ -9,13 +9,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from isnet_trt.engines import libraries
-from isnet_trt.engines.libraries import collecting_logger, give_back, installed_version
+from isnet_trt.engines import tensorrt_api
+from isnet_trt.engines.tensorrt_api import collecting_logger, give_back
+from isnet_trt.engines.tensorrt_rtx import LIBRARY
 
 ONE_AFTER_THE_OTHER = """
 import gc
-from isnet_trt.engines.libraries import collecting_logger, import_library
-library = import_library("tensorrt-rtx")
+from isnet_trt.engines.tensorrt_api import collecting_logger
+from isnet_trt.engines.tensorrt_rtx import LIBRARY
+library = LIBRARY.load()
 first, second = library.Builder(collecting_logger(library)), library.Runtime(collecting_logger(library))
 del first
 gc.collect()
@@ -32,7 +34,7 @@ print("alive")
 
 
 @pytest.mark.rtx
-@pytest.mark.skipif(installed_version("tensorrt-rtx") is None, reason="tensorrt-rtx is not installed")
+@pytest.mark.skipif(LIBRARY.installed_version() is None, reason="tensorrt-rtx is not installed")
 def test_what_the_registry_says_after_the_first_user_of_the_library_is_gone() -> None:
     ran = subprocess.run([sys.executable, "-c", ONE_AFTER_THE_OTHER], capture_output=True, text=True, timeout=300)
     assert (ran.returncode, ran.stdout) == (0, "alive\n"), ran.stderr[-2000:]
@@ -47,7 +49,7 @@ class Module:
 
 def test_as_many_loggers_as_are_in_use_at_once() -> None:
     one, other = Module(), Module()
-    before = len(libraries._loggers)
+    before = len(tensorrt_api._kept_alive)
     first = collecting_logger(one)
     for _ in range(5):
         logger = collecting_logger(one)
@@ -58,5 +60,5 @@ def test_as_many_loggers_as_are_in_use_at_once() -> None:
         give_back(logger)
         assert collecting_logger(other) is not logger
     gc.collect()
-    assert len(libraries._loggers) == before + 2 + 5
+    assert len(tensorrt_api._kept_alive) == before + 2 + 5
     assert collecting_logger(one).errors == []

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from isnet_trt.engines.alias import alias_object, load_alias
+from isnet_trt.engines.soname_alias import alias_object, load_alias
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or platform.machine() not in ("x86_64", "aarch64"), reason="no second names here"
@@ -23,7 +23,7 @@ needs_rtx = pytest.mark.skipif(
 
 MATHS = """
 import ctypes
-from isnet_trt.engines.alias import load_alias
+from isnet_trt.engines.soname_alias import load_alias
 try:
     ctypes.CDLL("libnumbers.so")
 except OSError:
@@ -72,11 +72,11 @@ def test_a_library_that_is_not_there() -> None:
 RTX = """
 import ctypes
 {first}
-from isnet_trt.engines.libraries import allow_plugins, import_library
-library = import_library("tensorrt-rtx")
+from isnet_trt.engines.tensorrt_rtx import LIBRARY
+library = LIBRARY.load()
 {then}
-allow_plugins(library)
-allow_plugins(library)
+LIBRARY.allow_plugins(library)
+LIBRARY.allow_plugins(library)
 assert ctypes.CDLL("libtensorrt_rtx.so").getPrivateApi_INTERNAL
 """
 
@@ -90,13 +90,13 @@ def test_the_parsers_library_is_found(first: str) -> None:
 
 
 FOREIGN = """
-from isnet_trt.engines.alias import load_alias
+from isnet_trt.engines.soname_alias import load_alias
 load_alias("libtensorrt_rtx.so", "libm.so.6")
 """
 BROKEN = """
-from isnet_trt.engines import libraries
+from isnet_trt.engines import tensorrt_rtx
 def load_alias(*names): raise OSError("read-only file system")
-libraries.load_alias = load_alias
+tensorrt_rtx.load_alias = load_alias
 """
 
 

@@ -1,0 +1,133 @@
+"""What is stated once about each engine library; `isnet_trt.engines.table` lists the libraries."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from isnet_trt.cuda.gpu import Gpu
+from isnet_trt.engines.base import DeviceEngine, Engine
+from isnet_trt.engines.info import EngineInfo
+from isnet_trt.errors import EngineUnavailable
+
+PORTABLE = "onnxruntime"
+"""The library that opens the ONNX graph of any bundle on any machine."""
+PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
+Placement = Literal["auto", "cpu", "cuda"]
+"""Where the network runs: "auto" is the GPU for libraries that need one, and the CPU for the others, which take a GPU
+for "cuda" only."""
+PLACEMENTS: tuple[Placement, ...] = ("auto", "cpu", "cuda")
+
+
+@dataclass(frozen=True)
+class EngineSource:
+    """What an engine is opened from.
+
+    ``path`` is the serialised engine, or the ONNX graph for a library that runs it as it is; ``kernels`` the bundle's
+    folder of compiled kernels; ``classes`` and ``stride`` describe the network's output.
+    """
+
+    path: Path
+    info: EngineInfo
+    kernels: Path | None
+    classes: int
+    stride: int
+
+
+class Library:
+    """One engine library at run time. Nothing of it is imported before `load`.
+
+    Attributes:
+        kind: name on command lines and in manifests.
+        title: name in sentences.
+        module: Python module.
+        packages: distributions that may bring the module; the first is the one to install.
+        install: argument of pip install.
+        precisions: precision -> what it means under this library, for ``--help``.
+        needs_gpu: engines run on an NVIDIA GPU only.
+        compiles: builds serialised engines from graphs; otherwise it runs the bundle's ONNX graph.
+    """
+
+    kind: ClassVar[str]
+    title: ClassVar[str]
+    module: ClassVar[str]
+    packages: ClassVar[tuple[str, ...]]
+    install: ClassVar[str]
+    precisions: ClassVar[Mapping[str, str]]
+    needs_gpu: ClassVar[bool] = False
+    compiles: ClassVar[bool] = False
+
+    def installed_version(self) -> str | None:
+        """The library's version, without importing it; None where it is not installed."""
+        if importlib.util.find_spec(self.module) is None:
+            return None
+        for package in self.packages:
+            try:
+                return importlib.metadata.version(package)
+            except importlib.metadata.PackageNotFoundError:
+                continue
+        return str(self.load().__version__)
+
+    def load(self) -> Any:
+        """The library's module.
+
+        Raises:
+            EngineUnavailable: it is not installed or cannot be loaded; the message says what to install.
+        """
+        try:
+            return importlib.import_module(self.module)
+        except (ImportError, OSError, RuntimeError) as error:  # its own libraries missing end as any of the three
+            instead = "" if self.kind == PORTABLE else f", or use engine {PORTABLE!r}"
+            raise EngineUnavailable(
+                f"engine {self.kind!r} needs the Python package {self.packages[0]}, which cannot be imported "
+                f"({error}); pip install '{self.install}'{instead}"
+            ) from None
+
+    def unsupported(self, gpu: Gpu) -> str:
+        """Why engines of this library cannot run on ``gpu``; empty if they can."""
+        return ""
+
+    def check_builder(self, gpu: Gpu | None, reason: str) -> None:
+        """Raise EngineUnavailable where engines cannot be built beside ``gpu``; ``reason`` says why there is none."""
+
+    def check(self, info: EngineInfo) -> None:
+        """Raise EngineUnavailable where the engine of a manifest cannot run here; the library is not imported."""
+
+    def open(
+        self, source: EngineSource, *, threads: int | None = None, device: Placement = "auto", on_device: bool = False
+    ) -> Engine:
+        """An engine on the GPU if the library needs one or ``device`` is "cuda", else on the CPU.
+
+        ``threads`` is for the CPU. See `open_on_gpu` for ``on_device``.
+
+        Raises:
+            EngineUnavailable, BundleError, EngineError: it cannot be opened.
+        """
+        if self.needs_gpu or device == "cuda":
+            return self.open_on_gpu(source, threads=threads, on_device=on_device)
+        return self.open_on_cpu(source, threads=threads)
+
+    def open_on_cpu(self, source: EngineSource, *, threads: int | None = None) -> Engine:
+        """An engine on the CPU; only of libraries that do not need a GPU."""
+        raise EngineUnavailable(f"{self.title} runs on a GPU only; use engine {PORTABLE!r}")
+
+    def open_on_gpu(self, source: EngineSource, *, threads: int | None = None, on_device: bool = True) -> DeviceEngine:
+        """An engine on the GPU; without ``on_device`` its `run` is all that is needed."""
+        raise NotImplementedError
+
+    def refusal(self, path: Path) -> str:
+        """Why the library cannot build the graph of static shapes in a file; empty where it can.
+
+        Only of libraries that compile.
+
+        Raises:
+            EngineUnavailable: the library is not installed.
+            EngineError: it does not start.
+            SettingsError: the file cannot be read.
+        """
+        raise NotImplementedError(f"{self.title} does not compile graphs")

@@ -1,0 +1,44 @@
+"""The engine libraries, one line each.
+
+A library KIND is described in `isnet_trt.engines.KIND` (what the runtime needs, an object called ``LIBRARY``) and in
+`isnet_trt.export.engines.KIND` (what a build needs, ``BUILDER``), a hyphen being an underscore there. Both are imported
+when they are needed: the runtime imports nothing of the export.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+
+from isnet_trt.engines.library import Library
+from isnet_trt.errors import SettingsError
+
+KINDS = (
+    "tensorrt",
+    "tensorrt-rtx",
+    "onnxruntime",
+)
+"""In the order in which ``auto`` prefers them."""
+
+
+@functools.cache
+def library(kind: str) -> Library:
+    """The library called ``kind``.
+
+    Raises:
+        SettingsError: there is none.
+    """
+    if kind not in KINDS:
+        raise SettingsError(f"engine {kind!r} is unknown to this isnet_trt; it knows {', '.join(KINDS)}")
+    found: Library = importlib.import_module(f"isnet_trt.engines.{module_name(kind)}").LIBRARY
+    return found
+
+
+def module_name(kind: str) -> str:
+    """Name of the two modules of a library."""
+    return kind.replace("-", "_")
+
+
+def compiling_kinds() -> tuple[str, ...]:
+    """The libraries that build serialised engines from graphs."""
+    return tuple(kind for kind in KINDS if library(kind).compiles)

@@ -1,0 +1,107 @@
+"""TensorRT's Python API, which TensorRT-RTX shares: creating objects, loggers, versions.
+
+https://docs.nvidia.com/deeplearning/tensorrt/latest/_static/python-api/
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from isnet_trt.errors import EngineError
+
+
+def network_flags(module: Any) -> int:
+    """Strong typing is a flag in TensorRT 10 and the only way from 11 on."""
+    flag = getattr(module.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    return 0 if flag is None else 1 << int(flag)
+
+
+def parser_errors(parser: Any) -> list[str]:
+    """What an ONNX parser refuses, with the nodes."""
+    errors = [parser.get_error(index) for index in range(parser.num_errors)]
+    return [f"{error.node_operator()} node {error.node_name()}: {error.desc()}" for error in errors]
+
+
+def same_version(one: str, other: str) -> bool:
+    """Whether two versions are one release; repackagings such as ``.post1`` or ``+cu13`` do not count."""
+    return _release(one) == _release(other)
+
+
+def runs_engine_of(installed: str, built: str, compatible: bool) -> bool:
+    """Whether the ``installed`` version of a library runs an engine that version ``built`` built.
+
+    ``compatible`` engines run under later versions of the same major version as well (TensorRT's documentation,
+    "Engine Compatibility").
+    """
+    if same_version(installed, built) or not compatible:
+        return same_version(installed, built)
+    newer, older = ([int(part) for part in _release(version).split(".")] for version in (installed, built))
+    return newer[0] == older[0] and newer > older
+
+
+def _release(version: str) -> str:
+    match = re.match(r"\d+(\.\d+)*", version)
+    return match.group() if match else version
+
+
+@functools.cache
+def logger_class(module: Any) -> Any:
+    """A class of loggers that collect the library's error messages in ``errors`` and print nothing."""
+    severity = module.ILogger.Severity
+
+    class CollectingLogger(module.ILogger):
+        def __init__(self) -> None:
+            module.ILogger.__init__(self)
+            self.errors: list[str] = []
+
+        def log(self, level: Any, message: str) -> None:
+            if level in (severity.ERROR, severity.INTERNAL_ERROR):
+                self.errors.append(message)
+
+    return CollectingLogger
+
+
+_kept_alive: list[Any] = []
+_idle: list[Any] = []
+_loggers_lock = threading.Lock()
+
+
+def keep_alive(logger: Any) -> Any:
+    """Keep ``logger`` as long as the process lives, and return it.
+
+    The library's process-wide parts, such as the registry of plugins, log to the first logger that is in use, and go
+    on doing so after the objects created with it are gone: a logger that was freed ends the process.
+    """
+    _kept_alive.append(logger)
+    return logger
+
+
+def collecting_logger(module: Any) -> Any:
+    """A logger of `logger_class` for one user of the library; idle ones are used again."""
+    with _loggers_lock:
+        for index, logger in enumerate(_idle):
+            if isinstance(logger, logger_class(module)):
+                return _idle.pop(index)
+    return keep_alive(logger_class(module)())
+
+
+def give_back(logger: Any) -> None:
+    """Return a logger of `collecting_logger` for reuse, once everything created with it is gone."""
+    logger.errors.clear()
+    _idle.append(logger)
+
+
+def create(factory: Callable[[Any], Any], logger: Any, library: str) -> Any:
+    """Create a ``Builder`` or ``Runtime`` that logs to ``logger``; ``library`` is its name and version, for messages.
+
+    Raises:
+        EngineError: the library creates none, such as where the driver is too old; the message has its reason.
+    """
+    try:
+        return factory(logger)
+    except TypeError as error:  # "factory function returned nullptr"
+        raise EngineError(f"{library} does not start: {'; '.join(logger.errors) or error}") from None

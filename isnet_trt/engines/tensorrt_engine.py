@@ -1,0 +1,336 @@
+"""TensorRT and TensorRT-RTX engines: one class, since both libraries have the same Python API.
+
+Not yet run on a GPU: every refusal up to the deserialisation is tested for real, the rest against a double that keeps
+"device" memory on the host.
+API (Runtime, ICudaEngine, IExecutionContext):
+https://docs.nvidia.com/deeplearning/tensorrt/latest/_static/python-api/
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import OrderedDict
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isnet_trt.cuda.backends import open_backend
+from isnet_trt.cuda.device import Device
+from isnet_trt.cuda.gpu import Gpu
+from isnet_trt.cuda.kernels import Kernels
+from isnet_trt.engines.base import check_batch
+from isnet_trt.engines.info import EngineInfo
+from isnet_trt.engines.tensorrt_api import collecting_logger, create, give_back
+from isnet_trt.errors import EngineError
+from isnet_trt.forks import OwnerProcess
+
+CONTEXTS = 4
+"""Input shapes of the host form whose contexts are kept."""
+REBUILD = "build the bundle again here with python -m isnet_trt.build"
+
+
+class TensorRTEngine:
+    """A serialised engine on GPU 0 (as CUDA_VISIBLE_DEVICES counts).
+
+    There is one execution context per input shape, since a context that changes its shape cannot be captured in a CUDA
+    graph; they never run at the same time and share their device memory. Two forms: `run` from and to host memory, on
+    a stream of the engine's own, and `enqueue` on device memory and any stream.
+
+    Raises:
+        EngineUnavailable: there are no kernels for its plugins.
+        BundleError: the kernels of the bundle are damaged.
+        EngineError: the file cannot be deserialised, or is no network with one float32 input and output.
+    """
+
+    stream = 0
+    """`enqueue` works on any stream; see `isnet_trt.engines.onnxruntime_cuda`."""
+
+    def __init__(self, library: Any, gpu: Gpu, path: Path, info: EngineInfo, kernels: Path | None = None) -> None:
+        """``library`` is the module and ``gpu`` the GPU that it runs on (`TensorRTFamily.compatible_gpu`).
+
+        ``kernels`` is the bundle's folder of compiled kernels; an engine with context plugins needs it.
+        """
+        self.gpu = gpu
+        self.kind = info.kind
+        self.description = (
+            f"{info.kind} {info.library_version} on {self.gpu.name} (compute capability {self.gpu.compute_capability})"
+        )
+        needed = "the engine was built with context plugins" if info.context == "plugin" else ""
+        self.kernels, self.no_kernels = Kernels.find(kernels, self.gpu.compute_capability, needed)
+        self._path = path
+        self._library = library
+        self._log = collecting_logger(self._library)
+        self._runtime: Any = None
+        self._engine: Any = None
+        self._contexts: OrderedDict[tuple[int, ...], Any] = OrderedDict()
+        self._pinned: set[tuple[int, ...]] = set()
+        self._spare: Any = None
+        self._options: Any = None
+        self._host: Any = None
+        self._stream = 0
+        self._buffers: dict[str, tuple[int, int]] = {}
+        self._device = Device(open_backend())
+        self._owner = OwnerProcess(self)
+        try:
+            with self._device, self._plugins(info):
+                self._stream = self._device.create_stream()
+                self._load(info)
+        except BaseException:
+            self.close()
+            raise
+
+    @contextlib.contextmanager
+    def _plugins(self, info: EngineInfo) -> Iterator[None]:
+        """The context operations' plugins, for engines that were built with them."""
+        if info.context != "plugin":
+            yield
+            return
+        from isnet_trt.cuda import plugins
+
+        with plugins.kernels_for(self._library, self.kernels, self.gpu.multiprocessors) as host:
+            self._host = host
+            yield
+
+    def _load(self, info: EngineInfo) -> None:
+        self._runtime = create(self._library.Runtime, self._log, f"{self.kind} {self._library.__version__}")
+        if info.version_compatible:  # it carries the lean runtime of the version that built it
+            self._runtime.engine_host_code_allowed = True
+        serialised = _read(self._path)
+        self._engine = self._runtime.deserialize_cuda_engine(serialised)
+        if self._engine is None:
+            said = self._said()  # before _invalid() makes the library say more
+            what = f"{self.kind} {self._library.__version__} cannot load {self._path}{self._invalid(serialised)}"
+            raise EngineError(f"{what}: {said}; {REBUILD}")
+        self._input, self._output = self._signature()
+        self._options = self._context_options()  # kept: TensorRT-RTX's contexts give theirs back when asked
+        self._spare = self._create_context()  # now, so that too little memory is said when the engine is opened
+
+    def _invalid(self, serialised: bytes) -> str:
+        """What TensorRT-RTX finds in the file's header; TensorRT has no such check."""
+        ask = getattr(self._runtime, "get_engine_validity", None)
+        if ask is None:
+            return ""
+        _, found = ask(serialised)
+        members = self._library.EngineInvalidityDiagnostics.__members__
+        names = [name for name, flag in members.items() if int(found) & int(flag)]
+        return f" ({', '.join(names)})" if names else ""
+
+    def _signature(self) -> tuple[str, str]:
+        """Names of the one input and the one output."""
+        engine, mode = self._engine, self._library.TensorIOMode
+        names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
+        inputs = [name for name in names if engine.get_tensor_mode(name) == mode.INPUT]
+        outputs = [name for name in names if engine.get_tensor_mode(name) == mode.OUTPUT]
+        floats = all(engine.get_tensor_dtype(name) == self._library.DataType.FLOAT for name in names)
+        if len(inputs) != 1 or len(outputs) != 1 or not floats:
+            raise EngineError(f"{self._path} is no segmentation engine: its tensors are {', '.join(names)}; {REBUILD}")
+        return inputs[0], outputs[0]
+
+    def _context_options(self) -> Any:
+        """What contexts are made with: to work in memory that they are given."""
+        strategy = self._library.ExecutionContextAllocationStrategy.USER_MANAGED
+        eager = getattr(self._library, "DynamicShapesKernelSpecializationStrategy", None)
+        if eager is None:
+            return strategy
+        # TensorRT-RTX would start with general kernels and change them later, which a CUDA graph would not see.
+        config = self._engine.create_runtime_config()
+        config.set_execution_context_allocation_strategy(strategy)
+        config.dynamic_shapes_kernel_specialization_strategy = eager.EAGER
+        return config
+
+    def _create_context(self) -> Any:
+        """A context that works in the memory that all of them share."""
+        context = self._engine.create_execution_context(self._options)
+        if context is None:
+            raise EngineError(f"{self._path}: no execution context, is GPU memory free? {self._said()}")
+        self._lend_memory(context)
+        return context
+
+    def _lend_memory(self, context: Any) -> None:
+        """What a run takes in any profile."""
+        size = int(self._engine.device_memory_size_v2)
+        if size:
+            context.set_device_memory(self._buffer("activations", size), size)
+
+    def _buffer(self, name: str, size: int) -> int:
+        """The address of at least ``size`` bytes of device memory, kept for the next call with this name."""
+        address, capacity = self._buffers.get(name, (0, 0))
+        if capacity < size:
+            if address:
+                del self._buffers[name]
+                self._device.free(address)
+            address = self._device.allocate(size)
+            self._buffers[name] = address, size
+        return address
+
+    def _context(self, shape: tuple[int, ...]) -> Any:
+        """The context for inputs of ``shape``."""
+        if self._engine is None:
+            raise EngineError("this engine was closed; open it again")
+        self._log.errors.clear()
+        if shape not in self._contexts:
+            context, self._spare = self._spare or self._create_context(), None
+            if not self._shape(context, shape):
+                self._spare = context
+                raise EngineError(f"the engine does not take {shape}: {self._limits()}. {self._said()}")
+            self._contexts[shape] = context
+        self._contexts.move_to_end(shape)
+        return self._contexts[shape]
+
+    def _shape(self, context: Any, shape: tuple[int, ...]) -> bool:
+        """Give ``context`` inputs of ``shape``, in the profile that has them; whether the engine takes them."""
+        fitting = (
+            index
+            for index, (smallest, _, largest) in enumerate(self._profiles())
+            if all(a <= b <= c for a, b, c in zip(smallest, shape, largest, strict=True))
+        )
+        profile = next(fitting, 0)
+        if context.active_optimization_profile != profile:
+            if not context.set_optimization_profile_async(profile, self._stream):
+                return False
+            self._device.synchronize(self._stream)  # it is used on other streams
+            self._lend_memory(context)  # whether it keeps what it had is not documented
+        return bool(context.set_input_shape(self._input, shape))
+
+    def _profiles(self) -> list[list[tuple[int, ...]]]:
+        """Smallest, usual and largest input of each profile; none for an engine of one shape."""
+        engine = self._engine
+        if min(engine.get_tensor_shape(self._input)) > 0:
+            return []
+        indices = range(engine.num_optimization_profiles)
+        return [[tuple(shape) for shape in engine.get_tensor_profile_shape(self._input, i)] for i in indices]
+
+    def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        """See `isnet_trt.engines.base.Engine.run`.
+
+        Raises:
+            EngineError: closed, or ``batch`` is outside the shapes that the engine was built for, or CUDA failed.
+        """
+        self._owner.check("this engine")
+        check_batch(batch)
+        with self._device:
+            context = self._context(batch.shape)
+            logits = np.empty(self._answer(context, batch.shape), np.float32)
+            source = self._buffer(self._input, batch.nbytes)
+            result = self._buffer(self._output, logits.nbytes)
+            self._device.upload(source, batch, self._stream)
+            try:
+                self._execute(context, source, result, batch.shape, self._stream)
+                self._device.download(logits, result, self._stream)
+            finally:
+                # Also when nothing was started: the upload still reads the caller's memory.
+                self._device.synchronize(self._stream)
+            self._trim()
+        return logits
+
+    def _trim(self) -> None:
+        """Contexts of host-form shapes beyond the latest few go."""
+        loose = [shape for shape in self._contexts if shape not in self._pinned]
+        for shape in loose[:-CONTEXTS]:
+            del self._contexts[shape]
+
+    def output_shape(self, shape: tuple[int, int, int, int]) -> tuple[int, ...]:
+        """Of the answer to an input of ``shape``; EngineError where the engine takes no such input."""
+        with self._device:
+            return self._answer(self._context(shape), shape)
+
+    def enqueue(self, input_address: int, output_address: int, shape: tuple[int, int, int, int], stream: int) -> None:
+        """Queue the network: float32 ``shape`` at one device address to float32 logits at the other.
+
+        Addresses are multiples of 256; ``stream`` is any stream of the device's primary context, which is current.
+        Runs on different streams must not overlap.
+
+        Raises:
+            EngineError: closed, or ``shape`` is outside what the engine was built for, or the library refuses.
+        """
+        self._pinned.add(shape)
+        self._execute(self._context(shape), input_address, output_address, shape, stream)
+
+    def _execute(self, context: Any, source: int, result: int, shape: tuple[int, ...], stream: int) -> None:
+        context.set_tensor_address(self._input, source)
+        context.set_tensor_address(self._output, result)
+        if not context.execute_async_v3(stream):
+            raise EngineError(f"{self.kind} failed on an input of shape {shape}: {self._said()}")
+
+    def no_graph(self, shapes: frozenset[tuple[int, int, int, int]], stream: int) -> str:
+        """Why runs of ``shapes`` on ``stream`` cannot be part of a CUDA graph; empty if they can.
+
+        TensorRT says so only when it is tried, TensorRT-RTX also before.
+        """
+        for shape in sorted(shapes):
+            ask = getattr(self._context(shape), "is_stream_capturable", None)
+            if ask is not None and not ask(stream):
+                return f"{self.kind} cannot be captured for an input of {shape}"
+        return ""
+
+    def keep(self, shapes: frozenset[tuple[int, int, int, int]]) -> None:
+        """Give back the contexts for other input shapes; none of them is running or part of a graph.
+
+        The device's primary context is current.
+        """
+        self._pinned &= shapes
+        for shape in [shape for shape in self._contexts if shape not in shapes]:
+            del self._contexts[shape]
+
+    def _answer(self, context: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
+        output = tuple(context.get_tensor_shape(self._output))
+        if len(output) != 4 or min(output) < 1:
+            raise EngineError(f"{self._path} gives an output of shape {output} for {shape}; {REBUILD}")
+        return output
+
+    def _limits(self) -> str:
+        ranges = [f"{smallest} to {largest}" for smallest, _, largest in self._profiles()]
+        return f"it was built for {' or '.join(ranges) or f'{tuple(self._engine.get_tensor_shape(self._input))} only'}"
+
+    def _said(self) -> str:
+        failures = self._host.failures if self._host else ()
+        return "; ".join([*failures, *self._log.errors]) or "the library gave no reason"
+
+    def close(self) -> None:
+        """Give the GPU's memory back; closing twice is harmless, and so is closing in a forked child."""
+        if not self._owner.is_here or self._log is None:
+            return
+        try:
+            with self._device:
+                self._let_go()
+                self._device.close()
+        except EngineError:  # a lost device
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """What the library made, in an order in which each one uses the next, and what was given to it."""
+        self._contexts.clear()
+        self._spare = None
+        self._options = None
+        self._engine = None
+        self._runtime = None
+        if self._host is not None:
+            self._host.kernels = None  # the library's Python API never frees a plugin that it cloned
+        if self.kernels is not None:
+            self.kernels.close()
+        if self._log is not None:
+            logger, self._log = self._log, None
+            give_back(logger)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_owner"):
+            self.close()
+
+    def __enter__(self) -> TensorRTEngine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise EngineError(f"{path} cannot be read: {error.strerror or error}") from None

@@ -1,0 +1,66 @@
+"""TensorRT-RTX, as the runtime sees it."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+from isnet_trt.cuda.gpu import Gpu
+from isnet_trt.engines.soname_alias import load_alias
+from isnet_trt.engines.tensorrt_family import TensorRTFamily
+from isnet_trt.errors import EngineUnavailable
+
+COMPUTE_CAPABILITIES = ("8.0", "8.6", "8.9", "12.0", "12.1")
+"""GPUs that TensorRT-RTX 1.7 builds fp32 engines for (`ComputeCapability` of its Python API).
+
+9.0 is not among those it knows; for 7.5 it refuses float32 matrix products.
+"""
+_SHARED_OBJECT = "libtensorrt_rtx.so"
+_ENTRY_POINT = "getPrivateApi_INTERNAL"
+
+
+class TensorRTRTX(TensorRTFamily):
+    """TensorRT-RTX: builds ahead of time, on any machine, for GPUs that need not be there."""
+
+    kind = "tensorrt-rtx"
+    title = "TensorRT-RTX"
+    module = "tensorrt_rtx"
+    packages = ("tensorrt-rtx-cu13", "tensorrt-rtx")
+    install = "isnet_trt[rtx]"
+
+    def unsupported(self, gpu: Gpu) -> str:
+        """See `Library.unsupported`."""
+        if gpu.compute_capability in COMPUTE_CAPABILITIES:
+            return ""
+        return f"{self.kind} runs on compute capability {', '.join(COMPUTE_CAPABILITIES)} only"
+
+    def allow_plugins(self, module: Any) -> None:
+        """See `TensorRTFamily.allow_plugins`.
+
+        At the first plugin node the parser opens ``libtensorrt_rtx.so`` and looks up a function in it; where it finds
+        none the process ends with "terminate called without an active exception". The wheel holds only
+        ``libtensorrt_rtx.so.1``. So the name is added here (`isnet_trt.engines.soname_alias`), also where somebody
+        else imported the library before, and then the parser's two steps are done ahead of it.
+        """
+        numbered = f"{_SHARED_OBJECT}.{module.__version__.split('.')[0]}"
+        reason = ""
+        try:
+            address = _entry_point(numbered)
+            load_alias(_SHARED_OBJECT, numbered)
+            if _entry_point(_SHARED_OBJECT) != address:
+                reason = f"{_SHARED_OBJECT} of another installation is loaded in this process"
+        except (OSError, AttributeError) as error:
+            reason = str(error)
+        if reason:
+            raise EngineUnavailable(
+                f"TensorRT-RTX {module.__version__} cannot take plugins in this process, its parser would not find "
+                f"{_SHARED_OBJECT}: {reason}; use --context native, or add a link of that name beside {numbered}"
+            )
+
+
+def _entry_point(name: str) -> int | None:
+    """Address of the function that the parser looks up in the loaded library ``name``."""
+    return ctypes.cast(getattr(ctypes.CDLL(name), _ENTRY_POINT), ctypes.c_void_p).value
+
+
+LIBRARY = TensorRTRTX()
