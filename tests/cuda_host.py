@@ -1,6 +1,6 @@
 """A pipeline on host memory: kernels that run on addresses and a real network, queued on the doubles' streams.
 
-The kernels are the real ones in Triton's interpreter (tests/cuda/interpreted/host_kernels.py) or, where label maps are
+The kernels are the real ones in Triton's interpreter (tests/kernels/variants.py) or, where label maps are
 not the point, their plain references (`ReferenceKernels`), which are a thousand times faster.
 """
 

@@ -277,9 +277,9 @@ def compile_kernels(folder: PathLike[str], *options: str) -> None:
 class PtxKernels:
     """The kernels of a folder ``sm_80``, run from their PTX on `Memory`."""
 
-    def __init__(self, folder: PathLike[str], seed: int = 0) -> None:
+    def __init__(self, folder: PathLike[str], seed: int = 0, memory: Memory | None = None) -> None:
         self.files = kernels.read(folder, "8.0")
-        self.memory = Memory()
+        self.memory = memory or Memory()
         self._order = random.Random(seed)
         self._programs: dict[str, Program] = {}
 

@@ -38,9 +38,13 @@ class Memory:
         self.block = NOBODY
         self._buffers: dict[int, _Buffer] = {}
 
-    def hold(self, name: str, data: bytes, shift: int = 0) -> int:
-        """The address of a copy of ``data``, ``shift`` bytes beside a multiple of 2^36."""
-        return self._add(name, np.frombuffer(data, np.uint8).copy(), True, shift)
+    def hold(self, name: str, data: bytes, shift: int = 0, known: bool | NDArray[np.bool_] = True) -> int:
+        """The address of a copy of ``data``, ``shift`` bytes beside a multiple of 2^36; ``known`` bytes may be read."""
+        return self._add(name, np.frombuffer(data, np.uint8).copy(), known, shift)
+
+    def clear(self) -> None:
+        """Give all buffers back."""
+        self._buffers.clear()
 
     def reserve(self, name: str, size: int, shift: int = 0) -> int:
         """The address of ``size`` bytes that nobody has written yet."""
@@ -84,7 +88,7 @@ class Memory:
                 raise Fault(f"two threads write different values to {buffer.name}")
             buffer.writer[at], buffer.known[at] = self.block, True
 
-    def _add(self, name: str, data: Bytes, known: bool, shift: int) -> int:
+    def _add(self, name: str, data: Bytes, known: bool | NDArray[np.bool_], shift: int) -> int:
         number = len(self._buffers) + 1
         base = (number << _APART) + shift
         self._buffers[number] = _Buffer(

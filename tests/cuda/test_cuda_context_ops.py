@@ -1,4 +1,4 @@
-"""Sizes of the context operations' workspaces. What they compute: interpreted/check_context_ops.py."""
+"""Sizes of the context operations' workspaces. What they compute: tests/kernels/cases.py, cases without `parts`."""
 
 from __future__ import annotations
 

@@ -13,7 +13,6 @@ TESTS = Path(__file__).parents[2]
 sys.path[:0] = [str(TESTS), str(TESTS / "benchmarks"), str(TESTS / "cuda" / "interpreted")]
 import tiny_model  # noqa: E402
 from gpu_check_answers import Collected  # noqa: E402
-from host_kernels import HostKernels  # noqa: E402
 from host_rig import HostRig  # noqa: E402
 
 from benchmarks.gpu_check import rigs, runtime  # noqa: E402
@@ -22,7 +21,10 @@ from benchmarks.gpu_check.networks import Network, Strided  # noqa: E402
 from benchmarks.gpu_check.rigs import Case  # noqa: E402
 from isnet_trt.cuda.pipeline import Pipeline  # noqa: E402
 from isnet_trt.settings import Inference, Preprocess  # noqa: E402
+from tests.interpreter import use_interpreter  # noqa: E402
+from tests.kernels.variants import TritonKernels as HostKernels  # noqa: E402
 
+use_interpreter()
 LABELS = tiny_model.labels(5, ((1, 2),))
 CASE = Case("small", LABELS, Preprocess((23, 17)), Inference(), (17, 23))
 SLIDE = Inference("slide", (16, 24), (11, 16), (0.75, 1.0), flip=True, softmax_before_resize=True)

@@ -38,10 +38,13 @@ from isnet_trt.settings import Inference
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2] / "cuda" / "interpreted")]
 from gpu_check_answers import Collected  # noqa: E402
-from host_kernels import HostKernels  # noqa: E402
+
+from tests.interpreter import use_interpreter  # noqa: E402
+from tests.kernels.variants import TritonKernels as HostKernels  # noqa: E402
 
 assert os.environ.get("TRITON_INTERPRET") == "1", "run this file through tests/benchmarks/test_gpu_check_trials.py"
 torch.set_num_threads(1)
+use_interpreter()
 CPU = Jit("cpu", 86)
 
 

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import pytest
 from cuda_host import CASES, Form, picture
-from host_kernels import HostKernels
+
+from tests.interpreter import use_interpreter
+from tests.kernels.variants import TritonKernels
+
+use_interpreter()
 
 QUICK = {"whole", "smaller-than-the-window"}
 
@@ -14,7 +18,7 @@ QUICK = {"whole", "smaller-than-the-window"}
 )
 def test_label_maps_are_those_of_the_host(name, tmp_path):
     size, inference, options = CASES[name]
-    with Form(tmp_path, lambda classes: HostKernels(classes=classes), **options) as form:
+    with Form(tmp_path, lambda classes: TritonKernels(classes=classes), **options) as form:
         for seed in (0, 1):  # eagerly, then as a graph
             form.run(picture(*size, seed), inference)
         assert form.pipeline.description == "CUDA graphs"

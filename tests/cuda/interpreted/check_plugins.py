@@ -10,7 +10,6 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from host_kernels import HostKernels
 from onnx import TensorProto, helper
 
 from isnet_trt.cuda import plugins
@@ -18,6 +17,10 @@ from isnet_trt.cuda.context_ops import Attention, Pool
 from isnet_trt.cuda.signatures import CONTEXT_ATTENTION, NAMESPACE, REGION_POOL, Operation
 from isnet_trt.engines.tensorrt_rtx import LIBRARY
 from isnet_trt.export import functions
+from tests.interpreter import use_interpreter
+from tests.kernels.variants import TritonKernels
+
+use_interpreter()
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="there is no tensorrt-rtx")
 ELEMENTS = {"fp32": (np.float32, TensorProto.FLOAT), "fp16": (np.float16, TensorProto.FLOAT16)}
@@ -48,7 +51,7 @@ def by_plugin(
     library = LIBRARY.load()
     kinds = {"fp32": library.DataType.FLOAT, "fp16": library.DataType.HALF}
     inputs = [SimpleNamespace(dims=a.shape, type=kinds[types[n]]) for n, a in arrays.items()]
-    kernels = HostKernels(("fp32", "fp16"), width=32)
+    kernels = TritonKernels(("fp32", "fp16"), width=32)
     plugin = plugins.plugin_class(library)(
         operation, "node", dict.fromkeys(operation.attributes, SCALE), plugins.Host(kernels, 13)
     )

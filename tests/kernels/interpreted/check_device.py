@@ -1,4 +1,4 @@
-"""The functions that kernels share."""
+"""The functions that kernels share, in Triton's interpreter."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import pytest
 import torch
 import triton
 import triton.language as tl
-from interpreter import poisoned, tensor, values
 
 from isnet_trt.kernels.device import dot, taps
-from isnet_trt.kernels.launch import Launch, splits
+from isnet_trt.kernels.launch import Launch
 from isnet_trt.merging.resample import positions
+from tests.interpreter import use_interpreter
+
+use_interpreter()
 
 
 @triton.jit
@@ -24,13 +26,13 @@ def _taps(low, high, weight, step, length, count, BLOCK: tl.constexpr):
 
 
 @pytest.mark.parametrize(("n_in", "n_out"), [(3, 17), (86, 683), (64, 512), (3584, 2048), (5, 2), (1, 7), (9, 9)])
-def test_positions_are_those_of_the_host_to_the_last_bit(n_in, n_out):
+def test_positions_are_those_of_the_host_to_the_last_bit(n_in: int, n_out: int) -> None:
     step = np.float32(n_in) / np.float32(n_out)
     low, high = (torch.full((n_out,), -1, dtype=torch.int32) for _ in range(2))
-    weight = poisoned(n_out)
+    weight = torch.full((n_out,), 7777.0)
     _taps[(1,)](low, high, weight, float(step), n_in, n_out, 4096)
-    for made, wanted in zip((low, high, weight), positions(n_in, step, 0, n_out), strict=True):
-        np.testing.assert_array_equal(made.numpy(), wanted)
+    for result, expected in zip((low, high, weight), positions(n_in, step, 0, n_out), strict=True):
+        np.testing.assert_array_equal(result.numpy(), expected)
 
 
 @triton.jit
@@ -39,23 +41,15 @@ def _dot(a, b, out, BLOCK: tl.constexpr, UPCAST: tl.constexpr):
     tl.store(out + i, dot(tl.load(a + i), tl.load(b + i), tl.zeros((BLOCK, BLOCK), tl.float32), UPCAST))
 
 
-def test_dot_in_bfloat16_is_right_only_when_upcast():
-    rng = np.random.default_rng(0)
-    a, b = (tensor(rng.standard_normal((16, 16)), "bf16") for _ in range(2))
-    out = poisoned(16, 16)
+def test_dot_in_bfloat16_is_right_when_upcast() -> None:
+    a, b = (torch.randn(16, 16, generator=torch.Generator().manual_seed(i)).bfloat16() for i in range(2))
+    out = torch.full((16, 16), 7777.0)
     _dot[(1,)](a, b, out, 16, True)
-    np.testing.assert_allclose(values(out), values(a).astype(np.float64) @ values(b), atol=1e-5)
+    np.testing.assert_allclose(out.numpy(), (a.double() @ b.double()).numpy(), atol=1e-5)
 
 
-def test_a_launch_refuses_wrong_arguments():
+def test_a_launch_refuses_wrong_arguments() -> None:
     launch = Launch("taps", _taps, {"low": "*i32", "count": "i32"}, {}, ((("count", 2),), (), ()))
     assert launch.blocks({"count": 5}) == (3, 1, 1)
     with pytest.raises(TypeError, match="missing or unknown: count, step"):
-        launch.run(low=tensor(np.zeros(3)), step=1.0)
-
-
-def test_splits_fill_idle_multiprocessors_and_no_more():
-    assert splits(tiles=512, steps=128, slots=132) == 1
-    assert splits(tiles=64, steps=128, slots=132) == 2
-    assert splits(tiles=1, steps=3, slots=132) == 1
-    assert splits(tiles=8, steps=86, slots=128) > 4
+        launch.run(low=torch.zeros(3), step=1.0)

@@ -1,0 +1,198 @@
+"""The families of kernels and every case in which each is tried: odd sizes, and those of the published models.
+
+One list for all ways to run a kernel: Triton's interpreter (tests/kernels/interpreted), the compiled PTX in an emulator
+(tests/kernels/test_compiled_ptx.py), a GPU (tests/gpu/test_gpu_kernels.py) and the timings of benchmarks.kernels.
+Tolerances stand in the trials' modules, beside what they compare.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from isnet_trt.settings import Inference
+from tests.kernels import context_trials, picture_trials
+from tests.kernels.context_trials import AttentionCase, PoolCase
+from tests.kernels.picture_trials import FinishCase, FiniteCase, GatherCase, MergeCase, ResizeCase
+from tests.kernels.trials import Trial
+from tests.kernels.variants import DTYPES, Variant
+
+CITY = Inference("slide", (512, 1024), (341, 341))
+HALF = Inference("slide", (256, 512), (171, 171), flip=True, softmax_before_resize=True)
+CITY_MOST = CITY.replace(scales=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75), flip=True, softmax_before_resize=True)
+WHOLE_MOST = Inference(flip=True, softmax_before_resize=True)
+LIP_PAIRS = ((14, 15), (16, 17), (18, 19))
+SMALL = Inference("slide", (12, 17), (7, 11), (1.25,))
+MOST = SMALL.replace(flip=True, softmax_before_resize=True)
+MANY = Inference("slide", (16, 16), (11, 11), flip=True, softmax_before_resize=True)
+PARTS = Inference("slide", (7, 29), (5, 23), (0.5, 0.8, 1.75), flip=True)
+PAIRS = ((1, 2), (3, 4))
+
+
+@dataclass(frozen=True)
+class Family:
+    """Trials of one kernel: ``odd`` cases are small enough for the interpreter, ``real`` ones are those of models.
+
+    ``dtypes`` are the engine's types that there are kernels for. The first odd case stands for the family where time is
+    short.
+    """
+
+    name: str
+    make: Callable[[Variant, Any, str, int], Trial]
+    odd: Sequence[Any]
+    real: Sequence[Any]
+    dtypes: Sequence[str] = DTYPES
+
+    def trial(self, variant: Variant, case: Any, dtype: str, seed: int) -> Trial:
+        """With inputs of their own for every case and type."""
+        own = zlib.crc32(f"{self.name} {case.label} {dtype}".encode())
+        return self.make(variant, case, dtype, (seed + own) % 2**31)
+
+
+FAMILIES = {
+    family.name: family
+    for family in (
+        Family(
+            "attention",
+            context_trials.attention,
+            (
+                AttentionCase("45 queries, 71 keys", 2, 45, 71, 1, hidden="some"),
+                AttentionCase("70 in 3 parts", 1, 70, 70, 3),
+                AttentionCase("67 queries, 19 keys", 1, 67, 19),
+                AttentionCase("3 queries, 150 keys, 3 parts", 2, 3, 150, 3, hidden="some"),
+                AttentionCase("one of each", 1, 1, 1, 1),
+                AttentionCase("the demo's width, 2 parts", 2, 37, 67, 2, width=32),
+                AttentionCase("the demo's width, 333 keys", 1, 35, 333, width=32),
+                AttentionCase("first tiles without keys", 2, 37, 350, hidden="first"),
+                AttentionCase("a part without keys", 1, 5, 96, 3, hidden="first"),
+                AttentionCase("no key at all", 1, 3, 20, 1, hidden="all"),
+                AttentionCase("no key at all, 2 parts", 1, 3, 20, 2, hidden="all"),
+                AttentionCase("great scores", 1, 4, 40, 1, gain=60),
+            ),
+            (
+                AttentionCase("ADE, 5,504 keys", 1, 5504, 5504),
+                AttentionCase("ADE, 150 keys", 1, 5504, 150),
+                AttentionCase("Cityscapes x8, 8,192 keys", 8, 8192, 8192),
+                AttentionCase("Cityscapes x8, 19 keys", 8, 8192, 19),
+            ),
+        ),
+        Family(
+            "region_pool",
+            context_trials.region_pool,
+            (
+                PoolCase("2 x 19 classes, 101 positions", 2, 19, 101, 70, 1),
+                PoolCase("37 classes, ties, 3 parts", 1, 37, 131, 33, 3, "ties"),
+                PoolCase("one position", 1, 5, 1, 3, 3),
+                PoolCase("129 channels, 4 parts", 2, 3, 200, 129, 4),
+                PoolCase("37 classes, 331 positions", 1, 37, 331, 33),
+                PoolCase("far from zero", 1, 3, 90, 8, 2, "far"),
+                PoolCase("logits in float32", 1, 40, 150, 72, mixed=True),
+                PoolCase("a NaN", 1, 20, 70, 4, 2, "nan"),
+                PoolCase("a position of NaN", 1, 20, 70, 4, 2, "all nan"),
+            ),
+            (
+                PoolCase("ADE, 150 classes, 5,504 positions", 1, 150, 5504),
+                PoolCase("Cityscapes x8, 19 classes, 8,192 positions", 8, 19, 8192),
+                PoolCase("LIP, 20 classes, 14,161 positions", 1, 20, 14161),
+            ),
+        ),
+        Family(
+            "resize",
+            picture_trials.resize,
+            (
+                ResizeCase("11x33 to 17x57, BGR", (11, 33), (17, 57), bgr=True),
+                ResizeCase("30x31 to 13x11, alpha", (30, 31), (13, 11), pixel=4),
+                ResizeCase("16x44 to half", (16, 44), (8, 22)),
+                ResizeCase("5x300 to 3x259, BGRA", (5, 300), (3, 259), bgr=True, pixel=4),
+                ResizeCase("one pixel to 3x5", (1, 1), (3, 5)),
+            ),
+            (
+                ResizeCase("480x640 to 512x683", (480, 640), (512, 683)),
+                ResizeCase("1200x1600 to 512x683, BGR", (1200, 1600), (512, 683), bgr=True),
+                ResizeCase("301x199 to 473x473", (301, 199), (473, 473)),
+            ),
+            ("fp32",),
+        ),
+        Family(
+            "gather",
+            picture_trials.gather,
+            (
+                GatherCase("3 of 4 slots, alpha", (19, 61), PARTS, 4, 1, pixel=4),
+                GatherCase("flipped, enlarged, BGR", (19, 61), PARTS, 4, bgr=True, first=-4),
+                GatherCase("a band of 144 columns, BGRA", (21, 160), Inference("slide", (16, 144), (11, 100)), 4, 2,
+                           bgr=True, pixel=4),
+                GatherCase("whole", (9, 140), Inference(), 1),
+            ),
+            (
+                GatherCase("ADE, whole 512x683", (512, 683), Inference(), 1),
+                GatherCase("Cityscapes x8, 512x1024", (1024, 2048), CITY_MOST, 8, bgr=True),
+                GatherCase("LIP, whole 473x473, scale 1.25", (473, 473), Inference(scales=(1.25,), flip=True), 2),
+            ),
+        ),
+        Family(
+            "accumulate",
+            picture_trials.accumulate,
+            (
+                MergeCase("19 classes, flip, probabilities", (15, 29), MOST, 19, pairs=PAIRS, rows=(8, 3)),
+                MergeCase("the first row", (15, 29), SMALL, 5, rows=(0, 1)),
+                MergeCase("the last row, flip", (15, 29), SMALL.replace(flip=True), 5, pairs=PAIRS, rows=(-1, 1)),
+                MergeCase("smaller than the window", (15, 29),
+                          Inference("slide", (64, 17), (40, 11), (1.25,), flip=True), 5, pairs=PAIRS, rows=(9, 2)),
+                MergeCase("whole, flip, probabilities", (15, 29), WHOLE_MOST.replace(scales=(1.25,)), 5, pairs=PAIRS),
+                MergeCase("whole, flip", (15, 29), Inference(scales=(1.25,), flip=True), 5, pairs=PAIRS),
+                MergeCase("20 classes, stride 4", (19, 27), MANY, 20, 4, LIP_PAIRS, (8, 2)),
+                MergeCase("150 classes", (19, 27), MANY, 150, 8, LIP_PAIRS, (8, 2)),
+                MergeCase("300 classes, stride 4", (19, 27), MANY, 300, 4, LIP_PAIRS, (8, 2)),
+            ),
+            (
+                MergeCase("Cityscapes, 15 windows", (1024, 2048), CITY, 19),
+                MergeCase("half of Cityscapes, flip, probabilities", (512, 1024), HALF, 19, rows=(192, 128)),
+                MergeCase("LIP, whole, flip, probabilities", (473, 473), WHOLE_MOST, 20, 4, LIP_PAIRS),
+                MergeCase("ADE, whole, flip, probabilities", (512, 683), WHOLE_MOST, 150),
+            ),
+        ),
+        Family(
+            "finish",
+            picture_trials.finish,
+            (
+                FinishCase("2 volumes, 11 classes", ((4, 5), (7, 9)), (9, 31), 11),
+                FinishCase("a band of 3 volumes", ((7, 40), (26, 150), (13, 61)), (26, 150), 11, (9, 3)),
+                FinishCase("300 classes", ((5, 4),), (2, 131), 300),
+            ),
+            (
+                FinishCase("Cityscapes, 1 scale", ((1024, 2048),), (1024, 2048), 19),
+                FinishCase("ADE, whole, 3 scales", ((32, 43), (64, 86), (96, 129)), (480, 640), 150),
+                FinishCase("LIP, whole, 3 scales", ((60, 60), (119, 119), (178, 178)), (473, 473), 20),
+            ),
+        ),
+        Family(
+            "upsample_argmax",
+            picture_trials.upsample_argmax,
+            (
+                FinishCase("19 classes, 5x9 to 13x140", ((5, 9),), (13, 140), 19),
+                FinishCase("every class twice", ((5, 9),), (13, 140), 18, twice=True),
+                FinishCase("300 classes, 4x3 to 3x21", ((4, 3),), (3, 21), 300),
+            ),
+            (
+                FinishCase("ADE, 512x683", ((64, 86),), (512, 683), 150),
+                FinishCase("Cityscapes, 1024x2048", ((128, 256),), (1024, 2048), 19),
+                FinishCase("LIP, 473x473", ((119, 119),), (473, 473), 20),
+            ),
+        ),
+        Family(
+            "finite",
+            picture_trials.finite,
+            (
+                FiniteCase("9,001 values", 9001),
+                FiniteCase("a NaN at the end", 4999, 4998),
+                FiniteCase("a NaN at the beginning", 9001, 0),
+                FiniteCase("infinity at the end of a block", 4096, 4095, float("inf")),
+                FiniteCase("minus infinity", 3, 0, -float("inf")),
+                FiniteCase("one value", 1),
+            ),
+            (FiniteCase("Cityscapes x8", 8 * 19 * 64 * 128), FiniteCase("ADE, a NaN", 150 * 64 * 86, 4096)),
+        ),
+    )
+}  # fmt: skip
