@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         ParityError,
         SettingsError,
     )
-    from isnet_trt.pictures.interop import RawImage, RawLabels
+    from isnet_trt.pictures.raw import RawImage, RawLabels
     from isnet_trt.runtime.segmentation import Segmentation
     from isnet_trt.runtime.segmenter import Segmenter
     from isnet_trt.settings import Inference
@@ -37,8 +37,8 @@ _HOME = {
     "Segmenter": "runtime.segmenter",
     "Segmentation": "runtime.segmentation",
     "Inference": "settings",
-    "RawImage": "pictures.interop",
-    "RawLabels": "pictures.interop",
+    "RawImage": "pictures.raw",
+    "RawLabels": "pictures.raw",
     **dict.fromkeys(
         (
             "IsnetError",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from isnet_trt.merging.merge import label_type
 from isnet_trt.pictures.formats import Order
-from isnet_trt.pictures.interop import RawImage, RawLabels
+from isnet_trt.pictures.raw import RawImage, RawLabels
 from isnet_trt.runtime.segmenter import Segmenter
 
 

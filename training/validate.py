@@ -13,8 +13,7 @@ from torch import Tensor
 from isnet_trt.datasets.picture_set import Source
 from isnet_trt.datasets.prefetch import prefetch
 from isnet_trt.metrics import Confusion, Metrics
-from isnet_trt.pictures.formats import check_image
-from isnet_trt.pictures.preprocess import normalise, resize
+from isnet_trt.pictures.preprocess import check_image, normalise, resize
 from isnet_trt.settings import Preprocess
 from isnet_trt.training.distributed import Processes
 from isnet_trt.training.model import ISNet

@@ -20,7 +20,8 @@ from benchmarks.gpu_check.place import device
 from benchmarks.gpu_check.rigs import GpuRig
 from benchmarks.gpu_check.runtime import ade
 from isnet_trt.errors import BundleError, EngineError, EngineUnavailable, IsnetError
-from isnet_trt.pictures.interop import RawImage, image_from
+from isnet_trt.pictures.interop import image_from
+from isnet_trt.pictures.raw import RawImage
 
 _TOO_LARGE = 60_000
 """Side of a picture whose source alone takes 10.8 GB; with the network's answers it fits no GPU."""

@@ -132,8 +132,7 @@ def _check(loss: Tensor, number: int) -> None:
 def calibration_pictures(recipe: Recipe, source: Source, count: int) -> Iterator[NetworkInput]:
     """Network inputs from the first ``count`` pictures of a training set, through the runtime's test resize."""
     from isnet_trt.export.parity import NetworkInput
-    from isnet_trt.pictures.formats import check_image
-    from isnet_trt.pictures.preprocess import normalise, resize
+    from isnet_trt.pictures.preprocess import check_image, normalise, resize
 
     for index in range(min(count, len(source))):
         image = resize(check_image(source[index][0], "bgr"), recipe.preprocess)

@@ -28,7 +28,7 @@ from isnet_trt.errors import EngineError, EngineUnavailable, OutOfMemory
 from isnet_trt.forks import OwnerProcess
 from isnet_trt.merging.geometry import Window
 from isnet_trt.pictures.formats import Order
-from isnet_trt.pictures.interop import RawImage, RawLabels
+from isnet_trt.pictures.raw import RawImage, RawLabels
 from isnet_trt.settings import Inference, Size
 
 PLANS = 4
@@ -134,11 +134,15 @@ class Pipeline:
             EngineError: memory is short, or the driver or the engine fails. The pipeline stays usable.
         """
         with self._active():
-            prepared, slot = self._upload(image, inference, stream)
-            with self._slot_given_back_on_error(slot):
+            prepared, slot = self._take(image, inference)
+            try:
+                self._transfers.upload(image, prepared.plan, slot, self._address(prepared, ("source", 0)), stream)
                 self._run(prepared)
-                result = self._address(prepared, ("result", 0))
-                self._transfers.download(prepared.plan, slot, result, out, stream)
+                self._transfers.download(prepared.plan, slot, self._address(prepared, ("result", 0)), out, stream)
+            except BaseException:
+                self._drain()  # what was queued before the error uses the slot
+                self._transfers.give(slot)
+                raise
         return Ticket(prepared.plan, image, out, slot)
 
     def collect(self, ticket: Ticket) -> Labels | None:
@@ -165,9 +169,10 @@ class Pipeline:
             ImageError, EngineError: as `submit` and `collect`.
         """
         with self._active():
-            prepared, slot = self._upload(image, inference, stream)
+            prepared, slot = self._take(image, inference)
             plan = prepared.plan
             try:
+                self._transfers.upload(image, plan, slot, self._address(prepared, ("source", 0)), stream)
                 for step in plan.steps:
                     if step.stage not in ("accumulate", "finish"):
                         self._queue(step, prepared)
@@ -178,23 +183,11 @@ class Pipeline:
                 self._transfers.give(slot)
         return list(zip(plan.queue.windows, arrays, strict=True))
 
-    def _upload(self, image: RawImage, inference: Inference, stream: int | None) -> tuple[_Prepared, Slot]:
-        """Make plan and memory ready for an image, and queue its upload."""
+    def _take(self, image: RawImage, inference: Inference) -> tuple[_Prepared, Slot]:
+        """Make plan and memory ready for an image."""
         prepared = self._prepare((image.size, image.order, inference))
         with self._room(prepared.plan):
-            slot = self._transfers.take(prepared.plan, image.on_host)
-        with self._slot_given_back_on_error(slot):
-            self._transfers.upload(image, prepared.plan, slot, self._address(prepared, ("source", 0)), stream)
-        return prepared, slot
-
-    @contextlib.contextmanager
-    def _slot_given_back_on_error(self, slot: Slot) -> Iterator[None]:
-        try:
-            yield
-        except BaseException:
-            self._drain()  # what was queued before the error uses the slot
-            self._transfers.give(slot)
-            raise
+            return prepared, self._transfers.take(prepared.plan, image.on_host)
 
     def wait(self) -> None:
         """Wait until nothing is queued. Tickets stay to be collected."""

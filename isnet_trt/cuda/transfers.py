@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from isnet_trt.cuda.device import Device
 from isnet_trt.cuda.steps import FLOAT, Plan
 from isnet_trt.merging.merge import not_finite
-from isnet_trt.pictures.interop import RawImage, RawLabels
+from isnet_trt.pictures.raw import RawImage, RawLabels
 
 Labels = NDArray[np.unsignedinteger]
 

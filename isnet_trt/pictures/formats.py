@@ -4,40 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import cv2
 import numpy as np
 
 from isnet_trt.errors import ImageError, SettingsError
-from isnet_trt.pictures.files import Image
 
 Order = Literal["rgb", "bgr", "rgba", "bgra"]
 """The channels of a pixel, in memory order; alpha is passed over."""
 ORDERS: tuple[Order, ...] = ("rgb", "bgr", "rgba", "bgra")
-# A hundred times as fast as numpy's copy of a view with the channels turned round.
-_TO_RGB = {"bgr": cv2.COLOR_BGR2RGB, "rgba": cv2.COLOR_RGBA2RGB, "bgra": cv2.COLOR_BGRA2RGB}
-
-
-def check_image(image: Any, order: Order = "rgb") -> Image:
-    """``image`` as C-contiguous uint8 (H, W, 3) RGB; any memory layout is taken, a copy is made only where needed.
-
-    Raises:
-        ImageError: another type or shape; the message says how to convert it.
-        SettingsError: ``order`` is none of "rgb", "bgr", "rgba" and "bgra".
-    """
-    if not isinstance(image, np.ndarray):
-        check_order(order)
-        raise ImageError(f"an image must be a numpy array or a path, not {type(image).__name__}; use numpy.asarray")
-    check_format(image.shape, image.dtype, order)
-    return to_rgb(image, order)
-
-
-def to_rgb(image: Image, order: Order) -> Image:
-    """Return a checked image as C-contiguous (H, W, 3) RGB; a copy is made only where needed."""
-    if order == "rgb":
-        return np.ascontiguousarray(image)
-    if image.strides[0] < image.shape[1] * image.shape[2]:  # upside down or overlapping rows: no Mat of OpenCV's
-        image = np.ascontiguousarray(image)
-    return np.asarray(cv2.cvtColor(image, _TO_RGB[order]), np.uint8)
 
 
 def check_order(order: str) -> None:

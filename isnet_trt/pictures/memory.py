@@ -42,17 +42,31 @@ class Memory:
         return f"{self.dtype} {self.shape} with strides of {self.strides} bytes"
 
     @property
-    def rows(self) -> tuple[int, bool]:
-        """Bytes from row to row, and whether each row's bytes lie one after the other, as in a pitched picture.
+    def pitch(self) -> int | None:
+        """Bytes from row to row; None unless each row's elements lie side by side and rows follow from the top down.
 
         A stride along an axis of length 1 has no meaning and is not looked at.
         """
-        expected, dense = self.dtype.itemsize, True
+        row_bytes = self.dtype.itemsize
         for size, stride in zip(self.shape[:0:-1], self.strides[:0:-1], strict=True):
-            dense &= size == 1 or stride == expected
-            expected *= size
-        pitch = expected if self.shape[0] == 1 else self.strides[0]
-        return pitch, dense
+            if size != 1 and stride != row_bytes:
+                return None
+            row_bytes *= size
+        if self.shape[0] == 1:
+            return row_bytes
+        return self.strides[0] if self.strides[0] >= row_bytes else None
+
+    def as_rows(self) -> Memory:
+        """The same, or on the host a copy, in rows from the top down.
+
+        Raises:
+            Refused: it is a GPU's memory in another layout.
+        """
+        if self.pitch is not None:
+            return self
+        if self.device != HOST:
+            raise Refused(f"must be rows of pixels in the GPU's memory, from the top down; it is {self}; copy it there")
+        return of_array(np.ascontiguousarray(self.array()))
 
     def array(self) -> NDArray[Any]:
         """Host memory as a numpy array, without a copy; it keeps the owner alive."""

@@ -3,61 +3,21 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from isnet_trt.cuda.pipeline import Ticket
 from isnet_trt.cuda.plan import Model
 from isnet_trt.engines.base import Engine
 from isnet_trt.merging import windows
 from isnet_trt.merging.geometry import Window
 from isnet_trt.merging.merge import Merger, TileSink, not_finite
 from isnet_trt.merging.resample import Array
-from isnet_trt.pictures.interop import RawImage, RawLabels
-from isnet_trt.runtime.outputs import Outputs, StageTimer
+from isnet_trt.runtime.call import Job, Request, StageTimer
 from isnet_trt.settings import Inference, Size
 
 WindowLogits = list[tuple[Window, Array]]
 """Low-resolution logits (K, h, w) of windows."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """One call of a segmenter, checked: the image, what to compute, and where the label map is to be written.
-
-    ``out`` is the caller's object, ``out_memory`` its description; ``stream`` the caller's CUDA stream.
-    """
-
-    image: RawImage
-    inference: Inference
-    out: Any = None
-    out_memory: RawLabels | None = None
-    stream: int | None = None
-    probabilities: bool = False
-    points: Sequence[tuple[int, int]] | None = None
-    timer: StageTimer = field(default_factory=StageTimer)
-
-    def allocate(self, classes: int) -> Outputs:
-        """Allocate host memory for what the call computes.
-
-        Raises:
-            SettingsError: ``points`` are not pixels of the image.
-        """
-        labels = None if self.out_memory is None else self.out_memory.array()
-        merges_probabilities = self.inference.softmax_before_resize
-        return Outputs.allocate(self.image.size, classes, labels, self.probabilities, self.points, merges_probabilities)
-
-
-@dataclass
-class Job:
-    """A submitted request. With a ``ticket`` its outputs are complete after `Runtime.collect`, otherwise already."""
-
-    request: Request
-    outputs: Outputs
-    ticket: Ticket | None = None
 
 
 class Runtime(ABC):
@@ -76,10 +36,6 @@ class Runtime(ABC):
     @abstractmethod
     def description(self) -> str:
         """Engine, library, device, and where the stages around the network run, in one line."""
-
-    @abstractmethod
-    def check_memory(self, memory: RawImage | RawLabels, name: str) -> None:
-        """Raise SettingsError if this runtime cannot use such memory; ``name`` is that of the argument."""
 
     @abstractmethod
     def check_stream(self, stream: int) -> None:

@@ -9,9 +9,8 @@ from isnet_trt.cuda.plan import Model
 from isnet_trt.engines.base import Engine
 from isnet_trt.errors import SettingsError
 from isnet_trt.merging.resample import Array
-from isnet_trt.pictures.interop import RawImage, RawLabels
-from isnet_trt.runtime.base import Job, Request, Runtime, WindowLogits
-from isnet_trt.runtime.outputs import Outputs
+from isnet_trt.runtime.base import Runtime, WindowLogits
+from isnet_trt.runtime.call import Job, Outputs, Request
 
 
 class GpuRuntime(Runtime):
@@ -30,40 +29,39 @@ class GpuRuntime(Runtime):
         backend = self.pipeline.device.backend
         return f"{self.engine.description}; all stages on the GPU (memory from {backend}), {self.pipeline.description}"
 
-    def check_memory(self, memory: RawImage | RawLabels, name: str) -> None:
-        """See `Runtime.check_memory`: host memory and that of GPU 0."""
-        if not memory.on_host and memory.device_index != 0:
-            raise SettingsError(f"{name} is in the memory of {memory.device}, but this segmenter works on GPU 0")
-
     def check_stream(self, stream: int) -> None:
         """See `Runtime.check_stream`: any is taken."""
 
     def submit(self, request: Request) -> Job:
-        """See `Runtime.submit`."""
+        """See `Runtime.submit`; takes host memory and that of GPU 0."""
+        for memory, name in ((request.image, "the image"), (request.out_memory, "out")):
+            if memory is not None and not memory.on_host and memory.device_index != 0:
+                raise SettingsError(f"{name} is in the memory of {memory.device}, but this segmenter works on GPU 0")
         if request.probabilities or request.points is not None:
             return self._merge_on_host(request)
         with request.timer("queue"):
             ticket = self.pipeline.submit(request.image, request.inference, request.out_memory, request.stream)
-        return Job(request, Outputs(request.out), ticket)
+        return Job(Outputs(request.out), request.timer, ticket)
 
     def collect(self, job: Job) -> None:
-        """See `Runtime.collect`. Labels in the caller's device memory are given back as the caller's object."""
+        """See `Runtime.collect`. Where the labels are in device memory, the output is the caller's object."""
         if job.ticket is not None:
-            with job.request.timer("gpu"):
+            with job.timer("gpu"):
                 labels = self.pipeline.collect(job.ticket)
             if labels is not None:
                 job.outputs.labels = labels
 
     def _merge_on_host(self, request: Request) -> Job:
-        """Probabilities and scores exist nowhere on the GPU: merge the downloaded logits."""
+        """Merge downloaded logits: on the GPU, neither probabilities nor scores are ever written to memory."""
         if request.out_memory is not None and not request.out_memory.on_host:
             raise SettingsError(
                 "probabilities and points are merged on the host: pass out in host memory, or leave them out"
             )
-        outputs = request.allocate(self.model.head.classes)
-        plan = self.pipeline.plan(request.image.size, request.inference).queue
-        self.merge(plan, self._window_logits(request), request.image.size, outputs.add_tile, request.timer)
-        return Job(request, outputs)
+        image, timer = request.image, request.timer
+        outputs = Outputs.allocate(request, self.model.head.classes)
+        plan = self.pipeline.plan(image.size, request.inference).queue
+        self.merge(plan, self._window_logits(request), image.size, outputs.add_tile, timer)
+        return Job(outputs, timer)
 
     def _window_logits(self, request: Request) -> Iterator[WindowLogits]:
         with request.timer("gpu"):

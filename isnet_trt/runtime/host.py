@@ -5,9 +5,9 @@ from __future__ import annotations
 from isnet_trt.cuda.plan import Model
 from isnet_trt.engines.base import Engine
 from isnet_trt.errors import SettingsError
-from isnet_trt.pictures.interop import RawImage, RawLabels
 from isnet_trt.pictures.preprocess import network_input
-from isnet_trt.runtime.base import Job, Request, Runtime
+from isnet_trt.runtime.base import Runtime
+from isnet_trt.runtime.call import Job, Outputs, Request
 
 
 class HostRuntime(Runtime):
@@ -23,14 +23,6 @@ class HostRuntime(Runtime):
         """See `Runtime.description`."""
         return f"{self.engine.description}; all other stages on the host{self._reason}"
 
-    def check_memory(self, memory: RawImage | RawLabels, name: str) -> None:
-        """See `Runtime.check_memory`: host memory only."""
-        if not memory.on_host:
-            raise SettingsError(
-                f"{name} is in the memory of {memory.device}, but {self.engine.description} takes its pictures "
-                "from the host: copy it there first, or open a bundle whose engine works in GPU memory"
-            )
-
     def check_stream(self, stream: int) -> None:
         """See `Runtime.check_stream`: nothing here would wait for one."""
         raise SettingsError(
@@ -38,12 +30,19 @@ class HostRuntime(Runtime):
         )
 
     def submit(self, request: Request) -> Job:
-        """See `Runtime.submit`."""
-        outputs = request.allocate(self.model.head.classes)
-        with request.timer("resize"):
-            planes = network_input(request.image, self.model.preprocess)
-        self.score(planes, request.inference, request.image.size, outputs.add_tile, request.timer)
-        return Job(request, outputs)
+        """See `Runtime.submit`; takes host memory only."""
+        for memory, name in ((request.image, "the image"), (request.out_memory, "out")):
+            if memory is not None and not memory.on_host:
+                raise SettingsError(
+                    f"{name} is in the memory of {memory.device}, but {self.engine.description} takes its pictures "
+                    "from the host: copy it there first, or open a bundle whose engine works in GPU memory"
+                )
+        image, timer = request.image, request.timer
+        outputs = Outputs.allocate(request, self.model.head.classes)
+        with timer("resize"):
+            planes = network_input(image.array(), image.order, self.model.preprocess)
+        self.score(planes, request.inference, image.size, outputs.add_tile, timer)
+        return Job(outputs, timer)
 
     def collect(self, job: Job) -> None:
         """See `Runtime.collect`: the outputs are complete already."""

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isnet_trt.pictures.files import Image
-from isnet_trt.pictures.formats import Order, check_image
+from isnet_trt.pictures.formats import Order
 from isnet_trt.pictures.overlay import class_shares, draw
+from isnet_trt.pictures.preprocess import check_image
 
 
 @dataclass(frozen=True)

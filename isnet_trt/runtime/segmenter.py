@@ -22,12 +22,13 @@ from isnet_trt.forks import OwnerProcess
 from isnet_trt.merging.merge import Head, label_type
 from isnet_trt.merging.resample import Array
 from isnet_trt.pictures.formats import Order
-from isnet_trt.pictures.interop import image_from, labels_from, stream_handle
-from isnet_trt.runtime.base import Job, Request, Runtime
+from isnet_trt.pictures.interop import image_from, labels_from
+from isnet_trt.pictures.raw import stream_handle
+from isnet_trt.runtime.base import Runtime
+from isnet_trt.runtime.call import Job, Request, StageTimer
 from isnet_trt.runtime.gpu import GpuRuntime
 from isnet_trt.runtime.host import HostRuntime
 from isnet_trt.runtime.opening import open_runtime
-from isnet_trt.runtime.outputs import StageTimer
 from isnet_trt.runtime.prefetch import prefetch
 from isnet_trt.runtime.segmentation import Segmentation
 from isnet_trt.settings import Inference, Labels, Preprocess, Size
@@ -191,10 +192,7 @@ class Segmenter:
         with self._turn():
             with timer("read"):
                 image = image_from(image, order, stream=stream)
-                self.runtime.check_memory(image, "the image")
                 out_memory = labels_from(out, image, label_type(self.labels.count), stream=stream)
-                if out_memory is not None:
-                    self.runtime.check_memory(out_memory, "out")
             request = Request(image, settings, out, out_memory, stream, probabilities, points, timer)
             return self.runtime.submit(request)
 
@@ -202,7 +200,7 @@ class Segmenter:
         with self._turn() if job.ticket else nullcontext():
             self.runtime.collect(job)
         outputs, palette = job.outputs, self._palette.copy()
-        seconds = job.request.timer.seconds
+        seconds = job.timer.seconds
         return Segmentation(outputs.labels, self.labels.names, palette, outputs.probabilities, outputs.scores, seconds)
 
     def map(self, images: Iterable[Source], **options: Any) -> Iterator[Segmentation]:

@@ -17,7 +17,7 @@ from benchmarks.gpu_check.rigs import Case
 from isnet_trt.cuda.steps import Plan
 from isnet_trt.cuda.transfers import Slot, Transfers
 from isnet_trt.forks import OwnerProcess
-from isnet_trt.pictures.interop import RawLabels
+from isnet_trt.pictures.raw import RawLabels
 from isnet_trt.settings import Inference, Preprocess
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="triton has no wheels for this platform")

@@ -14,8 +14,9 @@ from cuda_host import CASES, RULE, SLIDE, WHOLE, Form, ReferenceKernels, picture
 from isnet_trt import Inference
 from isnet_trt.cuda.pipeline import CAPTURES
 from isnet_trt.errors import EngineError
-from isnet_trt.pictures.interop import RawImage, RawLabels, image_from
+from isnet_trt.pictures.interop import image_from
 from isnet_trt.pictures.preprocess import normalise, resize
+from isnet_trt.pictures.raw import RawImage, RawLabels
 from isnet_trt.settings import Preprocess
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="triton has no wheels for this platform")

@@ -18,7 +18,8 @@ from PIL import Image
 from isnet_trt import RawImage, RawLabels, Segmenter
 from isnet_trt.errors import ImageError, SettingsError
 from isnet_trt.pictures.dlpack import READ_ONLY
-from isnet_trt.pictures.interop import check_apart, image_from, labels_from, stream_handle
+from isnet_trt.pictures.interop import check_apart, image_from, labels_from
+from isnet_trt.pictures.raw import stream_handle
 from isnet_trt.settings import Preprocess
 
 PICTURE = np.random.default_rng(7).integers(0, 256, (43, 75, 3), np.uint8)

@@ -1,26 +1,60 @@
-"""What a call of a segmenter computes: the label map, probabilities, scores at points, and the time by stage."""
+"""One call of a segmenter: the request, checked; the outputs, filled by a runtime; the time by stage."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from isnet_trt.cuda.pipeline import Ticket
 from isnet_trt.errors import SettingsError
 from isnet_trt.merging.merge import label_type, largest
 from isnet_trt.merging.resample import Array
 from isnet_trt.merging.volumes import softmax
-from isnet_trt.settings import Size
+from isnet_trt.pictures.raw import RawImage, RawLabels
+from isnet_trt.settings import Inference, Size
+
+
+class StageTimer:
+    """Sum up seconds by stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a call asks for: the image, and where the label map is to be written.
+
+    ``out`` is the caller's object, ``out_memory`` its description; ``stream`` the caller's CUDA stream.
+    """
+
+    image: RawImage
+    inference: Inference
+    out: Any = None
+    out_memory: RawLabels | None = None
+    stream: int | None = None
+    probabilities: bool = False
+    points: Sequence[tuple[int, int]] | None = None
+    timer: StageTimer = field(default_factory=StageTimer)
 
 
 @dataclass
 class Outputs:
-    """Outputs of one call; `add_tile` fills those that are merged on the host.
+    """What a call computes; `add_tile` fills what is merged on the host.
 
     ``labels`` is (H, W), or the caller's object in GPU memory; ``probabilities`` (K, H, W) and ``scores`` (P, K) at
     the pixels ``points`` (P, 2) are float32, or None where they were not requested.
@@ -33,29 +67,19 @@ class Outputs:
     merges_probabilities: bool = False
 
     @classmethod
-    def allocate(
-        cls,
-        size: Size,
-        classes: int,
-        labels: NDArray[np.unsignedinteger] | None,
-        probabilities: bool,
-        points: Sequence[tuple[int, int]] | None,
-        merges_probabilities: bool,
-    ) -> Outputs:
-        """Allocate the outputs of an image of ``size``; ``labels`` is the caller's label map, None for a new one.
-
-        ``merges_probabilities``: the tiles hold probabilities already, not logits.
+    def allocate(cls, request: Request, classes: int) -> Outputs:
+        """Allocate host memory for all that is requested.
 
         Raises:
             SettingsError: ``points`` are not (row, column) pixels of the image.
         """
-        if labels is None:
-            labels = np.empty(size, label_type(classes))
-        outputs = cls(labels, merges_probabilities=merges_probabilities)
-        if probabilities:
+        size, memory = request.image.size, request.out_memory
+        outputs = cls(np.empty(size, label_type(classes)) if memory is None else memory.array())
+        outputs.merges_probabilities = request.inference.softmax_before_resize
+        if request.probabilities:
             outputs.probabilities = np.empty((classes, *size), np.float32)
-        if points is not None:
-            outputs.points = _check_points(points, size)
+        if request.points is not None:
+            outputs.points = _check_points(request.points, size)
             outputs.scores = np.empty((len(outputs.points), classes), np.float32)
         return outputs
 
@@ -81,16 +105,10 @@ def _check_points(points: Sequence[tuple[int, int]], size: Size) -> NDArray[np.i
     return pixels.astype(np.intp)
 
 
-class StageTimer:
-    """Sum up seconds by stage."""
+@dataclass
+class Job:
+    """A submitted request. With a ``ticket`` its outputs are complete after `Runtime.collect`, otherwise already."""
 
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+    outputs: Outputs
+    timer: StageTimer
+    ticket: Ticket | None = None
