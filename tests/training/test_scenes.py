@@ -15,6 +15,7 @@ from isnet_trt.training.scenes.__main__ import main
 from isnet_trt.training.scenes.canvas import Camera, Canvas, Kind
 from isnet_trt.training.scenes.light import random_light
 from isnet_trt.training.scenes.people import Person, random_looks
+from isnet_trt.training.scenes.view import View
 
 
 def test_classes_are_those_of_the_recipe() -> None:
@@ -67,7 +68,7 @@ def test_a_person_has_the_right_side_at_the_left_of_the_image(seed: int) -> None
     rng = np.random.default_rng(seed)
     canvas = Canvas.blank(200, 200, Kind.ROAD)
     camera = Camera(focal=200, x=100, horizon=80, height=1.6)
-    Person(0, 3, 1.75, random_looks(rng)).draw(canvas, camera, random_light(rng))
+    Person(0, 3, 1.75, random_looks(rng)).draw(View(canvas, camera, random_light(rng)))
     right, left = (np.nonzero(canvas.labels == kind) for kind in (Kind.PERSON_RIGHT, Kind.PERSON_LEFT))
     assert right[1].mean() < left[1].mean() - 5
     share = len(right[0]) / (len(right[0]) + len(left[0]))

@@ -18,66 +18,58 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isnet_trt import cli
-from isnet_trt.errors import SettingsError
+from isnet_trt.pictures.files import write_png
 from isnet_trt.recipes import DEMO_LABELS
-from isnet_trt.training.scenes import Scene, draw_scene
+from isnet_trt.training.scenes import SCENE_SIZE, Scene, draw_scene
 
 SHEET_WIDTH = 480
-"""Width of one picture in the contact sheet, in pixels."""
+"""Width of one scene in the contact sheet, in pixels."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Draw and write; 0 when all was written."""
+    """Run the command line; return the exit status."""
     args = _parser().parse_args(argv)
-    if args.count < 1:
-        raise SettingsError(f"--count {args.count} must be at least 1")
     args.out.mkdir(parents=True, exist_ok=True)
     cells = []
     for seed in range(args.seed, args.seed + args.count):
         scene = draw_scene(seed, *args.size)
-        _write(args.out / f"scene_{seed}.png", scene.image)
+        write_png(args.out / f"scene_{seed}.png", scene.image[..., ::-1])
         if args.labels:
-            _write(args.out / f"scene_{seed}_labels.png", scene.labels)
-            _write(args.out / f"scene_{seed}_colours.png", colours(scene.labels))
+            write_png(args.out / f"scene_{seed}_labels.png", scene.labels)
+            write_png(args.out / f"scene_{seed}_colours.png", _colours(scene.labels)[..., ::-1])
         cells.append(_cell(scene, args.labels))
-    _write(args.out / "contact_sheet.png", _sheet(cells))
+    write_png(args.out / "contact_sheet.png", _sheet(cells)[..., ::-1])
     print(f"{args.count} scenes of {args.size[0]}×{args.size[1]} in {args.out}")
     return 0
 
 
-def colours(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _colours(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Labels H×W in the demo palette, RGB H×W×3."""
     return np.asarray(DEMO_LABELS.palette, np.uint8)[labels]
 
 
 def _cell(scene: Scene, labels: bool) -> NDArray[np.uint8]:
-    picture = np.vstack([scene.image, colours(scene.labels)]) if labels else scene.image
+    picture = np.vstack([scene.image, _colours(scene.labels)]) if labels else scene.image
     height = picture.shape[0] * SHEET_WIDTH // picture.shape[1]
     return cv2.resize(picture, (SHEET_WIDTH, height), interpolation=cv2.INTER_AREA).astype(np.uint8)
 
 
 def _sheet(cells: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    """The cells in rows of about the square root of their number, white where there is none."""
+    """The cells in about as many rows as columns, with white cells at the end."""
     columns = max(1, round(len(cells) ** 0.5))
     blank = np.full_like(cells[0], 255)
     cells = cells + [blank] * (-len(cells) % columns)
     return np.vstack([np.hstack(cells[i : i + columns]) for i in range(0, len(cells), columns)])
 
 
-def _write(path: Path, picture: NDArray[np.uint8]) -> None:
-    """Write RGB or grey as PNG."""
-    if not cv2.imwrite(str(path), picture[..., ::-1] if picture.ndim == 3 else picture):
-        raise SettingsError(f"{path} cannot be written")
-
-
 def _parser() -> argparse.ArgumentParser:
-    p = cli.parser("isnet_trt.training.scenes", __doc__ or "")
-    p.add_argument("--out", type=Path, required=True, help="folder for the pictures")
-    p.add_argument("--count", type=int, default=8, help="how many (default: 8)")
-    p.add_argument("--size", type=int, nargs=2, default=(512, 1024), metavar=("H", "W"), help="default: 512 1024")
-    p.add_argument("--seed", type=int, default=0, help="first seed; the next pictures take the next ones")
-    p.add_argument("--labels", action="store_true", help="write the labels as well")
-    return p
+    parser = cli.parser("isnet_trt.training.scenes", __doc__ or "")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the pictures")
+    parser.add_argument("--count", type=cli.positive, default=8, help="number of scenes (default: 8)")
+    parser.add_argument("--size", type=int, nargs=2, default=SCENE_SIZE, metavar=("H", "W"), help="default: 512 1024")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the first scene; the others follow")
+    parser.add_argument("--labels", action="store_true", help="write the labels as well")
+    return parser
 
 
 if __name__ == "__main__":

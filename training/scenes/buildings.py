@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
-from isnet_trt.training.scenes.canvas import Camera, Canvas, Colour, Kind, Points, mix, times
-from isnet_trt.training.scenes.light import Light
+from isnet_trt.training.scenes.canvas import Colour, Kind, mix, times
 from isnet_trt.training.scenes.street import FACADES, NEAR, Street
+from isnet_trt.training.scenes.view import View
 
-_LAMPLIT: Colour = (255, 214, 128)
+_LAMPLIGHT: Colour = (255, 214, 128)
+Box = tuple[float, float, float, float]
+"""A rectangle on the street wall: z0, z1, y0, y1."""
 
 
 @dataclass(frozen=True)
@@ -45,172 +48,168 @@ def random_houses(street: Street, rng: np.random.Generator) -> list[House]:
                     z = street.junction[1] + 2.5
                 else:
                     length = street.junction[0] - 2.5 - z
-            house = _house(side, street.wall(side), z, z + length, tall, rng)
+            house = _house(side, street.wall(side), (z, z + length), tall, rng)
             if rng.random() > 0.08 and length > 2:
                 houses.append(house)
             z += length + (float(rng.uniform(1, 7)) if rng.random() < 0.15 else 0.0)
     return sorted(houses, key=lambda h: -h.z0)
 
 
-def _house(side: int, x: float, z0: float, z1: float, tall: int, rng: np.random.Generator) -> House:
+def _house(side: int, x: float, span: tuple[float, float], tall: int, rng: np.random.Generator) -> House:
     base, jitter = FACADES[int(rng.integers(len(FACADES)))], float(rng.normal(0, 12))
     wall = (base[0] + jitter, base[1] + jitter, base[2] + jitter)
     trim = mix(wall, (245, 240, 228), 0.65) if rng.random() < 0.7 else times(wall, 0.62)
     storeys = max(1, tall + int(rng.integers(-2, 4)))
-    return House(side, x, z0, z1, storeys, float(rng.uniform(2.8, 3.6)), wall, trim, bool(rng.random() < 0.55))
+    return House(side, x, *span, storeys, float(rng.uniform(2.8, 3.6)), wall, trim, bool(rng.random() < 0.55))
 
 
-def draw_house(canvas: Canvas, camera: Camera, house: House, light: Light, rng: np.random.Generator) -> None:
-    """The gable towards the camera, the wall along the street, and what is on them. Behind the camera: nothing."""
-    if house.z1 <= NEAR + 0.5:
-        return
-    z = max(house.z0, NEAR)
-    facing = light.shade(times(house.wall, 0.86), z)
-    far = house.x + house.side * 13
-    if house.z0 > NEAR:
-        _chimneys(canvas, camera, house, light, rng)
-        gable = [(house.x, 0), (far, 0), (far, house.height), (house.x, house.height)]
+def draw_house(view: View, house: House, rng: np.random.Generator) -> None:
+    """Draw the gable towards the camera, the wall along the street, and what is on them; behind the camera nothing."""
+    if house.z1 > NEAR + 0.5:
+        _Drawing(view, house, rng).draw()
+
+
+class _Drawing:
+    """The drawing of one house; ``near`` is the depth of its nearest visible corner."""
+
+    def __init__(self, view: View, house: House, rng: np.random.Generator) -> None:
+        self.view, self.house, self.rng = view, house, rng
+        self.near = max(house.z0, NEAR)
+
+    def draw(self) -> None:
+        if self.house.z0 > NEAR:
+            self._chimneys()
+            self._gable()
+        self._wall()
+        self._windows()
+        if self.house.shop:
+            self._shop()
+        else:
+            self._door()
+
+    def _facing(self, colour: Colour) -> Colour:
+        """``colour`` on a surface that faces the camera."""
+        return self.view.light.shade(colour, self.near)
+
+    def _along(self, colour: Colour) -> Colour:
+        """``colour`` on the wall along the street."""
+        return self.view.light.shade(colour, self.near, -self.house.side)
+
+    def _fill(self, boxes: Iterable[Box], colour: Colour, kind: Kind | None = None, smooth: bool = False) -> None:
+        """Fill rectangles on the street wall; parts behind the camera are cut off."""
+        x, spans = self.house.x, ((max(z0, NEAR), z1, y0, y1) for z0, z1, y0, y1 in boxes if z1 > NEAR)
+        quads = [[(x, y0, z0), (x, y0, z1), (x, y1, z1), (x, y1, z0)] for z0, z1, y0, y1 in spans]
+        self.view.fill(quads, colour, kind, smooth)
+
+    def _chimneys(self) -> None:
+        house, rng = self.house, self.rng
+        for _ in range(int(rng.integers(0, 3))):
+            x, z = house.x + house.side * float(rng.uniform(0.5, 4)), float(rng.uniform(house.z0, house.z1))
+            top, other = house.height + float(rng.uniform(0.8, 1.8)), x + house.side * 0.9
+            tone = self.view.light.shade(times(house.wall, 0.7), z)
+            self.view.fill([[(x, 0, z), (other, 0, z), (other, top, z), (x, top, z)]], tone, Kind.BUILDING)
+
+    def _gable(self) -> None:
+        house, rng = self.house, self.rng
+        x, far, top = house.x, house.x + house.side * 13, house.height
+        outline = [(x, 0.0), (far, 0.0), (far, top), (x, top)]
         if rng.random() < 0.35:
-            gable[3:3] = [((house.x + far) / 2, house.height + 3.5)]
-        outline = np.array([(x, y, house.z0) for x, y in gable])
-        canvas.fill([camera.project(outline)], facing, Kind.BUILDING)
-        _gable_windows(canvas, camera, house, light, rng)
-    _wall(canvas, camera, house, light)
-    _windows(canvas, camera, house, light, rng)
-    _ground_floor(canvas, camera, house, light, rng)
+            outline[3:3] = [((x + far) / 2, top + 3.5)]
+        colour = self._facing(times(house.wall, 0.86))
+        self.view.fill([[(a, b, house.z0) for a, b in outline]], colour, Kind.BUILDING)
+        windows = []
+        for storey in range(1, house.storeys):
+            for offset in (2.5, 6.5, 10.5):
+                if rng.random() < 0.55:
+                    a, b = x + house.side * offset, house.storey * storey + 0.9
+                    corners = ((a - 0.6, b), (a + 0.6, b), (a + 0.6, b + 1.5), (a - 0.6, b + 1.5))
+                    windows.append([(*corner, house.z0) for corner in corners])
+        self.view.fill(windows, self._facing((52, 60, 72)), smooth=True)
 
+    def _wall(self) -> None:
+        house = self.house
+        for z0, z1 in itertools.pairwise(np.linspace(self.near, house.z1, 5)):
+            tone = self.view.light.shade(house.wall, float(z0), -house.side)
+            self._fill([(z0, z1, 0, house.height)], tone, Kind.BUILDING)
+        cornice = (house.z0, house.z1, house.height - 0.5, house.height)
+        heights = [house.storey * storey for storey in range(1, house.storeys)]
+        bands = [(house.z0, house.z1, y - 0.1, y + 0.1) for y in heights]
+        self._fill([cornice, *bands], self._along(house.trim))
+        self._fill([(house.z0, house.z1, 0, 0.5)], self._along(times(house.wall, 0.6)))
 
-def _quads(house: House, boxes: list[tuple[float, float, float, float]], camera: Camera) -> list[Points]:
-    """Rectangles on the street wall, each (z0, z1, y0, y1), in pixels; parts behind the camera are cut off."""
-    quads = []
-    for z0, z1, y0, y1 in boxes:
-        if z1 > NEAR:
-            z0 = max(z0, NEAR)
-            corners = [(house.x, y0, z0), (house.x, y0, z1), (house.x, y1, z1), (house.x, y1, z0)]
-            quads.append(camera.project(np.array(corners)))
-    return quads
+    def _windows(self) -> None:
+        """Rows of windows with frames; a glazing bar on the near ones, sills on some houses."""
+        house, rng = self.house, self.rng
+        count = max(1, int((house.z1 - house.z0) / float(rng.uniform(2.0, 3.4))))
+        bay = (house.z1 - house.z0) / count
+        wide, tall, sills = bay * float(rng.uniform(0.4, 0.62)), float(rng.uniform(0.45, 0.68)), rng.random() < 0.5
+        heights = [house.storey * storey + 0.85 for storey in range(1 if house.shop else 0, house.storeys)]
+        middles = [house.z0 + bay * (i + 0.5) for i in range(count)]
+        boxes = [(z - wide / 2, z + wide / 2, y, y + house.storey * tall) for y in heights for z in middles]
+        trim, camera = self._along(house.trim), self.view.camera
+        self._fill([(a - 0.12, b + 0.12, c - 0.14, d + 0.12) for a, b, c, d in boxes], trim)
+        self._panes(boxes)
+        bars = [[(house.x, y, (a + b) / 2) for y in (c, d)] for a, b, c, d in boxes if NEAR < a < 30]
+        self.view.canvas.lines([camera.project(bar) for bar in bars], trim, 0.07 * camera.scale(max(self.near, 6)))
+        if sills:
+            colour = self._along(times(house.trim, 0.8))
+            self._fill([(a - 0.22, b + 0.22, c - 0.26, c - 0.12) for a, b, c, _ in boxes], colour)
 
+    def _panes(self, boxes: list[Box]) -> None:
+        """Dark panes that reflect the sky in their upper half, and some that are lit."""
+        light, rng = self.view.light, self.rng
+        glass = mix((38, 46, 58), light.zenith, float(rng.uniform(0.05, 0.45)))
+        lit = rng.random(len(boxes)) < light.lit
+        self._fill(boxes, self._facing(glass), smooth=True)
+        warm = mix(_LAMPLIGHT, (255, 246, 214), float(rng.random()))
+        self._fill([box for box, on in zip(boxes, lit, strict=True) if on], self._facing(warm))
+        dark = [box for box, on in zip(boxes, lit, strict=True) if not on]
+        gleam = self._facing(mix(glass, light.horizon, 0.25))
+        self._fill([(a, (a + b) / 2, (c + d) / 2, d) for a, b, c, d in dark], gleam)
 
-def _wall(canvas: Canvas, camera: Camera, house: House, light: Light) -> None:
-    edges = np.linspace(max(house.z0, NEAR), house.z1, 5)
-    for z0, z1 in itertools.pairwise(edges):
-        tone = light.shade(house.wall, float(z0), -house.side)
-        canvas.fill(_quads(house, [(z0, z1, 0, house.height)], camera), tone, Kind.BUILDING)
-    z = max(house.z0, NEAR)
-    bands = [(house.z0, house.z1, house.height - 0.5, house.height)]
-    bands += [(house.z0, house.z1, house.storey * s - 0.1, house.storey * s + 0.1) for s in range(1, house.storeys)]
-    canvas.fill(_quads(house, bands, camera), light.shade(house.trim, z, -house.side))
-    foot = _quads(house, [(house.z0, house.z1, 0, 0.5)], camera)
-    canvas.fill(foot, light.shade(times(house.wall, 0.6), z, -house.side))
-
-
-def _chimneys(canvas: Canvas, camera: Camera, house: House, light: Light, rng: np.random.Generator) -> None:
-    for _ in range(int(rng.integers(0, 3))):
-        x, z = house.x + house.side * float(rng.uniform(0.5, 4)), float(rng.uniform(house.z0, house.z1))
-        top = house.height + float(rng.uniform(0.8, 1.8))
-        box = np.array([(x, 0, z), (x + house.side * 0.9, 0, z), (x + house.side * 0.9, top, z), (x, top, z)])
-        canvas.fill([camera.project(box)], light.shade(times(house.wall, 0.7), z), Kind.BUILDING)
-
-
-def _windows(canvas: Canvas, camera: Camera, house: House, light: Light, rng: np.random.Generator) -> None:
-    """Rows of windows with frames; dark or sky-reflecting panes, some lit, a glazing bar on the near ones."""
-    bay = float(rng.uniform(2.0, 3.4))
-    count = max(1, int((house.z1 - house.z0) / bay))
-    bay = (house.z1 - house.z0) / count
-    wide, tall, arch = bay * float(rng.uniform(0.4, 0.62)), float(rng.uniform(0.45, 0.68)), rng.random() < 0.5
-    boxes = []
-    for storey in range(1 if house.shop else 0, house.storeys):
-        y = house.storey * storey + 0.85
-        for i in range(count):
-            z = house.z0 + bay * (i + 0.5)
-            boxes.append((z - wide / 2, z + wide / 2, y, y + house.storey * tall))
-    near = max(house.z0, NEAR)
-    frames = [(a - 0.12, b + 0.12, c - 0.14, d + 0.12) for a, b, c, d in boxes]
-    canvas.fill(_quads(house, frames, camera), light.shade(house.trim, near, -house.side))
-    _panes(canvas, camera, house, boxes, light, rng)
-    bars = [_bar(house, box, camera) for box in boxes if NEAR < box[0] < 30]
-    canvas.lines(bars, light.shade(house.trim, near, -house.side), 0.07 * camera.scale(max(near, 6)))
-    if arch:
-        sills = [(a - 0.22, b + 0.22, c - 0.26, c - 0.12) for a, b, c, _ in boxes]
-        canvas.fill(_quads(house, sills, camera), light.shade(times(house.trim, 0.8), near, -house.side))
-
-
-def _bar(house: House, box: tuple[float, float, float, float], camera: Camera) -> Points:
-    middle = (box[0] + box[1]) / 2
-    return camera.project(np.array([(house.x, box[2], middle), (house.x, box[3], middle)]))
-
-
-def _panes(canvas: Canvas, camera: Camera, house: House, boxes: list, light: Light, rng: np.random.Generator) -> None:
-    near = max(house.z0, NEAR)
-    glass = mix((38, 46, 58), light.zenith, float(rng.uniform(0.05, 0.45)))
-    lit = rng.random(len(boxes)) < light.lit
-    canvas.fill(_quads(house, boxes, camera), light.shade(glass, near), smooth=True)
-    warm = [box for box, on in zip(boxes, lit, strict=True) if on]
-    canvas.fill(_quads(house, warm, camera), light.shade(mix(_LAMPLIT, (255, 246, 214), float(rng.random())), near))
-    dark = [box for box, on in zip(boxes, lit, strict=True) if not on]
-    gleam = [(a, (a + b) / 2, (c + d) / 2, d) for a, b, c, d in dark]
-    canvas.fill(_quads(house, gleam, camera), light.shade(mix(glass, light.horizon, 0.25), near))
-
-
-def _gable_windows(canvas: Canvas, camera: Camera, house: House, light: Light, rng: np.random.Generator) -> None:
-    glass = light.shade((52, 60, 72), house.z0)
-    quads = []
-    for storey in range(1, house.storeys):
-        for offset in (2.5, 6.5, 10.5):
-            if rng.random() < 0.55:
-                x, y = house.x + house.side * offset, house.storey * storey + 0.9
-                corners = [(x - 0.6, y), (x + 0.6, y), (x + 0.6, y + 1.5), (x - 0.6, y + 1.5)]
-                quads.append(camera.project(np.array([(a, b, house.z0) for a, b in corners])))
-    canvas.fill(quads, glass, smooth=True)
-
-
-def _ground_floor(canvas: Canvas, camera: Camera, house: House, light: Light, rng: np.random.Generator) -> None:
-    """A shop front with sign and awning, or a door with a lamp above it."""
-    near, side = max(house.z0, NEAR), -house.side
-    length = house.z1 - house.z0
-    if not house.shop:
-        z = house.z0 + length * float(rng.uniform(0.3, 0.7))
+    def _door(self) -> None:
+        """A door with its frame and a lamp beside it."""
+        house, rng = self.house, self.rng
+        z = house.z0 + (house.z1 - house.z0) * float(rng.uniform(0.3, 0.7))
         door = (float(rng.uniform(40, 150)), float(rng.uniform(30, 90)), float(rng.uniform(30, 90)))
-        canvas.fill(_quads(house, [(z - 0.7, z + 0.7, 0, 2.5)], camera), light.shade(house.trim, near, side))
-        canvas.fill(_quads(house, [(z - 0.55, z + 0.55, 0, 2.3)], camera), light.shade(door, near, side))
-        _lamp(canvas, camera, house, z + 1.0, light)
-        return
-    sign = _any_colour(rng, 30, 220)
-    glass = _LAMPLIT if rng.random() < light.lit + 0.15 else mix((50, 60, 70), light.horizon, 0.2)
-    panes = [(z + 0.15, min(z + 2.6, house.z1 - 0.3), 0.5, 2.4) for z in np.arange(house.z0 + 0.4, house.z1 - 1.5, 2.9)]
-    top = house.storey - 0.15
-    canvas.fill(
-        _quads(house, [(house.z0 + 0.2, house.z1 - 0.2, 0, top)], camera), light.shade(times(sign, 0.55), near, side)
-    )
-    canvas.fill(_quads(house, panes, camera), light.shade(glass, near), smooth=True)
-    canvas.fill(_quads(house, [(house.z0 + 0.2, house.z1 - 0.2, 2.5, top)], camera), light.shade(sign, near, side))
-    if rng.random() < 0.6:
-        _awnings(canvas, camera, house, panes, light, rng)
+        self._fill([(z - 0.7, z + 0.7, 0, 2.5)], self._along(house.trim))
+        self._fill([(z - 0.55, z + 0.55, 0, 2.3)], self._along(door))
+        self._lamp(z + 1.0)
 
+    def _lamp(self, z: float) -> None:
+        if z < NEAR + 0.5:
+            return
+        view = self.view
+        at, size = view.camera.project((self.house.x - self.house.side * 0.25, 2.5, z)), view.camera.scale(z)
+        view.canvas.disc(at, 0.14 * size, (250, 240, 205), Kind.BUILDING)
+        if view.light.lit >= 0.3:
+            view.canvas.glow(at, 1.6 * size, _LAMPLIGHT, 0.75)
 
-def _awnings(canvas: Canvas, camera: Camera, house: House, panes: list, light: Light, rng: np.random.Generator) -> None:
-    """Striped cloth that slopes out over the pavement; part of the building."""
-    cloth = _any_colour(rng, 60, 230)
-    reach = house.x - house.side * 1.1
-    for z0, z1, _, _ in panes:
-        edges = np.linspace(max(z0, NEAR), z1, 6)
-        if z1 <= NEAR + 0.2:
-            continue
-        for i, (a, b) in enumerate(itertools.pairwise(edges)):
-            strip = np.array([(house.x, 2.75, a), (house.x, 2.75, b), (reach, 2.25, b), (reach, 2.25, a)])
-            tone = cloth if i % 2 else (240.0, 236.0, 226.0)
-            canvas.fill([camera.project(strip)], light.shade(tone, float(a), -house.side), Kind.BUILDING)
+    def _shop(self) -> None:
+        """A shop front: window panes, a sign above them, and on some an awning."""
+        house, rng, light = self.house, self.rng, self.view.light
+        sign = self._random_colour(30, 220)
+        glass = _LAMPLIGHT if rng.random() < light.lit + 0.15 else mix((50, 60, 70), light.horizon, 0.2)
+        starts = np.arange(house.z0 + 0.4, house.z1 - 1.5, 2.9)
+        panes = [(z + 0.15, min(z + 2.6, house.z1 - 0.3), 0.5, 2.4) for z in starts]
+        z0, z1, top = house.z0 + 0.2, house.z1 - 0.2, house.storey - 0.15
+        self._fill([(z0, z1, 0, top)], self._along(times(sign, 0.55)))
+        self._fill(panes, self._facing(glass), smooth=True)
+        self._fill([(z0, z1, 2.5, top)], self._along(sign))
+        if rng.random() < 0.6:
+            self._awnings(panes)
 
+    def _awnings(self, panes: list[Box]) -> None:
+        """Striped cloth that slopes out over the pavement; part of the building."""
+        house, cloth = self.house, self._random_colour(60, 230)
+        x, reach = house.x, house.x - house.side * 1.1
+        for z0, z1, _, _ in panes:
+            if z1 <= NEAR + 0.2:
+                continue
+            for i, (a, b) in enumerate(itertools.pairwise(np.linspace(max(z0, NEAR), z1, 6))):
+                tone = self.view.light.shade(cloth if i % 2 == 1 else (240, 236, 226), float(a), -house.side)
+                self.view.fill([[(x, 2.75, a), (x, 2.75, b), (reach, 2.25, b), (reach, 2.25, a)]], tone, Kind.BUILDING)
 
-def _any_colour(rng: np.random.Generator, low: float, high: float) -> Colour:
-    r, g, b = rng.uniform(low, high, 3)
-    return float(r), float(g), float(b)
-
-
-def _lamp(canvas: Canvas, camera: Camera, house: House, z: float, light: Light) -> None:
-    if z < NEAR + 0.5:
-        return
-    at, size = camera.project(np.array([house.x - house.side * 0.25, 2.5, z])), camera.scale(z)
-    canvas.disc(at, 0.14 * size, (250, 240, 205), Kind.BUILDING)
-    if light.lit >= 0.3:
-        canvas.glow(at, 1.6 * size, _LAMPLIT, 0.75)
+    def _random_colour(self, low: float, high: float) -> Colour:
+        r, g, b = self.rng.uniform(low, high, 3)
+        return float(r), float(g), float(b)

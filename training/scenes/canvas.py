@@ -1,4 +1,4 @@
-"""A picture and its labels, drawn by the same polygons, and the pinhole camera that places things in it."""
+"""An image and its labels, drawn by the same polygons, and the pinhole camera that maps world points to pixels."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 Colour = tuple[float, float, float]
 Points = NDArray[np.float64]
@@ -35,7 +35,7 @@ class Kind(enum.IntEnum):
 class Canvas:
     """``image`` uint8 H×W×3 (RGB) and ``labels`` uint8 H×W, changed in place by drawing.
 
-    ``smooth`` uint8 H×W is 1 where a surface has no grain of its own (glass).
+    ``smooth`` uint8 H×W is 1 where a surface has no grain (glass).
     """
 
     image: NDArray[np.uint8]
@@ -122,9 +122,9 @@ class Camera:
     horizon: float
     height: float
 
-    def project(self, points: Points) -> Points:
+    def project(self, world: ArrayLike) -> Points:
         """World metres (…, 3) to pixels (…, 2); z must be positive."""
-        points = np.asarray(points, np.float64)
+        points = np.asarray(world, np.float64)
         scale = self.focal / points[..., 2]
         return np.stack([self.x + scale * points[..., 0], self.horizon + scale * (self.height - points[..., 1])], -1)
 
@@ -134,7 +134,12 @@ class Camera:
 
     def ground(self, x0: float, x1: float, z0: float, z1: float) -> Points:
         """The outline in pixels of a rectangle on the ground."""
-        return self.project(np.array([(x0, 0, z0), (x1, 0, z0), (x1, 0, z1), (x0, 0, z1)], np.float64))
+        return self.project([(x0, 0, z0), (x1, 0, z0), (x1, 0, z1), (x0, 0, z1)])
+
+
+def palette(colours: str) -> tuple[Colour, ...]:
+    """Colours from their hexadecimal forms ``rrggbb``, separated by spaces."""
+    return tuple((r, g, b) for r, g, b in map(bytes.fromhex, colours.split()))
 
 
 def rgb(colour: Colour) -> tuple[int, int, int]:
@@ -156,13 +161,13 @@ def times(colour: Colour, factor: float) -> Colour:
 def ellipse(
     centre: Sequence[float] | Points, rx: float, ry: float, start: float = 0, stop: float = 360, n: int = 20
 ) -> Points:
-    """Points on an ellipse (an arc of it, degrees, counted from +x towards +y)."""
+    """``n`` points on an ellipse, or on its arc from ``start`` to ``stop`` (degrees, from +x towards +y)."""
     angle = np.linspace(np.radians(start), np.radians(stop), n, endpoint=stop - start < 360)
     return np.stack([centre[0] + rx * np.cos(angle), centre[1] + ry * np.sin(angle)], -1)
 
 
 def noise(rng: np.random.Generator, height: int, width: int, cells: int, octaves: int = 4) -> NDArray[np.float32]:
-    """Smooth noise in about −1..1, float32 (height, width); ``cells`` is how many features the coarsest octave has."""
+    """Smooth noise of about −1..1, float32 (height, width); the coarsest octave has ``cells`` features across."""
     out = np.zeros((height, width), np.float32)
     for octave in range(octaves):
         across = cells << octave

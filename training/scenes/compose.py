@@ -1,7 +1,8 @@
-"""Puts a scene together: who stands where, drawn from far to near."""
+"""Composes a scene: what stands where, drawn from far to near."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ from isnet_trt.errors import SettingsError
 from isnet_trt.training.scenes.buildings import draw_house, random_houses
 from isnet_trt.training.scenes.canvas import Camera, Canvas, Kind
 from isnet_trt.training.scenes.cars import Car, Pose
-from isnet_trt.training.scenes.light import Light, draw_sky, finish, random_light
+from isnet_trt.training.scenes.light import draw_sky, finish, random_light
 from isnet_trt.training.scenes.people import Person, random_looks
 from isnet_trt.training.scenes.street import (
     Street,
@@ -23,9 +24,10 @@ from isnet_trt.training.scenes.street import (
     surface_texture,
 )
 from isnet_trt.training.scenes.trees import draw_bush, draw_tree
+from isnet_trt.training.scenes.view import View
 
 Thing = tuple[float, Callable[[], None]]
-"""Depth in metres and what draws it."""
+"""Depth in metres, and the function that draws the thing."""
 
 
 @dataclass(frozen=True)
@@ -56,34 +58,37 @@ def draw_scene(seed: int, height: int = 512, width: int = 1024) -> Scene:
         height=float(rng.uniform(1.5, 2.3)),
     )
     canvas = Canvas.blank(height, width, Kind.SKY)
+    view = View(canvas, camera, light)
     draw_sky(canvas, light, camera.horizon, rng, detail)
-    draw_backdrop(canvas, camera, light, rng)
-    draw_ground(canvas, camera, street, light, rng)
-    draw_markings(canvas, camera, street, light, rng)
+    draw_backdrop(view, rng)
+    draw_ground(view, street, rng)
+    draw_markings(view, street, rng)
     for house in random_houses(street, rng):
-        draw_house(canvas, camera, house, light, rng)
-    surface_texture(canvas, camera, street, detail)
-    _cast_shadows(canvas, camera, street, light, rng)
-    things = _trees(canvas, camera, street, light, rng)
+        draw_house(view, house, rng)
+    surface_texture(view, street, detail)
+    _cast_shadows(view, street, rng)
+    things = _trees(view, street, rng)
     cars = _cars(street, rng)
     movers: list[Car | Person] = [*cars, *_people(street, cars, rng)]
-    things += [(mover.z, _drawing(mover, canvas, camera, light)) for mover in movers]
+    things += [(mover.z, functools.partial(mover.draw, view)) for mover in movers]
     for _, draw in sorted(things, key=lambda thing: -thing[0]):
         draw()
     finish(canvas, light, rng, detail)
     return Scene(canvas.image, canvas.labels)
 
 
-def _cast_shadows(canvas: Canvas, camera: Camera, street: Street, light: Light, rng: np.random.Generator) -> None:
-    """The shaded strip that the houses on the sun's side throw over pavement and road."""
-    if light.sun and rng.random() < 0.6:
-        wall = street.wall(light.sun)
-        reach = wall - light.sun * float(rng.uniform(2, 7))
-        z0 = float(rng.uniform(1, 12))
-        canvas.darken(camera.ground(min(wall, reach), max(wall, reach), z0, 90), 0.72, 0.004 * canvas.height)
+def _cast_shadows(view: View, street: Street, rng: np.random.Generator) -> None:
+    """Darken the strip of pavement and road in the shadow of the houses on the sun's side."""
+    sun = view.light.sun
+    if sun and rng.random() < 0.6:
+        wall = street.wall(sun)
+        reach = wall - sun * float(rng.uniform(2, 7))
+        strip = view.camera.ground(min(wall, reach), max(wall, reach), float(rng.uniform(1, 12)), 90)
+        view.canvas.darken(strip, 0.72, 0.004 * view.canvas.height)
 
 
-def _trees(canvas: Canvas, camera: Camera, street: Street, light: Light, rng: np.random.Generator) -> list[Thing]:
+def _trees(view: View, street: Street, rng: np.random.Generator) -> list[Thing]:
+    """Rows of trees along the kerbs, and some bushes at the walls."""
     things: list[Thing] = []
     for side in (-1, 1):
         if rng.random() < 0.3:
@@ -92,27 +97,18 @@ def _trees(canvas: Canvas, camera: Camera, street: Street, light: Light, rng: np
         while z < 70:
             x = street.kerb(side) + side * float(rng.uniform(0.7, 1.1))
             if not _in_junction(street, z):
-                things.append((z, _tree(canvas, camera, x, z, light, rng)))
+                things.append(_plant(draw_tree, view, x, z, rng))
             z += float(rng.uniform(6, 16))
     for _ in range(int(rng.integers(0, 5))):
         side, z = int(rng.choice([-1, 1])), float(rng.uniform(4, 25))
         if not _in_junction(street, z):
-            things.append((z, _bush(canvas, camera, street.wall(side) - side * 0.6, z, light, rng)))
+            things.append(_plant(draw_bush, view, street.wall(side) - side * 0.6, z, rng))
     return things
 
 
-def _tree(
-    canvas: Canvas, camera: Camera, x: float, z: float, light: Light, rng: np.random.Generator
-) -> Callable[[], None]:
-    own = np.random.default_rng(rng.integers(1 << 62))
-    return lambda: draw_tree(canvas, camera, x, z, light, own)
-
-
-def _bush(
-    canvas: Canvas, camera: Camera, x: float, z: float, light: Light, rng: np.random.Generator
-) -> Callable[[], None]:
-    own = np.random.default_rng(rng.integers(1 << 62))
-    return lambda: draw_bush(canvas, camera, x, z, light, own)
+def _plant(draw: Callable[..., None], view: View, x: float, z: float, rng: np.random.Generator) -> Thing:
+    """A tree or bush with a generator of its own, so that what it draws does not depend on the drawing order."""
+    return z, functools.partial(draw, view, x, z, np.random.default_rng(rng.integers(1 << 62)))
 
 
 def _in_junction(street: Street, z: float) -> bool:
@@ -120,7 +116,7 @@ def _in_junction(street: Street, z: float) -> bool:
 
 
 def _cars(street: Street, rng: np.random.Generator) -> list[Car]:
-    """Parked at the kerbs, driving in both lanes (keeping right or keeping left), crossing in the side street."""
+    """Cars parked at the kerbs, driving in both lanes (on the right or on the left), crossing in the side street."""
     cars, rule = [], int(rng.choice([-1, 1]))
     for side in (-1, 1):
         heading = 0.0 if side == rule else np.pi
@@ -145,12 +141,8 @@ def _cars(street: Street, rng: np.random.Generator) -> list[Car]:
 
 
 def _apart(a: Car, b: Car) -> bool:
-    reach = 5.2 + (5.0 if max(a.model.width, b.model.width) > 2.3 else 0.0)
+    reach = 5.2 + (5.0 if (a.model.is_bus or b.model.is_bus) else 0.0)
     return abs(a.pose.x - b.pose.x) > 2.0 or abs(a.pose.z - b.pose.z) > reach
-
-
-def _drawing(thing: Car | Person, canvas: Canvas, camera: Camera, light: Light) -> Callable[[], None]:
-    return lambda: thing.draw(canvas, camera, light)
 
 
 def _people(street: Street, cars: list[Car], rng: np.random.Generator) -> list[Person]:

@@ -10,40 +10,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from isnet_trt.training.scenes.canvas import Camera, Canvas, Colour, Kind, Points, ellipse, times
-from isnet_trt.training.scenes.light import Light
+from isnet_trt.training.scenes.canvas import Colour, Kind, Points, ellipse, palette, times
+from isnet_trt.training.scenes.view import View
 
-_SKIN: tuple[Colour, ...] = (
-    (240, 200, 172),
-    (224, 172, 138),
-    (190, 130, 96),
-    (140, 92, 66),
-    (98, 64, 48),
-    (250, 214, 190),
-)
-_HAIR: tuple[Colour, ...] = ((38, 28, 24), (84, 54, 34), (150, 104, 56), (206, 168, 98), (120, 116, 114), (146, 62, 32))
-_CLOTH: tuple[Colour, ...] = (
-    (196, 46, 48),
-    (44, 78, 150),
-    (232, 226, 214),
-    (50, 52, 58),
-    (232, 182, 60),
-    (58, 120, 88),
-    (150, 80, 130),
-    (120, 150, 180),
-    (210, 118, 64),
-    (106, 110, 76),
-    (230, 150, 164),
-)
-_TROUSERS: tuple[Colour, ...] = (
-    (44, 54, 84),
-    (58, 58, 62),
-    (112, 92, 70),
-    (150, 142, 126),
-    (36, 36, 40),
-    (86, 104, 128),
-)
+_SKIN = palette("f0c8ac e0ac8a be8260 8c5c42 624030 fad6be")
+_HAIR = palette("261c18 543622 966838 cea862 787472 923e20")
+_CLOTH = palette("c42e30 2c4e96 e8e2d6 32343a e8b63c 3a7858 965082 7896b4 d27640 6a6e4c e696a4")
+_TROUSERS = palette("2c3654 3a3a3e 705c46 968e7e 242428 566880")
 
 
 @dataclass(frozen=True)
@@ -98,18 +73,18 @@ class Person:
     def __init__(self, x: float, z: float, height: float, looks: Looks) -> None:
         self.x, self.z, self.height, self.looks = x, z, height, looks
 
-    def draw(self, canvas: Canvas, camera: Camera, light: Light) -> None:
-        """Shadow, hair behind, legs, far arm, torso, near arm, head."""
-        _Figure(self, canvas, camera, light).draw()
+    def draw(self, view: View) -> None:
+        """Draw shadow, hair behind, legs, far arm, torso, near arm, head."""
+        _Drawing(self, view).draw()
 
 
-class _Figure:
-    """The drawing of one person: the canvas, the light and the scale at hand."""
+class _Drawing:
+    """The drawing of one person; points are local coordinates."""
 
-    def __init__(self, person: Person, canvas: Canvas, camera: Camera, light: Light) -> None:
-        self.looks, self.canvas, self.light, self.z = person.looks, canvas, light, person.z
-        self.foot = camera.project(np.array([person.x, 0.0, person.z]))
-        self.size = camera.scale(person.z) * person.height / 1.75
+    def __init__(self, person: Person, view: View) -> None:
+        self.looks, self.canvas, self.light, self.z = person.looks, view.canvas, view.light, person.z
+        self.foot = view.camera.project((person.x, 0.0, person.z))
+        self.size = view.camera.scale(person.z) * person.height / 1.75
         self.wide = person.looks.build
         self.middle = 0.15 * person.looks.turn * self.wide
 
@@ -125,52 +100,35 @@ class _Figure:
         self._arm(-back)
         self._head()
 
-    def _put(self, points: Points, colour: Colour, kind: Kind | None, side: float = 0.0) -> None:
+    def _put(self, points: ArrayLike, colour: Colour, kind: Kind | None = None, side: float = 0.0) -> None:
         self.canvas.fill([self.foot + np.asarray(points) * self.size], self.light.shade(colour, self.z, side), kind)
 
     def _kind(self, side: int) -> Kind:
         return Kind.PERSON_RIGHT if side < 0 else Kind.PERSON_LEFT
 
-    def _halves(self, outline: Points, colour: Colour, middle: float) -> None:
+    def _halves(self, outline: ArrayLike, colour: Colour, middle: float) -> None:
         """A convex outline cut at x = middle, each half with its class and its share of the light."""
         for side in (-1, 1):
-            self._put(_clip(outline, middle, side), colour, self._kind(side), 0.6 * side)
+            self._put(_clip(np.asarray(outline), middle, side), colour, self._kind(side), 0.6 * side)
 
     def _leg(self, side: int) -> None:
         lift = max(0.0, self.looks.step * side) * 0.16
         hip, foot = side * 0.095 * self.wide, side * (0.11 + 0.02 * abs(self.looks.step))
         skin = self.looks.skin if self.looks.skirt else self.looks.bottom
         w = 0.5 if self.looks.skirt else 0.85
-        shape = np.array(
-            [
-                (hip - 0.1 * w, -0.92),
-                (hip + 0.1 * w, -0.92),
-                (hip + 0.085 * w, -0.5),
-                (foot + 0.07 * w, -0.06 - lift),
-                (foot - 0.07 * w, -0.06 - lift),
-                (hip - 0.085 * w, -0.5),
-            ]
-        )
-        self._put(shape, times(skin, 0.86 if lift else 1.0), self._kind(side), 0.5 * side)
+        right = [(hip + 0.1 * w, -0.92), (hip + 0.085 * w, -0.5), (foot + 0.07 * w, -0.06 - lift)]
+        left = [(foot - 0.07 * w, -0.06 - lift), (hip - 0.085 * w, -0.5), (hip - 0.1 * w, -0.92)]
+        self._put([left[2], *right, *left[:2]], times(skin, 0.86 if lift else 1.0), self._kind(side), 0.5 * side)
         shoe = ellipse((foot + 0.02 * side, -0.035 - lift), 0.075, 0.06 if lift else 0.05, n=14)
         self._put(shoe, self.looks.shoes, self._kind(side))
 
     def _torso(self) -> None:
         low, w = -self.looks.coat, self.wide
-        outline = np.array(
-            [
-                (-0.2 * w, -1.42),
-                (-0.07, -1.49),
-                (0.07, -1.49),
-                (0.2 * w, -1.42),
-                (0.165 * w, -1.12),
-                ((0.2 if self.looks.coat < 0.8 else 0.17) * w, low),
-                (-(0.2 if self.looks.coat < 0.8 else 0.17) * w, low),
-                (-0.165 * w, -1.12),
-            ]
-        )
+        hem = (0.2 if self.looks.coat < 0.8 else 0.17) * w
+        shoulders = [(-0.2 * w, -1.42), (-0.07, -1.49), (0.07, -1.49), (0.2 * w, -1.42)]
+        outline = [*shoulders, (0.165 * w, -1.12), (hem, low), (-hem, low), (-0.165 * w, -1.12)]
         if self.looks.skirt:
-            skirt = np.array([(-0.16 * w, -1.0), (0.16 * w, -1.0), (0.25 * w, -0.5), (-0.25 * w, -0.5)])
+            skirt = [(-0.16 * w, -1.0), (0.16 * w, -1.0), (0.25 * w, -0.5), (-0.25 * w, -0.5)]
             self._halves(skirt, self.looks.bottom, self.middle)
         self._halves(outline, self.looks.top, self.middle)
         self._closure(low)
@@ -178,16 +136,16 @@ class _Figure:
     def _closure(self, low: float) -> None:
         """Zip, buttons, tie or a plain collar along the middle of the chest; it splits like the torso."""
         top, m, dark = self.looks.top, self.middle, times(self.looks.top, 0.55)
-        collar = np.array([(-0.065, -1.49), (0.065, -1.49), (0.8 * m, -1.37)])
+        collar = [(-0.065, -1.49), (0.065, -1.49), (0.8 * m, -1.37)]
         self._halves(collar, self.looks.skin if self.looks.closure != "tie" else (238, 236, 230), 0.6 * m)
         if self.looks.closure == "zip":
-            self._put(np.array([(m - 0.012, -1.4), (m + 0.012, -1.4), (m + 0.012, low), (m - 0.012, low)]), dark, None)
+            self._put([(m - 0.012, -1.4), (m + 0.012, -1.4), (m + 0.012, low), (m - 0.012, low)], dark)
         elif self.looks.closure == "buttons":
             for y in np.arange(-1.3, low - 0.05, 0.12):
-                self._put(ellipse((m, y), 0.016, 0.016, n=8), times(top, 1.5), None)
+                self._put(ellipse((m, y), 0.016, 0.016, n=8), times(top, 1.5))
         elif self.looks.closure == "tie":
-            tie = np.array([(m - 0.02, -1.44), (m + 0.02, -1.44), (m + 0.035, -1.1), (m, -1.04), (m - 0.035, -1.1)])
-            self._put(tie, (150, 34, 44), None)
+            tie = [(m - 0.02, -1.44), (m + 0.02, -1.44), (m + 0.035, -1.1), (m, -1.04), (m - 0.035, -1.1)]
+            self._put(tie, (150, 34, 44))
 
     def _arm(self, side: int) -> None:
         swing = self.looks.step * side
@@ -196,35 +154,31 @@ class _Figure:
         hand = elbow + np.array([side * (0.0 if swing > 0 else 0.03), 0.25 - 0.07 * abs(swing)])
         if self.looks.wave == side:
             elbow, hand = shoulder + np.array([side * 0.18, 0.1]), shoulder + np.array([side * 0.26, -0.2])
-        sleeve = times(self.looks.top, 0.88)
-        self._put(_limb(shoulder, elbow, 0.062, 0.052), sleeve, self._kind(side), 0.7 * side)
-        self._put(_limb(elbow, hand, 0.052, 0.042), sleeve, self._kind(side), 0.7 * side)
+        kind, sleeve = self._kind(side), times(self.looks.top, 0.88)
+        self._put(_limb(shoulder, elbow, 0.062, 0.052), sleeve, kind, 0.7 * side)
+        self._put(_limb(elbow, hand, 0.052, 0.042), sleeve, kind, 0.7 * side)
         if self.looks.bag == side and self.looks.wave != side:
             bag = np.array([(-0.12, 0.1), (0.12, 0.1), (0.14, 0.36), (-0.14, 0.36)]) + hand
-            self._put(bag, times(self.looks.shoes, 1.3), self._kind(side))
+            self._put(bag, times(self.looks.shoes, 1.3), kind)
             handle = np.array([(-0.07, 0.1), (-0.04, 0.01), (0.04, 0.01), (0.07, 0.1)]) + hand
-            self._put(handle, times(self.looks.shoes, 0.7), self._kind(side))
-        self._put(ellipse(hand, 0.045, 0.052, n=12), self.looks.skin, self._kind(side))
+            self._put(handle, times(self.looks.shoes, 0.7), kind)
+        self._put(ellipse(hand, 0.045, 0.052, n=12), self.looks.skin, kind)
 
     def _head(self) -> None:
         face, m = self.looks, 0.06 * self.looks.turn
-        neck = np.array([(-0.05, -1.54), (0.05, -1.54), (0.055, -1.44), (-0.055, -1.44)])
+        neck = [(-0.05, -1.54), (0.05, -1.54), (0.055, -1.44), (-0.055, -1.44)]
         self._halves(neck, times(face.skin, 0.86), self.middle * 0.4)
         self._halves(ellipse((0, -1.625), 0.108, 0.14, n=28), face.skin, m)
         self._halves(ellipse((0, -1.655), 0.116, 0.128, 180, 360, 20), face.hair, m)
         for side in (-1, 1):
             eye = ellipse((m + side * 0.042, -1.63), 0.012, 0.014, n=8)
-            self._put(eye, (30, 26, 26), None)
+            self._put(eye, (30, 26, 26))
             self._put(ellipse((side * 0.108, -1.62), 0.018, 0.032, n=10), times(face.skin, 0.9), self._kind(side))
-        nose = np.array([(m, -1.62), (m + 0.018, -1.575), (m - 0.018, -1.575)])
-        self._put(nose, times(face.skin, 0.82), None)
-        mouth = ellipse((m * 0.9, -1.552), 0.03, 0.011, 0, 180, 8)
-        self._put(mouth, (150, 60, 58), None)
+        self._put([(m, -1.62), (m + 0.018, -1.575), (m - 0.018, -1.575)], times(face.skin, 0.82))  # nose
+        self._put(ellipse((m * 0.9, -1.552), 0.03, 0.011, 0, 180, 8), (150, 60, 58))  # mouth
         if face.hat:
-            brim = ellipse((m * 0.5, -1.69), 0.165, 0.026, n=20)
-            crown = ellipse((0, -1.69), 0.112, 0.12, 180, 360, 16)
-            self._halves(crown, times(face.bottom, 1.1), m)
-            self._halves(brim, times(face.bottom, 0.8), m)
+            self._halves(ellipse((0, -1.69), 0.112, 0.12, 180, 360, 16), times(face.bottom, 1.1), m)  # crown
+            self._halves(ellipse((m * 0.5, -1.69), 0.165, 0.026, n=20), times(face.bottom, 0.8), m)  # brim
 
 
 def _limb(a: Points, b: Points, wa: float, wb: float) -> Points:

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
-from isnet_trt.training.scenes.canvas import Camera, Canvas, Colour, Kind, Points, ellipse, mix, times
-from isnet_trt.training.scenes.light import Light
+from isnet_trt.training.scenes.canvas import Colour, Kind, Points, ellipse, mix, palette, times
+from isnet_trt.training.scenes.view import View
 
-_GREENS: tuple[Colour, ...] = ((74, 118, 52), (96, 132, 60), (60, 98, 58), (118, 142, 66), (52, 88, 46))
-_AUTUMN: tuple[Colour, ...] = ((200, 132, 48), (186, 96, 44), (212, 168, 62))
+_GREENS = palette("4a7634 60843c 3c623a 768e42 34582e")
+_AUTUMN = palette("c88430 ba602c d4a83e")
 
 
-@dataclass(frozen=True)
 class _Plant:
-    """Where and how a plant is drawn: its foot in pixels, pixels per metre, depth in metres, leaf colour."""
+    """The drawing of one plant at (x, z); ``foot`` in pixels, ``size`` in pixels per metre, ``leaf`` its colour."""
 
-    canvas: Canvas
-    light: Light
-    foot: Points
-    size: float
-    z: float
-    leaf: Colour
-    rng: np.random.Generator
+    def __init__(self, view: View, x: float, z: float, leaf: Colour, rng: np.random.Generator) -> None:
+        self.canvas, self.light, self.z, self.leaf, self.rng = view.canvas, view.light, z, leaf, rng
+        self.foot, self.size = view.camera.project((x, 0.0, z)), view.camera.scale(z)
 
     def tone(self, level: float, side: float = 0.0) -> Colour:
         """The leaf colour at a level of brightness, on a side −1..1 of the plant."""
@@ -58,11 +51,11 @@ class _Plant:
         self.tufts(centre, offsets, radii)
 
     def tufts(self, centre: Points, offsets: Points, radii: Points) -> None:
-        """Leaves at the clumps' rims and inside, so that neither outline nor surface is smooth."""
+        """Leaves at the rims of the clumps and inside, so that neither outline nor surface is smooth."""
         count = int(40 + 1200 / self.z)
-        which, angle = self.rng.integers(len(radii), size=count), self.rng.uniform(0, 2 * np.pi, count)
-        reach = radii[which] * self.rng.uniform(0.5, 1.12, count)
-        places = offsets[which] + np.stack([np.cos(angle), np.sin(angle)], -1) * reach[:, None]
+        clumps, angle = self.rng.integers(len(radii), size=count), self.rng.uniform(0, 2 * np.pi, count)
+        reach = radii[clumps] * self.rng.uniform(0.5, 1.12, count)
+        places = offsets[clumps] + np.stack([np.cos(angle), np.sin(angle)], -1) * reach[:, None]
         tones = self.rng.uniform(0.62, 1.35, count)
         widths = self.rng.uniform(0.05, 0.13, count) * radii.mean() / 0.4
         for place, tone, width in zip(places, tones, widths, strict=True):
@@ -85,16 +78,13 @@ class _Plant:
                 self.canvas.fill([half], self.tone(0.98 + 0.07 * i))
 
 
-def draw_tree(canvas: Canvas, camera: Camera, x: float, z: float, light: Light, rng: np.random.Generator) -> None:
-    """A tree of 4 to 9 m on the ground at (x, z): trunk, crown of leaf clumps lit from the sun's side."""
-    size, foot = camera.scale(z), camera.project(np.array([x, 0.0, z]))
+def draw_tree(view: View, x: float, z: float, rng: np.random.Generator) -> None:
+    """Draw a tree of 4 to 9 m on the ground at (x, z): trunk, crown of leaf clumps lit from the sun's side."""
     tall = float(rng.uniform(4.2, 8.5))
     habit = str(rng.choice(["round", "oval", "column", "conifer"], p=[0.45, 0.25, 0.15, 0.15]))
-    palette = _AUTUMN if rng.random() < 0.14 else _GREENS
-    leaf = times(palette[int(rng.integers(len(palette)))], float(rng.uniform(0.85, 1.15)))
-    leaf = mix(leaf, (34, 70, 52), 0.6) if habit == "conifer" else leaf
-    plant = _Plant(canvas, light, foot, size, z, leaf, rng)
-    canvas.darken(ellipse(foot, 1.4 * size, 0.28 * size), 0.62, 0.15 * size)
+    leaf = _leaf(_AUTUMN if rng.random() < 0.14 else _GREENS, (0.85, 1.15), rng)
+    plant = _Plant(view, x, z, mix(leaf, (34, 70, 52), 0.6) if habit == "conifer" else leaf, rng)
+    view.canvas.darken(ellipse(plant.foot, 1.4 * plant.size, 0.28 * plant.size), 0.62, 0.15 * plant.size)
     if habit == "conifer":
         plant.trunk(tall * 0.35)
         plant.conifer(tall)
@@ -103,14 +93,16 @@ def draw_tree(canvas: Canvas, camera: Camera, x: float, z: float, light: Light, 
         plant.crown(tall, habit)
 
 
-def draw_bush(canvas: Canvas, camera: Camera, x: float, z: float, light: Light, rng: np.random.Generator) -> None:
-    """A shrub of about one metre, low on the ground."""
-    size, foot = camera.scale(z), camera.project(np.array([x, 0.0, z]))
-    leaf = times(_GREENS[int(rng.integers(len(_GREENS)))], float(rng.uniform(0.8, 1.2)))
-    plant = _Plant(canvas, light, foot, size, z, leaf, rng)
-    canvas.darken(ellipse(foot, 0.8 * size, 0.16 * size), 0.6, 0.08 * size)
+def draw_bush(view: View, x: float, z: float, rng: np.random.Generator) -> None:
+    """Draw a shrub of about one metre, low on the ground."""
+    plant = _Plant(view, x, z, _leaf(_GREENS, (0.8, 1.2), rng), rng)
+    view.canvas.darken(ellipse(plant.foot, 0.8 * plant.size, 0.16 * plant.size), 0.6, 0.08 * plant.size)
     radii = rng.uniform(0.25, 0.45, 7)
     offsets = np.stack([np.linspace(-0.5, 0.5, 7), -radii * 0.9 - 0.1], -1)
-    for place, radius in zip(offsets, radii, strict=True):
-        canvas.disc(foot + place * size, radius * size, plant.tone(0.8), Kind.TREE)
-    plant.tufts(foot, offsets, radii)
+    for offset, radius in zip(offsets, radii, strict=True):
+        plant.canvas.disc(plant.foot + offset * plant.size, radius * plant.size, plant.tone(0.8), Kind.TREE)
+    plant.tufts(plant.foot, offsets, radii)
+
+
+def _leaf(colours: tuple[Colour, ...], levels: tuple[float, float], rng: np.random.Generator) -> Colour:
+    return times(colours[int(rng.integers(len(colours)))], float(rng.uniform(*levels)))
