@@ -170,10 +170,6 @@ class Pycuda:
             raise MemoryError("cuMemAlloc failed: out of memory")
         return Allocation(self.gpu, size)
 
-    def mem_get_info(self) -> tuple[int, int]:
-        self.gpu.check_current()
-        return self.gpu.total - self.gpu.used, self.gpu.total
-
     def pagelocked_empty(self, shape: int, dtype: Any) -> Any:
         self.gpu.check_current()
         assert np.dtype(dtype) == np.uint8

@@ -42,39 +42,27 @@ class Backend(Protocol):
 
     def push(self) -> None:
         """Make the context current in the calling thread."""
-        ...
 
     def pop(self) -> None:
         """Make current what was current before `push`. Errors of earlier work are left to the calls that wait."""
-        ...
 
     def allocate(self, size: int) -> int:
         """Allocate ``size`` > 0 bytes of device memory; the address is a multiple of 256."""
-        ...
 
     def free(self, address: int) -> None:
         """Free device memory."""
-        ...
 
     def allocate_host(self, size: int) -> int:
         """Allocate ``size`` > 0 bytes of page-locked host memory."""
-        ...
 
     def free_host(self, address: int) -> None:
         """Free page-locked host memory."""
-        ...
-
-    def memory_info(self) -> tuple[int, int]:
-        """Free and total bytes of device memory."""
-        ...
 
     def create_stream(self) -> int:
         """Create a stream that is not ordered with the default stream."""
-        ...
 
     def destroy_stream(self, stream: int) -> None:
         """Destroy a stream; queued work is still done."""
-        ...
 
 
 class BindingsBackend:
@@ -107,10 +95,6 @@ class BindingsBackend:
 
     def free_host(self, address: int) -> None:
         self._call("cuMemFreeHost", address)
-
-    def memory_info(self) -> tuple[int, int]:
-        free, total = self._call("cuMemGetInfo")
-        return int(free), int(total)
 
     def create_stream(self) -> int:
         return int(self._call("cuStreamCreate", _NON_BLOCKING))
@@ -172,11 +156,6 @@ class PycudaBackend:
 
     def free_host(self, address: int) -> None:
         self.free(address)
-
-    def memory_info(self) -> tuple[int, int]:
-        with self._errors():
-            free, total = self._cuda.mem_get_info()
-        return int(free), int(total)
 
     def create_stream(self) -> int:
         with self._errors():

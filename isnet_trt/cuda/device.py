@@ -97,7 +97,8 @@ class Device:
 
     def memory_info(self) -> tuple[int, int]:
         """Free and total bytes of device memory."""
-        return self._backend.memory_info()
+        free, total = self._call("cuMemGetInfo")
+        return int(free), int(total)
 
     # Streams and events
 

@@ -1,4 +1,4 @@
-"""Calls of the CUDA driver API through cuda-bindings, whose status codes become exceptions.
+"""Calls of the CUDA driver API through cuda-bindings, whose status codes become exceptions, and kernel functions.
 
 API: https://nvidia.github.io/cuda-python/cuda-bindings/latest/module/driver.html
 """
@@ -11,6 +11,8 @@ from isnet_trt.errors import EngineError, EngineUnavailable, OutOfMemory
 
 OUT_OF_MEMORY = 2  # CUDA_ERROR_OUT_OF_MEMORY
 OUT_OF_MEMORY_HINT = "; use a smaller picture, window or batch, or free GPU memory"
+STATIC_SHARED = 48 * 1024
+"""Bytes of dynamic shared memory that need no attribute (CUDA programming guide, compute capabilities)."""
 _HINTS = {
     OUT_OF_MEMORY: OUT_OF_MEMORY_HINT,
     209: "; the code is for another GPU",  # CUDA_ERROR_NO_BINARY_FOR_GPU
@@ -57,3 +59,39 @@ def _description(api: Any, status: Any) -> str:
     """The driver's description of a status."""
     _, text = api.cuGetErrorString(status)
     return text.decode(errors="replace") if isinstance(text, bytes) else str(text)
+
+
+class Function:
+    """A kernel function, its module loaded into the current context.
+
+    cuLaunchKernel: https://docs.nvidia.com/cuda/cuda-driver-api/group__CUDA__EXEC.html
+    """
+
+    def __init__(self, api: Any, code: bytes, name: str, shared: int) -> None:
+        """Load ``code``, a cubin or zero-terminated PTX; ``shared`` are the bytes of dynamic shared memory per block.
+
+        Raises:
+            EngineError: the driver refuses the code, or it has no function called ``name``.
+        """
+        self._api, self._shared = api, shared
+        self._context = call(api, "cuCtxGetCurrent")
+        self._module = call(api, "cuModuleLoadData", code)
+        try:
+            self._function = call(api, "cuModuleGetFunction", self._module, name.encode())
+            if shared > STATIC_SHARED:
+                attribute = api.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+                call(api, "cuFuncSetAttribute", self._function, attribute, shared)
+        except EngineError:
+            self.unload()
+            raise
+
+    def launch(self, grid: tuple[int, int, int], threads: int, stream: int, parameters: int) -> None:
+        """Queue it on ``stream``; ``parameters`` is the address of the array of its parameters' addresses."""
+        block = (threads, 1, 1)
+        call(self._api, "cuLaunchKernel", self._function, *grid, *block, self._shared, stream, parameters, 0)
+
+    def unload(self) -> None:
+        """Unload the module, in any current context or none; a lost device is passed over."""
+        self._api.cuCtxPushCurrent(self._context)
+        self._api.cuModuleUnload(self._module)
+        self._api.cuCtxPopCurrent()

@@ -4,8 +4,8 @@
 kernels/README.md). On exactly that architecture the cubin is taken, otherwise the PTX of the highest sm_8x that is not
 above the GPU, which the driver compiles; PTX of sm_90 and later runs on its own architecture only.
 
-Launches go through the driver API of cuda-bindings, so that the stream may be anybody's. Not yet run on a GPU.
-cuLaunchKernel: https://docs.nvidia.com/cuda/cuda-driver-api/group__CUDA__EXEC.html
+Launches go through the driver API of cuda-bindings (`isnet_trt.cuda.driver.Function`), so that the stream may be
+anybody's.
 """
 
 from __future__ import annotations
@@ -29,8 +29,6 @@ SCHEMA = 1
 DESCRIPTION = "launch.json"
 ALIGNMENT = 16
 """Kernels are compiled for pointers that are multiples of this, but for those named in ``unaligned``."""
-STATIC_SHARED = 48 * 1024
-"""Bytes of dynamic shared memory that need no attribute (CUDA programming guide, compute capabilities)."""
 MOST_BLOCKS = (2**31 - 1, 65535, 65535)
 """Largest grid (CUDA programming guide, compute capabilities)."""
 
@@ -236,9 +234,7 @@ class Kernels:
         """``api`` is the module ``cuda.bindings.driver``."""
         self.files = files
         self._api = api
-        self._functions: dict[str, Any] = {}
-        self._modules: list[Any] = []
-        self._context: Any = None
+        self._functions: dict[str, driver.Function] = {}
         self._lock = threading.Lock()
 
     @classmethod
@@ -288,9 +284,7 @@ class Kernels:
         grid = kernel.blocks(arguments)
         if not all(grid):
             return
-        function = self._function(kernel)
-        block = (kernel.threads, 1, 1)
-        driver.call(self._api, "cuLaunchKernel", function, *grid, *block, kernel.shared, stream, parameters.address, 0)
+        self._function(kernel).launch(grid, kernel.threads, stream, parameters.address)
 
     def _kernel(self, name: str) -> Kernel:
         try:
@@ -299,36 +293,25 @@ class Kernels:
             held = ", ".join(self.files.kernels)
             raise EngineError(f"{self.files.folder} holds no kernel {name}, only {held}; {_REBUILD}") from None
 
-    def _function(self, kernel: Kernel) -> Any:
+    def _function(self, kernel: Kernel) -> driver.Function:
         with self._lock:
             if kernel.name not in self._functions:
                 self._functions[kernel.name] = self._load(kernel)
             return self._functions[kernel.name]
 
-    def _load(self, kernel: Kernel) -> Any:
+    def _load(self, kernel: Kernel) -> driver.Function:
         code = self.files.code[kernel.name]
+        if self.files.form == "ptx":
+            code += b"\0"  # the driver takes PTX as a C string
         try:
-            # PTX is text that ends with a zero byte.
-            module = driver.call(self._api, "cuModuleLoadData", code + b"\0" if self.files.form == "ptx" else code)
+            return driver.Function(self._api, code, kernel.entry, kernel.shared)
         except EngineError as error:
             raise type(error)(
                 f"{self.files.folder / kernel.name}.{self.files.form} cannot be loaded: {error}"
             ) from None
-        self._context = driver.call(self._api, "cuCtxGetCurrent")
-        self._modules.append(module)
-        function = driver.call(self._api, "cuModuleGetFunction", module, kernel.entry.encode())
-        if kernel.shared > STATIC_SHARED:
-            attribute = self._api.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-            driver.call(self._api, "cuFuncSetAttribute", function, attribute, kernel.shared)
-        return function
 
     def close(self) -> None:
         """Unload what was loaded; closing twice is harmless, a lost device is passed over."""
         with self._lock:
-            self._functions.clear()
-            if not self._modules:
-                return
-            self._api.cuCtxPushCurrent(self._context)
-            while self._modules:
-                self._api.cuModuleUnload(self._modules.pop())
-            self._api.cuCtxPopCurrent()
+            while self._functions:
+                self._functions.popitem()[1].unload()

@@ -77,6 +77,7 @@ def check_other_gpu(patch: pytest.MonkeyPatch, folder: Path) -> None:
 
 
 def main(kernels: str) -> None:
+    sys.modules["pycuda"] = None  # type: ignore[assignment]  # tests/cuda/test_cuda_libraries.py has pycuda
     with pytest.MonkeyPatch.context() as patch:
         use_cpu(patch)
         check_context(driver.import_driver())

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from cuda_double import Driver, Gpu, open_device
 
-from isnet_trt.cuda import kernels
+from isnet_trt.cuda import driver
 from isnet_trt.cuda.kernels import Kernel, Kernels, choose, read
 from isnet_trt.errors import BundleError, EngineError, EngineUnavailable
 
@@ -203,7 +203,7 @@ def test_a_launch(compiled, gpu, stream, capability, zero):
 def test_much_shared_memory_is_asked_for(compiled, gpu, stream):
     made = Kernels(read(compiled, "8.0"), Driver(gpu))
     kernel = made.files.kernels["attention_fp16"]
-    assert kernel.shared > kernels.STATIC_SHARED
+    assert kernel.shared > driver.STATIC_SHARED
     assert made.constants("attention_fp16")["WIDTH"] == 256
     made.launch("attention_fp16", stream, **{name: 256 for name, _ in kernel.arguments})
     assert gpu.launched[0].function.shared == kernel.shared
@@ -212,6 +212,14 @@ def test_much_shared_memory_is_asked_for(compiled, gpu, stream):
 
 def test_what_the_driver_refuses(compiled, gpu, stream):
     made = Kernels(read(compiled, "8.9"), Driver(gpu))
+    gpu.fails["cuFuncSetAttribute"] = 1
+    with pytest.raises(
+        EngineError, match=r"attention_fp16\.ptx cannot be loaded: cuFuncSetAttribute failed: invalid arg"
+    ):
+        made.launch(
+            "attention_fp16", stream, **{name: 256 for name, _ in made.files.kernels["attention_fp16"].arguments}
+        )
+    assert gpu.modules == {}
     gpu.fails["cuModuleLoadData"] = 209
     with pytest.raises(EngineError, match=r"resize\.ptx cannot be loaded: cuModuleLoadData failed: no kernel image"):
         made.launch("resize", stream, **RESIZE)
