@@ -69,6 +69,8 @@ def _set(data: Any, path: str, value: Any) -> None:
         ("presets/ms-flip/mode", "tile", "field 'presets.ms-flip.mode' is 'tile'; it must be one of 'whole', 'slide'"),
         ("presets/ms-flip/scales", ["1"], "field 'presets.ms-flip.scales[0]' must be a number, but is a string"),
         ("engine/shapes/2", [1, 3, 5], "field 'engine.shapes[2]' has 3 entries instead of 4"),
+        ("engine/context", KeyError, "field 'engine' lacks context"),  # optional in schema 1 only
+        ("engine/version_compatible", KeyError, "field 'engine' lacks version_compatible"),
         ("engine/context", "none", "field 'engine.context' is 'none'; it must be one of 'plugin', 'native'"),
         ("engine/gpu", 4090, "field 'engine.gpu' must be a string, but is an integer"),
         ("checkpoint/sha256", "ab", "field 'checkpoint': 'ab' is no SHA-256"),
@@ -83,6 +85,11 @@ def test_damage_names_file_and_field(path: str, value: Any, said: str) -> None:
         manifest_from_json(data, "somewhere/bundle.json")
     assert str(caught.value).startswith("somewhere/bundle.json is damaged: ")
     assert said in str(caught.value)
+
+
+def test_a_network_at_full_resolution() -> None:
+    data = _data() | {"output_stride": 1}
+    assert manifest_from_json(data, "bundle.json").output_stride == 1
 
 
 def test_every_field_is_needed() -> None:

@@ -13,7 +13,7 @@ from cuda_host import CASES, RULE, SLIDE, WHOLE, Form, ReferenceKernels, picture
 
 from isnet_trt import Inference
 from isnet_trt.cuda.pipeline import CAPTURES
-from isnet_trt.errors import EngineError
+from isnet_trt.errors import EngineError, EngineUnavailable
 from isnet_trt.pictures.interop import image_from
 from isnet_trt.pictures.preprocess import normalise, resize
 from isnet_trt.pictures.raw import RawImage, RawLabels
@@ -287,6 +287,13 @@ def test_a_network_of_another_label_set_is_refused(tmp_path):
         form.engine.classes = 7
         with pytest.raises(EngineError, match="the model and the label set do not belong together"):
             form.pipeline(image_from(picture(20, 27)), Inference())
+
+
+def test_kernels_that_are_missing_are_named(tmp_path):
+    form = Form(tmp_path, ReferenceKernels)
+    del form.host_kernels.launches["finite_fp32"]
+    with pytest.raises(EngineUnavailable, match="the bundle's kernels lack finite_fp32; build it again"):
+        form.open()
 
 
 def test_closed_is_closed(tmp_path):

@@ -200,9 +200,11 @@ class Opened(HostEngine):
 
     kind, description, no_kernels = "double", "an engine", "the kernels are for another GPU"
 
-    def __init__(self, gpu: Gpu, path: Path, kernels: bool, bound: bool) -> None:
+    def __init__(self, gpu: Gpu, path: Path, kernels: bool | str, bound: bool) -> None:
         super().__init__(gpu, path, 3, 8)
         self.kernels = QueuedKernels(gpu, ReferenceKernels(3)) if kernels else None
+        if kernels == "old":
+            del self.kernels.host.launches["finite_fp32"]
         self.closed = False
         self.stream = gpu.handle() if bound else 0
         if bound:
@@ -243,7 +245,7 @@ def bundle(tmp_path: Path):
 
 
 def opened(
-    monkeypatch: pytest.MonkeyPatch, bundle, kernels: bool = True, device: str = "", bound: bool = False
+    monkeypatch: pytest.MonkeyPatch, bundle, kernels: bool | str = True, device: str = "", bound: bool = False
 ) -> tuple[Segmenter, Gpu]:
     """A segmenter whose engine is a double, ``bound`` to a stream or not; ``device`` says why there is none."""
     gpu = Gpu()
@@ -279,6 +281,7 @@ def test_opening_a_bundle_with_kernels(monkeypatch, bundle, bound):
         ({"device": "cuda-bindings cannot be imported"}, "cuda-bindings cannot be imported"),
         ({"kernels": False}, "the kernels are for another GPU"),
         ({"kernels": False, "bound": True}, "the kernels are for another GPU"),
+        ({"kernels": "old"}, "the bundle's kernels lack finite_fp32; build it again with python -m isnet_trt.build"),
     ],
 )
 def test_what_is_missing_leaves_the_stages_to_the_host_and_is_said(monkeypatch, bundle, options, said):

@@ -78,6 +78,13 @@ def test_passes_come_scale_by_scale_plain_then_mirrored():
     ]  # fmt: skip
 
 
+def test_whole_mode_ignores_window_and_stride():
+    """As ``--preset ms-flip --mode whole`` leaves them set."""
+    whole = LANDSCAPE.replace(mode="whole", scales=(1.0, 2.0))
+    windows = [window for one in geometry.passes((1024, 2048), whole) for window in geometry.windows(one, whole)]
+    assert [window.size for window in windows] == [one.size for one in geometry.passes((1024, 2048), whole)]
+
+
 @pytest.mark.parametrize(("size", "stride", "want"), [((473, 473), 4, (119, 119)), ((1, 9), 8, (1, 2))])
 def test_coarse_size_rounds_up(size, stride, want):
     assert geometry.coarse_size(size, stride) == want

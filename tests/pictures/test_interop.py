@@ -130,6 +130,8 @@ BAD_POINTERS = {
     "None": ({"address": None}, "address must be an integer, not NoneType None"),
     "float height": ({"height": 4.0}, "height must be an integer, not float 4.0"),
     "negative address": ({"address": -4}, "must be positive"),
+    "address of 65 bits": ({"address": 2**64}, "at addresses of 2\\*\\*64 and more"),
+    "end of 65 bits": ({"address": 2**64 - 32, "height": 5}, "at addresses of 2\\*\\*64 and more"),
     "no rows": ({"height": 0}, "height 0, width 8; address, height and width must be positive"),
     "negative width": ({"width": -1}, "must be positive"),
     "short pitch": ({"pitch": 23}, "pitch 23 is shorter than a row of 8 pixels, 24 bytes"),
@@ -155,6 +157,7 @@ def test_more_of_raw_pictures_and_labels():
     assert (raw.pitch, raw.row_bytes, raw.end, raw.device_index, raw.on_host) == (32, 32, 4096 + 128, 2, False)
     assert RawImage(np.int64(4096), np.int32(4), 8, 30).end == 4096 + 3 * 30 + 24
     assert RawLabels(4096, 4, 8, dtype="uint16").pitch == 16
+    assert RawLabels(2**64 - 32, 4, 8, device="cuda").end == 2**64
     with pytest.raises(SettingsError, match="order 'grb' is unknown; use 'rgb', 'bgr', 'rgba', 'bgra'"):
         RawImage(4096, 4, 8, order="grb")
     with pytest.raises(SettingsError, match="dtype 'int32' is unknown; use uint8 or uint16"):
