@@ -310,7 +310,9 @@ def _engine(proto: onnx.ModelProto, folder: Path, job: _Job) -> tuple[EngineInfo
     capabilities = job.options.capabilities(kind, gpu, precision) if kind in compiling_kinds() else None
     if job.kernels:
         with _stage(job.say, "kernels"):
-            compile_kernels(folder / KERNELS, proto, job.recipe.architecture, job.context, capabilities)
+            spilling = compile_kernels(folder / KERNELS, proto, job.recipe.architecture, job.context, capabilities)
+        if spilling:
+            job.say(f"            warning: slower than they need be, since they spill registers: {', '.join(spilling)}")
     if kind == PORTABLE:
         return EngineInfo(kind, library(kind).load().__version__, ONNX), {"bytes": (folder / ONNX).stat().st_size}
     path, kernels = folder / ENGINE, folder / KERNELS

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -17,19 +18,16 @@ from pathlib import Path
 import onnx
 from tqdm import tqdm
 
-from isnet_trt.cuda.context_ops import TYPES, WIDTHS, attention_kernels, pool_kernels
+from isnet_trt.cuda.architectures import KERNEL_TARGETS, PORTABLE
+from isnet_trt.cuda.context_ops import attention_kernels, pool_kernels
+from isnet_trt.cuda.kernel_specs import WIDTHS
+from isnet_trt.cuda.kernels import DESCRIPTION
 from isnet_trt.engines.cores import usable_cores
 from isnet_trt.errors import BuildError, EngineUnavailable, SettingsError
 from isnet_trt.export.engine_options import Context
 from isnet_trt.export.functions import context_nodes
-from isnet_trt.export.onnx_edit import element_types
-from isnet_trt.kernels.compile import PTX_VERSIONS
+from isnet_trt.export.onnx_edit import NAMES, element_types
 from isnet_trt.recipes.architecture import Architecture
-
-PORTABLE = 80
-"""The architecture whose PTX later GPUs run as well: it is always among a bundle's."""
-_ELEMENTS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
-_NAMES: dict[int, str] = dict(zip(_ELEMENTS, TYPES, strict=True))
 
 
 def check_kernels(context: Context | None, architecture: Architecture) -> None:
@@ -52,9 +50,9 @@ def check_kernels(context: Context | None, architecture: Architecture) -> None:
 def architectures(capabilities: Iterable[str] | None) -> tuple[int, ...]:
     """What to compile for, so that GPUs of ``capabilities`` such as "8.9" find a form of their own; None: all."""
     if capabilities is None:
-        return tuple(PTX_VERSIONS)
-    own = {int(one.replace(".", "")) for one in capabilities}
-    return tuple(arch for arch in PTX_VERSIONS if arch in own or arch == PORTABLE)
+        return tuple(KERNEL_TARGETS)
+    own = {int(capability.replace(".", "")) for capability in capabilities}
+    return tuple(arch for arch in KERNEL_TARGETS if arch in own or arch == PORTABLE)
 
 
 def context_kernels(proto: onnx.ModelProto, width: int) -> tuple[str, ...]:
@@ -62,9 +60,9 @@ def context_kernels(proto: onnx.ModelProto, width: int) -> tuple[str, ...]:
     types = element_types(proto)
     names: dict[str, None] = {}
     for node in context_nodes(proto):
-        kinds = [_NAMES[types[name]] for name in node.input[:2]]
-        made = pool_kernels(*kinds) if node.op_type == "RegionPool" else attention_kernels(kinds[0], width)
-        names |= dict.fromkeys(made)
+        first, second = (NAMES[types[name]] for name in node.input[:2])
+        specs = pool_kernels(first, second) if node.op_type == "RegionPool" else attention_kernels(first, width)
+        names |= dict.fromkeys(spec.name for spec in specs)
     return tuple(names)
 
 
@@ -75,30 +73,37 @@ def compile_kernels(
     context: Context | None,
     capabilities: Iterable[str] | None,
     progress: bool = True,
-) -> tuple[int, ...]:
+) -> tuple[str, ...]:
     """Compile into ``folder``/sm_XX what the runtime launches for a float32 input and output, and the plugins' kernels.
 
-    Returns the architectures.
+    Returns the kernels that spill registers to memory, such as "finish_fp32_u8 (sm_86)": they are slower than they
+    need be on that architecture, but right.
 
     Raises:
-        BuildError: a kernel cannot be compiled, or spills registers; the compiler's last words are in the message.
+        BuildError: a kernel cannot be compiled; the last lines of the compiler's output are in the message.
     """
     arches = architectures(capabilities)
     plugins = context_kernels(proto, architecture.context_channels) if context == "plugin" else ()
     command = [sys.executable, "-m", "isnet_trt.kernels.compile", "--out", str(folder), "--dtype", "fp32"]
     command += ["--arch", *(f"sm_{arch}" for arch in arches), "--classes", str(architecture.num_classes)]
-    command += ["--jobs", str(usable_cores()), "--context", *plugins]
+    command += ["--allow-spills", "--jobs", str(usable_cores()), "--context", *plugins]
     if plugins:
         command += ["--width", str(architecture.context_channels)]
     with _running(command) as process, tqdm(desc="kernels", leave=False, disable=None if progress else True) as bar:
-        said = []
+        output = []
         for line in process.stdout or ():
-            said.append(line)
+            output.append(line)
             bar.update()
         process.wait()
     if process.returncode:
-        raise BuildError(f"the kernels cannot be compiled: {''.join(said[-3:]).strip()}")
-    return arches
+        raise BuildError(f"the kernels cannot be compiled: {''.join(output[-3:]).strip()}")
+    return tuple(_spilling(folder, arches))
+
+
+def _spilling(folder: Path, arches: Iterable[int]) -> Iterator[str]:
+    for arch in arches:
+        kernels = json.loads((folder / f"sm_{arch}" / DESCRIPTION).read_text("utf-8"))["kernels"]
+        yield from (f"{name} (sm_{arch})" for name, entry in kernels.items() if entry["spill_bytes"])
 
 
 @contextlib.contextmanager

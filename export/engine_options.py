@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+from isnet_trt.cuda.architectures import GPU_ARCHITECTURES
 from isnet_trt.cuda.gpu import Gpu
 from isnet_trt.engines.table import compiling_kinds
 from isnet_trt.engines.tensorrt_rtx import COMPUTE_CAPABILITIES as RTX_COMPUTE_CAPABILITIES
@@ -13,7 +14,7 @@ from isnet_trt.errors import SettingsError
 
 Context = Literal["plugin", "native"]
 CONTEXTS: tuple[Context, ...] = get_args(Context)
-AMPERE_PLUS = ("8.0", "8.6", "8.7", "8.9", "9.0", "10.0", "10.3", "11.0", "12.0", "12.1")
+AMPERE_PLUS = tuple(arch.capability for arch in GPU_ARCHITECTURES)
 """Compute capabilities of the GPUs that a hardware-compatible engine runs on: Ampere and later (TensorRT's
 documentation, "Hardware Compatibility")."""
 _LEAST = {"bf16": (8, 0), "fp8": (8, 9)}

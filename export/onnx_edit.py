@@ -1,10 +1,17 @@
-"""Which element type each tensor of a graph has."""
+"""Which element type each tensor of a graph has, and ONNX's codes of the types."""
 
 from __future__ import annotations
 
 import numpy as np
 import onnx
 from onnx import TensorProto
+
+from isnet_trt.cuda.element_types import ELEMENT_TYPES, FLOATS
+
+CODES: dict[str, int] = {name: TensorProto.DataType.Value(element.onnx) for name, element in ELEMENT_TYPES.items()}
+"""Name of a type of `isnet_trt.cuda.element_types` -> ONNX's code."""
+NAMES = {code: name for name, code in CODES.items()}
+FLOAT_CODES = frozenset(CODES[name] for name in FLOATS)
 
 
 def element_types(proto: onnx.ModelProto) -> dict[str, int]:

@@ -24,9 +24,7 @@ import triton
 import triton.language as tl
 from numpy.typing import NDArray
 
-from isnet_trt.cuda.work import padded
 from isnet_trt.kernels.device import bilinear, taps
-from isnet_trt.kernels.launch import Launch
 from isnet_trt.merging.resample import positions
 
 
@@ -144,23 +142,3 @@ def accumulate(
     k = tl.arange(0, CLASSES)
     address = volume + (k.to(tl.int64)[:, None] * rows + tl.program_id(1)) * width + x[None, :]
     tl.store(address, score, (k[:, None] < classes) & (x[None, :] < width))
-
-
-def _tile(size: int) -> tuple[int, int]:
-    """Pixels of a block and its warps: 8 scores per thread, above 512 classes 16, which no architecture spills."""
-    if size < 256:
-        return 2048 // size, 8
-    return 4096 // size, 16 if size <= 512 else 8
-
-
-def launch_accumulate(dtype: str, classes: int) -> Launch:
-    """``accumulate`` for logits of a type of `launch.TYPES` and up to `padded` (``classes``) classes."""
-    size = padded(classes)
-    block, warps = _tile(size)
-    types = {"logits": f"*{dtype}", "windows": "*i32", "swap": "*i32", "volume": "*fp32"}
-    types |= dict.fromkeys(("classes", "coarse_height", "coarse_width", "window_height", "window_width"), "i32")
-    types |= {"step_y": "fp32", "step_x": "fp32"}
-    types |= dict.fromkeys(("plain", "count", "first_row", "rows", "width", "softmax"), "i32")
-    grid = ((("width", block),), (("rows", 1),), ())
-    constants = {"CLASSES": size, "BLOCK": block}
-    return Launch(f"accumulate_{dtype}_{size}", accumulate, types, constants, grid, warps)

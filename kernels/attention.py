@@ -9,46 +9,24 @@ the same kernel: M = N pixels for the image-level context, M = K class centres w
 semantic-level one.
 
 One head and one image give few tiles of queries; where these would leave multiprocessors idle, the keys are cut into
-parts (`launch.splits`), each block writes its part's result and log-sum, and `combine` joins them:
+parts (`isnet_trt.cuda.launch_grid.splits`), each block writes its part's result and log-sum, and `combine` joins them:
 
     out = Σ_s 2^(norm_s − top) · part_s / Σ_s 2^(norm_s − top),    norm_s = log2 Σ_{keys of s} 2^score
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import triton
 import triton.language as tl
 from numpy.typing import NDArray
 
-from isnet_trt.cuda.context_ops import LOG2_E, WIDTH, attention_kernels
+from isnet_trt.cuda.kernel_specs import LOG2_E
 from isnet_trt.kernels.device import dot
-from isnet_trt.kernels.launch import Launch
 
-__all__ = ["LOG2_E", "WIDTH", "Tile", "attention", "combine", "launch_attention", "launch_combine", "reference", "tile"]
-
-
-class Tile(NamedTuple):
-    """Queries and keys per step, warps, and stages of the pipeline."""
-
-    queries: int
-    keys: int
-    warps: int
-    stages: int
-
-
-def tile(dtype: str, arch: int) -> Tile:
-    """The tile for a type of `launch.TYPES` on sm_``arch``.
-
-    The largest found that neither spills registers nor takes more shared memory than `compile.SHARED_KIB` allows (227
-    KiB on 90 and 100, else 99): the more queries, the fewer times all keys are read.
-    """
-    if dtype == "fp32":
-        return Tile(16, 16, 4, 1)
-    known = {90: Tile(128, 32, 8, 3), 100: Tile(128, 32, 8, 2)}
-    return known.get(arch, Tile(64, 32, 8, 2))
+_LOG2_E = tl.constexpr(LOG2_E)
 
 
 def reference(q: NDArray[Any], k: NDArray[Any], v: NDArray[Any], bias: NDArray[Any], scale: float) -> NDArray[Any]:
@@ -96,7 +74,7 @@ def attention(
     for start in range(begin, tl.minimum(begin + share, keys), BLOCK_K):
         column = start + tl.arange(0, BLOCK_K)
         key = tl.load(key_base + (column[None, :] * WIDTH + d[:, None]), column[None, :] < keys, 0.0)
-        shift = tl.load(bias_base + column, column < keys, float("-inf")) * 1.4426950408889634
+        shift = tl.load(bias_base + column, column < keys, float("-inf")) * _LOG2_E
         score = dot(query, key, tl.zeros((BLOCK_Q, BLOCK_K), tl.float32), UPCAST) * scale + shift[None, :]
         higher = tl.maximum(top, tl.max(score, 1))
         level = tl.where(higher == float("-inf"), 0.0, higher)
@@ -140,26 +118,3 @@ def combine(
         total += weight[:, None] * tl.load(parts + at[:, None] * WIDTH + d[None, :], row[:, None] < rows, 0.0)
     total = total / tl.where(mass > 0, mass, 1.0)[:, None]
     tl.store(out + row[:, None] * WIDTH + d[None, :], total, row[:, None] < rows)
-
-
-def launch_attention(dtype: str, arch: int, partial: bool, upcast: bool = False, width: int = WIDTH) -> Launch:
-    """``attention`` for a type of `launch.TYPES`; ``partial`` where the keys are cut into more than one part.
-
-    ``scale`` is passed times `LOG2_E`; ``upcast`` is for the interpreter; ``width`` is one of `context_ops.WIDTHS`.
-    """
-    size = tile(dtype, arch)
-    types = dict.fromkeys(("q", "k", "v"), f"*{dtype}") | {"bias": "*fp32"}
-    types |= {"out": "*fp32" if partial else f"*{dtype}", "norms": "*fp32", "scale": "fp32"}
-    types |= dict.fromkeys(("batch", "queries", "keys", "splits"), "i32")
-    constants = {"BLOCK_Q": size.queries, "BLOCK_K": size.keys, "WIDTH": width, "PARTIAL": partial, "UPCAST": upcast}
-    grid = ((("queries", size.queries),), (("batch", 1),), (("splits", 1),))
-    whole, part, _ = attention_kernels(dtype, width)
-    name = part if partial else whole
-    return Launch(name, attention, types, constants, grid, size.warps, size.stages)
-
-
-def launch_combine(dtype: str, width: int = WIDTH) -> Launch:
-    """``combine`` with a result of a type of `launch.TYPES`."""
-    types = {"parts": "*fp32", "norms": "*fp32", "out": f"*{dtype}", "rows": "i32", "splits": "i32"}
-    name = attention_kernels(dtype, width)[2]
-    return Launch(name, combine, types, {"BLOCK": 4, "WIDTH": width}, ((("rows", 4),), (), ()))

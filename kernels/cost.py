@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from isnet_trt import cli
-from isnet_trt.cuda.steps import FLOAT
+from isnet_trt.cuda.element_types import FLOAT
 from isnet_trt.merging import geometry
 from isnet_trt.merging.geometry import coarse_size
 from isnet_trt.settings import Inference, Size

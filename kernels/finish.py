@@ -21,11 +21,7 @@ import triton.language as tl
 from numpy.typing import NDArray
 
 from isnet_trt.kernels.device import bilinear, taps
-from isnet_trt.kernels.launch import Launch
 from isnet_trt.merging.resample import positions
-
-CLASSES, ROW = 8, 128
-"""Tile of classes and pixels of a block."""
 
 
 def reference(volumes: Sequence[NDArray[Any]], size: tuple[int, int], passes: int) -> NDArray[np.float64]:
@@ -118,25 +114,3 @@ def upsample_argmax(
         label = tl.where(top > best, start + at, label)
         best = tl.maximum(best, top)
     tl.store(labels + y * pitch + x, label.to(labels.dtype.element_ty), x < width)
-
-
-def launch_finish(dtype: str, labels: str) -> Launch:
-    """``finish`` for volumes of a type of `launch.TYPES` and labels of ``u8`` or ``u16``."""
-    types = {"volumes": f"*{dtype}", "offsets": "*i64", "sizes": "*i32", "steps": "*fp32", "labels": f"*{labels}"}
-    types |= {"pitch": "i64", "passes": "fp32"}
-    types |= dict.fromkeys(("count", "classes", "first_row", "rows", "width"), "i32")
-    grid = ((("width", ROW),), (("rows", 1),), ())
-    constants = {"BLOCK_K": CLASSES, "BLOCK": ROW}
-    return Launch(f"finish_{dtype}_{labels}", finish, types, constants, grid, unaligned=("labels",))
-
-
-def launch_upsample_argmax(dtype: str, labels: str) -> Launch:
-    """``upsample_argmax`` for logits of a type of `launch.TYPES` and labels of ``u8`` or ``u16``."""
-    types = {"logits": f"*{dtype}", "labels": f"*{labels}", "pitch": "i64"}
-    types |= dict.fromkeys(("classes", "coarse_height", "coarse_width"), "i32") | {"step_y": "fp32", "step_x": "fp32"}
-    types |= {"height": "i32", "width": "i32"}
-    grid = ((("width", ROW),), (("height", 1),), ())
-    constants = {"BLOCK_K": CLASSES, "BLOCK": ROW}
-    return Launch(
-        f"upsample_argmax_{dtype}_{labels}", upsample_argmax, types, constants, grid, unaligned=("labels", "logits")
-    )

@@ -14,11 +14,6 @@ import triton
 import triton.language as tl
 from numpy.typing import NDArray
 
-from isnet_trt.kernels.launch import Launch
-
-BLOCK = 4096
-"""Values per block."""
-
 
 def reference(values: NDArray[Any]) -> int:
     """1 if any of ``values`` is no finite number."""
@@ -39,9 +34,3 @@ def finite(
     bad = tl.where(tl.abs(value) < float("inf"), 0, 1)
     if tl.max(bad, 0) != 0:
         tl.store(flag + at, 1)
-
-
-def launch_finite(dtype: str) -> Launch:
-    """``finite`` for values of a type of `launch.TYPES`."""
-    types = {"values": f"*{dtype}", "flag": "*i32", "at": "i32", "count": "i64"}
-    return Launch(f"finite_{dtype}", finite, types, {"BLOCK": BLOCK}, ((("count", BLOCK),), (), ()), 8)

@@ -22,11 +22,7 @@ import triton.language as tl
 from numpy.typing import NDArray
 
 from isnet_trt.kernels.device import taps
-from isnet_trt.kernels.launch import Launch
 from isnet_trt.merging.resample import scale_rows
-
-ROW = 128
-"""Pixels per block."""
 
 
 def resize_reference(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
@@ -158,20 +154,3 @@ def gather(
         second = a + down * (e - a)
         address = out + ((b.to(tl.int64) * 3 + c) * height + y) * width + x
         tl.store(address, first + across * (second - first), x < width)
-
-
-def launch_resize() -> Launch:
-    """``resize``."""
-    types = {"source": "*u8", "picture": "*u8", "pitch": "i64"}
-    types |= dict.fromkeys(("pixel", "bgr", "source_height", "source_width", "height", "width"), "i32")
-    grid = ((("width", ROW),), (("height", 1),), ())
-    return Launch("resize", resize, types, {"BLOCK": ROW}, grid, unaligned=("source",))
-
-
-def launch_gather(dtype: str) -> Launch:
-    """``gather`` into a batch of a type of `launch.TYPES`."""
-    types = {"picture": "*u8", "table": "*fp32", "windows": "*i32", "steps": "*fp32", "out": f"*{dtype}"}
-    types |= {"pitch": "i64"}
-    types |= dict.fromkeys(("pixel", "bgr", "picture_height", "picture_width", "batch", "height", "width"), "i32")
-    grid = ((("width", ROW),), (("height", 1),), (("batch", 1),))
-    return Launch(f"gather_{dtype}", gather, types, {"BLOCK": ROW}, grid, unaligned=("picture",))

@@ -21,15 +21,6 @@ import triton.language as tl
 from numpy.typing import NDArray
 
 from isnet_trt.kernels.device import dot
-from isnet_trt.kernels.launch import Launch
-
-CLASSES = 32
-"""Classes in a tile of `pool`."""
-
-
-def pool_tile(features: str) -> tuple[int, int]:
-    """Channels in a tile of `pool`, and positions per step, for features of a type of `launch.TYPES`."""
-    return (32, 16) if features == "fp32" else (64, 64)
 
 
 def reference(logits: NDArray[Any], features: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -168,30 +159,3 @@ def combine(
     log_count = tl.where(count > 0, tl.log(tl.maximum(count, 1).to(tl.float32)), float("-inf"))
     if tl.program_id(1) == 0:
         tl.store(log_counts + k, log_count, k < rows)
-
-
-def launch_assign(logits: str) -> Launch:
-    """``assign`` for ``logits`` of a type of `launch.TYPES`."""
-    types = {"logits": f"*{logits}", "labels": "*i32", "scores": "*fp32"}
-    types |= dict.fromkeys(("batch", "classes", "positions"), "i32")
-    grid = ((("positions", 64),), (("batch", 1),), ())
-    return Launch(f"assign_{logits}", assign, types, {"BLOCK_K": 16, "BLOCK_N": 64}, grid)
-
-
-def launch_pool(features: str, upcast: bool = False) -> Launch:
-    """``pool`` for ``features`` of a type of `launch.TYPES`; ``upcast`` is for the interpreter."""
-    types = {"labels": "*i32", "scores": "*fp32", "features": f"*{features}", "sums": "*fp32", "tops": "*fp32"}
-    types |= {"masses": "*fp32", "counts": "*i32"}
-    types |= dict.fromkeys(("batch", "classes", "positions", "channels", "splits"), "i32")
-    channels, positions = pool_tile(features)
-    constants = {"BLOCK_K": CLASSES, "BLOCK_C": channels, "BLOCK_N": positions, "UPCAST": upcast}
-    grid = ((("classes", CLASSES), ("channels", channels)), (("batch", 1),), (("splits", 1),))
-    return Launch(f"pool_{features}", pool, types, constants, grid)
-
-
-def launch_combine(features: str) -> Launch:
-    """``combine`` with centres of a type of `launch.TYPES`."""
-    types = {"sums": "*fp32", "tops": "*fp32", "masses": "*fp32", "counts": "*i32", "centres": f"*{features}"}
-    types |= {"log_counts": "*fp32"} | dict.fromkeys(("batch", "classes", "channels", "splits"), "i32")
-    grid = ((("batch", 1), ("classes", 1)), (("channels", 128),), ())
-    return Launch(f"pool_combine_{features}", combine, types, {"BLOCK_K": 1, "BLOCK_C": 128}, grid)

@@ -18,6 +18,7 @@ from cuda_double import Gpu, open_device
 from strided_model import write_strided
 
 from isnet_trt import Inference, Segmenter
+from isnet_trt.cuda.kernel_specs import bundle_kernels
 from isnet_trt.cuda.pipeline import Pipeline
 from isnet_trt.cuda.plan import Model
 from isnet_trt.engines.onnxruntime import open_onnx
@@ -59,12 +60,10 @@ CASES = {
 
 
 class ReferenceKernels:
-    """The kernels' plain numpy references on host addresses, by the names of the catalogue."""
+    """The kernels' plain numpy references on host addresses, by their names."""
 
     def __init__(self, classes: int) -> None:
-        from isnet_trt.kernels import catalogue
-
-        self.launches = {launch.name: launch for launch in catalogue.launches(86, ("fp32",), classes)}
+        self.specs = {spec.name: spec for spec in bundle_kernels(86, ("fp32",), classes)}
 
     def launch(self, name: str, stream: int, **arguments: Any) -> None:
         getattr(self, "_" + name.split("_fp32")[0])(SimpleNamespace(**arguments))
@@ -148,11 +147,11 @@ class QueuedKernels:
         self.launched: list[str] = []
 
     def __contains__(self, name: object) -> bool:
-        return name in self.host.launches
+        return name in self.host.specs
 
     def launch(self, name: str, stream: int, **arguments: Any) -> None:
         self.launched.append(name)
-        types = self.host.launches[name].types
+        types = self.host.specs[name].arguments
         assert set(arguments) == set(types)
 
         def run() -> None:

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from benchmarks.gpu_check.forms import Form
 from benchmarks.gpu_check.place import device
 from benchmarks.gpu_check.trial import SIZES, Deviation, Output, compared, normal, numbers
-from isnet_trt.cuda.work import splits
+from isnet_trt.cuda import kernel_specs
+from isnet_trt.cuda.launch_grid import splits
 from isnet_trt.kernels import cost
 
 WIDTH, SCALE = 256, 1 / 16
@@ -59,14 +60,12 @@ class AttentionTrial:
     """``attention``, or ``attention_part`` and ``attention_combine``."""
 
     def __init__(self, form: Form, case: AttentionCase, dtype: str, seed: int) -> None:
-        from isnet_trt.kernels import attention
-
         self._form, self._case, self._dtype = form, case, dtype
         b, n, m, d = case.batch, case.queries, case.keys, case.width
         self._model = "150" if d == WIDTH else f"w{d}"
         self.q, self.k, self.v = (normal(form, seed + i, (b, size, d), dtype) for i, size in enumerate((n, m, m)))
         self.bias = _bias(form, case, seed + 3)
-        self.tile = attention.tile(dtype, form.arch)
+        self.tile = kernel_specs.attention_tile(dtype, form.arch)
         self.parts = case.parts or self._parts()
         self._out = Output(form.device, (b, n, d), dtype)
         self._norms = Output(form.device, (self.parts, b, n), "fp32")
@@ -74,8 +73,8 @@ class AttentionTrial:
         self.outputs: Sequence[Output] = (self._out,) if self.parts == 1 else (self._out, self._norms, self._partial)
         self.cost = cost.attention(n, m, SIZES[dtype]) * b
         self._launches = (
-            attention.launch_attention(dtype, form.arch, self.parts > 1, dtype == "bf16" and form.interpreted, d),
-            attention.launch_combine(dtype, d),
+            kernel_specs.attention(dtype, d, self.parts > 1, form.arch),
+            kernel_specs.attention_combine(dtype, d),
         )
 
     def _parts(self) -> int:
@@ -131,8 +130,6 @@ class PoolTrial:
     """``assign``, ``pool`` and ``pool_combine``."""
 
     def __init__(self, form: Form, case: PoolCase, dtype: str, seed: int) -> None:
-        from isnet_trt.kernels import region_pool
-
         self._form, self._case, self._dtype = form, case, dtype
         b, k, n, c = case.batch, case.classes, case.positions, case.channels
         gain = 1.0 if case.ties else 4.0
@@ -151,17 +148,17 @@ class PoolTrial:
         self.outputs: Sequence[Output] = tuple(self._held.values())
         self.cost = cost.region_pool(k, n, SIZES[dtype]) * b
         self._launches = (
-            region_pool.launch_assign(dtype),
-            region_pool.launch_pool(dtype, dtype == "bf16" and form.interpreted),
-            region_pool.launch_combine(dtype),
+            kernel_specs.assign(dtype),
+            kernel_specs.pool(dtype),
+            kernel_specs.pool_combine(dtype),
         )
 
     def _parts(self) -> int:
-        from isnet_trt.kernels.region_pool import CLASSES, pool_tile
-
-        channels, positions = pool_tile(self._dtype)
-        tiles = self._case.batch * -(-self._case.classes // CLASSES) * -(-self._case.channels // channels)
-        return splits(tiles, -(-self._case.positions // positions), 2 * multiprocessors(self._form))
+        tile = kernel_specs.pool(self._dtype).constants
+        tiles = (
+            self._case.batch * -(-self._case.classes // tile["BLOCK_K"]) * -(-self._case.channels // tile["BLOCK_C"])
+        )
+        return splits(tiles, -(-self._case.positions // tile["BLOCK_N"]), 2 * multiprocessors(self._form))
 
     def launch(self) -> None:
         """See `trial.Trial.launch`."""

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from benchmarks.gpu_check.check import CannotRun, Setup
 from benchmarks.gpu_check.place import device
+from isnet_trt.cuda.architectures import KERNEL_TARGETS, PORTABLE
 from isnet_trt.errors import BuildError
 
 _MERGING = ("accumulate", "finish", "upsample_argmax", "resize", "gather", "finite")
@@ -28,8 +29,6 @@ MODELS = {
 """A folder of kernels -> what is compiled for it: ADE; Cityscapes and LIP, both padded to 32 classes; labels of two
 bytes; the demo's attention."""
 DTYPES = ("fp16", "fp32", "bf16")
-PORTABLE = 80
-"""The architecture whose PTX runs on every later GPU."""
 
 
 def model_of(classes: int) -> str:
@@ -44,18 +43,14 @@ class Form(Protocol):
         name: for people.
         device: of the tensors, as PyTorch names it.
         arch: the architecture whose tiles are launched.
-        interpreted: bfloat16 is multiplied in float32 there.
     """
 
     name: str
     device: str
     arch: int
 
-    @property
-    def interpreted(self) -> bool: ...
-
     def run(self, launch: Any, model: str, /, **arguments: Any) -> None:
-        """Queue ``launch`` (`isnet_trt.kernels.launch.Launch`) on the current stream; tensors stand for addresses.
+        """Queue a `isnet_trt.cuda.kernel_specs.KernelSpec` on the current stream; tensors stand for addresses.
 
         ``model`` is the folder of `MODELS` that has it.
         """
@@ -70,13 +65,11 @@ class Jit:
     arch: int
     name: str = "Triton"
 
-    @property
-    def interpreted(self) -> bool:
-        return os.environ.get("TRITON_INTERPRET") == "1"
-
     def run(self, launch: Any, model: str, /, **arguments: Any) -> None:
         """See `Form.run`."""
-        launch.run(**arguments)
+        from isnet_trt.kernels.launch import run
+
+        run(launch, **arguments)
 
 
 @dataclass
@@ -88,7 +81,6 @@ class Ahead:
     folder: Path
     capability: str
     device: str = field(default_factory=device)
-    interpreted: bool = False
     _opened: dict[str, Any] = field(default_factory=dict)
 
     def run(self, launch: Any, model: str, /, **arguments: Any) -> None:
@@ -117,13 +109,12 @@ class Ahead:
 def here() -> tuple[str, int]:
     """This GPU's compute capability such as "8.9", and the architecture that kernels are compiled for it."""
     from isnet_trt.cuda.gpu import probe_gpu
-    from isnet_trt.kernels.compile import PTX_VERSIONS
 
     gpu, reason = probe_gpu()
     if gpu is None:
         raise CannotRun(reason)
     own = int(gpu.compute_capability.replace(".", ""))
-    return gpu.compute_capability, own if own in PTX_VERSIONS else PORTABLE
+    return gpu.compute_capability, own if own in KERNEL_TARGETS else PORTABLE
 
 
 def forms(setup: Setup) -> list[Form]:

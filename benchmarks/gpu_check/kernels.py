@@ -1,4 +1,4 @@
-"""Every kernel of `isnet_trt.kernels.catalogue` against its reference, at real and odd sizes, and beside its floor."""
+"""Every kernel of `isnet_trt.cuda.kernel_specs` against its reference, at real and odd sizes, and beside its floor."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from benchmarks.gpu_check import timing
 from benchmarks.gpu_check.check import Answer, Check, Setup, part
 from benchmarks.gpu_check.context_trials import AttentionCase, AttentionTrial, multiprocessors
 from benchmarks.gpu_check.families import FAMILIES, Family
-from benchmarks.gpu_check.forms import MODELS, PORTABLE, Ahead, Form, Jit, compile_for, compiled, forms, here
+from benchmarks.gpu_check.forms import MODELS, Ahead, Form, Jit, compile_for, compiled, forms, here
 from benchmarks.gpu_check.needs import KERNELS
 from benchmarks.gpu_check.trial import Trial, examine
+from isnet_trt.cuda.architectures import KERNEL_TARGETS, PORTABLE
 from isnet_trt.kernels.cost import Card
 
 TIMED = ("fp16", "bf16")
@@ -153,9 +154,7 @@ def _torch(trial: AttentionTrial) -> timing.Work:
 
 def compile_all(answer: Answer, setup: Setup) -> None:
     """Kernels of every architecture compile without a spill; needs no GPU."""
-    from isnet_trt.kernels.compile import PTX_VERSIONS
-
-    for arch in (PORTABLE,) if setup.quick else PTX_VERSIONS:
+    for arch in (PORTABLE,) if setup.quick else KERNEL_TARGETS:
         entries: dict[str, Any] = {}
         for text in compile_for(setup, (arch,), again=True):
             answer.wrong(text)

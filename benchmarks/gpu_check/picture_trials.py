@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from benchmarks.gpu_check.forms import Form, model_of
 from benchmarks.gpu_check.trial import SIZES, Deviation, Output, labelled, normal, numbers, tensor
-from isnet_trt.cuda.work import label_code
+from isnet_trt.cuda import kernel_specs
 from isnet_trt.kernels import cost
 from isnet_trt.merging import geometry, windows
 from isnet_trt.merging.geometry import Window, coarse_size
@@ -45,7 +45,6 @@ class ResizeTrial:
     """``resize``: the same whole numbers as the reference."""
 
     def __init__(self, form: Form, case: ResizeCase, dtype: str, seed: int) -> None:
-        from isnet_trt.kernels import gather_windows
 
         self._form, self._case = form, case
         self._pitch = case.pixel * case.source[1] + 7
@@ -54,7 +53,7 @@ class ResizeTrial:
         self._out = Output(form.device, (*case.target, 3), "u8")
         self.outputs: Sequence[Output] = (self._out,)
         self.cost = cost.resize(case.source, case.target)
-        self._launch = gather_windows.launch_resize()
+        self._launch = kernel_specs.resize()
 
     def launch(self) -> None:
         """See `trial.Trial.launch`."""
@@ -99,7 +98,6 @@ class GatherTrial:
     """``gather``, into the engine's type."""
 
     def __init__(self, form: Form, case: GatherCase, dtype: str, seed: int) -> None:
-        from isnet_trt.kernels import gather_windows
         from isnet_trt.pictures.preprocess import _tables
 
         self._form, self._case, self._dtype = form, case, dtype
@@ -117,7 +115,7 @@ class GatherTrial:
         self._out = Output(form.device, (case.slots, 3, *self._window), dtype)
         self.outputs: Sequence[Output] = (self._out,)
         self.cost = cost.gather(case.size, self._window, case.slots, SIZES[dtype])
-        self._launch = gather_windows.launch_gather(dtype)
+        self._launch = kernel_specs.gather(dtype)
 
     def launch(self) -> None:
         """See `trial.Trial.launch`."""
@@ -167,7 +165,6 @@ class AccumulateTrial:
     """``accumulate``: float32 sums of a few products of the engine's values."""
 
     def __init__(self, form: Form, case: MergeCase, dtype: str, seed: int) -> None:
-        from isnet_trt.kernels import accumulate
 
         self._form, self._case = form, case
         whole = case.inference.mode == "whole"
@@ -189,7 +186,7 @@ class AccumulateTrial:
         self._out = Output(form.device, (case.classes, rows, self._size[1]), "fp32")
         self.outputs: Sequence[Output] = (self._out,)
         self.cost = cost.accumulate(case.size, case.inference, case.classes, case.stride, SIZES[dtype])
-        self._launch = accumulate.launch_accumulate(dtype, case.classes)
+        self._launch = kernel_specs.accumulate(dtype, case.classes)
 
     def launch(self) -> None:
         """See `trial.Trial.launch`."""
@@ -233,8 +230,6 @@ class FinishTrial:
     def __init__(self, form: Form, case: FinishCase, dtype: str, seed: int) -> None:
         import torch
 
-        from isnet_trt.kernels import finish
-
         self._form, self._case = form, case
         self.volumes = [normal(form, seed + i, (case.classes, *size), dtype) for i, size in enumerate(case.sizes)]
         ends = np.cumsum([0, *(volume.numel() for volume in self.volumes)])
@@ -244,13 +239,13 @@ class FinishTrial:
             "offsets": tensor(form, ends[:-1].astype(np.int64)), "sizes": tensor(form, sizes),
             "steps": tensor(form, np.array(case.sizes, np.float32) / np.array(case.output, np.float32)),
         }  # fmt: skip
-        kind = label_code(case.classes)
+        kind = kernel_specs.label_element(case.classes)
         self._out = Output(form.device, (case.output[0], case.output[1] + 3), kind)
         self.outputs: Sequence[Output] = (self._out,)
         pixels = case.output[0] * case.output[1]
         flops = (cost.BILINEAR + 1) * case.classes * pixels * len(case.sizes)
         self.cost = cost.Cost(SIZES[dtype] * float(ends[-1]) + pixels, flops)
-        self._launch = finish.launch_finish(dtype, kind)
+        self._launch = kernel_specs.finish(dtype, case.classes)
 
     def launch(self) -> None:
         """See `trial.Trial.launch`."""
@@ -275,16 +270,15 @@ class UpsampleTrial:
     """``upsample_argmax``: a `FinishCase` of one volume, which is the engine's answer."""
 
     def __init__(self, form: Form, case: FinishCase, dtype: str, seed: int) -> None:
-        from isnet_trt.kernels import finish
 
         self._form, self._case = form, case
         self.logits = normal(form, seed, (case.classes, *case.sizes[0]), dtype)
-        kind = label_code(case.classes)
+        kind = kernel_specs.label_element(case.classes)
         self._out = Output(form.device, (case.output[0], case.output[1] + 5), kind)
         self.outputs: Sequence[Output] = (self._out,)
         values, pixels = self.logits.numel(), case.output[0] * case.output[1]
         self.cost = cost.Cost(SIZES[dtype] * float(values) + pixels, (cost.BILINEAR + 1) * case.classes * pixels)
-        self._launch = finish.launch_upsample_argmax(dtype, kind)
+        self._launch = kernel_specs.upsample_argmax(dtype, case.classes)
 
     def launch(self) -> None:
         """See `trial.Trial.launch`."""
@@ -330,7 +324,6 @@ class FiniteTrial:
     AT, FLAGS = 2, 5
 
     def __init__(self, form: Form, case: FiniteCase, dtype: str, seed: int) -> None:
-        from isnet_trt.kernels import finite
 
         self._form, self._case = form, case
         self.values = normal(form, seed, (case.count,), dtype, 100.0)
@@ -339,7 +332,7 @@ class FiniteTrial:
         self._flags = Output(form.device, (self.FLAGS,), "i32")
         self.outputs: Sequence[Output] = (self._flags,)
         self.cost = cost.Cost(SIZES[dtype] * float(case.count), case.count)
-        self._launch = finite.launch_finite(dtype)
+        self._launch = kernel_specs.finite(dtype)
 
     def launch(self) -> None:
         """See `trial.Trial.launch`; the flag is cleared before, as the runtime does."""

@@ -103,7 +103,7 @@ def numbers(tensor: Any) -> NDArray[Any]:
 
 
 def normal(form: Form, seed: int, shape: Sequence[int], dtype: str = "fp32", gain: float = 1.0) -> Any:
-    """Random normal values on the form's device, of a type of `isnet_trt.kernels.launch.TYPES`."""
+    """Random normal values on the form's device, of a type of `isnet_trt.cuda.element_types.FLOATS`."""
     import torch
 
     generator = torch.Generator(form.device).manual_seed(seed)

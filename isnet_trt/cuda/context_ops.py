@@ -4,25 +4,22 @@
     attention: q (B, N, D), k and v (B, M, D), bias (B, M) float32 -> out (B, N, D)
 
 Formulas and kernels: `isnet_trt.kernels.region_pool` and `isnet_trt.kernels.attention`. Here are addresses and sizes
-only; whoever has `Launcher` and memory can call it: the TensorRT plugins, checks on a GPU, and tests, which run the
-kernels in Triton's interpreter on host memory. Results and workspace must be multiples of 16.
+only; types are those of `isnet_trt.cuda.element_types.FLOATS`. Whoever has a `Launcher` and memory can call it: the
+TensorRT plugins, checks on a GPU, and tests, which run the kernels in Triton's interpreter on host memory. Results and
+workspace must be multiples of 16.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
-from isnet_trt.cuda.work import MOST_SPLITS, splits
+from isnet_trt.cuda import kernel_specs
+from isnet_trt.cuda.kernel_specs import LOG2_E, KernelSpec
+from isnet_trt.cuda.launch_grid import MOST_SPLITS, splits
+from isnet_trt.cuda.protocols import Launcher
 
-TYPES = ("fp32", "fp16", "bf16")
-WIDTH = 256
-"""Width of the attention's head in the published models."""
-WIDTHS = (32, WIDTH)
-"""Widths that there are kernels for: the demo's and the published models'."""
-LOG2_E = math.log2(math.e)
 PARTIAL_BYTES = 32 << 20
 """Most memory for partial results, beyond what one part takes. More parts than fit would not fill a GPU better: 32 MiB
 are two waves of blocks of 64 queries on 256 multiprocessors."""
@@ -31,34 +28,25 @@ _POOL_BLOCKS = 2
 """Blocks of ``pool`` that fit on a multiprocessor at once; of ``attention`` it is one. Estimates, not yet measured."""
 
 
-class Launcher(Protocol):
-    """What can launch kernels by name, such as `isnet_trt.cuda.kernels.Kernels`."""
-
-    def launch(self, name: str, stream: int, **arguments: int | float) -> None:
-        """Queue kernel ``name`` on ``stream``; pointers are addresses."""
-        ...
-
-    def constants(self, name: str) -> dict[str, Any]:
-        """What was compiled into kernel ``name``, such as its tile."""
-        ...
-
-    def __contains__(self, name: object) -> bool: ...
+def attention_kernels(dtype: str, width: int) -> tuple[KernelSpec, KernelSpec, KernelSpec]:
+    """The attention over all keys, over a part of them, and what joins the parts. Tiles are not those of any GPU."""
+    whole, part = (kernel_specs.attention(dtype, width, partial) for partial in (False, True))
+    return whole, part, kernel_specs.attention_combine(dtype, width)
 
 
-def attention_kernels(dtype: str, width: int = WIDTH) -> tuple[str, str, str]:
-    """Names of the whole attention, of a part of it, and of what joins the parts."""
-    tail = dtype if width == WIDTH else f"{dtype}_w{width}"
-    return f"attention_{tail}", f"attention_part_{tail}", f"attention_combine_{tail}"
+def pool_kernels(logits: str, features: str) -> tuple[KernelSpec, KernelSpec, KernelSpec]:
+    """The kernels that find each position's class, that sum over parts of the positions, and that join the parts."""
+    return kernel_specs.assign(logits), kernel_specs.pool(features), kernel_specs.pool_combine(features)
 
 
-def pool_kernels(logits: str, features: str) -> tuple[str, str, str]:
-    """Names of the kernels that find each position's class, that sum over parts, and that join these."""
-    return f"assign_{logits}", f"pool_{features}", f"pool_combine_{features}"
+def _launch(kernels: Launcher, spec: KernelSpec, stream: int, **arguments: Any) -> None:
+    spec.check(arguments)
+    kernels.launch(spec.name, stream, **arguments)
 
 
 @dataclass(frozen=True)
 class Pool:
-    """``region_pool`` of one size: B images, K classes, N positions, C channels, and types of `TYPES`."""
+    """``region_pool`` of one size: B images, K classes, N positions, C channels, and types of `FLOATS`."""
 
     batch: int
     classes: int
@@ -82,7 +70,7 @@ class Pool:
 
     def parts(self, kernels: Launcher, multiprocessors: int) -> int:
         """Into how many parts the positions are cut."""
-        tile = kernels.constants(pool_kernels(self.logits, self.features)[1])
+        tile = kernels.constants(kernel_specs.pool(self.features).name)
         tiles = self.batch * _ceil(self.classes, tile["BLOCK_K"]) * _ceil(self.channels, tile["BLOCK_C"])
         wanted = splits(tiles, _ceil(self.positions, tile["BLOCK_N"]), _POOL_BLOCKS * multiprocessors)
         return _fitting(wanted, self.batch * self.classes, self.channels + 3)
@@ -107,20 +95,20 @@ class Pool:
         found = {"labels": next(place), "scores": next(place)}
         partial = {name: next(place) for name in ("sums", "tops", "masses", "counts")}
         sizes = {"batch": self.batch, "classes": self.classes}
-        kernels.launch(assign, stream, logits=logits, **found, **sizes, positions=self.positions)
-        kernels.launch(
-            pool, stream, features=features, **found, **partial, **sizes,
+        _launch(kernels, assign, stream, logits=logits, **found, **sizes, positions=self.positions)
+        _launch(
+            kernels, pool, stream, features=features, **found, **partial, **sizes,
             positions=self.positions, channels=self.channels, splits=parts,
         )  # fmt: skip
-        kernels.launch(
-            combine, stream, **partial, centres=centres, log_counts=log_counts, **sizes,
+        _launch(
+            kernels, combine, stream, **partial, centres=centres, log_counts=log_counts, **sizes,
             channels=self.channels, splits=parts,
         )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Attention:
-    """``attention`` of one size: B images, N queries, M keys, D channels of a type of `TYPES`."""
+    """``attention`` of one size: B images, N queries, M keys, D channels of a type of `FLOATS`."""
 
     batch: int
     queries: int
@@ -138,7 +126,7 @@ class Attention:
 
     def parts(self, kernels: Launcher, multiprocessors: int) -> int:
         """Into how many parts the keys are cut."""
-        tile = kernels.constants(attention_kernels(self.dtype, self.width)[0])
+        tile = kernels.constants(kernel_specs.attention(self.dtype, self.width).name)
         tiles = self.batch * _ceil(self.queries, tile["BLOCK_Q"])
         wanted = splits(tiles, _ceil(self.keys, tile["BLOCK_K"]), multiprocessors)
         return _fitting(wanted, self.batch * self.queries, self.width + 1)
@@ -165,10 +153,10 @@ class Attention:
         arguments = {"q": q, "k": k, "v": v, "bias": bias, "norms": norms, "batch": self.batch}
         arguments |= {"queries": self.queries, "keys": self.keys, "splits": parts}
         if parts == 1:
-            kernels.launch(whole, stream, **arguments, out=out, scale=scale * LOG2_E)
+            _launch(kernels, whole, stream, **arguments, out=out, scale=scale * LOG2_E)
             return
-        kernels.launch(part, stream, **arguments, out=partial, scale=scale * LOG2_E)
-        kernels.launch(combine, stream, parts=partial, norms=norms, out=out, rows=rows, splits=parts)
+        _launch(kernels, part, stream, **arguments, out=partial, scale=scale * LOG2_E)
+        _launch(kernels, combine, stream, parts=partial, norms=norms, out=out, rows=rows, splits=parts)
 
 
 def _ceil(size: int, step: int) -> int:

@@ -22,7 +22,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from isnet_trt.cuda import driver
-from isnet_trt.cuda.work import blocks
+from isnet_trt.cuda.architectures import KERNEL_TARGETS
+from isnet_trt.cuda.element_types import ELEMENT_TYPES, SCALARS
+from isnet_trt.cuda.kernel_specs import check_arguments
+from isnet_trt.cuda.launch_grid import Grid, blocks
 from isnet_trt.errors import BundleError, EngineError, EngineUnavailable
 
 SCHEMA = 1
@@ -32,7 +35,6 @@ ALIGNMENT = 16
 MOST_BLOCKS = (2**31 - 1, 65535, 65535)
 """Largest grid (CUDA programming guide, compute capabilities)."""
 
-_C: dict[str, Any] = {"i32": ctypes.c_int32, "i64": ctypes.c_int64, "fp32": ctypes.c_float}
 _REBUILD = "build the bundle again with python -m isnet_trt.build"
 _TYPES: dict[str, Any] = {
     "entry": str, "target": str, "arguments": list, "trailing_null_pointers": int, "constants": dict,
@@ -49,7 +51,7 @@ class Kernel:
         entry: the function's name in the code.
         arguments: (name, type) in order; ``*fp32`` and the like are device pointers, ``i32``, ``i64``, ``fp32`` values.
         trailing: null pointers that follow the arguments.
-        grid: axes x, y, z; see `isnet_trt.cuda.work.Axis`.
+        grid: axes x, y, z; see `isnet_trt.cuda.launch_grid.Axis`.
         threads: per block.
         shared: bytes of dynamic shared memory.
         unaligned: pointers that need not be multiples of `ALIGNMENT`.
@@ -60,7 +62,7 @@ class Kernel:
     entry: str
     arguments: tuple[tuple[str, str], ...]
     trailing: int
-    grid: tuple[tuple[tuple[str, int], ...], ...]
+    grid: Grid
     threads: int
     shared: int
     unaligned: frozenset[str]
@@ -84,10 +86,7 @@ class Kernel:
             TypeError: an argument is missing or unknown.
             EngineError: a pointer is null or not aligned, or a number does not fit its type.
         """
-        names = [name for name, _ in self.arguments]
-        if set(arguments) != set(names):
-            wrong = ", ".join(sorted(set(arguments) ^ set(names)))
-            raise TypeError(f"kernel {self.name} takes {', '.join(names)}; missing or unknown: {wrong}")
+        check_arguments(self.name, (name for name, _ in self.arguments), arguments)
         values = [self._value(name, kind, arguments[name]) for name, kind in self.arguments]
         return Parameters([*values, *(ctypes.c_uint64(0) for _ in range(self.trailing))])
 
@@ -95,10 +94,10 @@ class Kernel:
         if kind.startswith("*"):
             self._check_pointer(name, int(value))
             return ctypes.c_uint64(int(value))
-        made = _C[kind](value)
-        if kind != "fp32" and made.value != value:
+        number = ELEMENT_TYPES[kind].ctype(value)
+        if kind != "fp32" and number.value != value:
             raise EngineError(f"kernel {self.name}: {name} is {value}, which does not fit {kind}")
-        return made
+        return number
 
     def _check_pointer(self, name: str, address: int) -> None:
         if not address:
@@ -139,14 +138,15 @@ def choose(folder: Path, compute_capability: str) -> tuple[Path, Literal["cubin"
     Raises:
         EngineUnavailable: the GPU can run none of them.
     """
-    there = sorted(int(p.name[3:]) for p in folder.glob("sm_*") if p.is_dir() and p.name[3:].isdigit())
+    arches = sorted(int(p.name[3:]) for p in folder.glob("sm_*") if p.is_dir() and p.name[3:].isdigit())
     major, _, minor = compute_capability.partition(".")
-    here = 10 * int(major) + int(minor or 0)
-    if here in there:
-        return folder / f"sm_{here}", "cubin"
-    portable = [arch for arch in there if 80 <= arch < 90 and arch <= here]
+    own = 10 * int(major) + int(minor or 0)
+    if own in arches:
+        return folder / f"sm_{own}", "cubin"
+    targets = ((arch, KERNEL_TARGETS.get(arch)) for arch in arches if arch <= own)
+    portable = [arch for arch, target in targets if target and target.portable]
     if not portable:
-        held = ", ".join(f"sm_{arch}" for arch in there) or "nothing"
+        held = ", ".join(f"sm_{arch}" for arch in arches) or "nothing"
         raise EngineUnavailable(
             f"{folder} holds kernels for {held}; a GPU of compute capability {compute_capability} runs none of them; "
             f"{_REBUILD}, or make them with python -m isnet_trt.kernels.compile"
@@ -207,7 +207,7 @@ def _kernel(name: str, entry: Any, path: Path) -> Kernel:
     except (TypeError, ValueError):
         raise BundleError(f"{path} is damaged: arguments or grid of {name} cannot be read; {_REBUILD}") from None
     kinds = dict(arguments)
-    unknown = [kind for kind in kinds.values() if not kind.startswith("*") and kind not in _C]
+    unknown = [kind for kind in kinds.values() if not kind.startswith("*") and kind not in SCALARS]
     strange = [term for term, size in (*x, *y, *z) if kinds.get(term) not in ("i32", "i64") or size < 1]
     if unknown or strange or not 0 < entry["threads"] <= 1024:
         said = ", ".join([*unknown, *strange]) or f"{entry['threads']} threads"

@@ -234,8 +234,8 @@ class Pipeline:
 
     def _queue(self, step: Step, prepared: _Prepared) -> None:
         if isinstance(step, Launch):
-            places = {name: self._address(prepared, place) for name, place in step.places.items()}
-            self.kernels.launch(step.kernel, self.stream, **places, **step.numbers)
+            places = {name: self._address(prepared, place) for name, place in step.pointers.items()}
+            self.kernels.launch(step.kernel, self.stream, **places, **step.scalars)
         elif isinstance(step, Infer):
             source, target = self._address(prepared, step.input), self._address(prepared, step.output)
             self.engine.enqueue(source, target, step.shape, self.stream)

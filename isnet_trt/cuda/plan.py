@@ -17,9 +17,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from isnet_trt.cuda import kernel_specs
+from isnet_trt.cuda.architectures import PORTABLE
+from isnet_trt.cuda.element_types import FLOAT
+from isnet_trt.cuda.kernel_specs import KernelSpec
 from isnet_trt.cuda.steps import (
     ALIGNMENT,
-    FLOAT,
     Clear,
     Infer,
     Launch,
@@ -31,7 +34,6 @@ from isnet_trt.cuda.steps import (
     Tables,
     aligned,
 )
-from isnet_trt.cuda.work import label_code, padded
 from isnet_trt.merging import windows
 from isnet_trt.merging.geometry import Window, coarse_size
 from isnet_trt.merging.merge import Head, label_type
@@ -110,11 +112,14 @@ class _Planner:
         height, width = self.picture
         self.buffers["picture"] = 3 * height * width
         numbers = {"source_height": self.size[0], "source_width": self.size[1], "height": height, "width": width}
-        self._launch("resize", "resize", {"source": ("source", 0), "picture": ("picture", 0)}, layout | numbers)
+        pointers = {"source": ("source", 0), "picture": ("picture", 0)}
+        self._launch("resize", kernel_specs.resize(), pointers, layout | numbers)
         return ("picture", 0), {"pitch": 3 * width, "pixel": 3, "bgr": 0}
 
-    def _launch(self, stage: str, kernel: str, places: dict[str, Place], numbers: Mapping[str, int | float]) -> None:
-        self.steps.append(Launch(stage, kernel, places, dict(numbers)))
+    def _launch(
+        self, stage: str, spec: KernelSpec, pointers: dict[str, Place], scalars: Mapping[str, int | float]
+    ) -> None:
+        self.steps.append(Launch(stage, spec, pointers, dict(scalars)))
 
     # Windows
 
@@ -165,7 +170,8 @@ class _Planner:
             "steps": self.tables.add(steps), "out": ("input", 0),
         }  # fmt: skip
         numbers = {"picture_height": self.picture[0], "picture_width": self.picture[1], "batch": batch}
-        self._launch("gather", "gather_fp32", places, layout | numbers | {"height": height, "width": width})
+        numbers |= layout | {"height": height, "width": width}
+        self._launch("gather", kernel_specs.gather("fp32"), places, numbers)
         self._infer((batch, 3, height, width), region, slot)
 
     def _needs(self, buffer: str, size: int) -> None:
@@ -187,7 +193,7 @@ class _Planner:
         for i, region in enumerate(self.regions):
             count = region.slots * self._answer(region.coarse) // FLOAT
             places = {"values": ("logits", region.offset), "flag": ("result", self.flags)}
-            self._launch("finite", "finite_fp32", places, {"at": i, "count": count})
+            self._launch("finite", kernel_specs.finite("fp32"), places, {"at": i, "count": count})
 
     # Merge
 
@@ -226,7 +232,7 @@ class _Planner:
         numbers = {"pitch": self.size[1], "classes": self.head.classes, "coarse_height": height, "coarse_width": width}
         numbers |= {"height": self.size[0], "width": self.size[1]}
         places = {"logits": ("logits", FLOAT * self._logits_of(window)), "labels": ("result", 0)}
-        kernel = f"upsample_argmax_fp32_{label_code(self.head.classes)}"
+        kernel = kernel_specs.upsample_argmax("fp32", self.head.classes)
         self._launch("finish", kernel, places, numbers | {"step_y": steps[0], "step_x": steps[1]})
 
     def _whole_scores(self) -> None:
@@ -285,7 +291,7 @@ class _Planner:
             "rows": volume.rows[1] - volume.rows[0], "width": size[1],
             "softmax": int(self.inference.softmax_before_resize),
         }  # fmt: skip
-        self._launch("accumulate", f"accumulate_fp32_{padded(self.head.classes)}", places, numbers)
+        self._launch("accumulate", kernel_specs.accumulate("fp32", self.head.classes), places, numbers)
 
     def _finish(self, base: Place, volumes: Sequence[_Volume], band: Span) -> None:
         """Labels of the rows ``band`` from the volumes of all scales."""
@@ -300,7 +306,7 @@ class _Planner:
             "pitch": self.size[1], "passes": float(len(self.queue.passes)), "count": len(volumes),
             "classes": self.head.classes, "first_row": band[0], "rows": band[1] - band[0], "width": self.size[1],
         }  # fmt: skip
-        self._launch("finish", f"finish_fp32_{label_code(self.head.classes)}", places, numbers)
+        self._launch("finish", kernel_specs.finish("fp32", self.head.classes), places, numbers)
 
 
 @dataclass(frozen=True)
@@ -354,6 +360,5 @@ def kernels(plan: Plan) -> frozenset[str]:
 
 def kernels_of(classes: int) -> frozenset[str]:
     """Names of the kernels that plans for a model of ``classes`` classes may launch."""
-    code, size = label_code(classes), padded(classes)
-    merging = {f"accumulate_fp32_{size}", f"finish_fp32_{code}", f"upsample_argmax_fp32_{code}"}
-    return frozenset({"resize", "gather_fp32", "finite_fp32"} | merging)
+    specs = kernel_specs.bundle_kernels(PORTABLE, ["fp32"], classes, context=())
+    return frozenset(spec.name for spec in specs)

@@ -25,7 +25,8 @@ from typing import Any
 
 import numpy as np
 
-from isnet_trt.cuda.context_ops import TYPES, Launcher
+from isnet_trt.cuda.element_types import ELEMENT_TYPES, FLOATS
+from isnet_trt.cuda.protocols import Launcher
 from isnet_trt.cuda.signatures import NAMESPACE, OPERATIONS, VERSION, Operation, Size
 from isnet_trt.errors import BuildError, EngineError, IsnetError
 
@@ -105,8 +106,7 @@ def _guarded(failed: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 
 def _kinds(library: Any) -> dict[Any, str]:
     """The library's types -> ours."""
-    kinds = library.DataType
-    return dict(zip((kinds.FLOAT, kinds.HALF, kinds.BF16), TYPES, strict=True))
+    return {getattr(library.DataType, ELEMENT_TYPES[name].tensorrt): name for name in FLOATS}
 
 
 class _Callbacks:
@@ -186,7 +186,7 @@ class _Callbacks:
 
     @_guarded(None)
     def get_fields_to_serialize(self) -> Any:
-        numbers = {"layout": [LAYOUT], "types": [TYPES.index(kind) for kind in self.inputs]}
+        numbers = {"layout": [LAYOUT], "types": [FLOATS.index(kind) for kind in self.inputs]}
         kinds = self.library.PluginFieldType
         given = [(name, np.array(value, np.int32), kinds.INT32) for name, value in numbers.items()]
         given += [(name, np.array([value], np.float32), kinds.FLOAT32) for name, value in self.attributes.items()]
@@ -281,4 +281,4 @@ def _restored(operation: Operation, node: str, values: Mapping[str, Any]) -> tup
         raise EngineError(f"node {node}: the engine was built with another version of the plugin {operation.name}")
     if _host.kernels is None:
         raise EngineError(f"node {node}: {operation.name} is a plugin, and no kernels were given; open the bundle")
-    return tuple(TYPES[code] for code in codes)
+    return tuple(FLOATS[code] for code in codes)

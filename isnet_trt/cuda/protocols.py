@@ -1,8 +1,8 @@
-"""What the pipeline needs of kernels and of an engine, and nothing more."""
+"""What the pipeline and the plugins need of kernels and of an engine."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 Shape = tuple[int, int, int, int]
 """(B, 3, H, W)."""
@@ -13,6 +13,10 @@ class Launcher(Protocol):
 
     def launch(self, name: str, stream: int, **arguments: int | float) -> None:
         """Queue a kernel on ``stream``; pointers are device addresses."""
+        ...
+
+    def constants(self, name: str) -> dict[str, Any]:
+        """The compile-time arguments of a kernel, such as its tile."""
         ...
 
     def __contains__(self, name: object) -> bool: ...

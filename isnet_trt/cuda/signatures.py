@@ -1,7 +1,7 @@
 """What the two context operations take and give, and the errors of a graph that has it otherwise.
 
 Axes are letters (B images, K classes, N positions or queries, M keys, C channels, D the attention's width); a letter
-is one size wherever it stands. Types are those of `isnet_trt.cuda.context_ops.TYPES`; L and T stand for any of them.
+is one size wherever it stands. Types are those of `isnet_trt.cuda.element_types.FLOATS`; L and T stand for any of them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from isnet_trt.cuda.context_ops import TYPES, WIDTHS, Attention, Launcher, Pool
+from isnet_trt.cuda.context_ops import Attention, Pool
+from isnet_trt.cuda.element_types import FLOATS
+from isnet_trt.cuda.kernel_specs import WIDTHS
+from isnet_trt.cuda.protocols import Launcher
 from isnet_trt.errors import BuildError
 
 NAMESPACE = "isnet_trt"
@@ -59,8 +62,8 @@ class Operation:
         types: dict[str, str] = {}
         for (name, tensor), kind in zip(self.inputs.items(), found, strict=True):
             wanted = types.get(tensor.type, tensor.type)
-            if kind not in TYPES or (wanted in TYPES and kind != wanted):
-                can = wanted if wanted in TYPES else " or ".join(TYPES)
+            if kind not in FLOATS or (wanted in FLOATS and kind != wanted):
+                can = wanted if wanted in FLOATS else " or ".join(FLOATS)
                 raise BuildError(f"node {node}: input {name} of {self.name} is {kind}, it must be {can}{_NATIVE}")
             types[tensor.type] = kind
         return types

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from isnet_trt.cuda.element_types import FLOAT
+from isnet_trt.cuda.kernel_specs import KernelSpec
 from isnet_trt.merging import windows
 from isnet_trt.pictures.formats import Order
 from isnet_trt.settings import Inference, Size
 
 ALIGNMENT = 256
 """Of every buffer, and of what an engine reads and writes (TensorRT, IExecutionContext::setTensorAddress)."""
-FLOAT = 4
-"""Bytes of a logit: engines take and give float32."""
 
 Place = tuple[str, int]
 """A buffer and an offset in bytes."""
@@ -25,12 +25,26 @@ Place = tuple[str, int]
 
 @dataclass(frozen=True)
 class Launch:
-    """A kernel, with places for its pointers and numbers for its other arguments."""
+    """A kernel and its arguments: a place for each pointer, a number for each scalar.
+
+    Raises:
+        TypeError: an argument is missing, unknown, or a pointer where the kernel takes a number or the reverse.
+    """
 
     stage: str
-    kernel: str
-    places: Mapping[str, Place]
-    numbers: Mapping[str, int | float]
+    spec: KernelSpec
+    pointers: Mapping[str, Place]
+    scalars: Mapping[str, int | float]
+
+    def __post_init__(self) -> None:
+        self.spec.check([*self.pointers, *self.scalars])
+        if wrong := sorted(self.spec.pointers ^ set(self.pointers)):
+            raise TypeError(f"kernel {self.kernel}: {', '.join(wrong)} is a number for a pointer or the reverse")
+
+    @property
+    def kernel(self) -> str:
+        """The kernel's name."""
+        return self.spec.name
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isnet_trt.cuda.device import Device
-from isnet_trt.cuda.steps import FLOAT, Plan
+from isnet_trt.cuda.element_types import FLOAT
+from isnet_trt.cuda.steps import Plan
 from isnet_trt.merging.merge import not_finite
 from isnet_trt.pictures.raw import RawImage, RawLabels
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
+from isnet_trt.cuda.architectures import GPU_ARCHITECTURES
 from isnet_trt.cuda.gpu import Gpu
 from isnet_trt.engines.soname_alias import load_alias
 from isnet_trt.engines.tensorrt_family import TensorRTFamily
 from isnet_trt.errors import EngineUnavailable
 
-COMPUTE_CAPABILITIES = ("8.0", "8.6", "8.9", "12.0", "12.1")
+COMPUTE_CAPABILITIES = tuple(arch.capability for arch in GPU_ARCHITECTURES if arch.tensorrt_rtx)
 """GPUs that TensorRT-RTX 1.7 builds fp32 engines for (`ComputeCapability` of its Python API).
 
 9.0 is not among those it knows; for 7.5 it refuses float32 matrix products.

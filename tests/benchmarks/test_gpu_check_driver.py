@@ -76,12 +76,12 @@ def test_a_kernel_that_does_not_compile_is_left_out_where_that_is_asked_for(tmp_
     script = """
 import sys
 from isnet_trt.kernels import compile
-plain = compile.compile_launch
-def broken(launch, arch):
-    if launch.name == "finite_fp32":
+plain = compile.compile_kernel
+def broken(spec, arch):
+    if spec.name == "finite_fp32":
         raise compile.BuildError("kernel finite_fp32 cannot be compiled for sm_80: no reason")
-    return plain(launch, arch)
-compile.compile_launch = broken
+    return plain(spec, arch)
+compile.compile_kernel = broken
 sys.exit(compile.main(sys.argv[1:]))
 """
     options = ["--arch", "sm_80", "--dtype", "fp32", "--only", "finite", "resize", "--out", str(tmp_path)]

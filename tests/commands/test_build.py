@@ -112,7 +112,7 @@ def test_native_context(checkpoint: Path, tmp_path: Path) -> None:
 def test_kernels_for_onnx_runtime_where_they_are_asked_for(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("isnet_trt.export.bundle_kernels.PTX_VERSIONS", {80: 80, 86: 80})  # all six take a minute
+    monkeypatch.setattr("isnet_trt.export.bundle_kernels.KERNEL_TARGETS", {80: None, 86: None})  # all six take a minute
     bundle = build(checkpoint, tmp_path / "bundle", engine="onnxruntime", kernels=True)
     assert bundle.manifest.engine.context is None
     assert_kernels(bundle.folder / "kernels", set())

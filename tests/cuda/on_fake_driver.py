@@ -162,7 +162,7 @@ def check_pipeline(device: Device, folder: Path) -> None:
 
     class Direct(ReferenceKernels):
         def __contains__(self, name: object) -> bool:
-            return name in self.launches
+            return name in self.specs
 
     assert tiny_model.STRIDE == 8
     form = Form(folder, ReferenceKernels, batch=3)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import sys
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from isnet_trt.cuda.kernel_specs import bundle_kernels
 from isnet_trt.cuda.plan import BAND_BYTES, Model, bands, kernels_of, plan, span, swap
 from isnet_trt.cuda.steps import ALIGNMENT, Clear, Infer, Launch, Move, Plan
 from isnet_trt.errors import ImageError
@@ -28,7 +28,7 @@ def launches(made: Plan, stage: str) -> list[Launch]:
 
 
 def table(made: Plan, launch: Launch, name: str, dtype: str, count: int) -> np.ndarray:
-    buffer, offset = launch.places[name]
+    buffer, offset = launch.pointers[name]
     assert buffer == "tables"
     return np.frombuffer(made.tables, dtype, count, offset)
 
@@ -61,7 +61,7 @@ def test_classes_times_height_times_width_never_exists():
     whole = 194 * 3648 * 5472 * 4
     assert made.buffers["volumes"] <= BAND_BYTES
     assert made.bytes < whole / 10
-    rows = sum(launch.numbers["rows"] for launch in launches(made, "finish"))
+    rows = sum(launch.scalars["rows"] for launch in launches(made, "finish"))
     assert rows == 3648
 
 
@@ -86,10 +86,10 @@ def test_tables_of_gather_are_the_queue():
     made = plan((41, 67), inference, Model(Head(3, 8), Preprocess((67, 41)), 4))
     shown = []
     for launch in launches(made, "gather"):
-        batch = int(launch.numbers["batch"])
+        batch = int(launch.scalars["batch"])
         windows = table(made, launch, "windows", "int32", 4 * batch).reshape(batch, 4)
         steps = table(made, launch, "steps", "float32", batch)
-        size = launch.numbers["height"], launch.numbers["width"]
+        size = launch.scalars["height"], launch.scalars["width"]
         shown += [(*map(int, row[:3]), float(step), *size) for row, step in zip(windows, steps, strict=True)]
     wanted = [(w.top, w.left, w.of.mirrored, float(np.float32(1 / w.of.scale)), *w.size) for w in made.queue.windows]
     assert sorted(shown) == sorted(wanted)
@@ -115,21 +115,16 @@ def test_a_picture_too_elongated_says_so():
         plan((1, 20000), Inference(), Model(Head(3, 8), AS_IS))
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="triton has no wheels for this platform")
 @pytest.mark.parametrize("classes", [19, 150, 300])
 def test_every_kernel_is_compiled_for_a_bundle(classes):
-    from isnet_trt.kernels import catalogue
-
-    there = {launch.name: launch.types for launch in catalogue.launches(89, ("fp32",), classes)}
+    there = {spec.name: spec for spec in bundle_kernels(89, ("fp32",), classes)}
     assert kernels_of(classes) <= set(there)
     for inference in (Inference(), Inference(flip=True), Inference(scales=(0.5, 1.0)), CITY):
         made = plan((700, 900), inference, Model(Head(classes, 8), AS_IS, 2))
         for step in made.steps:
             if isinstance(step, Launch):
                 assert step.kernel in kernels_of(classes)
-                types = there[step.kernel]
-                assert set(step.places) == {name for name, kind in types.items() if kind.startswith("*")}
-                assert {*step.places, *step.numbers} == set(types)
+                assert step.spec == there[step.kernel]
 
 
 def ends(step: object, made: Plan) -> list[tuple[str, int, int]]:
@@ -145,12 +140,12 @@ def ends(step: object, made: Plan) -> list[tuple[str, int, int]]:
         assert step.input[1] % ALIGNMENT == step.output[1] % ALIGNMENT == 0
         return [(*step.input, step.input[1] + size_in), (*step.output, step.output[1] + size_out)]
     assert isinstance(step, Launch)
-    found = [(*place, place[1] + 1) for place in step.places.values()]
-    n = step.numbers
+    found = [(*place, place[1] + 1) for place in step.pointers.values()]
+    n = step.scalars
     if step.kernel.startswith("accumulate"):
-        found.append((*step.places["volume"], step.places["volume"][1] + 4 * CLASSES * n["rows"] * n["width"]))
+        found.append((*step.pointers["volume"], step.pointers["volume"][1] + 4 * CLASSES * n["rows"] * n["width"]))
     if step.kernel.startswith("finite"):
-        found.append((*step.places["values"], step.places["values"][1] + 4 * n["count"]))
+        found.append((*step.pointers["values"], step.pointers["values"][1] + 4 * n["count"]))
     return found
 
 
@@ -191,6 +186,6 @@ def test_every_step_stays_inside_its_buffers(size, base, scales, flip, softmax, 
 def rows_of(launch: Launch) -> range:
     """Rows of the label map that a launch writes."""
     if launch.kernel.startswith("upsample"):
-        return range(int(launch.numbers["height"]))
-    first = int(launch.numbers["first_row"])
-    return range(first, first + int(launch.numbers["rows"]))
+        return range(int(launch.scalars["height"]))
+    first = int(launch.scalars["first_row"])
+    return range(first, first + int(launch.scalars["rows"]))

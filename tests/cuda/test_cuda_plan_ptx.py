@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from ptx_machine import PtxKernels, compile_kernels
 
+from isnet_trt.cuda.element_types import FLOAT
 from isnet_trt.cuda.plan import Model, plan
-from isnet_trt.cuda.steps import FLOAT, Clear, Infer, Launch, Move
+from isnet_trt.cuda.steps import Clear, Infer, Launch, Move
 from isnet_trt.cuda.transfers import _check_finite, split_logits
 from isnet_trt.merging.geometry import coarse_size
 from isnet_trt.merging.merge import Head, Merger, largest
@@ -49,8 +50,8 @@ class Run:
 
     def step(self, step):
         if isinstance(step, Launch):
-            places = {name: int(self.at(place, 1)[0]) for name, place in step.places.items()}
-            self.kernels.launch(step.kernel, 0, **places, **step.numbers)
+            places = {name: int(self.at(place, 1)[0]) for name, place in step.pointers.items()}
+            self.kernels.launch(step.kernel, 0, **places, **step.scalars)
             return
         self.memory.begin()
         if isinstance(step, Infer):

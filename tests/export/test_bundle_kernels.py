@@ -88,6 +88,21 @@ def test_the_compilers_last_words(graph: onnx.ModelProto, tmp_path: Path, monkey
         compile_kernels(tmp_path, graph, DEMO, "plugin", ("8.6",), progress=False)
 
 
+@linux
+@pytest.mark.slow
+def test_a_spill_is_a_warning_of_the_build(
+    graph: onnx.ModelProto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The compiler's process is a real one that takes too large a tile for one of the kernels."""
+    run = bundle_kernels._running
+    code = "import sys; from isnet_trt.cuda import kernel_specs as k; from isnet_trt.kernels import compile; "
+    code += "k._accumulate_tile = lambda size: (512, 4); sys.exit(compile.main(sys.argv[1:]))"
+    monkeypatch.setattr(bundle_kernels, "_running", lambda command: run([command[0], "-c", code, *command[3:]]))
+    spilling = compile_kernels(tmp_path, graph, DEMO, None, ("8.0",), progress=False)
+    assert spilling == ("accumulate_fp32_32 (sm_80)",)
+    assert (tmp_path / "sm_80" / "launch.json").is_file()
+
+
 WAITS = """
 import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs with it ignored

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from isnet_trt.cuda.context_ops import LOG2_E, Attention, Pool, attention_kernels, pool_kernels
+from isnet_trt.cuda.context_ops import Attention, Pool, attention_kernels, pool_kernels
+from isnet_trt.cuda.kernel_specs import LOG2_E
 from isnet_trt.kernels import cost
 from tests.kernels.trials import BYTES, Deviation, Trial, normal, numbers, relative
 from tests.kernels.variants import Output, Variant, set_of
@@ -56,7 +57,7 @@ def attention(variant: Variant, case: AttentionCase, dtype: str, seed: int) -> T
         variant.collect()
 
     def directly() -> None:
-        whole, part, combine = attention_kernels(dtype, d)
+        whole, part, combine = (spec.name for spec in attention_kernels(dtype, d))
         variant.run(
             set_of("attention", width=d), part if parts > 1 else whole, **inputs, out=partial, norms=norms,
             scale=SCALE * LOG2_E, batch=b, queries=n, keys=m, splits=parts,
@@ -146,7 +147,7 @@ def region_pool(variant: Variant, case: PoolCase, dtype: str, seed: int) -> Tria
         outputs["labels"].tensor.copy_(first.view(b, n))
 
     def directly() -> None:
-        assign, pool, combine = pool_kernels(*types)
+        assign, pool, combine = (spec.name for spec in pool_kernels(*types))
         partial, sizes = some("sums", "tops", "masses", "counts"), {"batch": b, "classes": k}
         positions = some("labels", "scores")
         variant.run("w256", assign, logits=logits, **positions, **sizes, positions=n)

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from isnet_trt.cuda.kernel_specs import label_element, padded_classes
 from isnet_trt.cuda.plan import span
-from isnet_trt.cuda.work import label_code, padded
 from isnet_trt.kernels import cost
 from isnet_trt.merging import geometry, windows
 from isnet_trt.merging.geometry import coarse_size
@@ -159,7 +159,8 @@ def accumulate(variant: Variant, case: MergeCase, dtype: str, seed: int) -> Tria
 
     def launch() -> None:
         variant.run(
-            set_of("accumulate", case.classes), f"accumulate_{dtype}_{padded(case.classes)}", logits=logits, **tables,
+            set_of("accumulate", case.classes), f"accumulate_{dtype}_{padded_classes(case.classes)}",
+            logits=logits, **tables,
             volume=volume, classes=case.classes, coarse_height=coarse[0], coarse_width=coarse[1],
             window_height=window[0], window_width=window[1], step_y=step(coarse[0], window[0]),
             step_x=step(coarse[1], window[1]), plain=plain, count=len(table), first_row=first, rows=rows,
@@ -207,7 +208,7 @@ def finish(variant: Variant, case: FinishCase, dtype: str, seed: int) -> Trial:
         "sizes": on_device(variant, np.array(sizes, np.int32)),
         "steps": on_device(variant, np.array(case.sizes, np.float32) / np.array(case.output, np.float32)),
     }  # fmt: skip
-    code, pitch = label_code(case.classes), case.output[1] + 3
+    code, pitch = label_element(case.classes), case.output[1] + 3
     out = Output(variant.device, (rows, pitch), code)
 
     def launch() -> None:
@@ -236,7 +237,7 @@ def upsample_argmax(variant: Variant, case: FinishCase, dtype: str, seed: int) -
     distinct = case.classes // 2 if case.twice else case.classes
     logits = normal(variant, seed, (distinct, *coarse), dtype)
     stored = torch.cat([logits, logits]) if case.twice else logits
-    code = label_code(case.classes)
+    code = label_element(case.classes)
     out = Output(variant.device, (height, width + 5), code)
 
     def launch() -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from isnet_trt.cuda.element_types import ELEMENT_TYPES, FLOATS
 from isnet_trt.kernels.cost import Cost
 from tests.kernels.variants import TORCH, Output, Variant
 
@@ -18,7 +19,7 @@ TOLERANCES = {"fp32": (2e-6, 5e-5), "fp16": (1e-3, 2e-2), "bf16": (6e-3, 1e-1)}
 
 float32 products are exact to 1e-7; float16 and bfloat16 round weights and results to 2^-11 and 2^-8. The largest on an
 H100 were 3.6e-7 and 2.3e-5, 2.5e-4 and 7.3e-3, 1.9e-3 and 2.9e-2."""
-BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
+BYTES = {name: ELEMENT_TYPES[name].size for name in FLOATS}
 
 
 class Deviation(NamedTuple):

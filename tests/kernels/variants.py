@@ -1,7 +1,7 @@
 """Every way to run a kernel by its name on tensors: Triton (interpreted or compiled just in time), cubin or PTX
 compiled ahead of time, and PTX in the emulator of tests/ptx_machine.py.
 
-A variant launches through `isnet_trt.cuda.context_ops.Launcher`, with addresses, as the runtime does.
+A variant launches through `isnet_trt.cuda.protocols.Launcher`, with addresses, as the runtime does.
 """
 
 from __future__ import annotations
@@ -19,17 +19,13 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from isnet_trt.cuda.context_ops import WIDTH
+from isnet_trt.cuda.element_types import ELEMENT_TYPES
+from isnet_trt.cuda.element_types import FLOATS as DTYPES
+from isnet_trt.cuda.kernel_specs import WIDTH, bundle_kernels
 from isnet_trt.errors import BuildError
-from isnet_trt.kernels.launch import Launch
+from isnet_trt.kernels.launch import run
 
-DTYPES = ("fp32", "fp16", "bf16")
-TORCH = {
-    "fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16,
-    "i32": torch.int32, "i64": torch.int64, "u8": torch.uint8, "u16": torch.uint16,
-}  # fmt: skip
-PORTABLE = 80
-"""The architecture whose PTX runs on every later GPU."""
+TORCH: dict[str, torch.dtype] = {name: getattr(torch, element.numpy) for name, element in ELEMENT_TYPES.items()}
 _MERGING = ("resize", "gather", "finite", "accumulate", "finish", "upsample_argmax")
 SETS = {
     "19": ("--classes", "19", "--only", *_MERGING),
@@ -52,42 +48,37 @@ def set_of(kernel: str, classes: int = 19, width: int = WIDTH) -> str:
 
 
 class TritonKernels:
-    """`isnet_trt.cuda.kernels.Kernels` through Triton itself: the catalogue's launches, for tiles of sm_``arch``.
+    """`isnet_trt.cuda.kernels.Kernels` through Triton itself, with the tiles of sm_``arch``.
 
-    On the "cpu" they run in Triton's interpreter, which multiplies bfloat16 as integers: those products are in float32.
-    ``log`` has the name of every launch.
+    On the "cpu" they run in Triton's interpreter. ``log`` has the name of every launch.
     """
 
     def __init__(
         self, dtypes: Iterable[str] = ("fp32",), classes: int = 19, width: int = WIDTH, arch: int = 86,
         device: str = "cpu",
     ) -> None:  # fmt: skip
-        from isnet_trt.kernels import catalogue
-
         self.device = device
-        self.launches = {one.name: one for one in catalogue.launches(arch, dtypes, classes, width)}
-        if device == "cpu":
-            self.launches = {name: _upcast(launch) for name, launch in self.launches.items()}
+        self.specs = {spec.name: spec for spec in bundle_kernels(arch, dtypes, classes, width)}
         self.log: list[str] = []
 
     def __contains__(self, name: object) -> bool:
-        return name in self.launches
+        return name in self.specs
 
     def constants(self, name: str) -> dict[str, Any]:
-        return dict(self.launches[name].constants)
+        return dict(self.specs[name].constants)
 
     def launch(self, name: str, stream: int, **arguments: int | float) -> None:
         """Triton launches on PyTorch's current stream."""
-        launch = self.launches[name]
+        spec = self.specs[name]
         self.log.append(name)
         values: dict[str, Any] = dict(arguments)
-        for argument, kind in launch.types.items():
+        for argument, kind in spec.arguments.items():
             if kind.startswith("*") and argument in values:
                 address = int(values[argument])
                 assert address, f"{name}: {argument} is a null pointer"
-                assert argument in launch.unaligned or address % 16 == 0, f"{name}: {argument} is not aligned"
+                assert argument in spec.unaligned or address % 16 == 0, f"{name}: {argument} is not aligned"
                 values[argument] = self._at(address, kind[1:])
-        launch.run(**values)
+        run(spec, **values)
 
     def _at(self, address: int, kind: str) -> torch.Tensor:
         """A tensor of one element at ``address``: a pointer, for Triton."""
@@ -101,12 +92,6 @@ def device_view(address: int, shape: Sequence[int], kind: str, device: str) -> t
     """A tensor on device memory of somebody else, without a copy; ``kind`` is numpy's name of its type."""
     interface = {"shape": tuple(shape), "typestr": kind, "data": (address, False), "version": 3, "strides": None}
     return torch.as_tensor(type("View", (), {"__cuda_array_interface__": interface})(), device=device)
-
-
-def _upcast(launch: Launch) -> Launch:
-    if "UPCAST" not in launch.constants or "*bf16" not in launch.types.values():
-        return launch
-    return dataclasses.replace(launch, constants={**launch.constants, "UPCAST": True})
 
 
 class Output:

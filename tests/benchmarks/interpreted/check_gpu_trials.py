@@ -33,7 +33,9 @@ from benchmarks.gpu_check.picture_trials import (
 )
 from benchmarks.gpu_check.picture_trials import UpsampleTrial as Upsample
 from benchmarks.gpu_check.trial import GUARD, Deviation, examine
-from isnet_trt.kernels import attention, catalogue
+from isnet_trt.cuda.element_types import FLOATS
+from isnet_trt.cuda.kernel_specs import bundle_kernels
+from isnet_trt.kernels import attention
 from isnet_trt.settings import Inference
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2] / "cuda" / "interpreted")]
@@ -235,7 +237,7 @@ class Named(Jit):
         self.names.add((model, launch.name))
 
 
-def test_every_kernel_of_the_catalogue_is_tried_and_lies_where_it_is_looked_for():
+def test_every_kernel_is_tried_and_lies_where_it_is_looked_for():
     form = Named()
     for family in FAMILIES:
         for case in family.odd:
@@ -257,8 +259,7 @@ def launches(model: str) -> Any:
     only = options[options.index("--only") + 1 :] if "--only" in options else ("",)
     numbers = dict(zip(options[:2:2], options[1:2], strict=True))
     classes, width = int(numbers.get("--classes", 150)), int(numbers.get("--width", 256))
-    made = catalogue.launches(90, ("fp32", "fp16", "bf16"), classes, width)
-    return [launch for launch in made if launch.name.startswith(only)]
+    return [spec for spec in bundle_kernels(90, FLOATS, classes, width) if spec.name.startswith(only)]
 
 
 class Hosted(Jit):

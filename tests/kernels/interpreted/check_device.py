@@ -9,7 +9,6 @@ import triton
 import triton.language as tl
 
 from isnet_trt.kernels.device import dot, taps
-from isnet_trt.kernels.launch import Launch
 from isnet_trt.merging.resample import positions
 from tests.interpreter import use_interpreter
 
@@ -46,10 +45,3 @@ def test_dot_in_bfloat16_is_right_when_upcast() -> None:
     out = torch.full((16, 16), 7777.0)
     _dot[(1,)](a, b, out, 16, True)
     np.testing.assert_allclose(out.numpy(), (a.double() @ b.double()).numpy(), atol=1e-5)
-
-
-def test_a_launch_refuses_wrong_arguments() -> None:
-    launch = Launch("taps", _taps, {"low": "*i32", "count": "i32"}, {}, ((("count", 2),), (), ()))
-    assert launch.blocks({"count": 5}) == (3, 1, 1)
-    with pytest.raises(TypeError, match="missing or unknown: count, step"):
-        launch.run(low=torch.zeros(3), step=1.0)

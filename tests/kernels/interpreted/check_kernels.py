@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from isnet_trt.cuda import kernel_specs
+from isnet_trt.cuda.kernel_specs import bundle_kernels
 from tests.interpreter import use_interpreter
 from tests.kernels.cases import FAMILIES
 from tests.kernels.context_trials import AttentionCase, PoolCase, attention_reference
@@ -136,9 +138,7 @@ def test_a_planted_fault_is_found(name: str) -> None:
     assert not Deviation("a NaN", float("nan"), 1.0).good
 
 
-def test_every_kernel_of_the_catalogue_is_tried_and_is_in_its_set() -> None:
-    from isnet_trt.kernels import catalogue
-
+def test_every_kernel_of_a_bundle_is_tried_and_is_in_its_set() -> None:
     tried: set[tuple[str, str]] = set()
 
     class Named(Variant):
@@ -150,12 +150,10 @@ def test_every_kernel_of_the_catalogue_is_tried_and_is_in_its_set() -> None:
             for dtype in family.dtypes:
                 parts = {"parts": case.parts or 1} if hasattr(case, "parts") else {}
                 family.make(Named("named", "cpu", CPU.kernels), type(case)(**(vars(case) | parts)), dtype, 1).launch()
-    in_sets = {
-        (name, kernel) for name in SETS for kernel in CPU.kernels(name).launches if kernel.startswith(only(name))
-    }
+    in_sets = {(name, kernel) for name in SETS for kernel in CPU.kernels(name).specs if kernel.startswith(only(name))}
     assert tried <= in_sets
-    published = [catalogue.launches(80, DTYPES, *sizes) for sizes in ((19,), (150,), (300,), (19, 32))]
-    assert {name for _, name in tried} >= {launch.name for launches in published for launch in launches}
+    published = [bundle_kernels(80, DTYPES, *sizes) for sizes in ((19,), (150,), (300,), (19, 32))]
+    assert {name for _, name in tried} >= {spec.name for specs in published for spec in specs}
 
 
 def only(name: str) -> tuple[str, ...]:
@@ -195,14 +193,15 @@ def test_scale_one_gathers_the_normalised_bytes_themselves() -> None:
 
 def test_more_scores_than_an_int32_can_count() -> None:
     """900 classes of a 6000×8000 picture at stride 4; zeros that nobody touches take no memory."""
-    from isnet_trt.kernels import catalogue
+    from isnet_trt.kernels.launch import run
+    from isnet_trt.kernels.region_pool import assign
 
-    launches = {launch.name: launch for launch in catalogue.launches(86, ("fp16",), 900)}
     logits = torch.from_numpy(np.zeros((900, 1500, 2000), np.float16))
     assert logits.numel() > 2**31
     logits[890, 749:751] = 1
     labels = Output("cpu", (1, 3), "u16")
-    launches["upsample_argmax_fp16_u16"].run(
+    run(
+        kernel_specs.upsample_argmax("fp16", 900),
         logits=logits, labels=labels.tensor, pitch=3, classes=900, coarse_height=1500, coarse_width=2000,
         step_y=1500.0, step_x=float(np.float32(2000) / np.float32(3)), height=1, width=3,
     )  # fmt: skip
@@ -211,10 +210,9 @@ def test_more_scores_than_an_int32_can_count() -> None:
     logits = torch.from_numpy(np.zeros((1, 900, positions), np.float16))
     logits[0, 890, :64] = 1
     classes, scores = Output("cpu", (64,), "i32"), Output("cpu", (64,), "fp32")
-    assign = launches["assign_fp16"]
-    assign.kernel[(1, 1, 1)](
+    assign[(1, 1, 1)](
         logits=logits, labels=classes.tensor, scores=scores.tensor, batch=1, classes=900, positions=positions,
-        **assign.constants,
+        **kernel_specs.assign("fp16").constants,
     )  # fmt: skip
     assert (numbers(classes) == 890).all()
     assert (numbers(scores) == 1).all()

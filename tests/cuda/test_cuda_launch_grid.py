@@ -1,4 +1,4 @@
-"""Division of work, without triton."""
+"""Launch grids and parts, without triton."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from isnet_trt.cuda.work import blocks, label_code, padded, splits
+from isnet_trt.cuda.launch_grid import blocks, splits
 
 
 def test_grids():
@@ -27,13 +27,8 @@ def test_parts_fill_the_gpu(tiles, steps, slots, wanted):
     assert time(made) == time(wanted) == min(time(parts) for parts in range(1, min(16, steps) + 1))
 
 
-def test_sizes_that_are_compiled_in():
-    assert [padded(k) for k in (1, 19, 32, 33, 150, 256, 300)] == [32, 32, 32, 64, 256, 256, 512]
-    assert [label_code(k) for k in (2, 256, 257)] == ["u8", "u8", "u16"]
-
-
 def test_the_runtime_needs_neither_triton_nor_a_cuda_library():
-    names = ", ".join(f"isnet_trt.cuda.{name}" for name in ("work", "kernels", "device", "driver"))
+    names = ", ".join(f"isnet_trt.cuda.{name}" for name in ("kernel_specs", "plan", "kernels", "device", "driver"))
     code = f"import sys, {names}; print(*sorted(sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"triton", "torch", "onnx", "pycuda", "cuda.bindings", "isnet_trt.kernels"} & set(loaded)

@@ -1,0 +1,258 @@
+"""Every kernel that a bundle may hold: its name, arguments, constants and launch grid, declared once, without Triton.
+
+The planner and the context operations check their launches against these declarations, `isnet_trt.kernels.compile`
+compiles them, `isnet_trt.kernels.launch.run` runs them through Triton, and launch.json states them.
+
+Types of arguments are names of `isnet_trt.cuda.element_types`; ``*fp16`` is a device pointer to float16. ``dtype`` is
+one of its `FLOATS`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from isnet_trt.cuda.architectures import KERNEL_TARGETS, PORTABLE, AttentionTile
+from isnet_trt.cuda.element_types import ELEMENT_TYPES, FLOATS
+from isnet_trt.cuda.launch_grid import Grid, blocks
+from isnet_trt.merging.merge import label_type
+
+WIDTH = 256
+"""Channels of the attention's head in the published models."""
+WIDTHS = (32, WIDTH)
+"""Widths that there are kernels for: the demo's and the published models'."""
+LOG2_E = math.log2(math.e)
+MOST_CLASSES = 4096
+"""`accumulate` keeps the scores of a pixel in the registers of a block; more classes do not fit."""
+
+
+@dataclass(frozen=True)
+class KernelSpec:
+    """One variant of a kernel.
+
+    Attributes:
+        name: unique among all, such as ``attention_fp16``.
+        function: module and name of the Triton function below `isnet_trt.kernels`.
+        arguments: name -> type in the function's order, such as ``*fp16`` (device pointer), ``i32``, ``fp32``.
+        constants: compile-time arguments, which follow the others.
+        grid: axes x, y and z in terms of integer arguments.
+        num_warps: warps per block; a block has 32 * num_warps threads.
+        num_stages: depth of the software pipeline.
+        unaligned: pointers that may have any address; all others must be multiples of 16.
+    """
+
+    name: str
+    function: str
+    arguments: Mapping[str, str]
+    constants: Mapping[str, Any]
+    grid: Grid
+    num_warps: int = 4
+    num_stages: int = 2
+    unaligned: tuple[str, ...] = ()
+
+    @property
+    def pointers(self) -> frozenset[str]:
+        """Names of the arguments that are pointers."""
+        return frozenset(name for name, kind in self.arguments.items() if kind.startswith("*"))
+
+    def check(self, passed: Iterable[str]) -> None:
+        """Raise TypeError if ``passed`` are not the names of all arguments."""
+        check_arguments(self.name, self.arguments, passed)
+
+    def blocks(self, arguments: Mapping[str, Any]) -> tuple[int, int, int]:
+        """The number of blocks (x, y, z) for integer ``arguments``."""
+        return blocks(self.grid, arguments)
+
+
+def check_arguments(kernel: str, declared: Iterable[str], passed: Iterable[str]) -> None:
+    """Raise TypeError if the names ``passed`` to a kernel are not those ``declared``, in whatever order."""
+    declared = list(declared)
+    if wrong := sorted(set(declared) ^ set(passed)):
+        raise TypeError(f"kernel {kernel} takes {', '.join(declared)}; missing or unknown: {', '.join(wrong)}")
+
+
+def _i32(*names: str) -> dict[str, str]:
+    return dict.fromkeys(names, "i32")
+
+
+def label_element(classes: int) -> str:
+    """The element type of labels: u8, or u16 above 256 classes."""
+    name = np.dtype(label_type(classes)).name
+    return next(element.name for element in ELEMENT_TYPES.values() if element.numpy == name)
+
+
+def padded_classes(classes: int) -> int:
+    """The number of classes that `accumulate` is compiled for: the next of 32, 64, 128, ..."""
+    return max(32, 1 << (classes - 1).bit_length())
+
+
+# Around the network
+
+_ROW = 128
+"""Pixels of a block."""
+
+
+def resize() -> KernelSpec:
+    """The source picture to the test size."""
+    arguments = {"source": "*u8", "picture": "*u8", "pitch": "i64"}
+    arguments |= _i32("pixel", "bgr", "source_height", "source_width", "height", "width")
+    grid = ((("width", _ROW),), (("height", 1),), ())
+    return KernelSpec("resize", "gather_windows.resize", arguments, {"BLOCK": _ROW}, grid, unaligned=("source",))
+
+
+def gather(dtype: str) -> KernelSpec:
+    """Windows of the picture as a batch of ``dtype``."""
+    arguments = {"picture": "*u8", "table": "*fp32", "windows": "*i32", "steps": "*fp32", "out": f"*{dtype}"}
+    arguments |= {"pitch": "i64"} | _i32("pixel", "bgr", "picture_height", "picture_width", "batch", "height", "width")
+    grid = ((("width", _ROW),), (("height", 1),), (("batch", 1),))
+    name, function = f"gather_{dtype}", "gather_windows.gather"
+    return KernelSpec(name, function, arguments, {"BLOCK": _ROW}, grid, unaligned=("picture",))
+
+
+def finite(dtype: str) -> KernelSpec:
+    """The search for NaN and infinity among values of ``dtype``."""
+    arguments = {"values": f"*{dtype}", "flag": "*i32", "at": "i32", "count": "i64"}
+    block = 4096
+    return KernelSpec(f"finite_{dtype}", "finite.finite", arguments, {"BLOCK": block}, ((("count", block),), (), ()), 8)
+
+
+def accumulate(dtype: str, classes: int) -> KernelSpec:
+    """The sum of windows of logits of ``dtype``, for up to `padded_classes` (``classes``) classes."""
+    size = padded_classes(classes)
+    block, warps = _accumulate_tile(size)
+    arguments = {"logits": f"*{dtype}", "windows": "*i32", "swap": "*i32", "volume": "*fp32"}
+    arguments |= _i32("classes", "coarse_height", "coarse_width", "window_height", "window_width")
+    arguments |= {"step_y": "fp32", "step_x": "fp32"}
+    arguments |= _i32("plain", "count", "first_row", "rows", "width", "softmax")
+    constants = {"CLASSES": size, "BLOCK": block}
+    grid = ((("width", block),), (("rows", 1),), ())
+    return KernelSpec(f"accumulate_{dtype}_{size}", "accumulate.accumulate", arguments, constants, grid, warps)
+
+
+def _accumulate_tile(size: int) -> tuple[int, int]:
+    """Pixels of a block and its warps: 8 scores per thread, above 512 classes 16, which no architecture spills."""
+    if size < 256:
+        return 2048 // size, 8
+    return 4096 // size, 16 if size <= 512 else 8
+
+
+_FINISH = {"BLOCK_K": 8, "BLOCK": _ROW}
+
+
+def finish(dtype: str, classes: int) -> KernelSpec:
+    """Labels of up to ``classes`` classes from volumes of ``dtype``."""
+    labels = label_element(classes)
+    arguments = {"volumes": f"*{dtype}", "offsets": "*i64", "sizes": "*i32", "steps": "*fp32", "labels": f"*{labels}"}
+    arguments |= {"pitch": "i64", "passes": "fp32"} | _i32("count", "classes", "first_row", "rows", "width")
+    grid = ((("width", _ROW),), (("rows", 1),), ())
+    name = f"finish_{dtype}_{labels}"
+    return KernelSpec(name, "finish.finish", arguments, _FINISH, grid, unaligned=("labels",))
+
+
+def upsample_argmax(dtype: str, classes: int) -> KernelSpec:
+    """Labels of up to ``classes`` classes from the logits of one whole pass."""
+    labels = label_element(classes)
+    arguments = {"logits": f"*{dtype}", "labels": f"*{labels}", "pitch": "i64"}
+    arguments |= _i32("classes", "coarse_height", "coarse_width") | {"step_y": "fp32", "step_x": "fp32"}
+    arguments |= _i32("height", "width")
+    grid = ((("width", _ROW),), (("height", 1),), ())
+    name = f"upsample_argmax_{dtype}_{labels}"
+    return KernelSpec(name, "finish.upsample_argmax", arguments, _FINISH, grid, unaligned=("labels", "logits"))
+
+
+# The context operations
+
+_PARTIAL = {"sums": "*fp32", "tops": "*fp32", "masses": "*fp32", "counts": "*i32"}
+"""What `pool` writes for each part, and `pool_combine` reads."""
+
+
+def assign(dtype: str) -> KernelSpec:
+    """Each position's class and score from logits of ``dtype``."""
+    arguments = {"logits": f"*{dtype}", "labels": "*i32", "scores": "*fp32"} | _i32("batch", "classes", "positions")
+    constants = {"BLOCK_K": 16, "BLOCK_N": 64}
+    grid = ((("positions", 64),), (("batch", 1),), ())
+    return KernelSpec(f"assign_{dtype}", "region_pool.assign", arguments, constants, grid)
+
+
+def pool(dtype: str) -> KernelSpec:
+    """Sums of features of ``dtype`` per class over parts of the positions."""
+    arguments = {"labels": "*i32", "scores": "*fp32", "features": f"*{dtype}"} | _PARTIAL
+    arguments |= _i32("batch", "classes", "positions", "channels", "splits")
+    # float32 products are exact and without matrix units: a smaller tile keeps them in registers.
+    channels, positions = (32, 16) if dtype == "fp32" else (64, 64)
+    constants = {"BLOCK_K": 32, "BLOCK_C": channels, "BLOCK_N": positions, "UPCAST": False}
+    grid = ((("classes", 32), ("channels", channels)), (("batch", 1),), (("splits", 1),))
+    return KernelSpec(f"pool_{dtype}", "region_pool.pool", arguments, constants, grid)
+
+
+def pool_combine(dtype: str) -> KernelSpec:
+    """The parts of `pool` joined into centres of ``dtype``."""
+    arguments = _PARTIAL | {"centres": f"*{dtype}", "log_counts": "*fp32"}
+    arguments |= _i32("batch", "classes", "channels", "splits")
+    constants = {"BLOCK_K": 1, "BLOCK_C": 128}
+    grid = ((("batch", 1), ("classes", 1)), (("channels", 128),), ())
+    return KernelSpec(f"pool_combine_{dtype}", "region_pool.combine", arguments, constants, grid)
+
+
+def attention(dtype: str, width: int = WIDTH, partial: bool = False, arch: int = PORTABLE) -> KernelSpec:
+    """Attention over all keys, or with ``partial`` over parts of them; the tile is that of sm_``arch``.
+
+    ``scale`` is passed times `LOG2_E`: the kernel's exponentials have base 2.
+    """
+    tile = attention_tile(dtype, arch)
+    arguments = dict.fromkeys(("q", "k", "v"), f"*{dtype}") | {"bias": "*fp32"}
+    arguments |= {"out": "*fp32" if partial else f"*{dtype}", "norms": "*fp32", "scale": "fp32"}
+    arguments |= _i32("batch", "queries", "keys", "splits")
+    constants = {"BLOCK_Q": tile.queries, "BLOCK_K": tile.keys, "WIDTH": width, "PARTIAL": partial, "UPCAST": False}
+    grid = ((("queries", tile.queries),), (("batch", 1),), (("splits", 1),))
+    name = f"attention_{'part_' if partial else ''}{_sized(dtype, width)}"
+    return KernelSpec(name, "attention.attention", arguments, constants, grid, tile.warps, tile.stages)
+
+
+def attention_tile(dtype: str, arch: int) -> AttentionTile:
+    """The tile for ``dtype`` on sm_``arch``. float32 is for comparison with the reference, not for speed."""
+    return AttentionTile(16, 16, 4, 1) if dtype == "fp32" else KERNEL_TARGETS[arch].tile
+
+
+def attention_combine(dtype: str, width: int = WIDTH) -> KernelSpec:
+    """The parts of `attention` joined into a result of ``dtype``."""
+    arguments = {"parts": "*fp32", "norms": "*fp32", "out": f"*{dtype}", "rows": "i32", "splits": "i32"}
+    name, constants = f"attention_combine_{_sized(dtype, width)}", {"BLOCK": 4, "WIDTH": width}
+    return KernelSpec(name, "attention.combine", arguments, constants, ((("rows", 4),), (), ()))
+
+
+def _sized(dtype: str, width: int) -> str:
+    return dtype if width == WIDTH else f"{dtype}_w{width}"
+
+
+# All of them
+
+
+def bundle_kernels(
+    arch: int, dtypes: Iterable[str], classes: int, width: int = WIDTH, context: Collection[str] | None = None
+) -> Iterator[KernelSpec]:
+    """The kernels for sm_``arch``, engines of ``dtypes``, ``classes`` classes and an attention of ``width`` channels.
+
+    ``context`` names the kernels of the context operations to include, of any type; None: all those of ``dtypes``.
+    """
+    dtypes = tuple(dict.fromkeys(dtypes))
+    yield resize()
+    for dtype in dtypes:
+        yield from (gather(dtype), accumulate(dtype, classes), upsample_argmax(dtype, classes), finite(dtype))
+    # `accumulate` writes float32 volumes whatever the engine's type, so `finish` is always needed for float32.
+    for dtype in dict.fromkeys(("fp32", *dtypes)):
+        yield finish(dtype, classes)
+    for dtype in dtypes if context is None else FLOATS:
+        yield from (spec for spec in _context_kernels(arch, dtype, width) if context is None or spec.name in context)
+
+
+def _context_kernels(arch: int, dtype: str, width: int) -> Iterator[KernelSpec]:
+    """Those of the context operations, for inputs of one type."""
+    yield from (assign(dtype), pool(dtype), pool_combine(dtype))
+    yield attention(dtype, width, False, arch)
+    yield attention(dtype, width, True, arch)
+    yield attention_combine(dtype, width)
