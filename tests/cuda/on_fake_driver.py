@@ -48,11 +48,11 @@ def check_device(device: Device) -> None:
     assert find_gpu() == Gpu("Fake GPU", "8.9", "CUDA 13.0", 4)
     with device:
         stream, event = device.create_stream(), device.create_event()
-        staging, made = device.allocate_staging(100), device.allocate(100)
+        staging, memory = device.allocate_staging(100), device.allocate(100)
         staging[:] = np.arange(100)
-        device.copy(made, staging.ctypes.data, 100, stream)
-        device.fill(made + 10, 7, 5, stream)
-        device.copy_rows(staging.ctypes.data, 10, made, 20, 8, 5, stream)
+        device.copy(memory, staging.ctypes.data, 100, stream)
+        device.fill(memory + 10, 7, 5, stream)
+        device.copy_rows(staging.ctypes.data, 10, memory, 20, 8, 5, stream)
         device.record(event, stream)
         device.wait_event(stream, event)
         device.synchronize_event(event)
@@ -63,8 +63,8 @@ def check_device(device: Device) -> None:
         assert device.memory_info() == (1 << 20, 1 << 28)
         first, second = device.create_event(timing=True), device.create_event(timing=True)
         assert device.elapsed_ms(first, second) == 2.5
-        check_graph(device, stream, made)
-        check_host_memory(device, stream, made)
+        check_graph(device, stream, memory)
+        check_host_memory(device, stream, memory)
         with pytest.raises(OutOfMemory):
             device.allocate(1 << 30)
         with pytest.raises(EngineError, match=r"cuStreamGetPriority failed: .*cuStreamGetPriority is not found"):
@@ -72,21 +72,21 @@ def check_device(device: Device) -> None:
     assert left() == ([1, 1, 1, 3, 0, 0], 0)
 
 
-def check_graph(device: Device, stream: int, made: int) -> None:
-    values = (ctypes.c_ubyte * 3).from_address(made)
+def check_graph(device: Device, stream: int, memory: int) -> None:
+    values = (ctypes.c_ubyte * 3).from_address(memory)
     with device.capture(stream) as graph:
-        device.fill(made, 9, 3, stream)
+        device.fill(memory, 9, 3, stream)
     assert list(values) == [0, 1, 2]
     graph.launch(stream)
     assert list(values) == [9, 9, 9]
     graph.close()
 
 
-def check_host_memory(device: Device, stream: int, made: int) -> None:
+def check_host_memory(device: Device, stream: int, memory: int) -> None:
     """Memory that is not page-locked, up and down."""
     there, back = np.arange(25, dtype=np.float32), np.zeros(25, np.float32)
-    device.upload(made, there, stream)
-    device.download(back, made, stream)
+    device.upload(memory, there, stream)
+    device.download(back, memory, stream)
     device.synchronize(stream)
     assert (back == there).all()
 
@@ -94,14 +94,14 @@ def check_host_memory(device: Device, stream: int, made: int) -> None:
 def check_threads(device: Device) -> None:
     """Memory may be given back in another thread than it was taken in, and the device closed in a third."""
     with device:
-        staging, made = device.allocate_staging(10), device.allocate(10)
+        staging, memory = device.allocate_staging(10), device.allocate(10)
     failed: list[BaseException] = []
 
     def work() -> None:
         try:
             with device:
                 device.free_staging(staging)
-                device.free(made)
+                device.free(memory)
         except BaseException as error:
             failed.append(error)
 
@@ -137,8 +137,8 @@ def check_kernels(device: Device, folder: Path) -> None:
         graph.launch(stream)
         graph.close()
     lines = LIBRARY.fake_log().decode().splitlines()
-    wanted = "kernel_0 4,3,1 128,1,1 60000: abc0 7 8589934592 -5 0.25 0 0"
-    assert lines == [wanted, *[wanted.replace(": abc0 7", ": abc0 9").replace(" 4,", " 5,")] * 2], lines
+    expected = "kernel_0 4,3,1 128,1,1 60000: abc0 7 8589934592 -5 0.25 0 0"
+    assert lines == [expected, *[expected.replace(": abc0 7", ": abc0 9").replace(" 4,", " 5,")] * 2], lines
     assert left()[0][5] == 1
     kernels.close()
     assert left()[0][5] == 0

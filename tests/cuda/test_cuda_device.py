@@ -23,19 +23,19 @@ no_gpu = pytest.mark.skipif(find_gpu() is not None, reason="there is a GPU")
 
 @pytest.fixture(params=["late", "at once"])
 def gpu(request: pytest.FixtureRequest) -> Gpu:
-    made = Gpu(total=1 << 20)
-    made.eager = request.param == "at once"
-    return made
+    double = Gpu(total=1 << 20)
+    double.eager = request.param == "at once"
+    return double
 
 
 @pytest.fixture(params=["pycuda", "cuda-bindings"])
 def device(gpu: Gpu, request: pytest.FixtureRequest):
-    made = open_device(gpu, request.param)
-    assert made.backend == request.param
-    yield made
-    with made:
-        made.close()
-        made.close()
+    opened = open_device(gpu, request.param)
+    assert opened.backend == request.param
+    yield opened
+    with opened:
+        opened.close()
+        opened.close()
     gpu.nothing_is_left()
 
 
@@ -53,36 +53,36 @@ def test_there_and_back(device):
         device.fill(b + 10, 7, 5, stream)
         device.copy(staging.ctypes.data + 300, b, 300, stream)
         device.synchronize(stream)
-        wanted = np.arange(300) % 251
-        wanted[10:15] = 7
-        assert (staging[300:] == wanted).all()
+        expected = np.arange(300) % 251
+        expected[10:15] = 7
+        assert (staging[300:] == expected).all()
         device.free(a)
         device.free_staging(staging)
 
 
 def test_rows_with_a_pitch(device, gpu):
     with device:
-        stream, made, staging = device.create_stream(), device.allocate(64), device.allocate_staging(64)
+        stream, memory, staging = device.create_stream(), device.allocate(64), device.allocate_staging(64)
         staging[:] = np.arange(64)
-        device.copy_rows(made, 5, staging.ctypes.data + 1, 20, 4, 3, stream)
-        device.copy_rows(made + 32, 4, staging.ctypes.data, 4, 4, 3, stream)
+        device.copy_rows(memory, 5, staging.ctypes.data + 1, 20, 4, 3, stream)
+        device.copy_rows(memory + 32, 4, staging.ctypes.data, 4, 4, 3, stream)
         device.synchronize(stream)
-        assert read(made, 15) == [1, 2, 3, 4, 165, 21, 22, 23, 24, 165, 41, 42, 43, 44, 165]
-        assert read(made + 32, 12) == list(range(12))
+        assert read(memory, 15) == [1, 2, 3, 4, 165, 21, 22, 23, 24, 165, 41, 42, 43, 44, 165]
+        assert read(memory + 32, 12) == list(range(12))
         assert gpu.calls.count("cuMemcpyAsync") == 1  # rows without gaps are one piece
 
 
 def test_streams_wait_for_each_other(device):
     with device:
         first, second, event = device.create_stream(), device.create_stream(), device.create_event()
-        made, staging = device.allocate(4), device.allocate_staging(4)
+        memory, staging = device.allocate(4), device.allocate_staging(4)
         device.wait_event(second, event)  # marks nothing yet
-        device.fill(made, 9, 4, first)
+        device.fill(memory, 9, 4, first)
         device.record(event, first)
         device.wait_event(second, event)
-        device.copy(staging.ctypes.data, made, 4, second)
+        device.copy(staging.ctypes.data, memory, 4, second)
         device.record(event, second)
-        device.fill(made, 8, 4, second)
+        device.fill(memory, 8, 4, second)
         device.synchronize_event(event)
         assert list(staging) == [9, 9, 9, 9]
         device.synchronize(second)
@@ -99,17 +99,17 @@ def test_time_between_events(device):
 
 def test_a_graph_runs_as_often_as_it_is_launched(device, gpu):
     with device:
-        stream, made, staging = device.create_stream(), device.allocate(4), device.allocate_staging(4)
+        stream, memory, staging = device.create_stream(), device.allocate(4), device.allocate_staging(4)
         with device.capture(stream) as graph:
-            device.copy(made, staging.ctypes.data, 4, stream)
+            device.copy(memory, staging.ctypes.data, 4, stream)
         staging[:] = [1, 2, 3, 4]
         device.synchronize(stream)
-        assert read(made, 4) == [165] * 4  # capturing runs nothing
+        assert read(memory, 4) == [165] * 4  # capturing runs nothing
         for value in (5, 6):
             staging[:] = value
             graph.launch(stream)
             device.synchronize(stream)
-            assert read(made, 4) == [value] * 4
+            assert read(memory, 4) == [value] * 4
         assert len(gpu.graphs) == 1
         graph.close()
         graph.close()
@@ -121,20 +121,20 @@ def test_a_graph_runs_as_often_as_it_is_launched(device, gpu):
 def test_a_capture_that_fails_leaves_nothing_and_a_stream_that_works(device, gpu, failing):
     def capture(stream: int) -> None:
         with device.capture(stream):
-            device.fill(made, 1, 4, stream)
+            device.fill(memory, 1, 4, stream)
             if failing == "in the block":
                 raise EngineError("not in a capture")
 
     with device:
-        stream, made = device.create_stream(), device.allocate(4)
+        stream, memory = device.create_stream(), device.allocate(4)
         gpu.fails["cuGraphInstantiate" if failing == "instantiate" else failing] = 901
         with pytest.raises(EngineError, match=r"not in a capture|capture was invalidated"):
             capture(stream)
         gpu.fails.clear()
         assert gpu.graphs == {}
-        device.fill(made, 3, 4, stream)
+        device.fill(memory, 3, 4, stream)
         device.synchronize(stream)
-        assert read(made, 4) == [3] * 4
+        assert read(memory, 4) == [3] * 4
 
 
 def test_nothing_that_was_forgotten_is_finalised_in_the_middle_of_a_capture(device, gpu):
@@ -150,9 +150,9 @@ def test_nothing_that_was_forgotten_is_finalised_in_the_middle_of_a_capture(devi
 
     gc.collect()
     with device:
-        stream, made = device.create_stream(), device.allocate(4)
+        stream, memory = device.create_stream(), device.allocate(4)
         with device.capture(stream) as graph:
-            device.fill(made, 1, 4, stream)
+            device.fill(memory, 1, 4, stream)
             Forgotten()
             kept = [[] for _ in range(5000)]
         graph.close()
@@ -176,15 +176,18 @@ def test_who_works_without_a_garbage_collector_stays_without(device):
 
 def test_errors_in_the_drivers_words(device, gpu):
     with device:
-        stream, made = device.create_stream(), device.allocate(4)
+        stream, memory = device.create_stream(), device.allocate(4)
         with pytest.raises(OutOfMemory, match=r"out of memory( \(2\))?; use a smaller picture"):
             device.allocate(1 << 21)
         gpu.fails = {"cuMemsetD8Async": 2}
         with pytest.raises(OutOfMemory, match=r"cuMemsetD8Async failed: out of memory \(2\); use a smaller picture"):
-            device.fill(made, 0, 4, stream)
+            device.fill(memory, 0, 4, stream)
+        gpu.fails = {"cuMemsetD8Async": 222}
+        with pytest.raises(EngineError, match=r"cuMemsetD8Async failed: .* \(222\); upgrade the NVIDIA driver"):
+            device.fill(memory, 0, 4, stream)
         gpu.fails = {"cuMemcpyAsync": 700, "cuStreamSynchronize": 700}
         with pytest.raises(EngineError, match=r"cuMemcpyAsync failed: an illegal memory access \(700\)"):
-            device.copy(made, made, 4, stream)
+            device.copy(memory, memory, 4, stream)
         with pytest.raises(EngineError, match="cuStreamSynchronize failed"):
             device.synchronize(stream)
         gpu.fails.clear()
@@ -206,9 +209,9 @@ def test_the_context_is_pushed_for_the_time_of_the_block(device, gpu):
 def test_any_host_memory_goes_up_and_down(device, gpu):
     there, back = np.arange(6, dtype=np.float32), np.zeros(6, np.float32)
     with device:
-        stream, made = device.create_stream(), device.allocate(24)
-        device.upload(made, there, stream)
-        device.download(back, made, stream)
+        stream, memory = device.create_stream(), device.allocate(24)
+        device.upload(memory, there, stream)
+        device.download(back, memory, stream)
         device.synchronize(stream)
         assert (back == there).all()
 
@@ -216,12 +219,12 @@ def test_any_host_memory_goes_up_and_down(device, gpu):
 def test_memory_is_given_back_in_any_thread(device):
     failed = []
     with device:
-        staging, made = device.allocate_staging(16), device.allocate(16)
+        staging, memory = device.allocate_staging(16), device.allocate(16)
 
     def work() -> None:
         try:
             with device:
-                device.free(made)
+                device.free(memory)
                 device.free_staging(staging)
         except Exception as error:
             failed.append(error)

@@ -213,12 +213,9 @@ def test_much_shared_memory_is_asked_for(compiled, gpu, stream):
 def test_what_the_driver_refuses(compiled, gpu, stream):
     made = Kernels(read(compiled, "8.9"), Driver(gpu))
     gpu.fails["cuFuncSetAttribute"] = 1
-    with pytest.raises(
-        EngineError, match=r"attention_fp16\.ptx cannot be loaded: cuFuncSetAttribute failed: invalid arg"
-    ):
-        made.launch(
-            "attention_fp16", stream, **{name: 256 for name, _ in made.files.kernels["attention_fp16"].arguments}
-        )
+    arguments = dict.fromkeys(dict(made.files.kernels["attention_fp16"].arguments), 256)
+    with pytest.raises(EngineError, match=r"attention_fp16\.ptx cannot be loaded: cuFuncSetAttribute failed: invalid"):
+        made.launch("attention_fp16", stream, **arguments)
     assert gpu.modules == {}
     gpu.fails["cuModuleLoadData"] = 209
     with pytest.raises(EngineError, match=r"resize\.ptx cannot be loaded: cuModuleLoadData failed: no kernel image"):
