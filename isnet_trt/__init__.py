@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         EngineUnavailable,
         ImageError,
         IsnetError,
+        OutOfMemory,
         ParityError,
         SettingsError,
     )
@@ -47,6 +48,7 @@ _HOME = {
             "BundleError",
             "EngineUnavailable",
             "EngineError",
+            "OutOfMemory",
             "CheckpointError",
             "BuildError",
             "ParityError",
@@ -63,6 +65,7 @@ __all__ = [
     "ImageError",
     "Inference",
     "IsnetError",
+    "OutOfMemory",
     "ParityError",
     "RawImage",
     "RawLabels",

@@ -30,7 +30,7 @@ class EngineError(IsnetError):
 
 
 class OutOfMemory(EngineError):
-    """The GPU has too little free memory for an allocation."""
+    """The GPU has too little free memory."""
 
 
 class CheckpointError(IsnetError):

@@ -2,7 +2,7 @@
 
 It comes with the package ``onnxruntime-gpu``, which takes the place of ``onnxruntime``. Two forms, as the TensorRT
 engines: `run` from and to host memory, and `enqueue` on device memory, on a stream of its own. It is
-taken only where it is asked for. Not yet run on a GPU.
+taken only where it is asked for. docs/cuda-runtime.md says what has run on a GPU.
 
 https://onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html,
 https://onnxruntime.ai/docs/performance/tune-performance/iobinding.html
