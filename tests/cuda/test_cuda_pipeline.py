@@ -291,7 +291,7 @@ def test_a_network_of_another_label_set_is_refused(tmp_path):
 
 def test_kernels_that_are_missing_are_named(tmp_path):
     form = Form(tmp_path, ReferenceKernels)
-    del form.host_kernels.launches["finite_fp32"]
+    del form.host_kernels.specs["finite_fp32"]
     with pytest.raises(EngineUnavailable, match="the bundle's kernels lack finite_fp32; build it again"):
         form.open()
 

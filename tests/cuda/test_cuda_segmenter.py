@@ -204,7 +204,7 @@ class Opened(HostEngine):
         super().__init__(gpu, path, 3, 8)
         self.kernels = QueuedKernels(gpu, ReferenceKernels(3)) if kernels else None
         if kernels == "old":
-            del self.kernels.host.launches["finite_fp32"]
+            del self.kernels.host.specs["finite_fp32"]
         self.closed = False
         self.stream = gpu.handle() if bound else 0
         if bound:
