@@ -23,7 +23,7 @@ from isnet_trt.engines.table import compiling_kinds, library
 from isnet_trt.errors import BuildError, EngineUnavailable, SettingsError
 from isnet_trt.export.engine_options import EngineOptions
 from isnet_trt.export.graph import OUTPUT
-from isnet_trt.export.onnx_edit import element_types
+from isnet_trt.export.onnx_edit import FLOAT_CODES, element_types
 from isnet_trt.export.profiles import Shapes
 from isnet_trt.export.sessions import open_session
 from isnet_trt.export.tensorrt import build_engine
@@ -31,7 +31,6 @@ from isnet_trt.runtime.opening import open_engine
 
 Run = Callable[[NDArray[np.float32]], dict[str, NDArray[Any]]]
 """A network input (1, 3, H, W) -> values by tensor name."""
-_FLOATS = {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16}
 _POLYGRAPHY = "polygraphy is not installed; pip install 'isnet_trt[build]'"
 
 
@@ -54,7 +53,7 @@ class ComparisonBackend(Protocol):
 def shown(proto: onnx.ModelProto) -> list[str]:
     """Names of the floating-point tensors that nodes of a graph make, in the order of computation."""
     kinds = element_types(proto)
-    return [name for node in proto.graph.node for name in node.output if name and kinds.get(name) in _FLOATS]
+    return [name for node in proto.graph.node for name in node.output if name and kinds.get(name) in FLOAT_CODES]
 
 
 @dataclass
@@ -125,7 +124,7 @@ class TensorRTBackend:
         path = folder / "marked.engine"
         plugin = self.kernels is not None and self.info is not None and self.info.context == "plugin"
         options = EngineOptions("plugin" if plugin else "native")
-        precision = "fp32" if set(kinds.values()).isdisjoint(_FLOATS - {TensorProto.FLOAT}) else "fp16"
+        precision = "fp32" if set(kinds.values()).isdisjoint(FLOAT_CODES - {TensorProto.FLOAT}) else "fp16"
         build_engine(
             marked, self.kind, Shapes(shape, shape, shape), path, options, False, precision, kernels=self.kernels
         )

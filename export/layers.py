@@ -18,7 +18,7 @@ from onnx import TensorProto
 from isnet_trt.errors import BuildError
 from isnet_trt.export.engine_options import Context
 from isnet_trt.export.functions import DOMAIN, context_nodes
-from isnet_trt.export.onnx_edit import element_types
+from isnet_trt.export.onnx_edit import FLOAT_CODES, NAMES, element_types
 
 HEAD = "Layers:"
 # The first that occurs in the library's word is meant: BFloat16 and FP16 end like others begin.
@@ -33,9 +33,7 @@ _WORDS = {
     "bool": ("Bool", "BOOL"),
 }
 _ELEMENTS: dict[int, str] = {
-    TensorProto.FLOAT: "fp32",
-    TensorProto.FLOAT16: "fp16",
-    TensorProto.BFLOAT16: "bf16",
+    **{code: NAMES[code] for code in FLOAT_CODES},
     TensorProto.INT8: "int8",
     TensorProto.FLOAT8E4M3FN: "fp8",
 }

@@ -9,6 +9,7 @@ from typing import Any, get_args
 import onnx
 
 from isnet_trt.engines.library import PORTABLE as ONNXRUNTIME
+from isnet_trt.engines.library import PRECISIONS
 from isnet_trt.errors import SettingsError
 from isnet_trt.export import tensorrt, winograd
 from isnet_trt.export.engine_options import EngineOptions
@@ -18,7 +19,6 @@ from isnet_trt.export.quantise import Flavour, Table, emulate_qdq, quantisable_l
 from isnet_trt.export.quantise.formats import ACTIVATIONS
 from isnet_trt.export.ranges import Ranges
 
-PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
 EIGHT_BITS: dict[str, Flavour] = {"int8": "tensorrt", "fp8": "fp8"}
 HALVES: tuple[Half, ...] = get_args(Half)
 _ON_CPU = ("fp32", "fp16", "int8")

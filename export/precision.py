@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from isnet_trt.export.fp32_fallback import Half
-from isnet_trt.export.onnx_edit import element_types
+from isnet_trt.export.onnx_edit import CODES, element_types
 
 FLOAT = TensorProto.FLOAT
-HALVES: dict[Half, int] = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 _FOLLOWERS = {
     *("Relu", "LeakyRelu", "MaxPool", "Identity", "Concat", "Split", "Pad", "Gather", "Slice", "Expand"),
     *("Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze"),
@@ -46,7 +45,7 @@ class _Typer:
     """One pass over the nodes in order; ``types`` is the element type that each tensor has in the new graph."""
 
     def __init__(self, proto: onnx.ModelProto, half: Half, islands: frozenset[str]) -> None:
-        self.source, self.half, self.low, self.islands = proto, half, HALVES[half], islands
+        self.source, self.half, self.low, self.islands = proto, half, CODES[half], islands
         self.before = element_types(proto)
         self.types = dict(self.before)
         self.weights = {tensor.name: tensor for tensor in proto.graph.initializer}

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks import kernel_cost as cost
 from benchmarks.gpu_check.forms import Form
 from benchmarks.gpu_check.place import device
 from benchmarks.gpu_check.trial import SIZES, Deviation, Output, compared, normal, numbers
 from isnet_trt.cuda import kernel_specs
 from isnet_trt.cuda.launch_grid import splits
-from isnet_trt.kernels import cost
 
 WIDTH, SCALE = 256, 1 / 16
 _CHUNK = 1024

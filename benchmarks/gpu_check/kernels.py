@@ -15,8 +15,8 @@ from benchmarks.gpu_check.families import FAMILIES, Family
 from benchmarks.gpu_check.forms import MODELS, Ahead, Form, Jit, compile_for, compiled, forms, here
 from benchmarks.gpu_check.needs import KERNELS
 from benchmarks.gpu_check.trial import Trial, examine
+from benchmarks.kernel_cost import Card
 from isnet_trt.cuda.architectures import KERNEL_TARGETS, PORTABLE
-from isnet_trt.kernels.cost import Card
 
 TIMED = ("fp16", "bf16")
 AIM = 0.5

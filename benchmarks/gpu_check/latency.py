@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmarks import kernel_cost as cost
 from benchmarks import stats
 from benchmarks.gpu_check import bundles, rigs, timing
 from benchmarks.gpu_check.check import Answer, CannotRun, Check, Setup, part
@@ -16,8 +17,7 @@ from benchmarks.gpu_check.needs import RUNTIME
 from benchmarks.gpu_check.networks import Strided, Torch
 from benchmarks.gpu_check.place import device
 from benchmarks.gpu_check.rigs import Case, GpuRig
-from isnet_trt.kernels import cost
-from isnet_trt.kernels.cost import Card, Cost
+from benchmarks.kernel_cost import Card, Cost
 from isnet_trt.merging import geometry
 from isnet_trt.pictures.interop import image_from
 from isnet_trt.pictures.preprocess import test_size

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks import kernel_cost as cost
 from benchmarks.gpu_check.forms import Form, model_of
 from benchmarks.gpu_check.trial import SIZES, Deviation, Output, labelled, normal, numbers, tensor
 from isnet_trt.cuda import kernel_specs
-from isnet_trt.kernels import cost
 from isnet_trt.merging import geometry, windows
 from isnet_trt.merging.geometry import Window, coarse_size
 from isnet_trt.settings import Inference, Preprocess, Size

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.gpu_check.forms import Form
-from isnet_trt.kernels.cost import Cost
+from benchmarks.kernel_cost import Cost
 
 GUARD = 64
 """Elements before and behind an output that no kernel may touch."""

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from isnet_trt.errors import BuildError
+from isnet_trt.export.onnx_edit import element_types
 from isnet_trt.export.quantise.formats import ACTIVATIONS, WEIGHTS, Array, Flavour, Format, Scale, weight_scales
 from isnet_trt.export.quantise.placement import (
     GraphIndex,
     Layer,
     QuantisedInput,
-    attribute,
     quantisable_layers,
     quantised_inputs,
     select_layers,
@@ -31,7 +31,6 @@ M = TypeVar("M", NodeProto, TensorProto)
 TYPED_OPSET = 23
 _TYPED_IR = 11
 _LARGEST_BIAS = 2.0**30
-_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
 
 def quantise(proto: ModelProto, table: Table, flavour: Flavour, skip: Iterable[str] = ()) -> ModelProto:
@@ -167,19 +166,6 @@ def origin(index: GraphIndex, tensor: str) -> str:
     while index.kind(tensor) == "Cast":
         tensor = index.makers[tensor].input[0]
     return tensor
-
-
-def element_types(proto: ModelProto) -> dict[str, int]:
-    """Element type of each float tensor: of a layer that of its weights, of a cast its target, else its input's."""
-    types = {value.name: value.type.tensor_type.elem_type for value in proto.graph.input}
-    types.update((tensor.name, tensor.data_type) for tensor in proto.graph.initializer)
-    types.update((value.name, value.type.tensor_type.elem_type) for value in proto.graph.value_info)
-    for node in proto.graph.node:
-        found = [types[name] for name in node.input if types.get(name) in _FLOATS]
-        kind = attribute(node, "to", 0) if node.op_type == "Cast" else (found or [TensorProto.FLOAT])[0]
-        for name in node.output:
-            types.setdefault(name, kind)
-    return types
 
 
 def _zero(form: Format, zero: int) -> Any:

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from isnet_trt.export.onnx_edit import element_types
 from isnet_trt.export.quantise.formats import FP8, INT8, UINT8, Format
-from isnet_trt.export.quantise.insert import copied, element_types, raise_opset
+from isnet_trt.export.quantise.insert import copied, raise_opset
 from isnet_trt.export.quantise.placement import GraphIndex, attribute
 
 _OPSET = 20

@@ -8,10 +8,10 @@ import sys
 from collections.abc import Sequence
 
 from isnet_trt import cli
+from isnet_trt.cuda.element_types import FLOATS
+from isnet_trt.engines.library import PRECISIONS
 from isnet_trt.engines.table import KINDS
 from isnet_trt.errors import BuildError
-
-_PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
 
 _EPILOG = """examples:
   python -m isnet_trt.build --ckpt isnet_resnet50os8_ade20k.pth --out bundles/ade
@@ -47,10 +47,10 @@ def _parser() -> argparse.ArgumentParser:
         help="what runs the network (default: auto, the fastest that this machine can run; it says why)",
     )
     parser.add_argument(
-        "--precision", default="fp32", choices=_PRECISIONS, help="the engine's arithmetic, see below (default: fp32)"
+        "--precision", default="fp32", choices=PRECISIONS, help="the engine's arithmetic, see below (default: fp32)"
     )
     parser.add_argument(
-        "--rest", default="fp16", choices=_PRECISIONS[:3], help="type of what int8 and fp8 leave out (default: fp16)"
+        "--rest", default="fp16", choices=FLOATS, help="type of what int8 and fp8 leave out (default: fp16)"
     )
     parser.add_argument(
         "--calib", metavar="PATH", help="folder of typical pictures: needed for int8 and fp8, and better for fp16"

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from isnet_trt.cuda.element_types import FLOATS
 from isnet_trt.cuda.gpu import Gpu
 from isnet_trt.engines.base import DeviceEngine, Engine
 from isnet_trt.engines.info import EngineInfo
@@ -17,7 +18,7 @@ from isnet_trt.errors import EngineUnavailable
 
 PORTABLE = "onnxruntime"
 """The library that opens the ONNX graph of any bundle on any machine."""
-PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
+PRECISIONS = (*FLOATS, "int8", "fp8")
 Placement = Literal["auto", "cpu", "cuda"]
 """Where the network runs: "auto" is the GPU for libraries that need one, and the CPU for the others, which take a GPU
 for "cuda" only."""

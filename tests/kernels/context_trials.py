@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from benchmarks import kernel_cost as cost
 from isnet_trt.cuda.context_ops import Attention, Pool, attention_kernels, pool_kernels
 from isnet_trt.cuda.kernel_specs import LOG2_E
-from isnet_trt.kernels import cost
 from tests.kernels.trials import BYTES, Deviation, Trial, normal, numbers, relative
 from tests.kernels.variants import Output, Variant, set_of
 

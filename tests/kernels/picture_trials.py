@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from benchmarks import kernel_cost as cost
 from isnet_trt.cuda.kernel_specs import label_element, padded_classes
 from isnet_trt.cuda.plan import span
-from isnet_trt.kernels import cost
 from isnet_trt.merging import geometry, windows
 from isnet_trt.merging.geometry import coarse_size
 from isnet_trt.pictures.preprocess import value_tables

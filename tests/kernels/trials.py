@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from benchmarks.kernel_cost import Cost
 from isnet_trt.cuda.element_types import ELEMENT_TYPES, FLOATS
-from isnet_trt.kernels.cost import Cost
 from tests.kernels.variants import TORCH, Output, Variant
 
 TOLERANCES = {"fp32": (2e-6, 5e-5), "fp16": (1e-3, 2e-2), "bf16": (6e-3, 1e-1)}

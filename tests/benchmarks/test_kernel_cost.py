@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from isnet_trt.kernels import cost
+from benchmarks import kernel_cost as cost
 from isnet_trt.settings import Inference
 
 README = Path(__file__).parents[2] / "kernels" / "README.md"

@@ -1,4 +1,4 @@
-"""What each kernel must move and compute, and the least time that takes: ``python -m isnet_trt.kernels.cost``.
+"""What each kernel must move and compute, and the least time that takes: ``python -m benchmarks.kernel_cost``.
 
 Bytes are those of a kernel's inputs and results, each once: what caches may or may not save is left out, and so are
 partial results. FLOPs are those of the classes that there are, a fused multiply-add counted as two; `accumulate` does
@@ -160,7 +160,7 @@ def _bound(cost: Cost, card: Card) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    cli.parser("isnet_trt.kernels.cost", "Print each kernel's bytes, FLOPs and least time.").parse_args(argv)
+    cli.parser("benchmarks.kernel_cost", "Print each kernel's bytes, FLOPs and least time.").parse_args(argv)
     print(table())
     return 0
 
