@@ -1,4 +1,4 @@
-"""Where NaN or infinity came from: the first tensor of a training step that is not finite."""
+"""Find the first tensor of a training step that has NaN or infinite values."""
 
 from __future__ import annotations
 
@@ -8,40 +8,41 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from isnet_trt.training.distributed import Processes
+from isnet_trt.training.distributed import Group
 
 Finding = tuple[int, str]
-"""Place in the order of computation, and name."""
+"""Position in the order of computation, and name."""
 _NOWHERE: Finding = (2**62, "every tensor of a repeated forward pass is finite, so the loss itself overflowed")
 
 
-def first_not_finite(model: nn.Module, x: Tensor, here: Processes) -> str:
+def first_not_finite(model: nn.Module, x: Tensor, group: Group) -> str:
     """Name the first tensor with a value that is not finite: the input, a weight, or a module's output.
 
-    The forward pass is run once more for it; with several processes all of them have to call this.
+    Runs the forward pass once more; with several processes all of them have to call this.
     """
-    found = min(_named(here, _before_forward(model, x)))
-    if found == _NOWHERE:
-        found = min(_named(here, _in_forward(model, x)))
-    return found[1]
+    first = min(_gathered(group, _before_forward(model, x)))
+    if first == _NOWHERE:
+        first = min(_gathered(group, _in_forward(model, x)))
+    return first[1]
 
 
-def _named(here: Processes, finding: Finding) -> list[Finding]:
-    where = f" (process {here.rank} of {here.size})" if here.size > 1 and finding != _NOWHERE else ""
-    return here.gather((finding[0], finding[1] + where))
+def _gathered(group: Group, finding: Finding) -> list[Finding]:
+    """The findings of all processes."""
+    suffix = f" (process {group.rank} of {group.size})" if group.size > 1 and finding != _NOWHERE else ""
+    return group.gather((finding[0], finding[1] + suffix))
 
 
 def _before_forward(model: nn.Module, x: Tensor) -> Finding:
     if not finite(x):
         bad = (~torch.isfinite(x)).flatten(1).any(1).nonzero()[:, 0].tolist()
         return 0, f"the input: crops {bad} of the batch"
-    # Not the buffers: the pass that failed has put its own statistics into them.
+    # Buffers are not checked: the failed pass has already updated the running statistics.
     bad_weight = next((name for name, weight in model.named_parameters() if not finite(weight)), None)
     return (1, f"the weight {bad_weight}") if bad_weight else _NOWHERE
 
 
 def _in_forward(model: nn.Module, x: Tensor) -> Finding:
-    outputs: list[tuple[str, bool]] = []
+    outputs: list[tuple[str, bool]] = []  # of each module in order: name, all values finite
     hooks = [
         module.register_forward_hook(lambda _m, _x, y, name=name: outputs.append((name, all(map(finite, tensors(y))))))
         for name, module in model.named_modules()
@@ -53,7 +54,7 @@ def _in_forward(model: nn.Module, x: Tensor) -> Finding:
     finally:
         for hook in hooks:
             hook.remove()
-    bad = ((place, f"the output of {name}") for place, (name, good) in enumerate(outputs, start=2) if not good)
+    bad = ((order, f"the output of {name}") for order, (name, good) in enumerate(outputs, start=2) if not good)
     return next(bad, _NOWHERE)
 
 

@@ -1,7 +1,7 @@
-"""Several processes as one run, on torch's own means: `torchrun` starts them, DistributedDataParallel averages.
+"""Several processes as one run: `torchrun` starts them, torch's DistributedDataParallel averages gradients.
 
-What a single process computes from a batch, n processes compute from n-ths of it: batch statistics, the loss's mean
-over the labelled pixels and the gradients are those of the whole batch.
+n processes, each with an n-th of a batch, compute what one process computes from the whole batch: batch statistics, the
+mean loss over the labelled pixels, and the gradients.
 """
 
 from __future__ import annotations
@@ -23,14 +23,15 @@ from isnet_trt.errors import TrainingError
 
 T = TypeVar("T")
 CPU = torch.device("cpu")
-_SIGNS_OF_DEATH = ("gloo", "nccl", "connection", "timed out", "timeout", "peer", "socket", "broken pipe")
+# gloo reports a lost process by a bare RuntimeError, nccl by DistError: the former is recognised by its text.
+_LOST = ("gloo", "nccl", "connection", "timed out", "timeout", "peer", "socket", "broken pipe")
 
 
 @dataclass(frozen=True)
-class Processes:
-    """This process among those of the run: ``rank`` of ``size``, computing on ``device``.
+class Group:
+    """The processes of a run, seen from this one: ``rank`` of ``size``, computing on ``device``.
 
-    Messages between processes travel by gloo from CPU memory, so that they do not wait for a GPU's queue.
+    Messages between processes are sent by gloo from CPU memory, so that they do not wait for a GPU's queue.
     """
 
     rank: int = 0
@@ -39,11 +40,11 @@ class Processes:
 
     @property
     def first(self) -> bool:
-        """Whether this process writes the files and talks to the user."""
+        """Whether this process writes the files and prints."""
         return self.rank == 0
 
     def sum(self, values: Sequence[float]) -> list[float]:
-        """Each value summed over all processes, which all get the same result."""
+        """Each value summed over all processes; all get the same result."""
         return self.sum_array(np.asarray(values, np.float64)).tolist()
 
     def sum_array(self, values: NDArray[Any]) -> NDArray[Any]:
@@ -59,15 +60,15 @@ class Processes:
         """Every process's value, by rank."""
         if self.size == 1:
             return [value]
-        found: list[Any] = [None] * self.size
+        values: list[Any] = [None] * self.size
         with lost_process(self):
-            dist.all_gather_object(found, value, group=None)
-        return found
+            dist.all_gather_object(values, value, group=None)
+        return values
 
 
 @contextlib.contextmanager
-def processes(device: str | None = None, timeout: float = 600) -> Iterator[Processes]:
-    """This process's place, from the environment that `torchrun` sets; alone without it.
+def process_group(device: str | None = None, timeout: float = 600) -> Iterator[Group]:
+    """The processes that `torchrun` started, from the environment that it sets; without it this process alone.
 
     Args:
         device: ``cpu`` or ``cuda``; None: the GPU if there is one.
@@ -77,53 +78,53 @@ def processes(device: str | None = None, timeout: float = 600) -> Iterator[Proce
         TrainingError: there is no GPU for this process, or the others could not be reached.
     """
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    here = Processes(rank, size, _device(device))
+    group = Group(rank, size, _device(device))
     if size == 1:
-        yield here
+        yield group
         return
-    backend = "cpu:gloo,cuda:nccl" if here.device.type == "cuda" else "gloo"
-    with lost_process(here):
+    backend = "cpu:gloo,cuda:nccl" if group.device.type == "cuda" else "gloo"
+    with lost_process(group):
         dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
-    yield here
-    # Not after an exception: tearing down waits for processes that may be gone.
+    yield group
+    # Not after an exception: this waits for processes that may be gone.
     dist.destroy_process_group()
 
 
-def _device(wanted: str | None) -> torch.device:
-    if wanted == "cpu" or (wanted is None and not torch.cuda.is_available()):
-        return torch.device("cpu")
+def _device(name: str | None) -> torch.device:
+    if name == "cpu" or (name is None and not torch.cuda.is_available()):
+        return CPU
     if not torch.cuda.is_available():
         raise TrainingError("torch sees no NVIDIA GPU here (torch.cuda.is_available() is false); use --device cpu")
-    local, there = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
-    if local >= there:
-        raise TrainingError(f"process {local} of this machine has no GPU: there are {there}; lower --nproc-per-node")
+    local, count = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
+    if local >= count:
+        raise TrainingError(f"process {local} of this machine has no GPU: there are {count}; lower --nproc-per-node")
     torch.cuda.set_device(local)
     return torch.device("cuda", local)
 
 
 @contextlib.contextmanager
-def lost_process(here: Processes) -> Iterator[None]:
-    """Turn what torch raises when another process is gone, or does not answer, into a `TrainingError`."""
+def lost_process(group: Group) -> Iterator[None]:
+    """Re-raise torch's error for a process that is gone or does not answer as a `TrainingError`."""
     try:
         yield
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
         text = str(error)
-        known = isinstance(error, dist.DistError) or any(sign in text.lower() for sign in _SIGNS_OF_DEATH)
-        if here.size == 1 or not known:
+        lost = isinstance(error, dist.DistError) or any(sign in text.lower() for sign in _LOST)
+        if group.size == 1 or not lost:
             raise
         raise TrainingError(
-            f"process {here.rank} of {here.size} lost the others: one has died or does not answer "
+            f"process {group.rank} of {group.size} lost the others: one has died or does not answer "
             f"({text.strip().splitlines()[0]}). Its own message is above; go on from the last checkpoint with --resume"
         ) from error
 
 
-def synchronised(model: nn.Module, here: Processes) -> nn.Module:
-    """The model with batch-norm over the batches of all processes; the state dict's names stay. In place."""
-    if here.size == 1:
+def synchronised(model: nn.Module, group: Group) -> nn.Module:
+    """``model``, changed in place to batch-norm over the batches of all processes; the state dict's names stay."""
+    if group.size == 1:
         return model
-    if here.device.type == "cuda":
+    if group.device.type == "cuda":
         return nn.SyncBatchNorm.convert_sync_batchnorm(model)
     for module in model.modules():
         for name, child in module.named_children():
@@ -133,7 +134,7 @@ def synchronised(model: nn.Module, here: Processes) -> nn.Module:
 
 
 class _Total(torch.autograd.Function):
-    """Sum over all processes. Each process's result depends on every process's input, so gradients are summed too."""
+    """Sum over all processes; gradients are summed too, as each process's result depends on every input."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor) -> Tensor:
@@ -152,18 +153,18 @@ def total(value: Tensor) -> Tensor:
 
 
 class HostSyncBatchNorm(nn.BatchNorm2d):
-    """Batch-norm over the batches of all processes, on the CPU, where torch's SyncBatchNorm refuses to work.
+    """Batch-norm over the batches of all processes on the CPU, where torch's SyncBatchNorm does not work.
 
-    Exact rather than quick: mean and variance are sums over all processes, and gradients pass through both sums.
+    Exact rather than fast: mean and variance are sums over all processes, and gradients pass through both sums.
     """
 
     @classmethod
     def of(cls, norm: nn.BatchNorm2d) -> HostSyncBatchNorm:
         """The same layer, with the same parameters and buffers."""
         with torch.device("meta"):
-            made = cls(norm.num_features, norm.eps, norm.momentum)
-        made._parameters, made._buffers, made.training = norm._parameters, norm._buffers, norm.training
-        return made
+            layer = cls(norm.num_features, norm.eps, norm.momentum)
+        layer._parameters, layer._buffers, layer.training = norm._parameters, norm._buffers, norm.training
+        return layer
 
     def forward(self, input: Tensor) -> Tensor:
         """(B, C, h, w) -> the same shape and type."""
@@ -174,12 +175,12 @@ class HostSyncBatchNorm(nn.BatchNorm2d):
         mean = total(x.sum((0, 2, 3))) / count
         centred = x - mean[:, None, None]
         variance = total(centred.square().sum((0, 2, 3))) / count
-        self._remember(mean.detach(), variance.detach() * (count / (count - 1)))
+        self._update_running(mean.detach(), variance.detach() * (count / (count - 1)))
         scale = self.weight * (variance + self.eps).rsqrt()
         return (centred * scale[:, None, None] + self.bias[:, None, None]).to(input.dtype)
 
     @torch.no_grad()
-    def _remember(self, mean: Tensor, variance: Tensor) -> None:
+    def _update_running(self, mean: Tensor, variance: Tensor) -> None:
         momentum = self.momentum or 0.0
         for buffer, value in ((self.running_mean, mean), (self.running_var, variance)):
             assert buffer is not None

@@ -1,90 +1,135 @@
-"""The record of a run: two CSV files and TensorBoard, without a doubled row after a resumption."""
+"""The record of a run: progress bar, two CSV files and TensorBoard, without a doubled row after a resumption."""
 
 from __future__ import annotations
 
 import csv
+import sys
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING
 
+from tqdm import tqdm
+
 from isnet_trt.metrics import Metrics
+from isnet_trt.pictures.files import replacing
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 EVERY = 10
+_BAR_SECONDS, _LINE_SECONDS = 0.1, 30.0
+"""Seconds between two updates of the bar on a terminal, and in a log file, where each update is a line."""
 _ITERATIONS = ("iteration", "epoch", "lr", "loss", "stage2", "stage1", "auxiliary", "samples_per_s")
 _SCORES = ("iteration", "epoch", "miou", "all_accuracy")
-Step = tuple[float, float, float, float]
-"""Losses of an iteration: total, stage 2, stage 1, auxiliary."""
+Losses = tuple[float, float, float, float]
+"""Of an iteration: total, stage 2, stage 1, auxiliary."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """The iterations of a run: ``start`` done before, ``total`` in all, of ``batch`` samples each."""
+
+    start: int
+    total: int
+    batch: int
 
 
 class RunLog:
-    """``iterations.csv`` (means over ten iterations), ``epochs.csv`` (fractions 0..1) and ``tensorboard/``.
+    """``iterations.csv`` (means over ten iterations), ``epochs.csv`` (fractions 0..1), ``tensorboard/`` and a bar.
 
-    A resumed run drops rows after its starting iteration, so that each iteration stands there once.
+    To be used in ``with``. A resumed run drops rows after its starting iteration, so that each iteration is there once.
 
     Args:
-        folder: where.
+        folder: of the files; created if it is missing.
         names: the classes.
-        start: iterations done before.
+        span: the iterations.
+        active: False in all processes of a run but the first: nothing is shown or written.
     """
 
-    def __init__(self, folder: Path, names: Sequence[str], start: int) -> None:
+    def __init__(self, folder: Path, names: Sequence[str], span: Span, active: bool = True) -> None:
+        self._active, self._batch, self._since = active, span.batch, time.perf_counter()
         self._iterations, self._epochs, self._names = folder / "iterations.csv", folder / "epochs.csv", names
-        _begin(self._iterations, _ITERATIONS, start)
-        self._scored = _begin(self._epochs, (*_SCORES, *names), start)
-        self._board = _tensorboard(folder / "tensorboard", start)
+        self._scored: set[int] = set()
+        self._board: SummaryWriter | None = None
         self._recent: list[tuple[float, ...]] = []
-        self._head: tuple[int, int, float] = (start, 0, 0.0)
-        self.mean_loss = self.mean_rate = float("nan")
+        self._head = (span.start, 0, 0.0)
+        if active:
+            folder.mkdir(parents=True, exist_ok=True)
+            _begin(self._iterations, _ITERATIONS, span.start)
+            self._scored = _begin(self._epochs, (*_SCORES, *names), span.start)
+            self._board = _tensorboard(folder / "tensorboard", span.start)
+        interval = _BAR_SECONDS if sys.stderr.isatty() else _LINE_SECONDS
+        bar = {"unit": "it", "dynamic_ncols": True, "mininterval": interval, "disable": not active}
+        self._bar = tqdm(total=span.total, initial=span.start, **bar)
 
-    def iteration(self, number: int, epoch: int, lr: float, step: Step, rate: float) -> None:
-        """Note one iteration; ``number`` counts from 1, ``rate`` is in samples a second."""
-        self._recent.append((*step, rate))
-        self._head = (number, epoch, lr)
-        means = self._means()
-        self.mean_loss, self.mean_rate = means[0], means[-1]
-        if number % EVERY == 0:
-            self.flush()
+    def __enter__(self) -> RunLog:
+        return self
 
-    def flush(self) -> None:
-        """Write what has not been written yet."""
-        if not self._recent:
-            return
-        number, epoch, lr = self._head
-        means = self._means()
-        _append(self._iterations, [number, epoch, f"{lr:.6f}", *(f"{m:.4f}" for m in means)])
-        if self._board:
-            for name, value in zip(_ITERATIONS[2:], (lr, *means), strict=True):
-                self._board.add_scalar(f"train/{name}", value, number)
-            self._board.flush()
-        self._recent.clear()
-
-    def epoch(self, epoch: int, iteration: int, metrics: Metrics) -> None:
-        """Note the held-out figures after an epoch."""
-        figures = [metrics.miou, metrics.all_accuracy, *metrics.iou]
-        _append(self._epochs, [iteration, epoch, *(f"{x:.4f}" for x in figures)])
-        self._scored.add(iteration)
-        if self._board:
-            self._board.add_scalar("val/miou", metrics.miou, iteration)
-            self._board.add_scalar("val/all_accuracy", metrics.all_accuracy, iteration)
-            for name, iou in zip(self._names, metrics.iou, strict=True):
-                self._board.add_scalar(f"val_iou/{name}", iou, iteration)
-            self._board.flush()
-
-    def scored(self, iteration: int) -> bool:
-        """Whether the held-out figures after this iteration stand there."""
-        return iteration in self._scored
-
-    def close(self) -> None:
-        """Write the rest and let the files go."""
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._bar.close()
         self.flush()
         if self._board:
             self._board.close()
 
+    def iteration(self, number: int, epoch: int, lr: float, losses: Losses | None) -> None:
+        """Record an iteration, counted from 1; ``losses`` is None for one that was left out."""
+        now = time.perf_counter()
+        rate, self._since = self._batch / (now - self._since), now
+        if self._active and losses:
+            self._recent.append((*losses, rate))
+            self._head = (number, epoch, lr)
+            means = self._means()
+            figures = {"loss": f"{means[0]:.3f}", "lr": f"{lr:.3g}", "samples_s": f"{means[-1]:.1f}"}
+            self._bar.set_postfix(figures, refresh=False)
+            if number % EVERY == 0:
+                self.flush()
+        self._bar.update()
+
+    def flush(self) -> None:
+        """Write the iterations that have not been written yet."""
+        if not self._recent:
+            return
+        number, epoch, lr = self._head
+        means = self._means()
+        _append(self._iterations, [number, epoch, f"{lr:.6f}", *(f"{mean:.4f}" for mean in means)])
+        self._add_scalars(number, {f"train/{n}": v for n, v in zip(_ITERATIONS[2:], (lr, *means), strict=True)})
+        self._recent.clear()
+
+    def epoch(self, epoch: int, iteration: int, metrics: Metrics) -> None:
+        """Record the held-out figures after an epoch."""
+        if self._active:
+            figures = [metrics.miou, metrics.all_accuracy, *metrics.iou]
+            _append(self._epochs, [iteration, epoch, *(f"{figure:.4f}" for figure in figures)])
+            self._scored.add(iteration)
+            by_class = {f"val_iou/{name}": iou for name, iou in zip(self._names, metrics.iou, strict=True)}
+            overall = {"val/miou": metrics.miou, "val/all_accuracy": metrics.all_accuracy}
+            self._add_scalars(iteration, {**overall, **by_class})
+        self.say(f"epoch {epoch}: held-out mIoU {100 * metrics.miou:.2f} %")
+
+    def scored(self, iteration: int) -> bool:
+        """Whether the held-out figures after this iteration are recorded."""
+        return iteration in self._scored
+
+    def restart_clock(self) -> None:
+        """Leave the time since the last iteration out of the rates."""
+        self._since = time.perf_counter()
+
+    def say(self, message: str) -> None:
+        """Print a line above the bar."""
+        if self._active:
+            self._bar.write(message)
+
     def _means(self) -> list[float]:
         return [sum(column) / len(column) for column in zip(*self._recent, strict=True)]
+
+    def _add_scalars(self, step: int, values: dict[str, float]) -> None:
+        if self._board:
+            for name, value in values.items():
+                self._board.add_scalar(name, value, step)
+            self._board.flush()
 
 
 def _tensorboard(folder: Path, start: int) -> SummaryWriter | None:
@@ -93,22 +138,20 @@ def _tensorboard(folder: Path, start: int) -> SummaryWriter | None:
     except ImportError:
         print("no TensorBoard record: pip install tensorboard (the CSV files hold the same)")
         return None
-    # What an earlier part of the run wrote after its last checkpoint is hidden.
+    # Hides what an earlier part of the run wrote after its last checkpoint.
     return SummaryWriter(str(folder), purge_step=start + 1 if start else None)
 
 
 def _begin(path: Path, header: Sequence[str], start: int) -> set[int]:
-    """Write ``header`` and the rows up to iteration ``start`` that are there; returns these rows' iterations."""
+    """Write ``header`` and the file's rows up to iteration ``start``; return the iterations of these rows."""
     kept: list[list[str]] = []
     if start and path.exists():
         with path.open(newline="") as file:
             # A row that a killed run wrote in part has too few cells.
             rows = [row for row in list(csv.reader(file))[1:] if len(row) == len(header)]
         kept = [row for row in rows if int(row[0]) <= start]
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", newline="") as file:
+    with replacing(path) as temporary, temporary.open("w", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([list(header), *kept])
-    temporary.replace(path)
     return {int(row[0]) for row in kept}
 
 

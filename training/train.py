@@ -1,22 +1,24 @@
-"""Train a recipe: on one of the four datasets, on drawn street scenes, or on pictures of your own.
+"""Train a recipe on one of the four datasets, on drawn street scenes, or on pictures of your own.
 
     python -m isnet_trt.training.train --recipe isnet_demo --out runs/demo
     python -m isnet_trt.training.train --recipe isnet_resnet50os8_ade20k --data ADE20k --pretrained resnet50_v1c.pth
     python -m isnet_trt.training.train --recipe isnet_resnet50os8_ade20k --data ADE20k --resume
     torchrun --nproc-per-node 8 -m isnet_trt.training.train --recipe isnet_resnet101os8_cityscapes --data CityScapes
 
-Under --out it leaves a checkpoint per epoch, `checkpoints-epoch-latest.pth` (a link to the newest state, also of the
-middle of an epoch), `iterations.csv`, `epochs.csv` and a TensorBoard record. Ctrl-C and SIGTERM save and end with
-status 0; --resume goes on and gives the numbers that an uninterrupted run would have given. --batch counts the crops
-of all processes together; several machines need a common --out folder. docs/training.md has the details.
+Writes to --out a checkpoint per epoch, `checkpoints-epoch-latest.pth` (a link to the newest state, also within an
+epoch), `iterations.csv`, `epochs.csv` and a TensorBoard record. Ctrl-C and SIGTERM save and end with status 0; --resume
+continues the run and gives the numbers of an uninterrupted one. --batch counts the crops of all processes together;
+several machines need a common --out folder. docs/training.md has the details.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -25,52 +27,41 @@ from isnet_trt.datasets.layouts import open_dataset
 from isnet_trt.errors import SettingsError
 from isnet_trt.recipes import Recipe, recipe
 from isnet_trt.training.data.scenes import SceneSet, held_out_scenes, training_scenes
-from isnet_trt.training.distributed import Processes, processes
+from isnet_trt.training.distributed import process_group
 from isnet_trt.training.pretrained import load_backbone, load_matching
 from isnet_trt.training.scenes import HELD_OUT_COUNT
 from isnet_trt.training.trainer import Data, Options, Trainer
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, train, report; 0 also when interrupted (the run can be resumed)."""
-    given = list(sys.argv[1:] if argv is None else argv)
-    if "--qat" in given:
+    """Run the command line; return the exit status, which is 0 also for an interrupted run (it can be resumed)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if "--qat" in arguments:
         from isnet_trt.training import qat
 
-        given.remove("--qat")
-        return qat.main(given)
-    args = _parser().parse_args(given)
+        arguments.remove("--qat")
+        return qat.main(arguments)
+    args = _parser().parse_args(arguments)
     chosen = recipe(args.recipe)
     if args.threads:
         torch.set_num_threads(args.threads)
-    # The published models were trained in full float32; --amp is the way to be quicker.
+    # The published models were trained in full float32; --amp trains faster.
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = True
-    with processes(args.device, args.timeout) as here:
-        trainer = Trainer(chosen, _options(args, chosen), _data(args, chosen), here)
-        _begin(trainer, args)
-        if here.first:
-            print(_announcement(trainer))
+    with process_group(args.device, args.timeout) as group:
+        trainer = Trainer(chosen, _options(args, chosen), _data(args, chosen), group)
+        started = _begin(trainer, args)
+        if group.first:
+            print(*started, _announcement(trainer), sep="\n")
         trainer.run()
     return 0
 
 
 def _options(args: argparse.Namespace, chosen: Recipe) -> Options:
-    return Options(
-        out=args.out or Path("runs") / chosen.name,
-        epochs=args.epochs or chosen.epochs,
-        batch=args.batch or chosen.batch,
-        seed=args.seed,
-        workers=args.workers,
-        amp=args.amp,
-        compile=args.compile,
-        save_every=args.save_every,
-        keep=args.keep,
-        val_every=args.val_every,
-        val_limit=args.val_limit,
-        stop_after=args.stop_after,
-        timeout=args.timeout,
-    )
+    """The options given on the command line, or the recipe's values; the command line has `Options`' own names."""
+    options: dict[str, Any] = {field.name: getattr(args, field.name) for field in dataclasses.fields(Options)}
+    defaults = {"out": Path("runs") / chosen.name, "epochs": chosen.epochs, "batch": chosen.batch}
+    return Options(**options | {name: options[name] or default for name, default in defaults.items()})
 
 
 def _data(args: argparse.Namespace, chosen: Recipe) -> Data:
@@ -81,40 +72,31 @@ def _data(args: argparse.Namespace, chosen: Recipe) -> Data:
     return Data(train, val, args.repeats or 1)
 
 
-def _begin(trainer: Trainer, args: argparse.Namespace) -> None:
-    """Put the trainer where the run is to start: in the middle of an earlier one, or at first weights."""
-    there = trainer.files.latest.exists()
-    if args.resume == "auto" and not there:
-        args.resume = None
-    if args.resume:
+def _begin(trainer: Trainer, args: argparse.Namespace) -> list[str]:
+    """Resume an earlier run, or load starting weights; return messages about the latter."""
+    exists = trainer.files.latest.exists()
+    if args.resume == "must" or (args.resume == "auto" and exists):
         trainer.resume()
-        return
-    if there:
+        return []
+    if exists:
         raise SettingsError(
             f"{trainer.files.folder} holds a run already: go on with it by --resume, or name another folder by --out"
         )
-    for load, path in ((load_backbone, args.pretrained), (load_matching, args.init)):
-        if path:
-            _say(trainer.here, load(trainer.model, path).describe())
+    loaders = ((load_backbone, args.pretrained), (load_matching, args.init))
+    return [load(trainer.model, path).describe() for load, path in loaders if path]
 
 
 def _announcement(trainer: Trainer) -> str:
-    options, here, crop = trainer.options, trainer.here, trainer.recipe.crop
-    shared = f" over {here.size} processes" if here.size > 1 else ""
+    options, group, crop = trainer.options, trainer.group, trainer.recipe.crop
+    shared = f" over {group.size} processes" if group.size > 1 else ""
     return (
-        f"{trainer.recipe.name} on {here.device}{shared}: iterations {trainer.iteration + 1} to {trainer.total}, "
+        f"{trainer.recipe.name} on {group.device}{shared}: iterations {trainer.iteration + 1} to {trainer.total}, "
         f"{options.batch} crops {crop[0]}×{crop[1]} each, into {options.out}"
     )
 
 
-def _say(here: Processes, text: str) -> None:
-    if here.first:
-        print(text)
-
-
 def _parser() -> argparse.ArgumentParser:
-    first, *rest = (__doc__ or "").split("\n", 1)
-    p = cli.parser("isnet_trt.training.train", first + "".join(rest))
+    p = cli.parser("isnet_trt.training.train", __doc__ or "")
     defaults, scenes = Options(Path(), 1, 1), SceneSet()
     run = p.add_argument_group("the run")
     run.add_argument("--recipe", default="isnet_demo", help="which recipe (default: isnet_demo)")

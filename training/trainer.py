@@ -1,4 +1,4 @@
-"""The training loop: SGD on one process or many, and checkpoints that a stopped run goes on from."""
+"""The training loop: SGD in one process or many, and checkpoints from which a stopped run is resumed."""
 
 from __future__ import annotations
 
@@ -19,37 +19,35 @@ from isnet_trt.recipes import IGNORE, Recipe
 from isnet_trt.training.data.augment import Augment
 from isnet_trt.training.data.crops import CropDataset, EpochSampler, batches, crop_loader
 from isnet_trt.training.diagnose import first_not_finite
-from isnet_trt.training.distributed import Processes, lost_process, synchronised
-from isnet_trt.training.interrupt import StopWish
-from isnet_trt.training.log import Step
+from isnet_trt.training.distributed import Group, lost_process, synchronised
+from isnet_trt.training.interrupt import StopRequest
+from isnet_trt.training.log import Losses, RunLog, Span
 from isnet_trt.training.losses import losses
 from isnet_trt.training.model import ISNet, Outputs
-from isnet_trt.training.progress import Record
 from isnet_trt.training.run_folder import LATEST, RunFolder
 from isnet_trt.training.validate import Validator
 
 _AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
-_ALONE = Processes()
 
 
 @dataclass(frozen=True)
 class Options:
-    """What a run is besides its recipe and its data.
+    """Options of a run, besides its recipe and its data.
 
     Attributes:
         out: folder of checkpoints and logs.
-        epochs: how often the training set is gone through.
+        epochs: passes over the training set.
         batch: crops in a batch, of all processes together.
         seed: decides initial weights, order, crops and dropout.
         workers: processes that read and crop, for each training process.
         amp: None (float32), "bf16" or "fp16" (with loss scaling).
-        compile: hand the network to torch.compile.
-        save_every: save within an epoch after so many iterations, besides after each epoch; 0: never.
-        keep: how many epochs' checkpoints stay; None: all.
-        val_every: score the held-out pictures after every so many epochs, and after the last.
-        val_limit: the first so many held-out pictures; None: all.
-        stop_after: end the run early, after that many iterations.
-        timeout: seconds that a batch of the workers may take.
+        compile: run the network through torch.compile.
+        save_every: iterations between two checkpoints within an epoch; 0: save after each epoch only.
+        keep: number of epochs whose checkpoints are kept; None: all.
+        val_every: epochs between two scorings of the held-out pictures; the last epoch is always scored.
+        val_limit: number of held-out pictures that are scored; None: all.
+        stop_after: iteration after which the run ends early.
+        timeout: seconds that the workers may take for a batch.
     """
 
     out: Path
@@ -83,40 +81,41 @@ class Trainer:
         TrainingError: the batch cannot be shared by the processes, or is larger than an epoch.
     """
 
-    def __init__(self, recipe: Recipe, options: Options, data: Data, here: Processes = _ALONE) -> None:
+    def __init__(self, recipe: Recipe, options: Options, data: Data, group: Group | None = None) -> None:
         torch.manual_seed(options.seed)
-        self.recipe, self.options, self.here = recipe, options, here
-        model = synchronised(ISNet(recipe.architecture), here)
-        self.model: ISNet = model.to(here.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.recipe, self.options, self.group = recipe, options, group or Group()
+        group = self.group
+        model = synchronised(ISNet(recipe.architecture), group)
+        self.model: ISNet = model.to(group.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         rule = recipe.optimiser
         # One group: weight decay on everything, batch-norm and biases included.
         self.optimiser = torch.optim.SGD(
             self.model.parameters(), rule.lr, momentum=rule.momentum, weight_decay=rule.weight_decay
         )
-        self.scaler = torch.amp.GradScaler(here.device.type, enabled=options.amp == "fp16")
+        self.scaler = torch.amp.GradScaler(group.device.type, enabled=options.amp == "fp16")
         dataset = CropDataset(data.train, Augment.of(recipe), options.seed, data.repeats)
-        self.sampler = EpochSampler(len(dataset), options.batch, options.seed, here.rank, here.size)
+        self.sampler = EpochSampler(len(dataset), options.batch, options.seed, group.rank, group.size)
         _check(recipe, self.sampler)
-        pinned = here.device.type == "cuda"
+        pinned = group.device.type == "cuda"
         self.loader = crop_loader(dataset, self.sampler, options.workers, options.timeout, pinned)
-        self.validator = Validator(data.val, recipe.preprocess, recipe.labels.count, options.val_limit, here)
+        self.validator = Validator(data.val, recipe.preprocess, recipe.labels.count, options.val_limit, group)
         self.files = RunFolder(options.out, options.keep)
         self.iteration = 0
         self._saved: int | None = None
 
     @functools.cached_property
     def network(self) -> nn.Module:
-        """What a batch is put through: the model, compiled and shared among processes as the run is set up."""
+        """The module that a batch is passed to: the model, wrapped for several processes and compiled if asked for."""
         network: nn.Module = self.model
-        if self.here.size > 1:
-            cuda = self.here.device.type == "cuda"
+        if self.group.size > 1:
+            cuda = self.group.device.type == "cuda"
             network = DistributedDataParallel(
                 network,
-                device_ids=[self.here.device.index] if cuda else None,
+                device_ids=[self.group.device.index] if cuda else None,
                 broadcast_buffers=False,  # synchronised batch-norm keeps them equal
                 gradient_as_bucket_view=True,
             )
-        # Not in place: scoring pictures of many sizes would be compiled anew for each.
+        # Scoring uses the model itself: pictures of many sizes would each be compiled anew.
         return torch.compile(network) if self.options.compile else network  # type: ignore[return-value]
 
     @property
@@ -134,73 +133,70 @@ class Trainer:
         return min(self.total, self.options.stop_after or self.total)
 
     def run(self) -> bool:
-        """Train to the end; False if Ctrl-C or SIGTERM ended it (the state is saved and can be resumed).
+        """Train to the end; return False if Ctrl-C or SIGTERM ended it (the state is saved and can be resumed).
 
         Raises:
-            TrainingError: the loss became NaN or infinite, memory ran out, or another process died; the checkpoints
-                written before stay.
+            TrainingError: the loss became NaN or infinite, memory ran out, or another process died; earlier checkpoints
+                stay.
         """
-        with StopWish() as stop, self._record() as record:
-            if self._owes_score(record):
-                self._score(record, stop)
-            while self.iteration < self._end and not self._agreed(stop):
-                self._epoch(record, stop)
-            if stopped := self._agreed(stop):
-                record.say(f"interrupted after iteration {self.iteration}: saved, go on with --resume")
+        span = Span(self.iteration, self.total, self.options.batch)
+        with StopRequest() as stop, RunLog(self.options.out, self.recipe.labels.names, span, self.group.first) as log:
+            if self._score_is_due(log):
+                self._score(log, stop)
+            while self.iteration < self._end and not self._any_stop(stop):
+                self._epoch(log, stop)
+            if stopped := self._any_stop(stop):
+                log.say(f"interrupted after iteration {self.iteration}: saved, go on with --resume")
             self.save()
         return not stopped
 
-    def _record(self) -> Record:
-        names, batch = self.recipe.labels.names, self.options.batch
-        return Record(self.options.out, names, self.iteration, self.total, batch, active=self.here.first)
+    def _any_stop(self, stop: StopRequest) -> bool:
+        """Whether any process was asked to stop; all processes get the same result."""
+        return self.group.sum([stop.made])[0] > 0
 
-    def _agreed(self, stop: StopWish) -> bool:
-        """Whether any process was told to stop; the same answer in all of them."""
-        return self.here.sum([stop.asked is not None])[0] > 0
-
-    def _epoch(self, record: Record, stop: StopWish) -> None:
-        """Go through the rest of an epoch, to its end or to the end of the run."""
+    def _epoch(self, log: RunLog, stop: StopRequest) -> None:
+        """Train for the rest of an epoch, to its end or to the end of the run."""
         self.sampler.epoch, self.sampler.skip = self.epoch, self.iteration % len(self.sampler)
         for x, labels in batches(self.loader):
-            labelled, wish = self.here.sum([int((labels != IGNORE).sum()), stop.asked is not None])
-            if wish:
+            labelled, stops = self.group.sum([int((labels != IGNORE).sum()), stop.made])
+            if stops:
                 return
-            self._iterate(x, labels, labelled, record)
+            self._iterate(x, labels, labelled, log)
             every = self.options.save_every
             if self.iteration >= self._end:
                 break
             if every and self.iteration % every == 0 and self.iteration % len(self.sampler):
-                record.flush()
+                log.flush()
                 self.save()
-        record.flush()
+        log.flush()
         self.save()
-        if self._owes_score(record):
-            self._score(record, stop)
+        if self._score_is_due(log):
+            self._score(log, stop)
 
-    def _iterate(self, x: Tensor, labels: Tensor, labelled: float, record: Record) -> None:
+    def _iterate(self, x: Tensor, labels: Tensor, labelled: float, log: RunLog) -> None:
         lr, epoch = self.recipe.optimiser.rate(self.iteration, self.total), self.epoch
         step = self._step(x, labels, lr, labelled) if labelled else None
         self.iteration += 1
         if step is None:  # its loss would be 0 / 0
-            record.say(f"iteration {self.iteration}: no crop of the batch has a labelled pixel, left out")
-        record.iteration(self.iteration, epoch, lr, step)
+            log.say(f"iteration {self.iteration}: no crop of the batch has a labelled pixel, left out")
+        log.iteration(self.iteration, epoch, lr, step)
 
-    def _step(self, x: Tensor, labels: Tensor, lr: float, labelled: float) -> Step:
-        """One iteration: forward, loss, backward, SGD; ``labelled`` pixels count in the whole batch."""
+    def _step(self, x: Tensor, labels: Tensor, lr: float, labelled: float) -> Losses:
+        """One iteration: forward, loss, backward, SGD; ``labelled`` counts the labelled pixels of all processes."""
         for group in self.optimiser.param_groups:
             group["lr"] = lr
         self.model.train()
-        x = x.to(self.here.device, non_blocking=True, memory_format=torch.channels_last)
-        labels = labels.to(self.here.device, non_blocking=True)
-        # Averaging gradients over the processes divides by their number once more than the mean over pixels asks for.
-        count = labelled / self.here.size if self.here.size > 1 else None
-        with _step_errors(self.here, self.options.batch):
+        x = x.to(self.group.device, non_blocking=True, memory_format=torch.channels_last)
+        labels = labels.to(self.group.device, non_blocking=True)
+        # DistributedDataParallel averages gradients over the processes, where the mean over pixels needs their sum.
+        count = labelled / self.group.size if self.group.size > 1 else None
+        with _step_errors(self.group, self.options.batch):
             self._seed()
             with self._autocast():
                 outputs = self.network(x)
             parts = losses(Outputs(*(scores.float() for scores in outputs)), labels, count)
             values = torch.stack([parts.total, parts.stage2, parts.stage1, parts.auxiliary]).tolist()
-            total, stage2, stage1, auxiliary = (v / self.here.size for v in self.here.sum(values))
+            total, stage2, stage1, auxiliary = (v / self.group.size for v in self.group.sum(values))
             if not math.isfinite(total):
                 raise TrainingError(self._diagnosis(total, x, lr))
             self.optimiser.zero_grad(set_to_none=True)
@@ -210,40 +206,40 @@ class Trainer:
         return total, stage2, stage1, auxiliary
 
     def _seed(self) -> None:
-        # Dropout must not depend on what ran before, or a resumed run would take another path: no generator's state
-        # needs to be in a checkpoint. Each process drops channels of its own.
-        torch.manual_seed(self.options.seed * 1_000_003 + self.iteration + (self.here.rank << 40))
+        # Dropout must not depend on what ran before, or a resumed run would take another path. So no generator's state
+        # has to be in a checkpoint. Each process drops channels of its own.
+        torch.manual_seed(self.options.seed * 1_000_003 + self.iteration + (self.group.rank << 40))
 
     def _autocast(self) -> torch.autocast:
         amp = self.options.amp
-        return torch.autocast(self.here.device.type, _AMP[amp] if amp else None, enabled=amp is not None)
+        return torch.autocast(self.group.device.type, _AMP[amp] if amp else None, enabled=amp is not None)
 
     def _diagnosis(self, loss: float, x: Tensor, lr: float) -> str:
         self._seed()
         with self._autocast():
-            culprit = first_not_finite(self.model, x, self.here)
+            culprit = first_not_finite(self.model, x, self.group)
         return (
             f"the loss is {loss} at iteration {self.iteration + 1} (lr {lr:.5f}): training stopped. First tensor that "
             f"is not finite: {culprit}. The last good checkpoint is {self.options.out / LATEST}; "
             "lower the rate, or train without --amp"
         )
 
-    def _owes_score(self, record: Record) -> bool:
-        """Whether an epoch has just ended whose held-out pictures are to be scored and have not been."""
+    def _score_is_due(self, log: RunLog) -> bool:
+        """Whether an epoch has just ended after which the held-out pictures are to be scored and have not been."""
         if self.iteration == 0 or self.iteration % len(self.sampler):
             return False
         due = (self.epoch - 1) % self.options.val_every == 0 or self.iteration == self.total
-        return due and self.here.sum([record.scored(self.iteration)])[0] == 0
+        return due and self.group.sum([log.scored(self.iteration)])[0] == 0
 
-    def _score(self, record: Record, stop: StopWish) -> None:
-        metrics = self.validator.score(self.model, lambda: stop.asked is not None)
+    def _score(self, log: RunLog, stop: StopRequest) -> None:
+        metrics = self.validator.score(self.model, lambda: stop.made)
         if metrics is not None:
-            record.epoch(self.epoch - 1, self.iteration, metrics)
-        record.resting()
+            log.epoch(self.epoch - 1, self.iteration, metrics)
+        log.restart_clock()
 
     def save(self) -> None:
-        """Write the checkpoint of this moment, if it is not written yet; of several processes the first does."""
-        if self.here.first and self._saved != self.iteration:
+        """Write a checkpoint of the present state unless it is written; of several processes the first writes."""
+        if self.group.first and self._saved != self.iteration:
             self.files.save(
                 self.model.state_dict(),
                 self.iteration // len(self.sampler),
@@ -256,12 +252,12 @@ class Trainer:
         self._saved = self.iteration
 
     def _identity(self) -> dict[str, str | int]:
-        """What has to be the same when a run goes on: the order of the samples and the schedule hang on it."""
+        """Settings that must be equal in a resumed run: the order of samples and the schedule depend on them."""
         sampler = self.sampler
         return {"recipe": self.recipe.name, "seed": sampler.seed, "batch": sampler.batch, "crops": sampler.items}
 
     def resume(self) -> None:
-        """Go on from `LATEST` in the output folder, in mid-epoch too.
+        """Take the state from `LATEST` in the output folder, which may be in the middle of an epoch.
 
         Raises:
             CheckpointError: there is none, or it belongs to another recipe, seed, batch or training set.
@@ -291,13 +287,13 @@ def _check(recipe: Recipe, sampler: EpochSampler) -> None:
 
 
 @contextlib.contextmanager
-def _step_errors(here: Processes, batch: int) -> Iterator[None]:
-    """Memory that ran out and processes that died, in words."""
+def _step_errors(group: Group, batch: int) -> Iterator[None]:
+    """Re-raise exhausted memory and lost processes with the reason and what to do."""
     try:
-        with lost_process(here):
+        with lost_process(group):
             yield
     except torch.OutOfMemoryError as error:
         raise TrainingError(
-            f"the memory of {here.device} is not enough for {batch // here.size} crops on it: lower --batch, use more "
+            f"the memory of {group.device} is too small for {batch // group.size} crops on it: lower --batch, use more "
             f"GPUs, or --amp bf16 ({str(error).splitlines()[0]})"
         ) from error

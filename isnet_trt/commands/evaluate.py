@@ -1,4 +1,4 @@
-"""``python -m isnet_trt.evaluate``: how good a bundle or a checkpoint is, and whether two of them are equally good."""
+"""``python -m isnet_trt.evaluate``: score a bundle or a checkpoint on a labelled set, or compare two of them."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from isnet_trt.evaluation.labelled import SCENES, Labelled, open_labelled
 from isnet_trt.evaluation.models import TORCH, Choice, Model, open_model
 from isnet_trt.evaluation.report import Report
 from isnet_trt.evaluation.run import Tally, Watch, run, together
-from isnet_trt.evaluation.share import Share, shared, threads_each
+from isnet_trt.evaluation.share import Group, shared, threads_each
 from isnet_trt.recipes import DATASETS, is_described
 from isnet_trt.training.scenes import HELD_OUT_COUNT
 
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-_DESCRIPTION = """Score a bundle, or a checkpoint, on a labelled set.
+_DESCRIPTION = """Score a bundle or a checkpoint on a labelled set.
 
 Prints IoU, accuracy, dice and pixels of each class, mIoU, pixel accuracy and images/s, and writes to DIR
   evaluation.json      all figures, settings and confusion counts
   evaluation.md        the same as tables
   confusion.png        the confusion matrix (needs matplotlib); confusion_against.png for a second model
-A checkpoint runs in the very same runtime (resize, windows, scales, flip, merge) with PyTorch as its engine, so that
-whatever differs from a bundle comes from the network alone."""
+A checkpoint runs in the same runtime (resize, windows, scales, flip, merge) with PyTorch as its engine, so that any
+difference from a bundle comes from the network alone."""
 
 _EPILOG = f"""examples:
   no data needed:               python -m isnet_trt.evaluate bundle --dataset {SCENES}
@@ -60,29 +60,29 @@ def _parser() -> argparse.ArgumentParser:
     parser = cli.parser("isnet_trt.evaluate", _DESCRIPTION, _EPILOG)
     parser.add_argument("model", metavar="MODEL", help="a bundle's folder, or a checkpoint (.pth)")
     parser.add_argument("--against", metavar="OTHER", help="a second one, on the same pictures side by side")
-    what = parser.add_argument_group("pictures")
-    what.add_argument(
+    pictures = parser.add_argument_group("pictures")
+    pictures.add_argument(
         "--dataset",
         required=True,
         metavar="NAME",
         help=f"{', '.join(DATASETS)}, the path of a .yaml file, or {SCENES} (drawn; no --data)",
     )
-    what.add_argument("--data", type=Path, metavar="DIR", help="the dataset's folder (default: its name, here)")
-    what.add_argument("--split", default="val", choices=(*SPLITS, TEST), help=_SPLIT)
-    what.add_argument(
+    pictures.add_argument("--data", type=Path, metavar="DIR", help="the dataset's folder (default: its name, here)")
+    pictures.add_argument("--split", default="val", choices=(*SPLITS, TEST), help=_SPLIT)
+    pictures.add_argument(
         "--limit",
         type=cli.positive,
         metavar="N",
         help=f"N pictures, evenly spaced (default: all; {HELD_OUT_COUNT} scenes)",
     )
-    what.add_argument("--skip-unreadable", action="store_true", help="leave out pictures that fail, and list them")
-    how = parser.add_argument_group("how the network is run")
-    how.add_argument("--preset", default="default", help="default or ms-flip, as the model defines them")
-    how.add_argument("--engine", choices=(*KINDS, TORCH), help="of a bundle, instead of its own")
-    how.add_argument("--against-engine", choices=(*KINDS, TORCH), help="the same for OTHER")
-    how.add_argument("--recipe", metavar="NAME", help="of a checkpoint (default: the .yaml dataset's, or found)")
-    how.add_argument("--device", choices=("cpu", "cuda"), help="for a checkpoint (default: the GPU if there is one)")
-    how.add_argument("--threads", type=cli.positive, metavar="N", help="CPU threads (default: all cores)")
+    pictures.add_argument("--skip-unreadable", action="store_true", help="leave out pictures that fail, and list them")
+    run_ = parser.add_argument_group("how the network is run")
+    run_.add_argument("--preset", default="default", help="default or ms-flip, as the model defines them")
+    run_.add_argument("--engine", choices=(*KINDS, TORCH), help="of a bundle, instead of its own")
+    run_.add_argument("--against-engine", choices=(*KINDS, TORCH), help="the same for OTHER")
+    run_.add_argument("--recipe", metavar="NAME", help="of a checkpoint (default: the .yaml dataset's, or found)")
+    run_.add_argument("--device", choices=("cpu", "cuda"), help="for a checkpoint (default: the GPU if there is one)")
+    run_.add_argument("--threads", type=cli.positive, metavar="N", help="CPU threads (default: all cores)")
     results = parser.add_argument_group("results")
     results.add_argument(
         "--out", type=Path, default=Path("evaluation"), metavar="DIR", help="folder (default: evaluation)"
@@ -92,40 +92,40 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
+    """Run the command line; return the exit status."""
     arguments = _parser().parse_args(argv)
     if arguments.split == TEST and not arguments.export:
         raise SettingsError("--split test: its labels are not public, so there is nothing to score; add --export DIR")
-    with shared() as here, ExitStack() as opened:
+    with shared() as group, ExitStack() as opened:
         pictures = open_labelled(arguments.dataset, arguments.data, arguments.split, arguments.limit)
         if arguments.split != TEST:
             make_folder(arguments.out, "--out")
         keep = LabelWriter(arguments.export, pictures) if arguments.export else None
         models = _open_models(arguments, pictures, opened)
         chosen = spread(len(pictures), arguments.limit or len(pictures))
-        part = chosen[here.rank :: here.size]
-        with _progress(len(part), here) as watch:
+        part = chosen[group.rank :: group.size]
+        with _progress(len(part), group) as watch:
             tally = run(models, pictures, part, skip=arguments.skip_unreadable, keep=keep, watch=watch)
-        report = _report(pictures, models, together(tally, here), here)
+        report = _report(pictures, models, together(tally, group), group)
         if not report.tally.pictures:
             raise DataError(
                 f"none of the {len(chosen)} pictures could be used; the first: {report.tally.skipped[0][1]}"
             )
-        if here.rank == 0:
+        if group.rank == 0:
             _present(report, arguments)
     return cli.FAILED if report.tally.skipped else 0
 
 
 def _open_models(arguments: argparse.Namespace, pictures: Labelled, opened: ExitStack) -> list[Model]:
-    """The model and, if there is one, the other; both are closed with ``opened``."""
-    wanted = [(arguments.model, arguments.engine)]
+    """Open the model and, if there is one, the other; ``opened`` closes both."""
+    paths = [(arguments.model, arguments.engine)]
     if arguments.against:
-        wanted.append((arguments.against, arguments.against_engine))
+        paths.append((arguments.against, arguments.against_engine))
     threads = arguments.threads or threads_each()
-    # A checkpoint trained on one's own pictures fits no published recipe; their file is its recipe.
+    # A checkpoint trained on one's own pictures fits no published recipe; their YAML file is its recipe.
     recipe = arguments.recipe or (arguments.dataset if is_described(arguments.dataset) else None)
     models = []
-    for path, engine in wanted:
+    for path, engine in paths:
         choice = Choice(arguments.preset, engine, recipe, arguments.device, threads)
         model = open_model(path, pictures, choice)
         opened.callback(model.segmenter.close)
@@ -134,11 +134,11 @@ def _open_models(arguments: argparse.Namespace, pictures: Labelled, opened: Exit
 
 
 @contextmanager
-def _progress(count: int, here: Share) -> Iterator[Watch]:
-    """A bar with the running mIoU of this process's pictures, on the first process only and only on a terminal."""
+def _progress(count: int, group: Group) -> Iterator[Watch]:
+    """A bar with the running mIoU of this process's pictures, in the first process only and only on a terminal."""
     from tqdm import tqdm
 
-    with tqdm(total=count, unit="picture", disable=None if here.rank == 0 else True, dynamic_ncols=True) as bar:
+    with tqdm(total=count, unit="picture", disable=None if group.rank == 0 else True, dynamic_ncols=True) as bar:
         yield lambda tally: _show(bar, tally)
 
 
@@ -149,16 +149,16 @@ def _show(bar: tqdm, tally: Tally) -> None:
     bar.update(tally.pictures + len(tally.skipped) - bar.n)
 
 
-def _report(pictures: Labelled, models: Sequence[Model], tally: Tally, here: Share) -> Report:
-    """``tally`` is that of all processes."""
-    used = here.gather([model.segmenter.engine.description for model in models])
-    engines = tuple(" and ".join(dict.fromkeys(lines)) for lines in zip(*used, strict=True))
+def _report(pictures: Labelled, models: Sequence[Model], tally: Tally, group: Group) -> Report:
+    """The report on ``tally``, the counts of all processes."""
+    descriptions = group.gather([model.segmenter.engine.description for model in models])
+    engines = tuple(" and ".join(dict.fromkeys(lines)) for lines in zip(*descriptions, strict=True))
     moment = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    return Report(pictures.name, pictures.split, pictures.labels, tuple(models), engines, tally, here.size, moment)
+    return Report(pictures.name, pictures.split, pictures.labels, tuple(models), engines, tally, group.size, moment)
 
 
 def _present(report: Report, arguments: argparse.Namespace) -> None:
-    """Print what was found and write the files."""
+    """Print the report and write its files."""
     for _, reason in report.tally.skipped:
         print(f"skipped: {reason}", file=sys.stderr)
     if arguments.split == TEST:

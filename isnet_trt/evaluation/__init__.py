@@ -1,1 +1,1 @@
-"""Evaluation on labelled pictures: what `python -m isnet_trt.evaluate` is made of. No torch where none is needed."""
+"""Evaluation on labelled pictures, the parts of `python -m isnet_trt.evaluate`; bundles are evaluated without torch."""

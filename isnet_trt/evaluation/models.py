@@ -1,4 +1,4 @@
-"""What is evaluated: a bundle as a service opens it, or a checkpoint in the same runtime with PyTorch as its engine."""
+"""Open a model for evaluation: a bundle as a service opens it, or a checkpoint in the same runtime with PyTorch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TORCH = "torch"
 
 @dataclass(frozen=True)
 class Model:
-    """An open model: where it came from and the segmenter that runs it with ``inference``, its ``preset``."""
+    """An open model: its source, and the segmenter that runs it with ``inference``, its ``preset``."""
 
     path: str
     kind: Literal["bundle", "checkpoint"]
@@ -41,7 +41,7 @@ class Choice:
 
 
 def open_model(path: str, pictures: Labelled, choice: Choice) -> Model:
-    """Open a bundle's folder, or a checkpoint's file, once its classes are known to be those of ``pictures``.
+    """Open a bundle's folder or a checkpoint's file whose classes are those of ``pictures``.
 
     Raises:
         SettingsError: the classes differ, the preset is unknown, or an option does not belong to this kind of model.
@@ -53,7 +53,7 @@ def open_model(path: str, pictures: Labelled, choice: Choice) -> Model:
 def _open_bundle(path: str, pictures: Labelled, choice: Choice) -> Model:
     if choice.engine == TORCH:
         raise SettingsError(f"{path} is a bundle: --engine torch is for checkpoints")
-    # Its files are hashed when the segmenter opens it.
+    # The segmenter verifies the files when it opens the bundle.
     manifest = read_bundle(path, verify=False).manifest
     check_labels(manifest.labels, pictures, path)
     inference = manifest.preset(choice.preset)

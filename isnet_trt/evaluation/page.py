@@ -1,4 +1,4 @@
-"""A report for people: a Markdown page, and the same as text for a terminal."""
+"""A report as a Markdown page, and as text for a terminal."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NOTE = (
 
 @dataclass(frozen=True)
 class Table:
-    """Cells as text; the first column is set to the left, the others to the right (but for ``left`` columns)."""
+    """Cells as text; the first ``left`` columns are aligned to the left, the others to the right."""
 
     head: tuple[str, ...]
     rows: Sequence[tuple[str, ...]]
@@ -33,8 +33,8 @@ def markdown(report: Report) -> str:
     parts = [f"# Evaluation on {report.dataset}, {report.split}", "\n".join(f"- {line}" for line in facts(report))]
     parts += [_as_markdown(summary(report)), "## Classes", _as_markdown(classes(report))]
     for number in range(len(report.models)):
-        of = f" of {_letter(number)}" if len(report.models) > 1 else ""
-        parts += [f"## Most frequent mistakes{of}", _as_markdown(mistakes(report, number))]
+        suffix = f" of {_letter(number)}" if len(report.models) > 1 else ""
+        parts += [f"## Most frequent mistakes{suffix}", _as_markdown(mistakes(report, number))]
     parts.append(_NOTE)
     if report.tally.skipped:
         parts += ["## Skipped", "\n".join(f"- {reason}" for _, reason in report.tally.skipped)]
@@ -47,7 +47,7 @@ def text(report: Report) -> str:
 
 
 def facts(report: Report) -> list[str]:
-    """What was run on what, how long it took, and how far two models agree: a line each."""
+    """A line each: the pictures, models and engines, the time taken, and the agreement of two models."""
     tally = report.tally
     lines = [f"{report.dataset} {report.split}: {tally.pictures} pictures, {len(tally.skipped)} skipped"]
     for number, (model, engine) in enumerate(zip(report.models, report.engines, strict=True)):

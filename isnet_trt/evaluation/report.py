@@ -1,4 +1,4 @@
-"""What an evaluation found, as data."""
+"""The result of an evaluation as data, and as JSON."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from isnet_trt.metrics import Metrics
 from isnet_trt.settings import Labels, to_json
 
 MEANS = {"miou": "mIoU", "mean_accuracy": "mean accuracy", "all_accuracy": "pixel accuracy", "mean_dice": "mean dice"}
-"""The figures over all classes: attribute of `Metrics`, and what people call it."""
+"""The figures over all classes: attribute of `Metrics`, and its title."""
 
 
 @dataclass(frozen=True)
 class Report:
     """One evaluation: the set, its classes, the models that were run, and the counts of all processes.
 
-    ``engines`` describes per model what its processes ran it with. ``created_at`` is ISO 8601, UTC.
+    ``engines`` describes the engines of each model, of all processes. ``created_at`` is ISO 8601, UTC.
     """
 
     dataset: str
@@ -44,20 +44,20 @@ class Report:
 
     @property
     def rate(self) -> float:
-        """Pictures a second from the first to the last, reading and counting included."""
+        """Pictures per second from the first to the last, reading and counting included."""
         return self.tally.pictures / self.tally.wall if self.tally.wall else math.nan
 
     def model_rate(self, score: Score) -> float:
-        """Pictures a second while the model ran, of all processes together; reading the files is not in it."""
+        """Pictures per second of all processes together while the model ran; reading the files is not included."""
         return self.processes * self.tally.pictures / score.busy if score.busy else math.nan
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, ready for `json`; figures are fractions 0..1, NaN is None, confusion rows are the truth."""
+        """The whole report for `json`: figures are fractions 0..1, NaN is None, rows of the confusion are the truth."""
         return {
             "dataset": {"name": self.dataset, "split": self.split, "classes": list(self.labels.names)},
             "pictures": self.tally.pictures,
             "skipped": [reason for _, reason in self.tally.skipped],
-            "models": [self._model(place) for place in range(len(self.models))],
+            "models": [self._model(number) for number in range(len(self.models))],
             "comparison": self._comparison(),
             "seconds": self.tally.wall,
             "images_per_second": _number(self.rate),
@@ -66,15 +66,15 @@ class Report:
             "isnet_trt_version": __version__,
         }
 
-    def _model(self, place: int) -> dict[str, Any]:
-        model, score, figures = self.models[place], self.tally.scores[place], self.metrics[place]
+    def _model(self, number: int) -> dict[str, Any]:
+        model, score, figures = self.models[number], self.tally.scores[number], self.metrics[number]
         pictures = max(self.tally.pictures, 1)
         return {
             "path": model.path,
             "kind": model.kind,
             "recipe": model.recipe,
             "checkpoint": to_json(model.checkpoint),
-            "engine": self.engines[place],
+            "engine": self.engines[number],
             "preset": model.preset,
             "inference": to_json(model.inference),
             **{key: _number(getattr(figures, key)) for key in MEANS},
@@ -103,15 +103,15 @@ class Report:
         agreement = self.tally.agreement
         if agreement is None:
             return None
-        one, other = self.metrics
+        first, second = self.metrics
         share, name = agreement.least or (math.nan, "")
         return {
             "same_weights": self.same_weights,
             "equal_pixels": _number(agreement.all_pixels),
             "equal_labelled_pixels": _number(agreement.labelled_pixels),
             "least_equal_picture": {"name": name, "equal_pixels": _number(share)},
-            **{f"{key}_difference": _number(getattr(other, key) - getattr(one, key)) for key in MEANS},
-            "iou_differences": [_number(value) for value in other.iou - one.iou],
+            **{f"{key}_difference": _number(getattr(second, key) - getattr(first, key)) for key in MEANS},
+            "iou_differences": [_number(value) for value in second.iou - first.iou],
         }
 
 

@@ -1,26 +1,29 @@
-"""The loop: every picture of a share through one model or two, counted."""
+"""The evaluation loop: every picture of a process's part through one model or two, counted."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from isnet_trt.datasets.prefetch import prefetch
 from isnet_trt.errors import DataError, EngineError, ImageError
 from isnet_trt.evaluation.labelled import Labelled
 from isnet_trt.evaluation.models import Model
-from isnet_trt.evaluation.share import Share
+from isnet_trt.evaluation.share import Group
 from isnet_trt.metrics import Agreement, Confusion
+from isnet_trt.runtime.prefetch import prefetch
 from isnet_trt.runtime.segmentation import Segmentation
 
 _READERS = 2
 Keep = Callable[[str, NDArray[np.unsignedinteger]], None]
 """Takes a picture's name and the first model's labels."""
 Watch = Callable[["Tally"], None]
+Timed = tuple[Segmentation, float]
+"""A model's result for a picture, and the seconds that its call took."""
 
 
 @dataclass
@@ -31,20 +34,20 @@ class Score:
     seconds: dict[str, float] = field(default_factory=dict)
     busy: float = 0.0
 
-    def add(self, answer: Segmentation, truth: NDArray[np.integer], seconds: float) -> None:
+    def add(self, result: Segmentation, truth: NDArray[np.integer], seconds: float) -> None:
         """Count one picture."""
-        self.confusion.add(answer.labels, truth)
+        self.confusion.add(result.labels, truth)
         self.busy += seconds
-        for stage, taken in answer.seconds.items():
+        for stage, taken in result.seconds.items():
             self.seconds[stage] = self.seconds.get(stage, 0.0) + taken
 
 
 @dataclass
 class Tally:
-    """What was counted: a score per model, their agreement if there are two, and what had to be skipped.
+    """All counts: a score per model, the agreement of two, and the pictures that were skipped.
 
-    ``pictures`` is how many were scored, ``wall`` the seconds from the first to the last. ``skipped`` has the index
-    and the reason of each picture that could not be read.
+    ``pictures`` is the number that were scored, ``wall`` the seconds from the first to the last. ``skipped`` has the
+    index and the reason of each picture that could not be used.
     """
 
     scores: list[Score]
@@ -52,6 +55,14 @@ class Tally:
     pictures: int = 0
     wall: float = 0.0
     skipped: list[tuple[int, str]] = field(default_factory=list)
+
+    def add(self, results: Sequence[Timed], truth: NDArray[np.integer], name: str) -> None:
+        """Count the results of all models for the picture called ``name``."""
+        for score, (result, seconds) in zip(self.scores, results, strict=True):
+            score.add(result, truth, seconds)
+        if self.agreement:
+            self.agreement.add(results[0][0].labels, results[1][0].labels, truth, name)
+        self.pictures += 1
 
 
 def run(
@@ -82,54 +93,47 @@ def run(
     classes = pictures.labels.count
     tally = Tally([Score(Confusion(classes)) for _ in models], Agreement(classes) if len(models) == 2 else None)
     start = time.perf_counter()
-    for index, loaded in prefetch(pictures.__getitem__, indices, _READERS):
-        name = pictures.names[index]
-        try:
-            image, truth = loaded.result()
-            answers = [_segment(model, image, name) for model in models]
-        except (DataError, ImageError) as error:
-            if not skip:
-                raise
-            tally.skipped.append((index, str(error)))
-            continue
-        _count(tally, answers, truth, name)
-        if keep:
-            keep(name, answers[0][0].labels)
-        tally.wall = time.perf_counter() - start
-        watch(tally)
+    with ThreadPoolExecutor(_READERS) as pool:
+        jobs = prefetch(indices, lambda i: (i, pool.submit(pictures.__getitem__, i)), lambda job: job, _READERS)
+        for index, loaded in jobs:
+            name = pictures.names[index]
+            try:
+                image, truth = loaded.result()
+                results = [_segment(model, image, name) for model in models]
+            except (DataError, ImageError) as error:
+                if not skip:
+                    raise
+                tally.skipped.append((index, str(error)))
+                continue
+            tally.add(results, truth, name)
+            if keep:
+                keep(name, results[0][0].labels)
+            tally.wall = time.perf_counter() - start
+            watch(tally)
     return tally
 
 
-def _segment(model: Model, image: NDArray[np.uint8], name: str) -> tuple[Segmentation, float]:
+def _segment(model: Model, image: NDArray[np.uint8], name: str) -> Timed:
     start = time.perf_counter()
     try:
-        answer = model.segmenter(image, order="bgr", inference=model.inference)
+        result = model.segmenter(image, order="bgr", inference=model.inference)
     except (ImageError, EngineError) as error:
         raise type(error)(f"{name}: {error}") from error
-    return answer, time.perf_counter() - start
+    return result, time.perf_counter() - start
 
 
-def _count(tally: Tally, answers: list[tuple[Segmentation, float]], truth: NDArray[np.integer], name: str) -> None:
-    for score, (answer, seconds) in zip(tally.scores, answers, strict=True):
-        score.add(answer, truth, seconds)
-    if tally.agreement:
-        tally.agreement.add(answers[0][0].labels, answers[1][0].labels, truth, name)
-    tally.pictures += 1
-
-
-def together(tally: Tally, here: Share) -> Tally:
-    """The tallies of all processes as one: pixels and pictures summed, ``wall`` of the slowest."""
+def together(tally: Tally, group: Group) -> Tally:
+    """The tallies of all processes as one: counts summed, ``wall`` of the slowest."""
     for score in tally.scores:
-        score.confusion.counts = here.sum_array(score.confusion.counts)
-        score.seconds = _added(here.gather(score.seconds))
-        score.busy = sum(here.gather(score.busy))
+        score.confusion.counts = group.sum_array(score.confusion.counts)
+        score.seconds = _added(group.gather(score.seconds))
+        score.busy = sum(group.gather(score.busy))
     if tally.agreement:
-        tally.agreement.counts = here.sum_array(tally.agreement.counts)
-        leasts = [least for least in here.gather(tally.agreement.least) if least]
-        tally.agreement.least = min(leasts, default=None)
-    tally.skipped = sorted(item for part in here.gather(tally.skipped) for item in part)
-    tally.pictures = sum(here.gather(tally.pictures))
-    tally.wall = max(here.gather(tally.wall))
+        tally.agreement.counts = group.sum_array(tally.agreement.counts)
+        tally.agreement.least = min((least for least in group.gather(tally.agreement.least) if least), default=None)
+    tally.skipped = sorted(item for part in group.gather(tally.skipped) for item in part)
+    tally.pictures = sum(group.gather(tally.pictures))
+    tally.wall = max(group.gather(tally.wall))
     return tally
 
 

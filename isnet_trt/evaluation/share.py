@@ -1,4 +1,4 @@
-"""One set of pictures for several processes that `torchrun` started, or for this one alone."""
+"""One set of pictures shared by the processes that `torchrun` started, or all of it for this process."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from isnet_trt.engines.cores import usable_cores
 from isnet_trt.errors import SettingsError
 
 T = TypeVar("T")
-_PATIENCE = 24 * 3600.0
-"""Seconds that a process waits for the others: they may have much larger pictures. One that dies ends all at once."""
+_TIMEOUT = 24 * 3600.0
+"""Seconds that a process waits for the others, whose pictures may be much larger. One that dies ends all at once."""
 
 
-class Share(Protocol):
-    """This process among those of the run."""
+class Group(Protocol):
+    """The processes of a run, seen from this one; `isnet_trt.training.distributed.Group` where there are several."""
 
     @property
     def rank(self) -> int: ...
@@ -34,13 +34,13 @@ class Share(Protocol):
 
 
 class Alone:
-    """The only process."""
+    """A group of this process only; needs no torch."""
 
     rank = 0
     size = 1
 
     def sum_array(self, values: NDArray[Any]) -> NDArray[Any]:
-        """``values`` as they are."""
+        """``values`` unchanged."""
         return values
 
     def gather(self, value: T) -> list[T]:
@@ -49,10 +49,10 @@ class Alone:
 
 
 @contextmanager
-def shared() -> Iterator[Share]:
-    """This process's place, from the environment that `torchrun` sets; `Alone` without it.
+def shared() -> Iterator[Group]:
+    """The processes that `torchrun` started, from the environment that it sets; `Alone` without it.
 
-    Counts travel by gloo. A process sees one GPU, that of its place on the machine. CUDA must not be in use yet.
+    Counts are sent by gloo. A process sees one GPU, chosen by its number on the machine. CUDA must not be in use yet.
 
     Raises:
         SettingsError: there are several processes and torch is missing.
@@ -63,17 +63,17 @@ def shared() -> Iterator[Share]:
         return
     _choose_gpu()
     try:
-        from isnet_trt.training.distributed import processes
+        from isnet_trt.training.distributed import process_group
     except ImportError as error:
         raise SettingsError(
             f"several processes need torch.distributed ({error}); pip install 'isnet_trt[train]', or start one process"
         ) from None
-    with processes("cpu", timeout=_PATIENCE) as here:
-        yield here
+    with process_group("cpu", timeout=_TIMEOUT) as group:
+        yield group
 
 
 def _choose_gpu() -> None:
-    """Leave this process the one GPU that its number on this machine means; more processes than GPUs share them."""
+    """Make one GPU visible, chosen by this process's number on the machine; processes share GPUs if there are fewer."""
     local, visible = int(os.environ.get("LOCAL_RANK", 0)), os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         os.environ["CUDA_VISIBLE_DEVICES"] = str(local)
@@ -84,5 +84,5 @@ def _choose_gpu() -> None:
 
 def threads_each() -> int | None:
     """CPU threads for each process of a run of several on this machine; None (the engine's default) for one."""
-    there = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    return max(1, usable_cores() // there) if there > 1 else None
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return max(1, usable_cores() // processes) if processes > 1 else None

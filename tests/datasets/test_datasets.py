@@ -15,7 +15,6 @@ from PIL import Image
 
 from isnet_trt.datasets.layouts import label_values, open_dataset
 from isnet_trt.datasets.picture_set import LabelValues
-from isnet_trt.datasets.prefetch import prefetch
 from isnet_trt.datasets.reading import read_labels
 from isnet_trt.errors import DataError, SettingsError
 from isnet_trt.recipes import DATASETS, IGNORE, recipe
@@ -281,17 +280,3 @@ def test_packed_grey_pngs_keep_their_values(tmp_path: Path) -> None:
 def test_messages_list_few_values() -> None:
     with pytest.raises(DataError, match=r"label values 10, 11, 12, 13, 14, 15, 16, 17, … at 15"):
         LabelValues({0: 0, 2: 1}).apply(np.arange(10, 25).reshape(3, 5), Path("x.png"))
-
-
-def test_prefetching_keeps_order_and_errors() -> None:
-    def load(index: int) -> int:
-        if index == 5:
-            raise DataError("five")
-        return index * index
-
-    loaded = list(prefetch(load, [3, 1, 5, 4, 4, 0], 2))
-    assert [index for index, _ in loaded] == [3, 1, 5, 4, 4, 0]
-    assert [future.result() for index, future in loaded if index != 5] == [9, 1, 16, 16, 0]
-    with pytest.raises(DataError, match="five"):
-        loaded[2][1].result()
-    assert not list(prefetch(load, [], 2))

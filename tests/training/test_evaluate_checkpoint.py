@@ -24,7 +24,7 @@ from isnet_trt.recipes import recipe
 from isnet_trt.recipes.architecture import RESNET_DEMO
 from isnet_trt.training import DEMO_CHECKPOINT
 from isnet_trt.training.checkpoint import load_checkpoint, load_model, save_checkpoint
-from isnet_trt.training.distributed import Processes
+from isnet_trt.training.distributed import Group
 from isnet_trt.training.model import ISNet
 from isnet_trt.training.torch_engine import TorchEngine, open_checkpoint
 from isnet_trt.training.validate import Validator
@@ -108,7 +108,7 @@ def test_a_missing_gpu_is_named(model: ISNet) -> None:
 
 def test_the_score_is_the_one_that_training_shows(model: ISNet) -> None:
     demo, scenes = recipe("isnet_demo"), DrawnScenes(1, (96, 224))
-    watched = Validator(scenes, demo.preprocess, demo.labels.count, None, Processes()).score(model)
+    watched = Validator(scenes, demo.preprocess, demo.labels.count, None, Group()).score(model)
     assert watched is not None
     image, truth = scenes[0]
     with open_checkpoint(load_checkpoint(DEMO_CHECKPOINT), device="cpu", threads=1) as segmenter:

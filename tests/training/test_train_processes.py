@@ -19,7 +19,7 @@ from tiny_training import TINY, data, finished, let_go, start, train_in_process,
 from torch import nn
 
 from isnet_trt.recipes import IGNORE
-from isnet_trt.training.distributed import HostSyncBatchNorm, processes
+from isnet_trt.training.distributed import HostSyncBatchNorm, process_group
 from isnet_trt.training.run_folder import MID_EPOCH
 from isnet_trt.training.trainer import Options, Trainer
 
@@ -49,19 +49,19 @@ def _process(rank: int, size: int, port: int, work: Callable[..., None], args: t
 
 def one_step(folder: Path) -> None:
     """An iteration on a batch of 4 with unevenly many ignored pixels; leaves what it computed in ``folder``."""
-    with processes("cpu", timeout=60) as here:
-        run = Trainer(TINY, Options(folder, epochs=1, batch=4, seed=3, workers=0), data(), here)
+    with process_group("cpu", timeout=60) as group:
+        run = Trainer(TINY, Options(folder, epochs=1, batch=4, seed=3, workers=0), data(), group)
         for module in run.model.modules():
             if isinstance(module, nn.Dropout2d):  # each process drops channels of its own
                 module.p = 0.0
         x, labels = next(iter(run.loader))
-        for crop, y in enumerate(labels, start=here.rank * len(labels)):
+        for crop, y in enumerate(labels, start=group.rank * len(labels)):
             y[: 10 * crop] = IGNORE
-        labelled = here.sum([int((labels != IGNORE).sum())])[0]
+        labelled = group.sum([int((labels != IGNORE).sum())])[0]
         step = run._step(x, labels, 0.01, labelled)
         gradients = {name: weight.grad for name, weight in run.model.named_parameters()}
         result = {"step": step, "gradients": gradients, "state": run.model.state_dict(), "crops": x}
-        torch.save(result, folder / f"{here.size}_{here.rank}.pt")
+        torch.save(result, folder / f"{group.size}_{group.rank}.pt")
 
 
 def test_two_processes_compute_what_one_does(tmp_path: Path) -> None:
@@ -81,17 +81,17 @@ def test_two_processes_compute_what_one_does(tmp_path: Path) -> None:
 
 def norm_step(folder: Path) -> None:
     """Batch-norm over unequal parts of a batch of 5, in float64."""
-    with processes("cpu", timeout=60) as here:
+    with process_group("cpu", timeout=60) as group:
         x = torch.randn(5, 3, 4, 7, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-        part = (x[:3], x[3:])[here.rank].requires_grad_() if here.size == 2 else x.requires_grad_()
+        part = (x[:3], x[3:])[group.rank].requires_grad_() if group.size == 2 else x.requires_grad_()
         layer = nn.BatchNorm2d(3).double()
         nn.init.normal_(layer.weight, generator=torch.Generator().manual_seed(2))
-        norm = HostSyncBatchNorm.of(layer) if here.size == 2 else layer
+        norm = HostSyncBatchNorm.of(layer) if group.size == 2 else layer
         y = norm(part)
         (y.square() * y.sin()).sum().backward()
         found = {"y": y.detach(), "x": part.grad, "state": norm.state_dict()}
         found |= {"weight": norm.weight.grad, "bias": norm.bias.grad}
-        torch.save(found, folder / f"{here.size}_{here.rank}.pt")
+        torch.save(found, folder / f"{group.size}_{group.rank}.pt")
 
 
 @pytest.mark.slow
