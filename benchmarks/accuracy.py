@@ -1,11 +1,10 @@
-"""How right bundles are, beside the checkpoint: mIoU, label and boundary agreement, every class."""
+"""How accurate bundles are, beside the checkpoint: mIoU, label and boundary agreement, every class."""
 
 from __future__ import annotations
 
 import argparse
 import math
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,19 +15,19 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from benchmarks import options, results
-from benchmarks.latency import checkpoint
+from benchmarks import command, results
 from benchmarks.peers import Missing, Setup, load
 from isnet_trt import cli
 from isnet_trt.bundle import Bundle
 from isnet_trt.errors import IsnetError, SettingsError
 from isnet_trt.metrics import Confusion
-from isnet_trt.settings import Inference
+from isnet_trt.settings import Inference, Size
+from isnet_trt.training.scenes import draw_scene
 
 BAND = 3
 """Pixels on each side of a border between two classes that count as its boundary."""
 CHECKPOINT = "checkpoint"
-_SCENES = 9_000_000
+_FIRST_SCENE = 9_000_000
 _DESCRIPTION = """Label pictures with bundles and with the checkpoint (the plain reference form in PyTorch) and compare.
 
 Agreement is the share of pixels on which a bundle gives the checkpoint's label: of all pixels, of the clear ones
@@ -53,11 +52,20 @@ class Sample:
     truth: NDArray[np.uint8] | None = None
 
 
+@dataclass(frozen=True)
+class Expected:
+    """The checkpoint's labels (H, W) of a picture and its clear pixels (H, W) bool."""
+
+    labels: NDArray[Any]
+    clear: NDArray[np.bool_] | None
+
+
 @dataclass
 class Tally:
     """What one contender has shown over the pictures so far."""
 
     confusion: Confusion
+    """Counts of the true label against the contender's."""
     agreement: Confusion
     """Counts of the checkpoint's label against the contender's."""
     shares: list[dict[str, float]] = field(default_factory=list)
@@ -65,57 +73,49 @@ class Tally:
 
 def _parser() -> argparse.ArgumentParser:
     parser = cli.parser("benchmarks.accuracy", _DESCRIPTION, _EPILOG)
-    parser.add_argument("bundles", nargs="+", type=Path, metavar="BUNDLE", help="folders made by isnet_trt.build")
-    parser.add_argument("--ckpt", required=True, metavar="FILE", help="their checkpoint; 'filled': made-up weights")
+    command.add_bundles(parser)
+    parser.add_argument("--ckpt", required=True, metavar="FILE", help="their checkpoint; 'filled': synthetic weights")
     parser.add_argument("--presets", nargs="+", metavar="NAME", help="presets to compare (default: all of the bundle)")
     parser.add_argument("--scenes", type=cli.positive, help="this many drawn street scenes (demo model only)")
     parser.add_argument("--labels", type=Path, metavar="DIR", help="PNG files of class numbers, named as the pictures")
-    options.add_images(parser, (256, 341))
-    options.add_common(parser)
+    command.add_images(parser, (256, 341))
+    command.add_common(parser)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     arguments = _parser().parse_args(argv)
-    gaps: list[results.Record] = []
-    found = options.bundles(arguments.bundles, gaps)
-    presets = arguments.presets or list(found[0].manifest.presets)
-    samples = _samples(arguments, found[0], gaps)
-    with tempfile.TemporaryDirectory() as folder:
-        ckpt = checkpoint(arguments.ckpt, found[0].manifest.recipe, Path(folder))
-        records = [measure(found, p, samples, ckpt, arguments.threads, gaps) for p in presets]
-    print("\n\n".join(map(text, records)))
-    for one in gaps:
-        print(f"not compared: {one['what']}: {one['why']}", file=sys.stderr)
-    if arguments.out:
-        results.write(arguments.out, results.result(records, gaps))
+    gaps: command.Gaps = []
+    bundles = command.read_bundles(arguments.bundles, gaps)
+    presets = arguments.presets or list(bundles[0].manifest.presets)
+    samples = _samples(arguments, bundles[0], gaps)
+    with command.checkpoint(arguments.ckpt, bundles[0].manifest.recipe) as ckpt:
+        records = [measure(bundles, preset, samples, ckpt, arguments.threads, gaps) for preset in presets]
     compared = any(row["name"] != CHECKPOINT for record in records for row in record["rows"])
-    return cli.ERROR if not compared else cli.FAILED if gaps else 0
+    return command.finish(records, gaps, arguments.out, compared)
 
 
-def _samples(arguments: argparse.Namespace, bundle: Bundle, gaps: list[results.Record]) -> list[Sample]:
-    size = tuple(arguments.image_size) if arguments.image_size else None
+def _samples(arguments: argparse.Namespace, bundle: Bundle, gaps: command.Gaps) -> list[Sample]:
+    size = arguments.image_size
     if arguments.scenes:
         if bundle.manifest.recipe != "isnet_demo":
             raise SettingsError(f"--scenes is for the demo model; {bundle.manifest.recipe} has other classes")
-        return list(scenes(arguments.scenes, size or (512, 1024)))
-    pictures = options.pictures(arguments.images, size, arguments.default_size, gaps)
+        return list(scenes(arguments.scenes, tuple(size or (512, 1024))))
+    pictures = command.pictures(arguments.images, size, arguments.default_size, gaps)
     if arguments.labels is None:
         return [Sample(name, image) for name, image in pictures]
     return [Sample(name, image, _truth(arguments.labels, name, image, gaps)) for name, image in pictures]
 
 
-def scenes(count: int, size: tuple[int, int]) -> Iterator[Sample]:
+def scenes(count: int, size: Size) -> Iterator[Sample]:
     """Held-out drawn street scenes with exact labels."""
-    from isnet_trt.training.scenes import draw_scene
-
-    for seed in range(_SCENES, _SCENES + count):
+    for seed in range(_FIRST_SCENE, _FIRST_SCENE + count):
         scene = draw_scene(seed, *size)
         yield Sample(f"scene {seed}", scene.image, scene.labels)
 
 
-def _truth(folder: Path, name: str, image: NDArray[np.uint8], gaps: list[results.Record]) -> NDArray[np.uint8] | None:
+def _truth(folder: Path, name: str, image: NDArray[np.uint8], gaps: command.Gaps) -> NDArray[np.uint8] | None:
     """The class numbers of a picture, at its size; None, and a gap, where they cannot be read."""
     path = folder / f"{Path(name).stem}.png"
     labels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED) if path.is_file() else None
@@ -127,34 +127,35 @@ def _truth(folder: Path, name: str, image: NDArray[np.uint8], gaps: list[results
 
 
 def measure(
-    found: Sequence[Bundle],
+    bundles: Sequence[Bundle],
     preset: str,
     samples: Sequence[Sample],
     ckpt: Path | None,
     threads: int,
-    gaps: list[results.Record],
+    gaps: command.Gaps,
 ) -> results.Record:
-    """The accuracy record of one preset: a row for the checkpoint and one for each bundle that can run."""
-    inference = found[0].manifest.preset(preset)
-    names = options.bundle_names(found)
+    """The accuracy record of one preset: a row for the checkpoint and one for each bundle that can run.
+
+    Raises:
+        SettingsError: the checkpoint cannot be run.
+    """
+    manifest = bundles[0].manifest
+    inference, labels = manifest.preset(preset), manifest.labels
     setups = [Setup(CHECKPOINT, "reference", threads, ckpt)]
-    setups += [Setup(name, "bundle", threads, ckpt, Path(b.folder)) for name, b in zip(names, found, strict=True)]
-    labels = found[0].manifest.labels
-    wanted: list[tuple[NDArray[Any], NDArray[np.bool_] | None]] = []
+    setups += [Setup(name, "bundle", threads, ckpt, Path(b.folder)) for name, b in command.named(bundles).items()]
+    expected: list[Expected] = []
     rows = []
     for setup in setups:
         try:
-            tally = _label(setup, inference, samples, wanted, labels.count)
+            rows.append(_row(setup.name, _compare(setup, inference, samples, expected, labels.count)))
         except (Missing, IsnetError) as error:
             gaps.append(results.gap(f"{setup.name}, preset {preset}", str(error)))
             if setup.name == CHECKPOINT:
                 raise SettingsError(f"the checkpoint cannot be run: {error}") from None
-            continue
-        rows.append(_row(setup.name, tally))
     return {
         "kind": "accuracy",
-        "case": f"{found[0].manifest.recipe} {preset}",
-        "recipe": found[0].manifest.recipe,
+        "case": f"{manifest.recipe} {preset}",
+        "recipe": manifest.recipe,
         "preset": preset,
         "inference": inference.describe(),
         "pictures": len(samples),
@@ -164,39 +165,32 @@ def measure(
     }
 
 
-def _label(
-    setup: Setup,
-    inference: Inference,
-    samples: Sequence[Sample],
-    wanted: list[tuple[NDArray[Any], NDArray[np.bool_] | None]],
-    classes: int,
+def _compare(
+    setup: Setup, inference: Inference, samples: Sequence[Sample], expected: list[Expected], classes: int
 ) -> Tally:
-    """Label every picture; the checkpoint fills ``wanted``, the others are compared with it."""
+    """Label every picture; the first contender, the checkpoint, fills ``expected``, the others are compared with it."""
     runner = load(setup)
     tally = Tally(Confusion(classes), Confusion(classes))
-    first = not wanted
     try:
         for number, sample in enumerate(tqdm(samples, desc=setup.name, unit="picture", disable=None, leave=False)):
-            answer = runner.run(sample.image, inference)
-            if first:
-                wanted.append((np.asarray(answer.labels), answer.clear() if answer.clear else None))
-            _count(tally, np.asarray(answer.labels), wanted[number], sample)
+            output = runner.run(sample.image, inference)
+            labels = np.asarray(output.labels)
+            if number == len(expected):
+                expected.append(Expected(labels, output.clear() if output.clear else None))
+            _count(tally, labels, expected[number], sample)
     finally:
         runner.close()
     return tally
 
 
-def _count(
-    tally: Tally, labels: NDArray[Any], wanted: tuple[NDArray[Any], NDArray[np.bool_] | None], sample: Sample
-) -> None:
-    reference, clear = wanted
+def _count(tally: Tally, labels: NDArray[Any], expected: Expected, sample: Sample) -> None:
     if sample.truth is not None:
         tally.confusion.add(labels, sample.truth)
-    tally.agreement.add(labels, reference)
-    equal, band = labels == reference, boundary(reference)
+    tally.agreement.add(labels, expected.labels)
+    equal, band = labels == expected.labels, boundary(expected.labels)
     shares = {"all": float(equal.mean())}
-    if clear is not None and clear.any():
-        shares["clear"] = float(equal[clear].mean())
+    if expected.clear is not None and expected.clear.any():
+        shares["clear"] = float(equal[expected.clear].mean())
     if band.any():
         shares["boundary"] = float(equal[band].mean())
     tally.shares.append(shares)
@@ -211,8 +205,7 @@ def boundary(labels: NDArray[Any], width: int = BAND) -> NDArray[np.bool_]:
 
 def _row(name: str, tally: Tally) -> results.Record:
     metrics, agreement = tally.confusion.metrics(), tally.agreement.metrics()
-    kinds = ("all", "clear", "boundary")
-    shares = {kind: [s[kind] for s in tally.shares if kind in s] for kind in kinds}
+    shares = {kind: [s[kind] for s in tally.shares if kind in s] for kind in ("all", "clear", "boundary")}
     return {
         "name": name,
         "miou": _number(metrics.miou),
@@ -226,32 +219,6 @@ def _row(name: str, tally: Tally) -> results.Record:
 def _number(value: float) -> float | None:
     """JSON has no NaN: what was not counted is null."""
     return None if math.isnan(value) else float(value)
-
-
-def text(record: results.Record) -> str:
-    """A record for people: figures, then every class."""
-    head = f"{record['case']}: {record['inference']}; {record['pictures']} pictures, {record['labelled']} with labels"
-    names = [row["name"] for row in record["rows"]]
-    lines = [head, f"{'':28}" + "".join(f"{name:>34}" for name in names)]
-    for title, pick in (
-        ("mIoU %", lambda row: row["miou"]),
-        ("labels equal %", lambda row: row["agreement"]["all"]),
-        ("  on clear pixels %", lambda row: row["agreement"]["clear"]),
-        ("  at boundaries %", lambda row: row["agreement"]["boundary"]),
-    ):
-        lines.append(f"{title:28}" + "".join(f"{percent(pick(row)):>34}" for row in record["rows"]))
-    key = "iou" if record["labelled"] else "class_agreement"
-    lines.append("IoU of each class with " + ("its labels" if record["labelled"] else "the checkpoint's"))
-    for number, name in enumerate(record["classes"]):
-        values = [row[key][number] for row in record["rows"]]
-        if any(value is not None for value in values):
-            lines.append(f"  {name[:25]:26}" + "".join(f"{percent(value):>34}" for value in values))
-    return "\n".join(lines)
-
-
-def percent(value: float | None) -> str:
-    """A share as per cent, or a dash."""
-    return "–" if value is None else f"{100 * value:.2f}"
 
 
 if __name__ == "__main__":

@@ -1,125 +1,242 @@
-"""The seconds of each block of a network under ONNX Runtime, each block being a model of its own.
+"""The blocks of a network, from its ONNX graph: what each must compute and move at least, and its seconds alone.
 
-A block is what lies between two borders. It is cut out of the graph, fed with the values that cross its border in a
-real run, and timed alone: a difference of two longer runs would carry the noise of both.
+A block is what lies between two borders that the graph names. Operations are those of convolutions, matrix products and
+the two context operations (a multiply-add counts 2); elementwise work is not counted. Bytes are the weights of a block
+and the tensors that cross its border, once each: what has to move if everything inside the block stayed in cache.
+
+For its seconds a block is cut out as a model of its own, fed with the values that cross its border in a run, and timed
+alone: a difference of two longer runs would carry the noise of both.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
+import functools
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import onnx.inliner
 from numpy.typing import NDArray
-from onnx import NodeProto, helper
-from tqdm import tqdm
+from onnx import NodeProto, TensorProto, helper
 
-from benchmarks import cost
-from isnet_trt.engines import onnxruntime_cpu as engine
+from benchmarks import stats
+from benchmarks.sessions import open_session
+from isnet_trt.errors import SettingsError
+from isnet_trt.export.functions import DOMAIN
+from isnet_trt.export.graph import block_outputs
 from isnet_trt.settings import Size
 
+TAIL = "decoder_stage2"
+"""The block behind the last named border."""
+_POOL, _ATTENTION = (DOMAIN, "RegionPool"), (DOMAIN, "ContextAttention")
+_WEIGHT_AT = {"Conv": 1, "ConvInteger": 1, "QLinearConv": 3}
+"""Convolution -> which of its inputs is the weight."""
+_PRODUCTS = ("MatMul", "MatMulInteger", "Gemm", "QLinearMatMul")
+Shapes = dict[str, tuple[int, ...]]
 Values = dict[str, NDArray[Any]]
 
 
-def seconds(model: Path, ends: Sequence[str], size: Size, threads: int, rounds: int) -> tuple[list[float], float]:
-    """Seconds of the blocks that end at the tensors ``ends``, and of the network as one, for an input (1, 3, *size).
+@dataclass(frozen=True)
+class Block:
+    """Part of the network between two borders: operations and least bytes."""
 
-    The least of all rounds each: a floor is compared with what the machine does when nothing disturbs it.
+    name: str
+    operations: float
+    bytes: float
+
+
+class Network:
+    """A network, cut at its borders, for inputs (1, 3, *size).
+
+    ``names`` and ``ends``: each block's name and the tensor that ends it, in order of computation; ``owner``: the block
+    of each node, by their numbers; nodes that no output needs have none.
+
+    Raises:
+        SettingsError: ONNX Runtime cannot run the graph at that size.
     """
-    proto = cost.flat(model)
-    x = np.random.default_rng(0).standard_normal((1, 3, *size), dtype=np.float32)
-    values = _crossing(proto, ends, {proto.graph.input[0].name: x}, threads)
-    parts = [*(_part(proto, ends, block, values) for block in range(len(ends))), proto]
-    sessions = [_session(part, threads) for part in parts]
-    feeds = [{entry.name: values[entry.name] for entry in session.get_inputs()} for session in sessions]
-    for session, feed in zip(sessions, feeds, strict=True):
-        session.run(None, feed)
-    bar = tqdm(range(rounds), desc="blocks", unit="round", disable=None, leave=False)
-    samples = [[_seconds(s, f) for s, f in zip(sessions, feeds, strict=True)] for _ in bar]
-    *each, whole = np.min(samples, axis=0).tolist()
-    return each, whole
+
+    def __init__(self, path: Path, size: Size) -> None:
+        self.proto = _inlined(path)
+        self.nodes = list(self.proto.graph.node)
+        self.quantised = any(node.op_type == "QuantizeLinear" for node in self.nodes)
+        self._input = self.proto.graph.input[0].name
+        self._x = np.random.default_rng(0).standard_normal((1, 3, *size), dtype=np.float32)
+        self._producers = {name: i for i, node in enumerate(self.nodes) for name in node.output}
+        self._shapes = self._run_shapes()
+        named = {name: tensor for name, tensor in block_outputs(self.proto).items() if tensor in self._shapes}
+        self.names, self.ends = [*named, TAIL], [*named.values(), self.proto.graph.output[0].name]
+        self.owner = self._owners()
+        self._constants = self._constant_tensors()
+
+    def _run_shapes(self) -> Shapes:
+        """The shape of every tensor, as a run gives it: exact also where sizes are free and inference gives up."""
+        names = [name for node in self.nodes for name in node.output if name]
+        probe = onnx.ModelProto()
+        probe.CopyFrom(self.proto)
+        probe.graph.node.extend(helper.make_node("Shape", [name], [f"shape of {name}"]) for name in names)
+        del probe.graph.output[:]
+        probe.graph.output.extend(
+            helper.make_tensor_value_info(f"shape of {name}", TensorProto.INT64, None) for name in names
+        )
+        try:
+            shapes = open_session(probe, threads=1).run(None, {self._input: self._x})
+        except Exception as error:
+            height, width = self._x.shape[2:]
+            raise SettingsError(f"the graph cannot be run at {height}x{width}: {error}") from None
+        constants = {weight.name: tuple(weight.dims) for weight in self.proto.graph.initializer}
+        made = {name: tuple(map(int, shape)) for name, shape in zip(names, shapes, strict=True)}
+        return made | constants | {self._input: self._x.shape}
+
+    def _owners(self) -> dict[int, int]:
+        """Node number -> block number: what the end of a block needs and no earlier block had.
+
+        A QuantizeLinear of the end belongs to it: an integer kernel puts out the quantised values.
+        """
+        owner: dict[int, int] = {}
+        for block, end in enumerate(self.ends):
+            for number in self._upstream([end], owner):
+                owner[number] = block
+            for number, node in enumerate(self.nodes):
+                if node.op_type == "QuantizeLinear" and node.input[0] == end:
+                    owner.setdefault(number, block)
+        return owner
+
+    def _upstream(self, tensors: Iterable[str], seen: Iterable[int] = (), inputs: Iterable[str] = ()) -> set[int]:
+        """Numbers of the nodes that ``tensors`` need, up to those ``seen`` before and to the tensors ``inputs``."""
+        numbers: set[int] = set()
+        waiting = list(tensors)
+        while waiting:
+            name = waiting.pop()
+            number = self._producers.get(name)
+            if number is not None and name not in inputs and number not in numbers and number not in seen:
+                numbers.add(number)
+                waiting += self.nodes[number].input
+        return numbers
+
+    def _constant_tensors(self) -> set[str]:
+        """Names of the tensors whose values do not depend on the input."""
+        constants = {weight.name for weight in self.proto.graph.initializer} | {""}
+        for node in self.nodes:  # in topological order
+            if constants.issuperset(node.input):
+                constants.update(node.output)
+        return constants
+
+    def blocks(self) -> list[Block]:
+        """Operations and least bytes of each block."""
+        sizes = self._element_sizes()
+        outputs = {output.name for output in self.proto.graph.output}
+        blocks = []
+        for block, name in enumerate(self.names):
+            inside = [self.nodes[i] for i, owner in self.owner.items() if owner == block]
+            outside = [self.nodes[i] for i, owner in self.owner.items() if owner != block]
+            made = {tensor for node in inside for tensor in node.output}
+            used = {tensor for node in inside for tensor in node.input if tensor}
+            needed = {tensor for node in outside for tensor in node.input} | outputs
+            crossing = ((used - made) | (made & needed)) & self._shapes.keys()
+            moved = sum(math.prod(self._shapes[tensor]) * sizes.get(tensor, 4) for tensor in crossing)
+            blocks.append(Block(name, sum(operations(node, self._shapes) for node in inside), float(moved)))
+        return blocks
+
+    def _element_sizes(self) -> dict[str, int]:
+        """Tensor name -> bytes of an element, where inference finds its type."""
+        graph = onnx.shape_inference.infer_shapes(self.proto).graph
+        types = {value.name: value.type.tensor_type.elem_type for value in (*graph.value_info, *graph.input)}
+        types |= {weight.name: weight.data_type for weight in graph.initializer}
+        return {name: helper.tensor_dtype_to_np_dtype(kind).itemsize for name, kind in types.items() if kind}
+
+    def seconds(self, threads: int, rounds: int) -> tuple[list[float], float]:
+        """Seconds of each block and of the network as one: the least of interleaved rounds.
+
+        A floor is compared with what the machine does when nothing disturbs it.
+        """
+        values = self.border_values(threads)
+        sessions = [open_session(model, threads) for model in (*self.parts(values), self.proto)]
+        feeds = [{entry.name: values[entry.name] for entry in session.get_inputs()} for session in sessions]
+        runs = [functools.partial(session.run, None, feed) for session, feed in zip(sessions, feeds, strict=True)]
+        for run in runs:
+            run()
+        timed = [functools.partial(stats.seconds, run) for run in runs]
+        *each, whole = map(min, stats.interleaved(timed, range(rounds), "blocks"))
+        return each, whole
+
+    def _inputs(self, block: int) -> set[str]:
+        """The tensors that a block takes from elsewhere.
+
+        A dequantised tensor is taken before its DequantizeLinear: that becomes part of the kernels behind it; cut off,
+        it would leave slower ones.
+        """
+        own = [self.nodes[i] for i, owner in self.owner.items() if owner == block]
+        read = (name for node in own if node.op_type != "DequantizeLinear" for name in node.input)
+        sources = {self._quantised_source(name) for name in read} - self._constants
+        return {name for name in sources if self.owner.get(self._producers.get(name, -1)) != block}
+
+    def _quantised_source(self, name: str) -> str:
+        while (number := self._producers.get(name)) is not None and self.nodes[number].op_type == "DequantizeLinear":
+            name = self.nodes[number].input[0]
+        return name
+
+    def border_values(self, threads: int) -> Values:
+        """The value of the input and of every tensor that one block makes and another takes, in one run."""
+        names = sorted(set().union(*map(self._inputs, range(len(self.ends)))) - {self._input})
+        probe = onnx.ModelProto()
+        probe.CopyFrom(self.proto)
+        del probe.graph.output[:]
+        probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+        values: Values = {self._input: self._x}
+        if names:
+            values.update(zip(names, open_session(probe, threads).run(names, {self._input: self._x}), strict=True))
+        return values
+
+    def parts(self, values: Values) -> Iterator[onnx.ModelProto]:
+        """Each block as a model, with inputs of the types and shapes of ``values``."""
+        inputs = [self._inputs(block) for block in range(len(self.ends))]
+        for block, end in enumerate(self.ends):
+            taken = set().union(*(names for other, names in enumerate(inputs) if other != block))
+            # Not what nobody outside needs: a result that has to come out in float32 keeps its kernel from being
+            # quantised.
+            outputs = {name for name in taken if self.owner.get(self._producers.get(name, -1)) == block} or {end}
+            nodes = [self.nodes[i] for i in sorted(self._upstream(outputs, inputs=inputs[block]))]
+            yield self._model(nodes, sorted(inputs[block]), sorted(outputs), values)
+
+    def _model(
+        self, nodes: Sequence[NodeProto], inputs: Sequence[str], outputs: Sequence[str], values: Values
+    ) -> onnx.ModelProto:
+        used = {name for node in nodes for name in node.input}
+        types = {name: helper.np_dtype_to_tensor_dtype(values[name].dtype) for name in inputs}
+        graph = helper.make_graph(
+            nodes,
+            "block",
+            [helper.make_tensor_value_info(name, types[name], values[name].shape) for name in inputs],
+            [onnx.ValueInfoProto(name=name) for name in outputs],
+            [weight for weight in self.proto.graph.initializer if weight.name in used],
+        )
+        about = {"opset_imports": self.proto.opset_import, "functions": self.proto.functions}
+        return helper.make_model(graph, ir_version=self.proto.ir_version, **about)
 
 
-def _crossing(proto: onnx.ModelProto, ends: Sequence[str], given: Values, threads: int) -> Values:
-    """The value of every tensor that one block makes and another uses, and of the input."""
-    inside = [_nodes(proto, ends, block) for block in range(len(ends))]
-    made = [{name for node in nodes for name in node.output} for nodes in inside]
-    used = [{name for node in nodes for name in node.input} for nodes in inside]
-    names = sorted({name for m, u in zip(made, used, strict=True) for name in u - m if any(name in o for o in made)})
-    probe = onnx.ModelProto()
-    probe.CopyFrom(proto)
-    del probe.graph.output[:]
-    probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    found = _session(probe, threads).run(names, given) if names else []
-    return {**given, **dict(zip(names, found, strict=True))}
+def _inlined(path: Path) -> onnx.ModelProto:
+    """The model with every function but the two context operations in line."""
+    proto = onnx.load(str(path))
+    kept = [(f.domain, f.name) for f in proto.functions if (f.domain, f.name) in (_POOL, _ATTENTION)]
+    return onnx.inliner.inline_selected_functions(proto, kept, exclude=True) if proto.functions else proto
 
 
-def _part(proto: onnx.ModelProto, ends: Sequence[str], block: int, values: Values) -> onnx.ModelProto:
-    """A block as a model: its inputs are the values that it takes from elsewhere."""
-    nodes = _nodes(proto, ends, block)
-    made = {name for node in nodes for name in node.output}
-    used = {name for node in nodes for name in node.input}
-    # Not what nobody outside needs: a result that has to come out in float32 keeps its kernel from being quantised.
-    outputs = sorted(made & set(values)) or [ends[block]]
-    part = onnx.ModelProto()
-    part.CopyFrom(proto)
-    for held in (part.graph.node, part.graph.input, part.graph.output, part.graph.value_info):
-        del held[:]
-    part.graph.node.extend(nodes)
-    part.graph.input.extend(_described(name, values[name]) for name in sorted((used - made) & set(values)))
-    part.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
-    weights = [weight for weight in part.graph.initializer if weight.name in used]
-    del part.graph.initializer[:]
-    part.graph.initializer.extend(weights)
-    return part
-
-
-def _described(name: str, value: NDArray[Any]) -> onnx.ValueInfoProto:
-    """Number of dimensions only: sizes are free, as they are in the whole graph."""
-    return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), [None] * value.ndim)
-
-
-def _nodes(proto: onnx.ModelProto, ends: Sequence[str], block: int) -> list[NodeProto]:
-    """The nodes of a block and, whoever owns them, constants and dequantisations that they use.
-
-    Those become part of the kernels behind them; cut off, they would leave slower ones.
-    """
-    owned = cost.owners(proto, ends)
-    shared = _constant(proto) | {i for i, node in enumerate(proto.graph.node) if node.op_type == "DequantizeLinear"}
-    producers = {name: i for i, node in enumerate(proto.graph.node) for name in node.output}
-    chosen: set[int] = set()
-    waiting = [i for i, owner in owned.items() if owner == block and i not in shared]
-    while waiting:
-        number = waiting.pop()
-        chosen.add(number)
-        sources = {producers[name] for name in proto.graph.node[number].input if name in producers}
-        waiting += [i for i in sources if i in shared and i not in chosen]
-    return [proto.graph.node[i] for i in sorted(chosen)]
-
-
-def _constant(proto: onnx.ModelProto) -> set[int]:
-    """Numbers of the nodes whose values do not depend on the input."""
-    known = {weight.name for weight in proto.graph.initializer} | {""}
-    found = set()
-    for i, node in enumerate(proto.graph.node):  # in topological order
-        if all(name in known for name in node.input):
-            found.add(i)
-            known.update(node.output)
-    return found
-
-
-def _session(proto: onnx.ModelProto, threads: int) -> Any:
-    import onnxruntime
-
-    return onnxruntime.InferenceSession(
-        proto.SerializeToString(), engine.session_options(onnxruntime, threads), providers=["CPUExecutionProvider"]
-    )
-
-
-def _seconds(session: Any, feed: Values) -> float:
-    start = time.perf_counter()
-    session.run(None, feed)
-    return time.perf_counter() - start
+def operations(node: NodeProto, shapes: Shapes) -> float:
+    """Floating-point (or integer) operations of one node."""
+    out = shapes.get(node.output[0], ())
+    if node.op_type in _WEIGHT_AT:
+        return 2.0 * math.prod(out) * math.prod(shapes[node.input[_WEIGHT_AT[node.op_type]]][1:])
+    if node.op_type in _PRODUCTS:
+        transposed = any(a.name == "transA" and a.i for a in node.attribute)
+        return 2.0 * math.prod(out) * shapes[node.input[0]][-2 if transposed else -1]
+    if (node.domain, node.op_type) == _POOL:
+        (batch, classes, positions), channels = shapes[node.input[0]], shapes[node.input[1]][-1]
+        return 2.0 * batch * classes * positions * channels
+    if (node.domain, node.op_type) == _ATTENTION:
+        (batch, queries, width), (_, keys, values) = shapes[node.input[0]], shapes[node.input[2]]
+        return 2.0 * batch * queries * keys * (width + values)
+    return 0.0

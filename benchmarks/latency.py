@@ -4,35 +4,29 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from tqdm import tqdm
 
-from benchmarks import options, results, stats
-from benchmarks.peers import PEERS, Missing, Setup, trtexec
+from benchmarks import command, results, stats
+from benchmarks.peers import PEERS, TRTEXEC, Missing, Setup
 from benchmarks.rounds import LEAST, LEAST_LOW, Case, measure
-from benchmarks.weights import filled_checkpoint
 from isnet_trt import cli
 from isnet_trt.bundle import Bundle
-from isnet_trt.commands import predict
-from isnet_trt.commands.predict import choose_inference
-from isnet_trt.errors import ImageError, SettingsError
+from isnet_trt.commands.predict import add_inference, choose_inference
+from isnet_trt.errors import ImageError
 from isnet_trt.pictures.preprocess import test_size
-from isnet_trt.settings import Inference
 
-DEFAULT_SIZE = (512, 683)
-FILLED = "filled"
 _DESCRIPTION = """Time bundles and their peers on pictures, side by side.
 
 Every contender runs in a process of its own. First each one segments the picture once and its labels are compared with
-the plain reference form's (or, without a checkpoint, with the first bundle's); one that answers otherwise is reported
-and not timed. Then come the rounds, in each of which every contender runs once, every second round in reverse order.
+the plain reference form's (or, without a checkpoint, with the first bundle's); one with other labels is reported and
+not timed. Then come the rounds, in each of which every contender runs once, every second round in reverse order.
 Ratios are taken within a round and stated as their median with the interval of that median."""
 _EPILOG = (
     "peers (--against):\n"
-    + "\n".join(f"  {name:18}{what}" for name, what in PEERS.items())
+    + "\n".join(f"  {name:18}{peer.description}" for name, peer in PEERS.items())
     + """
 
 examples:
@@ -47,10 +41,10 @@ Exit status: 0 all was measured, 1 something could not be (the rest was, and the
 
 def _parser() -> argparse.ArgumentParser:
     parser = cli.parser("benchmarks.latency", _DESCRIPTION, _EPILOG)
-    parser.add_argument("bundles", nargs="+", type=Path, metavar="BUNDLE", help="folders made by isnet_trt.build")
+    command.add_bundles(parser)
     parser.add_argument("--against", nargs="*", metavar="PEER", help="peers (default: reference, if --ckpt is given)")
     parser.add_argument(
-        "--ckpt", metavar="FILE", help="the bundles' checkpoint, for peers; 'filled': the made-up weights of the recipe"
+        "--ckpt", metavar="FILE", help="the bundles' checkpoint, for peers; 'filled': synthetic weights of the recipe"
     )
     parser.add_argument("--reference", type=Path, metavar="PATH", help="a checkout of the public reference, as a peer")
     parser.add_argument("--rounds", type=cli.positive, default=7, help="timed rounds (default: 7)")
@@ -59,44 +53,38 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--batch", type=cli.positive, help="windows per call of a bundle's engine")
     parser.add_argument("--case", help="name of the case in the result (default: recipe, preset and size)")
-    options.add_images(parser, DEFAULT_SIZE)
-    options.add_common(parser)
-    predict.add_inference(parser)
+    command.add_images(parser, (512, 683))
+    command.add_common(parser)
+    add_inference(parser)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     arguments = _parser().parse_args(argv)
-    gaps: list[results.Record] = []
-    found = options.bundles(arguments.bundles, gaps)
-    with tempfile.TemporaryDirectory() as folder:
-        ckpt = checkpoint(arguments.ckpt, found[0].manifest.recipe, Path(folder))
-        records = _records(arguments, found, ckpt, gaps)
+    gaps: command.Gaps = []
+    bundles = command.read_bundles(arguments.bundles, gaps)
+    with command.checkpoint(arguments.ckpt, bundles[0].manifest.recipe) as ckpt:
+        contenders = setups(bundles, arguments.against, ckpt, arguments.threads, arguments.reference, arguments.batch)
+        records = _records(arguments, bundles, contenders, gaps)
     for record in records:
-        print(text(record), end="\n\n")
-        gaps += [results.gap(f"{record['case']}: {g['what']}", g["why"]) for g in record["gaps"]]
-    for one in gaps:
-        print(f"not measured: {one['what']}: {one['why']}", file=sys.stderr)
-    if arguments.out:
-        results.write(arguments.out, results.result(records, gaps))
-    timed = any(c["status"] == "timed" for r in records for c in r["contenders"])
-    refused = any(c["status"] != "timed" for r in records for c in r["contenders"])
-    return cli.ERROR if not timed else cli.FAILED if gaps or refused else 0
+        gaps += [results.gap(f"{record['case']}: {gap['what']}", gap["why"]) for gap in record["gaps"]]
+    timed = any(one["status"] == "timed" for record in records for one in record["contenders"])
+    return command.finish(records, gaps, arguments.out, timed)
 
 
 def _records(
-    arguments: argparse.Namespace, found: Sequence[Bundle], ckpt: Path | None, gaps: list[results.Record]
+    arguments: argparse.Namespace, bundles: Sequence[Bundle], contenders: Sequence[Setup], gaps: command.Gaps
 ) -> list[results.Record]:
-    size = tuple(arguments.image_size) if arguments.image_size else None
-    pictures = options.pictures(arguments.images, size, arguments.default_size, gaps)
-    manifest = found[0].manifest
+    """The latency record of each picture."""
+    pictures = command.pictures(arguments.images, arguments.image_size, arguments.default_size, gaps)
+    manifest = bundles[0].manifest
     inference = choose_inference(manifest.presets, arguments)
-    all_setups = setups(found, arguments.against, ckpt, arguments.threads, arguments.reference, arguments.batch)
     records = []
     for name, image in tqdm(pictures, desc="pictures", unit="picture", disable=None, leave=False):
+        about = f"{manifest.recipe} {arguments.preset} {inference.mode} {image.shape[0]}x{image.shape[1]} {name}"
         case = Case(
-            arguments.case or _case_name(manifest.recipe, arguments.preset, inference, name, image.shape[:2]),
+            arguments.case or about,
             image,
             inference,
             manifest.preprocess,
@@ -106,36 +94,17 @@ def _records(
             arguments.preset,
         )
         try:
-            records.append(measure(case, all_setups, bounds(found)))
+            records.append(measure(case, contenders, bounds(bundles)))
         except ImageError as error:
             gaps.append(results.gap(f"picture {name}", str(error)))
             continue
-        if arguments.against and "trtexec" in arguments.against:
-            _add_trtexec(records[-1], all_setups, case)
+        if TRTEXEC in (arguments.against or ()):
+            _add_trtexec(records[-1], contenders[0], case)
     return records
 
 
-def _case_name(recipe: str, preset: str, inference: Inference, picture: str, size: tuple[int, ...]) -> str:
-    return f"{recipe} {preset} {inference.mode} {size[0]}x{size[1]} {picture}"
-
-
-def checkpoint(given: str | None, recipe: str, folder: Path) -> Path | None:
-    """The checkpoint file, made in ``folder`` where ``given`` is ``filled``.
-
-    Raises:
-        SettingsError: there is no such file, or there are no made-up weights for the recipe.
-    """
-    if given is None:
-        return None
-    if given == FILLED:
-        return filled_checkpoint(recipe, folder / "filled.pth")
-    if not Path(given).is_file():
-        raise SettingsError(f"--ckpt {given}: there is no such file")
-    return Path(given)
-
-
 def setups(
-    found: Sequence[Bundle],
+    bundles: Sequence[Bundle],
     against: Sequence[str] | None,
     ckpt: Path | None,
     threads: int,
@@ -150,67 +119,33 @@ def setups(
     names += ["checkout"] if reference else []
     ours = [
         Setup(name, "bundle", threads, ckpt, Path(bundle.folder), batch)
-        for name, bundle in zip(options.bundle_names(found), found, strict=True)
+        for name, bundle in command.named(bundles).items()
     ]
-    peers = [Setup(name, name, threads, ckpt, checkout=reference) for name in dict.fromkeys(names) if name != "trtexec"]
+    peers = [Setup(name, name, threads, ckpt, checkout=reference) for name in dict.fromkeys(names) if name != TRTEXEC]
     return [*ours, *peers]
 
 
-def bounds(found: Sequence[Bundle]) -> dict[str, float]:
-    """Least agreement on clear pixels: for lower precisions what the bundle's own gate asked for."""
+def bounds(bundles: Sequence[Bundle]) -> dict[str, float]:
+    """Least agreement on clear pixels: for lower precisions the bound of the bundle's own parity gate."""
     least = dict.fromkeys(("onnxruntime-cuda", "torch-tensorrt"), LEAST_LOW)
-    for name, bundle in zip(options.bundle_names(found), found, strict=True):
+    for name, bundle in command.named(bundles).items():
         if bundle.manifest.precision != "fp32":
             stated = bundle.manifest.parity.get("tolerance") or {}
             least[name] = min(LEAST, float(stated.get("agreement", LEAST_LOW)))
     return least
 
 
-def _add_trtexec(record: results.Record, all_setups: Sequence[Setup], case: Case) -> None:
-    """trtexec's seconds for one window, in ``engine_only``: a figure without an answer to check."""
+def _add_trtexec(record: results.Record, setup: Setup, case: Case) -> None:
+    """Add trtexec's seconds for one window as ``engine_only``: a figure without labels to check."""
+    from benchmarks.peers import trtexec
+
     size = case.inference.window or test_size((case.image.shape[0], case.image.shape[1]), case.preprocess)
     try:
-        samples = trtexec.seconds(all_setups[0], size)
+        samples = trtexec.seconds(setup, size)
     except Missing as error:
-        record["gaps"].append(results.gap("trtexec", str(error)))
+        record["gaps"].append(results.gap(TRTEXEC, str(error)))
         return
-    record["engine_only"] = {"trtexec": {"window": list(size), **stats.spread(samples).to_json()}}
-
-
-def text(record: results.Record) -> str:
-    """A record for people."""
-    height, width = record["picture"]
-    lines = [
-        record["case"],
-        f"{height}x{width}, {record['inference']}, {record['windows']} window{'s' * (record['windows'] > 1)}; "
-        f"labels compared with those of {record['labels_of'] or 'nobody'}",
-    ]
-    lines += [_contender_line(one) for one in record["contenders"]]
-    lines += [_ratio_line(ratio) for ratio in record["ratios"]]
-    return "\n".join([*lines, *(f"  warning: {warning}" for warning in record["warnings"])])
-
-
-def _ratio_line(ratio: results.Record) -> str:
-    interval = f"{ratio['low']:.2f} to {ratio['high']:.2f}, {100 * ratio['coverage']:.0f} % interval"
-    times = f"{ratio['p50']:.2f} times as fast as {ratio['over']}"
-    return f"  {ratio['of']} is {times} ({interval} of {ratio['n']} rounds)"
-
-
-def _contender_line(one: results.Record) -> str:
-    if one["status"] != "timed":
-        return f"  {one['name']}: not timed, {one['why']}"
-    s, beyond = one["summary"], one["memory"]["beyond"]
-    memory = f"{beyond / 2**20:.0f} MiB beyond weights" if beyond is not None else "memory not available"
-    if (held := one["memory"]["device"]) is not None:
-        memory += f", {held / 2**20:.0f} MiB on the GPU"
-    stages = ", ".join(f"{name} {seconds:.3g}" for name, seconds in one["stages"].items())
-    energy = ", ".join(f"{name} {joules:.1f} J" for name, joules in one["energy_j"].items()) or "energy not available"
-    return (
-        f"  {one['name']} [{one['description']}]\n"
-        f"    p50 {s['p50']:.3f} s, p90 {s['p90']:.3f}, p99 {s['p99']:.3f}; {one['images_per_s']:.3g} images/s, "
-        f"{one['windows_per_s']:.3g} windows/s; {memory}; {energy}\n"
-        f"    stages, s: {stages}; labels equal {100 * one['agreement']['all']:.3f} %"
-    )
+    record["engine_only"] = {TRTEXEC: {"window": list(size), **stats.spread(samples).to_json()}}
 
 
 if __name__ == "__main__":

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-import onnx
 
-from benchmarks import blocks, cost, options, rates, results
+from benchmarks import command, rates, results
+from benchmarks.blocks import Network
 from isnet_trt import Segmenter, cli
 from isnet_trt.bundle import ONNX, Bundle
-from isnet_trt.engines import onnxruntime as engine
+from isnet_trt.engines.onnxruntime_cpu import LIBRARY
 from isnet_trt.errors import IsnetError, SettingsError
 from isnet_trt.merging.geometry import coarse_size
 from isnet_trt.pictures.preprocess import test_size
 from isnet_trt.settings import Inference, Size
 
-HOST = ("resize", "gather", "merge")
 _DESCRIPTION = """Each stage of a bundle beside its floor on this machine (CPU).
 
 Operations and least bytes of the network's blocks come from the bundle's ONNX graph; the matrix rate and the memory
@@ -31,7 +28,7 @@ of its part of the graph alone, fed with the values that cross its border in a r
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     parser = cli.parser("benchmarks.limit", _DESCRIPTION)
-    parser.add_argument("bundles", nargs="+", type=Path, metavar="BUNDLE", help="folders made by isnet_trt.build")
+    command.add_bundles(parser)
     parser.add_argument("--rounds", type=cli.positive, default=5, help="timed rounds (default: 5)")
     parser.add_argument(
         "--image-size",
@@ -41,75 +38,58 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar=("H", "W"),
         help="of the picture (default: 512 683)",
     )
-    options.add_common(parser)
+    command.add_common(parser)
     arguments = parser.parse_args(argv)
-    gaps: list[results.Record] = []
-    found = options.bundles(arguments.bundles, gaps)
-    machine = rates.measure(arguments.threads)
+    gaps: command.Gaps = []
+    bundles = command.read_bundles(arguments.bundles, gaps)
+    size, threads = tuple(arguments.image_size), arguments.threads
+    machine = rates.measure(threads)
     records = []
-    for name, bundle in zip(options.bundle_names(found), found, strict=True):
+    for name, bundle in command.named(bundles).items():
         try:
-            records.append(measure(name, bundle, tuple(arguments.image_size), machine, arguments))
+            records.append(measure(name, bundle, size, machine, threads, arguments.rounds))
         except IsnetError as error:
             gaps.append(results.gap(name, str(error)))
-    print("\n\n".join(map(text, records)))
-    for one in gaps:
-        print(f"not measured: {one['what']}: {one['why']}", file=sys.stderr)
-    if arguments.out:
-        results.write(arguments.out, results.result(records, gaps))
-    return cli.ERROR if not records else cli.FAILED if gaps else 0
+    return command.finish(records, gaps, arguments.out)
 
 
-def measure(name: str, bundle: Bundle, size: Size, machine: rates.Rates, how: Any) -> results.Record:
-    """The limit record of a bundle whose engine is ONNX Runtime; ``how`` has ``rounds`` and ``threads``.
+def measure(name: str, bundle: Bundle, size: Size, machine: rates.Rates, threads: int, rounds: int) -> results.Record:
+    """The limit record of a bundle whose engine is ONNX Runtime.
 
     Raises:
         SettingsError: the bundle's engine is another: its blocks cannot be timed one by one.
     """
     manifest = bundle.manifest
-    if manifest.engine.kind != engine.LIBRARY.kind:
+    if manifest.engine.kind != LIBRARY.kind:
         raise SettingsError(f"blocks are timed under ONNX Runtime only; this bundle is for {manifest.engine.kind}")
-    model = bundle.path(manifest.engine.file or ONNX)
     inputs = test_size(size, manifest.preprocess)
-    network = cost.blocks(model, inputs)
-    quantised = any(node.op_type == "QuantizeLinear" for node in onnx.load(str(model)).graph.node)
-    seconds, whole = blocks.seconds(model, [block.tensor for block in network], inputs, how.threads, how.rounds)
-    host = _host(bundle, size, inputs, how.threads, how.rounds)
-    machine = machine.best(rates.measure(how.threads))
+    network = Network(bundle.path(manifest.engine.file or ONNX), inputs)
+    seconds, whole = network.seconds(threads, rounds)
+    host = _host(bundle, size, inputs, threads, rounds)
+    machine = machine.best(rates.measure(threads))
     stages = [
-        stage(b.name, b.operations, b.bytes, s, machine, quantised) for b, s in zip(network, seconds, strict=True)
+        stage(block.name, block.operations, block.bytes, s, machine, network.quantised)
+        for block, s in zip(network.blocks(), seconds, strict=True)
     ]
-    stages += [stage(n, o, b, s, machine, quantised=False) for n, o, b, s in host]
+    stages += [stage(*figures, machine, quantised=False) for figures in host]
     return {
         "kind": "limit",
         "case": f"{manifest.recipe} {size[0]}x{size[1]}",
         "name": name,
         "precision": manifest.precision,
-        "threads": how.threads,
-        "quantised": quantised,
+        "threads": threads,
+        "quantised": network.quantised,
         "rates": machine.to_json(),
         "network_seconds": whole,
         "stages": stages,
-        "total": stage(
-            "all",
-            sum(s["operations"] for s in stages),
-            sum(s["bytes"] for s in stages),
-            sum(s["seconds"] for s in stages),
-            machine,
-            quantised,
-        )
-        | {"floor": sum(s["floor"] for s in stages), "share": _share(stages)},
+        "total": _total(stages, machine, network.quantised),
     }
-
-
-def _share(stages: Sequence[results.Record]) -> float:
-    return sum(s["floor"] for s in stages) / sum(s["seconds"] for s in stages)
 
 
 def stage(
     name: str, operations: float, size: float, seconds: float, machine: rates.Rates, quantised: bool
 ) -> results.Record:
-    """One stage beside its floor."""
+    """One stage of ``operations`` and ``size`` bytes beside its floor."""
     compute, memory = operations / machine.matrix(quantised), size / machine.bandwidth
     return {
         "name": name,
@@ -122,48 +102,31 @@ def stage(
     }
 
 
+def _total(stages: Sequence[results.Record], machine: rates.Rates, quantised: bool) -> results.Record:
+    """All stages added; the floor of the sum is the sum of the floors."""
+    sums = {key: sum(one[key] for one in stages) for key in ("operations", "bytes", "seconds", "floor")}
+    total = stage("all", sums["operations"], sums["bytes"], sums["seconds"], machine, quantised)
+    return total | {"floor": sums["floor"], "share": sums["floor"] / sums["seconds"]}
+
+
 def _host(bundle: Bundle, size: Size, inputs: Size, threads: int, rounds: int) -> list[tuple[str, float, float, float]]:
     """(stage, operations, bytes, seconds) of what surrounds the network, for one pass at scale 1.
 
-    Bytes: resize reads uint8 and writes normalised float32; gather reads and writes float32; merge reads the coarse
-    scores and writes labels. Operations of merge: two for the interpolation and one for the comparison of each class
-    at each pixel.
+    Bytes: resize reads uint8 and writes normalised float32; gather reads and writes float32; merge reads the
+    low-resolution scores and writes labels. Operations of merge: two for the interpolation and one for the comparison
+    of each class at each pixel.
     """
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
     with Segmenter.open(bundle.folder, threads=threads) as segmenter:
         runs = [segmenter(image, inference=Inference()).seconds for _ in range(rounds + 1)][1:]
         classes, stride = segmenter.labels.count, segmenter.output_stride
-    pixels, given, coarse = np.prod(size), np.prod(inputs), np.prod(coarse_size(inputs, stride))
+    pixels, resized, scores = np.prod(size), np.prod(inputs), np.prod(coarse_size(inputs, stride))
     least = {
-        "resize": (0.0, 3 * pixels + 12 * given),
-        "gather": (0.0, 24 * given),
-        "merge": (3.0 * classes * pixels, 4 * classes * coarse + pixels),
+        "resize": (0.0, 3 * pixels + 12 * resized),
+        "gather": (0.0, 24 * resized),
+        "merge": (3.0 * classes * pixels, 4 * classes * scores + pixels),
     }
     return [(n, float(o), float(b), float(np.median([run[n] for run in runs]))) for n, (o, b) in least.items()]
-
-
-def text(record: results.Record) -> str:
-    """A record for people."""
-    machine = record["rates"]
-    lines = [
-        f"{record['name']}, {record['case']}, {record['threads']} threads",
-        "machine: "
-        + ", ".join(f"{k} fp32 {v / 1e9:.0f} GFLOP/s" for k, v in machine["fp32"].items())
-        + ", "
-        + ", ".join(f"{k} uint8 {v / 1e9:.0f} GOP/s" for k, v in machine["int8"].items())
-        + ", "
-        + ", ".join(f"memory {k} {v / 1e9:.1f} GB/s" for k, v in machine["memory"].items()),
-        f"{'stage':24}{'GFLOP':>9}{'MB':>9}{'ms':>9}{'floor ms':>10}{'share':>8}  bound",
-    ]
-    lines += map(_line, [*record["stages"], record["total"]])
-    return "\n".join([*lines, f"the network as one: {1e3 * record['network_seconds']:.1f} ms"])
-
-
-def _line(one: results.Record) -> str:
-    return (
-        f"{one['name']:24}{one['operations'] / 1e9:9.2f}{one['bytes'] / 1e6:9.1f}{1e3 * one['seconds']:9.1f}"
-        f"{1e3 * one['floor']:10.1f}{100 * one['share']:7.0f}%  {one['bound']}"
-    )
 
 
 if __name__ == "__main__":

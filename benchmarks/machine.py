@@ -1,17 +1,19 @@
-"""What a figure was measured on."""
+"""What a figure was measured on: processor, GPU, energy counters, versions and command line."""
 
 from __future__ import annotations
 
 import contextlib
+import csv
 import importlib.metadata
 import os
 import platform
 import re
 import shlex
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks import device
 from isnet_trt.engines.cores import usable_cores
 
 _PACKAGES = (
@@ -26,8 +28,20 @@ _PACKAGES = (
     "tensorrt_rtx_cu13",
     "torch_tensorrt",
 )
-_CPU = Path("/sys/devices/system/cpu")
+_CPU, _RAPL = Path("/sys/devices/system/cpu"), Path("/sys/class/powercap")
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY", "KMP_BLOCKTIME", "ORT_NUM_THREADS")
+# Named by `nvidia-smi --help-query-gpu`; drivers before 535 do not know the last one.
+_GPU_FIELDS = (
+    "name",
+    "driver_version",
+    "memory.total",
+    "clocks.sm",
+    "clocks.max.sm",
+    "clocks.mem",
+    "power.limit",
+    "temperature.gpu",
+    "clocks_event_reasons.active",
+)
 UNKNOWN = "not available"
 _LOAD = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else UNKNOWN
 """Runnable threads in the minute before this program began: well above 0 means that others were at work."""
@@ -48,8 +62,8 @@ def describe() -> dict[str, object]:
         "memory_nodes_allowed": _allowed("Mems"),
         "memory_gb": _memory_gb(),
         "load_before": _LOAD,
-        "gpus": device.gpus() or UNKNOWN,
-        "energy_counters": sorted(device.energy()) or UNKNOWN,
+        "gpus": gpus() or UNKNOWN,
+        "energy_counters": sorted(energy()) or UNKNOWN,
         "thread_settings": {name: os.environ[name] for name in _THREADS if name in os.environ},
         "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
         "versions": {name: version for name in _PACKAGES if (version := _version(name))},
@@ -59,33 +73,29 @@ def describe() -> dict[str, object]:
 
 def command() -> str:
     """The command line that is running, with its own module instead of a path."""
-    return shlex.join(["python", "-m", _module(), *sys.argv[1:]])
-
-
-def _module() -> str:
     spec = getattr(sys.modules["__main__"], "__spec__", None)
-    return spec.name.removesuffix(".__main__") if spec else Path(sys.argv[0]).name
+    module = spec.name.removesuffix(".__main__") if spec else Path(sys.argv[0]).name
+    return shlex.join(["python", "-m", module, *sys.argv[1:]])
 
 
 def _processor() -> str:
-    lines = _read(Path("/proc/cpuinfo")).splitlines()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    names = re.findall(r"^model name\s*: (.+)$", _read(Path("/proc/cpuinfo")), re.MULTILINE)
     return f"{names[0]} ({len(names)} cores)" if names else platform.processor()
 
 
 def _clock() -> str:
-    """The cores' clock in MHz: what the frequency driver says, else what /proc/cpuinfo does."""
+    """The clock of the cores in MHz: what the frequency driver says, else what /proc/cpuinfo does."""
     scaled = _read(_CPU / "cpu0/cpufreq/scaling_cur_freq")
     if scaled:
         return f"{int(scaled) // 1000} MHz (largest {int(_read(_CPU / 'cpu0/cpufreq/cpuinfo_max_freq') or 0) // 1000})"
-    stated = [line.split(":")[1] for line in _read(Path("/proc/cpuinfo")).splitlines() if line.startswith("cpu MHz")]
-    return f"{float(stated[0]):.0f} MHz as stated; frequency driver {UNKNOWN}" if stated else UNKNOWN
+    stated = re.search(r"^cpu MHz\s*: (\S+)", _read(Path("/proc/cpuinfo")), re.MULTILINE)
+    return f"{float(stated[1]):.0f} MHz as stated; frequency driver {UNKNOWN}" if stated else UNKNOWN
 
 
 def _allowed(what: str) -> str:
     """Numbers of the cores, or memory nodes, that taskset, numactl or a container leaves to this process."""
-    found = re.search(rf"^{what}_allowed_list:\s+(\S+)", _read(Path("/proc/self/status")), re.MULTILINE)
-    return found.group(1) if found else UNKNOWN
+    numbers = re.search(rf"^{what}_allowed_list:\s+(\S+)", _read(Path("/proc/self/status")), re.MULTILINE)
+    return numbers[1] if numbers else UNKNOWN
 
 
 def _memory_gb() -> object:
@@ -106,3 +116,63 @@ def _version(name: str) -> str:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return ""
+
+
+def _nvidia_smi(*arguments: str) -> list[list[str]]:
+    """Rows of nvidia-smi's output; none where it is not installed or fails."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return []
+    command = [program, *arguments, "--format=csv,noheader,nounits"]
+    try:
+        output = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [[cell.strip() for cell in row] for row in csv.reader(output.splitlines()) if row]
+
+
+def gpus() -> list[dict[str, str]]:
+    """Each GPU's name, driver, memory (MiB), clocks (MHz), power limit (W), temperature (°C); empty without one."""
+    queries = (_GPU_FIELDS, _GPU_FIELDS[:-1])
+    rows = next(filter(None, (_nvidia_smi(f"--query-gpu={','.join(fields)}") for fields in queries)), [])
+    return [dict(zip(_GPU_FIELDS, row, strict=False)) for row in rows]
+
+
+def gpu_memory(pid: int) -> int | None:
+    """Bytes of GPU memory that process ``pid`` holds, or None where no GPU says so."""
+    rows = _nvidia_smi("--query-compute-apps=pid,used_memory")
+    mebibytes = [int(row[1]) for row in rows if row[0] == str(pid) and row[1].isdigit()]
+    return sum(mebibytes) * 2**20 if mebibytes else None
+
+
+def energy() -> dict[str, float]:
+    """Joules counted so far: ``gpu`` by NVML (nvmlDeviceGetTotalEnergyConsumption), ``processor`` by RAPL.
+
+    It holds only counters that can be read; take the difference of two readings.
+    """
+    joules = {"gpu": _nvml_energy(), "processor": _rapl_energy()}
+    return {name: value for name, value in joules.items() if value is not None}
+
+
+def _nvml_energy() -> float | None:
+    try:
+        import pynvml  # type: ignore[import-not-found, import-untyped, unused-ignore]
+
+        pynvml.nvmlInit()
+        handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+        return sum(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) for handle in handles) / 1000
+    except Exception:  # whatever it is that NVML lacks here, there is no counter
+        return None
+
+
+def _rapl_energy() -> float | None:
+    joules = []
+    for counter in _RAPL.glob("*-rapl:?/energy_uj"):
+        with contextlib.suppress(OSError, ValueError):
+            joules.append(int(counter.read_text("ascii")) / 1e6)
+    return sum(joules) if joules else None
+
+
+def energy_spent(before: dict[str, float], after: dict[str, float]) -> dict[str, float]:
+    """Joules between two readings; a counter that wrapped around in between is left out."""
+    return {name: after[name] - before[name] for name in before if after.get(name, 0.0) >= before[name]}

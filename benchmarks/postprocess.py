@@ -1,29 +1,28 @@
-"""From coarse scores to labels alone: the runtime's merge beside the reference's, on the same scores.
+"""From low-resolution scores to labels alone: the runtime's merge beside the reference's, on the same scores.
 
     python -m benchmarks.postprocess --out benchmarks/results/NAME.json
 
-Both get the same raw logits of every window; the clock runs from there to the label map. Logits are smooth as a
-network's are (normal with standard deviation 3 at every sixth position, cubic between) or, where it says "noise",
+Both get the same raw logits of every window; the clock runs from there to the label map. Logits are smooth as those of
+a network (normal with standard deviation 3 at every sixth position, cubic between) or, where it says "noise",
 independent at every position. Memory is the growth of a fresh process that does it once.
 """
 
 from __future__ import annotations
 
-import argparse
+import functools
 import multiprocessing
 import sys
-import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 
 import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tqdm import tqdm
 
-from benchmarks import options, results, stats, worker
+from benchmarks import command, results, stats, worker
 from benchmarks.peers import reference
 from benchmarks.rounds import agreement
 from isnet_trt import cli
@@ -38,12 +37,11 @@ OURS, THEIRS = "isnet_trt", "reference"
 
 @dataclass(frozen=True)
 class Work:
-    """Coarse scores of ``classes`` for a picture of ``size``, to be merged into labels of ``output``."""
+    """Scores of ``classes`` for a picture of ``size``, to be merged into labels of the same size."""
 
     name: str
     classes: int
     size: Size
-    output: Size
     inference: Inference
     stride: int = 8
     every: int = 6
@@ -56,21 +54,16 @@ class Work:
 
 
 _TWELVE = Inference("whole", None, None, (0.5, 0.75, 1.0, 1.25, 1.5, 1.75), flip=True, softmax_before_resize=True)
+SLIDE = Inference("slide", (512, 1024), (341, 341), softmax_before_resize=True)
 WORKS = (
-    Work("ADE single pass", 150, (512, 683), (512, 683), Inference()),
-    Work("ADE single pass, noise", 150, (512, 683), (512, 683), Inference(), every=1),
-    Work("ADE ms+flip, 12 passes", 150, (512, 683), (512, 683), _TWELVE),
-    Work("ADE ms+flip, 12 passes, noise", 150, (512, 683), (512, 683), _TWELVE, every=1),
-    Work("Cityscapes single pass", 19, (1024, 2048), (1024, 2048), Inference()),
-    Work(
-        "Cityscapes slide, one scale",
-        19,
-        (1024, 2048),
-        (1024, 2048),
-        Inference("slide", (512, 1024), (341, 341), softmax_before_resize=True),
-    ),
+    Work("ADE single pass", 150, (512, 683), Inference()),
+    Work("ADE single pass, noise", 150, (512, 683), Inference(), every=1),
+    Work("ADE ms+flip, 12 passes", 150, (512, 683), _TWELVE),
+    Work("ADE ms+flip, 12 passes, noise", 150, (512, 683), _TWELVE, every=1),
+    Work("Cityscapes single pass", 19, (1024, 2048), Inference()),
+    Work("Cityscapes slide, one scale", 19, (1024, 2048), SLIDE),
 )
-_WARM = Work("warm-up", 3, (64, 96), (64, 96), Inference())
+_WARM = Work("warm-up", 3, (64, 96), Inference())
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -79,45 +72,38 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=cli.positive, default=7, help="timed rounds (default: 7)")
     names = [work.name for work in WORKS]
     parser.add_argument("--work", nargs="+", choices=names, metavar="NAME", help=f"only these: {'; '.join(names)}")
-    options.add_common(parser)
-    arguments: argparse.Namespace = parser.parse_args(argv)
+    command.add_common(parser)
+    arguments = parser.parse_args(argv)
     chosen = [work for work in WORKS if not arguments.work or work.name in arguments.work]
     records = [measure(work, arguments.threads, arguments.rounds) for work in chosen]
-    print("\n".join(map(text, records)))
-    if arguments.out:
-        results.write(arguments.out, results.result(records, []))
-    return 0
+    return command.finish(records, [], arguments.out)
 
 
 def measure(work: Work, threads: int, rounds: int) -> results.Record:
     """The record of one piece of work."""
     torch.set_num_threads(threads)
-    scores = made_up(work)
-    wanted, got = theirs(work, scores), ours(work, _copied(scores), threads)
-    equal = agreement(got, wanted, None)["all"]
-    seconds: dict[str, list[float]] = {OURS: [], THEIRS: []}
-    for number in tqdm(range(rounds), desc=work.name, unit="round", disable=None, leave=False):
-        for side in (OURS, THEIRS) if number % 2 == 0 else (THEIRS, OURS):
-            seconds[side].append(_timed(side, work, _copied(scores), threads))
-    ratio = stats.ratios(seconds[THEIRS], seconds[OURS])
+    scores = synthetic_scores(work)
+    equal = agreement(ours(work, copied(scores), threads), theirs(work, scores), None)["all"]
+    runs = [functools.partial(_timed, side, work, scores, threads) for side in (OURS, THEIRS)]
+    seconds = dict(zip((OURS, THEIRS), stats.interleaved(runs, range(rounds), work.name), strict=True))
     return {
         "kind": "postprocess",
         "case": work.name,
         "classes": work.classes,
-        "output": list(work.output),
+        "output": list(work.size),
         "inference": work.inference.describe(),
         "passes": len(work.plan.passes),
         "threads": threads,
         "labels_equal": equal,
         "seconds": seconds,
         "summary": {side: stats.spread(samples).to_json() for side, samples in seconds.items()},
-        "ratio": ratio.to_json(),
+        "ratio": stats.ratios(seconds[THEIRS], seconds[OURS]).to_json(),
         "memory": {side: _memory(side, work, threads) for side in (OURS, THEIRS)},
         "warnings": [f"{side}: {note}" for side, samples in seconds.items() if (note := stats.noise(samples))],
     }
 
 
-def made_up(work: Work) -> Scores:
+def synthetic_scores(work: Work) -> Scores:
     """Random logits (K, h, w) of every window, in the order in which the runtime sees the windows."""
     rng = np.random.default_rng(work.classes)
     sizes = [coarse_size(window.size, work.stride) for window in work.plan.windows]
@@ -130,29 +116,28 @@ def _logits(rng: np.random.Generator, classes: int, size: Size, every: int) -> N
     return np.stack([cv2.resize(plane, size[::-1], interpolation=cv2.INTER_CUBIC) for plane in planes])
 
 
-def _copied(scores: Scores) -> Scores:
-    """The merger owns what it is given, so each round gets its own."""
+def copied(scores: Scores) -> Scores:
+    """Scores that a merger may own, as it owns what it is given."""
     return [(window, values.copy()) for window, values in scores]
 
 
 def _timed(side: str, work: Work, scores: Scores, threads: int) -> float:
-    start = time.perf_counter()
-    _do(side, work, scores, threads)
-    return time.perf_counter() - start
+    own = copied(scores)
+    return stats.seconds(lambda: _merge(side, work, own, threads))
 
 
-def _do(side: str, work: Work, scores: Scores, threads: int) -> NDArray:
+def _merge(side: str, work: Work, scores: Scores, threads: int) -> NDArray:
     return ours(work, scores, threads) if side == OURS else theirs(work, scores)
 
 
 def ours(work: Work, scores: Scores, threads: int) -> NDArray[np.unsignedinteger]:
     """Labels by `isnet_trt.merging.merge.Merger`, which takes ``scores`` over."""
-    labels = np.empty(work.output, label_type(work.classes))
+    labels = np.empty(work.size, label_type(work.classes))
 
     def take(rows: slice, columns: slice, tile: NDArray[np.float32]) -> None:
         labels[rows, columns] = largest(tile)
 
-    merger = Merger(work.plan, Head(work.classes, work.stride), work.output, take, threads)
+    merger = Merger(work.plan, Head(work.classes, work.stride), work.size, take, threads)
     for window, values in scores:
         merger.add(window, values)
         merger.work()
@@ -162,14 +147,14 @@ def ours(work: Work, scores: Scores, threads: int) -> NDArray[np.unsignedinteger
 @torch.inference_mode()
 def theirs(work: Work, scores: Scores) -> NDArray[np.int64]:
     """Labels as the reference evaluation makes them, each pass's volume kept whole."""
-    answers = {_seen(window): torch.from_numpy(values)[None] for window, values in scores}
+    logits = {_seen(window): torch.from_numpy(values)[None] for window, values in scores}
     volumes = []
-    for one in work.plan.passes:
-        queue = iter(sorted(key for key in answers if key[0] == one.index))
-        blank = torch.zeros(1, 1, 1, 1).expand(1, 3, *one.size)
-        volume = reference.pass_scores(lambda _, queue=queue: answers[next(queue)], blank, work.inference)  # type: ignore[misc]
-        volumes.append(reference.unmirrored(volume, ()) if one.mirrored else volume)
-    return reference.merged(volumes, work.output).argmax(0).numpy()
+    for step in work.plan.passes:
+        queue = iter(sorted(key for key in logits if key[0] == step.index))
+        blank = torch.zeros(1, 1, 1, 1).expand(1, 3, *step.size)
+        volume = reference.pass_scores(lambda _, queue=queue: logits[next(queue)], blank, work.inference)  # type: ignore[misc]
+        volumes.append(reference.unmirrored(volume, ()) if step.mirrored else volume)
+    return reference.merged(volumes, work.size).argmax(0).numpy()
 
 
 def _seen(window: Window) -> tuple[int, int, int]:
@@ -180,41 +165,22 @@ def _seen(window: Window) -> tuple[int, int, int]:
 
 def _memory(side: str, work: Work, threads: int) -> int | None:
     """Bytes that a fresh process grows by at most while it does the work once, the scores themselves not counted."""
-    context = multiprocessing.get_context("spawn")
-    mine, pipe = context.Pipe(duplex=False)
-    process = context.Process(target=_grow, args=(pipe, side, work, threads))
-    process.start()
-    pipe.close()
-    try:
-        return mine.recv()
-    except EOFError:
-        return None
-    finally:
-        process.join()
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        try:
+            return pool.submit(_growth, side, work, threads).result()
+        except BrokenProcessPool:  # such as killed for want of memory
+            return None
 
 
-def _grow(pipe: Connection, side: str, work: Work, threads: int) -> None:
+def _growth(side: str, work: Work, threads: int) -> int | None:
     torch.set_num_threads(threads)
-    scores = made_up(work)
-    _do(side, _WARM, made_up(_WARM), threads)
+    scores = synthetic_scores(work)
+    _merge(side, _WARM, synthetic_scores(_WARM), threads)
     before = worker.settled_memory()
     worker.forget_peak()
-    _do(side, work, scores, threads)
+    _merge(side, work, scores, threads)
     peak = worker.peak_memory()
-    pipe.send(peak - before if peak is not None and before is not None else None)
-
-
-def text(record: results.Record) -> str:
-    """A record for people."""
-    seconds = {side: record["summary"][side]["p50"] for side in (OURS, THEIRS)}
-    memory = [f"{m / 2**20:.0f} MiB" if m is not None else "not available" for m in record["memory"].values()]
-    ratio = record["ratio"]
-    lines = [
-        f"{record['case']}: {1e3 * seconds[OURS]:.1f} ms, reference {1e3 * seconds[THEIRS]:.1f} ms: "
-        f"{ratio['p50']:.1f} times as fast ({ratio['low']:.1f} to {ratio['high']:.1f}); "
-        f"memory {memory[0]}, reference {memory[1]}; labels equal {100 * record['labels_equal']:.4f} %"
-    ]
-    return "\n".join([*lines, *(f"  warning: {warning}" for warning in record["warnings"])])
+    return peak - before if peak is not None and before is not None else None
 
 
 if __name__ == "__main__":

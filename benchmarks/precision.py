@@ -2,10 +2,10 @@
 
     python -m benchmarks.precision --out benchmarks/results/precision-demo --work precision-work
 
-Every row is the graph that an engine gets, run by ONNX Runtime on the CPU (for TensorRT's types its faithful twin:
-see docs/precision.md), through the same runtime on the same scenes. Writes NAME.json, NAME.md and, for each search of
---max-drop that had something to find, a picture. Label maps are kept in --work: a second run with the same folder goes
-on where the first stopped.
+Every row is the graph that an engine gets, run by ONNX Runtime on the CPU (for TensorRT's types a float graph that
+emulates their rounding: see docs/precision.md), through the same runtime on the same scenes. Writes NAME.json, NAME.md
+and, for each search of --max-drop that had something to find, a picture. Label maps are kept in --work: a second run
+with the same folder continues where the first stopped.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import onnx
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from benchmarks import results
+from benchmarks import results, sections
 from isnet_trt import cli
 from isnet_trt.errors import SettingsError
 from isnet_trt.evaluation.labelled import SCENES, DrawnScenes
@@ -47,11 +47,13 @@ KIND = "precision"
 _RANKED = 6
 """Calibration inputs on which blocks are ranked by equal labels."""
 Labels = list[NDArray[np.integer]]
+Row = tuple[results.Record, Mix | None]
+"""A record of the table, and the search of --max-drop behind it."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One row: what is asked of which engine; ``qat`` takes the fine-tuned checkpoint."""
+    """One row: an engine and its arithmetic; ``qat`` takes the fine-tuned checkpoint."""
 
     engine: str
     arithmetic: Arithmetic
@@ -65,42 +67,8 @@ class Case:
 
 
 @dataclass(frozen=True)
-class Score:
-    """One preset of a row: mIoU in %, points lost to the float32 of the first checkpoint, and the share (%) of pixels
-    labelled as its own checkpoint in float32 labels them."""
-
-    miou: float
-    lost: float
-    equal: float
-
-
-@dataclass(frozen=True)
-class Line:
-    """A measured row; ``bytes`` are those of the engine's graph."""
-
-    case: Case
-    bytes: int
-    scores: dict[str, Score]
-    found: Mix | None = None
-
-    def record(self) -> results.Record:
-        """For the result file."""
-        search = {"search": asdict(self.found)} if self.found else {}
-        scores = {preset: asdict(score) for preset, score in self.scores.items()}
-        return {
-            "kind": KIND,
-            "case": str(self.case),
-            "engine": self.case.engine,
-            "qat": self.case.qat,
-            "bytes": self.bytes,
-            "scores": scores,
-            **search,
-        }
-
-
-@dataclass
 class Source:
-    """A checkpoint's graph with what calibration found on it."""
+    """A checkpoint's graph with its calibration table and ranges."""
 
     recipe: Recipe
     proto: onnx.ModelProto
@@ -128,18 +96,18 @@ class Judge:
 
     def _compute(self, score: MeanIoU, proto: onnx.ModelProto, missing: Sequence[tuple[int, Path]]) -> None:
         missing[0][1].parent.mkdir(exist_ok=True)
-        found = score.labels(proto, [index for index, _ in missing])
-        for (_, file), labels in zip(missing, found, strict=True):
+        maps = score.labels(proto, [index for index, _ in missing])
+        for (_, file), labels in zip(missing, maps, strict=True):
             with atomic_write(file) as temporary:
                 temporary.write_bytes(cv2.imencode(".png", labels)[1])
 
     @property
     def fingerprint(self) -> str:
-        """What a search hangs on."""
+        """Identifies the data that a search depends on."""
         return self.scores["default"].fingerprint
 
     def __call__(self, proto: onnx.ModelProto) -> float:
-        """100 times the mIoU with the preset "default": what a search is bound by."""
+        """100 times the mIoU with the preset "default", which bounds a search."""
         return self.scores["default"].of(self.labels(proto, "default"))
 
 
@@ -175,49 +143,45 @@ def draw_street(folder: Path, count: int) -> Path:
     folder.mkdir(exist_ok=True)
     for index in range(count):
         path = folder / f"{TRAIN_SEED + index}.png"
-        if not path.exists():  # what stands there is whole: a stopped run is gone on with
+        if not path.exists():  # files are written whole: a stopped run is continued
             write_png(path, draw_scene(TRAIN_SEED + index, *SIZE).image[..., ::-1])
     return folder
 
 
-def measured(todo: Sequence[Case], plain: Source, tuned: Source | None, judge: Judge) -> Iterator[Line]:
-    """Each case in turn, held against float32."""
+def measured(todo: Sequence[Case], plain: Source, tuned: Source | None, judge: Judge) -> Iterator[Row]:
+    """Each case in turn, compared with float32."""
     for case in tqdm(todo, "precisions", disable=None):
         origin = tuned if case.qat and tuned else plain
-        found = None
-        if case.max_drop is not None:
-            flavour = flavour_of(case.arithmetic.precision, case.engine)
-            folder = judge.folder / f"mix-{case.max_drop:g}"
-            found = find_mix(
-                origin.proto, origin.table, flavour, case.max_drop, judge, rank=origin.agreement, folder=folder
-            )
-        skip = found.skip if found else ()
+        search = _search(case, case.max_drop, origin, judge) if case.max_drop is not None else None
+        skip = search.skip if search else ()
         graphs = lower_graph(origin.proto, case.arithmetic, case.engine, origin.ranges, origin.table, skip)
-        scores = {p: _score(judge, p, graphs.portable, plain.proto, origin.proto) for p in PRESETS}
-        yield Line(case, graphs.engine.ByteSize(), scores, found)
+        record = {
+            "kind": KIND,
+            "case": str(case),
+            "engine": case.engine,
+            "qat": case.qat,
+            "bytes": graphs.engine.ByteSize(),
+            "scores": {p: _score(judge, p, graphs.portable, plain.proto, origin.proto) for p in PRESETS},
+            **({"search": asdict(search)} if search else {}),
+        }
+        yield record, search
 
 
-def _score(judge: Judge, preset: str, proto: onnx.ModelProto, first: onnx.ModelProto, own: onnx.ModelProto) -> Score:
-    labels, exact, before = (judge.labels(one, preset) for one in (proto, own, first))
-    miou, best = (judge.scores[preset].of(one) for one in (labels, before))
-    equal = float(np.mean([np.mean(one == other) for one, other in zip(labels, exact, strict=True)]))
-    return Score(miou, best - miou, 100 * equal)
+def _search(case: Case, max_drop: float, origin: Source, judge: Judge) -> Mix:
+    flavour = flavour_of(case.arithmetic.precision, case.engine)
+    folder = judge.folder / f"mix-{max_drop:g}"
+    return find_mix(origin.proto, origin.table, flavour, max_drop, judge, rank=origin.agreement, folder=folder)
 
 
-def table(lines: Sequence[Line], scenes: dict[str, int]) -> str:
-    """The rows in Markdown."""
-    heads = (f"{preset} ({scenes[preset]}): mIoU % | lost | labels equal %" for preset in PRESETS)
-    rows = ["| precision | engine | graph, MB | " + " | ".join(heads) + " |"]
-    rows.append("|---|---|---:|" + "---:|---:|---:|" * len(PRESETS))
-    for line in lines:
-        cells = (f"{s.miou:.2f} | {s.lost:+.2f} | {s.equal:.2f}" for s in (line.scores[p] for p in PRESETS))
-        rows.append(f"| {line.case} | {line.case.engine} | {line.bytes / 1e6:.2f} | " + " | ".join(cells) + " |")
-    searches = [
-        f"- {line.case} ({line.case.engine}) keeps {', '.join(line.found.skip) or 'nothing'}"
-        for line in lines
-        if line.found
-    ]
-    return "\n".join([*rows, "", *searches])
+def _score(
+    judge: Judge, preset: str, proto: onnx.ModelProto, first: onnx.ModelProto, own: onnx.ModelProto
+) -> dict[str, float]:
+    """mIoU in %, points lost to the float32 of the first checkpoint, and the share (%) of pixels that are labelled as
+    the row's own checkpoint labels them in float32."""
+    labels, exact, before = (judge.labels(graph, preset) for graph in (proto, own, first))
+    miou, best = (judge.scores[preset].of(maps) for maps in (labels, before))
+    equal = float(np.mean([np.mean(a == b) for a, b in zip(labels, exact, strict=True)]))
+    return {"miou": miou, "lost": best - miou, "equal": 100 * equal}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -229,21 +193,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         plain, *tuned = (source(one, street, args.calib_inputs, work) for one in checkpoints)
         counts = dict(zip(PRESETS, (args.scenes, args.ms_flip_scenes), strict=True))
         judge = Judge({preset: _scorer(plain.recipe, preset, count) for preset, count in counts.items()}, work)
-        lines = list(measured(cases(args.max_drop, bool(tuned)), plain, tuned[0] if tuned else None, judge))
-    text = table(lines, counts)
-    print(text)
+        rows = list(measured(cases(args.max_drop, bool(tuned)), plain, tuned[0] if tuned else None, judge))
+    print(sections.text([record for record, _ in rows]))
     if args.out:
         about = {"scenes": counts, "checkpoints": {one.path.name: one.sha256 for one in checkpoints}}
-        _write(args.out, lines, text, about)
+        _write(args.out, rows, about)
     return 0
 
 
 def _demo_checkpoint(path: Path) -> Checkpoint:
     """A checkpoint whose classes are those of the drawn scenes."""
-    found = load_checkpoint(path)
-    if found.recipe.dataset != SCENES:
-        raise SettingsError(f"{path} belongs to {found.recipe.name}; here drawn scenes are scored: give a demo model")
-    return found
+    checkpoint = load_checkpoint(path)
+    name, dataset = checkpoint.recipe.name, checkpoint.recipe.dataset
+    if dataset != SCENES:
+        raise SettingsError(f"{path} belongs to {name}; here drawn scenes are scored: give a demo model")
+    return checkpoint
 
 
 def _scorer(recipe: Recipe, preset: str, count: int) -> MeanIoU:
@@ -262,18 +226,24 @@ def _folder(work: Path | None) -> Iterator[Path]:
         yield work
 
 
-def _write(out: Path, lines: Sequence[Line], text: str, about: dict[str, Any]) -> None:
-    data = results.result([line.record() for line in lines], [], **about)
+def _write(out: Path, rows: Sequence[Row], about: dict[str, Any]) -> None:
+    """NAME.json, NAME.md, and a picture of each search that had something to find."""
+    data = results.result([record for record, _ in rows], [], **about)
     results.write(out.with_suffix(".json"), data)
-    head = "# Precision on the demo model\n\n"
-    command = f"`{data['machine']['command']}`; held-out scenes of {SIZE[0]}×{SIZE[1]}.\n\n"
-    parts = [head, command, text, "\n"]
-    for line in lines:
-        if line.found and line.found.ranking:
-            name = f"{out.name}-{line.found.flavour}-{line.found.max_drop:g}.png"
-            draw(line.found, out.with_name(name))
-            parts += [f"\n## {line.case}, {line.case.engine}\n\n{line.found.markdown()}\n\n![The search]({name})\n"]
-    results.write_text(out.with_suffix(".md"), "".join(parts))
+    parts = head(data)
+    for record, search in rows:
+        if search and search.ranking:
+            name = f"{out.name}-{search.flavour}-{search.max_drop:g}.png"
+            draw(search, out.with_name(name))
+            parts += [f"## {record['case']}, {record['engine']}", search.markdown(), f"![The search]({name})"]
+    results.write_text(out.with_suffix(".md"), "\n\n".join(parts) + "\n")
+
+
+def head(data: results.Result) -> list[str]:
+    """Title, command and table of the page beside a result."""
+    scenes = ", ".join(f"{count} {preset}" for preset, count in data["scenes"].items())
+    command = f"`{data['machine']['command']}`; held-out scenes of {SIZE[0]}×{SIZE[1]}: {scenes}."
+    return ["# Precision on the demo model", command, *sections.section(KIND, data["records"])]
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from benchmarks import pages, readme, results, sections
-from benchmarks.pages import Figure, Heading, Part
+from markdown_it import MarkdownIt
+
+from benchmarks import plots, results, sections
+from benchmarks.results import Record, Result
 from isnet_trt import cli
 from isnet_trt.errors import SettingsError
 
+BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
+_BLOCK = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
+_SOURCE = re.compile(r"<!-- from (\S+) -->")
 _DESCRIPTION = """Make pages from result files, and keep the README's table true.
 
 DIR receives report.md with its figures (SVG), and report.html, which holds everything itself. A JSON of another layout
-(a GPU check's) is shown as it is. With --readme nothing else is written: the table between the markers
+is shown as it is. With --readme nothing else is written: the table between the markers
   <!-- benchmarks:begin -->
   <!-- benchmarks:end -->
 of that file is made anew from the one result given; --check only says whether it is what the result gives."""
@@ -23,6 +29,13 @@ _EPILOG = """examples:
   python -m benchmarks.report benchmarks/results/cpu.json gpu.json --out pages
   python -m benchmarks.report benchmarks/results/cpu.json --readme README.md
   python -m benchmarks.report --readme README.md --check            # exit status 1 where the table is stale"""
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
+table { border-collapse: collapse; margin: 1rem 0; font-size: 13px; }
+th, td { border-bottom: 1px solid #ddd; padding: .25rem .6rem; text-align: left; vertical-align: top; }
+figure { margin: 1.5rem 0; } figure svg { max-width: 100%; height: auto; }
+figcaption { color: #555; font-size: 13px; }
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,52 +53,149 @@ def main(argv: Sequence[str] | None = None) -> int:
     files = arguments.results or sorted(results.FOLDER.glob("*.json"))
     if not files:
         raise SettingsError(f"there is no result in {results.FOLDER}; make one with python -m benchmarks.suite")
-    gaps: list[results.Record] = []
-    parts = collect(files, gaps)
-    write(parts, arguments.out)
-    for one in gaps:
-        print(f"left out: {one['what']}: {one['why']}", file=sys.stderr)
-    print(f"written: {arguments.out}/report.html, report.md")
-    return cli.FAILED if gaps else 0
-
-
-def collect(files: Sequence[Path], gaps: list[results.Record]) -> list[Part]:
-    """The parts of every file that can be read; the others go to ``gaps``.
-
-    Raises:
-        SettingsError: none can be.
-    """
-    parts: list[Part] = [Heading("Benchmarks", 1)]
+    report = Report()
     for file in files:
+        report.add(file)
+    report.write(arguments.out)
+    for gap in report.gaps:
+        print(f"left out: {gap['what']}: {gap['why']}", file=sys.stderr)
+    print(f"written: {arguments.out}/report.html, report.md")
+    return cli.FAILED if report.gaps else 0
+
+
+class Report:
+    """The Markdown paragraphs of the results added so far, and their figures (file stem -> SVG text)."""
+
+    def __init__(self) -> None:
+        self.parts: list[str] = []
+        self.figures: dict[str, str] = {}
+        self.gaps: list[Record] = []
+
+    def add(self, file: Path) -> None:
+        """Add a result file; one that cannot be shown goes to ``gaps``."""
         try:
             data = results.load_json(file)
-            parts += sections.parts(file.stem, data) if "schema" in data else sections.foreign(file.stem, data)
+            parts = self._result(file.stem, data) if "schema" in data else sections.foreign(data)
+            self.parts += [f"## {file.stem}", *filter(None, parts)]
         except (SettingsError, KeyError, TypeError, ValueError) as error:
-            gaps.append(results.gap(str(file), f"{type(error).__name__}: {error}"))
-    if len(parts) == 1:
-        raise SettingsError("no result can be shown: " + "; ".join(g["why"] for g in gaps))
-    return parts
+            self.gaps.append(results.gap(str(file), f"{type(error).__name__}: {error}"))
+
+    def _result(self, name: str, data: Result) -> Iterator[str]:
+        yield from sections.machine(data)
+        if any(short := list(sections.summary(data))):
+            yield from ("## In short", *short)
+        for kind in dict.fromkeys(record["kind"] for record in data["records"]):
+            yield f"## {sections.title(kind)}"
+            records = results.of_kind(data, kind)
+            for members in [[record] for record in records] if kind in plots.FIGURES else [records]:
+                yield from sections.section(kind, members)
+                yield from self._figures(name, members)
+        for number, (record, svg) in enumerate(plots.accuracy_against_speed(data), 1):
+            yield self._figure(f"{name}-accuracy-speed-{number}", svg, f"{record['case']}: accuracy against speed")
+        if data["gaps"]:
+            yield from ("## Not measured", sections.table(data["gaps"]))
+
+    def _figures(self, name: str, records: Sequence[Record]) -> Iterator[str]:
+        for record in records:
+            for what, (caption, draw) in plots.FIGURES.get(record["kind"], {}).items():
+                stem = "-".join((name, record.get("name", ""), record["case"], what))
+                if svg := draw(record):
+                    yield self._figure(stem, svg, f"{record['case']}: {caption}")
+
+    def _figure(self, name: str, svg: str, caption: str) -> str:
+        stem = re.sub(r"[^\w.]+", "-", name)
+        self.figures[stem] = svg
+        return f"![{caption}](./{stem}.svg)"
+
+    def write(self, folder: Path) -> None:
+        """Write ``report.html``, ``report.md`` and the figures.
+
+        Raises:
+            SettingsError: there is nothing to show, or a file cannot be written.
+        """
+        if not self.parts:
+            raise SettingsError("no result can be shown: " + "; ".join(gap["why"] for gap in self.gaps))
+        text = "\n\n".join(["# Benchmarks", *self.parts]) + "\n"
+        for stem, svg in self.figures.items():
+            results.write_text(folder / f"{stem}.svg", svg)
+        results.write_text(folder / "report.md", text)
+        results.write_text(folder / "report.html", page(text, self.figures))
 
 
-def write(parts: Sequence[Part], folder: Path) -> None:
-    """``report.html``, ``report.md`` and its figures in ``folder``."""
-    for part in parts:
-        if isinstance(part, Figure):
-            results.write_text(folder / f"{part.name}.svg", part.svg)
-    results.write_text(folder / "report.md", pages.markdown(parts, "./"))
-    results.write_text(folder / "report.html", pages.page(parts, "isnet_trt benchmarks"))
+def page(text: str, figures: dict[str, str]) -> str:
+    """Markdown with figures as one HTML file that needs nothing else."""
+    body = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
+
+    def inline(image: re.Match[str]) -> str:
+        return f"<figure>{figures[image[1]]}<figcaption>{image[2]}</figcaption></figure>"
+
+    body = re.sub(r'<p><img src="\./(.+?)\.svg" alt="(.*?)" /></p>', inline, body)
+    head = f'<meta charset="utf-8"><title>isnet_trt benchmarks</title><style>{_STYLE}</style>'
+    return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n{body}</body></html>\n'
 
 
 def _readme(page: Path, files: Sequence[Path], check: bool) -> int:
     if check:
-        reason = readme.stale(page)
+        reason = stale(page)
         print(reason or f"{page}: the table is what its result gives")
         return cli.FAILED if reason else 0
     if len(files) != 1:
         raise SettingsError("--readme takes one result file, from which the table is made")
-    readme.update(page, files[0])
+    update(page, files[0])
     print(f"{page}: the table between the markers is from {files[0]}")
     return 0
+
+
+def update(page: Path, source: Path) -> None:
+    """Make the table of ``page`` anew from the result ``source``.
+
+    Raises:
+        SettingsError: the page has no markers, or the result cannot be read or lies outside the page's folder.
+    """
+    text = _read(page)
+    try:
+        name = source.resolve().relative_to(page.resolve().parent).as_posix()
+    except ValueError:
+        raise SettingsError(
+            f"{source} lies outside the folder of {page}: a table must come from a committed result"
+        ) from None
+    results.write_text(page, _BLOCK.sub(lambda _: block(results.read(source), name), text, count=1))
+
+
+def stale(page: Path) -> str:
+    """Why the table of ``page`` is not what its result gives; empty where it is.
+
+    Raises:
+        SettingsError: the page has no markers.
+    """
+    current = _BLOCK.findall(_read(page))[0]
+    source = _SOURCE.search(current)
+    command = f"python -m benchmarks.report FILE --readme {page.name}"
+    if source is None:
+        return f"{page}: nothing is between the markers; {command}"
+    try:
+        expected = block(results.read(page.parent / source[1]), source[1])
+    except SettingsError as error:
+        return f"{page}: {error}; {command}"
+    return "" if current == expected else f"{page}: the table is not what {source[1]} gives; {command}"
+
+
+def _read(page: Path) -> str:
+    try:
+        text = page.read_text("utf-8")
+    except OSError as error:
+        raise SettingsError(f"{page} cannot be read: {error.strerror}") from None
+    if not _BLOCK.search(text):
+        raise SettingsError(f"{page} has no markers; add the lines {BEGIN} and {END} where the table shall be")
+    return text
+
+
+def block(data: Result, source: str) -> str:
+    """Markers, source and tables, as they stand in the page."""
+    machine = data["machine"]
+    about = f"{machine['processor']}, {machine['cores']} cores in use, {results.dates(data)}; `{source}`."
+    tables = "\n\n".join(filter(None, (about, *sections.summary(data))))
+    return f"{BEGIN}\n<!-- from {source} -->\n{tables}\n{END}"
 
 
 if __name__ == "__main__":

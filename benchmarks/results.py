@@ -2,7 +2,7 @@
 
     {"schema": 1, "date", "machine": {...}, "records": [{"kind", "case", ...}], "gaps": [{"what", "why"}]}
 
-A record is what one measurement says; its ``kind`` (latency, accuracy, postprocess, limit, growth, instructions)
+A record is what one measurement says; its ``kind`` (latency, accuracy, postprocess, limit, growth, precision, …)
 decides its other fields; it has a ``date`` of its own where the file was made in several runs. A gap names what should
 have been measured and could not be.
 """

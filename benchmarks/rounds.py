@@ -1,8 +1,9 @@
-"""Contenders side by side on one picture: the same answer first, then interleaved rounds, then ratios."""
+"""Contenders side by side on one picture: the same labels first, then interleaved rounds, then ratios."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from benchmarks import stats
+from benchmarks import results, stats
 from benchmarks.peers import ORACLE, Missing, Setup
 from benchmarks.results import Record
-from benchmarks.worker import Contender, Run, open_all
+from benchmarks.worker import Contender, Run
 from isnet_trt.merging.geometry import window_count
 from isnet_trt.pictures.preprocess import test_size
 from isnet_trt.settings import Inference, Preprocess
@@ -23,7 +24,7 @@ LEAST = 0.999
 """Least share of equal labels on clear pixels for a float32 contender (the bound of the reference's fixtures)."""
 LEAST_LOW = 0.97
 """The same for lower precisions that state no bound of their own (the fixtures' float16 bound)."""
-WARM = Inference(scales=(0.25,))
+_WARM = Inference(scales=(0.25,))
 """A small pass that starts thread pools and allocators where a whole picture would take minutes."""
 _STAGES = ("read", "resize", "gather", "engine", "merge", "download")
 """The order in which stages are shown; a contender has those of them that it tells apart."""
@@ -31,7 +32,7 @@ _STAGES = ("read", "resize", "gather", "engine", "merge", "download")
 
 @dataclass(frozen=True)
 class Case:
-    """One picture and how it is shown; ``name`` is how results of two runs find each other."""
+    """One picture (H, W, 3) uint8 RGB and how it is shown; results of two runs are matched by ``name``."""
 
     name: str
     image: NDArray[np.uint8]
@@ -52,7 +53,7 @@ class Case:
 
 @dataclass
 class Entry:
-    """What one contender has shown so far."""
+    """A contender in the comparison: its runs so far, and why it is not timed, if it is not."""
 
     contender: Contender
     least: float
@@ -63,40 +64,60 @@ class Entry:
 
     @property
     def setup(self) -> Setup:
-        """What it was made from."""
+        """What it was loaded from."""
         return self.contender.setup
+
+    @property
+    def seconds(self) -> list[float]:
+        """Wall seconds of its timed runs."""
+        return [run.seconds for run in self.runs]
+
+    def run(self, case: Case) -> None:
+        """One more round; nothing if it failed before."""
+        if not self.refused:
+            try:
+                self.runs.append(self.contender.run(case.image, case.inference))
+            except Missing as error:
+                self.refused = f"failed in round {len(self.runs) + 1}: {error}"
 
 
 def measure(case: Case, setups: Sequence[Setup], bounds: dict[str, float] | None = None) -> Record:
     """The latency record of one case.
 
     ``bounds`` gives for a contender's name the least share of equal labels on clear pixels, instead of `LEAST`.
-    Contenders that cannot run, fail, or answer otherwise are in the record with the reason, and are not timed.
+    Contenders that cannot run, fail, or give other labels are in the record with the reason, and are not timed.
 
     Raises:
         ImageError: the picture is too small or too narrow for the case's scales.
     """
     windows = case.windows
-    opened, missing = open_all(setups)
+    entries, gaps = [], []
     with contextlib.ExitStack() as stack:
-        for contender in opened:
-            stack.callback(contender.close)
-        entries = [Entry(c, (bounds or {}).get(c.setup.name, LEAST)) for c in opened]
+        for setup in tqdm(setups, desc="loading", unit="contender", disable=None, leave=False):
+            try:
+                contender = stack.enter_context(Contender(setup))
+                entries.append(Entry(contender, (bounds or {}).get(setup.name, LEAST)))
+            except Missing as error:
+                gaps.append(results.gap(setup.name, str(error)))
         oracle = _check(case, entries)
-        _time(case, [entry for entry in entries if entry.first and not entry.refused])
-    return {**_record(case, windows, entries, missing), "labels_of": oracle}
+        timed = [entry for entry in entries if not entry.refused]
+        for entry in timed if case.count_first else ():
+            entry.runs += [entry.first] if entry.first else []
+        rounds = range(int(case.count_first), case.rounds)
+        stats.interleaved([functools.partial(entry.run, case) for entry in timed], rounds, case.name)
+    return {**_record(case, windows, entries), "gaps": gaps, "labels_of": oracle}
 
 
 def _check(case: Case, entries: Sequence[Entry]) -> str:
     """The first run of each, the oracle's before the others'; the name of the one whose labels the others need."""
-    order = sorted(entries, key=lambda e: e.setup.kind != ORACLE)
+    order = sorted(entries, key=lambda entry: entry.setup.kind != ORACLE)
     oracle: Run | None = None
     name = ""
-    for entry in tqdm(order, desc=f"{case.name}: same answer?", unit="contender", disable=None, leave=False):
+    for entry in tqdm(order, desc=f"{case.name}: same labels?", unit="contender", disable=None, leave=False):
         try:
             if case.count_first:
                 with contextlib.suppress(Missing):
-                    entry.contender.run(case.image, WARM)
+                    entry.contender.run(case.image, _WARM)
             entry.first = entry.contender.run(case.image, case.inference, clear=oracle is None)
         except Missing as error:
             entry.refused = f"failed: {error}"
@@ -106,18 +127,18 @@ def _check(case: Case, entries: Sequence[Entry]) -> str:
         entry.agreement = agreement(entry.first.labels, oracle.labels, oracle.clear)
         if entry.agreement["clear"] < entry.least:
             share = 100 * entry.agreement["clear"]
-            entry.refused = f"another answer: {share:.2f} % of clear pixels agree, {100 * entry.least:.2f} % are needed"
+            entry.refused = f"other labels: {share:.2f} % of clear pixels agree, {100 * entry.least:.2f} % are needed"
     return name
 
 
-def agreement(labels: NDArray[Any], wanted: NDArray[Any], clear: NDArray[np.bool_] | None) -> dict[str, float]:
+def agreement(labels: NDArray[Any], expected: NDArray[Any], clear: NDArray[np.bool_] | None) -> dict[str, float]:
     """Shares of equal labels: of ``all`` pixels and of ``clear`` ones, and the share of pixels that are clear.
 
     A map of another size agrees nowhere.
     """
-    if labels.shape != wanted.shape:
+    if labels.shape != expected.shape:
         return {"all": 0.0, "clear": 0.0, "clear_share": 0.0}
-    equal = labels == wanted
+    equal = labels == expected
     mask = np.ones_like(equal) if clear is None else clear
     return {
         "all": float(equal.mean()),
@@ -126,23 +147,7 @@ def agreement(labels: NDArray[Any], wanted: NDArray[Any], clear: NDArray[np.bool
     }
 
 
-def _time(case: Case, entries: Sequence[Entry]) -> None:
-    """Interleaved rounds, every second one in reverse order, so that a drift favours nobody."""
-    for entry in entries:
-        if case.count_first and entry.first:
-            entry.runs.append(entry.first)
-    rounds = range(len(entries[0].runs) if entries else 0, case.rounds)
-    for number in tqdm(rounds, desc=case.name, unit="round", disable=None, leave=False):
-        for entry in entries if number % 2 == 0 else reversed(entries):
-            if entry.refused:
-                continue
-            try:
-                entry.runs.append(entry.contender.run(case.image, case.inference))
-            except Missing as error:
-                entry.refused = f"failed in round {number + 1}: {error}"
-
-
-def _record(case: Case, windows: int, entries: Sequence[Entry], missing: Sequence[tuple[str, str]]) -> Record:
+def _record(case: Case, windows: int, entries: Sequence[Entry]) -> Record:
     timed = [entry for entry in entries if entry.runs and not entry.refused]
     return {
         "kind": "latency",
@@ -156,13 +161,8 @@ def _record(case: Case, windows: int, entries: Sequence[Entry], missing: Sequenc
         "first_counts": case.count_first,
         "contenders": [_figures(entry, windows) for entry in entries],
         "ratios": _ratios(timed),
-        "gaps": [{"what": name, "why": why} for name, why in missing],
-        "warnings": [f"{entry.setup.name}: {warning}" for entry in timed if (warning := stats.noise(_seconds(entry)))],
+        "warnings": [f"{entry.setup.name}: {warning}" for entry in timed if (warning := stats.noise(entry.seconds))],
     }
-
-
-def _seconds(entry: Entry) -> list[float]:
-    return [run.seconds for run in entry.runs]
 
 
 def _figures(entry: Entry, windows: int) -> Record:
@@ -175,55 +175,52 @@ def _figures(entry: Entry, windows: int) -> Record:
         "status": "refused" if entry.refused else "timed",
         "why": entry.refused,
     }
-    if entry.refused or not entry.runs or entry.first is None:
+    if entry.refused:
         return about
-    figures = stats.spread(_seconds(entry))
+    figures = stats.spread(entry.seconds)
     return {
         **about,
-        "seconds": _seconds(entry),
+        "seconds": entry.seconds,
         "cores_busy": float(np.median([run.cpu / run.seconds for run in entry.runs])),
         "summary": figures.to_json(),
         "images_per_s": 1 / figures.p50,
         "windows_per_s": windows / figures.p50,
-        "stages": _stages(entry),
-        "memory": _memory(entry),
-        "energy_j": _energy(entry),
+        "stages": _stages(entry.runs),
+        "memory": _memory([run for run in (entry.first, *entry.runs) if run]),
+        "energy_j": _energy(entry.runs),
     }
 
 
-def _stages(entry: Entry) -> dict[str, float]:
+def _stages(runs: Sequence[Run]) -> dict[str, float]:
     """Median seconds of each stage, and what is between them as ``other``."""
-    met = dict.fromkeys(name for run in entry.runs for name in run.stages)
-    names = [*(name for name in _STAGES if name in met), *(name for name in met if name not in _STAGES)]
-    found = {name: float(np.median([run.stages.get(name, 0.0) for run in entry.runs])) for name in names}
-    rest = float(np.median([run.seconds - sum(run.stages.values()) for run in entry.runs]))
-    return {**found, "other": max(rest, 0.0)}
+    met = dict.fromkeys(name for run in runs for name in run.stages)
+    names = sorted(met, key=lambda name: _STAGES.index(name) if name in _STAGES else len(_STAGES))
+    medians = {name: float(np.median([run.stages.get(name, 0.0) for run in runs])) for name in names}
+    rest = float(np.median([run.seconds - sum(run.stages.values()) for run in runs]))
+    return {**medians, "other": max(rest, 0.0)}
 
 
-def _memory(entry: Entry) -> dict[str, int | None]:
+def _memory(runs: Sequence[Run]) -> dict[str, int | None]:
     """Bytes: resident when loaded, the largest peak of any run, what that is beyond, and held on the device."""
-    runs = [run for run in (entry.first, *entry.runs) if run]
-    peaks = [run.peak for run in runs if run.peak is not None]
     loaded = runs[0].loaded
-    beyond = max(peaks) - loaded if peaks and loaded is not None else None
-    held = [run.device_memory for run in runs if run.device_memory is not None]
-    return {"loaded": loaded, "peak": max(peaks, default=None), "beyond": beyond, "device": max(held, default=None)}
+    peak = max((run.peak for run in runs if run.peak is not None), default=None)
+    beyond = peak - loaded if peak is not None and loaded is not None else None
+    device = max((run.device_memory for run in runs if run.device_memory is not None), default=None)
+    return {"loaded": loaded, "peak": peak, "beyond": beyond, "device": device}
 
 
-def _energy(entry: Entry) -> dict[str, float]:
+def _energy(runs: Sequence[Run]) -> dict[str, float]:
     """Median joules per picture of each counter that could be read in every round."""
-    names = set.intersection(*(set(run.energy) for run in entry.runs))
-    return {name: float(np.median([run.energy[name] for run in entry.runs])) for name in sorted(names)}
+    names = set.intersection(*(set(run.energy) for run in runs))
+    return {name: float(np.median([run.energy[name] for run in runs])) for name in sorted(names)}
 
 
 def _ratios(timed: Sequence[Entry]) -> list[Record]:
     """How many times faster each bundle is than every other contender; one bundle against the next as well."""
     rows = []
     bundles = [entry for entry in timed if entry.setup.kind == "bundle"]
-    for bundle in bundles:
-        for other in timed:
-            if other is bundle or (other in bundles and bundles.index(other) > bundles.index(bundle)):
-                continue
-            ratio = stats.ratios(_seconds(other), _seconds(bundle))
+    for number, bundle in enumerate(bundles):
+        for other in (*bundles[:number], *(entry for entry in timed if entry.setup.kind != "bundle")):
+            ratio = stats.ratios(other.seconds, bundle.seconds)
             rows.append({"of": bundle.setup.name, "over": other.setup.name, **ratio.to_json()})
     return rows

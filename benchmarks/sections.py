@@ -1,265 +1,328 @@
-"""What a report says of each kind of record: tables and figures."""
+"""Result records as Markdown: what the commands print, the report's pages and the README's tables are made of."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from benchmarks import plots, summary
-from benchmarks.accuracy import percent
-from benchmarks.gpu_check import section as gpu_check
-from benchmarks.pages import Figure, Heading, Part, Table, Text
+from tabulate import tabulate
+
 from benchmarks.results import Record, Result, dates, of_kind
-from benchmarks.summary import mib
+
+UNKNOWN = "not available"
+_MOST_ROWS = 60
+_NUMBER = re.compile(r"[-+≈]?\d[^a-z]*(e[-+]\d+)?(\([^)]*\))?")
+Lines = Iterator[str]
 
 
-def parts(name: str, data: Result) -> list[Part]:
-    """A whole result, named after its file."""
-    found: list[Part] = [Heading(name), *_machine(data), *gpu_check.summary(of_kind(data, "gpu_check"))]
-    found += [Heading("In short", 2), *short] if (short := summary.parts(data)) else []
-    for kind, (title, section) in _SECTIONS.items():
-        records = of_kind(data, kind)
-        if records:
-            found += [Heading(title, 2)]
-            found += section(records, f"{name}-{kind}")
-    found += _accuracy_against_speed(name, data)
-    if data["gaps"]:
-        found += [Heading("Not measured", 2), Table(("what", "why"), [(g["what"], g["why"]) for g in data["gaps"]])]
-    return found
+def table(rows: Iterable[Mapping[str, object]]) -> str:
+    """A Markdown table with a column for each key, numbers on the right; empty without rows."""
+    cells = [{key: _cell(value) for key, value in row.items()} for row in rows]
+    head = dict.fromkeys(key for row in cells for key in row)
+    sides = ["right" if _is_number([row.get(key, "") for row in cells]) else "left" for key in head]
+    return tabulate(cells, headers="keys", tablefmt="pipe", disable_numparse=True, colalign=sides) if cells else ""
 
 
-def _machine(data: Result) -> list[Part]:
-    machine = data["machine"]
-    rows = [(key.replace("_", " "), _text(value)) for key, value in machine.items() if key != "command"]
-    return [Text(f"Measured {dates(data)}, last by `{machine['command']}`."), Table(("machine", ""), rows)]
-
-
-def _text(value: Any) -> str:
+def _cell(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "NO"
+    if isinstance(value, float):
+        return f"{value:.4g}"
     if isinstance(value, dict):
-        return ", ".join(f"{k} {v}" for k, v in value.items()) or "none"
-    return "; ".join(map(_text, value)) if isinstance(value, list) else str(value)
+        return ", ".join(f"{key} {_cell(inner)}" for key, inner in value.items()) or "none"
+    text = "; ".join(map(_cell, value)) if isinstance(value, list | tuple) else str(value)
+    plain = " ".join(text.split())
+    return plain.replace("|", "\\|").replace("__", "\\_\\_").replace("<", "&lt;")
 
 
-def _latency(record: Record, name: str) -> Iterator[Part]:
-    height, width = record["picture"]
-    yield Heading(record["case"], 3)
-    rounds = f"{record['rounds']} rounds" + (", the checking run is the first" if record["first_counts"] else "")
-    compared = f"; labels compared with those of {record['labels_of']}" if record.get("labels_of") else ""
-    windows = f"{record['windows']} window{'s' * (record['windows'] > 1)}"
-    yield Text(f"{height}×{width}, {record['inference']}, {windows}; {rounds}{compared}.")
-    head = ("contender", "p50 s", "p90", "p99", "images/s", "windows/s", "cores busy", "labels equal %")
-    timed = [one for one in record["contenders"] if one["status"] == "timed"]
-    shown = {
-        "beyond weights MiB": True,
-        "on the GPU MiB": any(one["memory"]["device"] is not None for one in timed),
-        "J": any(one["energy_j"] for one in timed),
-    }
-    last = [name for name, told in shown.items() if told]
-    yield Table((*head, *last), [(*_contender(one), *_means(one, last)) for one in record["contenders"]])
-    if record["ratios"]:
-        yield Table(
-            ("isnet_trt", "over", "times as fast", "interval of the median", "rounds"),
-            [(r["of"], r["over"], f"{r['p50']:.2f}", interval(r), str(r["n"])) for r in record["ratios"]],
-        )
-    for key, figure in record.get("engine_only", {}).items():
-        yield Text(f"{key}, network alone on one window of {figure['window']}, answer not checked: {figure['p50']} s.")
-    yield from (Text(warning, warning=True) for warning in record["warnings"])
-    if any(one["status"] == "timed" for one in record["contenders"]):
-        yield Figure(f"{_stem(name)}-bars", plots.bars(record), f"{record['case']}: seconds per picture")
-        yield Figure(f"{_stem(name)}-stages", plots.waterfall(record), f"{record['case']}: where the time goes")
+def _is_number(column: Sequence[str]) -> bool:
+    """Whether a column holds numbers, such as "1.92 (1.64–2.06, 94 %)" or "5 / 400"; what is missing counts as one."""
+    present = [cell for cell in column if cell not in ("", "–", UNKNOWN)]
+    return bool(present) and all(_NUMBER.fullmatch(cell) for cell in present)
 
 
-def _means(one: Record, shown: Sequence[str]) -> tuple[str, ...]:
-    """What a contender took of the columns ``shown``."""
-    if one["status"] != "timed":
-        return ("",) * len(shown)
-    joules = ", ".join(f"{k} {v:.1f}" for k, v in one["energy_j"].items()) or "not available"
-    found = {
-        "beyond weights MiB": mib(one["memory"]["beyond"]),
-        "on the GPU MiB": mib(one["memory"]["device"]),
-        "J": joules,
-    }
-    return tuple(found[name] for name in shown)
+def _warnings(warnings: Iterable[str]) -> Lines:
+    yield from (f"**Warning:** {warning}" for warning in warnings)
 
 
-def _contender(one: Record) -> tuple[str, ...]:
-    if one["status"] != "timed":
-        return (one["name"], f"not timed: {one['why']}", *[""] * 6)
-    s = one["summary"]
-    return (
-        f"{one['name']} ({one['description']})",
-        *(f"{s[key]:.3f}" for key in ("p50", "p90", "p99")),
-        f"{one['images_per_s']:.3g}",
-        f"{one['windows_per_s']:.3g}",
-        f"{one['cores_busy']:.1f}",
-        percent(one["agreement"]["all"]),
+def percent(share: float | None) -> str:
+    """A share 0..1 in per cent, or a dash."""
+    return "–" if share is None else f"{100 * share:.2f}"
+
+
+def mib(size: int | None) -> str:
+    """Bytes in MiB, or that they are not known."""
+    return UNKNOWN if size is None else f"{size / 2**20:.0f}"
+
+
+def times(ratio: Record, digits: int) -> str:
+    """A ratio with its interval and coverage."""
+    middle, low, high = (f"{ratio[key]:.{digits}f}" for key in ("p50", "low", "high"))
+    interval = "one round" if ratio["n"] == 1 else f"{low}–{high}, {100 * ratio['coverage']:.0f} %"
+    return f"{middle} ({interval})"
+
+
+def text(records: Sequence[Record]) -> str:
+    """Records as the commands print them, kind by kind."""
+    kinds = dict.fromkeys(record["kind"] for record in records)
+    return "\n\n".join(
+        part for kind in kinds for part in section(kind, [record for record in records if record["kind"] == kind])
     )
 
 
-def interval(ratio: Record) -> str:
-    """The interval of a ratio with its coverage."""
-    if ratio["n"] == 1:
-        return "one round"
-    return f"{ratio['low']:.2f}–{ratio['high']:.2f} ({100 * ratio['coverage']:.0f} %)"
+def section(kind: str, records: Sequence[Record]) -> list[str]:
+    """Paragraphs, headings and tables of the records of one kind."""
+    _, write = SECTIONS.get(kind, ("", _checks))
+    return list(filter(None, write(records)))
 
 
-def _postprocess(records: Sequence[Record], name: str) -> Iterator[Part]:
-    head = ("scores to labels", "passes", "isnet_trt ms", "reference ms", "times", "interval", "MiB", "labels equal %")
-    yield Table(head, [_merged(record) for record in records])
-    for record in records:
-        yield from (Text(f"{record['case']}: {warning}", warning=True) for warning in record["warnings"])
+def title(kind: str) -> str:
+    """The heading of a kind's section."""
+    return SECTIONS[kind][0] if kind in SECTIONS else f"Checks ({kind.replace('_', ' ')})"
 
 
-def _merged(record: Record) -> tuple[str, ...]:
-    ours, theirs = (record["summary"][side]["p50"] for side in ("isnet_trt", "reference"))
-    memory = record["memory"]
-    return (
-        record["case"],
-        str(record["passes"]),
-        f"{1e3 * ours:.1f}",
-        f"{1e3 * theirs:.1f}",
-        f"{record['ratio']['p50']:.1f}",
-        interval(record["ratio"]),
-        f"{mib(memory['isnet_trt'])} / {mib(memory['reference'])}",
-        f"{100 * record['labels_equal']:.3f}",
+def machine(data: Result) -> Lines:
+    """When, by which command and on what a result was measured; a GPU by its name first."""
+    about = data["machine"]
+    cards = [gpu["name"] for gpu in about["gpus"]] if isinstance(about.get("gpus"), list) else []
+    on = f" on {', '.join(cards)}" if cards else ""
+    yield f"Measured {dates(data)}{on}, last by `{about['command']}`."
+    yield table(
+        {"machine": key.replace("_", " "), "": _cell(value)} for key, value in about.items() if key != "command"
     )
 
 
-def _extrapolated(record: Record, name: str) -> Iterator[Part]:
-    rows = [(contender, f"{seconds:.0f}") for contender, seconds in record["seconds"].items()]
-    yield Text(f"{record['case']} ({record['inference']}): {record['how']}.")
-    yield Table(("extrapolated, not measured", "seconds"), rows)
-
-
-def _accuracy(record: Record, name: str) -> Iterator[Part]:
-    yield Heading(record["case"], 3)
-    yield Text(f"{record['inference']}; {record['pictures']} pictures, {record['labelled']} of them with labels.")
-    head = ("", "mIoU %", "pixel accuracy %", "labels equal %", "on clear pixels %", "at boundaries %")
-    kinds = ("all", "clear", "boundary")
-    rows = [
-        (
-            row["name"],
-            percent(row["miou"]),
-            percent(row["pixel_accuracy"]),
-            *(percent(row["agreement"][k]) for k in kinds),
-        )
-        for row in record["rows"]
-    ]
-    yield Table(head, rows)
-    key = "iou" if record["labelled"] else "class_agreement"
-    shown = [i for i in range(len(record["classes"])) if any(row[key][i] is not None for row in record["rows"])]
-    against = "the labels" if record["labelled"] else "the checkpoint's labels"
-    yield Table(
-        (f"IoU % with {against}", *(row["name"] for row in record["rows"])),
-        [(record["classes"][i], *(percent(row[key][i]) for row in record["rows"])) for i in shown],
-    )
-
-
-def _accuracy_against_speed(name: str, data: Result) -> Iterator[Part]:
-    """A picture for each accuracy record whose bundles were timed with the same preset in the same result."""
-    for number, record in enumerate(of_kind(data, "accuracy")):
-        seconds = {
-            one["name"]: one["summary"]["p50"]
-            for latency in of_kind(data, "latency")
-            if (latency.get("recipe"), latency.get("preset")) == (record["recipe"], record["preset"])
-            for one in latency["contenders"]
-            if one["status"] == "timed"
+def summary(data: Result) -> Lines:
+    """Tables of the bundles and of the merge beside the plain reference form; nothing where neither was measured."""
+    latency, merges = of_kind(data, "latency"), of_kind(data, "postprocess")
+    yield table(row for record in latency for row in _bundle_rows(record))
+    yield table(
+        {
+            "scores to labels": record["case"],
+            **{f"{name}ms": f"{1e3 * record['summary'][side]['p50']:.0f}" for name, side in _MERGES.items()},
+            "times as fast (interval)": times(record["ratio"], 1),
+            "labels equal %": f"{100 * record['labels_equal']:.3f}",
+            "MiB": " / ".join(mib(record["memory"][side]) for side in _MERGES.values()),
         }
-        labelled = bool(record["labelled"])
-        points = []
-        for row in record["rows"]:
-            share = row["miou"] if labelled else row["agreement"]["all"]
-            timed = seconds.get("reference" if row["name"] == "checkpoint" else row["name"])
-            if share is not None and timed is not None:
-                points.append((row["name"], timed, share))
-        if points:
-            svg = plots.accuracy_against_speed(points, "mIoU %" if labelled else "labels equal %")
-            yield Figure(f"{_stem(name)}-accuracy-speed-{number + 1}", svg, f"{record['case']}: accuracy against speed")
-
-
-def _limit(record: Record, name: str) -> Iterator[Part]:
-    yield Heading(f"{record['name']}, {record['case']}", 3)
-    rates = record["rates"]
-    stated = [f"{kernel} {kind} {v / 1e9:.0f}·10⁹/s" for kind in ("fp32", "int8") for kernel, v in rates[kind].items()]
-    stated += [f"memory {kernel} {v / 1e9:.1f} GB/s" for kernel, v in rates["memory"].items()]
-    yield Text(f"Measured in the same run with {record['threads']} threads: {', '.join(stated)}.")
-    rows = [
-        (
-            s["name"],
-            f"{s['operations'] / 1e9:.2f}",
-            f"{s['bytes'] / 1e6:.1f}",
-            f"{1e3 * s['seconds']:.1f}",
-            f"{1e3 * s['floor']:.1f}",
-            f"{100 * s['share']:.0f}",
-            s["bound"],
-        )
-        for s in (*record["stages"], record["total"])
-    ]
-    yield Table(("stage", "GFLOP", "least MB", "ms", "floor ms", "floor / time %", "bound by"), rows)
-    yield Text(f"Each block alone; the network as one takes {1e3 * record['network_seconds']:.1f} ms.")
-    yield Figure(f"{_stem(name)}-roofline", plots.roofline(record), f"{record['name']}: roofline")
-
-
-def _growth(record: Record, name: str) -> Iterator[Part]:
-    rows = [(f"{x:g}", f"{s:.4g}") for x, s in zip(record["x"], record["seconds"], strict=True)]
-    yield Heading(record["case"], 3)
-    yield Text(
-        f"seconds ∝ {record['what']}^{record['exponent']:.2f} (standard error {record['error']:.2f}); "
-        f"expected {record['expected']}: {record['why']}."
+        for record in merges
     )
-    yield Table((record["what"], "seconds"), rows)
-    yield Figure(_stem(name), plots.growth(record), f"{record['case']}: growth")
+    if latency or merges:
+        yield "MiB: peak memory beyond the loaded model, isnet_trt / reference."
+    if warned := sum(len(record.get("warnings", [])) for record in data["records"]):
+        yield f"{warned} of the figures carry a warning of noise; see the result."
 
 
-def _instructions(record: Record, name: str) -> Iterator[Part]:
-    rows = [(stage, f"{count:,}") for stage, count in record["stages"].items()]
-    yield Text(f"{record['case']}, {record['tool']}; one thread, one picture.")
-    yield Table(("host stage", "instructions"), rows)
+_MERGES = {"": "isnet_trt", "reference, ": "reference"}
 
 
-def foreign(name: str, data: dict[str, Any]) -> list[Part]:
-    """A JSON of another layout, such as a GPU check's: each step with its figures, as they are."""
+def _bundle_rows(record: Record) -> Iterator[Mapping[str, str]]:
+    """A row for each timed bundle; peers other than the reference are in the full report only."""
+    timed = {one["name"]: one for one in record["contenders"] if one["status"] == "timed"}
+    reference = timed.get("reference")
+    ratios = {ratio["of"]: ratio for ratio in record["ratios"] if ratio["over"] == "reference"}
+    for name, one in timed.items():
+        if one["kind"] == "bundle":
+            yield {
+                "picture to labels": f"{record['case']}, {name.removeprefix('isnet_trt ')}",
+                "seconds": f"{one['summary']['p50']:.2f}",
+                "reference, s": f"{reference['summary']['p50']:.2f}" if reference else "–",
+                "times as fast (interval)": times(ratios[name], 2) if name in ratios else "–",
+                "labels equal %": percent(one["agreement"]["all"]),
+                "MiB": f"{mib(one['memory']['beyond'])} / {mib(reference['memory']['beyond']) if reference else '–'}",
+            }
+
+
+def _latency(records: Sequence[Record]) -> Lines:
+    for record in records:
+        height, width = record["picture"]
+        rounds = f"{record['rounds']} rounds" + (", the checking run is the first" if record["first_counts"] else "")
+        compared = f"; labels compared with those of {record['labels_of']}" if record.get("labels_of") else ""
+        windows = f"{record['windows']} window{'s' * (record['windows'] > 1)}"
+        yield f"### {record['case']}"
+        yield f"{height}×{width}, {record['inference']}, {windows}; {rounds}{compared}."
+        timed = [one for one in record["contenders"] if one["status"] == "timed"]
+        yield table(_contender_rows(timed))
+        yield table({"seconds by stage": one["name"], **_short(one["stages"])} for one in timed)
+        yield table(
+            {"contender": ratio["of"], "over": ratio["over"], "times as fast (interval)": times(ratio, 2)}
+            | {"rounds": str(ratio["n"])}
+            for ratio in record["ratios"]
+        )
+        yield "\n".join(f"- {one['name']}: {one['description']}" for one in record["contenders"])
+        for name, figures in record.get("engine_only", {}).items():
+            window = "×".join(map(str, figures["window"]))
+            yield f"{name}, network alone on one window of {window}, labels not checked: {figures['p50']:.4g} s."
+        yield from _warnings(f"{c['name']} is not timed: {c['why']}" for c in record["contenders"] if c not in timed)
+        yield from _warnings(record["warnings"])
+
+
+def _contender_rows(timed: Sequence[Record]) -> Iterator[Mapping[str, str]]:
+    """Figures of the contenders; what a GPU held and what was spent only where it is known of one."""
+    on_gpu = any(one["memory"]["device"] is not None for one in timed)
+    spent = any(one["energy_j"] for one in timed)
+    for one in timed:
+        yield {
+            "contender": one["name"],
+            **{name: f"{one['summary'][key]:.3f}" for name, key in (("p50 s", "p50"), ("p90", "p90"), ("p99", "p99"))},
+            "images/s": f"{one['images_per_s']:.3g}",
+            "windows/s": f"{one['windows_per_s']:.3g}",
+            "cores busy": f"{one['cores_busy']:.1f}",
+            "labels equal %": percent(one["agreement"]["all"]),
+            "beyond weights MiB": mib(one["memory"]["beyond"]),
+            **({"on the GPU MiB": mib(one["memory"]["device"])} if on_gpu else {}),
+            **({"J": ", ".join(f"{k} {v:.1f}" for k, v in one["energy_j"].items()) or UNKNOWN} if spent else {}),
+        }
+
+
+def _short(figures: Mapping[str, float]) -> dict[str, str]:
+    return {name: f"{value:.3g}" for name, value in figures.items()}
+
+
+def _extrapolated(records: Sequence[Record]) -> Lines:
+    for record in records:
+        yield f"{record['case']} ({record['inference']}): {record['how']}."
+        yield table(
+            {"extrapolated, not measured": name, "seconds": f"{seconds:.0f}"}
+            for name, seconds in record["seconds"].items()
+        )
+
+
+def _postprocess(records: Sequence[Record]) -> Lines:
+    yield table(
+        {
+            "scores to labels": record["case"],
+            "passes": str(record["passes"]),
+            **{f"{side} ms": f"{1e3 * record['summary'][side]['p50']:.1f}" for side in _MERGES.values()},
+            "times as fast (interval)": times(record["ratio"], 1),
+            "MiB": " / ".join(mib(record["memory"][side]) for side in _MERGES.values()),
+            "labels equal %": f"{100 * record['labels_equal']:.3f}",
+        }
+        for record in records
+    )
+    yield from _warnings(f"{record['case']}: {warning}" for record in records for warning in record["warnings"])
+
+
+def _accuracy(records: Sequence[Record]) -> Lines:
+    columns = {"labels equal %": "all", "on clear pixels %": "clear", "at boundaries %": "boundary"}
+    for record in records:
+        yield f"### {record['case']}"
+        yield f"{record['inference']}; {record['pictures']} pictures, {record['labelled']} of them with labels."
+        yield table(
+            {"": row["name"], "mIoU %": percent(row["miou"]), "pixel accuracy %": percent(row["pixel_accuracy"])}
+            | {name: percent(row["agreement"][key]) for name, key in columns.items()}
+            for row in record["rows"]
+        )
+        key, against = ("iou", "the labels") if record["labelled"] else ("class_agreement", "the checkpoint's labels")
+        yield table(
+            {f"IoU % with {against}": name, **{row["name"]: percent(row[key][i]) for row in record["rows"]}}
+            for i, name in enumerate(record["classes"])
+            if any(row[key][i] is not None for row in record["rows"])
+        )
+
+
+def _limit(records: Sequence[Record]) -> Lines:
+    for record in records:
+        rates = record["rates"]
+        stated = [f"{name} {kind} {r / 1e9:.0f}·10⁹/s" for kind in ("fp32", "int8") for name, r in rates[kind].items()]
+        stated += [f"memory {name} {rate / 1e9:.1f} GB/s" for name, rate in rates["memory"].items()]
+        yield f"### {record['name']}, {record['case']}"
+        yield f"Measured in the same run with {record['threads']} threads: {', '.join(stated)}."
+        yield table(
+            {
+                "stage": stage["name"],
+                "GFLOP": f"{stage['operations'] / 1e9:.2f}",
+                "least MB": f"{stage['bytes'] / 1e6:.1f}",
+                "ms": f"{1e3 * stage['seconds']:.1f}",
+                "floor ms": f"{1e3 * stage['floor']:.1f}",
+                "floor / time %": f"{100 * stage['share']:.0f}",
+                "bound by": stage["bound"],
+            }
+            for stage in (*record["stages"], record["total"])
+        )
+        yield f"Each block alone; the network as one takes {1e3 * record['network_seconds']:.1f} ms."
+
+
+def _growth(records: Sequence[Record]) -> Lines:
+    for record in records:
+        yield f"### {record['case']}"
+        yield (
+            f"seconds ∝ {record['what']}^{record['exponent']:.2f} (standard error {record['error']:.2f}); "
+            f"expected {record['expected']}: {record['why']}."
+        )
+        yield table(
+            {record["what"]: f"{x:g}", "seconds": f"{seconds:.4g}"}
+            for x, seconds in zip(record["x"], record["seconds"], strict=True)
+        )
+
+
+def _precision(records: Sequence[Record]) -> Lines:
+    columns = {"mIoU %": ("miou", ".2f"), "lost": ("lost", "+.2f"), "labels equal %": ("equal", ".2f")}
+    yield table(
+        {"precision": record["case"], "engine": record["engine"], "graph, MB": f"{record['bytes'] / 1e6:.2f}"}
+        | {
+            f"{p}: {name}": f"{s[key]:{form}}"
+            for p, s in record["scores"].items()
+            for name, (key, form) in columns.items()
+        }
+        for record in records
+    )
+    yield "\n".join(
+        f"- {record['case']} ({record['engine']}) keeps {', '.join(record['search']['skip']) or 'nothing'}"
+        for record in records
+        if "search" in record
+    )
+
+
+def _checks(records: Sequence[Record]) -> Lines:
+    """Checks, such as those on a GPU: a table for each group (the name before the first dot), then their own rows."""
+    counts: dict[str, int] = {}
+    for record in records:
+        status = record.get("status", "measured")
+        counts[status] = counts.get(status, 0) + 1
+    yield ", ".join(f"{count} {status}" for status, count in counts.items()) + "."
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        groups.setdefault(record["case"].partition(".")[0], []).append(record)
+    for group, members in groups.items():
+        yield f"### {group}"
+        yield table(map(_check_row, members))
+        for record in members:
+            if rows := record.get("rows"):
+                more = f", the first {_MOST_ROWS} of {len(rows)} rows" if len(rows) > _MOST_ROWS else ""
+                yield f"**{record['case']}**{more}"
+                yield table(rows[:_MOST_ROWS])
+            yield "\n".join(f"- not run: {gap['what']}: {gap['why']}" for gap in record.get("missing", ()))
+
+
+def _check_row(record: Record) -> Mapping[str, object]:
+    known = ("kind", "case", "title", "status", "why", "seconds", "figures", "rows", "missing", "date", "part")
+    others = {key: value for key, value in record.items() if key not in known}
+    figures = {**record.get("figures", {}), **others}
+    return {
+        "check": ": ".join(filter(None, (record["case"], record.get("title")))),
+        "status": record.get("status", ""),
+        "seconds": record.get("seconds", ""),
+        "figures": "; ".join(filter(None, (record.get("why"), _cell(figures) if figures else ""))),
+    }
+
+
+def foreign(data: Mapping[str, Any]) -> Lines:
+    """A JSON of another layout: each step with its figures, as they are."""
     steps = data.get("steps") or data.get("checks") or data
     items = steps.items() if isinstance(steps, dict) else ((str(i), step) for i, step in enumerate(steps))
-    rows = [(str(key), ", ".join(f"{k} {v}" for k, v in _flat(value))) for key, value in items]
-    return [Heading(name), Text("Not measured by these benchmarks; shown as it was written."), Table(("", ""), rows)]
+    yield "Not measured by these benchmarks; shown as it was written."
+    yield table({"step": key, "figures": value} for key, value in items)
 
 
-def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield from _flat(inner, f"{path}.{key}" if path else str(key))
-    elif isinstance(value, list) and any(isinstance(inner, dict | list) for inner in value):
-        for number, inner in enumerate(value):
-            yield from _flat(inner, f"{path}.{number}")
-    else:
-        yield path, " ".join(str(value).split())[:200]
-
-
-def _stem(name: str) -> str:
-    return re.sub(r"[^\w.-]+", "-", name)
-
-
-def _each(one: Callable[[Record, str], Iterator[Part]]) -> Section:
-    """A section that shows one record after the other."""
-
-    def section(records: Sequence[Record], name: str) -> Iterator[Part]:
-        for i, record in enumerate(records):
-            yield from one(record, f"{name}-{i + 1}")
-
-    return section
-
-
-Section = Callable[[Sequence[Record], str], Iterator[Part]]
-_SECTIONS: dict[str, tuple[str, Section]] = {
-    "latency": ("Latency", _each(_latency)),
-    "extrapolated": ("Extrapolated", _each(_extrapolated)),
+SECTIONS: dict[str, tuple[str, Callable[[Sequence[Record]], Lines]]] = {
+    "latency": ("End to end", _latency),
+    "extrapolated": ("Extrapolated", _extrapolated),
     "postprocess": ("From scores to labels", _postprocess),
-    "accuracy": ("Accuracy", _each(_accuracy)),
-    "limit": ("The limit", _each(_limit)),
-    "growth": ("How cost grows", _each(_growth)),
-    "instructions": ("Instructions of the host stages", _each(_instructions)),
-    "gpu_check": ("GPU check: figures", _each(gpu_check.section)),
+    "accuracy": ("Accuracy", _accuracy),
+    "limit": ("The limit", _limit),
+    "growth": ("How cost grows", _growth),
+    "precision": ("Precision", _precision),
+    "gpu_check": ("GPU check", _checks),
 }
-KINDS: Sequence[str] = tuple(_SECTIONS)
+"""Kind of record -> heading and function; records of other kinds are shown as checks."""

@@ -1,29 +1,35 @@
-"""What is said about samples of seconds: percentiles, ratios between contenders of one run, and when to believe them.
+"""Statistics of timed rounds: percentiles, the interval of a median, ratios within rounds, and warnings of noise.
 
-Rounds are interleaved, so a ratio is taken within each round, where both sides met the same machine, and then the
-median over the rounds. The *interval* of a median is free of any assumption on the distribution: with the samples in
-order, x[k] … x[n-1-k] holds the true median with probability 1 - 2·P(Binomial(n, 1/2) <= k) (W. J. Conover, Practical
-Nonparametric Statistics, section 3.2); k is the largest for which that is at least 95 %, and 0 (all samples) where
-none is: fewer than 6 rounds state their range.
+Rounds are interleaved, so a ratio is taken within each round, where both contenders met the same machine, and then the
+median over the rounds. The *interval* of a median assumes nothing about the distribution: with the n samples in order,
+x[k] … x[n-1-k] holds the true median with probability 1 - 2·P(Binomial(n, 1/2) <= k) (W. J. Conover, Practical
+Nonparametric Statistics, section 3.2). k is the largest for which that is at least 95 %; with fewer than 6 samples
+there is none, and the interval is their range, stated with its coverage.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+from scipy.stats import binom
+from tqdm import tqdm
 
+T = TypeVar("T")
 COVERAGE = 0.95
 NOISY = 0.10
 """A contender whose middle half of rounds spans more than this share of its median was measured on a busy machine."""
+FEW = 3
+"""Fewer rounds than this say nothing about the noise."""
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Samples in figures: percentiles, and ``low`` … ``high``, the interval of the median with its ``coverage``."""
+    """Figures of samples: percentiles, and ``low`` … ``high``, the interval of the median with its ``coverage``."""
 
     n: int
     p50: float
@@ -67,13 +73,9 @@ def spread(samples: Sequence[float]) -> Spread:
 
 def _depth(n: int) -> tuple[int, float]:
     """How many samples may be left off at each end, and the probability that the rest spans the true median."""
-    depth, coverage, tail = 0, 1 - 2.0 ** (1 - n), 0.0
-    for k in range(n // 2):
-        tail += math.comb(n, k) / 2.0**n
-        if 1 - 2 * tail < COVERAGE:
-            break
-        depth, coverage = k, 1 - 2 * tail
-    return depth, max(coverage, 0.0)
+    coverage = 1 - 2 * binom.cdf(np.arange(max(n // 2, 1)), n, 0.5)
+    depth = max(int(np.sum(coverage >= COVERAGE)) - 1, 0)
+    return depth, max(float(coverage[depth]), 0.0)
 
 
 def ratios(slow: Sequence[float], fast: Sequence[float]) -> Spread:
@@ -88,8 +90,28 @@ def ratios(slow: Sequence[float], fast: Sequence[float]) -> Spread:
 def noise(seconds: Sequence[float]) -> str:
     """A warning where the rounds differ too much to be compared; empty where they do not."""
     figures = spread(seconds)
-    if figures.n < 3:
+    if figures.n < FEW:
         return f"{figures.n} round{'s' * (figures.n > 1)}: too few to tell noise from a difference"
     if figures.width > NOISY:
         return f"the middle half of {figures.n} rounds spans {100 * figures.width:.0f} % of the median: a busy machine"
     return ""
+
+
+def interleaved(runs: Sequence[Callable[[], T]], rounds: Iterable[int], label: str) -> list[list[T]]:
+    """Results of each callable: every round calls each one once, rounds of odd number in reverse order.
+
+    A drift of the machine's speed then favours none of them.
+    """
+    samples: list[list[T]] = [[] for _ in runs]
+    pairs = list(zip(runs, samples, strict=True))
+    for number in tqdm(rounds, desc=label, unit="round", disable=None, leave=False):
+        for run, found in reversed(pairs) if number % 2 else pairs:
+            found.append(run())
+    return samples
+
+
+def seconds(run: Callable[[], object]) -> float:
+    """Wall-clock seconds of one call."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start

@@ -1,14 +1,13 @@
-"""Deterministic made-up weights for the published recipes: those of the test fixtures (``tests/golden/fill.py``).
+"""Deterministic synthetic weights for the published recipes: those of the test fixtures (``tests/golden/fill.py``).
 
-Speed does not depend on what the weights are; agreement of random networks is harder than that of trained ones.
+Speed does not depend on what the weights are; labels of random networks agree less than those of trained ones.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import json
+import runpy
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import torch
@@ -16,8 +15,7 @@ import torch
 from isnet_trt.errors import SettingsError
 from isnet_trt.training.checkpoint import save_checkpoint
 
-ROOT = Path(__file__).parents[1]
-FIXTURES = ROOT / "tests" / "golden"
+FIXTURES = Path(__file__).parents[1] / "tests" / "golden"
 
 
 def filled_checkpoint(recipe: str, path: Path) -> Path:
@@ -29,16 +27,8 @@ def filled_checkpoint(recipe: str, path: Path) -> Path:
     shapes = FIXTURES / f"state_dict_{recipe}.json"
     if not shapes.is_file():
         known = sorted(p.stem.removeprefix("state_dict_") for p in FIXTURES.glob("state_dict_*.json"))
-        raise SettingsError(f"there are no made-up weights for {recipe!r}; there are for: {', '.join(known)}")
-    weights = _fill().fill(json.loads(shapes.read_text("utf-8")))
+        raise SettingsError(f"there are no synthetic weights for {recipe!r}; there are for: {', '.join(known)}")
+    fill = runpy.run_path(str(FIXTURES / "fill.py"))["fill"]
+    weights = fill(json.loads(shapes.read_text("utf-8")))
     save_checkpoint(path, {name: torch.from_numpy(np.array(value)) for name, value in weights.items()})
     return path
-
-
-def _fill() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("fill", FIXTURES / "fill.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

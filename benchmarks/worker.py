@@ -1,7 +1,7 @@
-"""A contender in a process of its own: its memory is its alone, and what it does to the process harms no other.
+"""A contender in a process of its own: its memory is its own, and what it does to the process harms no other.
 
-The parent sends a picture and settings, the child answers with labels, seconds, stages and memory. Thread pools of
-waiting contenders sleep, so that only the one whose turn it is uses the cores.
+The parent sends a picture and settings, the child sends labels, seconds, stages and memory. Thread pools of waiting
+contenders sleep, so that only the one whose turn it is uses the cores.
 """
 
 from __future__ import annotations
@@ -13,18 +13,17 @@ import multiprocessing
 import os
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
-from types import TracebackType
 from typing import Any
+from unittest import mock
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
-from benchmarks import device
+from benchmarks import machine
 from benchmarks.peers import Missing, Runner, Setup, load
 from isnet_trt.settings import Inference
 
@@ -33,13 +32,11 @@ _STATUS, _REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 @dataclass(frozen=True)
 class Run:
-    """One picture: its labels, wall seconds, stages, bytes of memory, and joules where a counter tells them.
+    """One picture: its labels (H, W), wall seconds, stages, bytes of memory, and joules where a counter can be read.
 
-    ``cpu`` is the seconds of all the process's threads together.
-
-    ``peak`` is the process's largest resident set during the run, ``loaded`` the one it had when it was loaded, before
-    its first picture (weights, libraries): ``peak - loaded`` is what the picture took. None where the system does not
-    say.
+    ``cpu`` is the seconds of all threads of the process together. ``peak`` is the largest resident set of the process
+    during the run, ``loaded`` the one that it had when it was loaded, before its first picture (weights, libraries):
+    ``peak - loaded`` is what the picture took. None where the system does not say.
     """
 
     labels: NDArray[Any]
@@ -53,8 +50,8 @@ class Run:
     clear: NDArray[np.bool_] | None = None
 
 
-class Contender:
-    """The parent's side: starts the process, waits until it has loaded, asks it for runs.
+class Contender(contextlib.AbstractContextManager["Contender"]):
+    """The parent's side: start the process, wait until it has loaded, ask it for runs.
 
     Raises:
         Missing: the contender cannot run here, or its process died; the message says why.
@@ -63,24 +60,26 @@ class Contender:
     def __init__(self, setup: Setup) -> None:
         context = multiprocessing.get_context("spawn")
         self.setup = setup
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, setup), daemon=True)
-        with _threads(setup.threads):
+        self._pipe, child_end = context.Pipe()
+        self._process = context.Process(target=_serve, args=(child_end, setup), daemon=True)
+        # Libraries that read their number of threads when they are loaded find it in the child's environment.
+        threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(setup.threads))
+        with mock.patch.dict(os.environ, threads):
             self._process.start()
-        theirs.close()
-        self.description: str = self._answer()
+        child_end.close()
+        self.description: str = self._receive()
 
     def run(self, image: NDArray[np.uint8], inference: Inference, clear: bool = False) -> Run:
-        """One picture; with ``clear`` also which pixels are clear, worked out after the clock has stopped.
+        """One picture; with ``clear`` also which pixels are clear, computed after the clock has stopped.
 
         Raises:
             Missing: it failed; the message says how.
         """
-        with contextlib.suppress(OSError):  # it has died meanwhile: there is no answer either
+        with contextlib.suppress(OSError):  # the process died meanwhile: receiving says so
             self._pipe.send((image, inference, clear))
-        return self._answer()
+        return self._receive()
 
-    def _answer(self) -> Any:
+    def _receive(self) -> Any:
         try:
             good, content = self._pipe.recv()
         except (EOFError, OSError):
@@ -100,67 +99,43 @@ class Contender:
             self._process.join()
         self._pipe.close()
 
-    def __enter__(self) -> Contender:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 
+def _serve(pipe: Connection, setup: Setup) -> None:
+    """The child: load, then one run per request; whatever fails is sent to the parent as a message."""
+    with contextlib.suppress(EOFError, KeyboardInterrupt), contextlib.ExitStack() as stack:
+        runner: Runner | None = None
+        with _failures_sent(pipe):
+            runner = load(setup)
+            stack.callback(runner.close)
+            pipe.send((True, runner.description))
+        loaded = settled_memory()
+        while runner and (request := pipe.recv()) is not None:
+            with _failures_sent(pipe):  # what cannot run one picture may well run the next
+                pipe.send((True, _run(runner, loaded, *request)))
+
+
 @contextlib.contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Libraries that read their number of threads when they are loaded find it in the child's environment."""
-    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, str(count)))
+def _failures_sent(pipe: Connection) -> Iterator[None]:
     try:
         yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
-def _serve(pipe: Connection, setup: Setup) -> None:
-    """The child: load, then one answer per request."""
-    runner: Runner | None = None
-    try:
-        runner = load(setup)
-        pipe.send((True, runner.description))
-        loaded = settled_memory()
-        while (job := pipe.recv()) is not None:
-            pipe.send(_attempt(runner, loaded, job))
-    except (EOFError, KeyboardInterrupt):
-        pass
     except Missing as error:
         pipe.send((False, str(error)))
     except Exception as error:  # any failure of a contender is its own; the others go on
         pipe.send((False, f"{type(error).__name__}: {error}"))
-    finally:
-        if runner is not None:
-            runner.close()
-
-
-def _attempt(runner: Runner, loaded: int | None, job: tuple) -> tuple[bool, Any]:
-    try:
-        return True, _run(runner, loaded, *job)
-    except Exception as error:  # what cannot run one picture may well run the next
-        return False, f"{type(error).__name__}: {error}"
 
 
 def _run(runner: Runner, loaded: int | None, image: NDArray[np.uint8], inference: Inference, clear: bool) -> Run:
     forget_peak()
-    energy, start, cpu = device.energy(), time.perf_counter(), time.process_time()
-    answer = runner.run(image, inference)
+    energy, start, cpu = machine.energy(), time.perf_counter(), time.process_time()
+    output = runner.run(image, inference)
     seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
-    used = device.spent(energy, device.energy())
-    peak, held = peak_memory(), device.memory(os.getpid())
-    mask = answer.clear() if clear and answer.clear else None
-    return Run(answer.labels, seconds, cpu, answer.stages, loaded, peak, held, used, mask)
+    joules = machine.energy_spent(energy, machine.energy())
+    peak, device_memory = peak_memory(), machine.gpu_memory(os.getpid())
+    mask = output.clear() if clear and output.clear else None
+    return Run(output.labels, seconds, cpu, output.stages, loaded, peak, device_memory, joules, mask)
 
 
 def settled_memory() -> int | None:
@@ -184,18 +159,7 @@ def peak_memory() -> int | None:
 
 def _status(name: str) -> int | None:
     try:
-        found = re.search(rf"^{name}:\s+(\d+) kB", _STATUS.read_text("ascii"), re.MULTILINE)
+        line = re.search(rf"^{name}:\s+(\d+) kB", _STATUS.read_text("ascii"), re.MULTILINE)
     except OSError:
         return None
-    return int(found.group(1)) * 1024 if found else None
-
-
-def open_all(setups: Sequence[Setup]) -> tuple[list[Contender], list[tuple[str, str]]]:
-    """The contenders that can run here, in order, and (name, why) of those that cannot."""
-    opened, missing = [], []
-    for setup in tqdm(setups, desc="loading", unit="contender", disable=None, leave=False):
-        try:
-            opened.append(Contender(setup))
-        except Missing as error:
-            missing.append((setup.name, str(error)))
-    return opened, missing
+    return int(line[1]) * 1024 if line else None

@@ -27,6 +27,7 @@ PROJECTS = {
     "pynvml": "nvidia-ml-py",
     "onnx_graphsurgeon": "onnx-graphsurgeon",
     "ml_dtypes": "ml-dtypes",
+    "markdown_it": "markdown-it-py",
 }
 """Modules whose project has another name."""
 PEERS = {"openvino", "torch-tensorrt"}

@@ -10,8 +10,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import pages, results
-from benchmarks.gpu_check import catalogue, runner, section
+from benchmarks import results
+from benchmarks.gpu_check import catalogue, pages, runner, section
 from benchmarks.gpu_check.check import Check, Row, Setup
 from isnet_trt import cli
 from isnet_trt.cuda.gpu import find_gpu

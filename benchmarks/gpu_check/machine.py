@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Callable
 
-from benchmarks import device as hardware
+from benchmarks import machine as hardware
 from benchmarks.gpu_check import timing
 from benchmarks.gpu_check.check import Answer, CannotRun, Check, Setup, part
 from benchmarks.gpu_check.place import device

@@ -135,7 +135,7 @@ class Torch(Network):
     def __init__(self, model: Any, classes: int, stride: int, dtype: str) -> None:
         import torch
 
-        from benchmarks.peers.eager import channels_last
+        from benchmarks.peers.networks import channels_last
         from isnet_trt.training.model import inference_form
 
         super().__init__(classes, stride)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from benchmarks.gpu_check.check import FAILED, MISSING, PASSED, Row
-from benchmarks.pages import Heading, Part, Table, Text
+from benchmarks.gpu_check.pages import Heading, Part, Table, Text
 
 _MOST_ROWS = 60
 

@@ -1,88 +1,57 @@
-"""What isnet_trt is measured against, each in its best fair form.
-
-A peer is a function ``load(setup) -> Runner`` in a module of its own; it raises `Missing` where what it needs is not
-there. Names, in the order of a report, are in `PEERS`.
-"""
+"""What isnet_trt is measured against, each peer in its best fair form; `PEERS` names them in the order of a report."""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Protocol
+from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
+from benchmarks.peers.base import Missing, Output, Runner, Setup
 
-from isnet_trt.settings import Inference
-
-PEERS = {
-    "reference": "the plain reference form in PyTorch eager: per-class loop, dense attention, whole score volumes",
-    "checkout": "a checkout of the public reference implementation (--reference PATH)",
-    "pytorch": "PyTorch eager: batch-norm folded, contexts collapsed, channels last; scores merged class by class",
-    "compile": "torch.compile (Inductor, frozen weights) of the folded network; scores merged class by class",
-    "onnxruntime": "ONNX Runtime on the plainly exported training form; scores merged class by class with OpenCV",
-    "openvino": "OpenVINO on the plainly exported training form; scores merged class by class with OpenCV",
-    "onnxruntime-cuda": "ONNX Runtime's CUDA provider on the plainly exported training form",
-    "torch-tensorrt": "Torch-TensorRT, half precision, on the folded network",
-    "trtexec": "NVIDIA's trtexec on the plainly exported training form, network alone (its answer is not checked)",
-}
-"""Peer name -> what it is."""
-ORACLE = "reference"
-"""The peer whose answer the others are compared with."""
-MODULES = {
-    "reference": "reference",
-    "checkout": "checkout",
-    "pytorch": "eager",
-    "compile": "compiled",
-    "onnxruntime": "ort",
-    "openvino": "openvino_peer",
-    "onnxruntime-cuda": "ort_cuda",
-    "torch-tensorrt": "torch_tensorrt_peer",
-}
+__all__ = ["ORACLE", "PEERS", "TRTEXEC", "Missing", "Output", "Runner", "Setup", "load"]
 
 
-class Missing(Exception):
-    """This contender cannot run here; the message says what is missing."""
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What a contender is made from; it is sent to a process of its own, so it holds no arrays."""
-
-    name: str
-    kind: str
-    """``bundle``, or a key of `PEERS`."""
-    threads: int
-    ckpt: Path | None = None
-    bundle: Path | None = None
-    batch: int | None = None
-    checkout: Path | None = None
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A label map (H, W) and seconds by stage; ``clear`` finds out which pixels are clear (H, W) bool, if it can."""
-
-    labels: NDArray[Any]
-    stages: dict[str, float] = field(default_factory=dict)
-    clear: Callable[[], NDArray[np.bool_]] | None = None
-
-
-class Runner(Protocol):
-    """A loaded contender."""
+class Peer(NamedTuple):
+    """What a peer is, and the function ``load(setup) -> Runner`` of `benchmarks.peers` that loads it."""
 
     description: str
-    """Library, version, device and form in one line."""
+    module: str = ""
+    function: str = "load"
 
-    def run(self, image: NDArray[np.uint8], inference: Inference) -> Answer:
-        """Label one uint8 (H, W, 3) RGB picture."""
-        ...
 
-    def close(self) -> None:
-        """Give everything back."""
-        ...
+PEERS = {
+    "reference": Peer(
+        "the plain reference form in PyTorch eager: per-class loop, dense attention, whole score volumes", "reference"
+    ),
+    "checkout": Peer("a checkout of the public reference implementation (--reference PATH)", "checkout"),
+    "pytorch": Peer(
+        "PyTorch eager: batch-norm folded, contexts collapsed, channels last; scores merged class by class",
+        "networks",
+        "eager",
+    ),
+    "compile": Peer(
+        "torch.compile (Inductor, frozen weights) of the folded network; scores merged class by class",
+        "networks",
+        "compiled",
+    ),
+    "onnxruntime": Peer(
+        "ONNX Runtime on the plainly exported training form; scores merged class by class with OpenCV",
+        "networks",
+        "onnxruntime_cpu",
+    ),
+    "openvino": Peer(
+        "OpenVINO on the plainly exported training form; scores merged class by class with OpenCV",
+        "networks",
+        "openvino_cpu",
+    ),
+    "onnxruntime-cuda": Peer(
+        "ONNX Runtime's CUDA provider on the plainly exported training form", "networks", "onnxruntime_cuda"
+    ),
+    "torch-tensorrt": Peer("Torch-TensorRT, half precision, on the folded network", "networks", "torch_tensorrt"),
+    "trtexec": Peer("NVIDIA's trtexec on the plainly exported training form, network alone (its output is unchecked)"),
+}
+"""Peer name -> what it is. trtexec labels no pictures: it is no `Runner`, see `benchmarks.peers.trtexec`."""
+ORACLE, TRTEXEC = "reference", "trtexec"
+"""The peer whose labels the others are compared with; the peer that is timed by its own tool."""
 
 
 def load(setup: Setup) -> Runner:
@@ -92,11 +61,9 @@ def load(setup: Setup) -> Runner:
         Missing: it cannot run here.
     """
     if setup.kind == "bundle":
-        from benchmarks.peers import ours
-
-        return ours.load(setup)
-    if setup.kind not in MODULES:
+        peer = Peer("", "bundle")
+    elif setup.kind not in PEERS or setup.kind == TRTEXEC:
         raise Missing(f"no peer is called {setup.kind!r}; there are: {', '.join(PEERS)}")
-    if setup.ckpt is None:
-        raise Missing("a peer needs the checkpoint; give it with --ckpt")
-    return importlib.import_module(f"benchmarks.peers.{MODULES[setup.kind]}").load(setup)
+    else:
+        peer = PEERS[setup.kind]
+    return getattr(importlib.import_module(f"benchmarks.peers.{peer.module}"), peer.function)(setup)

@@ -19,11 +19,11 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from benchmarks.peers import Answer, Missing, Setup
-from benchmarks.peers.eager import device
+from benchmarks.peers.base import Missing, Output, Setup
+from benchmarks.peers.networks import device
 from isnet_trt.pictures.preprocess import normalise, resize
 from isnet_trt.settings import Inference
-from isnet_trt.training.checkpoint import Checkpoint, load_checkpoint
+from isnet_trt.training.checkpoint import Checkpoint
 
 
 def load(setup: Setup) -> CheckoutRunner:
@@ -41,9 +41,8 @@ def load(setup: Setup) -> CheckoutRunner:
         raise Missing(
             f"{root} has no ssseg/configs/isnet: the package on PyPI leaves the configs out; take the repository"
         )
-    assert setup.ckpt is not None
     torch.set_num_threads(setup.threads)
-    checkpoint = load_checkpoint(setup.ckpt)
+    checkpoint = setup.checkpoint()
     try:
         segmentor = _build(root, checkpoint)
     except Exception as error:  # other people's code may fail in any way; which one is in the message
@@ -74,8 +73,8 @@ class CheckoutRunner:
         self._segmentor, self._recipe = segmentor, checkpoint.recipe
 
     @torch.inference_mode()
-    def run(self, image: NDArray[np.uint8], inference: Inference) -> Answer:
-        """See `benchmarks.peers.Runner.run`."""
+    def run(self, image: NDArray[np.uint8], inference: Inference) -> Output:
+        """See `benchmarks.peers.base.Runner.run`."""
         start = time.perf_counter()
         self._segmentor.cfg["inference"] = self._settings(inference)
         pixels = normalise(resize(image, self._recipe.preprocess), self._recipe.preprocess).transpose(2, 0, 1)
@@ -83,7 +82,7 @@ class CheckoutRunner:
         networks = time.perf_counter()
         full = [F.interpolate(volume[:1], size=image.shape[:2], mode="bilinear") for volume in volumes]
         labels = torch.argmax((sum(full[1:], full[0]) / len(full))[0], dim=0).numpy()
-        return Answer(labels, {"engine": networks - start, "merge": time.perf_counter() - networks})
+        return Output(labels, {"engine": networks - start, "merge": time.perf_counter() - networks})
 
     def _settings(self, inference: Inference) -> dict[str, Any]:
         tta: dict[str, Any] = {
@@ -97,4 +96,4 @@ class CheckoutRunner:
         return newer | mode | {"opts": windows, "tricks": tta} | pairs
 
     def close(self) -> None:
-        """Nothing to give back but the process."""
+        """The end of the process frees everything."""

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmarks.peers import Answer, Setup
+from benchmarks.peers.base import Output, Setup
 from isnet_trt.merging import geometry
 from isnet_trt.pictures.preprocess import normalise, resize
 from isnet_trt.recipes import Recipe
@@ -36,8 +36,8 @@ class PipelineRunner:
         self._network, self._recipe = network, recipe
 
     @torch.inference_mode()
-    def run(self, image: NDArray[np.uint8], inference: Inference) -> Answer:
-        """See `benchmarks.peers.Runner.run`."""
+    def run(self, image: NDArray[np.uint8], inference: Inference) -> Output:
+        """See `benchmarks.peers.base.Runner.run`."""
         watch = {"engine": 0.0}
         start = time.perf_counter()
         pixels = normalise(resize(image, self._recipe.preprocess), self._recipe.preprocess).transpose(2, 0, 1)
@@ -46,7 +46,7 @@ class PipelineRunner:
         volumes = [self._scale(x, scale, inference, watch) for scale in inference.scales]
         labels = merge(volumes, (image.shape[0], image.shape[1]))
         watch["merge"] = time.perf_counter() - start - sum(watch.values())
-        return Answer(labels, watch)
+        return Output(labels, watch)
 
     def _scale(self, x: Tensor, scale: float, inference: Inference, watch: dict[str, float]) -> NDArray[np.float32]:
         """Scores (K, h, w) of one scale, the mirrored pass added."""
@@ -86,7 +86,7 @@ class PipelineRunner:
         return logits
 
     def close(self) -> None:
-        """Nothing to give back but the process."""
+        """The end of the process frees everything."""
 
 
 def merge(volumes: list[NDArray[np.float32]], size: Size) -> NDArray[np.int16]:

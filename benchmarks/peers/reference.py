@@ -18,12 +18,12 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmarks.peers import Answer, Setup
-from benchmarks.peers.eager import device
+from benchmarks.peers.base import Output, Setup
+from benchmarks.peers.networks import device
 from isnet_trt.merging import geometry
 from isnet_trt.pictures.preprocess import normalise, resize
 from isnet_trt.settings import Inference, Preprocess, Size
-from isnet_trt.training.checkpoint import Checkpoint, load_checkpoint, load_model
+from isnet_trt.training.checkpoint import Checkpoint, load_model
 from isnet_trt.training.model import ISNet
 from isnet_trt.training.model.context import CrossAttention
 
@@ -68,7 +68,7 @@ def class_centres(features: Tensor, logits: Tensor) -> Tensor:
 
 
 def score_volumes(
-    answer: Network, x: Tensor, inference: Inference, flip_pairs: tuple[tuple[int, int], ...] = ()
+    logits_of: Network, x: Tensor, inference: Inference, flip_pairs: tuple[tuple[int, int], ...] = ()
 ) -> list[Tensor]:
     """The score volume (1, K, h, w) of every pass, whole: scales in order, each plain and then mirrored.
 
@@ -77,9 +77,9 @@ def score_volumes(
     volumes = []
     for scale in inference.scales:
         scaled = F.interpolate(x, scale_factor=scale, mode="bilinear", recompute_scale_factor=False)
-        volumes.append(pass_scores(answer, scaled, inference).cpu())
+        volumes.append(pass_scores(logits_of, scaled, inference).cpu())
         if inference.flip:
-            volumes.append(unmirrored(pass_scores(answer, scaled.flip(3), inference).cpu(), flip_pairs))
+            volumes.append(unmirrored(pass_scores(logits_of, scaled.flip(3), inference).cpu(), flip_pairs))
     return volumes
 
 
@@ -91,10 +91,10 @@ def unmirrored(scores: Tensor, flip_pairs: tuple[tuple[int, int], ...]) -> Tenso
     return swapped.flip(3)
 
 
-def pass_scores(answer: Network, x: Tensor, inference: Inference) -> Tensor:
+def pass_scores(logits_of: Network, x: Tensor, inference: Inference) -> Tensor:
     """Scores of one pass (1, 3, h, w): coarse in whole mode, of the pass's own size from windows."""
     if inference.mode == "whole":
-        logits = answer(x)
+        logits = logits_of(x)
         return logits.softmax(1) if inference.softmax_before_resize else logits
     height, width = x.shape[2:]
     total, cover = x.new_zeros(1, 1, 1, 1), x.new_zeros(height, width)
@@ -102,7 +102,7 @@ def pass_scores(answer: Network, x: Tensor, inference: Inference) -> Tensor:
     assert inference.stride is not None
     for top, bottom in geometry.starts(height, inference.window[0], inference.stride[0]):
         for left, right in geometry.starts(width, inference.window[1], inference.stride[1]):
-            logits = answer(x[:, :, top:bottom, left:right])
+            logits = logits_of(x[:, :, top:bottom, left:right])
             logits = F.interpolate(logits, size=(bottom - top, right - left), mode="bilinear")
             if total.shape[1] != logits.shape[1]:
                 total = x.new_zeros(1, logits.shape[1], height, width)
@@ -127,14 +127,13 @@ def merged(volumes: list[Tensor], size: Size) -> Tensor:
 
 def load(setup: Setup) -> ReferenceRunner:
     """The training form's layers in the plain form."""
-    assert setup.ckpt is not None
     torch.set_num_threads(setup.threads)
-    torch.backends.cudnn.allow_tf32 = False  # the others are held to its answer
-    return ReferenceRunner(load_checkpoint(setup.ckpt))
+    torch.backends.cudnn.allow_tf32 = False  # the others' labels are compared with these
+    return ReferenceRunner(setup.checkpoint())
 
 
 class ReferenceRunner:
-    """The plain form as a contender; the oracle of the others' answers."""
+    """The plain form as a contender, whose labels the others are compared with."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.description = f"PyTorch {torch.__version__} eager, {device()}, {torch.get_num_threads()} threads"
@@ -142,8 +141,8 @@ class ReferenceRunner:
         self._recipe = checkpoint.recipe
 
     @torch.inference_mode()
-    def run(self, image: NDArray[np.uint8], inference: Inference) -> Answer:
-        """See `benchmarks.peers.Runner.run`."""
+    def run(self, image: NDArray[np.uint8], inference: Inference) -> Output:
+        """See `benchmarks.peers.base.Runner.run`."""
         start = time.perf_counter()
         x = network_input(image, self._recipe.preprocess).to(device())
         read = time.perf_counter()
@@ -152,10 +151,10 @@ class ReferenceRunner:
         mean = merged(volumes, (image.shape[0], image.shape[1]))
         labels = mean.argmax(0).numpy()
         stages = {"resize": read - start, "engine": networks - read, "merge": time.perf_counter() - networks}
-        return Answer(labels, stages, lambda: clear_pixels(mean))
+        return Output(labels, stages, lambda: clear_pixels(mean))
 
     def close(self) -> None:
-        """Nothing to give back but the process."""
+        """The end of the process frees everything."""
 
 
 def network_input(image: NDArray[np.uint8], preprocess: Preprocess) -> Tensor:
@@ -169,6 +168,6 @@ CLEAR = 0.05
 
 
 def clear_pixels(scores: Tensor) -> NDArray[np.bool_]:
-    """Where the answer (K, H, W) does not hang on a rounding error: (H, W) bool."""
+    """Where the labels of ``scores`` (K, H, W) do not hang on a rounding error: (H, W) bool."""
     best = scores.topk(2, dim=0).values
     return (best[0] - best[1] > CLEAR * scores.std()).numpy()

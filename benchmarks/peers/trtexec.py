@@ -8,40 +8,25 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import tempfile
-from pathlib import Path
 
-from benchmarks.peers import Missing, Setup
-from benchmarks.peers.plain_onnx import export
+from benchmarks.peers.base import Missing, Setup
+from benchmarks.peers.networks import exported
 from isnet_trt.settings import Size
-
-
-def find() -> str:
-    """The program.
-
-    Raises:
-        Missing: it is not on the path.
-    """
-    program = shutil.which("trtexec")
-    if program is None:
-        raise Missing("trtexec is not installed (it comes with TensorRT's tar and Debian packages)")
-    return program
 
 
 def seconds(setup: Setup, size: Size) -> list[float]:
     """Seconds of the network on one (height, width) window, one figure per run of trtexec's own loop.
 
     Raises:
-        Missing: trtexec is not there, there is no checkpoint, or the graph cannot be built; the message ends with its
-            last words.
+        Missing: trtexec is not installed, there is no checkpoint, or the graph cannot be built; the message ends with
+            the end of trtexec's output.
     """
-    program = find()
-    if setup.ckpt is None:
-        raise Missing("a peer needs the checkpoint; give it with --ckpt")
+    program = shutil.which("trtexec")
+    if program is None:
+        raise Missing("trtexec is not installed (it comes with TensorRT's tar and Debian packages)")
     shape = f"image:1x3x{size[0]}x{size[1]}"
-    with tempfile.TemporaryDirectory() as folder:
-        graph, times = Path(folder) / "plain.onnx", Path(folder) / "times.json"
-        export(setup, graph)
+    with exported(setup) as (graph, _):
+        times = graph.with_name("times.json")
         shapes = [f"--{name}Shapes={shape}" for name in ("min", "opt", "max")]
         command = [program, f"--onnx={graph}", *shapes, f"--shapes={shape}", f"--exportTimes={times}"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)

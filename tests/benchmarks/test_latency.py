@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from bench_bundles import tiny
 
-from benchmarks import latency, results
+from benchmarks import latency, results, sections
 from isnet_trt import cli
 from isnet_trt.bundle import read_bundle
 
@@ -66,9 +66,9 @@ def test_bad_input_is_named_and_the_rest_is_measured(
     assert data["records"][0]["contenders"][0]["status"] == "timed"
     named = {gap["what"].split(": ")[-1].split("/")[-1] for gap in data["gaps"]}
     assert named == {"nowhere", "picture corrupt.jpg", "openvino"}
-    said = capsys.readouterr().err
-    assert "corrupt.jpg" in said
-    assert "nowhere" in said
+    errors = capsys.readouterr().err
+    assert "corrupt.jpg" in errors
+    assert "nowhere" in errors
 
 
 @pytest.mark.parametrize("content", [None, b"no picture"])
@@ -98,20 +98,21 @@ def test_a_bundle_that_answers_otherwise_fails_the_command(bundle: Path, picture
 
 
 def test_a_checkout_that_is_named_is_a_peer(bundle: Path, tmp_path: Path) -> None:
-    found, ckpt = [read_bundle(bundle)], tmp_path / "one.pth"
+    bundles, ckpt = [read_bundle(bundle)], tmp_path / "one.pth"
     for against, peers in ((None, ["reference", "checkout"]), (["checkout", "pytorch"], ["checkout", "pytorch"])):
-        setups = latency.setups(found, against, ckpt, 1, reference=tmp_path)
+        setups = latency.setups(bundles, against, ckpt, 1, reference=tmp_path)
         assert [setup.kind for setup in setups] == ["bundle", *peers]
         assert all(setup.checkout == tmp_path for setup in setups if setup.kind == "checkout")
-    assert [setup.kind for setup in latency.setups(found, None, ckpt, 1)] == ["bundle", "reference"]
+    assert [setup.kind for setup in latency.setups(bundles, None, ckpt, 1)] == ["bundle", "reference"]
 
 
-def test_text_says_whose_labels_count_and_what_the_gpu_held() -> None:
+def test_text_names_the_oracle_and_the_memory_on_the_gpu() -> None:
     record = {**bench_samples.latency(), "labels_of": "reference"}
     record["contenders"][0]["memory"]["device"] = 300 << 20
-    said = latency.text(record)
-    assert "labels compared with those of reference" in said
-    assert said.count("300 MiB on the GPU") == 1
+    text = sections.text([record])
+    assert "labels compared with those of reference" in text
+    assert "on the GPU MiB" in text
+    assert text.count(" 300 |") == 1
 
 
 def test_a_lower_precision_brings_its_own_bound(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from benchmarks.peers import MODULES, PEERS, Missing, Setup, pipeline, reference, trtexec
+from benchmarks.peers import PEERS, TRTEXEC, Missing, Setup, pipeline, reference, trtexec
 from benchmarks.rounds import Case, agreement, measure
 from benchmarks.worker import Contender
 from isnet_trt import Inference
@@ -41,19 +42,20 @@ def network(x: torch.Tensor) -> torch.Tensor:
 )
 def test_pipeline_gives_the_references_labels(inference: Inference) -> None:
     runner = pipeline.PipelineRunner(Setup("one", "pytorch", 1), network, "one convolution", DEMO)
-    answer = runner.run(IMAGE, inference)
+    output = runner.run(IMAGE, inference)
     x = reference.network_input(IMAGE, DEMO.preprocess)
     mean = reference.merged(reference.score_volumes(network, x, inference, DEMO.labels.flip_pairs), IMAGE.shape[:2])
-    shares = agreement(answer.labels, mean.argmax(0).numpy(), reference.clear_pixels(mean))
+    shares = agreement(output.labels, mean.argmax(0).numpy(), reference.clear_pixels(mean))
     assert shares["clear"] == 1.0  # float32; sums in another order move nearly equal scores only
     assert shares["all"] > 0.995
-    assert {"engine", "resize", "merge"} == set(answer.stages)
+    assert {"engine", "resize", "merge"} == set(output.stages)
 
 
-def test_every_peer_is_described_and_has_its_module() -> None:
-    assert set(MODULES) == set(PEERS) - {"trtexec"}
-    folder = Path(pipeline.__file__).parent
-    assert all((folder / f"{module}.py").is_file() for module in MODULES.values())
+@pytest.mark.parametrize("name", [name for name in PEERS if name != TRTEXEC])
+def test_every_peer_has_its_function(name: str) -> None:
+    module = importlib.import_module(f"benchmarks.peers.{PEERS[name].module}")
+    assert callable(getattr(module, PEERS[name].function))
+    assert PEERS[name].description
 
 
 def test_missing_programs_and_libraries_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

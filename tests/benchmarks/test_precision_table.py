@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 import tiny_model
 from tiny_model import write_model
 
-from benchmarks import precision
+from benchmarks import precision, results, sections
 from isnet_trt.errors import SettingsError
 from isnet_trt.export.lowering import Arithmetic
 from isnet_trt.export.quantise import MeanIoU
@@ -56,28 +57,33 @@ def test_rows() -> None:
     assert len(precision.cases([], qat=False)) == 6
 
 
-def line() -> precision.Line:
-    case = precision.Case("tensorrt", Arithmetic("int8"), 0.5)
+def test_files(tmp_path: Path) -> None:
     steps = (Step(0, 0.75, 1.0), Step(1, 0.25, 0.875))
-    found = Mix(
+    search = Mix(
         "digest", "tensorrt", "mIoU", 0.5, 75.0, (BlockSensitivity("stem", 0.5, 0.125),), steps, ("stem",), 0.25
     )
-    scores = {preset: precision.Score(74.75, 0.25, 99.5) for preset in PRESETS}
-    return precision.Line(case, 1_500_000, scores, found)
-
-
-def test_files(tmp_path: Path) -> None:
-    text = precision.table([line()], {"default": 12, "ms-flip": 6})
-    assert "| int8+fp16 --max-drop 0.5 | tensorrt | 1.50 | 74.75 | +0.25 | 99.50 | 74.75 | +0.25 | 99.50 |" in text
-    assert "default (12): mIoU %" in text
-    assert "keeps stem" in text
-    precision._write(tmp_path / "table", [line()], text, {"scenes": {"default": 12}})
-    (record,) = json.loads((tmp_path / "table.json").read_text("utf-8"))["records"]
-    assert record["scores"]["ms-flip"] == {"miou": 74.75, "lost": 0.25, "equal": 99.5}
-    assert record["search"]["skip"] == ["stem"]
+    scores = {preset: {"miou": 74.75, "lost": 0.25, "equal": 99.5} for preset in PRESETS}
+    case = precision.Case("tensorrt", Arithmetic("int8"), 0.5)
+    about = {"kind": "precision", "case": str(case), "engine": case.engine, "qat": False, "bytes": 1_500_000}
+    record = {**about, "scores": scores, "search": asdict(search)}
+    precision._write(tmp_path / "table", [(record, search)], {"scenes": {"default": 12}})
+    (stored,) = json.loads((tmp_path / "table.json").read_text("utf-8"))["records"]
+    assert stored["scores"]["ms-flip"] == {"miou": 74.75, "lost": 0.25, "equal": 99.5}
+    assert stored["search"]["skip"] == ["stem"]
     page = (tmp_path / "table.md").read_text("utf-8")
+    row = [str(case), "tensorrt", "1.50", *("74.75", "+0.25", "99.50") * 2]
+    assert row in [[cell.strip() for cell in line.strip("|").split("|")] for line in page.splitlines()]
+    assert "12 default" in page
+    assert "keeps stem" in page
     assert "| 1 | 87.5 | 0.250 |" in page
     assert (tmp_path / "table-tensorrt-0.5.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_committed_table_is_that_of_the_committed_result() -> None:
+    data = results.read(results.FOLDER / "precision-demo.json")
+    page = (results.FOLDER / "precision-demo.md").read_text("utf-8")
+    assert page.startswith("\n\n".join(precision.head(data)) + "\n\n## ")
+    assert len(sections.section("precision", data["records"])) == 2
 
 
 def test_other_models_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

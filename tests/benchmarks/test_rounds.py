@@ -54,13 +54,13 @@ def test_a_bundle_against_itself(bundle: Path) -> None:
     assert record["warnings"] == [w for w in record["warnings"] if "busy" in w]
 
 
-def test_planted_wrong_answer_is_refused_and_not_timed(bundle: Path, tmp_path: Path) -> None:
+def test_planted_wrong_labels_are_refused_and_not_timed(bundle: Path, tmp_path: Path) -> None:
     wrong = tiny(tmp_path / "wrong", gain=-1.0)
     record = measure(case(), [ours("right", bundle), ours("wrong", wrong)])
     right, refused = record["contenders"]
     assert right["status"] == "timed"
     assert refused["status"] == "refused"
-    assert "another answer" in refused["why"]
+    assert "other labels" in refused["why"]
     assert "seconds" not in refused
     assert record["ratios"] == []
 

@@ -1,20 +1,17 @@
-"""The committed cases on the trained demo model, small: build, time, compare, limit; resuming; instructions."""
+"""The committed cases on the trained demo model, small: build, time, compare, limit; resuming."""
 
 from __future__ import annotations
 
-import argparse
 import ast
 import importlib.metadata
 import re
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks import accuracy, instructions, limit, rates, results, suite
-from benchmarks.peers import Missing
+from benchmarks import accuracy, limit, rates, results, suite
 from isnet_trt import cli
 from isnet_trt.errors import SettingsError
 from isnet_trt.settings import Inference
@@ -31,7 +28,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> suite.Workshop:
 def test_a_shot_times_bundle_and_peers(workshop: suite.Workshop) -> None:
     small = Inference("slide", (64, 96), (43, 64), (0.25,), flip=True)
     shot = suite.Shot("small", suite.DEMO, (96, 160), "small", small, ("reference", "pytorch"), precisions=("fp32",))
-    (record,) = suite._shoot(workshop, shot)
+    (record,) = suite._shoot(shot, workshop, Path())
     assert {c["name"]: c["status"] for c in record["contenders"]} == {
         "isnet_trt onnxruntime fp32": "timed",
         "reference": "timed",
@@ -61,8 +58,7 @@ def test_accuracy_of_the_demo_bundle_is_the_checkpoints(workshop: suite.Workshop
 @pytest.mark.slow
 def test_limit_of_the_demo_bundle(workshop: suite.Workshop) -> None:
     (bundle,) = workshop.bundles(suite.DEMO, ("fp32",))
-    how = argparse.Namespace(threads=1, rounds=1)
-    record = limit.measure("demo", bundle, (96, 160), rates.measure(1, 1), how)
+    record = limit.measure("demo", bundle, (96, 160), rates.measure(1, 1), threads=1, rounds=1)
     names = [stage["name"] for stage in record["stages"]]
     assert names[0] == "backbone_net.stem"
     assert names[-4:] == ["decoder_stage2", "resize", "gather", "merge"]
@@ -75,7 +71,7 @@ def test_unknown_precisions_and_recipes_are_gaps(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="no bundle"):
         workshop.bundles(suite.DEMO, ("fp8",))
     assert [gap["what"] for gap in workshop.gaps] == ["isnet_demo in fp8"]
-    with pytest.raises(SettingsError, match="no made-up weights"):
+    with pytest.raises(SettingsError, match="no synthetic weights"):
         workshop.checkpoint("isnet_nothing")
 
 
@@ -141,27 +137,7 @@ def test_a_part_that_there_is_not_is_an_error(tmp_path: Path, capsys: pytest.Cap
     results.write(out, results.result([{"kind": "growth", "case": "kept", "part": "another part"}], []))
     before = out.read_bytes()
     assert cli.run(suite.main, ["--parts", "extrapolated", "nonsense", "--out", str(out)]) == cli.ERROR
-    said = capsys.readouterr()
-    assert "nonsense: no part is called so" in said.err
-    assert "written" not in said.out
+    printed = capsys.readouterr()
+    assert "nonsense: no part is called so" in printed.err
+    assert "written" not in printed.out
     assert out.read_bytes() == before
-
-
-def test_instructions_need_valgrind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for stage in instructions.STAGES.values():
-        stage()
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(Missing, match="valgrind is not installed"):
-        instructions.measure(("resize",))
-    out = tmp_path / "counts.json"
-    assert instructions.main(["--stages", "resize", "--out", str(out)]) == cli.FAILED
-    assert "valgrind" in results.read(out)["gaps"][0]["why"]
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(shutil.which("valgrind") is None, reason="valgrind is not installed")
-def test_instruction_counts_repeat_and_grow_with_the_work() -> None:
-    one, again = (instructions.count("resize", 1) for _ in range(2))
-    # The interpreter's start differs by a fraction of a per cent from run to run; the work added is 60 runs.
-    assert abs(one - again) < 0.01 * one
-    assert instructions.count("resize", 61) > one + 30 * 1_000_000

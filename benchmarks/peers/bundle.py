@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.peers import Answer, Missing, Setup
+from benchmarks.peers.base import Missing, Output, Setup
 from isnet_trt import Segmenter
 from isnet_trt.errors import IsnetError
 from isnet_trt.settings import Inference
 
 
 def load(setup: Setup) -> BundleRunner:
-    """The bundle with the engine it was built for."""
+    """The bundle with the engine that it was built for."""
     if setup.bundle is None:
         raise Missing("no bundle was given")
     try:
@@ -31,10 +31,10 @@ class BundleRunner:
         self.segmenter = segmenter
         self.description = segmenter.engine.description
 
-    def run(self, image: NDArray[np.uint8], inference: Inference) -> Answer:
-        """See `benchmarks.peers.Runner.run`."""
-        answer = self.segmenter(image, inference=inference)
-        return Answer(answer.labels, answer.seconds)
+    def run(self, image: NDArray[np.uint8], inference: Inference) -> Output:
+        """See `benchmarks.peers.base.Runner.run`."""
+        segmentation = self.segmenter(image, inference=inference)
+        return Output(segmentation.labels, segmentation.seconds)
 
     def close(self) -> None:
         """Close the engine."""

@@ -1,4 +1,4 @@
-"""Operations and bytes of a graph against counts by hand; a stage's floor; fitted exponents; the border band."""
+"""Operations and bytes of a graph against counts by hand; blocks cut out; floors; fitted exponents; the border band."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import pytest
 from bench_bundles import tiny
 from onnx import TensorProto, helper, numpy_helper
 
-from benchmarks import blocks, cost, growth, limit, rates
+from benchmarks import blocks, growth, limit, rates
 from benchmarks.accuracy import _truth, boundary
+from benchmarks.sessions import open_session
 from isnet_trt import Segmenter
 from isnet_trt.errors import SettingsError
 
@@ -49,8 +50,8 @@ def graph(path: Path) -> Path:
 
 
 def test_operations_and_bytes_by_hand(tmp_path: Path) -> None:
-    stem, tail = cost.blocks(graph(tmp_path / "g.onnx"), (7, 11))
-    assert (stem.name, tail.name) == ("stem", cost.TAIL)
+    stem, tail = blocks.Network(graph(tmp_path / "g.onnx"), (7, 11)).blocks()
+    assert (stem.name, tail.name) == ("stem", blocks.TAIL)
     positions = 4 * 6  # ceil(7/2) x ceil(11/2)
     assert stem.operations == 2 * 6 * positions * 3 * 9
     assert tail.operations == 2 * 5 * positions * 6
@@ -63,14 +64,14 @@ def test_context_operations_count_by_their_formula() -> None:
     shapes = {"q": (1, 20, 8), "k": (1, 30, 8), "v": (1, 30, 8), "o": (1, 20, 8), "l": (1, 5, 20), "f": (1, 20, 16)}
     attention = helper.make_node("ContextAttention", ["q", "k", "v", "bias"], ["o"], domain="isnet_trt")
     pool = helper.make_node("RegionPool", ["l", "f"], ["centres", "counts"], domain="isnet_trt")
-    assert cost.operations(attention, shapes) == 2 * 20 * 30 * (8 + 8)
-    assert cost.operations(pool, shapes) == 2 * 5 * 20 * 16
-    assert cost.operations(helper.make_node("Relu", ["q"], ["o"]), shapes) == 0
+    assert blocks.operations(attention, shapes) == 2 * 20 * 30 * (8 + 8)
+    assert blocks.operations(pool, shapes) == 2 * 5 * 20 * 16
+    assert blocks.operations(helper.make_node("Relu", ["q"], ["o"]), shapes) == 0
 
 
 def test_a_size_that_the_graph_refuses_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="cannot be run at"):
-        cost.blocks(Path(tiny(tmp_path / "threes", batch=3)) / "model.onnx", (33, 47))
+        blocks.Network(Path(tiny(tmp_path / "threes", batch=3)) / "model.onnx", (33, 47))
 
 
 def test_floor_is_the_larger_of_compute_and_memory() -> None:
@@ -82,10 +83,10 @@ def test_floor_is_the_larger_of_compute_and_memory() -> None:
 
 
 def test_rates_are_measured_and_positive() -> None:
-    found = rates.measure(threads=1, repeats=1)
+    machine = rates.measure(threads=1, repeats=1)
     # A machine that runs this at all is somewhere between 10 MFLOP/s and 1 PFLOP/s.
-    assert all(1e7 < rate < 1e15 for kind in (found.fp32, found.int8, found.memory) for rate in kind.values())
-    assert found.matrix(False) == max(found.fp32.values())
+    assert all(1e7 < rate < 1e15 for kind in (machine.fp32, machine.int8, machine.memory) for rate in kind.values())
+    assert machine.matrix(False) == max(machine.fp32.values())
 
 
 def test_the_better_of_two_measurements_counts() -> None:
@@ -94,29 +95,29 @@ def test_the_better_of_two_measurements_counts() -> None:
 
 
 def test_blocks_of_a_model_are_timed_one_by_one(tmp_path: Path) -> None:
-    each, whole = blocks.seconds(graph(tmp_path / "g.onnx"), ["r", "logits"], (65, 97), 1, 3)
+    each, whole = blocks.Network(graph(tmp_path / "g.onnx"), (65, 97)).seconds(threads=1, rounds=3)
     assert len(each) == 2
     assert all(s > 0 for s in (*each, whole))
 
 
 def test_a_block_alone_computes_what_it_does_in_the_network(tmp_path: Path) -> None:
-    """Fed with the values of a run, the parts give the network's own answer, and hold nothing of one another."""
-    proto = cost.flat(graph(tmp_path / "g.onnx"))
-    ends, x = ["r", "logits"], np.random.default_rng(0).standard_normal((1, 3, 33, 47), dtype=np.float32)
-    values = blocks._crossing(proto, ends, {"image": x}, 1)
+    """Fed with the values of a run, the parts give the network's own logits, and hold nothing of one another."""
+    network = blocks.Network(graph(tmp_path / "g.onnx"), (33, 47))
+    values = network.border_values(threads=1)
     assert set(values) == {"image", "r"}
-    stem, tail = (blocks._part(proto, ends, i, values) for i in range(2))
+    stem, tail = network.parts(values)
     assert [node.op_type for node in stem.graph.node] == ["Conv", "Relu"]
     assert [node.op_type for node in tail.graph.node] == ["Reshape", "MatMul"]
-    (border,) = blocks._session(stem, 1).run(None, {"image": x})
-    (logits,) = blocks._session(tail, 1).run(None, {"r": border})
-    (wanted,) = blocks._session(proto, 1).run(None, {"image": x})
+    (border,) = open_session(stem, 1).run(None, {"image": values["image"]})
+    (logits,) = open_session(tail, 1).run(None, {"r": border})
+    (expected,) = open_session(network.proto, 1).run(None, {"image": values["image"]})
     assert np.array_equal(border, values["r"])
-    assert np.array_equal(logits, wanted)
+    assert np.array_equal(logits, expected)
 
 
 def test_a_quantised_border_belongs_to_the_block_before_it(tmp_path: Path) -> None:
-    proto = onnx.load(graph(tmp_path / "g.onnx"))
+    path = graph(tmp_path / "g.onnx")
+    proto = onnx.load(path)
     pair = [
         helper.make_node("QuantizeLinear", ["r", "s", "z"], ["rq"]),
         helper.make_node("DequantizeLinear", ["rq", "s", "z"], ["rd"]),
@@ -128,11 +129,13 @@ def test_a_quantised_border_belongs_to_the_block_before_it(tmp_path: Path) -> No
     proto.graph.node.extend(nodes)
     proto.graph.initializer.append(numpy_helper.from_array(np.array(0.1, np.float32), "s"))
     proto.graph.initializer.append(numpy_helper.from_array(np.array(3, np.uint8), "z"))
-    ends = ["r", "logits"]
-    assert cost.owners(proto, ends) == {0: 0, 1: 0, 2: 0, 3: 1, 4: 1, 5: 1}
-    values = blocks._crossing(proto, ends, {"image": np.zeros((1, 3, 33, 47), np.float32)}, 1)
+    onnx.save(proto, path)
+    network = blocks.Network(path, (33, 47))
+    assert network.quantised
+    assert network.owner == {0: 0, 1: 0, 2: 0, 3: 1, 4: 1, 5: 1}
+    values = network.border_values(threads=1)
     assert set(values) == {"image", "rq"}
-    stem, tail = (blocks._part(proto, ends, i, values) for i in range(2))
+    stem, tail = network.parts(values)
     assert [output.name for output in stem.graph.output] == ["rq"]
     assert [node.op_type for node in tail.graph.node] == ["DequantizeLinear", "Reshape", "MatMul"]
 

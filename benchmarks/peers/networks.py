@@ -1,0 +1,182 @@
+"""The network under other libraries, each in its best form, inside the evaluation of `benchmarks.peers.pipeline`.
+
+Under PyTorch it is the folded inference form; elsewhere the graph that a user gets without this project:
+``torch.onnx.export`` of the training form in evaluation mode. The functions for a GPU are written from the libraries'
+documentation and have not run on one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.peers.base import Missing, Setup
+from benchmarks.peers.pipeline import Network, PipelineRunner
+from benchmarks.sessions import open_session
+from isnet_trt.recipes import Recipe
+from isnet_trt.training.checkpoint import load_model
+from isnet_trt.training.model import inference_form
+
+M = TypeVar("M", bound=nn.Module)
+_SAMPLE = (2, 3, 73, 105)
+"""Input that the exporter traces the network with; every size but the channels stays free."""
+
+
+def device() -> str:
+    """``cuda`` where torch has one, else ``cpu``."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def channels_last(model: M) -> M:
+    """``model`` with its convolution weights in the layout that channels-last inputs want."""
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def on_device(model: Network, dtype: torch.dtype = torch.float32) -> Network:
+    """``model`` with input and output on the CPU in float32, its own input channels last and of ``dtype``."""
+
+    def network(x: Tensor) -> Tensor:
+        return model(x.to(device(), dtype, memory_format=torch.channels_last)).float().cpu()
+
+    return network
+
+
+def eager(setup: Setup) -> PipelineRunner:
+    """PyTorch eager: batch-norm folded, contexts collapsed, channels last; on a GPU if torch has one."""
+    torch.set_num_threads(setup.threads)
+    checkpoint = setup.checkpoint()
+    model = channels_last(inference_form(load_model(checkpoint)).to(device()))
+    about = f"PyTorch {torch.__version__} eager, {device()}, folded, channels last, {setup.threads} threads"
+    return PipelineRunner(setup, on_device(model), about, checkpoint.recipe)
+
+
+def compiled(setup: Setup) -> PipelineRunner:
+    """torch.compile with frozen weights, half precision on a GPU; an input shape is compiled when it is first seen."""
+    if device() == "cpu" and not any(map(shutil.which, ("c++", "g++", "clang++"))):
+        raise Missing("torch.compile needs a C++ compiler on the CPU, and there is none (apt install g++)")
+    torch.set_num_threads(setup.threads)
+    torch._inductor.config.freezing = True
+    checkpoint = setup.checkpoint()
+    dtype = torch.float16 if device() == "cuda" else torch.float32
+    model = channels_last(inference_form(load_model(checkpoint)).to(device(), dtype))
+    network = torch.compile(model, dynamic=False)
+    about = f"torch.compile {torch.__version__}, {device()}, {dtype}, frozen, {setup.threads} threads"
+    return PipelineRunner(setup, on_device(network, dtype), about, checkpoint.recipe)
+
+
+def torch_tensorrt(setup: Setup) -> PipelineRunner:
+    """torch.compile's TensorRT backend (docs.pytorch.org/TensorRT, "Torch-TensorRT torch.compile backend")."""
+    if not torch.cuda.is_available():
+        raise Missing("Torch-TensorRT needs an NVIDIA GPU, and torch sees none")
+    try:
+        import torch_tensorrt as library  # type: ignore[import-not-found, unused-ignore]
+    except ImportError as error:
+        raise Missing(f"Torch-TensorRT is not installed ({error}); pip install torch-tensorrt") from None
+    checkpoint = setup.checkpoint()
+    model = inference_form(load_model(checkpoint)).half().cuda()
+    network = torch.compile(model, backend="torch_tensorrt", dynamic=False)
+    about = f"Torch-TensorRT {library.__version__}, fp16"
+    return PipelineRunner(setup, on_device(network, torch.float16), about, checkpoint.recipe)
+
+
+def onnxruntime_cpu(setup: Setup, provider: str = "CPUExecutionProvider") -> PipelineRunner:
+    """ONNX Runtime with all its optimisations on the exported graph."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise Missing(f"ONNX Runtime cannot be imported ({error}); pip install onnxruntime") from None
+    if provider not in onnxruntime.get_available_providers():
+        raise Missing(f"this ONNX Runtime has no {provider}; pip install onnxruntime-gpu, on a machine with a GPU")
+    with exported(setup) as (graph, recipe):
+        session = open_session(graph, setup.threads, provider)
+
+    def network(x: Tensor) -> Tensor:
+        return torch.from_numpy(session.run(None, {"image": x.contiguous().numpy()})[0])
+
+    about = f"ONNX Runtime {onnxruntime.__version__}, {provider}, plain export, {setup.threads} threads"
+    return PipelineRunner(setup, network, about, recipe)
+
+
+def onnxruntime_cuda(setup: Setup) -> PipelineRunner:
+    """The same with ONNX Runtime's CUDA provider."""
+    return onnxruntime_cpu(setup, "CUDAExecutionProvider")
+
+
+def openvino_cpu(setup: Setup) -> PipelineRunner:
+    """OpenVINO's CPU plugin in float32 (docs.openvino.ai, "Optimizing for latency")."""
+    try:
+        import openvino  # type: ignore[import-not-found, import-untyped, unused-ignore]
+    except ImportError as error:
+        raise Missing(f"OpenVINO is not installed ({error}); pip install openvino") from None
+    settings = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": str(setup.threads),
+        "INFERENCE_PRECISION_HINT": "f32",
+    }
+    with exported(setup) as (graph, recipe):
+        try:
+            model = openvino.Core().compile_model(str(graph), "CPU", settings)
+        except RuntimeError as error:
+            raise Missing(f"OpenVINO cannot load the plain graph: {error}") from None
+
+    def network(x: Tensor) -> Tensor:
+        return torch.from_numpy(model([x.contiguous().numpy()])[0].copy())
+
+    about = f"OpenVINO {openvino.__version__}, CPU, f32, plain export, {setup.threads} threads"
+    return PipelineRunner(setup, network, about, recipe)
+
+
+@contextlib.contextmanager
+def exported(setup: Setup) -> Iterator[tuple[Path, Recipe]]:
+    """A temporary file with the exported training form (input ``image``; batch, height and width free), and its recipe.
+
+    Raises:
+        Missing: the exporter failed, or there is no checkpoint.
+    """
+    checkpoint = setup.checkpoint()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "plain.onnx"
+        try:
+            with _quiet():
+                _export(load_model(checkpoint), path)
+        except Exception as error:
+            raise Missing(f"the training form cannot be exported: {error}") from None
+        yield path, checkpoint.recipe
+
+
+def _export(model: nn.Module, path: Path) -> None:
+    sizes = {0: torch.export.Dim("batch"), 2: torch.export.Dim("height"), 3: torch.export.Dim("width")}
+    program = torch.onnx.export(
+        model,
+        (torch.zeros(_SAMPLE),),
+        dynamo=True,
+        input_names=["image"],
+        output_names=["logits"],
+        dynamic_shapes=(sizes,),
+        verbose=False,
+    )
+    assert program is not None
+    program.save(str(path))
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
