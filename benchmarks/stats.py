@@ -16,7 +16,6 @@ from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 import numpy as np
-from scipy.stats import binom
 from tqdm import tqdm
 
 T = TypeVar("T")
@@ -73,6 +72,8 @@ def spread(samples: Sequence[float]) -> Spread:
 
 def _depth(n: int) -> tuple[int, float]:
     """How many samples may be left off at each end, and the probability that the rest spans the true median."""
+    from scipy.stats import binom  # takes a second; contenders in processes of their own do without
+
     coverage = 1 - 2 * binom.cdf(np.arange(max(n // 2, 1)), n, 0.5)
     depth = max(int(np.sum(coverage >= COVERAGE)) - 1, 0)
     return depth, max(float(coverage[depth]), 0.0)
