@@ -11,7 +11,7 @@ from benchmarks import command, rates, results
 from benchmarks.blocks import Network
 from isnet_trt import Segmenter, cli
 from isnet_trt.bundle import ONNX, Bundle
-from isnet_trt.engines.onnxruntime_cpu import LIBRARY
+from isnet_trt.engines.onnxruntime import LIBRARY
 from isnet_trt.errors import IsnetError, SettingsError
 from isnet_trt.merging.geometry import coarse_size
 from isnet_trt.pictures.preprocess import test_size
