@@ -132,107 +132,58 @@ class MemoryError(Error):  # as pycuda calls it
 
 
 class Pycuda:
-    """``pycuda.driver``."""
+    """``pycuda.driver``, whose objects own what they stand for."""
 
     Error = Error
     MemoryError = MemoryError
 
     def __init__(self, gpu: Gpu) -> None:
-        self.gpu = gpu
-        self.ready = False
+        self._api = Driver(gpu)
+
+    def _call(self, name: str, *arguments: Any) -> Any:
+        status, *values = getattr(self._api, name)(*arguments)
+        if status:
+            raise (MemoryError if status == 2 else Error)(f"{name} failed: {ERRORS[status].decode()}")
+        return values[0] if values else None
 
     def init(self) -> None:
-        self.ready = True
+        self._call("cuInit", 0)
 
     def Device(self, index: int) -> Any:
-        assert self.ready
-        return SimpleNamespace(retain_primary_context=self._retain)
-
-    def _retain(self) -> Any:
-        gpu = self.gpu
-        gpu.retained += 1
-
-        class Context:
-            def push(self) -> None:
-                gpu.stacks.setdefault(threading.get_ident(), []).append(self)
-
-            @staticmethod
-            def pop() -> None:
-                gpu.stacks[threading.get_ident()].pop()
-
-        return Context()
+        context = self._call("cuDevicePrimaryCtxRetain", self._call("cuDeviceGet", index))
+        pair = {"push": lambda: self._call("cuCtxPushCurrent", context), "pop": lambda: self._call("cuCtxPopCurrent")}
+        return SimpleNamespace(retain_primary_context=lambda: SimpleNamespace(**pair))
 
     def mem_alloc(self, size: int) -> Any:
-        self.gpu.check_current()
-        assert self.gpu.capturing is None, "allocation while a graph is captured"
-        assert size > 0
-        if self.gpu.used + size > self.gpu.total or "mem_alloc" in self.gpu.fails:
-            raise MemoryError("cuMemAlloc failed: out of memory")
-        return Allocation(self.gpu, size)
+        return Allocation(self, self._call("cuMemAlloc", size), "cuMemFree")
 
-    def pagelocked_empty(self, shape: int, dtype: Any) -> Any:
-        self.gpu.check_current()
+    def pagelocked_empty(self, size: int, dtype: Any) -> Any:
+        """As much of an array as is asked for: its address, and the ``base`` that frees it."""
         assert np.dtype(dtype) == np.uint8
-        address = self.gpu.block(shape)
-        self.gpu.staging[address] = shape
-        return staging_array(self.gpu, address, shape)
+        base = Allocation(self, self._call("cuMemHostAlloc", size, 0), "cuMemFreeHost")
+        return SimpleNamespace(ctypes=SimpleNamespace(data=int(base)), base=base)
 
     def Stream(self, flags: int) -> Any:
-        self.gpu.check_current()
-        assert flags == 1
-        return OwnStream(self.gpu)
-
-
-class Staging(np.ndarray):
-    """An array whose ``base`` can be freed, as pycuda's page-locked arrays."""
-
-    @property
-    def base(self) -> Any:  # type: ignore[override]
-        return self._base
-
-
-def staging_array(gpu: Gpu, address: int, size: int) -> np.ndarray:
-    made = np.frombuffer((ctypes.c_uint8 * size).from_address(address), np.uint8).view(Staging)
-
-    def free() -> None:
-        gpu.check_may_free()
-        del gpu.staging[address]
-        gpu.drop(address)
-
-    made._base = SimpleNamespace(free=free)
-    return made
+        return OwnStream(self, self._call("cuStreamCreate", flags))
 
 
 class Allocation:
-    def __init__(self, gpu: Gpu, size: int) -> None:
-        self.gpu = gpu
-        self.size = size
-        self.address = gpu.block(size)
-        gpu.memory[self.address] = size
-        gpu.used += size
-        gpu.peak = max(gpu.peak, gpu.used)
+    def __init__(self, cuda: Pycuda, address: int, free: str) -> None:
+        self.address = address
+        self.free = lambda: cuda._call(free, address)
 
     def __int__(self) -> int:
         return self.address
 
-    def free(self) -> None:
-        self.gpu.check_may_free()
-        del self.gpu.memory[self.address]
-        self.gpu.used -= self.size
-        self.gpu.drop(self.address)
-
 
 class OwnStream:
-    """A ``pycuda.driver.Stream``: destroyed with its last reference, under a pushed context."""
+    """Destroyed with its last reference, under a pushed context."""
 
-    def __init__(self, gpu: Gpu) -> None:
-        self.gpu = gpu
-        self.handle = gpu.handle()
-        gpu.streams[self.handle] = Stream(gpu)
+    def __init__(self, cuda: Pycuda, handle: int) -> None:
+        self.cuda, self.handle = cuda, handle
 
     def __del__(self) -> None:
-        self.gpu.check_current()
-        del self.gpu.streams[self.handle]
+        self.cuda._call("cuStreamDestroy", self.handle)
 
 
 class Driver:
@@ -269,8 +220,13 @@ class Driver:
     def cuMemAlloc(self, size: int) -> tuple[int, int]:
         assert self.gpu.capturing is None, "allocation while a graph is captured"
         assert size > 0
-        status = self._status("cuMemAlloc") or (2 if self.gpu.used + size > self.gpu.total else 0)
-        return (status, 0) if status else (0, Allocation(self.gpu, size).address)
+        if status := self._status("cuMemAlloc") or (2 if self.gpu.used + size > self.gpu.total else 0):
+            return status, 0
+        address = self.gpu.block(size)
+        self.gpu.memory[address] = size
+        self.gpu.used += size
+        self.gpu.peak = max(self.gpu.peak, self.gpu.used)
+        return 0, address
 
     def cuMemFree(self, address: int) -> tuple[int]:
         self.gpu.check_may_free()
@@ -297,6 +253,7 @@ class Driver:
         return self._status("cuStreamCreate"), handle
 
     def cuStreamDestroy(self, stream: int) -> tuple[int]:
+        self.gpu.check_current()
         del self.gpu.streams[stream]
         return (self._status("cuStreamDestroy"),)
 

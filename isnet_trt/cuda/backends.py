@@ -2,7 +2,7 @@
 
 Both work in the device's *primary* context, the one that PyTorch and TensorRT use; ``pycuda.autoinit`` would create
 another. cuda.core is not used: version 1.2 has no copies with a pitch, takes each address of a copy as a Buffer object,
-and makes a context current without a way back to the previous one.
+and cannot leave a thread without a current context again.
 
 pycuda: https://documen.tician.de/pycuda/driver.html
 """
