@@ -13,7 +13,7 @@ from isnet_trt.merging import windows
 from isnet_trt.merging.geometry import Window
 from isnet_trt.merging.merge import Merger, TileSink, not_finite
 from isnet_trt.merging.resample import Array
-from isnet_trt.runtime.call import Job, Request, StageTimer
+from isnet_trt.runtime.call import Outputs, Request, StageTimer
 from isnet_trt.settings import Inference, Size
 
 WindowLogits = list[tuple[Window, Array]]
@@ -38,11 +38,7 @@ class Runtime(ABC):
         """Engine, library, device, and where the stages around the network run, in one line."""
 
     @abstractmethod
-    def check_stream(self, stream: int) -> None:
-        """Raise SettingsError if this runtime takes no CUDA stream."""
-
-    @abstractmethod
-    def submit(self, request: Request) -> Job:
+    def submit(self, request: Request) -> Outputs:
         """Compute the outputs of a request, or queue the work and return at once.
 
         Raises:
@@ -50,8 +46,8 @@ class Runtime(ABC):
         """
 
     @abstractmethod
-    def collect(self, job: Job) -> None:
-        """Wait until the outputs of a job are complete.
+    def collect(self, outputs: Outputs) -> None:
+        """Wait until the outputs are complete.
 
         Raises:
             EngineError: the engine or the device failed, or the logits are not finite.

@@ -54,17 +54,18 @@ class Request:
 
 @dataclass
 class Outputs:
-    """What a call computes; `add_tile` fills what is merged on the host.
+    """What a call computes; with a ``ticket`` complete after `Runtime.collect`, otherwise already.
 
     ``labels`` is (H, W), or the caller's object in GPU memory; ``probabilities`` (K, H, W) and ``scores`` (P, K) at
     the pixels ``points`` (P, 2) are float32, or None where they were not requested.
     """
 
+    request: Request
     labels: Any
     probabilities: Array | None = None
     points: NDArray[np.intp] | None = None
     scores: Array | None = None
-    merges_probabilities: bool = False
+    ticket: Ticket | None = None
 
     @classmethod
     def allocate(cls, request: Request, classes: int) -> Outputs:
@@ -74,8 +75,7 @@ class Outputs:
             SettingsError: ``points`` are not (row, column) pixels of the image.
         """
         size, memory = request.image.size, request.out_memory
-        outputs = cls(np.empty(size, label_type(classes)) if memory is None else memory.array())
-        outputs.merges_probabilities = request.inference.softmax_before_resize
+        outputs = cls(request, np.empty(size, label_type(classes)) if memory is None else memory.array())
         if request.probabilities:
             outputs.probabilities = np.empty((classes, *size), np.float32)
         if request.points is not None:
@@ -91,7 +91,9 @@ class Outputs:
             inside = (row >= rows.start) & (row < rows.stop) & (column >= columns.start) & (column < columns.stop)
             self.scores[inside] = tile[:, row[inside] - rows.start, column[inside] - columns.start].T
         if self.probabilities is not None:
-            self.probabilities[:, rows, columns] = tile if self.merges_probabilities else softmax(tile)
+            self.probabilities[:, rows, columns] = (
+                tile if self.request.inference.softmax_before_resize else softmax(tile)
+            )
 
 
 def _check_points(points: Sequence[tuple[int, int]], size: Size) -> NDArray[np.intp]:
@@ -103,12 +105,3 @@ def _check_points(points: Sequence[tuple[int, int]], size: Size) -> NDArray[np.i
     if (pixels < 0).any() or (pixels >= np.asarray(size)).any():
         raise SettingsError(f"points must be (row, column) inside the picture of {size[0]}x{size[1]}")
     return pixels.astype(np.intp)
-
-
-@dataclass
-class Job:
-    """A submitted request. With a ``ticket`` its outputs are complete after `Runtime.collect`, otherwise already."""
-
-    outputs: Outputs
-    timer: StageTimer
-    ticket: Ticket | None = None

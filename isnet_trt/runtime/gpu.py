@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from isnet_trt.cuda.pipeline import Pipeline
 from isnet_trt.cuda.plan import Model
 from isnet_trt.engines.base import Engine
 from isnet_trt.errors import SettingsError
 from isnet_trt.merging.resample import Array
-from isnet_trt.runtime.base import Runtime, WindowLogits
-from isnet_trt.runtime.call import Job, Outputs, Request
+from isnet_trt.runtime.base import Runtime
+from isnet_trt.runtime.call import Outputs, Request
 
 
 class GpuRuntime(Runtime):
@@ -29,10 +27,7 @@ class GpuRuntime(Runtime):
         backend = self.pipeline.device.backend
         return f"{self.engine.description}; all stages on the GPU (memory from {backend}), {self.pipeline.description}"
 
-    def check_stream(self, stream: int) -> None:
-        """See `Runtime.check_stream`: any is taken."""
-
-    def submit(self, request: Request) -> Job:
+    def submit(self, request: Request) -> Outputs:
         """See `Runtime.submit`; takes host memory and that of GPU 0."""
         for memory, name in ((request.image, "the image"), (request.out_memory, "out")):
             if memory is not None and not memory.on_host and memory.device_index != 0:
@@ -41,33 +36,29 @@ class GpuRuntime(Runtime):
             return self._merge_on_host(request)
         with request.timer("queue"):
             ticket = self.pipeline.submit(request.image, request.inference, request.out_memory, request.stream)
-        return Job(Outputs(request.out), request.timer, ticket)
+        return Outputs(request, request.out, ticket=ticket)
 
-    def collect(self, job: Job) -> None:
-        """See `Runtime.collect`. Where the labels are in device memory, the output is the caller's object."""
-        if job.ticket is not None:
-            with job.timer("gpu"):
-                labels = self.pipeline.collect(job.ticket)
-            if labels is not None:
-                job.outputs.labels = labels
-
-    def _merge_on_host(self, request: Request) -> Job:
+    def _merge_on_host(self, request: Request) -> Outputs:
         """Merge downloaded logits: on the GPU, neither probabilities nor scores are ever written to memory."""
+        image, inference, timer = request.image, request.inference, request.timer
         if request.out_memory is not None and not request.out_memory.on_host:
             raise SettingsError(
                 "probabilities and points are merged on the host: pass out in host memory, or leave them out"
             )
-        image, timer = request.image, request.timer
         outputs = Outputs.allocate(request, self.model.head.classes)
-        plan = self.pipeline.plan(image.size, request.inference).queue
-        self.merge(plan, self._window_logits(request), image.size, outputs.add_tile, timer)
-        return Job(outputs, timer)
+        with timer("gpu"):
+            logits = self.pipeline.window_logits(image, inference, request.stream)
+        plan = self.pipeline.plan(image.size, inference).queue
+        self.merge(plan, ([pair] for pair in logits), image.size, outputs.add_tile, timer)
+        return outputs
 
-    def _window_logits(self, request: Request) -> Iterator[WindowLogits]:
-        with request.timer("gpu"):
-            logits = self.pipeline.window_logits(request.image, request.inference, request.stream)
-        while logits:
-            yield [logits.pop(0)]
+    def collect(self, outputs: Outputs) -> None:
+        """See `Runtime.collect`. Labels in the caller's device memory are given back as the caller's object."""
+        if outputs.ticket is not None:
+            with outputs.request.timer("gpu"):
+                labels = self.pipeline.collect(outputs.ticket)
+            if labels is not None:
+                outputs.labels = labels
 
     def infer(self, batch: Array) -> Array:
         """See `Runtime.infer`. The engine shares its memory with the pipeline, which has to be idle."""

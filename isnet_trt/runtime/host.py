@@ -7,7 +7,7 @@ from isnet_trt.engines.base import Engine
 from isnet_trt.errors import SettingsError
 from isnet_trt.pictures.preprocess import network_input
 from isnet_trt.runtime.base import Runtime
-from isnet_trt.runtime.call import Job, Outputs, Request
+from isnet_trt.runtime.call import Outputs, Request
 
 
 class HostRuntime(Runtime):
@@ -23,26 +23,28 @@ class HostRuntime(Runtime):
         """See `Runtime.description`."""
         return f"{self.engine.description}; all other stages on the host{self._reason}"
 
-    def check_stream(self, stream: int) -> None:
-        """See `Runtime.check_stream`: nothing here would wait for one."""
-        raise SettingsError(
-            f"stream ({stream:#x}) is for segmenters that work in GPU memory; {self.description}: leave stream out"
-        )
+    def submit(self, request: Request) -> Outputs:
+        """See `Runtime.submit`; takes host memory only, and no CUDA stream."""
+        image, timer = request.image, request.timer
+        self._check(request)
+        outputs = Outputs.allocate(request, self.model.head.classes)
+        with timer("resize"):
+            planes = network_input(image.array(), image.order, self.model.preprocess)
+        self.score(planes, request.inference, image.size, outputs.add_tile, timer)
+        return outputs
 
-    def submit(self, request: Request) -> Job:
-        """See `Runtime.submit`; takes host memory only."""
+    def _check(self, request: Request) -> None:
+        if request.stream is not None:
+            raise SettingsError(
+                f"stream ({request.stream:#x}) is for segmenters that work in GPU memory; {self.description}: "
+                "leave stream out"
+            )
         for memory, name in ((request.image, "the image"), (request.out_memory, "out")):
             if memory is not None and not memory.on_host:
                 raise SettingsError(
                     f"{name} is in the memory of {memory.device}, but {self.engine.description} takes its pictures "
                     "from the host: copy it there first, or open a bundle whose engine works in GPU memory"
                 )
-        image, timer = request.image, request.timer
-        outputs = Outputs.allocate(request, self.model.head.classes)
-        with timer("resize"):
-            planes = network_input(image.array(), image.order, self.model.preprocess)
-        self.score(planes, request.inference, image.size, outputs.add_tile, timer)
-        return Job(outputs, timer)
 
-    def collect(self, job: Job) -> None:
+    def collect(self, outputs: Outputs) -> None:
         """See `Runtime.collect`: the outputs are complete already."""

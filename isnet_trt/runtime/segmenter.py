@@ -25,7 +25,7 @@ from isnet_trt.pictures.formats import Order
 from isnet_trt.pictures.interop import image_from, labels_from
 from isnet_trt.pictures.raw import stream_handle
 from isnet_trt.runtime.base import Runtime
-from isnet_trt.runtime.call import Job, Request, StageTimer
+from isnet_trt.runtime.call import Outputs, Request, StageTimer
 from isnet_trt.runtime.gpu import GpuRuntime
 from isnet_trt.runtime.host import HostRuntime
 from isnet_trt.runtime.opening import open_runtime
@@ -183,25 +183,28 @@ class Segmenter:
         inference: Inference | str | None = None,
         probabilities: bool = False,
         points: Sequence[tuple[int, int]] | None = None,
-    ) -> Job:
-        """Read and check a call's arguments once, and hand them to the runtime as one request."""
+    ) -> Outputs:
+        """Check a call's arguments, read and describe its image, and hand them to the runtime as one request."""
         settings, timer = self._inference(inference), StageTimer()
-        if stream is not None:
-            stream = stream_handle(stream)
-            self.runtime.check_stream(stream)
+        handle = None if stream is None else stream_handle(stream)
         with self._turn():
             with timer("read"):
-                image = image_from(image, order, stream=stream)
-                out_memory = labels_from(out, image, label_type(self.labels.count), stream=stream)
-            request = Request(image, settings, out, out_memory, stream, probabilities, points, timer)
+                described = image_from(image, order, stream=handle)
+                out_memory = labels_from(out, described, label_type(self.labels.count), stream=handle)
+            request = Request(described, settings, out, out_memory, handle, probabilities, points, timer)
             return self.runtime.submit(request)
 
-    def _collect(self, job: Job) -> Segmentation:
-        with self._turn() if job.ticket else nullcontext():
-            self.runtime.collect(job)
-        outputs, palette = job.outputs, self._palette.copy()
-        seconds = job.timer.seconds
-        return Segmentation(outputs.labels, self.labels.names, palette, outputs.probabilities, outputs.scores, seconds)
+    def _collect(self, outputs: Outputs) -> Segmentation:
+        with self._turn() if outputs.ticket else nullcontext():
+            self.runtime.collect(outputs)
+        return Segmentation(
+            outputs.labels,
+            self.labels.names,
+            self._palette.copy(),
+            outputs.probabilities,
+            outputs.scores,
+            outputs.request.timer.seconds,
+        )
 
     def map(self, images: Iterable[Source], **options: Any) -> Iterator[Segmentation]:
         """Segment one picture after the other, with the options of a call.
