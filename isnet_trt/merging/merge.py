@@ -1,9 +1,10 @@
-"""From the network's coarse scores to labels, in tiles: classes x height x width never exists as a whole.
+"""From the network's low-resolution logits to labels, in tiles: classes x height x width never exists as a whole.
 
-Only the coarse scores of each window are kept. For each tile of the label map every pass gives the block it needs
-(in slide mode: windows enlarged, softmaxed if so asked, added, divided by how many cover each pixel), the block is
-resampled straight to the size of the label map, the passes are averaged and the tile's largest class is taken, the
-first of equal ones. Where everything after the network is linear, mirrored pairs are added up on the coarse grid.
+Only the low-resolution logits of each window are kept. For each tile of the label map every pass gives the block that
+it needs; in slide mode the block is made of windows, enlarged, with softmax if the settings say so, added, and divided
+by the number of windows at each pixel. The block is resampled straight to the size of the label map, the passes are
+averaged, and the tile's largest class is taken, the first of equal ones. Where everything after the network is linear,
+mirrored pairs are added up at low resolution.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isnet_trt.errors import EngineError
-from isnet_trt.merging.geometry import Pass, Window, coarse_size
+from isnet_trt.merging.geometry import Window, coarse_size
 from isnet_trt.merging.resample import CHUNK, Array, Part, Span, column_taps, combine, taps
 from isnet_trt.merging.volumes import Coarse, Mosaic, Pairs, Volume
 from isnet_trt.merging.windows import Plan
@@ -94,6 +95,7 @@ def tile_size(classes: int, output: Size, volumes: Sequence[Size]) -> Size:
     rows, columns = TILE_ROWS, max(1, TILE_VALUES // (TILE_ROWS * classes * CHUNK)) * CHUNK
     vertical = max(size[0] for size in volumes) / output[0]
     horizontal = max(size[1] for size in volumes) / output[1]
+    # A block has one more sample than its tile needs on each side. Halve the side along which the block is longer.
     while classes * (rows * vertical + 2) * (columns * horizontal + 2) > BLOCK_VALUES and rows * columns > 1:
         if rows == 1 or (columns > 1 and columns * horizontal >= rows * vertical):
             columns = -(-columns // 2)
@@ -105,7 +107,7 @@ def tile_size(classes: int, output: Size, volumes: Sequence[Size]) -> Size:
 class Merger:
     """Takes windows' scores in any order, hands finished tiles of merged scores (K, rows, columns) to ``sink``.
 
-    ``output`` is the (height, width) of the merged scores. Memory: the coarse scores of windows that unfinished rows
+    ``output`` is the (height, width) of the merged scores. Memory: the logits of windows that unfinished rows
     need, and a few tiles per thread.
     """
 
@@ -122,20 +124,17 @@ class Merger:
         self._tile_size = tile_size(head.classes, output, [volume.size for volume in self._volumes])
 
     def _make_volumes(self, plan: Plan) -> list[Volume]:
+        """One volume for each pass; in whole mode, where everything is linear, one for both passes of a scale."""
         volumes: list[Volume] = []
         for one in plan.passes:
-            if self._whole and one.mirrored:
-                self._volume_of[one.index] = volumes[-1]
-                continue
-            windows = [window for window in plan.windows if window.of == one]
-            volumes.append(self._volume(one, windows, 1 + plan.inference.flip))
+            if not self._whole:
+                windows = [window for window in plan.windows if window.of == one]
+                volumes.append(Mosaic.of(one, windows, self._softmax, self._head.pairs))
+            elif not one.mirrored:
+                size, count = coarse_size(one.size, self._head.stride), 1 + plan.inference.flip
+                volumes.append(Coarse(size, count, self._softmax, self._head.pairs))
             self._volume_of[one.index] = volumes[-1]
         return volumes
-
-    def _volume(self, one: Pass, windows: list[Window], shows: int) -> Volume:
-        if self._whole:
-            return Coarse(coarse_size(one.size, self._head.stride), shows, self._softmax, self._head.pairs)
-        return Mosaic.of(one, windows, self._softmax, self._head.pairs)
 
     def add(self, window: Window, logits: Array) -> None:
         """The network's output (K, h, w) for ``window``; from now on it belongs to the merger, which may change it."""
@@ -146,11 +145,16 @@ class Merger:
         bands = []
         while self._next < self._output[0]:
             band = (self._next, min(self._next + self._tile_size[0], self._output[0]))
-            if not all(v.ready() >= self._needs(v, band)[1] for v in self._volumes):
+            if not all(volume.ready() >= self._needs(volume, band)[1] for volume in self._volumes):
                 break
             bands.append(band)
             self._next = band[1]
-        self._merge(bands)
+        if self._threads > 1 and len(bands) > 1:
+            self._pool = self._pool or ThreadPoolExecutor(self._threads)
+            list(self._pool.map(self._band, bands))
+        else:
+            for band in bands:
+                self._band(band)
         self._forget()
         done = self._next == self._output[0]
         if done and self._pool:
@@ -158,21 +162,14 @@ class Merger:
         return done
 
     def _needs(self, volume: Volume, band: Span) -> Span:
+        """The rows of a volume that a band of the output needs."""
         return taps(volume.size[0], self._output[0], *band).span
 
-    def _merge(self, bands: Sequence[Span]) -> None:
-        if self._threads == 1 or len(bands) < 2:
-            for band in bands:
-                self._band(band)
-            return
-        self._pool = self._pool or ThreadPoolExecutor(self._threads)
-        list(self._pool.map(self._band, bands))
-
     def _forget(self) -> None:
+        """Free what no later band needs."""
         done = self._next == self._output[0]
         for volume in self._volumes:
-            rows = volume.size[0] if done else self._needs(volume, (self._next, self._next + 1))[0]
-            volume.forget(rows)
+            volume.forget(volume.size[0] if done else self._needs(volume, (self._next, self._next + 1))[0])
 
     def _band(self, rows: Span) -> None:
         width = self._output[1]
@@ -181,9 +178,10 @@ class Merger:
             self._sink(slice(*rows), slice(*columns), self._tile(rows, columns))
 
     def _tile(self, rows: Span, columns: Span) -> Array:
+        """The mean over all passes of the scores at these rows and columns of the output."""
         parts, total = [], None
         for volume in self._volumes:
-            if volume.size == self._output:
+            if volume.size == self._output:  # nothing to resample
                 block = volume.block(rows, columns)
                 total = block if total is None else total + block
                 continue
@@ -194,7 +192,7 @@ class Merger:
         if total is not None and self._passes > 1:
             total = total * share
         if parts:
-            resampled = combine(parts, share)
+            resampled = combine(parts, share)  # all passes in one product: see there
             total = resampled if total is None else np.add(resampled, total, out=resampled)
         assert total is not None
         return total

@@ -1,13 +1,13 @@
-"""Scores of one scale while windows arrive: whole pictures on the coarse grid, or windows at their places.
+"""Low-resolution logits of one scale while windows arrive: of the whole picture, or of windows at their places.
 
-A volume gives blocks of scores to the merge (`isnet_trt.merging.merge`), which resamples them to the label map.
+Both kinds of `Volume` give blocks of scores to the merge (`isnet_trt.merging.merge`), which resamples them to the
+label map.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import cv2
 import numpy as np
@@ -22,31 +22,12 @@ EXPONENT = 64.0
 """exp of scores up to here, and sums of thousands of them, neither overflow nor underflow in float32."""
 
 
-class Volume(Protocol):
-    """Scores of one scale over (height, width) = ``size``, filled from the top while windows arrive."""
-
-    size: Size
-
-    def add(self, window: Window, scores: Array) -> None:
-        """Take the scores (K, h, w) of a window; they may be changed."""
-        ...
-
-    def ready(self) -> int:
-        """Number of rows from the top that are complete."""
-        ...
-
-    def block(self, rows: Span, columns: Span) -> Array:
-        """Scores (K, rows, columns) of a part; a view or a new array, not to be written to."""
-        ...
-
-    def forget(self, row: int) -> None:
-        """Rows above ``row`` are needed no more."""
-        ...
-
-
 @dataclass
 class Coarse:
-    """Whole mode: the coarse grid of one scale, the plain and the mirrored pass added up."""
+    """Whole mode: the low-resolution grid (height, width) = ``size`` of one scale, plain and mirrored pass added up.
+
+    ``missing`` counts the passes that have not arrived; ``pairs`` change places when mirrored.
+    """
 
     size: Size
     missing: int
@@ -55,7 +36,7 @@ class Coarse:
     scores: Array | None = None
 
     def add(self, window: Window, scores: Array) -> None:
-        """See `Volume.add`.
+        """Take the scores (K, h, w) of a window; they may be changed.
 
         On one thread: in each of these few short steps, waking a second one costs what it would save.
         """
@@ -73,23 +54,27 @@ class Coarse:
             self.scores += scores
 
     def ready(self) -> int:
-        """See `Volume.ready`."""
+        """Number of rows from the top that are complete."""
         return 0 if self.missing else self.size[0]
 
     def block(self, rows: Span, columns: Span) -> Array:
-        """See `Volume.block`."""
+        """Scores (K, rows, columns) of a part; a view, not to be written to."""
         assert self.scores is not None
         return self.scores[:, slice(*rows), slice(*columns)]
 
     def forget(self, row: int) -> None:
-        """See `Volume.forget`."""
+        """Free the memory of rows above ``row``: here of all rows at the end."""
         if row >= self.size[0]:
             self.scores = None
 
 
 @dataclass
 class Mosaic:
-    """Slide mode: the windows of one pass at their places in the scaled picture."""
+    """Slide mode: the windows of one pass at their places in the scaled picture of (height, width) = ``size``.
+
+    ``outstanding`` windows have not arrived, sorted by their upper edge; ``covers`` counts for each row and for each
+    column how many windows lie there: a pixel's count is the product of the two.
+    """
 
     size: Size
     softmax: bool
@@ -106,7 +91,7 @@ class Mosaic:
         return cls(one.size, softmax, pairs, sorted(windows, key=lambda w: w.top), (rows, columns))
 
     def add(self, window: Window, scores: Array) -> None:
-        """See `Volume.add`."""
+        """As `Coarse.add`."""
         self.outstanding.remove(window)
         if window.of.mirrored:
             plain, scores = scores, np.zeros_like(scores)
@@ -114,15 +99,15 @@ class Mosaic:
         self.placed.append((window, scores))
 
     def ready(self) -> int:
-        """See `Volume.ready`."""
+        """As `Coarse.ready`."""
         return self.outstanding[0].top if self.outstanding else self.size[0]
 
     def block(self, rows: Span, columns: Span) -> Array:
-        """See `Volume.block`."""
+        """Scores (K, rows, columns) of a part, a new array: the mean of the windows at each pixel."""
         count = self.covers[0][slice(*rows), None] * self.covers[1][slice(*columns)]
         total: Array | None = None
         for y, x, scores in self._pieces(rows, columns):
-            if total is None and scores.shape[1:] == count.shape:
+            if total is None and scores.shape[1:] == count.shape:  # the first piece is the block: no copy
                 total = scores
                 continue
             if total is None:
@@ -132,14 +117,14 @@ class Mosaic:
         return total if count.max() == 1 else np.divide(total, count, out=total)
 
     def _pieces(self, rows: Span, columns: Span) -> Iterator[tuple[slice, slice, Array]]:
-        """The part of each window inside the block, one at a time: where it lies there, and its scores."""
+        """The part of each window inside the block, one at a time: its rows and columns there, and its scores."""
         for window, scores in self.placed:
             top, bottom = max(rows[0], window.top), min(rows[1], window.bottom)
             left, right = max(columns[0], window.left), min(columns[1], window.right)
             if top < bottom and left < right:
                 part = (top - window.top, bottom - window.top), (left - window.left, right - window.left)
-                at = slice(top - rows[0], bottom - rows[0]), slice(left - columns[0], right - columns[0])
-                yield *at, self._enlarged(scores, window.size, *part)
+                inside = slice(top - rows[0], bottom - rows[0]), slice(left - columns[0], right - columns[0])
+                yield *inside, self._enlarged(scores, window.size, *part)
 
     def _enlarged(self, scores: Array, size: Size, rows: Span, columns: Span) -> Array:
         """Rows and columns of a window's scores enlarged to ``size``."""
@@ -150,8 +135,11 @@ class Mosaic:
         return softmax(piece, out=piece, within=source) if self.softmax else piece
 
     def forget(self, row: int) -> None:
-        """See `Volume.forget`."""
+        """Free the memory of windows that end above ``row``."""
         self.placed = [(window, scores) for window, scores in self.placed if window.bottom > row]
+
+
+Volume = Coarse | Mosaic
 
 
 def _cover(length: int, spans: set[Span]) -> Array:

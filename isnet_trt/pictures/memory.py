@@ -10,6 +10,7 @@ Nothing is copied here and no CUDA library is asked: addresses are plain integer
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -70,21 +71,16 @@ class Memory:
 
     def array(self) -> NDArray[Any]:
         """Host memory as a numpy array, without a copy; it keeps the owner alive."""
-        return np.asarray(_Presented(self))
-
-
-class _Presented:
-    """numpy's array interface, version 3: https://numpy.org/doc/stable/reference/arrays.interface.html."""
-
-    def __init__(self, memory: Memory) -> None:
-        self._memory = memory
-        self.__array_interface__ = {
-            "shape": memory.shape,
-            "strides": memory.strides,
-            "typestr": memory.dtype.str,
-            "data": (memory.address, memory.read_only),
+        # numpy keeps the object with the interface, and that one this description:
+        # https://numpy.org/doc/stable/reference/arrays.interface.html
+        interface = {
+            "shape": self.shape,
+            "strides": self.strides,
+            "typestr": self.dtype.str,
+            "data": (self.address, self.read_only),
             "version": 3,
         }
+        return np.asarray(SimpleNamespace(__array_interface__=interface, memory=self))
 
 
 def of_array(array: NDArray[Any]) -> Memory:
