@@ -7,7 +7,7 @@ runtime. Each one checks itself when it is made and turns into JSON (`isnet_trt.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -107,6 +107,17 @@ class Inference:
         parts += ["flip"] if self.flip else []
         parts.append("probabilities" if self.softmax_before_resize else "logits")
         return ", ".join(parts)
+
+
+def choose_preset(presets: Mapping[str, Inference], name: str) -> Inference:
+    """The settings called ``name``.
+
+    Raises:
+        SettingsError: there are none; the message lists those there are.
+    """
+    if name not in presets:
+        raise SettingsError(f"preset {name!r} is unknown; there are: {', '.join(presets)}")
+    return presets[name]
 
 
 def to_json(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Writing bundles: as a whole or not at all."""
+"""Write bundles, as a whole or not at all: a temporary folder beside the target takes its place in one step."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from isnet_trt.bundle.files import check_name, check_no_pickle, read_json, sha256, strangers
+from isnet_trt.bundle.files import check_name, check_no_pickle, read_json, sha256, unlisted_files
 from isnet_trt.bundle.manifest import MANIFEST, FileInfo, Manifest
 from isnet_trt.errors import BundleError
 
 _PART = ".part"
 _STALE_SECONDS = 60
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
+_DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
+# renameat2(2) of Linux
 _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
 
@@ -42,17 +43,17 @@ class Draft:
         Raises:
             BundleError: a file is a link or a pickle, or the manifest holds what JSON cannot.
         """
-        names = sorted(strangers(self.folder, ()))
-        sealed = dataclasses.replace(manifest, files={name: self._record(name) for name in names})
+        names = sorted(unlisted_files(self.folder, ()))
+        manifest = dataclasses.replace(manifest, files={name: self._record(name) for name in names})
         try:
-            text = json.dumps(sealed.to_json(), indent=1, ensure_ascii=False, allow_nan=False, default=_number)
+            text = json.dumps(manifest.to_json(), indent=1, ensure_ascii=False, allow_nan=False, default=_number)
         except (TypeError, ValueError) as error:
             raise BundleError(f"the manifest cannot be written as JSON: {error}") from None
         (self.folder / MANIFEST).write_text(text + "\n", "utf-8")
         for path in (*self.folder.rglob("*"), self.folder):
             _sync(path)
         self.finished = True
-        return sealed
+        return manifest
 
     def _record(self, name: str) -> FileInfo:
         path = self.folder / name
@@ -85,13 +86,17 @@ def new_bundle(out: str | os.PathLike[str], force: bool = False) -> Iterator[Dra
     """
     target = Path(os.path.abspath(out))  # noqa: PTH100  resolve() would follow a link and write elsewhere
     check_target(target, force)
-    with _refusals(target), _parents(target):
+    with _bundle_errors(target), _parents(target):
         with _temporary(target) as folder:
             draft = Draft(folder)
             yield draft
             if not draft.finished:
                 raise BundleError(f"{target}: the bundle was not finished; nothing was written")
-            _put_in_place(folder, target, force)
+            check_target(target, force)  # another process may have written there meanwhile
+            if not target.exists() or _is_empty(target):
+                folder.rename(target)
+            elif not _exchange(folder, target):
+                _replace(folder, target)
         with contextlib.suppress(OSError):  # the rename is done: not syncing its folder is no failure to write
             _sync(target.parent)
 
@@ -103,68 +108,63 @@ def check_target(target: Path, force: bool) -> None:
         BundleError: ``target`` exists and must not be replaced, or cannot be looked at.
     """
     try:
-        _check_target(target, force)
+        if target.is_symlink():
+            raise BundleError(f"{target} is a symbolic link; name the folder itself")
+        if target.exists() and not _is_empty(target):
+            _check_replaceable(target, force)
     except OSError as error:
         raise BundleError(f"{target} cannot be written: {error.strerror or error}") from None
-
-
-def _check_target(target: Path, force: bool) -> None:
-    if target.is_symlink():
-        raise BundleError(f"{target} is a symbolic link; name the folder itself")
-    if not target.exists() or _is_empty(target):
-        return
-    if not (target / MANIFEST).is_file():
-        raise BundleError(f"{target} exists and is not a bundle; it is left alone. Choose another --out")
-    if not force:
-        raise BundleError(f"{target} already holds a bundle; use --force to replace it, or choose another --out")
-    if kept := _not_ours(target):
-        raise BundleError(f"{target} holds more than a bundle ({', '.join(kept)}); it is left alone. Move them away")
 
 
 def _is_empty(folder: Path) -> bool:
     return folder.is_dir() and not any(folder.iterdir())
 
 
-def _not_ours(target: Path) -> list[str]:
-    """What would be lost with a bundle's folder although it is no part of the bundle."""
+def _check_replaceable(target: Path, force: bool) -> None:
+    """Refuse to replace anything but a bundle, and a bundle's folder in which other files would be lost."""
+    if not (target / MANIFEST).is_file():
+        raise BundleError(f"{target} exists and is not a bundle; it is left alone. Choose another --out")
+    if not force:
+        raise BundleError(f"{target} already holds a bundle; use --force to replace it, or choose another --out")
     data = read_json(target)
     files = data.get("files") if isinstance(data, dict) else None
     if not isinstance(files, dict):
         raise BundleError(f"{target / MANIFEST} is no bundle manifest; {target} is left alone. Choose another --out")
-    return sorted(strangers(target, files))
+    if extra := sorted(unlisted_files(target, files)):
+        raise BundleError(f"{target} holds more than a bundle ({', '.join(extra)}); it is left alone. Move them away")
 
 
 @contextlib.contextmanager
-def _refusals(target: Path) -> Iterator[None]:
-    """What the file system refuses while a bundle is written, as BundleError; other OSErrors are the caller's own."""
+def _bundle_errors(target: Path) -> Iterator[None]:
+    """Re-raise as BundleError what the file system refuses; OSErrors of the caller's other files stay as they are."""
     try:
         yield
     except OSError as error:
         path = Path(str(error.filename))
         above = path in target.parents
-        ours = above or path == target or any(p.name.startswith(_prefix(target)) for p in (path, *path.parents))
-        if ours or error.errno in _FULL:
-            what = f"{error.strerror or error}{f' ({path})' if above else ''}"
-            raise BundleError(f"{target} cannot be written: {what}; nothing was left there") from error
+        temporary = any(part.name.startswith(_prefix(target)) for part in (path, *path.parents))
+        if above or temporary or path == target or error.errno in _DISK_ERRORS:
+            message = f"{error.strerror or error}{f' ({path})' if above else ''}"
+            raise BundleError(f"{target} cannot be written: {message}; nothing was left there") from error
         raise
 
 
 @contextlib.contextmanager
 def _parents(target: Path) -> Iterator[None]:
-    """The folders above ``target``, made where missing and taken back when nothing was written."""
-    made = [folder for folder in target.parents if not folder.exists()]
+    """Create the missing folders above ``target``, and remove them again when nothing was written."""
+    missing = [folder for folder in target.parents if not folder.exists()]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         yield
     finally:
-        for folder in made:
-            with contextlib.suppress(OSError):  # not empty: the bundle is there, or somebody else's file
+        for folder in missing:
+            with contextlib.suppress(OSError):  # not empty: it holds the bundle, or another process's file
                 folder.rmdir()
 
 
 @contextlib.contextmanager
 def _temporary(target: Path) -> Iterator[Path]:
-    """A fresh folder beside ``target``, on the same file system, that is gone in the end."""
+    """Create a folder beside ``target``, on the same file system, and remove it in the end."""
     _sweep(target)
     folder = target.with_name(f"{_prefix(target)}{secrets.token_hex(4)}{_PART}")
     lock = None
@@ -187,7 +187,7 @@ def _remove(folder: Path) -> None:
 
 
 def _lock(folder: Path) -> int | None:
-    """A lock that says "somebody is writing here" and dies with its process; None where somebody holds it."""
+    """Lock a folder that is being written, until this process ends; None where another process has locked it."""
     try:
         import fcntl
 
@@ -203,7 +203,7 @@ def _lock(folder: Path) -> int | None:
 
 
 def _sweep(target: Path) -> None:
-    """Remove what killed writers of ``target`` left: old temporary folders that nobody has locked."""
+    """Remove what killed writers of ``target`` left: old temporary folders that no process has locked."""
     for folder in target.parent.glob(f"{glob.escape(_prefix(target))}*{_PART}"):
         with contextlib.suppress(OSError):
             old = time.time() - folder.stat().st_mtime > _STALE_SECONDS
@@ -216,24 +216,16 @@ def _prefix(target: Path) -> str:
     return f".{target.name}."
 
 
-def _put_in_place(folder: Path, target: Path, force: bool) -> None:
-    check_target(target, force)  # somebody may have written there meanwhile
-    if not target.exists() or _is_empty(target):
-        folder.rename(target)
-    elif not _exchange(folder, target):
-        _step_aside(folder, target)
-
-
-def _exchange(one: Path, other: Path) -> bool:
+def _exchange(first: Path, second: Path) -> bool:
     """Swap two folders in one step; False where the system or the file system cannot."""
     try:
         renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
     except (AttributeError, OSError, TypeError):
         return False
-    return renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0
+    return renameat2(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE) == 0
 
 
-def _step_aside(folder: Path, target: Path) -> None:
+def _replace(folder: Path, target: Path) -> None:
     """Replace in two renames; the old bundle comes back if the second one fails."""
     aside = folder.with_suffix(".old")
     try:

@@ -1,4 +1,4 @@
-"""Reading and checking bundles on disk. Nothing here loads, unpickles or runs what a bundle holds."""
+"""Read bundles and check their files. Nothing here loads, unpickles or runs what a bundle holds."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def sha256(path: Path) -> str:
 def read_bundle(folder: str | os.PathLike[str], verify: bool = True) -> Bundle:
     """Open a bundle: manifest, schema, and every file's presence, size and (with ``verify``) SHA-256.
 
-    No engine library is touched; `isnet_trt.engines.check_engine` asks next whether the engine can run here.
+    No engine library is imported; `isnet_trt.engines.select.check_engine` tells whether the engine can run here.
 
     Raises:
         BundleError: what is wrong, with which file, and what to do.
@@ -59,11 +59,15 @@ def read_bundle(folder: str | os.PathLike[str], verify: bool = True) -> Bundle:
     manifest = manifest_from_json(read_json(root), str(root / MANIFEST))
     _check_names(root, manifest)
     try:
-        _check_strangers(root, manifest)
+        if extra := sorted(unlisted_files(root, manifest.files)):
+            raise BundleError(f"{root} holds files that its {MANIFEST} does not list: {', '.join(extra)}. Remove them")
         for name, info in manifest.files.items():
             _check_file(root, name, info)
         for name, info in manifest.files.items() if verify else ():
-            _check_content(root / name, info)
+            if sha256(root / name) != info.sha256:
+                path = root / name
+                raise BundleError(f"{path} was changed after the bundle was built (SHA-256 differs). {_REBUILD}")
+            check_no_pickle(root / name)
     except OSError as error:
         raise BundleError(f"{error.filename or root} cannot be read: {error.strerror or error}") from None
     return Bundle(root, manifest)
@@ -124,8 +128,8 @@ def check_name(root: Path, name: str) -> None:
         raise BundleError(f"{root / MANIFEST} lists {name!r}: a bundle never contains a pickle")
 
 
-def strangers(root: Path, names: Collection[str]) -> Iterator[str]:
-    """Files below ``root`` that are not in ``names``; links count as files, hidden files (``.nfs…``) are passed over.
+def unlisted_files(root: Path, names: Collection[str]) -> Iterator[str]:
+    """Files below ``root`` that are not in ``names``; links count as files, hidden files (``.nfs…``) are ignored.
 
     Raises:
         OSError: a folder cannot be listed.
@@ -140,11 +144,6 @@ def strangers(root: Path, names: Collection[str]) -> Iterator[str]:
 
 def _raise(error: OSError) -> None:
     raise error
-
-
-def _check_strangers(root: Path, manifest: Manifest) -> None:
-    if extra := sorted(strangers(root, manifest.files)):
-        raise BundleError(f"{root} holds files that its {MANIFEST} does not list: {', '.join(extra)}. Remove them")
 
 
 def _check_file(root: Path, name: str, info: FileInfo) -> None:
@@ -162,12 +161,6 @@ def _check_file(root: Path, name: str, info: FileInfo) -> None:
         raise BundleError(f"{path} has {status.st_size} bytes instead of {info.bytes}: copied in part? {_REBUILD}")
 
 
-def _check_content(path: Path, info: FileInfo) -> None:
-    if sha256(path) != info.sha256:
-        raise BundleError(f"{path} was changed after the bundle was built (SHA-256 differs). {_REBUILD}")
-    check_no_pickle(path)
-
-
 def check_no_pickle(path: Path) -> None:
     """Refuse a file whose content is a pickle or a zip archive (as torch checkpoints are), whatever its name.
 
@@ -179,6 +172,6 @@ def check_no_pickle(path: Path) -> None:
         stream.seek(max(0, path.stat().st_size - 1))
         last = stream.read(1)
     pickled = head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05") and last == b"."
-    # Raw tensors may begin with any bytes by chance; nothing but the ONNX reader opens them.
+    # Raw tensors may start with these bytes by chance; nothing but the ONNX reader opens them.
     if path.suffix != ".data" and (pickled or head == b"PK\x03\x04"):
         raise BundleError(f"{path} is a pickle or an archive under another name; do not trust this bundle")

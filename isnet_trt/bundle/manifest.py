@@ -14,7 +14,7 @@ from isnet_trt._version import __version__
 from isnet_trt.bundle.strict import FieldError, decode
 from isnet_trt.engines.info import EngineInfo
 from isnet_trt.errors import BundleError, SettingsError
-from isnet_trt.settings import Inference, Labels, Preprocess, to_json
+from isnet_trt.settings import Inference, Labels, Preprocess, choose_preset, to_json
 
 SCHEMA_VERSION = 2
 """2 added how the engine computes the context operations, and whether later versions of its library take it."""
@@ -81,14 +81,8 @@ class Manifest:
             raise SettingsError("there is no preset called default")
 
     def preset(self, name: str) -> Inference:
-        """The inference settings called ``name``.
-
-        Raises:
-            SettingsError: there is no such preset; the message lists those there are.
-        """
-        if name not in self.presets:
-            raise SettingsError(f"preset {name!r} is unknown; this bundle has: {', '.join(self.presets)}")
-        return self.presets[name]
+        """The inference settings called ``name``; see `isnet_trt.settings.choose_preset`."""
+        return choose_preset(self.presets, name)
 
     def to_json(self) -> dict[str, Any]:
         """The content of ``bundle.json``."""

@@ -1,4 +1,4 @@
-"""JSON into dataclasses, strictly: the type hints of the dataclasses are the schema."""
+"""Convert JSON to dataclasses, strictly: the type hints of the dataclasses are the schema."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from isnet_trt.errors import EngineError, ImageError, SettingsError
 from isnet_trt.pictures.files import Image, find_images, named, read_image, write_png
 from isnet_trt.runtime.segmentation import Segmentation
 from isnet_trt.runtime.segmenter import Segmenter
-from isnet_trt.settings import Inference
+from isnet_trt.settings import Inference, choose_preset
 
 _DESCRIPTION = """Segment pictures with a bundle.
 
@@ -92,12 +92,10 @@ def choose_inference(presets: dict[str, Inference], arguments: argparse.Namespac
     Raises:
         SettingsError: there is no such preset, or the fields do not make sense together.
     """
-    if arguments.preset not in presets:
-        raise SettingsError(f"preset {arguments.preset!r} is unknown; this bundle has: {', '.join(presets)}")
-    preset = presets[arguments.preset]
+    preset = choose_preset(presets, arguments.preset)
     names = ("mode", "window", "stride", "scales", "flip", "softmax_before_resize")
-    given = {name: value for name in names if (value := getattr(arguments, name)) is not None}
-    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+    options = {name: value for name in names if (value := getattr(arguments, name)) is not None}
+    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
     mode = fields.get("mode", preset.mode)
     if mode == "whole" and fields.keys() & {"window", "stride"}:
         raise SettingsError("--window and --stride belong to --mode slide; add it or leave them out")

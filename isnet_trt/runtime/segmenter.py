@@ -17,7 +17,7 @@ from isnet_trt.cuda.plan import Model
 from isnet_trt.engines.base import Engine
 from isnet_trt.engines.cores import usable_cores
 from isnet_trt.engines.library import Placement
-from isnet_trt.errors import EngineError, SettingsError
+from isnet_trt.errors import EngineError
 from isnet_trt.forks import OwnerProcess
 from isnet_trt.merging.merge import Head, label_type
 from isnet_trt.merging.resample import Array
@@ -31,7 +31,7 @@ from isnet_trt.runtime.host import HostRuntime
 from isnet_trt.runtime.opening import open_runtime
 from isnet_trt.runtime.prefetch import prefetch
 from isnet_trt.runtime.segmentation import Segmentation
-from isnet_trt.settings import Inference, Labels, Preprocess, Size
+from isnet_trt.settings import Inference, Labels, Preprocess, Size, choose_preset
 
 Source = Any
 """A picture: the path of a file, uint8 (H, W, 3) in any form that `isnet_trt.pictures.interop.image_from` takes."""
@@ -236,11 +236,7 @@ class Segmenter:
         return scores
 
     def _inference(self, choice: Inference | str | None) -> Inference:
-        if isinstance(choice, str):
-            if choice not in self.presets:
-                raise SettingsError(f"preset {choice!r} is unknown; there are: {', '.join(self.presets)}")
-            return self.presets[choice]
-        return choice or self.inference
+        return choose_preset(self.presets, choice) if isinstance(choice, str) else choice or self.inference
 
     @contextmanager
     def _turn(self) -> Iterator[None]:

@@ -165,7 +165,7 @@ def test_options_replace_fields_of_the_preset(name):
         ("--window 9 9", PRESETS, "belong to --mode slide"),
         ("--mode slide --window 9 9 --stride 10 9", PRESETS, "uncovered"),
         ("--scales 0", PRESETS, "scales"),
-        ("--preset best", PRESETS, "this bundle has: default, ms-flip"),
+        ("--preset best", PRESETS, "there are: default, ms-flip"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(options, presets, message):
