@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isnet_trt.cuda.device import Device, Graph
-from isnet_trt.cuda.plan import Model, kernels_of, plan
+from isnet_trt.cuda.plan import Model, kernel_names, plan
+from isnet_trt.cuda.plan_steps import BufferOffset, Clear, Copy, Infer, Launch, Plan, Step
 from isnet_trt.cuda.protocols import DeviceEngine, Launcher
-from isnet_trt.cuda.steps import Clear, Infer, Launch, Move, Place, Plan, Step
 from isnet_trt.cuda.transfers import Labels, Slot, Transfers
 from isnet_trt.errors import EngineError, EngineUnavailable, OutOfMemory
 from isnet_trt.forks import OwnerProcess
@@ -85,7 +85,7 @@ class Pipeline:
         Raises:
             EngineUnavailable: ``kernels`` lacks one that the model needs.
         """
-        missing = [name for name in sorted(kernels_of(model.head.classes)) if name not in kernels]
+        missing = [name for name in sorted(kernel_names(model.head.classes)) if name not in kernels]
         if missing:
             raise EngineUnavailable(
                 f"the bundle's kernels lack {', '.join(missing)}; build it again with python -m isnet_trt.build"
@@ -239,13 +239,13 @@ class Pipeline:
         elif isinstance(step, Infer):
             source, target = self._address(prepared, step.input), self._address(prepared, step.output)
             self.engine.enqueue(source, target, step.shape, self.stream)
-        elif isinstance(step, Move):
-            target, source = self._address(prepared, step.to), self._address(prepared, step.source)
+        elif isinstance(step, Copy):
+            target, source = self._address(prepared, step.target), self._address(prepared, step.source)
             self.device.copy(target, source, step.size, self.stream)
         elif isinstance(step, Clear):
-            self.device.fill(self._address(prepared, step.place), 0, step.size, self.stream)
+            self.device.fill(self._address(prepared, step.target), 0, step.size, self.stream)
 
-    def _address(self, prepared: _Prepared, place: Place) -> int:
+    def _address(self, prepared: _Prepared, place: BufferOffset) -> int:
         buffer, offset = place
         return self._arena + prepared.offsets[buffer] + offset
 

@@ -1,18 +1,19 @@
-"""What the GPU does for a picture, planned before it: steps, buffers and tables as plain data.
+"""The plan of what the GPU does for an image: steps, buffers and tables as plain data.
 
-A plan depends on the picture's size and layout and on the settings, not on its pixels or on any address: it can be
-made, checked and measured anywhere, and one plan serves every picture of that size. `isnet_trt.cuda.pipeline` puts
-addresses to it.
+A plan depends on the image's size and channel order and on the settings, not on its pixels or on any address: it can be
+made, checked and measured without a GPU, and one plan serves every image of that size. `isnet_trt.cuda.pipeline` adds
+the addresses.
 
-Stages (kernels/README.md): resize if the test size differs; for every batch of windows, filled across all scales and
-mirrored passes, gather and the engine; `finite` over all answers; then the merge, in whole mode at once, in slide mode
-in bands of rows, so that classes x height x width never exists. The coarse answers of all windows stay on the GPU.
+Stages (kernels/README.md): resize if the test size differs; gather and the engine for every batch of windows, which are
+filled across all scales and mirrored passes; `finite` over all logits; then the merge, in whole mode at once, in slide
+mode in bands of rows, so that classes x height x width never exists. The low-resolution logits of all windows stay on
+the GPU.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,13 +22,13 @@ from isnet_trt.cuda import kernel_specs
 from isnet_trt.cuda.architectures import PORTABLE
 from isnet_trt.cuda.element_types import FLOAT
 from isnet_trt.cuda.kernel_specs import KernelSpec
-from isnet_trt.cuda.steps import (
+from isnet_trt.cuda.plan_steps import (
     ALIGNMENT,
+    BufferOffset,
     Clear,
+    Copy,
     Infer,
     Launch,
-    Move,
-    Place,
     Plan,
     Region,
     Step,
@@ -38,8 +39,7 @@ from isnet_trt.merging import windows
 from isnet_trt.merging.geometry import Window, coarse_size
 from isnet_trt.merging.merge import Head, label_type
 from isnet_trt.merging.resample import Span, positions
-from isnet_trt.pictures.formats import Order
-from isnet_trt.pictures.preprocess import test_size, value_tables
+from isnet_trt.pictures.preprocess import Order, test_size, value_tables
 from isnet_trt.settings import Inference, Preprocess, Size
 
 BAND_BYTES = 64 << 20
@@ -48,9 +48,9 @@ BAND_BYTES = 64 << 20
 
 @dataclass(frozen=True)
 class Model:
-    """What a plan needs to know about the network: its head, its preprocessing, and how many windows it sees at once.
+    """What a plan needs to know about the network: its head, its preprocessing, and its batch.
 
-    With ``full_batches`` it sees exactly ``batch`` of them, otherwise at most so many.
+    With ``full_batches`` the engine takes exactly ``batch`` windows at a time, otherwise at most so many.
     """
 
     head: Head
@@ -61,36 +61,60 @@ class Model:
 
 
 def plan(size: Size, inference: Inference, model: Model, order: Order = "rgb") -> Plan:
-    """The work for pictures of ``size`` (height, width) with channels in ``order``.
+    """Return the plan for images of ``size`` (height, width) with channels in ``order``.
 
     Raises:
-        ImageError: the picture is too small or too elongated for the settings.
+        ImageError: the image is too small or too elongated for the settings.
     """
     return _Planner(size, inference, model, order).plan()
 
 
+@dataclass(frozen=True)
+class _Batch:
+    """Windows that the engine takes at once; their logits begin at slot ``slot`` of ``region``."""
+
+    windows: list[Window]
+    region: Region
+    slot: int
+
+
+@dataclass(frozen=True)
+class _Volume:
+    """Rows ``rows`` of the scores of one scale, whose full size is ``size``, from element ``begin`` of a buffer on."""
+
+    size: Size
+    begin: int
+    rows: Span
+
+    def elements(self, classes: int) -> int:
+        """Number of scores."""
+        return classes * (self.rows[1] - self.rows[0]) * self.size[1]
+
+
 class _Planner:
-    """Steps and buffers of one plan, as they are found."""
+    """Collects the steps, buffers and tables of one plan."""
 
     def __init__(self, size: Size, inference: Inference, model: Model, order: Order) -> None:
         self.size, self.inference, self.model, self.order = size, inference, model, order
         self.head = model.head
-        self.picture = test_size(size, model.preprocess)
-        self.queue = windows.plan(self.picture, inference)
+        self.test_size = test_size(size, model.preprocess)
+        self.queue = windows.plan(self.test_size, inference)
         self.tables = Tables()
         self.buffers: dict[str, int] = {}
         self.steps: list[Step] = []
         self.regions: list[Region] = []
+        # Windows of different passes may be equal, so they are told apart by identity.
         self.slot_of: dict[int, tuple[int, int]] = {}
+        # The kernel `finite` takes a pointer to the flags, which must be a multiple of 16.
         self.flags = aligned(size[0] * size[1] * np.dtype(label_type(self.head.classes)).itemsize, 16)
 
     def plan(self) -> Plan:
-        """All of it."""
-        source = self._resize()
-        groups = self._place_windows()
-        for group, region, slot in groups:
-            self._run_windows(source, group, region, slot)
-        self._look_through()
+        """Return the plan."""
+        source, layout = self._resize()
+        for batch in self._assign_slots():
+            self._gather(source, layout, batch)
+            self._infer(batch)
+        self._check_finite()
         self._merge()
         self.buffers["tables"] = len(self.tables.data)
         self.buffers["result"] = self.flags + FLOAT * len(self.regions)
@@ -100,226 +124,204 @@ class _Planner:
             self.tables.data, tuple(self.regions), self.queue, slots, self.flags,
         )  # fmt: skip
 
-    # Pictures
-
-    def _resize(self) -> tuple[Place, dict[str, int]]:
-        """Where the picture is that windows are cut from, and its layout as `gather` takes it."""
-        pixel, bgr = len(self.order), int(self.order.startswith("bgr"))
-        layout = {"pitch": self.size[1] * pixel, "pixel": pixel, "bgr": bgr}
-        self.buffers |= {"source": self.size[0] * layout["pitch"], "tables": 0}
-        if self.picture == self.size:
-            return ("source", 0), layout
-        height, width = self.picture
-        self.buffers["picture"] = 3 * height * width
-        numbers = {"source_height": self.size[0], "source_width": self.size[1], "height": height, "width": width}
-        pointers = {"source": ("source", 0), "picture": ("picture", 0)}
-        self._launch("resize", kernel_specs.resize(), pointers, layout | numbers)
-        return ("picture", 0), {"pitch": 3 * width, "pixel": 3, "bgr": 0}
-
     def _launch(
-        self, stage: str, spec: KernelSpec, pointers: dict[str, Place], scalars: Mapping[str, int | float]
+        self, stage: str, spec: KernelSpec, pointers: Mapping[str, BufferOffset], scalars: Mapping[str, int | float]
     ) -> None:
-        self.steps.append(Launch(stage, spec, pointers, dict(scalars)))
+        self.steps.append(Launch(stage, spec, pointers, scalars))
+
+    def _reserve(self, buffer: str, size: int) -> None:
+        """Make a buffer that several steps use one after the other large enough for each."""
+        self.buffers[buffer] = max(self.buffers.get(buffer, 0), size)
 
     # Windows
 
-    def _place_windows(self) -> list[tuple[list[Window], Region, int]]:
-        """The queue in batches, each with its region and first slot. Batches of one size are filled across passes."""
-        groups: list[tuple[list[Window], Region, int]] = []
-        offset = 0
-        for window in dict.fromkeys(window.size for window in self.queue.windows):
-            mine = [one for one in self.queue.windows if one.size == window]
-            made = list(windows.batches(mine, self.model.batch))
-            coarse = coarse_size(window, self.head.stride)
-            shown = self.model.batch if self.model.full_batches else max(map(len, made))
-            slots = sum(self._shown(group) for group in made)
-            region = Region(window, coarse, slots, offset, shown)
-            self.regions.append(region)
-            slot = 0
-            for group in made:
-                groups.append((group, region, slot))
-                for i, one in enumerate(group):
-                    self.slot_of[id(one)] = len(self.regions) - 1, slot + i
-                slot += self._shown(group)
-            offset += aligned(slots * self._answer(coarse))
-        self.buffers["logits"] = offset
-        return groups
+    def _resize(self) -> tuple[BufferOffset, dict[str, int]]:
+        """Plan the resize; return the image that windows are cut from, and its layout as `gather` takes it."""
+        pixel, bgr = len(self.order), int(self.order.startswith("bgr"))
+        layout = {"pitch": self.size[1] * pixel, "pixel": pixel, "bgr": bgr}
+        # Source and tables are uploaded together, so they come first; the tables' size is known in the end.
+        self.buffers |= {"source": self.size[0] * layout["pitch"], "tables": 0}
+        if self.test_size == self.size:
+            return ("source", 0), layout
+        height, width = self.test_size
+        self.buffers["picture"] = 3 * height * width
+        pointers = {"source": ("source", 0), "picture": ("picture", 0)}
+        sizes = {"source_height": self.size[0], "source_width": self.size[1], "height": height, "width": width}
+        self._launch("resize", kernel_specs.resize(), pointers, layout | sizes)
+        return ("picture", 0), {"pitch": 3 * width, "pixel": 3, "bgr": 0}
 
-    def _shown(self, group: list[Window]) -> int:
-        """Windows that the engine sees for ``group``, used or not."""
+    def _assign_slots(self) -> list[_Batch]:
+        """Divide the queue into batches, filled across passes, and give every window a slot of a region."""
+        batches: list[_Batch] = []
+        offset = 0
+        # An engine run has one input size, so windows of each size have batches and a region of their own.
+        for size in dict.fromkeys(window.size for window in self.queue.windows):
+            groups = list(windows.batches([w for w in self.queue.windows if w.size == size], self.model.batch))
+            lengths = [self._batch_size(group) for group in groups]
+            region = Region(size, coarse_size(size, self.head.stride), sum(lengths), offset, max(lengths))
+            slot = 0
+            for group, length in zip(groups, lengths, strict=True):
+                batches.append(_Batch(group, region, slot))
+                self.slot_of |= {id(window): (len(self.regions), slot + i) for i, window in enumerate(group)}
+                slot += length
+            self.regions.append(region)
+            offset += aligned(region.slots * self._logits_bytes(region.coarse))
+        self.buffers["logits"] = offset
+        return batches
+
+    def _batch_size(self, group: Sequence[Window]) -> int:
+        """Images that the engine takes for ``group``, unused ones included."""
         return self.model.batch if self.model.full_batches else len(group)
 
-    def _answer(self, coarse: Size) -> int:
-        """Bytes of the answer to one window."""
+    def _logits_bytes(self, coarse: Size) -> int:
+        """Bytes of the logits of one window."""
         return FLOAT * self.head.classes * coarse[0] * coarse[1]
 
-    def _run_windows(
-        self, source: tuple[Place, dict[str, int]], group: list[Window], region: Region, slot: int
-    ) -> None:
-        """Gather a batch and show it to the engine."""
-        picture, layout = source
-        batch, (height, width) = self._shown(group), region.window
-        table, steps = np.zeros((batch, 4), np.int32), np.ones(batch, np.float32)
-        for i, window in enumerate(group):
+    def _gather(self, source: BufferOffset, layout: Mapping[str, int], batch: _Batch) -> None:
+        """Cut a batch of windows from the image into the engine's input."""
+        count, (height, width) = self._batch_size(batch.windows), batch.region.window
+        table, steps = np.zeros((count, 4), np.int32), np.ones(count, np.float32)
+        for i, window in enumerate(batch.windows):
             table[i] = window.top, window.left, window.of.mirrored, 1
             steps[i] = np.float32(1 / window.of.scale)
-        self._needs("input", FLOAT * batch * 3 * height * width)
-        preprocess = self.model.preprocess
-        places = {
-            "picture": picture, "table": self.tables.add(value_tables(preprocess)), "windows": self.tables.add(table),
-            "steps": self.tables.add(steps), "out": ("input", 0),
+        self._reserve("input", FLOAT * count * 3 * height * width)
+        pointers = {
+            "picture": source, "table": self.tables.add(value_tables(self.model.preprocess)),
+            "windows": self.tables.add(table), "steps": self.tables.add(steps), "out": ("input", 0),
         }  # fmt: skip
-        numbers = {"picture_height": self.picture[0], "picture_width": self.picture[1], "batch": batch}
-        numbers |= layout | {"height": height, "width": width}
-        self._launch("gather", kernel_specs.gather("fp32"), places, numbers)
-        self._infer((batch, 3, height, width), region, slot)
+        scalars = {"picture_height": self.test_size[0], "picture_width": self.test_size[1]}
+        scalars |= {"batch": count, "height": height, "width": width}
+        self._launch("gather", kernel_specs.gather("fp32"), pointers, {**layout, **scalars})
 
-    def _needs(self, buffer: str, size: int) -> None:
-        self.buffers[buffer] = max(self.buffers.get(buffer, 0), size)
-
-    def _infer(self, shape: tuple[int, int, int, int], region: Region, slot: int) -> None:
-        """The engine writes to the region where the address is aligned, else beside it."""
-        size = self._answer(region.coarse)
-        place = ("logits", region.offset + slot * size)
-        direct = place[1] % ALIGNMENT == 0
-        self.steps.append(Infer(shape, ("input", 0), place if direct else ("output", 0)))
+    def _infer(self, batch: _Batch) -> None:
+        """Run the engine. It writes to the region where the address is aligned, else to a buffer that is copied."""
+        count, size = self._batch_size(batch.windows), self._logits_bytes(batch.region.coarse)
+        target = ("logits", batch.region.offset + batch.slot * size)
+        direct = target[1] % ALIGNMENT == 0
+        output = target if direct else ("output", 0)
+        self.steps.append(Infer((count, 3, *batch.region.window), ("input", 0), output))
         if not direct:
-            self._needs("output", shape[0] * size)
-            self.steps.append(Move(place, ("output", 0), shape[0] * size))
+            self._reserve("output", count * size)
+            self.steps.append(Copy(target, output, count * size))
 
-    def _look_through(self) -> None:
-        """A flag per region."""
+    def _check_finite(self) -> None:
+        """Set a flag for each region whose logits have NaN or infinity; unused slots count, being computed too."""
         self.steps.append(Clear(("result", self.flags), FLOAT * len(self.regions)))
         for i, region in enumerate(self.regions):
-            count = region.slots * self._answer(region.coarse) // FLOAT
-            places = {"values": ("logits", region.offset), "flag": ("result", self.flags)}
-            self._launch("finite", kernel_specs.finite("fp32"), places, {"at": i, "count": count})
+            count = region.slots * self._logits_bytes(region.coarse) // FLOAT
+            pointers = {"values": ("logits", region.offset), "flag": ("result", self.flags)}
+            self._launch("finite", kernel_specs.finite("fp32"), pointers, {"at": i, "count": count})
 
     # Merge
 
     def _merge(self) -> None:
         inference = self.inference
-        scores = inference.flip or inference.softmax_before_resize
         if inference.mode == "slide":
-            self._slide()
-        elif scores:
-            self._whole_scores()
+            self._merge_slide()
+        elif inference.flip or inference.softmax_before_resize:
+            self._merge_whole_scores()
         elif len(inference.scales) == 1:
-            self._whole_once()
+            self._merge_one_pass()
         else:
-            volumes = [self._answer_as_volume(mine[0]) for mine in self._by_scale()]
-            self._finish(("logits", 0), volumes, (0, self.size[0]))
+            # Sums of plain logits need no volumes of their own: the logits are resampled where the engine left them.
+            self._finish(("logits", 0), list(map(self._logits_volume, self._by_scale())), (0, self.size[0]))
 
-    def _answer_as_volume(self, window: Window) -> _Volume:
-        """The answer to a whole pass where the engine left it."""
-        size = self._coarse(window)
-        return _Volume(size, self._logits_of(window), (0, size[0]))
-
-    def _coarse(self, window: Window) -> Size:
-        return coarse_size(window.size, self.head.stride)
-
-    def _logits_of(self, window: Window) -> int:
-        """Where the answer to ``window`` begins in the buffer "logits", in elements."""
-        index, slot = self.slot_of[id(window)]
+    def _logits_volume(self, scale: Sequence[Window]) -> _Volume:
+        """The logits of the one window of a whole pass as a volume in the buffer "logits"."""
+        index, slot = self.slot_of[id(scale[0])]
         region = self.regions[index]
-        return (region.offset + slot * self._answer(region.coarse)) // FLOAT
+        begin = (region.offset + slot * self._logits_bytes(region.coarse)) // FLOAT
+        return _Volume(region.coarse, begin, (0, region.coarse[0]))
 
-    def _whole_once(self) -> None:
-        """One whole pass: enlarge and take the largest in one kernel."""
-        (window,) = self.queue.windows
-        height, width = self._coarse(window)
-        steps = _ratios((height, width), self.size)
-        numbers = {"pitch": self.size[1], "classes": self.head.classes, "coarse_height": height, "coarse_width": width}
-        numbers |= {"height": self.size[0], "width": self.size[1]}
-        places = {"logits": ("logits", FLOAT * self._logits_of(window)), "labels": ("result", 0)}
-        kernel = kernel_specs.upsample_argmax("fp32", self.head.classes)
-        self._launch("finish", kernel, places, numbers | {"step_y": steps[0], "step_x": steps[1]})
+    def _merge_one_pass(self) -> None:
+        """One whole pass: upsample and take the arg max in one kernel, without a volume in memory."""
+        logits = self._logits_volume(self.queue.windows)
+        step_y, step_x = _ratios(logits.size, self.size)
+        pointers = {"logits": ("logits", FLOAT * logits.begin), "labels": ("result", 0)}
+        scalars = {
+            "pitch": self.size[1], "classes": self.head.classes, "coarse_height": logits.size[0],
+            "coarse_width": logits.size[1], "step_y": step_y, "step_x": step_x, "height": self.size[0],
+            "width": self.size[1],
+        }  # fmt: skip
+        self._launch("finish", kernel_specs.upsample_argmax("fp32", self.head.classes), pointers, scalars)
 
-    def _whole_scores(self) -> None:
-        """Whole passes whose scores are softmaxed or mirrored on the coarse grid, a volume for each scale."""
+    def _merge_whole_scores(self) -> None:
+        """Whole passes with softmax or flip: a volume of each scale at the low resolution, then the label map."""
         volumes, end = [], 0
-        for mine in self._by_scale():
-            size = self._coarse(mine[0])
+        for scale in self._by_scale():
+            size = coarse_size(scale[0].size, self.head.stride)
             volumes.append(_Volume(size, end, (0, size[0])))
-            self._accumulate(mine, size, size, volumes[-1], whole=True)
-            end += aligned(volumes[-1].values(self.head.classes), ALIGNMENT // FLOAT)
-        self._needs("volumes", FLOAT * end)
+            self._accumulate(scale, size, volumes[-1], whole=True)
+            end = self._end(volumes[-1])
+        self._reserve("volumes", FLOAT * end)
         self._finish(("volumes", 0), volumes, (0, self.size[0]))
 
-    def _slide(self) -> None:
-        """Band by band: the rows of every scale that the band needs, then its labels."""
-        groups = self._by_scale()
-        sizes = [mine[0].of.size for mine in groups]
+    def _merge_slide(self) -> None:
+        """Band by band: the rows of each scale's volume that the band needs, then the band of the label map."""
+        scales = self._by_scale()
+        sizes = [scale[0].of.size for scale in scales]
         for band in bands(sizes, self.size, self.head.classes, self.model.band_bytes):
             volumes, end = [], 0
-            for mine, size in zip(groups, sizes, strict=True):
+            for scale, size in zip(scales, sizes, strict=True):
                 volume = _Volume(size, end, span(size[0], self.size[0], band))
-                near = [w for w in mine if w.top < volume.rows[1] and w.bottom > volume.rows[0]]
-                self._accumulate(near, mine[0].size, size, volume, whole=False)
+                near = [w for w in scale if w.top < volume.rows[1] and w.bottom > volume.rows[0]]
+                self._accumulate(near, scale[0].size, volume, whole=False)
                 volumes.append(volume)
-                end += aligned(volume.values(self.head.classes), ALIGNMENT // FLOAT)
-            self._needs("volumes", FLOAT * end)
+                end = self._end(volume)
+            # Bands run one after the other on one stream: all use the same buffer.
+            self._reserve("volumes", FLOAT * end)
             self._finish(("volumes", 0), volumes, band)
 
+    def _end(self, volume: _Volume) -> int:
+        """The element where the next volume may begin."""
+        return volume.begin + aligned(volume.elements(self.head.classes), ALIGNMENT // FLOAT)
+
     def _by_scale(self) -> list[list[Window]]:
-        """The windows of the passes of each scale, in the order of the scales."""
-        shows = 1 + self.inference.flip
-        passes = range(0, len(self.queue.passes), shows)
-        return [[w for w in self.queue.windows if first <= w.of.index < first + shows] for first in passes]
+        """The windows of each scale, in the order of the scales; a mirrored pass follows the plain one of its scale."""
+        passes = 1 + self.inference.flip
+        firsts = range(0, len(self.queue.passes), passes)
+        return [[w for w in self.queue.windows if first <= w.of.index < first + passes] for first in firsts]
 
-    def _accumulate(self, shown: list[Window], window: Size, size: Size, volume: _Volume, whole: bool) -> None:
-        """Lay the answers to ``shown`` over each other into rows of a volume over (height, width) = ``size``.
+    def _accumulate(self, shown: Sequence[Window], window: Size, volume: _Volume, whole: bool) -> None:
+        """Sum the logits of the windows ``shown``, all of one scale, into the rows of a volume.
 
-        ``window`` is the size at which they are laid there: their own, or in whole mode that of the coarse grid.
+        ``window`` is the size to which their logits are upsampled: their own, or in whole mode the low resolution
+        itself, where the window covers all of the volume.
         """
-        ordered = sorted(shown, key=lambda w: w.of.mirrored)
-        index, _ = self.slot_of[id(ordered[0])]
-        region = self.regions[index]
+        ordered = sorted(shown, key=lambda w: w.of.mirrored)  # the kernel takes the plain pass first
+        region = self.regions[self.slot_of[id(ordered[0])][0]]
         table = np.zeros((len(ordered), 4), np.int32)
-        for i, one in enumerate(ordered):
-            top, left = (0, 0) if whole else (one.top, one.left)
-            table[i] = self.slot_of[id(one)][1], top, left, one.of.mirrored
-        steps = _ratios(region.coarse, window)
-        places = {
+        for i, w in enumerate(ordered):
+            top, left = (0, 0) if whole else (w.top, w.left)
+            table[i] = self.slot_of[id(w)][1], top, left, w.of.mirrored
+        step_y, step_x = _ratios(region.coarse, window)
+        pointers = {
             "logits": ("logits", region.offset), "windows": self.tables.add(table),
             "swap": self.tables.add(swap(self.head)), "volume": ("volumes", FLOAT * volume.begin),
         }  # fmt: skip
-        numbers = {
+        scalars = {
             "classes": self.head.classes, "coarse_height": region.coarse[0], "coarse_width": region.coarse[1],
-            "window_height": window[0], "window_width": window[1], "step_y": steps[0], "step_x": steps[1],
+            "window_height": window[0], "window_width": window[1], "step_y": step_y, "step_x": step_x,
             "plain": sum(not w.of.mirrored for w in ordered), "count": len(ordered), "first_row": volume.rows[0],
-            "rows": volume.rows[1] - volume.rows[0], "width": size[1],
+            "rows": volume.rows[1] - volume.rows[0], "width": volume.size[1],
             "softmax": int(self.inference.softmax_before_resize),
         }  # fmt: skip
-        self._launch("accumulate", kernel_specs.accumulate("fp32", self.head.classes), places, numbers)
+        self._launch("accumulate", kernel_specs.accumulate("fp32", self.head.classes), pointers, scalars)
 
-    def _finish(self, base: Place, volumes: Sequence[_Volume], band: Span) -> None:
-        """Labels of the rows ``band`` from the volumes of all scales."""
+    def _finish(self, base: BufferOffset, volumes: Sequence[_Volume], band: Span) -> None:
+        """Write the rows ``band`` of the label map from the volumes of all scales."""
         offsets = np.array([volume.begin for volume in volumes], np.int64)
         sizes = np.array([(v.rows[0], v.rows[1] - v.rows[0], *v.size) for v in volumes], np.int32)
         steps = np.array([_ratios(volume.size, self.size) for volume in volumes], np.float32)
-        places = {
+        pointers = {
             "volumes": base, "offsets": self.tables.add(offsets), "sizes": self.tables.add(sizes),
             "steps": self.tables.add(steps), "labels": ("result", 0),
         }  # fmt: skip
-        numbers = {
+        scalars = {
             "pitch": self.size[1], "passes": float(len(self.queue.passes)), "count": len(volumes),
             "classes": self.head.classes, "first_row": band[0], "rows": band[1] - band[0], "width": self.size[1],
         }  # fmt: skip
-        self._launch("finish", kernel_specs.finish("fp32", self.head.classes), places, numbers)
-
-
-@dataclass(frozen=True)
-class _Volume:
-    """Rows ``rows`` of the scores of one scale, over (height, width) = ``size``, from element ``begin`` on."""
-
-    size: Size
-    begin: int
-    rows: Span = field(default=(0, 0))
-
-    def values(self, classes: int) -> int:
-        """Number of scores."""
-        return classes * (self.rows[1] - self.rows[0]) * self.size[1]
+        self._launch("finish", kernel_specs.finish("fp32", self.head.classes), pointers, scalars)
 
 
 def _ratios(size: Size, output: Size) -> tuple[float, float]:
@@ -329,7 +331,7 @@ def _ratios(size: Size, output: Size) -> tuple[float, float]:
 
 
 def swap(head: Head) -> NDArray[np.int32]:
-    """The class that each one is in a mirrored picture, (K,)."""
+    """The class that each one is in a mirrored image, (K,)."""
     order = np.arange(head.classes, dtype=np.int32)
     for a, b in head.pairs:
         order[[a, b]] = order[[b, a]]
@@ -337,7 +339,7 @@ def swap(head: Head) -> NDArray[np.int32]:
 
 
 def span(n_in: int, n_out: int, rows: Span) -> Span:
-    """The input rows that output rows ``rows`` of ``n_out`` are made from."""
+    """The input rows from which the output rows ``rows`` of ``n_out`` are interpolated."""
     low, high, _ = positions(n_in, np.float32(n_in) / np.float32(n_out), *rows)
     return int(low[0]), int(high[-1]) + 1
 
@@ -348,17 +350,12 @@ def bands(sizes: Sequence[Size], output: Size, classes: int, most: int) -> Itera
     row = FLOAT * classes * sum(h * w / height for h, w in sizes)
     edges = FLOAT * classes * sum(2 * w for _, w in sizes)  # a band needs parts of rows at both ends
     rows = min(height, max(1, int((most - edges) / row)))
-    rows = -(-height // -(-height // rows))  # of even height
+    rows = -(-height // -(-height // rows))  # as many bands, of even height: the last one is not a short remainder
     for first in range(0, height, rows):
         yield first, min(first + rows, height)
 
 
-def kernels(plan: Plan) -> frozenset[str]:
-    """Names of the kernels that a plan launches."""
-    return frozenset(step.kernel for step in plan.steps if isinstance(step, Launch))
-
-
-def kernels_of(classes: int) -> frozenset[str]:
+def kernel_names(classes: int) -> frozenset[str]:
     """Names of the kernels that plans for a model of ``classes`` classes may launch."""
     specs = kernel_specs.bundle_kernels(PORTABLE, ["fp32"], classes, context=())
     return frozenset(spec.name for spec in specs)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from isnet_trt.cuda.device import Device
 from isnet_trt.cuda.element_types import FLOAT
-from isnet_trt.cuda.steps import Plan
+from isnet_trt.cuda.plan_steps import Plan
 from isnet_trt.merging.merge import not_finite
 from isnet_trt.pictures.raw import RawImage, RawLabels
 
@@ -109,7 +109,7 @@ class Transfers:
         size = plan.upload_bytes - start
         if image.on_host:
             np.copyto(slot.up[: plan.source_bytes].reshape(image.height, -1), image.array().reshape(image.height, -1))
-        slot.up[plan.tables_at - start : size] = np.frombuffer(plan.tables, np.uint8)
+        slot.up[plan.tables_offset - start : size] = np.frombuffer(plan.tables, np.uint8)
         # In two steps: the slot's own device memory takes the upload while the work still reads the last image from
         # ``source``; the copy within the device is short.
         self._device.copy(slot.source, slot.up.ctypes.data, size, self._up)
@@ -197,7 +197,7 @@ class Transfers:
 
 def _host_start(plan: Plan, from_host: bool) -> int:
     """Where the part of an upload starts that comes from the host: the tables where the image is on the device."""
-    return 0 if from_host else plan.tables_at
+    return 0 if from_host else plan.tables_offset
 
 
 def _check_finite(plan: Plan, flags: NDArray[np.uint8]) -> None:

@@ -14,7 +14,7 @@ from host_rig import HostRig
 from benchmarks.gpu_check import callers, catalogue
 from benchmarks.gpu_check.check import Setup
 from benchmarks.gpu_check.rigs import Case
-from isnet_trt.cuda.steps import Plan
+from isnet_trt.cuda.plan_steps import Plan
 from isnet_trt.cuda.transfers import Slot, Transfers
 from isnet_trt.forks import OwnerProcess
 from isnet_trt.pictures.raw import RawLabels

@@ -7,7 +7,7 @@ import pytest
 from isnet_trt.cuda import kernel_specs
 from isnet_trt.cuda.architectures import GPU_ARCHITECTURES, KERNEL_TARGETS, PORTABLE
 from isnet_trt.cuda.kernel_specs import bundle_kernels, label_element, padded_classes
-from isnet_trt.cuda.steps import Launch
+from isnet_trt.cuda.plan_steps import Launch
 
 PLACE = ("buffer", 0)
 

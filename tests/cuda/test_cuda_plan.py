@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isnet_trt.cuda.kernel_specs import bundle_kernels
-from isnet_trt.cuda.plan import BAND_BYTES, Model, bands, kernels_of, plan, span, swap
-from isnet_trt.cuda.steps import ALIGNMENT, Clear, Infer, Launch, Move, Plan
+from isnet_trt.cuda.plan import BAND_BYTES, Model, bands, kernel_names, plan, span, swap
+from isnet_trt.cuda.plan_steps import ALIGNMENT, Clear, Copy, Infer, Launch, Plan
 from isnet_trt.errors import ImageError
 from isnet_trt.merging import geometry
 from isnet_trt.merging.merge import Head
@@ -118,21 +118,21 @@ def test_a_picture_too_elongated_says_so():
 @pytest.mark.parametrize("classes", [19, 150, 300])
 def test_every_kernel_is_compiled_for_a_bundle(classes):
     there = {spec.name: spec for spec in bundle_kernels(89, ("fp32",), classes)}
-    assert kernels_of(classes) <= set(there)
+    assert kernel_names(classes) <= set(there)
     for inference in (Inference(), Inference(flip=True), Inference(scales=(0.5, 1.0)), CITY):
         made = plan((700, 900), inference, Model(Head(classes, 8), AS_IS, 2))
         for step in made.steps:
             if isinstance(step, Launch):
-                assert step.kernel in kernels_of(classes)
+                assert step.kernel in kernel_names(classes)
                 assert step.spec == there[step.kernel]
 
 
 def ends(step: object, made: Plan) -> list[tuple[str, int, int]]:
     """(buffer, begin, end) of what a step reads and writes, as far as its numbers say."""
     if isinstance(step, Clear):
-        return [(step.place[0], step.place[1], step.place[1] + step.size)]
-    if isinstance(step, Move):
-        return [(p[0], p[1], p[1] + step.size) for p in (step.to, step.source)]
+        return [(step.target[0], step.target[1], step.target[1] + step.size)]
+    if isinstance(step, Copy):
+        return [(p[0], p[1], p[1] + step.size) for p in (step.target, step.source)]
     if isinstance(step, Infer):
         batch, _, height, width = step.shape
         coarse = -(-height // 8) * -(-width // 8)
@@ -170,7 +170,7 @@ def test_every_step_stays_inside_its_buffers(size, base, scales, flip, softmax, 
         return
     sizes = made.buffers
     assert list(sizes)[:2] == ["source", "tables"]
-    assert (made.offsets["tables"], sizes["tables"]) == (made.tables_at, len(made.tables))
+    assert (made.offsets["tables"], sizes["tables"]) == (made.tables_offset, len(made.tables))
     for step in made.steps:
         for buffer, begin, end in ends(step, made):
             assert 0 <= begin < end <= sizes[buffer], step

@@ -14,7 +14,7 @@ from ptx_machine import PtxKernels, compile_kernels
 
 from isnet_trt.cuda.element_types import FLOAT
 from isnet_trt.cuda.plan import Model, plan
-from isnet_trt.cuda.steps import Clear, Infer, Launch, Move
+from isnet_trt.cuda.plan_steps import Clear, Copy, Infer, Launch
 from isnet_trt.cuda.transfers import _check_finite, split_logits
 from isnet_trt.merging.geometry import coarse_size
 from isnet_trt.merging.merge import Head, Merger, largest
@@ -59,10 +59,10 @@ class Run:
             coarse = coarse_size(step.shape[2:], self.head.stride)
             answer = self.rng.standard_normal((step.shape[0] * self.head.classes * coarse[0] * coarse[1], 1))
             self.memory.store(self.at(step.output, len(answer), FLOAT), answer.astype(np.float32).view(np.uint8))
-        elif isinstance(step, Move):
-            self.memory.store(self.at(step.to, step.size), self.memory.load(self.at(step.source, step.size), 1))
+        elif isinstance(step, Copy):
+            self.memory.store(self.at(step.target, step.size), self.memory.load(self.at(step.source, step.size), 1))
         elif isinstance(step, Clear):
-            self.memory.store(self.at(step.place, step.size), np.zeros((step.size, 1), np.uint8))
+            self.memory.store(self.at(step.target, step.size), np.zeros((step.size, 1), np.uint8))
 
 
 def host(made, head, logits):

@@ -1,4 +1,4 @@
-"""The steps of a plan as plain data: kernels, engine runs and copies, with places in named buffers."""
+"""A plan and its steps as plain data: kernels, engine runs and copies, with offsets in named buffers."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from isnet_trt.settings import Inference, Size
 ALIGNMENT = 256
 """Of every buffer, and of what an engine reads and writes (TensorRT, IExecutionContext::setTensorAddress)."""
 
-Place = tuple[str, int]
-"""A buffer and an offset in bytes."""
+BufferOffset = tuple[str, int]
+"""The name of a buffer, and an offset in bytes."""
 
 
 @dataclass(frozen=True)
 class Launch:
-    """A kernel and its arguments: a place for each pointer, a number for each scalar.
+    """A kernel and its arguments: a buffer offset for each pointer, a number for each scalar.
 
     Raises:
         TypeError: an argument is missing, unknown, or a pointer where the kernel takes a number or the reverse.
@@ -33,7 +33,7 @@ class Launch:
 
     stage: str
     spec: KernelSpec
-    pointers: Mapping[str, Place]
+    pointers: Mapping[str, BufferOffset]
     scalars: Mapping[str, int | float]
 
     def __post_init__(self) -> None:
@@ -52,17 +52,17 @@ class Infer:
     """The engine: ``shape`` (B, 3, h, w) at ``input`` to (B, K, h / s, w / s) at ``output``, both float32."""
 
     shape: tuple[int, int, int, int]
-    input: Place
-    output: Place
+    input: BufferOffset
+    output: BufferOffset
     stage: str = "engine"
 
 
 @dataclass(frozen=True)
-class Move:
-    """A copy on the GPU, of an answer that could not be written to where it belongs."""
+class Copy:
+    """A copy on the GPU, of logits that the engine could not write to where they belong."""
 
-    to: Place
-    source: Place
+    target: BufferOffset
+    source: BufferOffset
     size: int
     stage: str = "engine"
 
@@ -71,17 +71,25 @@ class Move:
 class Clear:
     """Bytes set to 0."""
 
-    place: Place
+    target: BufferOffset
     size: int
     stage: str = "finite"
 
 
-Step = Launch | Infer | Move | Clear
+Step = Launch | Infer | Copy | Clear
 
 
 @dataclass(frozen=True)
 class Region:
-    """The answers to all windows of one size: ``slots`` of them, one after the other from ``offset`` bytes on."""
+    """The logits of all windows of one size, one slot after the other, in the buffer "logits".
+
+    Attributes:
+        window: (height, width) of the windows.
+        coarse: (height, width) of their logits.
+        slots: number of windows, unused ones in full batches included.
+        offset: bytes from the beginning of the buffer.
+        batch: most windows that the engine takes at once.
+    """
 
     window: Size
     coarse: Size
@@ -92,17 +100,17 @@ class Region:
 
 @dataclass(frozen=True)
 class Plan:
-    """All work for one kind of picture.
+    """All work for the images of one size and channel order.
 
     Attributes:
-        size, order: the source picture's.
+        size, order: the source image's.
         labels: the type of the labels, uint8 or uint16.
         steps: in order; each needs the ones before it.
-        buffers: bytes of every buffer, by name. ``source``, the picture without padding, and ``tables`` come first and
-            go up together. ``result`` holds the label map without padding and from ``flags`` on an int32 per region,
-            not 0 where an answer has NaN or infinity.
-        tables: what belongs into the buffer of that name.
-        regions: the answers in the buffer "logits".
+        buffers: bytes of every buffer, by name. ``source``, the image without padding, and ``tables`` come first: they
+            are uploaded together. ``result`` holds the label map without padding and from ``flags`` on an int32 per
+            region, not 0 where logits have NaN or infinity.
+        tables: contents of the buffer of that name.
+        regions: of the buffer "logits".
         slots: (region, slot) of each window of ``queue``.
         queue: the windows, as isnet_trt.merging.windows plans them.
     """
@@ -121,18 +129,18 @@ class Plan:
 
     @property
     def source_bytes(self) -> int:
-        """Of the picture, without padding."""
+        """Of the image, without padding."""
         return self.size[0] * self.size[1] * len(self.order)
 
     @property
-    def tables_at(self) -> int:
-        """Where the tables begin in what goes up."""
+    def tables_offset(self) -> int:
+        """Where the tables begin in the upload, in bytes."""
         return aligned(self.source_bytes)
 
     @property
     def upload_bytes(self) -> int:
-        """Of the picture and the tables."""
-        return self.tables_at + len(self.tables)
+        """Of the image and the tables."""
+        return self.tables_offset + len(self.tables)
 
     @property
     def label_bytes(self) -> int:
@@ -157,8 +165,8 @@ class Plan:
 
     @property
     def bytes(self) -> int:
-        """Device memory that the plan takes while it runs, without the engine's own: its buffers, and what one picture
-        on its way holds."""
+        """Device memory that the plan takes while it runs, without the engine's own: its buffers, and the upload and
+        the result of one image in flight."""
         return self.arena_bytes + aligned(self.upload_bytes) + aligned(self.result_bytes)
 
     @property
@@ -173,17 +181,18 @@ def aligned(size: int, to: int = ALIGNMENT) -> int:
 
 
 class Tables:
-    """Constant arrays, each once, one after the other in what will be one buffer."""
+    """Constant arrays for one buffer, one after the other; equal arrays are stored once."""
 
     def __init__(self) -> None:
         self._data = bytearray()
         self._known: dict[bytes, int] = {}
 
-    def add(self, array: NDArray[Any]) -> Place:
-        """Where the values of ``array`` will lie."""
+    def add(self, array: NDArray[Any]) -> BufferOffset:
+        """Store ``array`` if it is not there yet; return where it lies."""
         content = array.tobytes()
         if content not in self._known:
             self._known[content] = len(self._data)
+            # Kernels take pointers that are multiples of 16.
             self._data += content + b"\0" * (aligned(len(content), 16) - len(content))
         return "tables", self._known[content]
 
