@@ -26,6 +26,7 @@ from isnet_trt.errors import EngineError
 from isnet_trt.merging.merge import Head
 from isnet_trt.pictures.interop import image_from
 from isnet_trt.pictures.preprocess import normalise, resize
+from isnet_trt.runtime.gpu import GpuRuntime
 from isnet_trt.settings import Preprocess
 
 RULE = Preprocess((60, 24))
@@ -299,4 +300,5 @@ class Pair:
         self.engine.kind, self.engine.description = "double", "an engine"
         self.engine.run = self.engine.engine.run
         self.engine.close = self.engine.engine.close
-        self.segmenter = Segmenter(self.engine, labels, RULE, presets=PRESETS, threads=1, pipeline=self.pipeline)
+        runtime = GpuRuntime(self.engine, self.pipeline, threads=1)
+        self.segmenter = Segmenter(self.engine, labels, RULE, presets=PRESETS, runtime=runtime)

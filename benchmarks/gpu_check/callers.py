@@ -24,6 +24,7 @@ from benchmarks.gpu_check.rigs import Case, GpuRig, Rig
 from isnet_trt import RawImage, RawLabels, Segmenter
 from isnet_trt.errors import EngineError
 from isnet_trt.pictures.formats import Order
+from isnet_trt.runtime.gpu import GpuRuntime
 
 PADDING = 37
 UNTOUCHED = 201
@@ -159,7 +160,7 @@ def opened(setup: Setup, rig: Rig | None, chosen: Case | None) -> Iterator[tuple
     pipeline = rig.pipeline(network, case)
     made = Segmenter(
         network, case.labels, case.preprocess, case.inference, case.stride,
-        batch=case.batch, full_batches=case.batch > 1, pipeline=pipeline,
+        runtime=GpuRuntime(network, pipeline),
     )  # fmt: skip
     with made:
         yield made, case

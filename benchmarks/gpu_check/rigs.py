@@ -15,6 +15,7 @@ from isnet_trt import Segmenter
 from isnet_trt.merging.merge import Head
 from isnet_trt.pictures.interop import image_from
 from isnet_trt.pictures.preprocess import normalise, resize
+from isnet_trt.runtime.gpu import GpuRuntime
 from isnet_trt.settings import Inference, Labels, Preprocess, Size
 
 CLEAR = 0.05
@@ -126,5 +127,5 @@ def on_gpu(rig: Rig, network: Network, case: Case) -> Segmenter:
     pipeline = rig.pipeline(network, case)
     return Segmenter(
         network, case.labels, case.preprocess, case.inference, case.stride,
-        batch=case.batch, full_batches=case.batch > 1, pipeline=pipeline,
+        runtime=GpuRuntime(network, pipeline),
     )  # fmt: skip

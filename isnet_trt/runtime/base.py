@@ -9,6 +9,7 @@ import numpy as np
 
 from isnet_trt.cuda.plan import Model
 from isnet_trt.engines.base import Engine
+from isnet_trt.engines.cores import usable_cores
 from isnet_trt.merging import windows
 from isnet_trt.merging.geometry import Window
 from isnet_trt.merging.merge import Merger, TileSink, not_finite
@@ -26,11 +27,12 @@ class Runtime(ABC):
     prefetch = 0
     """How many further images may be submitted before the outputs of the first are collected."""
 
-    def __init__(self, engine: Engine, model: Model, threads: int) -> None:
+    def __init__(self, engine: Engine, model: Model, threads: int | None = None) -> None:
+        """``threads`` is how many the merge on the host uses, by default all cores that the process may use."""
         self.engine = engine
         self.model = model
         self.batch = model.batch
-        self.threads = threads
+        self.threads = threads or usable_cores()
 
     @property
     @abstractmethod

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from isnet_trt.cuda.pipeline import Pipeline
-from isnet_trt.cuda.plan import Model
 from isnet_trt.engines.base import Engine
 from isnet_trt.errors import SettingsError
 from isnet_trt.merging.resample import Array
@@ -16,9 +15,9 @@ class GpuRuntime(Runtime):
 
     prefetch = 1
 
-    def __init__(self, engine: Engine, pipeline: Pipeline, model: Model, threads: int) -> None:
+    def __init__(self, engine: Engine, pipeline: Pipeline, threads: int | None = None) -> None:
         """``pipeline`` is built around ``engine``; both belong to the runtime."""
-        super().__init__(engine, model, threads)
+        super().__init__(engine, pipeline.model, threads)
         self.pipeline = pipeline
 
     @property

@@ -13,7 +13,7 @@ from isnet_trt.runtime.call import Outputs, Request
 class HostRuntime(Runtime):
     """Images are resized, cut into windows and merged on the host; `submit` returns complete outputs."""
 
-    def __init__(self, engine: Engine, model: Model, threads: int, reason: str = "") -> None:
+    def __init__(self, engine: Engine, model: Model, threads: int | None = None, reason: str = "") -> None:
         """``reason`` says why the stages around a GPU engine run on the host."""
         super().__init__(engine, model, threads)
         self._reason = f" ({reason})" if reason else ""

@@ -1,9 +1,8 @@
-"""A bundle's engine and, where it works in GPU memory and the bundle has kernels, the pipeline around it."""
+"""Open a bundle's engine and the runtime around it: on the GPU where engine, kernels and device allow it."""
 
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
 from pathlib import Path
 
 from isnet_trt.bundle import KERNELS, ONNX, Bundle
@@ -15,25 +14,21 @@ from isnet_trt.engines.library import PLACEMENTS, PORTABLE, EngineSource, Librar
 from isnet_trt.engines.select import check_engine
 from isnet_trt.engines.table import library
 from isnet_trt.errors import EngineUnavailable, SettingsError
+from isnet_trt.merging.merge import Head
+from isnet_trt.runtime.base import Runtime
+from isnet_trt.runtime.gpu import GpuRuntime
+from isnet_trt.runtime.host import HostRuntime
 
 
-@dataclass(frozen=True)
-class Opened:
-    """An open engine; the pipeline around it, or why the stages other than the network run on the host."""
-
-    engine: Engine
-    pipeline: Pipeline | None = None
-    reason: str = ""
-
-
-def open_runtime(bundle: Bundle, kind: str | None, model: Model, *, threads: int | None, device: Placement) -> Opened:
+def open_runtime(bundle: Bundle, kind: str | None, *, threads: int | None, device: Placement) -> Runtime:
     """The engine as `open_engine` opens it, with all stages on the GPU where that can be.
 
     Raises:
         SettingsError, EngineUnavailable, EngineError, BundleError: the engine cannot be opened.
     """
+    model = _model(bundle, kind)
     if not on_gpu(bundle, kind, device):
-        return Opened(open_engine(bundle, kind, threads=threads, device=device))
+        return HostRuntime(open_engine(bundle, kind, threads=threads, device=device), model, threads)
     with contextlib.ExitStack() as undo:
         gpu, reason = _open_device(bundle)
         if gpu is not None:
@@ -44,11 +39,21 @@ def open_runtime(bundle: Bundle, kind: str | None, model: Model, *, threads: int
         if pipeline is None and gpu is not None:
             _close(gpu)
         undo.pop_all()
-    return Opened(engine, pipeline, reason)
+    return GpuRuntime(engine, pipeline, threads) if pipeline else HostRuntime(engine, model, threads, reason)
+
+
+def _model(bundle: Bundle, kind: str | None) -> Model:
+    """The network's output, and the batches that the engine was built for: (smallest, usual, largest) shape."""
+    manifest = bundle.manifest
+    head = Head(manifest.labels.count, manifest.output_stride, manifest.labels.flip_pairs)
+    shapes = manifest.engine.shapes if kind in (None, manifest.engine.kind) else ()
+    if not shapes:
+        return Model(head, manifest.preprocess)
+    return Model(head, manifest.preprocess, batch=shapes[1][0], full_batches=shapes[0][0] > 1)
 
 
 def _open_device(bundle: Bundle) -> tuple[Device | None, str]:
-    """The GPU for the stages other than the network, or why there is none."""
+    """The GPU for the stages around the network, or why there is none."""
     if kernels_folder(bundle) is None:
         return None, "the bundle holds no kernels; build it again with python -m isnet_trt.build"
     try:
@@ -58,6 +63,7 @@ def _open_device(bundle: Bundle) -> tuple[Device | None, str]:
 
 
 def _pipeline(gpu: Device | None, engine: DeviceEngine, model: Model, reason: str) -> tuple[Pipeline | None, str]:
+    """The pipeline around an engine, or why there is none."""
     if gpu is None:
         return None, reason
     if engine.kernels is None:

@@ -12,10 +12,8 @@ from typing import Any, NoReturn
 import numpy as np
 
 from isnet_trt.bundle import read_bundle
-from isnet_trt.cuda.pipeline import Pipeline
 from isnet_trt.cuda.plan import Model
 from isnet_trt.engines.base import Engine
-from isnet_trt.engines.cores import usable_cores
 from isnet_trt.engines.library import Placement
 from isnet_trt.errors import EngineError
 from isnet_trt.forks import OwnerProcess
@@ -26,7 +24,6 @@ from isnet_trt.pictures.interop import image_from, labels_from
 from isnet_trt.pictures.raw import stream_handle
 from isnet_trt.runtime.base import Runtime
 from isnet_trt.runtime.call import Outputs, Request, StageTimer
-from isnet_trt.runtime.gpu import GpuRuntime
 from isnet_trt.runtime.host import HostRuntime
 from isnet_trt.runtime.opening import open_runtime
 from isnet_trt.runtime.prefetch import prefetch
@@ -56,15 +53,14 @@ class Segmenter:
         batch: int = 1,
         full_batches: bool = False,
         threads: int | None = None,
-        pipeline: Pipeline | None = None,
-        host_reason: str = "",
+        runtime: Runtime | None = None,
     ) -> None:
         """Around an engine that is already open and now belongs to the segmenter.
 
         ``output_stride`` is the network's, in pixels; ``batch`` how many windows it sees at once, exactly so many
         with ``full_batches`` (what is missing is filled with zeros); ``threads`` how many the merge uses, by default
-        all cores that the process may use. ``pipeline``, which belongs to the segmenter too, does everything around
-        the engine on the GPU; without it that runs on the host, for the reason ``host_reason``.
+        all cores that the process may use. ``runtime`` runs the stages around the engine and belongs to the segmenter
+        too; by default they run on the host.
         """
         self.engine = engine
         self.labels = labels
@@ -73,12 +69,7 @@ class Segmenter:
         self.output_stride = output_stride
         self.presets = dict(presets or {"default": self.inference})
         model = Model(Head(labels.count, output_stride, labels.flip_pairs), preprocess, batch, full_batches)
-        threads = threads or usable_cores()
-        self.runtime: Runtime = (
-            HostRuntime(engine, model, threads, host_reason)
-            if pipeline is None
-            else GpuRuntime(engine, pipeline, model, threads)
-        )
+        self.runtime: Runtime = runtime or HostRuntime(engine, model, threads)
         self._palette = np.asarray(labels.palette, np.uint8).reshape(-1, 3)
         self._owner = OwnerProcess(self)
         self._lock = threading.Lock()
@@ -109,25 +100,10 @@ class Segmenter:
         """
         opened = read_bundle(bundle)
         manifest = opened.manifest
-        chosen = inference or manifest.preset(preset)
-        built_for = manifest.engine.shapes if engine in (None, manifest.engine.kind) else ()
-        head = Head(manifest.labels.count, manifest.output_stride, manifest.labels.flip_pairs)
-        batch, full = built_for[1][0] if built_for else 1, bool(built_for) and built_for[0][0] > 1
-        model = Model(head, manifest.preprocess, batch, full)
-        runtime = open_runtime(opened, engine, model, threads=threads, device=device)
-        return cls(
-            runtime.engine,
-            manifest.labels,
-            manifest.preprocess,
-            chosen,
-            manifest.output_stride,
-            presets=manifest.presets,
-            batch=batch,
-            full_batches=full,
-            threads=threads,
-            pipeline=runtime.pipeline,
-            host_reason=runtime.reason,
-        )
+        settings = inference or manifest.preset(preset)
+        runtime = open_runtime(opened, engine, threads=threads, device=device)
+        model = (manifest.labels, manifest.preprocess, settings, manifest.output_stride)
+        return cls(runtime.engine, *model, presets=manifest.presets, runtime=runtime)
 
     @property
     def batch(self) -> int:
