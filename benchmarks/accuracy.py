@@ -27,7 +27,7 @@ from isnet_trt.training.scenes import draw_scene
 BAND = 3
 """Pixels on each side of a border between two classes that count as its boundary."""
 CHECKPOINT = "checkpoint"
-_FIRST_SCENE = 9_000_000
+FIRST_SCENE = 9_000_000
 _DESCRIPTION = """Label pictures with bundles and with the checkpoint (the plain reference form in PyTorch) and compare.
 
 Agreement is the share of pixels on which a bundle gives the checkpoint's label: of all pixels, of the clear ones
@@ -110,7 +110,7 @@ def _samples(arguments: argparse.Namespace, bundle: Bundle, gaps: command.Gaps) 
 
 def scenes(count: int, size: Size) -> Iterator[Sample]:
     """Held-out drawn street scenes with exact labels."""
-    for seed in range(_FIRST_SCENE, _FIRST_SCENE + count):
+    for seed in range(FIRST_SCENE, FIRST_SCENE + count):
         scene = draw_scene(seed, *size)
         yield Sample(f"scene {seed}", scene.image, scene.labels)
 

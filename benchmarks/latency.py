@@ -9,14 +9,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from benchmarks import command, results, stats
-from benchmarks.peers import PEERS, TRTEXEC, Missing, Setup
+from benchmarks import command, results
+from benchmarks.peers import PEERS, Setup
 from benchmarks.rounds import LEAST, LEAST_LOW, Case, measure
 from isnet_trt import cli
 from isnet_trt.bundle import Bundle
 from isnet_trt.commands.predict import add_inference, choose_inference
 from isnet_trt.errors import ImageError
-from isnet_trt.pictures.preprocess import test_size
 
 _DESCRIPTION = """Time bundles and their peers on pictures, side by side.
 
@@ -98,8 +97,6 @@ def _records(
         except ImageError as error:
             gaps.append(results.gap(f"picture {name}", str(error)))
             continue
-        if TRTEXEC in (arguments.against or ()):
-            _add_trtexec(records[-1], contenders[0], case)
     return records
 
 
@@ -121,7 +118,7 @@ def setups(
         Setup(name, "bundle", threads, ckpt, Path(bundle.folder), batch)
         for name, bundle in command.named(bundles).items()
     ]
-    peers = [Setup(name, name, threads, ckpt, checkout=reference) for name in dict.fromkeys(names) if name != TRTEXEC]
+    peers = [Setup(name, name, threads, ckpt, checkout=reference) for name in dict.fromkeys(names)]
     return [*ours, *peers]
 
 
@@ -133,19 +130,6 @@ def bounds(bundles: Sequence[Bundle]) -> dict[str, float]:
             stated = bundle.manifest.parity.get("tolerance") or {}
             least[name] = min(LEAST, float(stated.get("agreement", LEAST_LOW)))
     return least
-
-
-def _add_trtexec(record: results.Record, setup: Setup, case: Case) -> None:
-    """Add trtexec's seconds for one window as ``engine_only``: a figure without labels to check."""
-    from benchmarks.peers import trtexec
-
-    size = case.inference.window or test_size((case.image.shape[0], case.image.shape[1]), case.preprocess)
-    try:
-        samples = trtexec.seconds(setup, size)
-    except Missing as error:
-        record["gaps"].append(results.gap(TRTEXEC, str(error)))
-        return
-    record["engine_only"] = {TRTEXEC: {"window": list(size), **stats.spread(samples).to_json()}}
 
 
 if __name__ == "__main__":

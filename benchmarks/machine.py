@@ -16,7 +16,7 @@ from pathlib import Path
 
 from isnet_trt.engines.cores import usable_cores
 
-_PACKAGES = (
+_PACKAGES = [
     "isnet_trt",
     "torch",
     "onnxruntime",
@@ -27,11 +27,11 @@ _PACKAGES = (
     "tensorrt",
     "tensorrt_rtx_cu13",
     "torch_tensorrt",
-)
+]
 _CPU, _RAPL = Path("/sys/devices/system/cpu"), Path("/sys/class/powercap")
-_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY", "KMP_BLOCKTIME", "ORT_NUM_THREADS")
+_THREADS = ["OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY", "KMP_BLOCKTIME", "ORT_NUM_THREADS"]
 # Named by `nvidia-smi --help-query-gpu`; drivers before 535 do not know the last one.
-_GPU_FIELDS = (
+_GPU_FIELDS = [
     "name",
     "driver_version",
     "memory.total",
@@ -41,7 +41,7 @@ _GPU_FIELDS = (
     "power.limit",
     "temperature.gpu",
     "clocks_event_reasons.active",
-)
+]
 UNKNOWN = "not available"
 _LOAD = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else UNKNOWN
 """Runnable threads in the minute before this program began: well above 0 means that others were at work."""

@@ -15,7 +15,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 from benchmarks.results import Record, Result, of_kind
 
-_OURS, _THEIRS, _GREY = "#1f6fb2", "#b0b7bd", "#555555"
+_BLUE, _GREY = "#1f6fb2", "#555555"
 _STAGES = ("#4c9f70", "#8fc7a4", "#f0c05a", "#1f6fb2", "#d9794f", "#999999", "#7a5fa8")
 
 
@@ -42,33 +42,23 @@ def _timed(record: Record) -> list[Record]:
 
 
 def bars(record: Record) -> str:
-    """Seconds of each contender of a latency record, with the interval of the median; empty where none was timed."""
+    """Stages of each timed contender, one after the other, and the interval of the median; empty without contenders."""
     if not (timed := _timed(record)):
         return ""
-    with _drawing(8, 0.6 + 0.42 * len(timed)) as (axes, svg):
-        p50, low, high = (np.array([one["summary"][key] for one in timed]) for key in ("p50", "low", "high"))
-        colours = [_OURS if one["kind"] == "bundle" else _THEIRS for one in timed]
-        error = np.array([p50 - low, high - p50])
-        axes.barh([one["name"] for one in timed], p50, xerr=error, color=colours, ecolor=_GREY, capsize=3)
-        axes.set_xlabel("seconds per picture (median, interval of the median)")
-        return svg()
-
-
-def waterfall(record: Record) -> str:
-    """The stages of each timed contender, one after the other; empty where none was timed."""
-    if not (timed := _timed(record)):
-        return ""
+    labels = [one["name"] for one in timed]
     longest = max((list(one["stages"]) for one in timed), key=len)
-    names = list(dict.fromkeys([*longest, *(name for one in timed for name in one["stages"])]))
+    stages = list(dict.fromkeys([*longest, *(name for one in timed for name in one["stages"])]))
     with _drawing(8, 1.0 + 0.42 * len(timed)) as (axes, svg):
         left = np.zeros(len(timed))
-        for name, colour in zip(names, _STAGES * 3, strict=False):
-            widths = np.array([one["stages"].get(name, 0.0) for one in timed])
-            axes.barh([one["name"] for one in timed], widths, left=left, color=colour, label=name)
+        for stage, colour in zip(stages, _STAGES * 3, strict=False):
+            widths = np.array([one["stages"].get(stage, 0.0) for one in timed])
+            axes.barh(labels, widths, left=left, color=colour, label=stage)
             left += widths
+        p50, low, high = (np.array([one["summary"][key] for one in timed]) for key in ("p50", "low", "high"))
+        axes.errorbar(p50, labels, xerr=[p50 - low, high - p50], fmt="none", ecolor=_GREY, capsize=3)
         axes.set_xlim(left=0)
-        axes.set_xlabel("seconds per picture, by stage")
-        axes.legend(ncols=len(names), loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
+        axes.set_xlabel("seconds per picture by stage, and the interval of the median")
+        axes.legend(ncols=len(stages), loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
         return svg()
 
 
@@ -86,7 +76,7 @@ def roofline(record: Record) -> str:
         for number, (stage, at) in enumerate(zip(stages, intensity, strict=True), 1):
             speed = stage["operations"] / stage["seconds"] / 1e9
             size = 4 + 8 * math.sqrt(stage["seconds"] / total)
-            axes.plot(at, speed, "o", color=_OURS, alpha=0.6, markersize=size, label=f"{number}  {stage['name']}")
+            axes.plot(at, speed, "o", color=_BLUE, alpha=0.6, markersize=size, label=f"{number}  {stage['name']}")
             # Stages near the roof lie close together: their numbers stand at three heights.
             offset = (0, -12 - 11 * ((number - 1) % 3))
             axes.annotate(str(number), (at, speed), offset, textcoords="offset points", ha="center")
@@ -102,7 +92,7 @@ def growth(record: Record) -> str:
     """Seconds over what grows, with the fitted power law, both axes logarithmic."""
     x, y = np.array(record["x"], float), np.array(record["seconds"], float)
     with _drawing(6, 3.6) as (axes, svg):
-        axes.loglog(x, y, "o", color=_OURS)
+        axes.loglog(x, y, "o", color=_BLUE)
         axes.loglog(x, np.exp(record["offset"]) * x ** record["exponent"], color=_GREY)
         axes.set_xticks(x, [f"{value:g}" for value in x], minor=False)
         axes.xaxis.set_minor_locator(NullLocator())
@@ -136,7 +126,7 @@ def _points(points: list[tuple[str, float, float]], ylabel: str) -> str:
     """(name, seconds, share 0..1) of each contender: further left is faster, higher is better."""
     with _drawing(7, 4) as (axes, svg):
         for name, seconds, share in points:
-            axes.plot(seconds, 100 * share, "o", color=_OURS)
+            axes.plot(seconds, 100 * share, "o", color=_BLUE)
             axes.annotate(name, (seconds, 100 * share), xytext=(6, 4), textcoords="offset points")
         axes.set_xscale("log")
         axes.set_xlabel("seconds per picture")
@@ -147,7 +137,7 @@ def _points(points: list[tuple[str, float, float]], ylabel: str) -> str:
 
 
 FIGURES: dict[str, dict[str, tuple[str, Callable[[Record], str]]]] = {
-    "latency": {"bars": ("seconds per picture", bars), "stages": ("seconds by stage", waterfall)},
+    "latency": {"bars": ("seconds per picture", bars)},
     "limit": {"roofline": ("roofline", roofline)},
     "growth": {"growth": ("growth", growth)},
 }

@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks import command, results, stats, worker
-from benchmarks.peers import reference
+from benchmarks.peers import evaluation
 from benchmarks.rounds import agreement
 from isnet_trt import cli
 from isnet_trt.merging import windows
@@ -54,14 +54,14 @@ class Work:
 
 
 _TWELVE = Inference("whole", None, None, (0.5, 0.75, 1.0, 1.25, 1.5, 1.75), flip=True, softmax_before_resize=True)
-SLIDE = Inference("slide", (512, 1024), (341, 341), softmax_before_resize=True)
+_SLIDE = Inference("slide", (512, 1024), (341, 341), softmax_before_resize=True)
 WORKS = (
     Work("ADE single pass", 150, (512, 683), Inference()),
     Work("ADE single pass, noise", 150, (512, 683), Inference(), every=1),
     Work("ADE ms+flip, 12 passes", 150, (512, 683), _TWELVE),
     Work("ADE ms+flip, 12 passes, noise", 150, (512, 683), _TWELVE, every=1),
     Work("Cityscapes single pass", 19, (1024, 2048), Inference()),
-    Work("Cityscapes slide, one scale", 19, (1024, 2048), SLIDE),
+    Work("Cityscapes slide, one scale", 19, (1024, 2048), _SLIDE),
 )
 _WARM = Work("warm-up", 3, (64, 96), Inference())
 
@@ -152,9 +152,9 @@ def theirs(work: Work, scores: Scores) -> NDArray[np.int64]:
     for step in work.plan.passes:
         queue = iter(sorted(key for key in logits if key[0] == step.index))
         blank = torch.zeros(1, 1, 1, 1).expand(1, 3, *step.size)
-        volume = reference.pass_scores(lambda _, queue=queue: logits[next(queue)], blank, work.inference)  # type: ignore[misc]
-        volumes.append(reference.unmirrored(volume, ()) if step.mirrored else volume)
-    return reference.merged(volumes, work.size).argmax(0).numpy()
+        volume = evaluation.pass_scores(lambda _, queue=queue: logits[next(queue)], blank, work.inference)  # type: ignore[misc]
+        volumes.append(evaluation.unmirrored(volume, ()) if step.mirrored else volume)
+    return evaluation.merged(volumes, work.size).argmax(0).numpy()
 
 
 def _seen(window: Window) -> tuple[int, int, int]:

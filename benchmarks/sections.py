@@ -97,23 +97,11 @@ def summary(data: Result) -> Lines:
     """Tables of the bundles and of the merge beside the plain reference form; nothing where neither was measured."""
     latency, merges = of_kind(data, "latency"), of_kind(data, "postprocess")
     yield table(row for record in latency for row in _bundle_rows(record))
-    yield table(
-        {
-            "scores to labels": record["case"],
-            **{f"{name}ms": f"{1e3 * record['summary'][side]['p50']:.0f}" for name, side in _MERGES.items()},
-            "times as fast (interval)": times(record["ratio"], 1),
-            "labels equal %": f"{100 * record['labels_equal']:.3f}",
-            "MiB": " / ".join(mib(record["memory"][side]) for side in _MERGES.values()),
-        }
-        for record in merges
-    )
+    yield _merge_table(merges)
     if latency or merges:
         yield "MiB: peak memory beyond the loaded model, isnet_trt / reference."
     if warned := sum(len(record.get("warnings", [])) for record in data["records"]):
         yield f"{warned} of the figures carry a warning of noise; see the result."
-
-
-_MERGES = {"": "isnet_trt", "reference, ": "reference"}
 
 
 def _bundle_rows(record: Record) -> Iterator[Mapping[str, str]]:
@@ -150,9 +138,6 @@ def _latency(records: Sequence[Record]) -> Lines:
             for ratio in record["ratios"]
         )
         yield "\n".join(f"- {one['name']}: {one['description']}" for one in record["contenders"])
-        for name, figures in record.get("engine_only", {}).items():
-            window = "×".join(map(str, figures["window"]))
-            yield f"{name}, network alone on one window of {window}, labels not checked: {figures['p50']:.4g} s."
         yield from _warnings(f"{c['name']} is not timed: {c['why']}" for c in record["contenders"] if c not in timed)
         yield from _warnings(record["warnings"])
 
@@ -188,18 +173,22 @@ def _extrapolated(records: Sequence[Record]) -> Lines:
         )
 
 
-def _postprocess(records: Sequence[Record]) -> Lines:
-    yield table(
+def _merge_table(records: Sequence[Record]) -> str:
+    sides = ("isnet_trt", "reference")
+    return table(
         {
             "scores to labels": record["case"],
-            "passes": str(record["passes"]),
-            **{f"{side} ms": f"{1e3 * record['summary'][side]['p50']:.1f}" for side in _MERGES.values()},
+            **{f"{side} ms": f"{1e3 * record['summary'][side]['p50']:.1f}" for side in sides},
             "times as fast (interval)": times(record["ratio"], 1),
-            "MiB": " / ".join(mib(record["memory"][side]) for side in _MERGES.values()),
             "labels equal %": f"{100 * record['labels_equal']:.3f}",
+            "MiB": " / ".join(mib(record["memory"][side]) for side in sides),
         }
         for record in records
     )
+
+
+def _postprocess(records: Sequence[Record]) -> Lines:
+    yield _merge_table(records)
     yield from _warnings(f"{record['case']}: {warning}" for record in records for warning in record["warnings"])
 
 

@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import argparse
-import functools
+import importlib
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 from tqdm import tqdm
 
-from benchmarks import accuracy, command, growth, limit, machine, postprocess, rates, results, sections
-from benchmarks.latency import bounds, setups
-from benchmarks.rounds import Case, measure
+from benchmarks import accuracy, command, machine, results
 from benchmarks.weights import filled_checkpoint
-from isnet_trt import Segmenter, cli
-from isnet_trt.bundle import Bundle, read_bundle
+from isnet_trt import cli
 from isnet_trt.errors import IsnetError, SettingsError
 from isnet_trt.export import build
 from isnet_trt.export.build import PRECISIONS
 from isnet_trt.export.parity import PICTURES
 from isnet_trt.merging.geometry import window_count
 from isnet_trt.recipes import recipe as recipe_named
-from isnet_trt.settings import Inference, Size
 from isnet_trt.training import DEMO_CHECKPOINT
 from isnet_trt.training.scenes import draw_scene
 
@@ -35,53 +31,62 @@ _DESCRIPTION = """Measure the committed cases on this machine and write one resu
 Deterministic synthetic weights for the published recipes (tests/golden/fill.py), the trained checkpoint for the demo
 model. A bundle is built for every precision that the build offers here; one that cannot be built is a named gap. Parts
 already in --out are kept with --resume. Let nothing else run meanwhile."""
-PEERS = ("reference", "pytorch", "compile", "onnxruntime", "openvino")
-_MERGE_ROUNDS = 25
-"""A merge takes a tenth of a second: with five rounds the spread was wider than the slowdown to be seen."""
-
-
-@dataclass(frozen=True)
-class Shot:
-    """A case of the suite: which model, picture and inference, and which peers and precisions are worth the time."""
-
-    name: str
-    recipe: str
-    size: Size
-    preset: str = "default"
-    inference: Inference | None = None
-    peers: tuple[str, ...] = PEERS
-    rounds: int = 5
-    count_first: bool = False
-    precisions: tuple[str, ...] | None = None
-    """None: all that were built; otherwise those of these that were."""
-
-
 ADE, CITY, LIP = (f"isnet_resnet50os8_{name}" for name in ("ade20k", "cityscapes", "lip"))
 DEMO = "isnet_demo"
 FAST = ("fp32", "int8")
 """Precisions that a CPU gains from; the others are timed on the short cases only."""
 _CALIBRATION_SCENES = range(8_500_000, 8_500_008)
 """Drawn scenes of neither the training nor the held-out set."""
-SHOTS = (
-    Shot("ADE whole 512x683", ADE, (512, 683)),
-    Shot("LIP 473x473", LIP, (473, 473), peers=("reference", "onnxruntime"), precisions=FAST),
-    Shot("ADE whole 512x512", ADE, (512, 512), peers=("reference",), precisions=FAST),
-    Shot("demo scene, default", DEMO, (512, 1024), peers=("reference", "onnxruntime")),
-    Shot("demo scene, ms-flip", DEMO, (512, 1024), "ms-flip", None, ("reference",), 2, True),
-    Shot("ADE ms+flip 512x683", ADE, (512, 683), "ms-flip", None, ("reference",), 3, True, FAST),
-    Shot("Cityscapes slide 1024x2048", CITY, (1024, 2048), "slide", postprocess.SLIDE, ("reference",), 1, True, FAST),
-)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A command with its options, on the bundles of ``recipe`` in those of ``precisions`` that can be built."""
+
+    command: str
+    options: str
+    recipe: str = ""
+    precisions: Sequence[str] = PRECISIONS
+
+
+PARTS = {
+    # A merge takes a tenth of a second: with five rounds the spread was wider than the slowdown to be seen.
+    "scores to labels": Part("postprocess", "--rounds 25"),
+    "ADE whole 512x683": Part(
+        "latency",
+        "--image-size 512 683 --rounds 5 --against reference pytorch compile onnxruntime openvino",
+        ADE,
+    ),
+    "LIP 473x473": Part("latency", "--image-size 473 473 --rounds 5 --against reference onnxruntime", LIP, FAST),
+    "limit of ADE whole": Part("limit", "--image-size 512 683 --rounds 3", ADE, FAST),
+    "growth of ADE": Part("growth", "--rounds 2", ADE, ("fp32",)),
+    "accuracy of the demo model": Part("accuracy", "--scenes 3 --image-size 512 1024 --presets default ms-flip", DEMO),
+    "ADE whole 512x512": Part("latency", "--image-size 512 512 --rounds 5 --against reference", ADE, FAST),
+    "demo scene, default": Part("latency", "--images SCENE --rounds 5 --against reference onnxruntime", DEMO),
+    "demo scene, ms-flip": Part(
+        "latency", "--images SCENE --preset ms-flip --rounds 2 --count-first --against reference", DEMO
+    ),
+    "ADE ms+flip 512x683": Part(
+        "latency", "--image-size 512 683 --preset ms-flip --rounds 3 --count-first --against reference", ADE, FAST
+    ),
+    "Cityscapes slide 1024x2048": Part(
+        "latency",
+        "--image-size 1024 2048 --mode slide --window 512 1024 --stride 341 341 --softmax-before-resize "
+        "--rounds 1 --count-first --against reference",
+        CITY,
+        FAST,
+    ),
+    "Cityscapes ms+flip, extrapolated": Part("", ""),
+}
+"""Name -> what to measure, short ones first; SCENE is a held-out drawn scene of 512x1024."""
 
 
 @dataclass
 class Workshop:
-    """What the parts of one run share."""
+    """Folder with the checkpoints, bundles and scenes of one run; ``gaps`` names what cannot be built or measured."""
 
     folder: Path
-    threads: int
-    reference: Path | None
-    rounds: int | None
-    gaps: command.Gaps = field(default_factory=list)
+    gaps: command.Gaps
 
     def checkpoint(self, recipe: str) -> Path:
         """The checkpoint of a recipe: trained for the demo model, synthetic for the others."""
@@ -90,57 +95,61 @@ class Workshop:
         path = self.folder / f"{recipe}.pth"
         return path if path.is_file() else filled_checkpoint(recipe, path)
 
-    def bundles(self, recipe: str, wanted: Sequence[str] | None = None) -> list[Bundle]:
-        """A bundle of every precision that can be built here (those ``wanted`` only, if given).
+    def bundles(self, recipe: str, precisions: Sequence[str]) -> list[Path]:
+        """A bundle of every precision that can be built here; the others are gaps, each of them once.
 
         Raises:
             SettingsError: none can be built.
         """
-        precisions = [p for p in PRECISIONS if wanted is None or p in wanted]
-        bar = tqdm(precisions, desc=f"bundles of {recipe}", unit="bundle", disable=None, leave=False)
-        bundles = [bundle for precision in bar if (bundle := self._bundle(recipe, precision))]
+        bundles = []
+        for precision in tqdm(precisions, desc=f"bundles of {recipe}", unit="bundle", disable=None, leave=False):
+            out, name = self.folder / f"{recipe}-{precision}", f"{recipe} in {precision}"
+            if any(gap["what"] == name for gap in self.gaps):
+                continue
+            try:
+                if not out.is_dir():
+                    checkpoint, pictures = self.checkpoint(recipe), self._calibration(recipe)
+                    build(checkpoint, out, recipe=recipe, engine="onnxruntime", precision=precision, calib=pictures)
+                bundles.append(out)
+            except IsnetError as error:
+                self.gaps.append(results.gap(name, str(error)))
         if not bundles:
             raise SettingsError(f"no bundle of {recipe} could be built")
         return bundles
-
-    def _bundle(self, recipe: str, precision: str) -> Bundle | None:
-        """The bundle, built where it was not yet; None, and one gap, where it cannot be."""
-        out, name = self.folder / f"{recipe}-{precision}", f"{recipe} in {precision}"
-        if any(gap["what"] == name for gap in self.gaps):
-            return None
-        try:
-            if not out.is_dir():
-                checkpoint, pictures = self.checkpoint(recipe), self._calibration(recipe)
-                build(checkpoint, out, recipe=recipe, engine="onnxruntime", precision=precision, calib=pictures)
-            return read_bundle(out, verify=False)
-        except IsnetError as error:
-            self.gaps.append(results.gap(name, str(error)))
-            return None
 
     def _calibration(self, recipe: str) -> Path:
         """Typical pictures: scenes for the demo model, the built-in photographs for synthetic weights."""
         if recipe != DEMO:
             return PICTURES
-        folder = self.folder / "scenes"
-        folder.mkdir(exist_ok=True)
         for seed in _CALIBRATION_SCENES:
-            path = folder / f"{seed}.png"
-            if not path.is_file():
-                cv2.imwrite(str(path), draw_scene(seed, 256, 512).image[..., ::-1])
-        return folder
+            self._drawn("scenes", seed, 256, 512)
+        return self.folder / "scenes"
 
+    def _drawn(self, folder: str, seed: int, height: int, width: int) -> Path:
+        path = self.folder / folder / f"{seed}.png"
+        path.parent.mkdir(exist_ok=True)
+        if not path.is_file():
+            cv2.imwrite(str(path), draw_scene(seed, height, width).image[..., ::-1])
+        return path
 
-Part = Callable[[Workshop, Path], list[results.Record]]
-"""Measures something; the path is that of the result file."""
+    def command_line(self, name: str, part: Part) -> list[str]:
+        """Arguments of the part's command; bundles and checkpoint are made where they are missing."""
+        scene = str(self._drawn("held-out", accuracy.FIRST_SCENE, 512, 1024))
+        arguments = [scene if word == "SCENE" else word for word in part.options.split()]
+        if part.recipe:
+            bundles = self.bundles(part.recipe, part.precisions)
+            arguments = [*map(str, bundles), *arguments]
+        if part.command in ("latency", "accuracy"):
+            arguments += ["--ckpt", str(self.checkpoint(part.recipe))]
+        return arguments + (["--case", name] if part.command == "latency" else [])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     arguments = _arguments(argv)
     with tempfile.TemporaryDirectory() as temporary:
-        folder = arguments.work or Path(temporary)
-        folder.mkdir(parents=True, exist_ok=True)
-        workshop = Workshop(folder, arguments.threads, arguments.reference, arguments.rounds)
+        workshop = Workshop(arguments.work or Path(temporary), [])
+        workshop.folder.mkdir(parents=True, exist_ok=True)
         chosen = _chosen(arguments.parts or [""])
         records = _kept(arguments, chosen)
         fresh = [name for name in chosen if not any(record["part"] == name for record in records)]
@@ -148,7 +157,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             earlier = results.read(arguments.out)["gaps"]
             workshop.gaps += [gap for gap in earlier if not any(gap["what"].startswith(name) for name in fresh)]
         for name in tqdm(fresh, desc="suite", unit="part", disable=None):
-            records += _run(name, workshop, arguments.out)
+            records += _measure(name, workshop, arguments)
             records.sort(key=lambda record: _order(record["part"]))
             results.write(arguments.out, results.result(records, workshop.gaps))
     for gap in workshop.gaps:
@@ -187,19 +196,6 @@ def _order(part: str) -> int:
     return list(PARTS).index(part) if part in PARTS else -1
 
 
-def _run(name: str, workshop: Workshop, out: Path) -> list[results.Record]:
-    start = time.perf_counter()
-    try:
-        records = PARTS[name](workshop, out)
-    except IsnetError as error:
-        workshop.gaps.append(results.gap(name, str(error)))
-        return []
-    for record in records:
-        workshop.gaps += [results.gap(f"{name}: {gap['what']}", gap["why"]) for gap in record.pop("gaps", [])]
-    tqdm.write(f"{sections.text(records)}\n\n[{name}: {time.perf_counter() - start:.0f} s]\n")
-    return [{**record, "part": name, "date": results.now()} for record in records]
-
-
 def _kept(arguments: argparse.Namespace, chosen: Sequence[str]) -> list[results.Record]:
     """Records of an earlier run's file; without --resume those of parts that are not measured now.
 
@@ -219,54 +215,33 @@ def _kept(arguments: argparse.Namespace, chosen: Sequence[str]) -> list[results.
     return [{"date": earlier["date"], **record} for record in kept]
 
 
-def _shoot(shot: Shot, workshop: Workshop, out: Path) -> list[results.Record]:
-    bundles = workshop.bundles(shot.recipe, shot.precisions)
-    manifest = bundles[0].manifest
-    if shot.recipe == DEMO:
-        image = next(accuracy.scenes(1, shot.size)).image
-    else:
-        image = command.pictures(None, shot.size, shot.size, [])[0][1]
-    case = Case(
-        shot.name,
-        image,
-        shot.inference or manifest.preset(shot.preset),
-        manifest.preprocess,
-        workshop.rounds or shot.rounds,
-        shot.count_first,
-        shot.recipe,
-        shot.preset,
-    )
-    checkpoint = workshop.checkpoint(shot.recipe)
-    contenders = setups(bundles, shot.peers, checkpoint, workshop.threads, workshop.reference)
-    return [measure(case, contenders, bounds(bundles))]
+def _measure(name: str, workshop: Workshop, arguments: argparse.Namespace) -> list[results.Record]:
+    """The records of a part; its gaps go to the workshop's."""
+    start = time.perf_counter()
+    try:
+        records = list(_run(name, workshop, arguments) if PARTS[name].command else _extrapolated(arguments.out))
+    except IsnetError as error:
+        workshop.gaps.append(results.gap(name, str(error)))
+        return []
+    tqdm.write(f"[{name}: {time.perf_counter() - start:.0f} s]\n")
+    return [{**record, "part": name, "date": results.now()} for record in records]
 
 
-def _postprocess(workshop: Workshop, out: Path) -> list[results.Record]:
-    rounds = workshop.rounds or _MERGE_ROUNDS
-    return [postprocess.measure(work, workshop.threads, rounds) for work in postprocess.WORKS]
+def _run(name: str, workshop: Workshop, arguments: argparse.Namespace) -> Iterator[results.Record]:
+    part, out = PARTS[name], workshop.folder / "part.json"
+    options = ["--threads", str(arguments.threads), "--out", str(out)]
+    options += ["--rounds", str(arguments.rounds)] if arguments.rounds and part.command != "accuracy" else []
+    options += ["--reference", str(arguments.reference)] if arguments.reference and part.command == "latency" else []
+    importlib.import_module(f"benchmarks.{part.command}").main([*workshop.command_line(name, part), *options])
+    data = results.read(out)
+    workshop.gaps += [
+        results.gap(f"{name}: {gap['what'].removeprefix(f'{name}: ')}", gap["why"]) for gap in data["gaps"]
+    ]
+    for record in data["records"]:
+        yield {key: value for key, value in record.items() if key != "gaps"}
 
 
-def _limit(workshop: Workshop, out: Path) -> list[results.Record]:
-    threads, rounds = workshop.threads, workshop.rounds or 3
-    machine_rates, bundles = rates.measure(threads), command.named(workshop.bundles(ADE, FAST))
-    return [limit.measure(name, b, (512, 683), machine_rates, threads, rounds) for name, b in bundles.items()]
-
-
-def _growth(workshop: Workshop, out: Path) -> list[results.Record]:
-    (bundle,) = workshop.bundles(ADE, ("fp32",))
-    with Segmenter.open(bundle.folder, threads=workshop.threads) as segmenter:
-        series = growth.series(segmenter, workshop.threads, growth.AXES, 5)
-        return [growth.measure(one, min(2, workshop.rounds or 2)) for one in series]
-
-
-def _accuracy(workshop: Workshop, out: Path) -> list[results.Record]:
-    samples = list(accuracy.scenes(min(3, workshop.rounds or 3), (512, 1024)))
-    bundles, ckpt = workshop.bundles(DEMO), workshop.checkpoint(DEMO)
-    presets = ("default", "ms-flip")
-    return [accuracy.measure(bundles, p, samples, ckpt, workshop.threads, workshop.gaps) for p in presets]
-
-
-def _extrapolated(workshop: Workshop, out: Path) -> list[results.Record]:
+def _extrapolated(out: Path) -> Iterator[results.Record]:
     """Cityscapes ms+flip from the time per window of the slide case of the same file: labelled, not measured."""
     records = results.read(out)["records"] if out.is_file() else []
     measured = [record for record in records if record["case"].startswith("Cityscapes slide")]
@@ -275,33 +250,15 @@ def _extrapolated(workshop: Workshop, out: Path) -> list[results.Record]:
     record, inference = measured[-1], recipe_named(CITY).ms_flip
     windows = window_count((1024, 2048), inference)
     timed = [one for one in record["contenders"] if one["status"] == "timed"]
-    return [
-        {
-            "kind": "extrapolated",
-            "case": "Cityscapes ms+flip 1024x2048",
-            "inference": inference.describe(),
-            "windows": windows,
-            "from": record["case"],
-            "how": f"seconds of {record['case']} x {windows} / {record['windows']} windows; not measured",
-            "seconds": {one["name"]: one["summary"]["p50"] * windows / record["windows"] for one in timed},
-        }
-    ]
-
-
-def _shots(shots: Sequence[Shot]) -> dict[str, Part]:
-    return {shot.name: functools.partial(_shoot, shot) for shot in shots}
-
-
-PARTS: dict[str, Part] = {
-    "scores to labels": _postprocess,
-    **_shots(SHOTS[:2]),
-    "limit of ADE whole": _limit,
-    "growth of ADE": _growth,
-    "accuracy of the demo model": _accuracy,
-    **_shots(SHOTS[2:]),
-    "Cityscapes ms+flip, extrapolated": _extrapolated,
-}
-"""Name -> what to measure, short ones first."""
+    yield {
+        "kind": "extrapolated",
+        "case": "Cityscapes ms+flip 1024x2048",
+        "inference": inference.describe(),
+        "windows": windows,
+        "from": record["case"],
+        "how": f"seconds of {record['case']} x {windows} / {record['windows']} windows; not measured",
+        "seconds": {one["name"]: one["summary"]["p50"] * windows / record["windows"] for one in timed},
+    }
 
 
 if __name__ == "__main__":

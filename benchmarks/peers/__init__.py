@@ -7,14 +7,14 @@ from typing import NamedTuple
 
 from benchmarks.peers.base import Missing, Output, Runner, Setup
 
-__all__ = ["ORACLE", "PEERS", "TRTEXEC", "Missing", "Output", "Runner", "Setup", "load"]
+__all__ = ["BUNDLE", "ORACLE", "PEERS", "Missing", "Output", "Runner", "Setup", "load"]
 
 
 class Peer(NamedTuple):
     """What a peer is, and the function ``load(setup) -> Runner`` of `benchmarks.peers` that loads it."""
 
     description: str
-    module: str = ""
+    module: str
     function: str = "load"
 
 
@@ -47,11 +47,12 @@ PEERS = {
         "ONNX Runtime's CUDA provider on the plainly exported training form", "networks", "onnxruntime_cuda"
     ),
     "torch-tensorrt": Peer("Torch-TensorRT, half precision, on the folded network", "networks", "torch_tensorrt"),
-    "trtexec": Peer("NVIDIA's trtexec on the plainly exported training form, network alone (its output is unchecked)"),
 }
-"""Peer name -> what it is. trtexec labels no pictures: it is no `Runner`, see `benchmarks.peers.trtexec`."""
-ORACLE, TRTEXEC = "reference", "trtexec"
-"""The peer whose labels the others are compared with; the peer that is timed by its own tool."""
+"""Peer name -> what it is."""
+ORACLE = "reference"
+"""The peer whose labels the others are compared with."""
+BUNDLE = "bundle"
+"""The kind of a contender that is no peer."""
 
 
 def load(setup: Setup) -> Runner:
@@ -60,10 +61,7 @@ def load(setup: Setup) -> Runner:
     Raises:
         Missing: it cannot run here.
     """
-    if setup.kind == "bundle":
-        peer = Peer("", "bundle")
-    elif setup.kind not in PEERS or setup.kind == TRTEXEC:
+    if setup.kind not in (BUNDLE, *PEERS):
         raise Missing(f"no peer is called {setup.kind!r}; there are: {', '.join(PEERS)}")
-    else:
-        peer = PEERS[setup.kind]
+    peer = PEERS.get(setup.kind, Peer("a bundle", "bundle"))
     return getattr(importlib.import_module(f"benchmarks.peers.{peer.module}"), peer.function)(setup)

@@ -1,4 +1,4 @@
-"""The network under other libraries, each in its best form, inside the evaluation of `benchmarks.peers.pipeline`.
+"""The network under other libraries, each in its best form, inside the evaluation of `benchmarks.peers.evaluation`.
 
 Under PyTorch it is the folded inference form; elsewhere the graph that a user gets without this project:
 ``torch.onnx.export`` of the training form in evaluation mode. The functions for a GPU are written from the libraries'
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.peers.base import Missing, Setup
-from benchmarks.peers.pipeline import Network, PipelineRunner
+from benchmarks.peers.evaluation import Network, PipelineRunner
 from benchmarks.sessions import open_session
 from isnet_trt.recipes import Recipe
 from isnet_trt.training.checkpoint import load_model

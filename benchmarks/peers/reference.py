@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -19,16 +18,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.peers.base import Output, Setup
+from benchmarks.peers.evaluation import merged, network_input, score_volumes
 from benchmarks.peers.networks import device
-from isnet_trt.merging import geometry
-from isnet_trt.pictures.preprocess import normalise, resize
-from isnet_trt.settings import Inference, Preprocess, Size
+from isnet_trt.settings import Inference, Size
 from isnet_trt.training.checkpoint import Checkpoint, load_model
 from isnet_trt.training.model import ISNet
 from isnet_trt.training.model.context import CrossAttention
-
-Network = Callable[[Tensor], Tensor]
-"""Normalised pictures (B, 3, H, W) -> raw logits (B, K, h, w)."""
 
 
 def network(model: ISNet, x: Tensor) -> Tensor:
@@ -67,62 +62,12 @@ def class_centres(features: Tensor, logits: Tensor) -> Tensor:
     return result
 
 
-def score_volumes(
-    logits_of: Network, x: Tensor, inference: Inference, flip_pairs: tuple[tuple[int, int], ...] = ()
-) -> list[Tensor]:
-    """The score volume (1, K, h, w) of every pass, whole: scales in order, each plain and then mirrored.
-
-    They are collected on the CPU, wherever ``x`` and the network are.
-    """
-    volumes = []
-    for scale in inference.scales:
-        scaled = F.interpolate(x, scale_factor=scale, mode="bilinear", recompute_scale_factor=False)
-        volumes.append(pass_scores(logits_of, scaled, inference).cpu())
-        if inference.flip:
-            volumes.append(unmirrored(pass_scores(logits_of, scaled.flip(3), inference).cpu(), flip_pairs))
-    return volumes
-
-
-def unmirrored(scores: Tensor, flip_pairs: tuple[tuple[int, int], ...]) -> Tensor:
-    """Scores of a mirrored pass as those of the picture: left and right classes exchanged, columns reversed."""
-    swapped = scores.clone()
-    for left, right in flip_pairs:
-        swapped[:, left], swapped[:, right] = scores[:, right], scores[:, left]
-    return swapped.flip(3)
-
-
-def pass_scores(logits_of: Network, x: Tensor, inference: Inference) -> Tensor:
-    """Scores of one pass (1, 3, h, w): coarse in whole mode, of the pass's own size from windows."""
-    if inference.mode == "whole":
-        logits = logits_of(x)
-        return logits.softmax(1) if inference.softmax_before_resize else logits
-    height, width = x.shape[2:]
-    total, cover = x.new_zeros(1, 1, 1, 1), x.new_zeros(height, width)
-    assert inference.window is not None
-    assert inference.stride is not None
-    for top, bottom in geometry.starts(height, inference.window[0], inference.stride[0]):
-        for left, right in geometry.starts(width, inference.window[1], inference.stride[1]):
-            logits = logits_of(x[:, :, top:bottom, left:right])
-            logits = F.interpolate(logits, size=(bottom - top, right - left), mode="bilinear")
-            if total.shape[1] != logits.shape[1]:
-                total = x.new_zeros(1, logits.shape[1], height, width)
-            total[:, :, top:bottom, left:right] += logits.softmax(1) if inference.softmax_before_resize else logits
-            cover[top:bottom, left:right] += 1
-    return total / cover
-
-
 @torch.inference_mode()
 def scores(
     model: ISNet, x: Tensor, size: Size, inference: Inference, flip_pairs: tuple[tuple[int, int], ...] = ()
 ) -> Tensor:
     """Mean scores (K, *size): every volume resized directly to the source's size, then averaged."""
     return merged(score_volumes(functools.partial(network, model), x, inference, flip_pairs), size)
-
-
-def merged(volumes: list[Tensor], size: Size) -> Tensor:
-    """Mean scores (K, *size) of volumes (1, K, h, w), each resized directly to ``size``."""
-    full = [F.interpolate(volume, size=size, mode="bilinear") for volume in volumes]
-    return (sum(full[1:], full[0]) / len(full))[0]
 
 
 def load(setup: Setup) -> ReferenceRunner:
@@ -155,12 +100,6 @@ class ReferenceRunner:
 
     def close(self) -> None:
         """The end of the process frees everything."""
-
-
-def network_input(image: NDArray[np.uint8], preprocess: Preprocess) -> Tensor:
-    """The normalised picture (1, 3, H, W) of a uint8 RGB one."""
-    pixels = normalise(resize(image, preprocess), preprocess).transpose(2, 0, 1)[None]
-    return torch.from_numpy(np.ascontiguousarray(pixels))
 
 
 CLEAR = 0.05

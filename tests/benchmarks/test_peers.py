@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from benchmarks.peers import PEERS, TRTEXEC, Missing, Setup, pipeline, reference, trtexec
+from benchmarks.peers import PEERS, Missing, Setup, evaluation, reference
 from benchmarks.rounds import Case, agreement, measure
 from benchmarks.worker import Contender
 from isnet_trt import Inference
@@ -41,27 +41,21 @@ def network(x: torch.Tensor) -> torch.Tensor:
     ids=Inference.describe,
 )
 def test_pipeline_gives_the_references_labels(inference: Inference) -> None:
-    runner = pipeline.PipelineRunner(Setup("one", "pytorch", 1), network, "one convolution", DEMO)
+    runner = evaluation.PipelineRunner(Setup("one", "pytorch", 1), network, "one convolution", DEMO)
     output = runner.run(IMAGE, inference)
-    x = reference.network_input(IMAGE, DEMO.preprocess)
-    mean = reference.merged(reference.score_volumes(network, x, inference, DEMO.labels.flip_pairs), IMAGE.shape[:2])
+    x = evaluation.network_input(IMAGE, DEMO.preprocess)
+    mean = evaluation.merged(evaluation.score_volumes(network, x, inference, DEMO.labels.flip_pairs), IMAGE.shape[:2])
     shares = agreement(output.labels, mean.argmax(0).numpy(), reference.clear_pixels(mean))
     assert shares["clear"] == 1.0  # float32; sums in another order move nearly equal scores only
     assert shares["all"] > 0.995
     assert {"engine", "resize", "merge"} == set(output.stages)
 
 
-@pytest.mark.parametrize("name", [name for name in PEERS if name != TRTEXEC])
+@pytest.mark.parametrize("name", PEERS)
 def test_every_peer_has_its_function(name: str) -> None:
     module = importlib.import_module(f"benchmarks.peers.{PEERS[name].module}")
     assert callable(getattr(module, PEERS[name].function))
     assert PEERS[name].description
-
-
-def test_missing_programs_and_libraries_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(Missing, match="trtexec is not installed"):
-        trtexec.seconds(Setup("trtexec", "trtexec", 1, ckpt=DEMO_CHECKPOINT), (64, 64))
 
 
 def test_a_folder_that_is_no_checkout_is_named(tmp_path: Path) -> None:
@@ -90,7 +84,7 @@ import torch.nn.functional as F
 from isnet_trt.settings import Inference
 from isnet_trt.training.model import ISNet
 from isnet_trt.recipes import recipe
-from benchmarks.peers import reference
+from benchmarks.peers import evaluation
 
 
 class Segmentor(ISNet):
@@ -101,7 +95,7 @@ class Segmentor(ISNet):
             mode, windows["cropsize"], windows["stride"], tuple(tta["multiscale"]), tta["flip"],
             tta["use_probs_before_resize"],
         )
-        return reference.score_volumes(super().forward, images, inference, tuple(pairs))
+        return evaluation.score_volumes(super().forward, images, inference, tuple(pairs))
 
 
 def BuildSegmentor(segmentor_cfg, mode):

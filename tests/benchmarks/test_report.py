@@ -115,7 +115,7 @@ def test_pages_show_every_kind_of_record(tmp_path: Path) -> None:
         assert words in text
     assert "openvino &lt;peer&gt;" in page
     assert "not installed \\| at all" in text
-    assert page.count("<svg") == 5
+    assert page.count("<svg") == 4
 
 
 def cells(row: str) -> list[str]:
@@ -151,7 +151,7 @@ def test_html_needs_nothing_else(tmp_path: Path) -> None:
     for svg in re.findall(r"<svg.*?</svg>", page, re.DOTALL):
         ElementTree.fromstring(svg)
     linked = re.findall(r"\]\(\./(.+?)\)", (tmp_path / "report.md").read_text("utf-8"))
-    assert len(linked) == 5
+    assert len(linked) == 4
     assert all((tmp_path / name).is_file() for name in linked)
 
 

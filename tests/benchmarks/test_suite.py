@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
+import importlib
 import importlib.metadata
 import re
 import sys
@@ -13,22 +15,29 @@ import pytest
 
 from benchmarks import accuracy, limit, rates, results, suite
 from isnet_trt import cli
+from isnet_trt.bundle import read_bundle
 from isnet_trt.errors import SettingsError
-from isnet_trt.settings import Inference
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
 def workshop(tmp_path_factory: pytest.TempPathFactory) -> suite.Workshop:
-    return suite.Workshop(tmp_path_factory.mktemp("work"), 1, None, 1)
+    return suite.Workshop(tmp_path_factory.mktemp("work"), [])
 
 
 @pytest.mark.slow
-def test_a_shot_times_bundle_and_peers(workshop: suite.Workshop) -> None:
-    small = Inference("slide", (64, 96), (43, 64), (0.25,), flip=True)
-    shot = suite.Shot("small", suite.DEMO, (96, 160), "small", small, ("reference", "pytorch"), precisions=("fp32",))
-    (record,) = suite._shoot(shot, workshop, Path())
+def test_a_part_times_bundle_and_peers(
+    workshop: suite.Workshop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = "--images SCENE --image-size 96 160 --scales 0.25 --mode slide --window 64 96 --stride 43 64 --flip"
+    part = suite.Part("latency", f"{options} --against reference pytorch", suite.DEMO, ("fp32",))
+    monkeypatch.setitem(suite.PARTS, "small", part)
+    out = tmp_path / "suite.json"
+    arguments = ["--parts", "small", "--rounds", "1", "--threads", "1", "--work", str(workshop.folder)]
+    assert suite.main([*arguments, "--out", str(out)]) == 0
+    (record,) = results.read(out)["records"]
+    assert (record["case"], record["part"], record["rounds"]) == ("small", "small", 1)
     assert {c["name"]: c["status"] for c in record["contenders"]} == {
         "isnet_trt onnxruntime fp32": "timed",
         "reference": "timed",
@@ -38,11 +47,31 @@ def test_a_shot_times_bundle_and_peers(workshop: suite.Workshop) -> None:
     assert record["contenders"][0]["agreement"]["clear"] == 1.0
 
 
+@pytest.mark.parametrize("name", [name for name, part in suite.PARTS.items() if part.command])
+def test_every_part_is_a_command_line(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    part, workshop = suite.PARTS[name], suite.Workshop(tmp_path, [])
+    monkeypatch.setattr(workshop, "bundles", lambda recipe, precisions: [tmp_path / p for p in precisions])
+    monkeypatch.setattr(workshop, "checkpoint", lambda recipe: tmp_path / "one.pth")
+    line = workshop.command_line(name, part)
+    parsed: list[argparse.Namespace] = []
+
+    def stop(parser: argparse.ArgumentParser, argv: list[str]) -> None:
+        parsed.append(parse(parser, argv))
+        raise InterruptedError
+
+    parse = argparse.ArgumentParser.parse_args
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", stop)
+    with pytest.raises(InterruptedError):
+        importlib.import_module(f"benchmarks.{part.command}").main(line)
+    assert "SCENE" not in line
+    assert getattr(parsed[0], "case", name) == name
+
+
 @pytest.mark.slow
 def test_accuracy_of_the_demo_bundle_is_the_checkpoints(workshop: suite.Workshop, tmp_path: Path) -> None:
     (bundle,) = workshop.bundles(suite.DEMO, ("fp32",))
     out = tmp_path / "accuracy.json"
-    arguments = [str(bundle.folder), str(tmp_path / "nowhere"), "--ckpt", str(suite.DEMO_CHECKPOINT), "--scenes", "1"]
+    arguments = [str(bundle), str(tmp_path / "nowhere"), "--ckpt", str(suite.DEMO_CHECKPOINT), "--scenes", "1"]
     arguments += ["--image-size", "96", "192", "--presets", "default", "--threads", "1", "--out", str(out)]
     assert accuracy.main(arguments) == cli.FAILED
     data = results.read(out)
@@ -58,7 +87,7 @@ def test_accuracy_of_the_demo_bundle_is_the_checkpoints(workshop: suite.Workshop
 @pytest.mark.slow
 def test_limit_of_the_demo_bundle(workshop: suite.Workshop) -> None:
     (bundle,) = workshop.bundles(suite.DEMO, ("fp32",))
-    record = limit.measure("demo", bundle, (96, 160), rates.measure(1, 1), threads=1, rounds=1)
+    record = limit.measure("demo", read_bundle(bundle), (96, 160), rates.measure(1, 1), threads=1, rounds=1)
     names = [stage["name"] for stage in record["stages"]]
     assert names[0] == "backbone_net.stem"
     assert names[-4:] == ["decoder_stage2", "resize", "gather", "merge"]
@@ -67,7 +96,7 @@ def test_limit_of_the_demo_bundle(workshop: suite.Workshop) -> None:
 
 
 def test_unknown_precisions_and_recipes_are_gaps(tmp_path: Path) -> None:
-    workshop = suite.Workshop(tmp_path, 1, None, 1)
+    workshop = suite.Workshop(tmp_path, [])
     with pytest.raises(SettingsError, match="no bundle"):
         workshop.bundles(suite.DEMO, ("fp8",))
     assert [gap["what"] for gap in workshop.gaps] == ["isnet_demo in fp8"]
