@@ -1,4 +1,4 @@
-"""What the command lines share: how errors end a command and how help is laid out."""
+"""Common parts of the command lines: exit statuses, error output, layout of the help."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from isnet_trt.errors import IsnetError
 FAILED = 1
 """Exit status when the command ran but some input failed."""
 ERROR = 2
-"""Exit status when the command could not be done (as argparse uses it for wrong arguments)."""
+"""Exit status when the command could not run (argparse uses it for wrong arguments)."""
 INTERRUPTED = 130
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Keeps the layout of examples in descriptions, wraps option texts a little wider than argparse does."""
+    """Keeps line breaks in descriptions and examples, and wraps at 110 columns."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=28, width=110)
@@ -32,26 +32,26 @@ def parser(module: str, description: str, epilog: str = "") -> argparse.Argument
 
 
 def positive(text: str) -> int:
-    """An option's whole number from 1 on."""
+    """Convert an option to a whole number from 1 on."""
     number = int(text)
     if number < 1:
         raise ValueError
     return number
 
 
-positive.__name__ = "positive integer"  # argparse names the type by this in its errors
+positive.__name__ = "positive integer"  # argparse has this in its error messages
 
 
 def run(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:
-    """``main(argv)`` with the errors of this library as one line on stderr instead of a traceback."""
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may be no Unicode, a terminal may know no "×"
+    """Run ``main(argv)``; print errors of this library as one line to stderr instead of a traceback."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # file names may be no Unicode, a terminal may lack "×"
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return main(argv)
     except IsnetError as error:
         print(f"error: {error}", file=sys.stderr)
         return ERROR
-    except BrokenPipeError:  # the reader of a pipe (head, less) has seen enough
+    except BrokenPipeError:  # the reader of a pipe (head, less) has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:

@@ -1,7 +1,7 @@
-"""How well labels agree with the truth, or with each other: pixel counts and the usual figures from them. numpy only.
+"""Agreement of labels with the truth, or with each other: pixel counts and the usual figures. numpy only.
 
-The definitions are those of the reference's evaluation: counts are summed over the whole set before anything is
-divided, and a class that occurs nowhere, neither predicted nor in the truth, has no part in a mean.
+The definitions are those of the reference's evaluation: counts are summed over the whole set before any division, and a
+class that occurs nowhere, neither predicted nor in the truth, is left out of means.
 """
 
 from __future__ import annotations
@@ -17,11 +17,16 @@ from isnet_trt.errors import SettingsError
 
 @dataclass(frozen=True)
 class Metrics:
-    """Figures as fractions 0..1; a class that occurs nowhere has NaN.
+    """Figures as fractions 0..1, NaN for a class that occurs nowhere.
 
-    ``iou`` float64 (K,): I / (P + L − I). ``miou``: mean of ``iou`` without its NaN; a class that is predicted but
-    never present counts 0. ``accuracy`` float64 (K,): I / L (recall), NaN where L is 0. ``all_accuracy``: all right
-    pixels over all pixels. ``dice`` float64 (K,): 2 I / (P + L), which is also the F score with equal weights.
+    I, P, L are the pixels of a class in the intersection, the prediction and the truth.
+
+    Attributes:
+        iou: float64 (K,), I / (P + L − I).
+        miou: mean of ``iou`` without its NaN; a class that is predicted but never present counts 0.
+        accuracy: float64 (K,), I / L (recall), NaN where L is 0.
+        all_accuracy: correct pixels over all pixels.
+        dice: float64 (K,), 2 I / (P + L), which is the F score with equal weights.
     """
 
     iou: NDArray[np.float64]
@@ -47,7 +52,7 @@ def _mean(values: NDArray[np.float64]) -> float:
 
 
 class Mistake(NamedTuple):
-    """``pixels`` of class ``truth`` were given class ``predicted``; ``share`` (0..1) of that class's pixels."""
+    """``pixels`` of class ``truth`` were predicted as ``predicted``: a ``share`` (0..1) of the class's pixels."""
 
     truth: int
     predicted: int
@@ -62,7 +67,7 @@ class Confusion:
         self.counts = np.zeros((classes, classes), np.int64)
 
     def add(self, predicted: NDArray[np.integer], truth: NDArray[np.integer]) -> None:
-        """Count one picture; pixels whose truth is outside 0..K−1 (such as −1, −100 or 255) count for nothing.
+        """Count one picture; pixels whose truth is outside 0..K−1 (such as −1, −100 or 255) are left out.
 
         Raises:
             SettingsError: the shapes differ, or a counted prediction is outside 0..K−1.
@@ -91,7 +96,7 @@ class Confusion:
         """The ``most`` frequent pairs of different classes, by pixels; pairs that never occur are left out."""
         wrong = self.counts - np.diag(np.diag(self.counts))
         order = np.argsort(-wrong, axis=None, kind="stable")[:most]
-        pairs = [divmod(int(place), len(wrong)) for place in order]
+        pairs = [divmod(int(index), len(wrong)) for index in order]
         present = self.counts.sum(1)
         return [Mistake(t, p, int(wrong[t, p]), float(wrong[t, p] / present[t])) for t, p in pairs if wrong[t, p]]
 
@@ -102,10 +107,10 @@ def labelled(truth: NDArray[np.integer], classes: int) -> NDArray[np.bool_]:
 
 
 class Agreement:
-    """How many pixels two models label alike; ``counts`` int64 (2, 2).
+    """Counts of pixels that two models label alike; ``counts`` int64 (2, 2).
 
     Row 0 is for all pixels, row 1 for those with a truth; column 0 counts equal labels, column 1 all. ``least`` is
-    the picture that the two agree on least: share of equal pixels and name.
+    the picture on which the two agree least: share of equal pixels and name.
     """
 
     def __init__(self, classes: int) -> None:
@@ -114,10 +119,10 @@ class Agreement:
         self.least: tuple[float, str] | None = None
 
     def add(
-        self, one: NDArray[np.integer], other: NDArray[np.integer], truth: NDArray[np.integer], name: str = ""
+        self, first: NDArray[np.integer], second: NDArray[np.integer], truth: NDArray[np.integer], name: str = ""
     ) -> None:
-        """Count one picture; the three label maps are of one shape."""
-        equal, valid = one == other, labelled(truth, self._classes)
+        """Count one picture; the three label maps have one shape."""
+        equal, valid = first == second, labelled(truth, self._classes)
         right = int(equal.sum())
         self.counts += [[right, equal.size], [int(equal[valid].sum()), int(valid.sum())]]
         share = (right / equal.size, name)

@@ -147,7 +147,7 @@ def _allowed_differences(state: StateDict, target: StateDict) -> dict[str, str]:
     if ("shortcut.0.weight" in state) != ("shortcut.0.weight" in target):
         reasons = dict.fromkeys(("shortcut.", "decoder_stage2."), "one has the shortcut, the other has not")
     for layer in CLASSIFIERS:
-        old, new = (one.get(f"{layer}.weight") for one in (state, target))
+        old, new = (entries.get(f"{layer}.weight") for entries in (state, target))
         if old is None or new is None or layer.startswith(tuple(reasons)) or len(old) == len(new):
             continue
         if old.dim() == new.dim() == 4:  # a classifier, not the normalisation that has this name in the other form

@@ -1,4 +1,4 @@
-"""Rounding as eight-bit engines do it, with a gradient: what quantisation-aware training puts into the network.
+"""Rounding to eight bits as engines do it, with a gradient, for quantisation-aware training.
 
 The gradient of rounding is taken as 1 inside the range and 0 outside (straight-through estimator: Bengio et al. 2013;
 for quantisation Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
@@ -26,7 +26,7 @@ _SMALLEST_SCALE = 1e-10
 
 @dataclass(frozen=True)
 class Rounding:
-    """Round what the module called ``module`` gets ("input") or gives ("output"), with one symmetric scale."""
+    """Round the input or the output of the module called ``module``, with one symmetric scale."""
 
     module: str
     side: Literal["input", "output"]
@@ -42,13 +42,12 @@ class Placement:
     weights: tuple[str, ...]
 
 
-def rounded(x: Tensor, scale: Tensor | float, kind: Type) -> Tensor:
-    """``x`` rounded to scale · (a stored number), of the same shape and type; ``scale`` broadcasts."""
-    units = x / scale
-    lowest = -128.0 if kind == "int8" else -_LARGEST[kind]
-    inside = units.clamp(lowest, _LARGEST[kind])
+def rounded(x: Tensor, scale: Tensor | float, type_: Type) -> Tensor:
+    """``x`` rounded to scale · (a number of the type), of the same shape and dtype; ``scale`` broadcasts."""
+    lowest = -128.0 if type_ == "int8" else -_LARGEST[type_]
+    inside = (x / scale).clamp(lowest, _LARGEST[type_])
     with torch.no_grad():
-        stored = inside.round() if kind == "int8" else inside.to(_FP8).to(x.dtype)
+        stored = inside.round() if type_ == "int8" else inside.to(_FP8).to(x.dtype)
         rest = stored - inside
     return (inside + rest) * scale
 
@@ -56,44 +55,44 @@ def rounded(x: Tensor, scale: Tensor | float, kind: Type) -> Tensor:
 class RoundedWeight(nn.Module):
     """A convolution's weight rounded with one scale per output channel, from its largest entry."""
 
-    def __init__(self, kind: Type) -> None:
+    def __init__(self, type_: Type) -> None:
         super().__init__()
-        self.kind: Type = kind
+        self.number_type: Type = type_
 
     def forward(self, weight: Tensor) -> Tensor:
         """(O, I, h, w) -> the same shape."""
         largest = weight.detach().abs().amax((1, 2, 3), keepdim=True)
-        return rounded(weight, (largest / _LARGEST[self.kind]).clamp_min(_SMALLEST_SCALE), self.kind)
+        return rounded(weight, (largest / _LARGEST[self.number_type]).clamp_min(_SMALLEST_SCALE), self.number_type)
 
 
 def place(network: nn.Module, placement: Placement) -> None:
     """Put the roundings into ``network``; its parameters stay float32 and trainable."""
-    for one in placement.activations:
-        module = network.get_submodule(one.module)
-        if one.side == "input":
-            module.register_forward_pre_hook(_before(one.scale, placement.type))
+    for rounding in placement.activations:
+        module = network.get_submodule(rounding.module)
+        if rounding.side == "input":
+            module.register_forward_pre_hook(_round_input(rounding.scale, placement.type))
         else:
-            module.register_forward_hook(_behind(one.scale, placement.type))
+            module.register_forward_hook(_round_output(rounding.scale, placement.type))
     for name in placement.weights:
         parametrize.register_parametrization(network.get_submodule(name), "weight", RoundedWeight(placement.type))
 
 
 def remove_weights(network: nn.Module, names: Iterable[str]) -> None:
-    """Give the convolutions their unrounded weights back."""
+    """Take the rounding of weights out of the network; the convolutions get their unrounded weights back."""
     for name in names:
         parametrize.remove_parametrizations(network.get_submodule(name), "weight", leave_parametrized=False)
 
 
-def _before(scale: float, kind: Type) -> Any:
+def _round_input(scale: float, type_: Type) -> Any:
     def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return rounded(inputs[0], scale, kind), *inputs[1:]
+        return rounded(inputs[0], scale, type_), *inputs[1:]
 
     return hook
 
 
-def _behind(scale: float, kind: Type) -> Any:
+def _round_output(scale: float, type_: Type) -> Any:
     def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        return rounded(output, scale, kind)
+        return rounded(output, scale, type_)
 
     return hook
 
@@ -104,12 +103,12 @@ def _keep_attention(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _attention_gradient(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-    """By computing the attention again with PyTorch's own operator."""
+    """Gradients of q, k and v, by computing the attention again with PyTorch's own operator."""
     q, k, v, bias = (tensor.detach().requires_grad_() for tensor in ctx.saved_tensors)
     with torch.enable_grad():
         mask = bias.detach()[:, None, None, :].expand(-1, 1, q.shape[1], -1)
         out = F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None], mask, scale=ctx.scale)[:, 0]
-    # The bias is a number of positions: nothing is learned from it.
+    # No gradient for the bias: it holds the numbers of positions, from which nothing is learned.
     return *torch.autograd.grad(out, (q, k, v), gradient), None, None
 
 
@@ -122,8 +121,8 @@ def _pool_gradient(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, Tenso
     with torch.enable_grad():
         mask = class_mask(logits.argmax(dim=1), logits.shape[1])
         centres = class_weights(logits, mask) @ features
-    own, other = torch.autograd.grad(centres, (logits, features), gradient)
-    return own, other
+    of_logits, of_features = torch.autograd.grad(centres, (logits, features), gradient)
+    return of_logits, of_features
 
 
 torch.library.register_autograd("isnet_trt::attention", _attention_gradient, setup_context=_keep_attention)

@@ -1,4 +1,4 @@
-"""The files of a training run: checkpoints in the published layout, the link to the newest, and reading it back.
+"""The checkpoints of a training run in the published layout, and the link to the newest.
 
     checkpoints-epoch-3.pth        after epoch 3
     checkpoints-mid-epoch.pth      written between two epochs (--save-every, an interruption)
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from isnet_trt.errors import CheckpointError
+from isnet_trt.pictures.files import replacing
 from isnet_trt.training.checkpoint import save_checkpoint
 from isnet_trt.training.diagnose import finite
 
@@ -35,13 +36,13 @@ class RunFolder:
         """The link to the newest checkpoint."""
         return self.folder / LATEST
 
-    def save(self, model: Mapping[str, Tensor], epoch: int, whole: bool, **extra: Any) -> Path:
-        """Write a checkpoint and point `LATEST` at it; both appear at once and whole.
+    def save(self, model: Mapping[str, Tensor], epoch: int, epoch_ended: bool, **extra: Any) -> Path:
+        """Write a checkpoint and make `LATEST` a link to it; each of the two replaces its predecessor at once.
 
         Args:
             model: the state dict.
-            epoch: how many epochs are complete.
-            whole: whether this is the end of an epoch.
+            epoch: number of complete epochs.
+            epoch_ended: True at the end of an epoch, False within one.
             extra: further entries.
 
         Raises:
@@ -54,44 +55,42 @@ class RunFolder:
                 f"The last good checkpoint is {self.latest}; lower the learning rate, or train without --amp"
             )
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / (epoch_file(epoch) if whole else MID_EPOCH)
+        path = self.folder / (epoch_file(epoch) if epoch_ended else MID_EPOCH)
         save_checkpoint(path, model, cur_epoch=epoch, **extra)
-        self._point_at(path)
-        if whole:
+        self._link_to(path)
+        if epoch_ended:
             self._clear(epoch)
         return path
 
-    def _point_at(self, path: Path) -> None:
-        link = self.folder / (LATEST + ".tmp")
+    def _link_to(self, path: Path) -> None:
         try:
-            link.unlink(missing_ok=True)
-            link.symlink_to(path.name)
-            link.replace(self.latest)
+            with replacing(self.latest) as link:
+                link.symlink_to(path.name)
         except OSError as error:
             raise CheckpointError(f"{path} was written, but {self.latest} cannot be set to it: {error}") from error
 
     def _clear(self, epoch: int) -> None:
-        """Remove what the checkpoint of a whole epoch makes superfluous."""
+        """Remove the checkpoints that are not needed after the end of ``epoch``."""
         (self.folder / MID_EPOCH).unlink(missing_ok=True)
         if self.keep and epoch > self.keep:
             (self.folder / epoch_file(epoch - self.keep)).unlink(missing_ok=True)
 
-    def read(self, **mine: Any) -> dict[str, Any]:
-        """The newest checkpoint's content, on the CPU; its entries called as ``mine`` must have these values.
+    def read(self, **required: Any) -> dict[str, Any]:
+        """The newest checkpoint's content on the CPU; entries named in ``required`` must have these values.
 
         Raises:
-            CheckpointError: there is none, it cannot be read, or it belongs to a run set up in another way.
+            CheckpointError: there is none, it cannot be read, or it belongs to a run with other settings.
         """
         path = self.latest
         if not path.exists():
             raise CheckpointError(f"{path} does not exist: there is nothing to resume, start without --resume")
         try:
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # whatever a damaged file makes the reader raise
+        except Exception as error:  # a damaged file makes the reader raise anything
             raise CheckpointError(
                 f"{path.resolve()} cannot be read ({type(error).__name__}); point {path} at an earlier checkpoint"
             ) from error
-        for key, value in mine.items():
+        for key, value in required.items():
             if state.get(key) != value:
                 raise CheckpointError(f"{path} was trained with {key} {state.get(key)!r}, not {value!r}")
         return state

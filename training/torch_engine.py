@@ -1,4 +1,4 @@
-"""A checkpoint run by PyTorch behind the interface of an engine, so that the runtime around it is the bundle's."""
+"""PyTorch as an engine of the runtime, so that a checkpoint runs in the same runtime as a bundle."""
 
 from __future__ import annotations
 

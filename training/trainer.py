@@ -243,7 +243,7 @@ class Trainer:
             self.files.save(
                 self.model.state_dict(),
                 self.iteration // len(self.sampler),
-                whole=self.iteration % len(self.sampler) == 0,
+                epoch_ended=self.iteration % len(self.sampler) == 0,
                 optimizer=self.optimiser.state_dict(),
                 cur_iter=self.iteration,
                 **({"grad_scaler": self.scaler.state_dict()} if self.scaler.is_enabled() else {}),

@@ -1,4 +1,4 @@
-"""Back from the inference form to the layout of the published checkpoints, for weights that were trained in it.
+"""Convert weights that were trained in the inference form to the layout of the published checkpoints.
 
 Each batch-norm becomes the identity with the convolution's bias: running mean 0, running variance 1 − eps, weight 1.
 """
@@ -28,19 +28,19 @@ _RENAMED = (
 def unfold(network: InferenceISNet, model: ISNet) -> dict[str, Tensor]:
     """A state dict for an `ISNet` that computes what ``network`` does.
 
-    ``model`` is the network that ``network`` was made from; it is left as it was, and gives the auxiliary head, which
-    the inference form does not have.
+    ``model`` is the network from which ``network`` was created. It is not changed, and provides the auxiliary head,
+    which the inference form does not have.
     """
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     for name, norm_name, norm in _convolutions(model):
         weight, bias = (part.detach().clone() for part in _trained(network, name))
         state[f"{name}.weight"] = weight
-        own = f"{name}.bias" in state
-        if own:
+        has_bias = f"{name}.bias" in state
+        if has_bias:
             state[f"{name}.bias"] = bias
         if norm is not None:
             state[f"{norm_name}.weight"] = torch.ones_like(bias)
-            state[f"{norm_name}.bias"] = torch.zeros_like(bias) if own else bias
+            state[f"{norm_name}.bias"] = torch.zeros_like(bias) if has_bias else bias
             state[f"{norm_name}.running_mean"] = torch.zeros_like(bias)
             state[f"{norm_name}.running_var"] = torch.full_like(bias, 1 - norm.eps)
     return state
@@ -77,5 +77,5 @@ def _trained(network: InferenceISNet, name: str) -> tuple[Tensor, Tensor]:
 
 
 def _bias(layer: nn.Conv2d) -> Tensor:
-    assert layer.bias is not None  # folding gave it one
+    assert layer.bias is not None  # every folded convolution has one
     return layer.bias

@@ -1,10 +1,10 @@
-"""The whole chain in one command: checkpoint -> bundle -> label map of a street scene that was not in training.
+"""The whole chain in one command: checkpoint -> bundle -> label map of a street scene that was not trained on.
 
     python -m isnet_trt.demo --out demo
 
-Builds a bundle from the demo checkpoint, draws a 1024×2048 scene, segments it at a single scale and by windows, several
-scales and flip, and compares both with the exact labels. Leaves scene.png, truth.png and labels.png (class numbers,
-8-bit grey), overlay.png and the bundle under --out.
+Builds a bundle from the demo checkpoint, draws a 1024×2048 scene, segments it at a single scale and with windows,
+several scales and flip, and compares both with the exact labels. Writes scene.png, truth.png and labels.png (class
+numbers, 8-bit grey), overlay.png and the bundle to --out.
 """
 
 from __future__ import annotations
@@ -16,26 +16,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
-import numpy as np
-from numpy.typing import NDArray
-
 from isnet_trt import Segmentation, Segmenter, cli
 from isnet_trt.engines.select import choose
-from isnet_trt.errors import BuildError, ImageError
+from isnet_trt.errors import BuildError
 from isnet_trt.metrics import Confusion, Metrics
+from isnet_trt.pictures.files import write_png
 from isnet_trt.recipes import PRESETS, Recipe, recipe
 from isnet_trt.training import DEMO_CHECKPOINT
 from isnet_trt.training.scenes import Scene, draw_scene
 
 SEED = 9_500_007
-"""A scene of neither the training nor the held-out set."""
+"""A scene that is neither in the training nor in the held-out set."""
 SIZE = (1024, 2048)
 
 
 @dataclass(frozen=True)
-class Answer:
-    """One preset's label map, its figures against the exact labels, and wall seconds."""
+class Result:
+    """One preset's segmentation, its figures against the exact labels, and wall seconds."""
 
     preset: str
     segmentation: Segmentation
@@ -44,18 +41,19 @@ class Answer:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Build, segment, compare, write; 0 when all of it worked."""
+    """Run the command line; return the exit status."""
     args = _parser().parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)
     demo, scene = recipe("isnet_demo"), draw_scene(args.seed, *SIZE)
     _build(args.ckpt, args.out / "bundle", args.engine)
     start = time.perf_counter()
     with Segmenter.open(args.out / "bundle", threads=args.threads) as segmenter:
-        print(f"\nopened in {time.perf_counter() - start:.2f} s: {_engine_line(segmenter, args.engine)}")
-        answers = [_segment(segmenter, preset, scene) for preset in PRESETS]
+        seconds, engine = time.perf_counter() - start, type(segmenter.engine).__name__
+        print(f"\nopened in {seconds:.2f} s: {engine} ({choose(args.engine).reason})")
+        results = [_segment(segmenter, preset, scene) for preset in PRESETS]
     print(f"scene {args.seed}, {SIZE[0]}×{SIZE[1]}, not in training\n")
-    print(table(demo, answers))
-    write(args.out, scene, answers[-1].segmentation)
+    print(table(demo, results))
+    write(args.out, scene, results[-1].segmentation)
     print(f"\nwritten: {args.out}/scene.png, truth.png, labels.png, overlay.png, bundle/")
     return 0
 
@@ -69,49 +67,43 @@ def _build(checkpoint: Path, folder: Path, engine: str) -> None:
     build(checkpoint, folder, engine=engine, force=True, say=lambda text: print(f"  {text}", flush=True))
 
 
-def _engine_line(segmenter: Segmenter, asked: str) -> str:
-    return f"{type(segmenter.engine).__name__} ({choose(asked).reason})"
-
-
-def _segment(segmenter: Segmenter, preset: str, scene: Scene) -> Answer:
+def _segment(segmenter: Segmenter, preset: str, scene: Scene) -> Result:
     start = time.perf_counter()
-    answer = segmenter(scene.image, inference=preset)
+    segmentation = segmenter(scene.image, inference=preset)
     seconds = time.perf_counter() - start
     confusion = Confusion(segmenter.labels.count)
-    confusion.add(answer.labels, scene.labels)
-    return Answer(preset, answer, confusion.metrics(), seconds)
+    confusion.add(segmentation.labels, scene.labels)
+    return Result(preset, segmentation, confusion.metrics(), seconds)
 
 
-def table(demo: Recipe, answers: Sequence[Answer]) -> str:
+def table(demo: Recipe, results: Sequence[Result]) -> str:
     """The figures of all presets side by side: mIoU, IoU of each class (per cent), seconds of each stage."""
-    about = [f"{a.preset:<9}{demo.preset(a.preset).describe()}" for a in answers]
-    rows: list[tuple[str, ...]] = [("", *(a.preset for a in answers))]
-    rows += [("mIoU %", *(f"{100 * a.metrics.miou:.1f}" for a in answers))]
+    rows: list[tuple[str, ...]] = [("", *(r.preset for r in results))]
+    rows += [("mIoU %", *(f"{100 * r.metrics.miou:.1f}" for r in results))]
     for number, name in enumerate(demo.labels.names):
-        rows.append((f"  {name}", *(f"{100 * a.metrics.iou[number]:.1f}" for a in answers)))
-    stages = list(dict.fromkeys(stage for a in answers for stage in a.segmentation.seconds))
-    rows += [("seconds", *(f"{a.seconds:.2f}" for a in answers))]
-    for stage in stages:
-        rows.append((f"  {stage}", *(f"{a.segmentation.seconds.get(stage, 0.0):.2f}" for a in answers)))
+        rows.append((f"  {name}", *(f"{100 * r.metrics.iou[number]:.1f}" for r in results)))
+    rows += [("seconds", *(f"{r.seconds:.2f}" for r in results))]
+    for stage in dict.fromkeys(stage for r in results for stage in r.segmentation.seconds):
+        rows.append((f"  {stage}", *(f"{r.segmentation.seconds.get(stage, 0.0):.2f}" for r in results)))
+    presets = [f"{r.preset:<9}{demo.preset(r.preset).describe()}" for r in results]
     lines = [f"{head:<16}" + "".join(f"{cell:>12}" for cell in cells) for head, *cells in rows]
-    return "\n".join([*about, "", *lines])
+    return "\n".join([*presets, "", *lines])
 
 
-def write(folder: Path, scene: Scene, answer: Segmentation) -> None:
-    """The pictures, as PNG.
+def write(folder: Path, scene: Scene, segmentation: Segmentation) -> None:
+    """Write scene, truth, labels and overlay as PNG.
 
     Raises:
-        ImageError: one cannot be written.
+        ImageError: a file cannot be written.
     """
-    pictures: dict[str, NDArray[np.uint8]] = {
+    images = {
         "scene.png": scene.image[..., ::-1],
         "truth.png": scene.labels,
-        "labels.png": answer.labels.astype(np.uint8),
-        "overlay.png": answer.overlay(scene.image)[..., ::-1],
+        "labels.png": segmentation.labels,
+        "overlay.png": segmentation.overlay(scene.image)[..., ::-1],
     }
-    for name, picture in pictures.items():
-        if not cv2.imwrite(str(folder / name), picture):
-            raise ImageError(f"{folder / name} cannot be written; is there space, and may you write there?")
+    for name, image in images.items():
+        write_png(folder / name, image)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,4 +1,4 @@
-"""Looks through a dataset before training: every picture and label map is read, classes are counted, samples drawn."""
+"""Check a dataset before training: read every picture and label map, count the classes, draw samples."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from isnet_trt.datasets.picture_set import PictureSet
-from isnet_trt.errors import DataError
+from isnet_trt.errors import DataError, first_few
 from isnet_trt.pictures.files import Image
 from isnet_trt.pictures.overlay import draw
 from isnet_trt.settings import Size
@@ -27,9 +27,9 @@ _PAPER, _INK = (250, 250, 250), (30, 30, 30)
 
 @dataclass
 class Findings:
-    """What was found in one split.
+    """Counts of one split.
 
-    ``pixels`` int64 (K,) and ``pictures`` int64 (K,): of each class, how many pixels, and pictures it occurs in.
+    ``pixels`` int64 (K,) and ``pictures`` int64 (K,): the number of pixels of each class, and of pictures with it.
     ``sizes`` are the (height, width) of the usable pictures, ``usable`` their indices, ``problems`` a sentence for
     each of the others.
     """
@@ -44,21 +44,21 @@ class Findings:
 
 def examine(dataset: PictureSet, limit: int | None = None, workers: int = 4) -> Findings:
     """Read pictures and labels of a split, all or ``limit`` of them evenly spaced, in ``workers`` threads."""
-    found = Findings(np.zeros(dataset.labels.count, np.int64), np.zeros(dataset.labels.count, np.int64))
+    findings = Findings(np.zeros(dataset.labels.count, np.int64), np.zeros(dataset.labels.count, np.int64))
     indices = spread(len(dataset), limit or len(dataset))
     pool = ThreadPoolExecutor(workers)
     try:
         counted = pool.map(lambda index: _count(dataset, index), indices)
         bar = tqdm(counted, f"{dataset.name} {dataset.split}", len(indices), unit="picture", dynamic_ncols=True)
         for index, result in zip(indices, bar, strict=True):
-            _add(found, index, result)
+            _add(findings, index, result)
     finally:
         pool.shutdown(cancel_futures=True)
-    return found
+    return findings
 
 
 def _count(dataset: PictureSet, index: int) -> tuple[NDArray[np.int64], int, Size] | str:
-    """Pixels of each class, ignored pixels, and size; or what is wrong."""
+    """Pixels of each class, ignored pixels, and size; or the problem."""
     try:
         labels = dataset[index][1]
     except DataError as error:
@@ -67,34 +67,33 @@ def _count(dataset: PictureSet, index: int) -> tuple[NDArray[np.int64], int, Siz
     return np.bincount(valid, minlength=dataset.labels.count), labels.size - valid.size, labels.shape
 
 
-def _add(found: Findings, index: int, result: tuple[NDArray[np.int64], int, Size] | str) -> None:
+def _add(findings: Findings, index: int, result: tuple[NDArray[np.int64], int, Size] | str) -> None:
     if isinstance(result, str):
-        found.problems.append(result)
+        findings.problems.append(result)
         return
     pixels, ignored, size = result
-    found.pixels += pixels
-    found.pictures += pixels > 0
-    found.ignored += ignored
-    found.sizes.append(size)
-    found.usable.append(index)
+    findings.pixels += pixels
+    findings.pictures += pixels > 0
+    findings.ignored += ignored
+    findings.sizes.append(size)
+    findings.usable.append(index)
 
 
-def spread(count: int, wanted: int) -> list[int]:
-    """``wanted`` indices below ``count`` (all, if there are fewer), evenly spaced from 0 on."""
-    wanted = min(count, wanted)
-    return [i * count // wanted for i in range(wanted)]
+def spread(count: int, number: int) -> list[int]:
+    """``number`` indices below ``count`` (all, if there are fewer), evenly spaced from 0 on."""
+    number = min(count, number)
+    return [i * count // number for i in range(number)]
 
 
-def report(dataset: PictureSet, found: Findings, complete: int | None) -> str:
-    """The findings in some lines; ``complete`` is how many pictures the whole dataset has, if that is known."""
-    looked = len(found.usable) + len(found.problems)
-    whole = f" (the complete dataset has {complete})" if complete and complete != len(dataset) else ""
-    lines = [
-        f"{dataset.name} {dataset.split}: {len(dataset)} pictures{whole}, {looked} read, {len(found.problems)} bad"
-    ]
-    lines += [*_sizes(found.sizes), *_classes(dataset, found)] if found.usable else []
-    lines += [f"  cannot be used: {text}" for text in found.problems[:_LISTED]]
-    more = len(found.problems) - _LISTED
+def report(dataset: PictureSet, findings: Findings, complete: int | None) -> str:
+    """The findings in some lines; ``complete`` is the number of pictures of the complete dataset, if it is known."""
+    bad = len(findings.problems)
+    note = f" (the complete dataset has {complete})" if complete and complete != len(dataset) else ""
+    read = len(findings.usable) + bad
+    lines = [f"{dataset.name} {dataset.split}: {len(dataset)} pictures{note}, {read} read, {bad} bad"]
+    lines += [*_sizes(findings.sizes), *_classes(dataset, findings)] if findings.usable else []
+    lines += [f"  cannot be used: {problem}" for problem in findings.problems[:_LISTED]]
+    more = bad - _LISTED
     return "\n".join([*lines, *([f"  … and {more} more"] if more > 0 else [])])
 
 
@@ -103,18 +102,17 @@ def _sizes(sizes: list[Size]) -> Iterator[str]:
     yield f"  sizes:   {small[0]}x{small[1]} to {large[0]}x{large[1]} (height x width)"
 
 
-def _classes(dataset: PictureSet, found: Findings) -> Iterator[str]:
-    total = int(found.pixels.sum()) + found.ignored
-    yield f"  ignored: {100 * found.ignored / total:.1f} % of the pixels"
+def _classes(dataset: PictureSet, findings: Findings) -> Iterator[str]:
+    total = int(findings.pixels.sum()) + findings.ignored
+    names = [name.split(",")[0] for name in dataset.labels.names]
+    yield f"  ignored: {100 * findings.ignored / total:.1f} % of the pixels"
     yield "  pixels   pictures  most common classes"
-    for c in np.argsort(-found.pixels, kind="stable")[:_COMMON]:
-        if found.pixels[c]:
-            name = dataset.labels.names[c].split(",")[0]
-            yield f"  {100 * found.pixels[c] / total:6.1f} % {found.pictures[c]:8}  {name}"
-    absent = [dataset.labels.names[c].split(",")[0] for c in np.flatnonzero(found.pixels == 0)]
+    for c in np.argsort(-findings.pixels, kind="stable")[:_COMMON]:
+        if findings.pixels[c]:
+            yield f"  {100 * findings.pixels[c] / total:6.1f} % {findings.pictures[c]:8}  {names[c]}"
+    absent = [names[c] for c in np.flatnonzero(findings.pixels == 0)]
     if absent:
-        more = f", … ({len(absent) - _LISTED} more)" if len(absent) > _LISTED else ""
-        yield f"  absent:  {len(absent)} of {dataset.labels.count} classes: {', '.join(absent[:_LISTED])}{more}"
+        yield f"  absent:  {len(absent)} of {dataset.labels.count} classes: {first_few(absent, _LISTED)}"
 
 
 def page(samples: Sequence[tuple[PictureSet, int]]) -> Image:
@@ -131,14 +129,14 @@ def _row(dataset: PictureSet, index: int) -> Image:
     size = max(1, round(width * factor)), max(1, round(height * factor))
     image = np.asarray(cv2.resize(bgr, size, interpolation=cv2.INTER_AREA), np.uint8)[..., ::-1]
     small = np.asarray(cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST), np.int16)
-    shown = _drawn(dataset, np.ascontiguousarray(image), small)
-    height = max(len(image), len(shown))
-    pair = np.hstack([_fill(image, height, _TILE[1] + _LINE // 2), _fill(shown, height, shown.shape[1])])
+    overlay = _overlay(dataset, np.ascontiguousarray(image), small)
+    height = max(len(image), len(overlay))
+    pair = np.hstack([_fill(image, height, _TILE[1] + _LINE // 2), _fill(overlay, height, overlay.shape[1])])
     return np.vstack([_caption(f"{dataset.split}: {dataset.names[index]}", pair.shape[1]), pair])
 
 
-def _drawn(dataset: PictureSet, image: Image, labels: NDArray[np.int16]) -> Image:
-    """``image`` under its labels' colours; ignored pixels are a class more, drawn black."""
+def _overlay(dataset: PictureSet, image: Image, labels: NDArray[np.int16]) -> Image:
+    """``image`` under its labels' colours; ignored pixels are one more class, drawn black."""
     count = dataset.labels.count
     palette = np.array([*dataset.labels.palette, (0, 0, 0)], np.uint8)
     stored = np.where(labels < 0, count, labels).astype(np.uint16)

@@ -1,7 +1,4 @@
-"""Recipes: what each model is. Published ones by name, those of one's own data from a YAML file.
-
-No torch is needed to read a recipe.
-"""
+"""Recipes, the definitions of models: published ones by name, those of one's own data from a YAML file. No torch."""
 
 from __future__ import annotations
 
@@ -43,7 +40,7 @@ def recipe(name: str) -> Recipe:
     """The recipe called ``name``, or described by the YAML file ``name`` (`isnet_trt.recipes.custom`).
 
     Raises:
-        SettingsError: there is none, with a list of those there are; or the file has a wrong key or value.
+        SettingsError: there is none (the message lists all), or the file has a wrong key or value.
     """
     if is_described(name):
         return custom_recipe(Path(name))

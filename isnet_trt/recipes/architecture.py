@@ -35,13 +35,13 @@ RESNET50 = Backbone("resnet50", "bottleneck", (3, 4, 6, 3), stem_width=32)
 RESNET101 = Backbone("resnet101", "bottleneck", (3, 4, 23, 3), stem_width=32)
 RESNEST101 = Backbone("resnest101", "split_attention", (3, 4, 23, 3), stem_width=64)
 RESNET_DEMO = Backbone("resnet_demo", "bottleneck", (1, 2, 2, 1), stem_width=16, width=16)
-BACKBONES = {one.name: one for one in (RESNET50, RESNET101, RESNEST101, RESNET_DEMO)}
+BACKBONES = {backbone.name: backbone for backbone in (RESNET50, RESNET101, RESNEST101, RESNET_DEMO)}
 """Every backbone by name."""
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """Everything that decides the names and shapes of a model's weights, and its activation.
+    """The parameters that decide the names and shapes of a model's weights, and its activation.
 
     ``shortcut_channels`` is the width of the stride-4 shortcut from stage 1 to the decoder (LIP), or None.
     The activation belongs to the head; the backbone always uses ReLU.

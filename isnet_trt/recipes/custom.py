@@ -2,10 +2,10 @@
 
     name: tiles                          # used in checkpoints and bundles
     images: "{split}/*.jpg"              # relative to this file; {split} is train or val
-    labels: "{split}/{name}.png"         # one number per pixel; {name} is the picture's, without suffix
+    labels: "{split}/{name}.png"         # one number per pixel; {name} is the picture's name without suffix
     classes: [background, tile, crack]   # stored as 0, 1, 2; or by stored value: {0: background, 7: tile}
 
-The rest has defaults: those of the recipe named by ``like``. No torch is needed to read it.
+The other keys have defaults, those of the recipe named by ``like``. Reading the file needs no torch.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from isnet_trt.recipes.architecture import BACKBONES
 from isnet_trt.recipes.published import RECIPES
 from isnet_trt.recipes.recipe import IGNORE, Augmentation, Optimiser, Recipe
 from isnet_trt.recipes.yaml_fields import Fields
-from isnet_trt.settings import Inference, Labels, Preprocess, Size
+from isnet_trt.settings import Inference, Labels, Size
 
 LIKE = "isnet_resnet50os8_ade20k"
 _SMALLEST_CROP = 32
-_MOST_VALUES = 65535
-"""What a PNG of 16 bits can hold."""
+_LARGEST_VALUE = 65535
+"""The largest value of a 16-bit PNG."""
 
 Colour = tuple[int, int, int]
 
@@ -40,8 +40,8 @@ class FilePatterns:
 
     ``images`` is a folder (with all below it) or a pattern; ``labels`` has ``{name}``, the picture's path below the
     fixed part of ``images``, without suffix. ``{split}`` in both stands for ``places["train"]`` or ``places["val"]``.
-    Without it ``places`` are list files with the names of each split; None: ``share`` of the pictures, drawn by a
-    checksum of their names, are for validation.
+    Without it ``places`` are list files with the names of each split; if it is None, ``share`` of the pictures are for
+    validation, drawn by a checksum of their names.
     """
 
     images: str
@@ -52,7 +52,7 @@ class FilePatterns:
 
 @dataclass(frozen=True)
 class Custom:
-    """What a YAML file describes: the recipe, where the files are, and what their label values mean.
+    """Content of a YAML file: the recipe, the patterns of the files, and the meaning of stored label values.
 
     ``values``: stored label value -> training id 0..K−1 or `IGNORE`.
     """
@@ -66,16 +66,16 @@ def custom_recipe(path: Path) -> Recipe:
     """The recipe that a YAML file describes; its ``dataset`` is the file's absolute path.
 
     Raises:
-        SettingsError: the file cannot be read, or a key or value is wrong; the message has file, key and value.
+        SettingsError: as `read_custom`.
     """
     return read_custom(path).recipe
 
 
 def read_custom(path: Path) -> Custom:
-    """Everything that a YAML file says, checked.
+    """The checked content of a YAML file.
 
     Raises:
-        SettingsError: as `custom_recipe`.
+        SettingsError: the file cannot be read, or a key or value is wrong; the message has file, key and value.
     """
     file = Fields(path)
     name = file.take("name", "a name of letters, digits, '_', '-' and '.' that no published recipe has", _name)
@@ -83,24 +83,23 @@ def read_custom(path: Path) -> Custom:
     stored = file.take("classes", "a list of class names, or a mapping of stored values to class names", _classes)
     labels = _labels(file, list(stored.values()))
     values = _values(file, tuple(stored))
-    where = _files(file)
+    files = _files(file)
     recipe = _recipe(file, name, like, labels)
     file.finish()
-    return Custom(recipe, where, values)
+    return Custom(recipe, files, values)
 
 
 def _recipe(file: Fields, name: str, like: Recipe, labels: Labels) -> Recipe:
     backbone = file.get("backbone", like.architecture.backbone, f"one of {', '.join(BACKBONES)}", _one_of(BACKBONES))
-    size = file.get(
-        "size", like.preprocess.size, _size_text(like.preprocess), fields.pair(fields.whole(_SMALLEST_CROP))
-    )
-    preprocess = dataclasses.replace(like.preprocess, size=size)
+    sides = "[longer side, shorter side]" if like.preprocess.keep_ratio else "[height, width]"
+    expected = f"{sides} in pixels of the network's input"
+    size = file.get("size", like.preprocess.size, expected, fields.pair(fields.whole(_SMALLEST_CROP)))
     return Recipe(
         name=name,
         architecture=dataclasses.replace(like.architecture, backbone=backbone, num_classes=labels.count),
         dataset=str(file.path.resolve()),
         labels=labels,
-        preprocess=preprocess,
+        preprocess=dataclasses.replace(like.preprocess, size=size),
         crop=file.get("crop", like.crop, f"[height, width] of at least {_SMALLEST_CROP} pixels, or one number", _crop),
         augmentation=_augmentation(file, like, size),
         optimiser=_optimiser(file, like.optimiser),
@@ -111,11 +110,6 @@ def _recipe(file: Fields, name: str, like: Recipe, labels: Labels) -> Recipe:
     )
 
 
-def _size_text(preprocess: Preprocess) -> str:
-    kind = "[longer side, shorter side]" if preprocess.keep_ratio else "[height, width]"
-    return f"{kind} in pixels of the network's input"
-
-
 def _augmentation(file: Fields, like: Recipe, size: tuple[int, int]) -> Augmentation:
     """``like``'s, with the training size in the same ratio to the test size."""
     rule = like.augmentation
@@ -123,7 +117,7 @@ def _augmentation(file: Fields, like: Recipe, size: tuple[int, int]) -> Augmenta
     factors = file.get("scales", rule.factors, "[smallest, largest] factor from 0.1 to 10", _scales)
     rotation = file.get("rotation", rule.rotation, "[probability, largest angle from 1 to 180], or null", _rotation)
     photometric = file.get("photometric", rule.photometric, "true or false", fields.flag)
-    # One's own pictures come in both orientations; a batch can only hold one.
+    # One's own pictures have both orientations, but all samples of a batch must have one size.
     return dataclasses.replace(
         rule, base=(base[0], base[1]), factors=factors, rotation=rotation, photometric=photometric, pad_turns=False
     )
@@ -141,42 +135,35 @@ def _optimiser(file: Fields, like: Optimiser) -> Optimiser:
 
 
 def _labels(file: Fields, names: list[str]) -> Labels:
-    wanted = f"{len(names)} colours, one per class, each [red, green, blue] of 0..255 or '#rrggbb'"
-    palette = file.get("palette", colours(len(names)), wanted, functools.partial(_palette, len(names)))
+    expected = f"{len(names)} colours, one per class, each [red, green, blue] of 0..255 or '#rrggbb'"
+    palette = file.get("palette", colours(len(names)), expected, functools.partial(_palette, len(names)))
     none: tuple[tuple[int, int], ...] = ()
     pairs = file.get("flip_pairs", none, "a list of pairs of two class names", functools.partial(_pairs, names))
     return Labels(tuple(names), palette, pairs)
 
 
 def _values(file: Fields, stored: tuple[int, ...]) -> dict[int, int]:
-    wanted = "a stored value (or a list of them) that no class has, or null"
-    usual: tuple[int, ...] = () if 255 in stored else (255,)
-    ignored = file.get("ignore", usual, wanted, functools.partial(_ignored, stored))
+    expected = "a stored value (or a list of them) that no class has, or null"
+    default: tuple[int, ...] = () if 255 in stored else (255,)
+    ignored = file.get("ignore", default, expected, functools.partial(_ignored, stored))
     return {**{value: i for i, value in enumerate(stored)}, **dict.fromkeys(ignored, IGNORE)}
 
 
 def _files(file: Fields) -> FilePatterns:
     images = file.take("images", "a folder, or a pattern such as 'photos/**/*.jpg', relative to this file", fields.text)
-    wanted = "a path with {name} in it, such as 'labels/{name}.png'"
-    labels = file.get("labels", "labels/{name}.png", wanted, _with_name)
-    by_folder = "{split}" in images
-    if "{split}" in labels and not by_folder:
+    expected = "a path with {name} in it, such as 'labels/{name}.png'"
+    labels = file.get("labels", "labels/{name}.png", expected, _with_name)
+    if "{split}" in images:
+        expected = "{train: …, val: …}, the texts that replace {split} in images"
+        folders = file.get("split", {"train": "train", "val": "val"}, expected, _two_texts)
+        return FilePatterns(images, labels, folders, None)
+    if "{split}" in labels:
         raise SettingsError(f"{file.path}: labels: {labels!r} has {{split}}, but images ({images!r}) has not")
-    if by_folder:
-        wanted = "{train: …, val: …}, what stands for {split} in images"
-        return FilePatterns(
-            images, labels, file.get("split", {"train": "train", "val": "val"}, wanted, _two_texts), None
-        )
-    wanted = (
-        "the share of pictures to validate on (above 0, below 1), or {train: FILE, val: FILE} with names of pictures"
-    )
-    tenth: float | dict[str, str] = 0.1
-    split = file.get("split", tenth, wanted, _share_or_lists)
-    return (
-        FilePatterns(images, labels, None, split)
-        if isinstance(split, float)
-        else FilePatterns(images, labels, split, None)
-    )
+    expected = "the share of pictures to validate on (above 0, below 1), or {train: FILE, val: FILE} with picture names"
+    default: float | dict[str, str] = 0.1
+    split = file.get("split", default, expected, _share_or_lists)
+    lists, share = (None, split) if isinstance(split, float) else (split, None)
+    return FilePatterns(images, labels, lists, share)
 
 
 def _name(value: Any) -> str:
@@ -196,24 +183,25 @@ def _one_of(table: Mapping[str, Any]) -> Any:
 
 def _classes(value: Any) -> dict[int, str]:
     """Stored value -> name, in the order of the training ids."""
-    found = dict(enumerate(value)) if isinstance(value, list) else value
-    if not isinstance(found, dict) or len(found) < 2:
+    classes = dict(enumerate(value)) if isinstance(value, list) else value
+    if not isinstance(classes, dict) or len(classes) < 2:
         raise ValueError("two classes at least")
-    for stored, name in found.items():
-        if isinstance(stored, bool) or not isinstance(stored, int) or not 0 <= stored <= _MOST_VALUES:
-            raise ValueError(f"{stored!r} is no stored value; they are whole numbers from 0 to {_MOST_VALUES}")
+    for stored, name in classes.items():
+        if isinstance(stored, bool) or not isinstance(stored, int) or not 0 <= stored <= _LARGEST_VALUE:
+            raise ValueError(f"{stored!r} is no stored value; they are whole numbers from 0 to {_LARGEST_VALUE}")
         if not isinstance(name, str) or not name:
             raise ValueError(f"{name!r} is no name; put it in quotes")
-    twice = next((n for n in found.values() if list(found.values()).count(n) > 1), None)
+    names = list(classes.values())
+    twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise ValueError(f"{twice!r} is there twice")
-    return found
+    return classes
 
 
 def _palette(count: int, value: Any) -> tuple[Colour, ...]:
     if not isinstance(value, list) or len(value) != count:
         raise ValueError
-    return tuple(_colour(one) for one in value)
+    return tuple(_colour(colour) for colour in value)
 
 
 def _colour(value: Any) -> Colour:
@@ -232,8 +220,8 @@ def colours(count: int) -> tuple[Colour, ...]:
     The colour map of the PASCAL VOC devkit, which many tools use; class 0 is black.
     """
 
-    def channel(number: int, which: int) -> int:
-        return sum((number >> (3 * i + which) & 1) << (7 - i) for i in range(8))
+    def channel(number: int, offset: int) -> int:
+        return sum((number >> (3 * i + offset) & 1) << (7 - i) for i in range(8))
 
     return tuple((channel(i, 0), channel(i, 1), channel(i, 2)) for i in range(count))
 
@@ -241,20 +229,20 @@ def colours(count: int) -> tuple[Colour, ...]:
 def _pairs(names: list[str], value: Any) -> tuple[tuple[int, int], ...]:
     if not isinstance(value, list):
         raise ValueError
-    found = [fields.pair(fields.text)(one) for one in value]
-    unknown = next((name for one in found for name in one if name not in names), None)
+    pairs = [fields.pair(fields.text)(item) for item in value]
+    paired = [name for pair in pairs for name in pair]
+    unknown = next((name for name in paired if name not in names), None)
     if unknown is not None:
         raise ValueError(f"no class is called {unknown!r}")
-    flat = [name for one in found for name in one]
-    if len(set(flat)) < len(flat):
+    if len(set(paired)) < len(paired):
         raise ValueError("a class can change places with one other only")
-    return tuple((names.index(a), names.index(b)) for a, b in found)
+    return tuple((names.index(a), names.index(b)) for a, b in pairs)
 
 
 def _ignored(stored: tuple[int, ...], value: Any) -> tuple[int, ...]:
     listed = value if isinstance(value, list) else [] if value is None else [value]
-    values = tuple(fields.whole(0, _MOST_VALUES)(one) for one in listed)
-    taken = next((one for one in values if one in stored), None)
+    values = tuple(fields.whole(0, _LARGEST_VALUE)(item) for item in listed)
+    taken = next((value for value in values if value in stored), None)
     if taken is not None:
         raise ValueError(f"{taken} is a class")
     return values
@@ -269,7 +257,7 @@ def _with_name(value: Any) -> str:
 def _two_texts(value: Any) -> dict[str, str]:
     if not isinstance(value, dict) or set(value) != {"train", "val"}:
         raise ValueError
-    return {split: fields.text(one) for split, one in value.items()}
+    return {split: fields.text(text) for split, text in value.items()}
 
 
 def _share_or_lists(value: Any) -> float | dict[str, str]:

@@ -1,4 +1,4 @@
-"""The published ISNet models and the demo model: all that is known of each, in one place.
+"""The recipes of the published ISNet models and of the demo model.
 
 Source of the figures: the twelve ISNet configurations of SSSegmentation (Apache-2.0) and their published scores;
 paper: "ISNet: Integrate Image-Level and Semantic-Level Context for Semantic Segmentation", ICCV 2021.

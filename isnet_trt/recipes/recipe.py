@@ -1,7 +1,4 @@
-"""What a recipe is: architecture, label set, training settings, and the documented ways of inference of one model.
-
-No torch is needed to read a recipe.
-"""
+"""A recipe: architecture, label set, training settings, and the two inference presets of one model. Needs no torch."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ from isnet_trt.settings import Inference, Labels, Preprocess, Size
 
 PRESETS = ("default", "ms-flip")
 IGNORE = -100
-"""Training id of pixels that count for nothing."""
+"""Training id of pixels that are neither trained on nor scored."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +34,11 @@ class Optimiser:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Training-time geometry: ``base`` (long, short) or (height, width), scaled by a factor from ``factors``.
+    """Training-time geometry: ``base`` (long, short) or (height, width), scaled by a random factor within ``factors``.
 
     ``rotation`` is (probability, largest angle in degrees) or None. ``photometric`` changes brightness, contrast,
-    saturation and hue; the drawn scenes do without, since they are drawn in changing light. ``pad_turns``: padding
-    exchanges the sides of an oblong crop for samples of the other orientation, as the published models were trained.
+    saturation and hue; the drawn scenes go without, since they are drawn in changing light. ``pad_turns``: padding
+    exchanges the sides of an oblong crop for samples of the other orientation, as for the published models.
     """
 
     base: tuple[int, int]
@@ -54,7 +51,7 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class Recipe:
-    """One model: architecture, label set, training settings, and the two documented ways of inference.
+    """One model: architecture, label set, training settings, and the two inference presets.
 
     ``crop`` is the training crop (height, width). ``miou`` and ``miou_ms_flip`` are the published percentages of
     ``default`` and ``ms_flip``; None where nothing was published.
@@ -88,7 +85,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Dataset:
-    """What the recipes of one dataset share."""
+    """The part that all recipes of one dataset share."""
 
     name: str
     preprocess: Preprocess

@@ -1,4 +1,4 @@
-"""Reads a small YAML file strictly: every wrong key or value is an error with file, key and value."""
+"""Read a small YAML file strictly: every wrong key or value is an error with file, key and value."""
 
 from __future__ import annotations
 
@@ -13,41 +13,38 @@ T = TypeVar("T")
 
 
 class Fields:
-    """The keys of one file; each is taken once, `finish` complains about those that nobody took."""
+    """The keys of one file; `take` and `get` read them, `finish` refuses those that were not read."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._data = _read(path)
         self._taken: list[str] = []
 
-    def __contains__(self, key: str) -> bool:
-        return key in self._data
-
-    def take(self, key: str, wanted: str, convert: Callable[[Any], T]) -> T:
-        """The value of a key that must be there.
+    def take(self, key: str, expected: str, convert: Callable[[Any], T]) -> T:
+        """The value of a required key.
 
         Raises:
-            SettingsError: it is missing, or ``convert`` raised ValueError; ``wanted`` says what the value should be.
+            SettingsError: it is missing, or ``convert`` raised ValueError; ``expected`` describes the value.
         """
         if key not in self._data:
-            raise SettingsError(f"{self.path}: the key {key!r} is missing; it is {wanted}")
+            raise SettingsError(f"{self.path}: the key {key!r} is missing; it is {expected}")
         self._taken.append(key)
         value = self._data[key]
         try:
             return convert(value)
         except ValueError as error:
-            why = f" ({error})" if str(error) else ""
-            raise SettingsError(f"{self.path}: {key}: {value!r} is not {wanted}{why}") from None
+            reason = f" ({error})" if str(error) else ""
+            raise SettingsError(f"{self.path}: {key}: {value!r} is not {expected}{reason}") from None
 
-    def get(self, key: str, default: T, wanted: str, convert: Callable[[Any], T]) -> T:
-        """The value of a key, or ``default`` where it is not there."""
+    def get(self, key: str, default: T, expected: str, convert: Callable[[Any], T]) -> T:
+        """The value of an optional key."""
         if key in self._data:
-            return self.take(key, wanted, convert)
+            return self.take(key, expected, convert)
         self._taken.append(key)
         return default
 
     def finish(self) -> None:
-        """Raises SettingsError where the file has keys that nobody took."""
+        """Raise SettingsError if the file has keys that were not read."""
         for key in self._data:
             if key not in self._taken:
                 near = difflib.get_close_matches(str(key), self._taken, 1)
@@ -62,7 +59,7 @@ def _read(path: Path) -> dict[Any, Any]:
         raise SettingsError(f"{path} needs PyYAML to be read; pip install 'isnet_trt[train]'") from None
 
     class Strict(yaml.SafeLoader):
-        """A key that is there twice is an error; YAML's readers take the last one in silence."""
+        """Refuses a key that is there twice, of which PyYAML silently takes the last."""
 
         def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
             keys = [self.construct_object(key, deep=True) for key, _ in node.value]
@@ -83,14 +80,14 @@ def _read(path: Path) -> dict[Any, Any]:
 
 
 def text(value: Any) -> str:
-    """Text that is not empty."""
+    """Convert to text that is not empty."""
     if not isinstance(value, str) or not value:
         raise ValueError
     return value
 
 
 def whole(low: int, high: int = 2**31) -> Callable[[Any], int]:
-    """A whole number within low..high."""
+    """A converter to a whole number within low..high."""
 
     def convert(value: Any) -> int:
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
@@ -101,32 +98,32 @@ def whole(low: int, high: int = 2**31) -> Callable[[Any], int]:
 
 
 def number(low: float, high: float) -> Callable[[Any], float]:
-    """A number within low..high, also one that YAML takes for text (``1e-3``)."""
+    """A converter to a number within low..high, also one that YAML reads as text (``1e-3``)."""
 
     def convert(value: Any) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float | str):
             raise ValueError
-        found = float(value)
-        if not low <= found <= high:
+        result = float(value)
+        if not low <= result <= high:
             raise ValueError
-        return found
+        return result
 
     return convert
 
 
-def pair(of: Callable[[Any], T]) -> Callable[[Any], tuple[T, T]]:
-    """A list of two."""
+def pair(convert_item: Callable[[Any], T]) -> Callable[[Any], tuple[T, T]]:
+    """A converter to a list of two."""
 
     def convert(value: Any) -> tuple[T, T]:
         if not isinstance(value, list) or len(value) != 2:
             raise ValueError
-        return of(value[0]), of(value[1])
+        return convert_item(value[0]), convert_item(value[1])
 
     return convert
 
 
 def flag(value: Any) -> bool:
-    """``true`` or ``false``."""
+    """Convert to a truth value."""
     if not isinstance(value, bool):
         raise ValueError
     return value

@@ -21,19 +21,19 @@ def scene() -> Scene:
     return draw_scene(11, 64, 128)
 
 
-def answer(preset: str, scene: Scene, wrong_rows: int) -> demo.Answer:
-    """An answer that is right but for its first rows."""
+def result(preset: str, scene: Scene, wrong_rows: int) -> demo.Result:
+    """A result whose first rows are wrong."""
     labels = scene.labels.copy()
     labels[:wrong_rows] = (labels[:wrong_rows] + 1) % DEMO_LABELS.count
     palette = np.asarray(DEMO_LABELS.palette, np.uint8)
     segmentation = Segmentation(labels, DEMO_LABELS.names, palette, seconds={"engine": 1.25, "merge": 0.5})
     confusion = Confusion(DEMO_LABELS.count)
     confusion.add(labels, scene.labels)
-    return demo.Answer(preset, segmentation, confusion.metrics(), 2.0)
+    return demo.Result(preset, segmentation, confusion.metrics(), 2.0)
 
 
 def test_table_has_both_presets_each_class_and_each_stage(scene: Scene) -> None:
-    text = demo.table(recipe("isnet_demo"), [answer("default", scene, 9), answer("ms-flip", scene, 0)])
+    text = demo.table(recipe("isnet_demo"), [result("default", scene, 9), result("ms-flip", scene, 0)])
     lines = {line.split("  ")[0].strip() or line.split()[0]: line.split() for line in text.splitlines() if line}
     assert lines["mIoU %"][-1] == "100.0"
     assert 0 < float(lines["mIoU %"][-2]) < 100
@@ -44,13 +44,13 @@ def test_table_has_both_presets_each_class_and_each_stage(scene: Scene) -> None:
 
 
 def test_pictures_are_written(tmp_path: Path, scene: Scene) -> None:
-    shown = answer("ms-flip", scene, 5).segmentation
-    demo.write(tmp_path, scene, shown)
+    segmentation = result("ms-flip", scene, 5).segmentation
+    demo.write(tmp_path, scene, segmentation)
     np.testing.assert_array_equal(cv2.imread(str(tmp_path / "scene.png"))[..., ::-1], scene.image)
     np.testing.assert_array_equal(cv2.imread(str(tmp_path / "truth.png"), cv2.IMREAD_UNCHANGED), scene.labels)
-    np.testing.assert_array_equal(cv2.imread(str(tmp_path / "labels.png"), cv2.IMREAD_UNCHANGED), shown.labels)
+    np.testing.assert_array_equal(cv2.imread(str(tmp_path / "labels.png"), cv2.IMREAD_UNCHANGED), segmentation.labels)
     overlay = cv2.imread(str(tmp_path / "overlay.png"))[..., ::-1]
-    np.testing.assert_array_equal(overlay, shown.overlay(scene.image))
+    np.testing.assert_array_equal(overlay, segmentation.overlay(scene.image))
 
 
 def test_the_committed_checkpoint_is_small() -> None:

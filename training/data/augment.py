@@ -1,8 +1,8 @@
-"""What happens to a training picture: resize, crop, flip, rotation, colour changes, normalisation, padding.
+"""Augmentation of training pictures: resize, crop, flip, rotation, colour changes, normalisation, padding.
 
-The steps, their order and their oddities are those that the published models were trained with; each oddity that
-changes what the network sees is named where it is. One step is left out: for LIP they also drew an edge map, which
-ISNet never looks at.
+The steps, their order and their oddities are those with which the published models were trained; each oddity that
+changes the network's input is described at its step. One step is left out: an edge map for LIP, which ISNet does not
+use.
 
 Each step is a function of its own with the random generator passed in, so the same generator state gives the same
 sample. Pictures are uint8 H×W×3 in B, G, R order until they are normalised; labels are int16 H×W with `IGNORE` for
@@ -35,7 +35,7 @@ Sample = tuple[Image, Labels]
 class Augment:
     """The training steps of a recipe; called with (image, labels, rng) it gives the network's input and target.
 
-    ``crop`` is (height, width); ``pairs`` are the classes that change places when a picture is mirrored.
+    ``crop`` is (height, width); ``pairs`` are the classes that are exchanged when a picture is mirrored.
     """
 
     augmentation: Augmentation
@@ -45,7 +45,7 @@ class Augment:
 
     @classmethod
     def of(cls, recipe: Recipe) -> Augment:
-        """What ``recipe`` does to its training pictures."""
+        """The augmentation of ``recipe``."""
         return cls(recipe.augmentation, recipe.crop, recipe.labels.flip_pairs, recipe.preprocess)
 
     def __call__(self, image: Image, labels: Labels, rng: np.random.Generator) -> tuple[NDArray, NDArray]:
@@ -92,7 +92,7 @@ def random_crop(image: Image, labels: Labels, crop: Size, rng: np.random.Generat
 def random_flip(
     image: Image, labels: Labels, pairs: Sequence[tuple[int, int]], rng: np.random.Generator, chance: float = 0.5
 ) -> Sample:
-    """Mirror left to right with probability ``chance``; the classes of each pair change places."""
+    """Mirror left to right with probability ``chance``; the classes of each pair are exchanged."""
     if rng.random() >= chance:
         return image, labels
     mirrored = labels[:, ::-1].copy()
@@ -188,9 +188,9 @@ def pad(x: NDArray[np.float32], labels: Labels, size: Size) -> tuple[NDArray[np.
     return out, target
 
 
-def _centred(have: int, want: int) -> tuple[slice, slice]:
-    """Where a side of ``have`` pixels goes on one of ``want``, and which part of it."""
-    margin = (want - have) // 2
+def _centred(length: int, target: int) -> tuple[slice, slice]:
+    """Centre a side of ``length`` pixels on one of ``target``: where it is placed, and which part of it fits."""
+    margin = (target - length) // 2
     if margin >= 0:
-        return slice(margin, margin + have), slice(0, have)
-    return slice(0, want), slice(-margin, want - margin)
+        return slice(margin, margin + length), slice(0, length)
+    return slice(0, target), slice(-margin, target - margin)

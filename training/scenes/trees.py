@@ -55,12 +55,12 @@ class _Plant:
         count = int(40 + 1200 / self.z)
         clumps, angle = self.rng.integers(len(radii), size=count), self.rng.uniform(0, 2 * np.pi, count)
         reach = radii[clumps] * self.rng.uniform(0.5, 1.12, count)
-        places = offsets[clumps] + np.stack([np.cos(angle), np.sin(angle)], -1) * reach[:, None]
+        positions = offsets[clumps] + np.stack([np.cos(angle), np.sin(angle)], -1) * reach[:, None]
         tones = self.rng.uniform(0.62, 1.35, count)
         widths = self.rng.uniform(0.05, 0.13, count) * radii.mean() / 0.4
-        for place, tone, width in zip(places, tones, widths, strict=True):
-            colour = self.tone(float(tone), float(place[0]))
-            self.canvas.disc(centre + place * self.size, max(width * 2.2 * self.size, 0.8), colour, Kind.TREE)
+        for position, tone, width in zip(positions, tones, widths, strict=True):
+            colour = self.tone(float(tone), float(position[0]))
+            self.canvas.disc(centre + position * self.size, max(width * 2.2 * self.size, 0.8), colour, Kind.TREE)
 
     def conifer(self, tall: float) -> None:
         """Tiers of drooping branches, the half towards the sun brighter."""
