@@ -17,9 +17,9 @@ from tqdm import tqdm
 from benchmarks import accuracy, command, machine, results
 from benchmarks.weights import filled_checkpoint
 from isnet_trt import cli
+from isnet_trt.engines.library import PRECISIONS
 from isnet_trt.errors import IsnetError, SettingsError
-from isnet_trt.export import build
-from isnet_trt.export.build import PRECISIONS
+from isnet_trt.export import EngineOptions, PrecisionOptions, build
 from isnet_trt.export.parity import PICTURES
 from isnet_trt.merging.geometry import window_count
 from isnet_trt.recipes import recipe as recipe_named
@@ -108,8 +108,9 @@ class Workshop:
                 continue
             try:
                 if not out.is_dir():
-                    checkpoint, pictures = self.checkpoint(recipe), self._calibration(recipe)
-                    build(checkpoint, out, recipe=recipe, engine="onnxruntime", precision=precision, calib=pictures)
+                    options = PrecisionOptions(precision, calib=self._calibration(recipe))
+                    checkpoint = self.checkpoint(recipe)
+                    build(checkpoint, out, recipe=recipe, engine=EngineOptions("onnxruntime"), precision=options)
                 bundles.append(out)
             except IsnetError as error:
                 self.gaps.append(results.gap(name, str(error)))

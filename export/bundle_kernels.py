@@ -12,7 +12,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import onnx
@@ -24,9 +24,10 @@ from isnet_trt.cuda.kernel_specs import WIDTHS
 from isnet_trt.cuda.kernels import DESCRIPTION
 from isnet_trt.engines.cores import usable_cores
 from isnet_trt.errors import BuildError, EngineUnavailable, SettingsError
-from isnet_trt.export.engine_options import Context
+from isnet_trt.export.engines.base import EngineBuilder
 from isnet_trt.export.functions import context_nodes
 from isnet_trt.export.onnx_edit import NAMES, element_types
+from isnet_trt.export.options import Context, EngineOptions
 from isnet_trt.recipes.architecture import Architecture
 
 
@@ -45,6 +46,27 @@ def check_kernels(context: Context | None, architecture: Architecture) -> None:
     if importlib.util.find_spec("triton") is None:
         hint = "pip install 'isnet_trt[build]'" if sys.platform == "linux" else "build on Linux"
         raise EngineUnavailable(f"kernels are compiled with Triton, which is not installed; {hint}")
+
+
+def include_kernels(
+    builder: EngineBuilder, options: EngineOptions, architecture: Architecture, say: Callable[[str], None]
+) -> bool:
+    """Whether a bundle gets kernels: where its engine runs on a GPU and they can be compiled, or they are asked for.
+
+    Raises:
+        SettingsError, EngineUnavailable: kernels that the engine's plugins or the user need cannot be compiled.
+    """
+    if not options.kernels and not builder.library.needs_gpu:
+        return False
+    context = builder.context(options)
+    try:
+        check_kernels(context, architecture)
+    except EngineUnavailable as error:
+        if options.kernels or context == "plugin":
+            raise
+        say(f"            without kernels for the CUDA runtime: {error}")
+        return False
+    return True
 
 
 def architectures(capabilities: Iterable[str] | None) -> tuple[int, ...]:

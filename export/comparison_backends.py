@@ -21,12 +21,13 @@ from isnet_trt.cuda.gpu import probe_gpu
 from isnet_trt.engines.info import EngineInfo
 from isnet_trt.engines.table import compiling_kinds, library
 from isnet_trt.errors import BuildError, EngineUnavailable, SettingsError
-from isnet_trt.export.engine_options import EngineOptions
+from isnet_trt.export.engines import engine_builder
+from isnet_trt.export.engines.profiles import Shapes
+from isnet_trt.export.engines.tensorrt_family import TensorRTFamilyBuilder
 from isnet_trt.export.graph import OUTPUT
 from isnet_trt.export.onnx_edit import FLOAT_CODES, element_types
-from isnet_trt.export.profiles import Shapes
+from isnet_trt.export.options import EngineOptions
 from isnet_trt.export.sessions import open_session
-from isnet_trt.export.tensorrt import build_engine
 from isnet_trt.runtime.opening import open_engine
 
 Run = Callable[[NDArray[np.float32]], dict[str, NDArray[Any]]]
@@ -123,11 +124,11 @@ class TensorRTBackend:
                 marked.graph.output.append(onnx.helper.make_tensor_value_info(name, kinds[name], None))
         path = folder / "marked.engine"
         plugin = self.kernels is not None and self.info is not None and self.info.context == "plugin"
-        options = EngineOptions("plugin" if plugin else "native")
+        options = EngineOptions(context="plugin" if plugin else "native")
         precision = "fp32" if set(kinds.values()).isdisjoint(FLOAT_CODES - {TensorProto.FLOAT}) else "fp16"
-        build_engine(
-            marked, self.kind, Shapes(shape, shape, shape), path, options, False, precision, kernels=self.kernels
-        )
+        shapes = Shapes(shape, shape, shape)
+        builder = _tensorrt(self.kind)
+        builder.serialise(marked, path, shapes, options, precision=precision, kernels=self.kernels, progress=False)
         return path
 
     @contextlib.contextmanager
@@ -146,11 +147,17 @@ class TensorRTBackend:
                 yield lambda pixels: {name: value for name, value in run(pixels).items() if name in names}
 
 
+def _tensorrt(kind: str) -> TensorRTFamilyBuilder:
+    builder = engine_builder(kind)
+    if not isinstance(builder, TensorRTFamilyBuilder):
+        raise SettingsError(f"tensors are compared under TensorRT's libraries only, not {kind}")
+    return builder
+
+
 @contextlib.contextmanager
 def _running(kind: str, serialised: bytes, kernels: Path | None, gpu: Any) -> Iterator[Run]:
     """A serialised engine in polygraphy's runner. Not yet run on a GPU."""
-    if kind == "tensorrt-rtx":
-        os.environ["POLYGRAPHY_USE_TENSORRT_RTX"] = "1"  # polygraphy reads it when it is first imported
+    os.environ.update(_tensorrt(kind).polygraphy_environment)  # polygraphy reads it when it is first imported
     try:
         from polygraphy.backend.trt import EngineFromBytes, TrtRunner
     except ImportError as error:

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
 import onnx
 
-from isnet_trt.engines.library import PORTABLE as ONNXRUNTIME
 from isnet_trt.engines.library import PRECISIONS
 from isnet_trt.errors import SettingsError
-from isnet_trt.export import tensorrt, winograd
-from isnet_trt.export.engine_options import EngineOptions
+from isnet_trt.export import winograd
+from isnet_trt.export.engines import engine_builder
 from isnet_trt.export.fp32_fallback import Fp32Fallback, Half, find_fp32_fallback
+from isnet_trt.export.options import EngineOptions, PrecisionOptions
 from isnet_trt.export.precision import cast_to_half, count_casts, emulate_bf16
 from isnet_trt.export.quantise import Flavour, Table, emulate_qdq, quantisable_layers, quantise
 from isnet_trt.export.quantise.formats import ACTIVATIONS
 from isnet_trt.export.ranges import Ranges
 
-EIGHT_BITS: dict[str, Flavour] = {"int8": "tensorrt", "fp8": "fp8"}
+EIGHT_BITS = ("int8", "fp8")
 HALVES: tuple[Half, ...] = get_args(Half)
-_ON_CPU = ("fp32", "fp16", "int8")
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Arithmetic:
     precision: str = "fp32"
     rest: str = "fp16"
 
-    def check(self, kind: str, options: EngineOptions = tensorrt.DEFAULTS) -> None:
+    def check(self, kind: str, options: EngineOptions | None = None) -> None:
         """Refuse what the engine ``kind`` or its targets cannot do.
 
         Raises:
@@ -53,14 +53,25 @@ class Arithmetic:
             raise SettingsError(f"precision {self.precision!r} is not available; there is: {', '.join(PRECISIONS)}")
         if self.rest not in ("fp32", *HALVES):
             raise SettingsError(f"what stays out of eight bits can be fp32, {' or '.join(HALVES)}, not {self.rest!r}")
-        if kind == ONNXRUNTIME and self.precision not in _ON_CPU:
-            raise SettingsError(
-                f"ONNX Runtime has no {self.precision} convolutions on a CPU; use {', '.join(_ON_CPU)}, or "
-                f"--engine tensorrt-rtx or tensorrt"
-            )
-        if kind != ONNXRUNTIME:
-            tensorrt.check_targets(self.precision, kind, options)
-            tensorrt.check_targets(self.rest if self.eight_bits else self.precision, kind, options)
+        builder, options = engine_builder(kind), options or EngineOptions()
+        builder.check(options)
+        builder.check_precision(self.precision, options)
+        if self.eight_bits:
+            builder.capabilities(options, self.rest)
+
+    def check_options(self, options: PrecisionOptions) -> None:
+        """Refuse early what eight bits lack, and what only they have.
+
+        Raises:
+            SettingsError: the message says which option.
+        """
+        if options.keep and not self.eight_bits:
+            raise SettingsError(f"keep {' '.join(options.keep)} with {self}: it is for int8 and fp8; leave it out")
+        drop = options.max_drop
+        if drop is not None and not (0 <= drop < math.inf and self.eight_bits):
+            raise SettingsError(f"max_drop {drop:g} with {self}: it is for int8 and fp8, and 0 points or more")
+        if options.calib is None and self.eight_bits:
+            raise missing_calibration(self.precision)
 
     def __str__(self) -> str:
         return f"{self.precision}+{self.rest}" if self.eight_bits else self.precision
@@ -112,7 +123,7 @@ def missing_calibration(precision: str) -> SettingsError:
 
 def flavour_of(precision: str, kind: str) -> Flavour:
     """The form of eight bits that an engine takes: uint8 under ONNX Runtime, symmetric int8 or E4M3 under TensorRT."""
-    return "cpu" if kind == ONNXRUNTIME else EIGHT_BITS[precision]
+    return engine_builder(kind).eight_bits[precision]
 
 
 def _eight_bits(
@@ -131,7 +142,7 @@ def _eight_bits(
     about["calibration inputs"] = len(table.inputs)
     plain = quantise(proto, table, flavour, skip)
     about["ranges by observer"] = table.observers_taken(ACTIVATIONS[flavour])
-    if kind == ONNXRUNTIME:
+    if flavour == "cpu":
         return LoweredGraphs(plain, plain, about)
     if arithmetic.rest == "fp32":
         return LoweredGraphs(plain, emulate_qdq(plain), about)

@@ -21,9 +21,9 @@ from isnet_trt import cli
 from isnet_trt.engines.table import compiling_kinds, library
 from isnet_trt.errors import BuildError, EngineUnavailable, SettingsError
 from isnet_trt.export.comparison_backends import load_graph
+from isnet_trt.export.engines.tensorrt_family import fix_input
 from isnet_trt.export.functions import remove_plugin_namespace
 from isnet_trt.export.graph import INPUT, with_attention
-from isnet_trt.export.tensorrt import fix_input
 
 _SHAPE = (1, 3, 65, 97)
 """Small and odd: what a library refuses, it refuses at any size."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from isnet_trt.export import parity
+from isnet_trt.export.options import OptionalPath
 from isnet_trt.export.parity import NetworkInput
 from isnet_trt.export.quantise import CalibrationInputs, calibration_inputs
 from isnet_trt.recipes import Recipe
@@ -15,8 +15,6 @@ from isnet_trt.settings import Inference, Size
 
 COMPARED = 16
 """Network inputs that the gate compares and that ranges are measured on: PyTorch takes seconds for each."""
-OptionalPath = str | os.PathLike[str] | None
-"""A file or folder of pictures that the user may have named."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from golden_files import GOLDEN, NEAR_TIES, load_golden
 
 from isnet_trt import Inference, Segmenter
 from isnet_trt.bundle import Bundle
-from isnet_trt.export import build
+from isnet_trt.export import EngineOptions, PrecisionOptions, build
 from isnet_trt.recipes import RECIPES
 
 CHECK = load_golden("check_example")
@@ -57,7 +57,12 @@ def missed(
     """The comparisons out of their bounds, of a bundle built from the fixtures' weights."""
     weights = {name: torch.from_numpy(np.array(value)) for name, value in filled(recipe).items()}
     torch.save({"model": weights, "cur_epoch": 1}, folder / "released.pth")
-    bundle = build(folder / "released.pth", folder / "bundle", engine="onnxruntime", precision=precision)
+    bundle = build(
+        folder / "released.pth",
+        folder / "bundle",
+        engine=EngineOptions("onnxruntime"),
+        precision=PrecisionOptions(precision),
+    )
     with Segmenter.open(folder / "bundle") as segmenter:
         rows = list(CHECK.rows(recipe, str(GOLDEN), lambda *_: Candidate(segmenter), CHECK.BOUNDS[precision]))
     stored = np.load(GOLDEN / f"golden_{recipe}.npz").files

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 import time
 from collections.abc import Callable
@@ -83,12 +84,21 @@ def require(kind: str) -> None:
             raise CannotRun(f"TensorRT-RTX is made for compute capability {listed}, this GPU has {capability}")
 
 
-def build(ckpt: Path, folder: Path, kind: str, precision: str, context: Context | None, **options: Any) -> float:
+def build(
+    ckpt: Path,
+    folder: Path,
+    kind: str,
+    precision: str,
+    context: Context | None,
+    recipe: str | None = None,
+    **shape: Any,
+) -> float:
     """Seconds that a build took; none where the bundle is there already.
 
     Raises:
         CannotRun: see `require`.
     """
+    from isnet_trt.export import EngineOptions, PrecisionOptions
     from isnet_trt.export import build as from_checkpoint
 
     require(kind)
@@ -96,11 +106,11 @@ def build(ckpt: Path, folder: Path, kind: str, precision: str, context: Context 
         return 0.0
     start = time.monotonic()
     if kind == "onnxruntime-cuda":
-        from_checkpoint(ckpt, folder, engine="onnxruntime", precision=precision, kernels=True, **options)
+        engine = EngineOptions("onnxruntime", kernels=True)
     else:
-        from_checkpoint(
-            ckpt, folder, engine=kind, precision=precision, context=context, targets=_targets(kind), **options
-        )
+        engine = EngineOptions(kind, context=context, targets=_targets(kind))
+    engine = dataclasses.replace(engine, **shape)
+    from_checkpoint(ckpt, folder, recipe=recipe, engine=engine, precision=PrecisionOptions(precision))
     return time.monotonic() - start
 
 

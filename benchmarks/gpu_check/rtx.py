@@ -163,7 +163,7 @@ def types_of(layers: str) -> str:
     """The types that the engine's convolutions read, most frequent first, or the inspector's words where these are of
     another format."""
     from isnet_trt.errors import BuildError
-    from isnet_trt.export.layers import parse_layers
+    from isnet_trt.export.engines.inspection import parse_layers
 
     try:
         found = Counter(kind for layer in parse_layers(layers) for kind in layer.inputs)

@@ -6,11 +6,12 @@ import argparse
 import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from isnet_trt import cli
 from isnet_trt.cuda.element_types import FLOATS
 from isnet_trt.engines.library import PRECISIONS
-from isnet_trt.engines.table import KINDS
+from isnet_trt.engines.table import KINDS, library
 from isnet_trt.errors import BuildError
 
 _EPILOG = """examples:
@@ -26,17 +27,23 @@ The recipe (backbone, classes, preprocessing, inference settings) is found from 
 it; python -m isnet_trt.training.recipes lists them. Before anything is written the engine is compared with the
 checkpoint on pictures; what does not agree is not written. What agrees leaves precision.md in the bundle: how many
 labels are equal, which classes and tensors suffer most, and mIoU of both where --score-on names labelled pictures.
+"""
 
-precision       tensorrt, tensorrt-rtx                         onnxruntime (CPU)
-  fp32          float32 throughout, no TF32                    float32
-  fp16          float16 with float32 islands                   the same graph: half the size, not faster
-  bf16          bfloat16 with float32 islands (8.0 and newer)  -
-  int8          symmetric int8, the rest --rest                uint8: smaller and several times faster
-  fp8           E4M3, the rest --rest (8.9 and newer)          -"""
+
+def _precision_table() -> str:
+    """What each precision is under each library; libraries in which all are the same share a column."""
+    columns: dict[tuple[str, ...], list[str]] = {}
+    for kind in KINDS:
+        meanings = library(kind).precisions
+        name = kind if library(kind).needs_gpu else f"{kind} (CPU)"
+        columns.setdefault(tuple(meanings.get(precision, "-") for precision in PRECISIONS), []).append(name)
+    rows = [("precision", *map(", ".join, columns.values()))]
+    rows += [("  " + precision, *cells) for precision, *cells in zip(PRECISIONS, *columns, strict=True)]
+    return "\n".join("".join(f"{cell:{16 if n == 0 else 47}}" for n, cell in enumerate(row)).rstrip() for row in rows)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = cli.parser("isnet_trt.build", "Build a bundle from an ISNet checkpoint.", _EPILOG)
+    parser = cli.parser("isnet_trt.build", "Build a bundle from an ISNet checkpoint.", _EPILOG + _precision_table())
     parser.add_argument("--ckpt", required=True, metavar="FILE", help="the checkpoint (.pth), released or trained")
     parser.add_argument("--out", required=True, metavar="DIR", help="the bundle's folder, made whole or not at all")
     parser.add_argument("--recipe", metavar="NAME", help="the model's recipe (default: found from the checkpoint)")
@@ -106,6 +113,7 @@ def _add_engine_options(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--timing-cache",
+        type=Path,
         metavar="FILE",
         help="TensorRT: timing.cache of another bundle, for a shorter build (--force takes the replaced bundle's)",
     )
@@ -115,32 +123,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     arguments = _parser().parse_args(argv)
     try:
-        from isnet_trt.export import build
+        from isnet_trt.export import EngineOptions, EvidenceOptions, PrecisionOptions, build
     except ImportError as error:
         raise BuildError(f"building needs more packages ({error}); pip install 'isnet_trt[build]'") from None
     bundle = build(
         arguments.ckpt,
         arguments.out,
         recipe=arguments.recipe,
-        engine=arguments.engine,
-        precision=arguments.precision,
-        rest=arguments.rest,
-        calib=arguments.calib,
-        calib_inputs=arguments.calib_inputs,
-        keep=arguments.keep,
-        max_drop=arguments.max_drop,
-        images=arguments.images,
-        score_on=arguments.score_on,
-        data=arguments.data,
-        batch=arguments.batch,
-        static=tuple(arguments.static) if arguments.static else None,
-        targets=tuple(arguments.targets) if arguments.targets else None,
-        context=arguments.context,
-        workspace=arguments.workspace,
-        hardware_compatible=arguments.hardware_compatible,
-        version_compatible=arguments.version_compatible,
-        timing_cache=arguments.timing_cache,
-        kernels=arguments.kernels,
+        engine=EngineOptions(
+            kind=arguments.engine,
+            context=arguments.context,
+            batch=arguments.batch,
+            static=tuple(arguments.static) if arguments.static else None,
+            targets=tuple(arguments.targets) if arguments.targets else None,
+            workspace=arguments.workspace,
+            hardware_compatible=arguments.hardware_compatible,
+            version_compatible=arguments.version_compatible,
+            timing_cache=arguments.timing_cache,
+            kernels=arguments.kernels,
+        ),
+        precision=PrecisionOptions(
+            precision=arguments.precision,
+            rest=arguments.rest,
+            calib=arguments.calib,
+            calib_inputs=arguments.calib_inputs,
+            keep=tuple(arguments.keep),
+            max_drop=arguments.max_drop,
+        ),
+        evidence=EvidenceOptions(images=arguments.images, score_on=arguments.score_on, data=arguments.data),
         force=arguments.force,
         say=lambda text: print(text, flush=True),
     )

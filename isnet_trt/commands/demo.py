@@ -60,11 +60,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _build(checkpoint: Path, folder: Path, engine: str) -> None:
     try:
-        from isnet_trt.export import build
+        from isnet_trt.export import EngineOptions, build
     except ImportError as error:
         raise BuildError(f"building needs more packages ({error}); pip install 'isnet_trt[build]'") from None
     print(f"bundle from {checkpoint.name}")
-    build(checkpoint, folder, engine=engine, force=True, say=lambda text: print(f"  {text}", flush=True))
+    build(checkpoint, folder, engine=EngineOptions(engine), force=True, say=lambda text: print(f"  {text}", flush=True))
 
 
 def _segment(segmenter: Segmenter, preset: str, scene: Scene) -> Result:

@@ -50,6 +50,7 @@ class Library:
         packages: distributions that may bring the module; the first is the one to install.
         install: argument of pip install.
         precisions: precision -> what it means under this library, for ``--help``.
+        options: names of the build's `EngineOptions` that it has.
         needs_gpu: engines run on an NVIDIA GPU only.
         compiles: builds serialised engines from graphs; otherwise it runs the bundle's ONNX graph.
     """
@@ -60,6 +61,7 @@ class Library:
     packages: ClassVar[tuple[str, ...]]
     install: ClassVar[str]
     precisions: ClassVar[Mapping[str, str]]
+    options: ClassVar[frozenset[str]] = frozenset({"batch", "static", "kernels"})
     needs_gpu: ClassVar[bool] = False
     compiles: ClassVar[bool] = False
 

@@ -19,6 +19,7 @@ class TensorRT(TensorRTFamily):
     module = "tensorrt"
     packages = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12")
     install = "isnet_trt[gpu]"
+    options = TensorRTFamily.options | {"hardware_compatible", "version_compatible", "timing_cache"}
 
     def unsupported(self, gpu: Gpu) -> str:
         """See `Library.unsupported`."""

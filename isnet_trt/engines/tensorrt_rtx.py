@@ -28,6 +28,7 @@ class TensorRTRTX(TensorRTFamily):
     module = "tensorrt_rtx"
     packages = ("tensorrt-rtx-cu13", "tensorrt-rtx")
     install = "isnet_trt[rtx]"
+    options = TensorRTFamily.options | {"targets"}
 
     def unsupported(self, gpu: Gpu) -> str:
         """See `Library.unsupported`."""

@@ -27,13 +27,14 @@ from isnet_trt.engines.info import EngineInfo
 from isnet_trt.engines.select import choose
 from isnet_trt.errors import BuildError, CheckpointError, EngineUnavailable, IsnetError, SettingsError
 from isnet_trt.evaluation.labelled import DrawnScenes
-from isnet_trt.export import build
+from isnet_trt.export import EngineOptions, EvidenceOptions, PrecisionOptions, build
 from isnet_trt.recipes import recipe
 from isnet_trt.training import DEMO_CHECKPOINT
 from isnet_trt.training.checkpoint import load_checkpoint
 from isnet_trt.training.model import ISNet
 from isnet_trt.training.scenes import draw_scene
 
+CPU = EngineOptions("onnxruntime")
 needs_rtx = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None, reason="there is no tensorrt-rtx wheel for this platform"
 )
@@ -102,8 +103,8 @@ def assert_kernels(folder: Path, plugins: set[str]) -> None:
 @pytest.mark.rtx
 @needs_rtx
 def test_native_context(checkpoint: Path, tmp_path: Path) -> None:
-    options = {"engine": "tensorrt-rtx", "static": (97, 129), "targets": ("8.6",)}
-    bundle = build(checkpoint, tmp_path / "bundle", context="native", **options)
+    engine = EngineOptions("tensorrt-rtx", context="native", static=(97, 129), targets=("8.6",))
+    bundle = build(checkpoint, tmp_path / "bundle", engine=engine)
     assert bundle.manifest.engine.context == "native"
     assert_kernels(bundle.folder / "kernels", set())
 
@@ -113,7 +114,7 @@ def test_kernels_for_onnx_runtime_where_they_are_asked_for(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("isnet_trt.export.bundle_kernels.KERNEL_TARGETS", {80: None, 86: None})  # all six take a minute
-    bundle = build(checkpoint, tmp_path / "bundle", engine="onnxruntime", kernels=True)
+    bundle = build(checkpoint, tmp_path / "bundle", engine=EngineOptions("onnxruntime", kernels=True))
     assert bundle.manifest.engine.context is None
     assert_kernels(bundle.folder / "kernels", set())
     with Segmenter.open(bundle.folder) as segmenter:
@@ -123,8 +124,8 @@ def test_kernels_for_onnx_runtime_where_they_are_asked_for(
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--engine", "onnxruntime", "--context", "plugin"), "--context are for TensorRT engines"),
-        (("--engine", "onnxruntime", "--targets", "8.6"), "--targets are for TensorRT engines"),
+        (("--engine", "onnxruntime", "--context", "plugin"), "--context is for TensorRT and TensorRT-RTX; "),
+        (("--engine", "onnxruntime", "--targets", "8.6"), "--targets is for TensorRT-RTX; onnxruntime has"),
         pytest.param(
             ("--engine", "tensorrt-rtx", "--version-compatible"), "TensorRT-RTX has no lean runtime", marks=needs_rtx
         ),
@@ -168,7 +169,7 @@ def test_existing_bundle_needs_force(checkpoint: Path, tmp_path: Path, capsys: p
     (tmp_path / "notes" / "thesis.txt").write_text("years of work")
     assert run("--ckpt", checkpoint, "--out", tmp_path / "notes", "--force") == cli.ERROR
     assert (tmp_path / "notes" / "thesis.txt").read_text() == "years of work"
-    build(checkpoint, tmp_path / "bundle", engine="onnxruntime")
+    build(checkpoint, tmp_path / "bundle", engine=CPU)
     first = json.loads((tmp_path / "bundle" / "bundle.json").read_text())
     assert run("--ckpt", checkpoint, "--out", tmp_path / "bundle") == cli.ERROR
     assert "--force" in capsys.readouterr().err
@@ -178,7 +179,7 @@ def test_existing_bundle_needs_force(checkpoint: Path, tmp_path: Path, capsys: p
 
 def test_unknown_precision(checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="fp32"):
-        build(checkpoint, tmp_path / "bundle", precision="fp4")
+        build(checkpoint, tmp_path / "bundle", precision=PrecisionOptions("fp4"))
 
 
 @pytest.fixture(scope="module")
@@ -197,8 +198,9 @@ def test_int8_for_the_cpu(street: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert "calibration" in capsys.readouterr().out
     table = tmp_path / "bundle.calibration" / "calibration.json"
     first = table.stat().st_mtime_ns
-    options = {"engine": "onnxruntime", "precision": "int8", "calib": street, "calib_inputs": 3, "force": True}
-    bundle = build(DEMO_CHECKPOINT, tmp_path / "bundle", score_on=DrawnScenes(1, (192, 320)), **options)
+    precision, evidence = PrecisionOptions("int8", calib=street, calib_inputs=3), DrawnScenes(1, (192, 320))
+    options = {"engine": CPU, "precision": precision, "evidence": EvidenceOptions(score_on=evidence), "force": True}
+    bundle = build(DEMO_CHECKPOINT, tmp_path / "bundle", **options)
     assert table.stat().st_mtime_ns == first
     assert bundle.manifest.precision == "int8"
     assert bundle.manifest.files["model.onnx"].bytes < 0.4 * 4_350_000  # float32 weights take 4.35 MB
@@ -214,23 +216,24 @@ def test_int8_for_the_cpu(street: Path, tmp_path: Path, capsys: pytest.CaptureFi
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"precision": "int8"}, "--calib FOLDER"),
-        ({"precision": "bf16"}, "no bf16 convolutions on a CPU"),
-        ({"precision": "int8", "calib": "nowhere"}, "does not exist"),
-        ({"precision": "fp16", "max_drop": 0.5}, "it is for int8 and fp8"),
-        ({"score_on": "nowhere.yaml"}, "nowhere.yaml"),
+        ({"precision": PrecisionOptions("int8")}, "--calib FOLDER"),
+        ({"precision": PrecisionOptions("bf16")}, "no bf16 convolutions on a CPU"),
+        ({"precision": PrecisionOptions("int8", calib="nowhere")}, "does not exist"),
+        ({"precision": PrecisionOptions("fp16", max_drop=0.5)}, "it is for int8 and fp8"),
+        ({"evidence": EvidenceOptions(score_on="nowhere.yaml")}, "nowhere.yaml"),
     ],
 )
 def test_bad_input_is_refused_early(checkpoint: Path, tmp_path: Path, options: dict, message: str) -> None:
     with pytest.raises(IsnetError, match=message):
-        build(checkpoint, tmp_path / "bundle", engine="onnxruntime", **options)
+        build(checkpoint, tmp_path / "bundle", engine=CPU, **options)
     assert not list(tmp_path.iterdir())
 
 
 def test_calibration_folder_without_pictures(checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
+    options = PrecisionOptions("int8", calib=tmp_path / "empty")
     with pytest.raises(SettingsError, match="no pictures for the calibration"):
-        build(checkpoint, tmp_path / "bundle", engine="onnxruntime", precision="int8", calib=tmp_path / "empty")
+        build(checkpoint, tmp_path / "bundle", engine=CPU, precision=options)
     assert [path.name for path in tmp_path.iterdir()] == ["empty"]
 
 
@@ -277,11 +280,12 @@ def test_what_is_left_out_and_what_has_no_meaning_is_said(
     shutil.copytree(street, tmp_path / "street")
     (tmp_path / "street" / "0.jpg").write_bytes(b"a text")
     said: list[str] = []
-    options = {"engine": "onnxruntime", "precision": "fp16", "static": (65, 97), "say": said.append}
+    engine = EngineOptions("onnxruntime", static=(65, 97))
+    precision = PrecisionOptions("fp16", calib=tmp_path / "street")
     with pytest.raises(BuildError, match="the end of this test"):
-        build(DEMO_CHECKPOINT, tmp_path / "bundle", calib=tmp_path / "street", **options)
+        build(DEMO_CHECKPOINT, tmp_path / "bundle", engine=engine, precision=precision, say=said.append)
     assert any("left out: " in line and "0.jpg" in line for line in said)
-    assert any("--static and --batch are for TensorRT engines" in line for line in said)
+    assert any("--static and --batch have no meaning" in line for line in said)
     assert not (tmp_path / "bundle").exists()
 
 

@@ -13,14 +13,15 @@ import pytest
 from onnx import TensorProto
 
 from isnet_trt.errors import BuildError, SettingsError
-from isnet_trt.export.engine_options import EngineOptions
+from isnet_trt.export.engines.profiles import Shapes
+from isnet_trt.export.engines.tensorrt_rtx import BUILDER
 from isnet_trt.export.graph import export_graph
+from isnet_trt.export.options import EngineOptions
 from isnet_trt.export.parity import NetworkInput
 from isnet_trt.export.precision import cast_to_half
 from isnet_trt.export.quantise import Agreement, Table, calibrate, emulate_qdq, open_graph, quantisable_layers, quantise
 from isnet_trt.export.quantise.formats import FLAVOURS, Flavour
 from isnet_trt.export.quantise.placement import GraphIndex, quantised_inputs
-from isnet_trt.export.tensorrt import Shapes, build_engine
 from isnet_trt.pictures.preprocess import normalise
 from isnet_trt.recipes import recipe
 from isnet_trt.training import DEMO_CHECKPOINT
@@ -161,7 +162,7 @@ def test_engine_is_built(trained: Trained, flavour: Flavour, half, targets, tmp_
     proto, table, _ = trained
     graph = quantise(cast_to_half(proto, half) if half else proto, table, flavour)
     path = tmp_path / "model.engine"
-    build_engine(graph, "tensorrt-rtx", SHAPES, path, EngineOptions(targets=targets), progress=False)
+    BUILDER.serialise(graph, path, SHAPES, EngineOptions(targets=targets), progress=False)
     assert path.stat().st_size > 1_000_000
 
 
@@ -171,4 +172,4 @@ def test_fp8_needs_a_gpu_that_has_it(trained: Trained, tmp_path: Path) -> None:
     proto, table, _ = trained
     graph, ampere = quantise(proto, table, "fp8"), EngineOptions(targets=("8.6",))
     with pytest.raises(BuildError, match="could not build"):
-        build_engine(graph, "tensorrt-rtx", SHAPES, tmp_path / "e", ampere, progress=False)
+        BUILDER.serialise(graph, tmp_path / "e", SHAPES, ampere, progress=False)

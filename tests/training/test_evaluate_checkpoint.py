@@ -17,7 +17,7 @@ from isnet_trt import Segmenter, cli
 from isnet_trt.commands import evaluate
 from isnet_trt.errors import EngineError, EngineUnavailable
 from isnet_trt.evaluation.labelled import DrawnScenes
-from isnet_trt.export import build
+from isnet_trt.export import EngineOptions, build
 from isnet_trt.metrics import Confusion
 from isnet_trt.pictures.preprocess import normalise
 from isnet_trt.recipes import recipe
@@ -41,7 +41,7 @@ def model() -> ISNet:
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("demo") / "bundle"
-    build(DEMO_CHECKPOINT, folder, engine="onnxruntime")
+    build(DEMO_CHECKPOINT, folder, engine=EngineOptions("onnxruntime"))
     return folder
 
 

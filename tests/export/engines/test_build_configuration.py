@@ -18,11 +18,11 @@ from isnet_trt.engines.info import EngineInfo
 from isnet_trt.engines.tensorrt import LIBRARY as TENSORRT
 from isnet_trt.engines.tensorrt_rtx import LIBRARY
 from isnet_trt.errors import EngineUnavailable
-from isnet_trt.export import builder, tensorrt
-from isnet_trt.export.build import measured
-from isnet_trt.export.engine_options import EngineOptions
-from isnet_trt.export.profiles import shapes_for
-from isnet_trt.export.tensorrt import build_engine
+from isnet_trt.export.engines import tensorrt, tensorrt_family, tensorrt_progress
+from isnet_trt.export.engines.profiles import shapes_for
+from isnet_trt.export.engines.tensorrt import BUILDER as TENSORRT_BUILDER
+from isnet_trt.export.engines.tensorrt_rtx import BUILDER
+from isnet_trt.export.options import EngineOptions
 from isnet_trt.recipes import recipe
 
 needs_rtx = pytest.mark.skipif(
@@ -38,11 +38,11 @@ def library() -> Any:
 @pytest.mark.rtx
 @needs_rtx
 def test_settings_reach_the_library(library: Any) -> None:
-    made = library.Builder(builder.recording_logger(library))
+    made = library.Builder(tensorrt_progress.recording_logger(library))
     config = made.create_builder_config()
     config.set_flag(library.BuilderFlag.TF32)
     options = EngineOptions(targets=("8.6", "12.0"), workspace=1.5)
-    builder.configure(library, config, "tensorrt-rtx", options, ("8.6", "12.0"))
+    BUILDER.configure(library, config, options, ("8.6", "12.0"))
     assert config.get_memory_pool_limit(library.MemoryPoolType.WORKSPACE) == 3 << 29
     assert not config.get_flag(library.BuilderFlag.TF32)
     assert config.get_flag(library.BuilderFlag.REQUIRE_USER_ALLOCATION)
@@ -55,7 +55,7 @@ def test_settings_reach_the_library(library: Any) -> None:
 @needs_rtx
 def test_names_of_what_only_tensorrt_has(library: Any) -> None:
     """TensorRT-RTX keeps TensorRT's names, so that they can be held against a real module."""
-    made = library.Builder(builder.recording_logger(library))
+    made = library.Builder(tensorrt_progress.recording_logger(library))
     config = made.create_builder_config()
     for name in ("hardware_compatibility_level", "create_timing_cache", "set_timing_cache", "set_flag"):
         assert hasattr(config, name)
@@ -95,13 +95,13 @@ def test_compatible_engines() -> None:
         HardwareCompatibilityLevel=SimpleNamespace(AMPERE_PLUS="ampere"),
     )
     config: Any = Config()
-    options = EngineOptions("native", hardware_compatible=True, version_compatible=True)
-    builder.configure(module, config, "tensorrt", options, ())
+    options = EngineOptions(context="native", hardware_compatible=True, version_compatible=True)
+    TENSORRT_BUILDER.configure(module, config, options, ())
     assert config.hardware_compatibility_level == "ampere"
     assert config.flags == ["versions"]
     del module.HardwareCompatibilityLevel
-    with pytest.raises(EngineUnavailable, match=r"tensorrt 10\.13\.3 has no HardwareCompatibilityLevel"):
-        builder.configure(module, Config(), "tensorrt", options, ())
+    with pytest.raises(EngineUnavailable, match=r"tensorrt 10\.13\.3 lacks what --hardware-compatible needs"):
+        TENSORRT_BUILDER.configure(module, Config(), options, ())
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_compatible_engines() -> None:
 )
 def test_earlier_measurements_are_taken_where_they_fit(earlier: bytes, taken: bytes, reused: bool) -> None:
     config = Config(knows=b"mine")
-    cache, used = builder.attach_timing_cache(config, earlier)
+    cache, used = TENSORRT_BUILDER.attach_timing_cache(config, earlier)
     assert (cache.data, used) == (taken, reused)
     assert config.caches == [taken]
 
@@ -125,10 +125,10 @@ def test_ctrl_c_during_a_build(graph: onnx.ModelProto, tmp_path: Path, monkeypat
         steps.append(n)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(builder.tqdm, "update", interrupted)
+    monkeypatch.setattr(tensorrt_progress.tqdm, "update", interrupted)
     shapes, options = shapes_for(recipe("isnet_demo"), static=(97, 129)), EngineOptions(targets=("8.6",))
     with pytest.raises(KeyboardInterrupt):
-        build_engine(graph, "tensorrt-rtx", shapes, tmp_path / "model.engine", options)
+        BUILDER.serialise(graph, tmp_path / "model.engine", shapes, options)
     assert steps
     assert not list(tmp_path.iterdir())
 
@@ -141,15 +141,18 @@ def test_tensorrts_path_through_its_sibling(
 ) -> None:
     """TensorRT-RTX in TensorRT's place: its names, a builder that needs no GPU, a timing cache that stays empty."""
     monkeypatch.setattr(type(TENSORRT), "load", lambda self: library)
-    monkeypatch.setattr(tensorrt, "find_gpu", lambda: Gpu("NVIDIA Double", "8.6", "CUDA 13.0", 84))
+    gpu = Gpu("NVIDIA Double", "8.6", "CUDA 13.0", 84)
+    monkeypatch.setattr(tensorrt, "find_gpu", lambda: gpu)
+    monkeypatch.setattr(tensorrt_family, "probe_gpu", lambda: (gpu, ""))
     shapes, path = shapes_for(recipe("isnet_demo"), batch=2), tmp_path / "model.engine"
-    first = build_engine(graph, "tensorrt", shapes, path, EngineOptions(workspace=1), progress=False)
+    first = TENSORRT_BUILDER.serialise(graph, path, shapes, EngineOptions(workspace=1), progress=False)
     assert first.capabilities == ("8.6",)
     assert sum(layer.plugin for layer in first.layers) == 3 * len(shapes.profiles) == 6
     assert (bool(first.timing_cache), first.reused) == (True, False)
     (tmp_path / "timing.cache").write_bytes(first.timing_cache)
-    options = EngineOptions("native", timing_cache=tmp_path / "timing.cache")
-    second = build_engine(graph, "tensorrt", shapes, path, options, progress=False)
+    options = EngineOptions(context="native", timing_cache=tmp_path / "timing.cache")
+    earlier = TENSORRT_BUILDER.earlier_measurements(options, None)
+    second = TENSORRT_BUILDER.serialise(graph, path, shapes, options, earlier=earlier, progress=False)
     assert second.reused
     assert not any(layer.plugin for layer in second.layers)
 
@@ -161,6 +164,9 @@ def test_the_measurements_of_a_bundle_that_is_replaced(tmp_path: Path) -> None:
         (draft.folder / ENGINE).write_bytes(b"engine")
         (draft.folder / TIMING_CACHE).write_bytes(b"measured")
         draft.finish(manifest(engine))
-    assert measured(tmp_path / "old", "tensorrt") == b"measured"
-    assert measured(tmp_path / "old", "tensorrt-rtx") == b""  # has no use for it
-    assert measured(tmp_path / "nowhere", "tensorrt") == b""
+    (tmp_path / "named.cache").write_bytes(b"named")
+    named = EngineOptions(timing_cache=tmp_path / "named.cache")
+    assert TENSORRT_BUILDER.earlier_measurements(EngineOptions(), tmp_path / "old") == b"measured"
+    assert TENSORRT_BUILDER.earlier_measurements(named, tmp_path / "old") == b"named"
+    assert TENSORRT_BUILDER.earlier_measurements(EngineOptions(), tmp_path / "nowhere") == b""
+    assert BUILDER.earlier_measurements(EngineOptions(), tmp_path / "old") == b""  # has no use for it

@@ -21,16 +21,18 @@ from isnet_trt.cuda import plugins
 from isnet_trt.cuda.gpu import Gpu
 from isnet_trt.engines.tensorrt_rtx import COMPUTE_CAPABILITIES as RTX_COMPUTE_CAPABILITIES
 from isnet_trt.errors import BuildError, EngineUnavailable, SettingsError
-from isnet_trt.export import tensorrt
-from isnet_trt.export.engine_options import EngineOptions
+from isnet_trt.export.engines import tensorrt_family
+from isnet_trt.export.engines.inspection import check_types
+from isnet_trt.export.engines.profiles import shapes_for
+from isnet_trt.export.engines.tensorrt import BUILDER as TENSORRT_BUILDER
+from isnet_trt.export.engines.tensorrt_family import SerialisedEngine
+from isnet_trt.export.engines.tensorrt_rtx import BUILDER
 from isnet_trt.export.graph import export_graph
-from isnet_trt.export.layers import check_types
 from isnet_trt.export.lowering import Arithmetic, lower_graph
+from isnet_trt.export.options import EngineOptions
 from isnet_trt.export.parity import NetworkInput
-from isnet_trt.export.profiles import shapes_for
 from isnet_trt.export.quantise import calibrate
 from isnet_trt.export.ranges import measure_ranges
-from isnet_trt.export.tensorrt import Built, build_engine, check_targets
 from isnet_trt.merging import windows
 from isnet_trt.pictures.preprocess import test_size
 from isnet_trt.recipes import RECIPES, recipe
@@ -49,7 +51,7 @@ needs_rtx = pytest.mark.skipif(
 @pytest.mark.parametrize("static", [None, (129, 161)])
 def test_demo_engine(graph: onnx.ModelProto, static: tuple[int, int] | None, tmp_path: Path) -> None:
     shapes = shapes_for(DEMO, batch=2, static=static)
-    built = build_engine(graph, "tensorrt-rtx", shapes, tmp_path / "model.engine", progress=False)
+    built = BUILDER.serialise(graph, tmp_path / "model.engine", shapes, progress=False)
     assert built.capabilities == RTX_COMPUTE_CAPABILITIES
     assert built.size == (tmp_path / "model.engine").stat().st_size
     assert (tmp_path / "model.engine").stat().st_size > 1_000_000  # the weights are inside
@@ -73,7 +75,7 @@ def prepared(graph: onnx.ModelProto, arithmetic: Arithmetic, side: int = 65) -> 
     return lower_graph(graph, arithmetic, "tensorrt-rtx", measure_ranges(graph, [pixels]), table).engine
 
 
-def built_types(built: Built) -> dict[str, int]:
+def built_types(built: SerialisedEngine) -> dict[str, int]:
     """Type of the first input -> how many convolutions and matrix products read it."""
     heavy = (layer.inputs[0] for layer in built.layers if layer.kind in ("correlation", "gemm") and layer.inputs)
     return dict(Counter(heavy))
@@ -86,7 +88,7 @@ def test_engine_has_the_types_asked_for(graph: onnx.ModelProto, arithmetic: Arit
     typed = prepared(graph, arithmetic)
     path = tmp_path / "model.engine"
     precision = arithmetic.precision
-    built = build_engine(typed, "tensorrt-rtx", ONE_WAY, path, progress=False, precision=precision)
+    built = BUILDER.serialise(typed, path, ONE_WAY, progress=False, precision=precision)
     counts = built_types(built)
     assert counts[precision] >= 40
     rest = arithmetic.rest if arithmetic.eight_bits else precision
@@ -100,7 +102,7 @@ def test_engine_has_the_types_asked_for(graph: onnx.ModelProto, arithmetic: Arit
 @pytest.mark.rtx
 @needs_rtx
 def test_float32_engine_is_not_taken_for_half(graph: onnx.ModelProto, tmp_path: Path) -> None:
-    built = build_engine(graph, "tensorrt-rtx", ONE_WAY, tmp_path / "model.engine", progress=False)
+    built = BUILDER.serialise(graph, tmp_path / "model.engine", ONE_WAY, progress=False)
     with pytest.raises(BuildError, match="asked fp16, built fp32"):
         check_types(built.layers, prepared(graph, Arithmetic("fp16")))
 
@@ -108,7 +110,7 @@ def test_float32_engine_is_not_taken_for_half(graph: onnx.ModelProto, tmp_path: 
 @pytest.mark.parametrize(("precision", "targets"), [("fp8", ("8.6", "8.9")), ("bf16", ("7.5",))])
 def test_targets_without_units(precision: str, targets: tuple[str, ...]) -> None:
     with pytest.raises(SettingsError, match=r"8\.6|7\.5"):
-        check_targets(precision, "tensorrt-rtx", EngineOptions(targets=targets))
+        BUILDER.check_precision(precision, EngineOptions(targets=targets))
 
 
 @pytest.mark.slow
@@ -122,7 +124,7 @@ def test_published_engines_of_every_precision(name: str, tmp_path: Path) -> None
         options = EngineOptions(targets=("8.9", "12.0") if arithmetic.precision == "fp8" else ("8.6", "12.0"))
         shapes, path = shapes_for(recipe(name), static=(97, 129)), tmp_path / "model.engine"
         precision = arithmetic.precision
-        built = build_engine(typed, "tensorrt-rtx", shapes, path, options, progress=False, precision=precision)
+        built = BUILDER.serialise(typed, path, shapes, options, progress=False, precision=precision)
         assert built_types(built)[precision] >= 40
         sizes[str(arithmetic)] = built.size
     weights = graph.ByteSize()
@@ -139,7 +141,7 @@ def test_published_engines(name: str, tmp_path: Path) -> None:
     graph, one = published(name), recipe(name)
     for static in (None, one.crop):
         path = tmp_path / "model.engine"
-        build_engine(graph, "tensorrt-rtx", shapes_for(one, static=static), path, progress=False)
+        BUILDER.serialise(graph, path, shapes_for(one, static=static), progress=False)
         assert path.stat().st_size > 0.9 * graph.ByteSize()
 
 
@@ -150,7 +152,7 @@ def test_refused_graph_says_why(graph: onnx.ModelProto, tmp_path: Path) -> None:
     strange.CopyFrom(graph)
     strange.graph.node[0].op_type = "Convolve"
     with pytest.raises(BuildError, match="Convolve"):
-        build_engine(strange, "tensorrt-rtx", shapes_for(DEMO), tmp_path / "model.engine", progress=False)
+        BUILDER.serialise(strange, tmp_path / "model.engine", shapes_for(DEMO), progress=False)
     assert not list(tmp_path.iterdir())
 
 
@@ -159,13 +161,13 @@ def test_refused_graph_says_why(graph: onnx.ModelProto, tmp_path: Path) -> None:
 def test_unknown_target(graph: onnx.ModelProto, tmp_path: Path) -> None:
     options = EngineOptions(targets=("9.0",))
     with pytest.raises(SettingsError, match=r"9\.0.*it knows 8\.0"):
-        build_engine(graph, "tensorrt-rtx", shapes_for(DEMO), tmp_path / "model.engine", options)
+        BUILDER.serialise(graph, tmp_path / "model.engine", shapes_for(DEMO), options)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("tensorrt") is not None, reason="TensorRT is installed")
 def test_tensorrt_missing(graph: onnx.ModelProto, tmp_path: Path) -> None:
     with pytest.raises(EngineUnavailable, match=r"pip install 'isnet_trt\[gpu\]'"):
-        build_engine(graph, "tensorrt", shapes_for(DEMO), tmp_path / "model.engine")
+        TENSORRT_BUILDER.serialise(graph, tmp_path / "model.engine", shapes_for(DEMO))
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -190,14 +192,16 @@ def test_kernels_that_a_build_runs_are_unloaded_after_it(tmp_path: Path, monkeyp
             yield host
 
     monkeypatch.setattr(plugins, "kernels_for", kernels_for)
-    monkeypatch.setattr(tensorrt.Kernels, "open", lambda folder, capability: kernels)
+    monkeypatch.setattr(tensorrt_family.Kernels, "open", lambda folder, capability: kernels)
     gpu, library = Gpu("NVIDIA Double", "8.9", "CUDA 13.0", 84), SimpleNamespace(__name__="tensorrt")
-    task = tensorrt._Task(library, "tensorrt", gpu, ONE_WAY, EngineOptions(), ("8.9",), False, tmp_path, b"")
-    with tensorrt._context(task) as given:
+    task = tensorrt_family._Task(
+        TENSORRT_BUILDER, library, gpu, ONE_WAY, EngineOptions(), ("8.9",), False, tmp_path, b""
+    )
+    with tensorrt_family._context(task) as given:
         assert given is host
         assert host.kernels is kernels
     assert host.kernels is None
-    with pytest.raises(BuildError), tensorrt._context(task):
+    with pytest.raises(BuildError), tensorrt_family._context(task):
         raise BuildError("refused")
     assert host.kernels is None
     assert (closed, unregistered) == ([True, True], [0, 1])  # each time before the kernels go

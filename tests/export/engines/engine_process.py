@@ -18,9 +18,10 @@ import onnx
 from isnet_trt.cuda import plugins
 from isnet_trt.engines.tensorrt_rtx import LIBRARY
 from isnet_trt.errors import IsnetError
-from isnet_trt.export import tensorrt
-from isnet_trt.export.engine_options import EngineOptions
-from isnet_trt.export.profiles import Shapes
+from isnet_trt.export.engines import tensorrt_family as tensorrt
+from isnet_trt.export.engines.profiles import Shapes
+from isnet_trt.export.engines.tensorrt_rtx import BUILDER
+from isnet_trt.export.options import EngineOptions
 
 KERNELS_FOR = plugins.kernels_for
 
@@ -34,7 +35,7 @@ def unregistered(*given: Any) -> Any:
 @contextlib.contextmanager
 def registered(task: Any) -> Any:
     """A build that has plugins registered whatever was asked."""
-    with KERNELS_FOR(task.library) as host:
+    with KERNELS_FOR(task.module) as host:
         yield host
 
 
@@ -50,9 +51,7 @@ def one(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     options, shapes = EngineOptions(**job["options"]), Shapes(*(tuple(shape) for shape in job["shapes"]))
     path = folder / "model.engine"
     try:
-        built = tensorrt.build_engine(
-            graph, "tensorrt-rtx", shapes, path, options, progress=False, precision=job["precision"]
-        )
+        built = BUILDER.serialise(graph, path, shapes, options, progress=False, precision=job["precision"])
     except IsnetError as error:
         return {"error": str(error), "written": path.exists()}
     kinds = [[layer.kind, layer.plugin, list(layer.inputs), list(layer.nodes)] for layer in built.layers]

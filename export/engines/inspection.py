@@ -1,4 +1,4 @@
-"""What a built engine says of its own layers, and whether they have the types that the graph asked for.
+"""Engine inspection: the layers that a built engine reports, and whether they have the types of its graph.
 
 Source of the text: `IEngineInspector` with `LayerInformationFormat.ONELINE` at detailed profiling verbosity.
 TensorRT-RTX writes the same text into its verbose build log, so that it can be read on a machine without a GPU.
@@ -16,13 +16,13 @@ import onnx
 from onnx import TensorProto
 
 from isnet_trt.errors import BuildError
-from isnet_trt.export.engine_options import Context
 from isnet_trt.export.functions import DOMAIN, context_nodes
 from isnet_trt.export.onnx_edit import FLOAT_CODES, NAMES, element_types
+from isnet_trt.export.options import Context
 
 HEAD = "Layers:"
-# The first that occurs in the library's word is meant: BFloat16 and FP16 end like others begin.
-_WORDS = {
+# In this order: the name BFloat16 contains Float and so does Float8.
+_TYPE_NAMES = {
     "bf16": ("BFloat16", "BF16"),
     "fp8": ("FP8", "Float8", "E4M3"),
     "fp16": ("Half", "FP16"),
@@ -38,7 +38,7 @@ _ELEMENTS: dict[int, str] = {
     TensorProto.FLOAT8E4M3FN: "fp8",
 }
 _PLUGINS = ("custom_layer", "plugin")
-"""How layers of plugins are called: by TensorRT-RTX 1.7, and (in lower case, as a part) by TensorRT 10's inspector."""
+"""Kinds of plugin layers: of TensorRT-RTX 1.7, and (in lower case, as a part) of TensorRT 10's inspector."""
 _PRODUCTS = {"Conv", "Gemm", "MatMul"}
 _WEIGHTS = 2
 """Least rank of a constant that is a weight: biases and scales are vectors."""
@@ -62,7 +62,7 @@ class Layer:
     @property
     def plugin(self) -> bool:
         """Whether a plugin computes it."""
-        return any(word in self.kind.lower() for word in _PLUGINS)
+        return any(name in self.kind.lower() for name in _PLUGINS)
 
 
 def parse_layers(text: str) -> list[Layer]:
@@ -93,7 +93,7 @@ def _layer(line: str) -> Layer:
 
 
 def _tensors(line: str, group: str) -> list[str]:
-    """What is said of each tensor of one group."""
+    """The descriptions of the tensors of one group."""
     body = re.search(rf" {group}: \[ (\{{.*?\}})\]", line)
     return re.findall(r"\{(.*?)\}", body.group(1)) if body else []
 
@@ -125,10 +125,10 @@ def _types(line: str, group: str) -> Iterator[str]:
 
 
 def _type(word: str) -> str:
-    return next((name for name, words in _WORDS.items() if any(part in word for part in words)), word.strip())
+    return next((name for name, words in _TYPE_NAMES.items() if any(part in word for part in words)), word.strip())
 
 
-def asked_types(proto: onnx.ModelProto) -> dict[str, str]:
+def expected_types(proto: onnx.ModelProto) -> dict[str, str]:
     """Node name -> type that the graph asks a convolution, matrix product or attention to compute in.
 
     Behind a DequantizeLinear, or a concatenation of such, it is the quantised type.
@@ -147,23 +147,30 @@ def asked_types(proto: onnx.ModelProto) -> dict[str, str]:
     }
 
 
-def wrong_types(layers: Iterable[Layer], asked: dict[str, str]) -> list[str]:
-    """A sentence for each node of ``asked`` that no layer computes in its type; empty when the engine is as asked."""
-    readers: dict[str, list[Layer]] = {}
+def wrong_types(layers: Iterable[Layer], expected: dict[str, str]) -> list[str]:
+    """A sentence for each node of ``expected`` that no layer computes in its type; empty when the engine is right.
+
+    Nodes in no layer are accepted up to half of all, since a fusion may fold a few away or rename them.
+    """
+    layers_of = _layers_by_node(layers)
+    wrong = []
+    for node, kind in expected.items():
+        computing = layers_of.get(node, [])
+        if computing and all(kind not in layer.inputs for layer in computing):
+            built = sorted({one for layer in computing for one in layer.inputs})
+            wrong.append(f"{node}: asked {kind}, built {', '.join(built) or 'nothing'}")
+    unseen = [node for node in expected if node not in layers_of]
+    if 2 * len(unseen) > len(expected):
+        wrong.append(f"{len(unseen)} of {len(expected)} nodes are in no layer, such as {unseen[0]}")
+    return wrong
+
+
+def _layers_by_node(layers: Iterable[Layer]) -> dict[str, list[Layer]]:
+    by_node: dict[str, list[Layer]] = {}
     for layer in layers:
         for node in layer.nodes:
-            readers.setdefault(node, []).append(layer)
-    wrong = []
-    for node, kind in asked.items():
-        found = readers.get(node, [])
-        if found and all(kind not in layer.inputs for layer in found):
-            built = sorted({one for layer in found for one in layer.inputs})
-            wrong.append(f"{node}: asked {kind}, built {', '.join(built) or 'nothing'}")
-    if unseen := [node for node in asked if node not in readers]:
-        share = len(unseen) / len(asked)
-        if share > 0.5:  # a few may be folded away or renamed by a fusion
-            wrong.append(f"{len(unseen)} of {len(asked)} nodes are in no layer, such as {unseen[0]}")
-    return wrong
+            by_node.setdefault(node, []).append(layer)
+    return by_node
 
 
 def check_types(layers: Sequence[Layer], proto: onnx.ModelProto) -> None:
@@ -172,7 +179,7 @@ def check_types(layers: Sequence[Layer], proto: onnx.ModelProto) -> None:
     Raises:
         BuildError: the message lists the nodes, what was asked and what was built.
     """
-    if wrong := wrong_types(layers, asked_types(proto)):
+    if wrong := wrong_types(layers, expected_types(proto)):
         more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         raise BuildError(f"the engine does not have the types of its graph; {'; '.join(wrong[:5])}{more}")
 
@@ -183,24 +190,21 @@ def check_context(layers: Sequence[Layer], proto: onnx.ModelProto, context: Cont
     Raises:
         BuildError: the message names the node, and the layer that computes it.
     """
-    readers: dict[str, list[Layer]] = {}
-    for layer in layers:
-        for name in layer.nodes:
-            readers.setdefault(name, []).append(layer)
+    layers_of = _layers_by_node(layers)
     for node in context_nodes(proto):
-        found = [layer for layer in readers.get(node.name, ()) if layer.plugin]
+        computing = layers_of.get(node.name, [])
+        plugins = [layer for layer in computing if layer.plugin]
         if context == "native":
-            if found:
+            if plugins:
                 raise BuildError(f"native context asked, plugin built: {node.op_type} node {node.name}")
-            continue
-        if not found:
-            seen = ", ".join(layer.kind for layer in readers.get(node.name, ())) or "no layer of its name"
-            raise BuildError(f"plugin asked, native built: {node.op_type} node {node.name} became {seen}")
-        if gaps := [layer.name for layer in found if not layer.dense]:
+        elif not plugins:
+            kinds = ", ".join(layer.kind for layer in computing) or "no layer of its name"
+            raise BuildError(f"plugin asked, native built: {node.op_type} node {node.name} became {kinds}")
+        elif gaps := [layer.name for layer in plugins if not layer.dense]:
             raise BuildError(f"the plugin {gaps[0]} would read tensors with gaps, which its kernels do not")
 
 
-def summary(layers: Iterable[Layer]) -> dict[str, Any]:
+def summarise(layers: Iterable[Layer]) -> dict[str, Any]:
     """Layer kind -> {types read: number of layers}, of the layers that read anything."""
     table: dict[str, Counter[str]] = {}
     for layer in layers:

@@ -6,16 +6,16 @@ import onnx
 import pytest
 
 from isnet_trt.errors import BuildError
-from isnet_trt.export.functions import context_nodes
-from isnet_trt.export.layers import (
+from isnet_trt.export.engines.inspection import (
     Layer,
-    asked_types,
     check_context,
     check_types,
+    expected_types,
     parse_layers,
-    summary,
+    summarise,
     wrong_types,
 )
+from isnet_trt.export.functions import context_nodes
 from isnet_trt.export.precision import cast_to_half
 
 _HALF = "Strides: [-1,1,-1,16], StrideOrder: [3,0,2,1], Datatype: Half, Format: (NHWC) Channel major format }"
@@ -44,7 +44,7 @@ def test_text_of_the_inspector() -> None:
     assert conv.nodes == ("node_conv2d", "RegionPool_0_ArgMax", "node_region_pool")
     (older,) = parse_layers(OLDER)
     assert (older.inputs, older.outputs) == (("int8",), ("fp16",))
-    assert summary([start, conv, older]) == {"CaskConvolution": {"int8": 1}, "correlation": {"fp16": 1}}
+    assert summarise([start, conv, older]) == {"CaskConvolution": {"int8": 1}, "correlation": {"fp16": 1}}
 
 
 def test_another_format_is_refused() -> None:
@@ -52,11 +52,11 @@ def test_another_format_is_refused() -> None:
         parse_layers("Layers:\nConv 1: fp16")
 
 
-def test_asked_types_follow_the_graph(graph: onnx.ModelProto) -> None:
-    asked = asked_types(graph)
+def test_expected_types_follow_the_graph(graph: onnx.ModelProto) -> None:
+    asked = expected_types(graph)
     assert set(asked.values()) == {"fp32"}
     island = next(n.name for n in graph.graph.node if n.op_type == "Conv")
-    half = asked_types(cast_to_half(graph, "fp16", {"node_mean", island}))
+    half = expected_types(cast_to_half(graph, "fp16", {"node_mean", island}))
     assert {name for name, kind in half.items() if kind == "fp32"} == {island}
     assert set(half.values()) == {"fp32", "fp16"}
     assert set(half) == set(asked)
@@ -64,7 +64,7 @@ def test_asked_types_follow_the_graph(graph: onnx.ModelProto) -> None:
 
 def test_wrong_types_are_named(graph: onnx.ModelProto) -> None:
     half = cast_to_half(graph, "fp16", {"node_mean"})
-    asked = asked_types(half)
+    asked = expected_types(half)
     right = [Layer(node, "correlation", (kind,), (kind,), (kind,), (node,)) for node, kind in asked.items()]
     check_types(right, half)
     first = right[0]
@@ -74,6 +74,16 @@ def test_wrong_types_are_named(graph: onnx.ModelProto) -> None:
         check_types([wide, *right[1:]], half)
     with pytest.raises(BuildError, match="are in no layer"):
         check_types(right[:3], half)
+
+
+def test_nodes_in_no_layer_are_accepted_up_to_half() -> None:
+    """A fusion folds some away or renames them; an engine of which most is unseen is not inspected at all."""
+    expected = dict.fromkeys(("one", "two", "three", "four"), "fp16")
+    layers = [Layer(node, "correlation", ("fp16",), (), (), (node,)) for node in expected]
+    for unseen in (1, 2):
+        assert wrong_types(layers[unseen:], expected) == []
+    assert wrong_types(layers[3:], expected) == ["3 of 4 nodes are in no layer, such as one"]
+    assert wrong_types([], {}) == []
 
 
 def attention_layer(kind: str, shape: str, strides: str) -> str:

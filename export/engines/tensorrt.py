@@ -1,0 +1,87 @@
+"""Engines of TensorRT, built on the GPU that will run them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+from isnet_trt.bundle import TIMING_CACHE, read_bundle
+from isnet_trt.cuda.architectures import GPU_ARCHITECTURES
+from isnet_trt.cuda.gpu import find_gpu
+from isnet_trt.engines.tensorrt import LIBRARY
+from isnet_trt.errors import BundleError, EngineUnavailable, SettingsError
+from isnet_trt.export.engines.tensorrt_family import TensorRTFamilyBuilder
+from isnet_trt.export.options import EngineOptions
+
+AMPERE_PLUS = tuple(arch.capability for arch in GPU_ARCHITECTURES)
+"""Compute capabilities of the GPUs that a hardware-compatible engine runs on: Ampere and later (TensorRT's
+documentation, "Hardware Compatibility")."""
+
+
+class TensorRTBuilder(TensorRTFamilyBuilder):
+    """TensorRT 10.13 to 11."""
+
+    library = LIBRARY
+    reasons: ClassVar = {
+        "targets": "TensorRT builds for the GPU of this machine, or with --hardware-compatible for all from Ampere on"
+    }
+    runs_plugins = True
+
+    def check(self, options: EngineOptions) -> None:
+        """See `EngineBuilder.check`."""
+        super().check(options)
+        if options.version_compatible and self.context(options) == "plugin":
+            raise SettingsError(
+                "--version-compatible cannot be had with plugins: such an engine is run by TensorRT's lean runtime, "
+                "which has no plugins in Python; add --context native"
+            )
+        if options.timing_cache is not None and not options.timing_cache.is_file():
+            raise SettingsError(f"--timing-cache {options.timing_cache} does not exist or is no file")
+
+    def supported(self, options: EngineOptions, least: tuple[int, ...]) -> tuple[str, ...]:
+        """See `TensorRTFamilyBuilder.supported`."""
+        if options.hardware_compatible:
+            return AMPERE_PLUS
+        gpu = find_gpu()
+        return (gpu.compute_capability,) if gpu else ()
+
+    def configure(self, module: Any, config: Any, options: EngineOptions, capabilities: tuple[str, ...]) -> None:
+        """See `TensorRTFamilyBuilder.configure`."""
+        super().configure(module, config, options, capabilities)
+        if options.hardware_compatible:
+            levels = getattr(module, "HardwareCompatibilityLevel", None)
+            config.hardware_compatibility_level = _available(levels, module, "--hardware-compatible").AMPERE_PLUS
+        if options.version_compatible:
+            flag = getattr(module.BuilderFlag, "VERSION_COMPATIBLE", None)
+            config.set_flag(_available(flag, module, "--version-compatible"))
+
+    def earlier_measurements(self, options: EngineOptions, replaced: Path | None) -> bytes:
+        """See `TensorRTFamilyBuilder.earlier_measurements`."""
+        if options.timing_cache is not None:
+            return options.timing_cache.read_bytes()
+        try:
+            return read_bundle(replaced).path(TIMING_CACHE).read_bytes() if replaced else b""
+        except BundleError:
+            return b""
+
+    def attach_timing_cache(self, config: Any, earlier: bytes) -> tuple[Any, bool]:
+        """See `TensorRTFamilyBuilder.attach_timing_cache`.
+
+        TensorRT takes measurements of the same version on the same GPU only. Not yet run on a GPU.
+        """
+        cache = config.create_timing_cache(earlier)
+        if cache is not None and config.set_timing_cache(cache, False):
+            return cache, bool(earlier)
+        cache = config.create_timing_cache(b"")
+        config.set_timing_cache(cache, False)
+        return cache, False
+
+
+def _available(setting: Any, module: Any, option: str) -> Any:
+    """``setting`` of the library; EngineUnavailable where this version lacks it."""
+    if setting is None:
+        raise EngineUnavailable(f"{module.__name__} {module.__version__} lacks what {option} needs")
+    return setting
+
+
+BUILDER = TensorRTBuilder()
