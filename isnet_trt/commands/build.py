@@ -43,7 +43,9 @@ def _precision_table() -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = cli.parser("isnet_trt.build", "Build a bundle from an ISNet checkpoint.", _EPILOG + _precision_table())
+    parser = cli.parser(
+        "isnet_trt.build", "Build a bundle from an ISNet checkpoint.", f"{_EPILOG}\n{_precision_table()}"
+    )
     parser.add_argument("--ckpt", required=True, metavar="FILE", help="the checkpoint (.pth), released or trained")
     parser.add_argument("--out", required=True, metavar="DIR", help="the bundle's folder, made whole or not at all")
     parser.add_argument("--recipe", metavar="NAME", help="the model's recipe (default: found from the checkpoint)")

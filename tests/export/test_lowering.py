@@ -24,7 +24,7 @@ RMS = {"fp16": 5e-3, "bf16": 4e-2, "int8": 0.25, "fp8": 0.35}
     ("precision", "kind", "targets", "message"),
     [
         ("fp4", "onnxruntime", None, "there is: fp32, fp16, bf16, int8, fp8"),
-        ("bf16", "onnxruntime", None, "no bf16 convolutions on a CPU.*--engine tensorrt-rtx"),
+        ("bf16", "onnxruntime", None, "no bf16 convolutions on a CPU.*--engine tensorrt or tensorrt-rtx"),
         ("fp8", "onnxruntime", None, "no fp8 convolutions on a CPU"),
         ("fp8", "tensorrt-rtx", ("8.6", "8.9"), r"fp8 needs compute capability 8\.9 or newer, not 8\.6"),
         ("int8", "tensorrt-rtx", ("9.0",), r"does not build for compute capability 9\.0"),

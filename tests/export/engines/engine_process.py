@@ -47,7 +47,7 @@ def one(job: dict[str, Any], folder: Path) -> dict[str, Any]:
         LIBRARY.allow_plugins(LIBRARY.load())
         tensorrt._context = registered
     if job.get("break") == "taken":
-        tensorrt.without_plugins = lambda graph: None
+        tensorrt.remove_plugin_namespace = lambda graph: None
     options, shapes = EngineOptions(**job["options"]), Shapes(*(tuple(shape) for shape in job["shapes"]))
     path = folder / "model.engine"
     try:
