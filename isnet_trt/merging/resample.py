@@ -107,21 +107,21 @@ def combine(parts: Sequence[Part], share: np.float32 = _ONE) -> Array:
     return product(rows[None], stack.transpose(1, 0, 2), total)
 
 
-def scale_rows(picture: Array, scale: float, width: int, top: int, bottom: int) -> Array:
-    """Rows ``top:bottom`` and ``width`` columns of ``picture`` (C, H, W) resampled by the factor ``scale``.
+def scale_rows(planes: Array, scale: float, width: int, top: int, bottom: int) -> Array:
+    """Rows ``top:bottom`` and ``width`` columns of ``planes`` (C, H, W) resampled by the factor ``scale``.
 
     Returns (C, bottom - top, width) float32, for scale 1 a view.
     """
     if scale == 1:
-        return picture[:, top:bottom, :width]
-    channels, height, source = picture.shape
+        return planes[:, top:bottom, :width]
+    channels, height, source = planes.shape
     step = np.float32(1 / scale)
     left, right, across = positions(source, step, 0, width)
     out = np.empty((channels, bottom - top, width), np.float32)
     for a in range(top, bottom, ROWS_AT_ONCE):  # in the cache
         b = min(a + ROWS_AT_ONCE, bottom)
         low, high, down = positions(height, step, a, b)
-        rows = _between(picture[:, low], picture[:, high], down[:, None])
+        rows = _between(planes[:, low], planes[:, high], down[:, None])
         out[:, a - top : b - top] = _between(rows.take(left, axis=2), rows.take(right, axis=2), across)
     return out
 

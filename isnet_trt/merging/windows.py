@@ -54,13 +54,13 @@ def batches(queue: Sequence[Window], batch: int) -> Iterator[list[Window]]:
         yield group
 
 
-def gather(picture: Array, queue: Sequence[Window], batch: int = 1) -> Iterator[tuple[list[Window], Array]]:
+def gather(planes: Array, queue: Sequence[Window], batch: int = 1) -> Iterator[tuple[list[Window], Array]]:
     """Windows with their pixels (B, 3, h, w) float32, C-contiguous, mirrored where the pass is.
 
-    ``picture`` is normalised (3, H, W). Only rows in use are resampled and kept: memory does not grow with the number
-    of scales.
+    ``planes`` (3, H, W) are the normalised image. Only rows in use are resampled and kept: memory does not grow with
+    the number of scales.
     """
-    rows = _Rows(picture, queue)
+    rows = _Rows(planes, queue)
     for group in batches(queue, batch):
         yield group, _pixels(rows, group)  # no name here keeps the pixels alive while the network's answer is merged
 
@@ -76,8 +76,8 @@ def _pixels(rows: _Rows, group: Sequence[Window]) -> Array:
 class _Rows:
     """Resampled rows of the picture, each kept from its first window to its last."""
 
-    def __init__(self, picture: Array, queue: Sequence[Window]) -> None:
-        self._picture = picture
+    def __init__(self, planes: Array, queue: Sequence[Window]) -> None:
+        self._planes = planes
         self._uses = Counter(map(self._key, queue))
         self._rows: dict[tuple[float, int, int], Array] = {}
 
@@ -88,6 +88,6 @@ class _Rows:
     def take(self, window: Window) -> Array:
         key = self._key(window)
         if key not in self._rows:
-            self._rows[key] = scale_rows(self._picture, key[0], window.of.size[1], *key[1:])
+            self._rows[key] = scale_rows(self._planes, key[0], window.of.size[1], *key[1:])
         self._uses[key] -= 1
         return self._rows[key] if self._uses[key] else self._rows.pop(key)

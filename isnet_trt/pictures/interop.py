@@ -63,8 +63,8 @@ def image_from(image: Any, order: Order = "rgb", *, stream: int | None = None) -
     return RawImage(memory.address, height, width, memory.pitch, order, **origin)
 
 
-def labels_from(out: Any, image: RawImage, dtype: Any, *, stream: int | None = None) -> RawLabels | None:
-    """Memory for the label map of ``image`` as `RawLabels`; None for None.
+def labels_from(out: Any, image: RawImage, dtype: Any, *, stream: int | None = None) -> RawLabels:
+    """Memory for the label map of ``image`` as `RawLabels`.
 
     Checked: (height, width) of the image, ``dtype``, rows, writable, no byte shared with the image. A flat host
     buffer (a bytearray) of exactly the right length is taken too. ``stream`` is the CUDA stream on which GPU memory
@@ -73,8 +73,6 @@ def labels_from(out: Any, image: RawImage, dtype: Any, *, stream: int | None = N
     Raises:
         SettingsError: it cannot take the label map; the message says why and what to pass.
     """
-    if out is None:
-        return None
     size, dtype = image.size, np.dtype(dtype)
     try:
         labels = out if isinstance(out, RawLabels) else _labels(out, size, dtype, stream)

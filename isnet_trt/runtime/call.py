@@ -60,8 +60,9 @@ class Outputs:
     the pixels ``points`` (P, 2) are float32, or None where they were not requested.
     """
 
-    request: Request
     labels: Any
+    inference: Inference
+    timer: StageTimer
     probabilities: Array | None = None
     points: NDArray[np.intp] | None = None
     scores: Array | None = None
@@ -75,7 +76,8 @@ class Outputs:
             SettingsError: ``points`` are not (row, column) pixels of the image.
         """
         size, memory = request.image.size, request.out_memory
-        outputs = cls(request, np.empty(size, label_type(classes)) if memory is None else memory.array())
+        labels = np.empty(size, label_type(classes)) if memory is None else memory.array()
+        outputs = cls(labels, request.inference, request.timer)
         if request.probabilities:
             outputs.probabilities = np.empty((classes, *size), np.float32)
         if request.points is not None:
@@ -91,9 +93,8 @@ class Outputs:
             inside = (row >= rows.start) & (row < rows.stop) & (column >= columns.start) & (column < columns.stop)
             self.scores[inside] = tile[:, row[inside] - rows.start, column[inside] - columns.start].T
         if self.probabilities is not None:
-            self.probabilities[:, rows, columns] = (
-                tile if self.request.inference.softmax_before_resize else softmax(tile)
-            )
+            is_merged = self.inference.softmax_before_resize  # then the tile holds probabilities already
+            self.probabilities[:, rows, columns] = tile if is_merged else softmax(tile)
 
 
 def _check_points(points: Sequence[tuple[int, int]], size: Size) -> NDArray[np.intp]:

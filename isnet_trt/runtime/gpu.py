@@ -35,7 +35,7 @@ class GpuRuntime(Runtime):
             return self._merge_on_host(request)
         with request.timer("queue"):
             ticket = self.pipeline.submit(request.image, request.inference, request.out_memory, request.stream)
-        return Outputs(request, request.out, ticket=ticket)
+        return Outputs(request.out, request.inference, request.timer, ticket=ticket)
 
     def _merge_on_host(self, request: Request) -> Outputs:
         """Merge downloaded logits: on the GPU, neither probabilities nor scores are ever written to memory."""
@@ -54,7 +54,7 @@ class GpuRuntime(Runtime):
     def collect(self, outputs: Outputs) -> None:
         """See `Runtime.collect`. Labels in the caller's device memory are given back as the caller's object."""
         if outputs.ticket is not None:
-            with outputs.request.timer("gpu"):
+            with outputs.timer("gpu"):
                 labels = self.pipeline.collect(outputs.ticket)
             if labels is not None:
                 outputs.labels = labels

@@ -165,22 +165,18 @@ class Segmenter:
         handle = None if stream is None else stream_handle(stream)
         with self._turn():
             with timer("read"):
-                described = image_from(image, order, stream=handle)
-                out_memory = labels_from(out, described, label_type(self.labels.count), stream=handle)
-            request = Request(described, settings, out, out_memory, handle, probabilities, points, timer)
+                image = image_from(image, order, stream=handle)
+                out_memory = None
+                if out is not None:
+                    out_memory = labels_from(out, image, label_type(self.labels.count), stream=handle)
+            request = Request(image, settings, out, out_memory, handle, probabilities, points, timer)
             return self.runtime.submit(request)
 
     def _collect(self, outputs: Outputs) -> Segmentation:
         with self._turn() if outputs.ticket else nullcontext():
             self.runtime.collect(outputs)
-        return Segmentation(
-            outputs.labels,
-            self.labels.names,
-            self._palette.copy(),
-            outputs.probabilities,
-            outputs.scores,
-            outputs.request.timer.seconds,
-        )
+        labels, names, palette = outputs.labels, self.labels.names, self._palette.copy()
+        return Segmentation(labels, names, palette, outputs.probabilities, outputs.scores, outputs.timer.seconds)
 
     def map(self, images: Iterable[Source], **options: Any) -> Iterator[Segmentation]:
         """Segment one picture after the other, with the options of a call.
