@@ -1,4 +1,4 @@
-"""What C code that embeds Python calls: plain numbers and strings, by position.
+"""The entry for C code that embeds Python: functions of numbers and strings, by position.
 
 ``examples/embed/isnet.c`` is written against this module; `docs/embedding.md` says what holds for the pointers.
 """

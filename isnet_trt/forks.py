@@ -1,9 +1,9 @@
-"""What must not be used in a process other than the one that made it.
+"""Refuse to use a resource in a forked child of the process that opened it, and never destroy it there.
 
-A forked child has the memory of its parent, but neither its threads nor its GPU context. An engine used there hangs
-or fails deep inside a library, and so does one that is merely destroyed there: ONNX Runtime's session waits for ever
-for threads that do not exist in the child; of CUDA nothing may be called (CUDA driver API, cuInit, "Initialization
-after fork": https://docs.nvidia.com/cuda/cuda-driver-api/).
+A forked child has the memory of its parent, but neither its threads nor its GPU context. An engine that is used there,
+or merely destroyed, hangs or fails inside a library: ONNX Runtime's session waits for ever for threads that do not
+exist in the child, and no CUDA function may be called (CUDA driver API, cuInit, "Initialization after fork":
+https://docs.nvidia.com/cuda/cuda-driver-api/).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class OwnerProcess:
 
 
 def _abandon() -> None:
-    """In a forked child: one reference more to all that belongs to the parent, so that no destructor ever runs."""
+    """In a forked child: add a reference to every resource of the parent, so that no destructor ever runs."""
     for resource in list(_bound):
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(resource))
 

@@ -86,8 +86,8 @@ def _plain(kind: type, data: Any, where: str) -> Any:
 def _expect(kind: type, data: Any, where: str) -> None:
     # type() and not isinstance(): True is an int in Python, but not in JSON.
     if type(data) is not kind:
-        got = _NAMES.get(type(data), "null")
-        raise FieldError(f"{_field(where)} must be {_NAMES.get(kind, kind.__name__)}, but is {got}")
+        actual, expected = _NAMES.get(type(data), "null"), _NAMES.get(kind, kind.__name__)
+        raise FieldError(f"{_field(where)} must be {expected}, but is {actual}")
 
 
 def _field(where: str) -> str:

@@ -21,8 +21,8 @@ _DESCRIPTION = """Segment pictures with a bundle.
 For each picture DIR receives
   <stem>_labels.png    class ids, 8-bit grey (16-bit above 256 classes), at the picture's size
   <stem>_overlay.png   the picture blended with the class colours, and a legend of the classes in it
-Two inputs of the same stem: the files of the later one carry its folder's name in front (<folder>_<stem>_…), or a
-number where that is taken too. Files of an earlier run are replaced."""
+Of two inputs with the same stem, the later one's files are called <folder>_<stem>_…, with a number where that name is
+taken too. Files of an earlier run are replaced."""
 
 _EPILOG = """examples:
   one picture:                  python -m isnet_trt.predict bundles/ade photo.jpg --out results
@@ -87,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def choose_inference(presets: dict[str, Inference], arguments: argparse.Namespace) -> Inference:
-    """The preset, field by field replaced by the options given.
+    """The preset, with the fields replaced that options give.
 
     Raises:
         SettingsError: there is no such preset, or the fields do not make sense together.
@@ -159,7 +159,7 @@ def outputs(stem: Path) -> tuple[Path, Path]:
 
 
 def _segment_all(segmenter: Segmenter, inference: Inference, jobs: dict[Path, Path]) -> list[str]:
-    """What failed, one line each; a picture that fails does not stop the next."""
+    """Segment and write every picture; return one line for each that failed."""
     from tqdm import tqdm
 
     failures = []

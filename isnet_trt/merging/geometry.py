@@ -79,21 +79,21 @@ def passes(size: Size, inference: Inference) -> tuple[Pass, ...]:
     return tuple(Pass(i, s, mirrored, scaled_size(size, s)) for i, (s, mirrored) in enumerate(kinds))
 
 
-def windows(one: Pass, inference: Inference) -> list[Window]:
+def windows(pass_: Pass, inference: Inference) -> list[Window]:
     """The windows of a pass, row by row as the network sees the pass."""
-    height, width = one.size
+    height, width = pass_.size
     if inference.mode == "whole" or inference.window is None or inference.stride is None:
-        return [Window(one, 0, height, 0, width)]
+        return [Window(pass_, 0, height, 0, width)]
     rows = starts(height, inference.window[0], inference.stride[0])
     columns = starts(width, inference.window[1], inference.stride[1])
-    if one.mirrored:
+    if pass_.mirrored:
         columns = [(width - end, width - start) for start, end in columns]
-    return [Window(one, *row, *column) for row in rows for column in columns]
+    return [Window(pass_, *row, *column) for row in rows for column in columns]
 
 
 def window_count(size: Size, inference: Inference) -> int:
     """How many windows the network sees for a picture of ``size`` (all scales and flips)."""
-    return sum(len(windows(one, inference)) for one in passes(size, inference))
+    return sum(len(windows(pass_, inference)) for pass_ in passes(size, inference))
 
 
 def coarse_size(size: Size, stride: int) -> Size:

@@ -126,14 +126,14 @@ class Merger:
     def _make_volumes(self, plan: Plan) -> list[Volume]:
         """One volume for each pass; in whole mode, where everything is linear, one for both passes of a scale."""
         volumes: list[Volume] = []
-        for one in plan.passes:
+        for pass_ in plan.passes:
             if not self._whole:
-                windows = [window for window in plan.windows if window.of == one]
-                volumes.append(Mosaic.of(one, windows, self._softmax, self._head.pairs))
-            elif not one.mirrored:
-                size, count = coarse_size(one.size, self._head.stride), 1 + plan.inference.flip
+                windows = [window for window in plan.windows if window.of == pass_]
+                volumes.append(Mosaic.of(pass_, windows, self._softmax, self._head.pairs))
+            elif not pass_.mirrored:
+                size, count = coarse_size(pass_.size, self._head.stride), 1 + plan.inference.flip
                 volumes.append(Coarse(size, count, self._softmax, self._head.pairs))
-            self._volume_of[one.index] = volumes[-1]
+            self._volume_of[pass_.index] = volumes[-1]
         return volumes
 
     def add(self, window: Window, logits: Array) -> None:

@@ -96,12 +96,12 @@ def combine(parts: Sequence[Part], share: np.float32 = _ONE) -> Array:
     rows = np.concatenate([part.rows for part in parts], axis=1) * share
     width = sum(len(chunk.matrix) for chunk in parts[0].columns)
     stack = np.empty((rows.shape[1], len(parts[0].block), width), np.float32)
-    at = 0
+    row = 0
     for block, _, chunks in parts:
-        below = stack[at : at + block.shape[1]]
-        at += block.shape[1]
+        rows_of_block = stack[row : row + block.shape[1]]
+        row += block.shape[1]
         for i, (span, matrix) in enumerate(chunks):
-            out = below[:, :, i * CHUNK : i * CHUNK + len(matrix)]
+            out = rows_of_block[:, :, i * CHUNK : i * CHUNK + len(matrix)]
             product(block[:, :, slice(*span)].transpose(1, 0, 2), matrix.T, out)
     total = np.empty((stack.shape[1], rows.shape[0], width), np.float32)
     return product(rows[None], stack.transpose(1, 0, 2), total)

@@ -84,11 +84,11 @@ class Mosaic:
     placed: list[tuple[Window, Array]] = field(default_factory=list)
 
     @classmethod
-    def of(cls, one: Pass, windows: list[Window], softmax: bool, pairs: Pairs) -> Mosaic:
+    def of(cls, pass_: Pass, windows: list[Window], softmax: bool, pairs: Pairs) -> Mosaic:
         """The mosaic of a pass from its windows."""
-        rows = _cover(one.size[0], {(w.top, w.bottom) for w in windows})
-        columns = _cover(one.size[1], {(w.left, w.right) for w in windows})
-        return cls(one.size, softmax, pairs, sorted(windows, key=lambda w: w.top), (rows, columns))
+        rows = _cover(pass_.size[0], {(w.top, w.bottom) for w in windows})
+        columns = _cover(pass_.size[1], {(w.left, w.right) for w in windows})
+        return cls(pass_.size, softmax, pairs, sorted(windows, key=lambda w: w.top), (rows, columns))
 
     def add(self, window: Window, scores: Array) -> None:
         """As `Coarse.add`."""

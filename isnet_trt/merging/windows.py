@@ -14,7 +14,8 @@ from isnet_trt.merging.resample import Array, scale_rows
 from isnet_trt.settings import Inference, Size
 
 LOOK_AHEAD = 4
-"""A batch is filled from this many times its size of the queue; further would keep early windows waiting in memory."""
+"""A batch is filled from the first ``LOOK_AHEAD * batch`` windows of the queue: looking further would keep the results
+of early windows in memory for longer."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ def plan(size: Size, inference: Inference) -> Plan:
         ImageError: a scale leaves no pixel.
     """
     passes = geometry.passes(size, inference)
-    queue = [window for one in passes for window in geometry.windows(one, inference)]
+    queue = [window for pass_ in passes for window in geometry.windows(pass_, inference)]
     queue.sort(key=lambda w: (w.top / w.of.size[0], -w.of.scale, w.of.index))
     return Plan(size, inference, passes, tuple(queue))
 

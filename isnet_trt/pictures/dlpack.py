@@ -1,8 +1,8 @@
-"""DLPack capsules read with ctypes, so that tensors of any library are taken without importing that library.
+"""Read DLPack capsules with ctypes: tensors of any library, without importing that library.
 
-Structures, names and rules: https://dmlc.github.io/dlpack/latest/c_api.html and
+Structures and protocol: https://dmlc.github.io/dlpack/latest/c_api.html and
 https://dmlc.github.io/dlpack/latest/python_spec.html. Tested with tensors of torch and numpy on the CPU; for GPU
-memory with doubles that present the same capsules. Not yet run on a GPU.
+memory with test doubles that present the same capsules.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ class DLManagedTensorVersioned(ctypes.Structure):
     )
 
 
-# Name in the capsule, name after it was consumed (a capsule keeps only the pointer, so both live here), structure.
-_FORMS = (
+# Name of a capsule, name after it was consumed, structure. A capsule keeps only a pointer to its name.
+_CAPSULES = (
     (b"dltensor_versioned", b"used_dltensor_versioned", DLManagedTensorVersioned),
     (b"dltensor", b"used_dltensor", DLManagedTensor),
 )
@@ -81,11 +81,11 @@ _rename = _capi("PyCapsule_SetName", ctypes.c_int, ctypes.py_object, ctypes.c_ch
 
 
 class _Managed:
-    """A tensor taken out of its capsule: now ours to delete, which happens when the last user lets go of it."""
+    """A tensor taken out of its capsule; its deleter is called with the last reference to this object."""
 
     def __init__(self, capsule: Any) -> None:
         self._address = 0
-        for name, used, structure in _FORMS:
+        for name, used, structure in _CAPSULES:
             if _is_valid(capsule, name):
                 address = _pointer(capsule, name)
                 _rename(capsule, used)
@@ -101,12 +101,12 @@ class _Managed:
 def of_dlpack(source: Any, stream: int | None = None) -> Memory | None:
     """The memory behind ``__dlpack__``; None where the object has no DLPack.
 
-    ``stream`` is the CUDA stream on which GPU memory will be used: its producer makes that stream wait for what it
-    has still to write. None: the legacy default stream. The result names the stream, to be waited for in turn by
-    whoever uses the memory on another one.
+    ``stream`` is the CUDA stream on which GPU memory will be used (None: the legacy default stream): the producer
+    makes it wait for what is still to be written. The result names that stream: work on another one has to wait for
+    it.
 
     Raises:
-        Refused: another kind of device or of numbers, or the producer refuses.
+        Refused: an unsupported device or data type, or the producer refuses.
     """
     if not hasattr(source, "__dlpack__") or not hasattr(source, "__dlpack_device__"):
         return None

@@ -1,4 +1,4 @@
-"""Which arrays are images: element type, shape and channel order, and what to do with those that are not."""
+"""Check that an array is an image, by element type, shape and channel order; messages say how to convert it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from isnet_trt.errors import ImageError, SettingsError
 
 Order = Literal["rgb", "bgr", "rgba", "bgra"]
-"""The channels of a pixel, in memory order; alpha is passed over."""
+"""The channels of a pixel, in memory order; alpha is ignored."""
 ORDERS: tuple[Order, ...] = ("rgb", "bgr", "rgba", "bgra")
 
 
@@ -20,7 +20,7 @@ def check_order(order: str) -> None:
 
 
 def check_format(shape: tuple[int, ...], dtype: np.dtype[Any], order: Order) -> None:
-    """Whether an array is a picture of this channel order: uint8 (H, W, channels), not empty.
+    """Refuse arrays that are no image of this channel order: uint8 (H, W, channels), not empty.
 
     Raises:
         ImageError: it is not; the message says how to convert it.
@@ -29,9 +29,9 @@ def check_format(shape: tuple[int, ...], dtype: np.dtype[Any], order: Order) -> 
     check_order(order)
     channels = len(order)
     if len(shape) != 3 or shape[2] != channels or dtype != np.uint8 or 0 in shape:
-        wanted = f"(height, width, {channels})" + (f" for order {order!r}" if channels != 3 else "")
+        expected = f"(height, width, {channels})" + (f" for order {order!r}" if channels != 3 else "")
         advice = _advice(shape, dtype, channels)
-        raise ImageError(f"an image must be uint8 of shape {wanted}, this one is {dtype} {shape}: {advice}")
+        raise ImageError(f"an image must be uint8 of shape {expected}, this one is {dtype} {shape}: {advice}")
 
 
 def _advice(shape: tuple[int, ...], dtype: np.dtype[Any], channels: int) -> str:

@@ -1,10 +1,10 @@
-"""Memory that somebody else owns, described the same way whichever protocol presented it.
+"""Describe the memory of a foreign object in the same way, whichever protocol presents it.
 
 Host memory comes as a numpy array, through Python's buffer protocol (PEP 3118) or through numpy's
 ``__array_interface__``; GPU memory through the CUDA array interface
 (https://nvidia.github.io/numba-cuda/user/cuda_array_interface.html). DLPack, for both, is in
 `isnet_trt.pictures.dlpack`.
-Nothing is copied here and no CUDA library is asked: addresses are plain integers.
+Nothing is copied here and no CUDA library is called: addresses are integers.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ HOST = "cpu"
 
 
 class Refused(Exception):
-    """Why an object's memory cannot be used; the text goes on after "the image" or "out"."""
+    """An object's memory cannot be used; the message continues after "the image" or "out"."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Memory:
 
 
 def of_array(array: NDArray[Any]) -> Memory:
-    """A numpy array's memory."""
+    """The memory of a numpy array."""
     return Memory(
         array.ctypes.data, array.shape, array.strides, array.dtype, HOST, not array.flags.writeable, owner=array
     )
@@ -93,10 +93,10 @@ def of_array(array: NDArray[Any]) -> Memory:
 def of_buffer(source: Any) -> Memory | None:
     """The memory behind ``__array_interface__`` or the buffer protocol; None where the object has neither.
 
-    Bytes that C calls ``char`` count as uint8.
+    Elements of C's type ``char`` are taken as uint8.
 
     Raises:
-        Refused: its format is none that numpy reads.
+        Refused: numpy cannot read its format.
     """
     if hasattr(source, "__array_interface__"):
         return of_array(np.asarray(source))
@@ -114,10 +114,10 @@ def of_buffer(source: Any) -> Memory | None:
 def of_cuda_interface(source: Any) -> Memory | None:
     """The GPU memory behind ``__cuda_array_interface__`` (versions 2 and 3); None where the object has none.
 
-    The interface names no device: the memory counts as GPU 0's, as CUDA_VISIBLE_DEVICES counts.
+    The interface names no device: the memory is taken as that of GPU 0, as CUDA_VISIBLE_DEVICES counts.
 
     Raises:
-        Refused: the interface is incomplete, or of a kind that no picture or label map has.
+        Refused: the interface is incomplete or ambiguous.
     """
     interface = getattr(source, "__cuda_array_interface__", None)
     if interface is None:
@@ -133,7 +133,7 @@ def of_cuda_interface(source: Any) -> Memory | None:
     strides = interface.get("strides") or contiguous(shape, dtype.itemsize)
     if len(strides) != len(shape):
         raise Refused(f"has a __cuda_array_interface__ with {len(shape)} sizes but {len(strides)} strides")
-    # Version 2 has no stream entry: its data is complete, or the caller sees to it.
+    # Version 2 has no stream entry: its data is complete, or the caller waits for it.
     stream = interface.get("stream") if version >= 3 else None
     owner = (source, interface)  # some producers keep the memory alive through the interface only
     return Memory(int(address), shape, tuple(map(int, strides)), dtype, "cuda:0", bool(read_only), owner, stream)

@@ -1,7 +1,7 @@
 """Descriptions of memory: an image to be read (`RawImage`) and a label map to be written (`RawLabels`).
 
-They check their values once, when they are made; from then on everything reads their attributes. Nothing is copied and
-no CUDA library is called: addresses and streams are integers.
+They check their values once, when they are created. Nothing is copied and no CUDA library is called: addresses and
+streams are integers.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ class Raw:
 class RawImage(Raw):
     """A picture in memory: uint8 pixels, the channels of each next to each other in ``order``.
 
-    Orders with alpha have four bytes a pixel; alpha is passed over. See `Raw` for the rest.
+    Orders with alpha have four bytes a pixel; alpha is ignored. See `Raw` for the rest.
     """
 
     order: Order = "rgb"

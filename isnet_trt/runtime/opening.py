@@ -92,8 +92,8 @@ def on_gpu(bundle: Bundle, kind: str | None = None, device: Placement = "auto") 
 
 def kernels_folder(bundle: Bundle) -> Path | None:
     """Where the bundle's compiled kernels are; None where it has none."""
-    held = any(name.startswith(f"{KERNELS}/") for name in bundle.manifest.files)
-    return bundle.folder / KERNELS if held else None
+    has_kernels = any(name.startswith(f"{KERNELS}/") for name in bundle.manifest.files)
+    return bundle.folder / KERNELS if has_kernels else None
 
 
 def open_engine(

@@ -131,8 +131,8 @@ class Segmenter:
         Args:
             image: the path of a file, or uint8 (H, W, 3) in any memory layout: a numpy array, an object with the
                 buffer protocol, DLPack or ``__cuda_array_interface__``, or a pointer as `isnet_trt.RawImage`.
-            order: channel order of an array: "rgb", "bgr", or with four channels "rgba", "bgra" (alpha is passed
-                over); for a file or a `RawImage` it has no meaning.
+            order: channel order of an array: "rgb", "bgr", or with four channels "rgba", "bgra" (alpha is
+                ignored); for a file or a `RawImage` it has no meaning.
             out: where the label map is to be written, uint8 (uint16 above 256 classes) of the picture's size: any
                 of the same objects, or `isnet_trt.RawLabels`. After an error its content is undefined.
             stream: the caller's CUDA stream (a handle, or an object with ``__cuda_stream__``) where the segmenter works
