@@ -20,7 +20,7 @@ from isnet_trt import cli
 from isnet_trt.engines.library import PRECISIONS
 from isnet_trt.errors import IsnetError, SettingsError
 from isnet_trt.export import EngineOptions, PrecisionOptions, build
-from isnet_trt.export.parity import PICTURES
+from isnet_trt.export.network_inputs import PICTURES
 from isnet_trt.merging.geometry import window_count
 from isnet_trt.recipes import recipe as recipe_named
 from isnet_trt.training import DEMO_CHECKPOINT

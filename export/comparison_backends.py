@@ -1,4 +1,7 @@
-"""What can be compared: graphs under ONNX Runtime, built engines, and graphs under a TensorRT library."""
+"""Comparison backends: what runs a graph or engine for a comparison, tensor by tensor.
+
+A backend is a graph under ONNX Runtime, the engine of a bundle, or a graph under a TensorRT library.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +16,10 @@ from typing import Any, Protocol
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto
 
 from isnet_trt.bundle import KERNELS, ONNX, Bundle, read_bundle
 from isnet_trt.cuda import plugins
-from isnet_trt.cuda.gpu import probe_gpu
+from isnet_trt.cuda.gpu import Gpu, probe_gpu
 from isnet_trt.engines.info import EngineInfo
 from isnet_trt.engines.table import compiling_kinds, library
 from isnet_trt.errors import BuildError, EngineUnavailable, SettingsError
@@ -25,36 +27,41 @@ from isnet_trt.export.engines import engine_builder
 from isnet_trt.export.engines.profiles import Shapes
 from isnet_trt.export.engines.tensorrt_family import TensorRTFamilyBuilder
 from isnet_trt.export.graph import OUTPUT
-from isnet_trt.export.onnx_edit import FLOAT_CODES, element_types
+from isnet_trt.export.onnx_edit import CODES, FLOAT_CODES, copied, element_types
 from isnet_trt.export.options import EngineOptions
 from isnet_trt.export.sessions import open_session
 from isnet_trt.runtime.opening import open_engine
 
+Shape = tuple[int, int, int, int]
 Run = Callable[[NDArray[np.float32]], dict[str, NDArray[Any]]]
-"""A network input (1, 3, H, W) -> values by tensor name."""
-_POLYGRAPHY = "polygraphy is not installed; pip install 'isnet_trt[build]'"
+"""Network input (1, 3, H, W) -> values by tensor name."""
 
 
 class ComparisonBackend(Protocol):
     """One of the two that are compared.
 
     Attributes:
-        label: for people.
-        tensors: names of what it can show, in the order of computation; the last is the logits.
+        label: name in messages and reports.
+        tensors: names of the tensors that it can return, in the order of computation; the last is the logits.
     """
 
     label: str
     tensors: Sequence[str]
 
-    def opened(self, names: Sequence[str], shape: tuple[int, int, int, int]) -> contextlib.AbstractContextManager[Run]:
-        """Ready to show the tensors ``names`` for inputs of ``shape``."""
+    @property
+    def proto(self) -> onnx.ModelProto | None:
+        """Its graph, if it has one."""
+        ...
+
+    def open(self, names: Sequence[str], shape: Shape) -> contextlib.AbstractContextManager[Run]:
+        """Make it ready to return the tensors ``names`` for inputs of ``shape``."""
         ...
 
 
-def shown(proto: onnx.ModelProto) -> list[str]:
-    """Names of the floating-point tensors that nodes of a graph make, in the order of computation."""
-    kinds = element_types(proto)
-    return [name for node in proto.graph.node for name in node.output if name and kinds.get(name) in FLOAT_CODES]
+def float_outputs(proto: onnx.ModelProto) -> list[str]:
+    """Names of the floating-point outputs of the graph's nodes, in the order of computation."""
+    types = element_types(proto)
+    return [name for node in proto.graph.node for name in node.output if name and types.get(name) in FLOAT_CODES]
 
 
 @dataclass
@@ -66,11 +73,11 @@ class GraphBackend:
     tensors: Sequence[str] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.tensors = shown(self.proto)
+        self.tensors = float_outputs(self.proto)
 
     @contextlib.contextmanager
-    def opened(self, names: Sequence[str], shape: tuple[int, int, int, int]) -> Iterator[Run]:
-        """See `ComparisonBackend.opened`."""
+    def open(self, names: Sequence[str], shape: Shape) -> Iterator[Run]:
+        """See `ComparisonBackend.open`."""
         with open_session(self.proto, names) as session:
             source = session.get_inputs()[0].name
             yield lambda pixels: dict(zip(names, session.run(list(names), {source: pixels}), strict=True))
@@ -78,25 +85,27 @@ class GraphBackend:
 
 @dataclass
 class BundleBackend:
-    """The engine of a bundle, as it was built: it shows its logits only. TensorRT's need their GPU."""
+    """The engine of a bundle as it was built, which returns its logits only. Those of TensorRT need their GPU."""
 
     label: str
     bundle: Bundle
     tensors: Sequence[str] = (OUTPUT,)
+    proto: None = None
 
     @contextlib.contextmanager
-    def opened(self, names: Sequence[str], shape: tuple[int, int, int, int]) -> Iterator[Run]:
-        """See `ComparisonBackend.opened`."""
+    def open(self, names: Sequence[str], shape: Shape) -> Iterator[Run]:
+        """See `ComparisonBackend.open`."""
         with open_engine(self.bundle) as engine:
             yield lambda pixels: {OUTPUT: engine.run(pixels)}
 
 
 @dataclass
 class TensorRTBackend:
-    """A graph under TensorRT or TensorRT-RTX, with every tensor that is to be shown as an output of the engine.
+    """A graph under TensorRT or TensorRT-RTX, in an engine whose outputs are the compared tensors.
 
-    Marked tensors are kept, so that layers around them are not fused as in the engine that serves; what a fusion does
-    shows in the logits only. Engines are built here without a GPU (TensorRT-RTX); running them has not been tried yet.
+    A tensor that is an output is kept, so that layers around it are not fused as in the engine of a bundle; the effect
+    of a fusion shows in the logits only. TensorRT-RTX engines are built here without a GPU; running them has not been
+    tried yet.
     """
 
     label: str
@@ -107,33 +116,31 @@ class TensorRTBackend:
     tensors: Sequence[str] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.tensors = shown(self.proto)
+        self.tensors = float_outputs(self.proto)
 
-    def build(self, names: Sequence[str], shape: tuple[int, int, int, int], folder: Path) -> Path:
-        """The serialised engine that shows ``names``.
+    def build(self, names: Sequence[str], shape: Shape, folder: Path) -> Path:
+        """Build the engine that returns ``names``; the path of its file in ``folder``.
 
         Raises:
-            BuildError, EngineUnavailable: the library refuses, or needs its GPU.
+            BuildError, EngineUnavailable: the library refuses the graph, or needs its GPU.
         """
-        marked = onnx.ModelProto()
-        marked.CopyFrom(self.proto)
-        there = {value.name for value in marked.graph.output}
-        kinds = element_types(self.proto)
+        graph = copied(self.proto)
+        available = {value.name for value in graph.graph.output}
+        types = element_types(self.proto)
         for name in names:
-            if name not in there:
-                marked.graph.output.append(onnx.helper.make_tensor_value_info(name, kinds[name], None))
-        path = folder / "marked.engine"
+            if name not in available:
+                graph.graph.output.append(onnx.helper.make_tensor_value_info(name, types[name], None))
+        path = folder / "model.engine"
         plugin = self.kernels is not None and self.info is not None and self.info.context == "plugin"
         options = EngineOptions(context="plugin" if plugin else "native")
-        precision = "fp32" if set(kinds.values()).isdisjoint(FLOAT_CODES - {TensorProto.FLOAT}) else "fp16"
-        shapes = Shapes(shape, shape, shape)
-        builder = _tensorrt(self.kind)
-        builder.serialise(marked, path, shapes, options, precision=precision, kernels=self.kernels, progress=False)
+        precision = "fp32" if set(types.values()).isdisjoint(FLOAT_CODES - {CODES["fp32"]}) else "fp16"
+        builder, shapes = _tensorrt(self.kind), Shapes(shape, shape, shape)
+        builder.serialise(graph, path, shapes, options, precision=precision, kernels=self.kernels, progress=False)
         return path
 
     @contextlib.contextmanager
-    def opened(self, names: Sequence[str], shape: tuple[int, int, int, int]) -> Iterator[Run]:
-        """See `ComparisonBackend.opened`.
+    def open(self, names: Sequence[str], shape: Shape) -> Iterator[Run]:
+        """See `ComparisonBackend.open`.
 
         Raises:
             EngineUnavailable: there is no GPU to run on.
@@ -143,7 +150,7 @@ class TensorRTBackend:
             raise EngineUnavailable(f"{self.label} needs an NVIDIA GPU to run: {reason}")
         with tempfile.TemporaryDirectory() as folder:
             path = self.build(names, shape, Path(folder))
-            with _running(self.kind, path.read_bytes(), self.kernels, gpu) as run:
+            with _polygraphy_runner(self.kind, path.read_bytes(), self.kernels, gpu) as run:
                 yield lambda pixels: {name: value for name, value in run(pixels).items() if name in names}
 
 
@@ -155,13 +162,13 @@ def _tensorrt(kind: str) -> TensorRTFamilyBuilder:
 
 
 @contextlib.contextmanager
-def _running(kind: str, serialised: bytes, kernels: Path | None, gpu: Any) -> Iterator[Run]:
+def _polygraphy_runner(kind: str, serialised: bytes, kernels: Path | None, gpu: Gpu) -> Iterator[Run]:
     """A serialised engine in polygraphy's runner. Not yet run on a GPU."""
     os.environ.update(_tensorrt(kind).polygraphy_environment)  # polygraphy reads it when it is first imported
     try:
         from polygraphy.backend.trt import EngineFromBytes, TrtRunner
     except ImportError as error:
-        raise EngineUnavailable(f"{_POLYGRAPHY} ({error})") from None
+        raise EngineUnavailable(f"polygraphy is not installed; pip install 'isnet_trt[build]' ({error})") from None
     from isnet_trt.cuda.kernels import Kernels
 
     loaded = Kernels.open(kernels, gpu.compute_capability) if kernels is not None else None
@@ -171,21 +178,21 @@ def _running(kind: str, serialised: bytes, kernels: Path | None, gpu: Any) -> It
         yield lambda pixels: {name: np.array(value) for name, value in runner.infer({source: pixels}).items()}
 
 
-def open_backend(text: str, beside: str | None = None) -> tuple[ComparisonBackend, Bundle | None]:
-    """A side from the command line's word, and the bundle that it comes from, if any.
+def open_backend(text: str, other: str | None = None) -> tuple[ComparisonBackend, Bundle | None]:
+    """The backend that a command-line argument names, and its bundle if it comes from one.
 
-    ``text`` is a bundle's folder (its graph; with ``:engine`` behind it, its engine), a ``.onnx`` file, or, where
-    ``beside`` is the other side's word, the name of an engine library that runs the other side's graph.
+    ``text`` is a bundle's folder (its graph; with ``:engine`` appended, its engine), a ``.onnx`` file, or the name of
+    an engine library that runs the graph of the ``other`` argument.
 
     Raises:
         SettingsError: it is none of these.
         BundleError: it is a damaged bundle.
     """
-    if text in compiling_kinds() and beside is not None:
-        proto, bundle = load_graph(beside)
+    if text in compiling_kinds() and other is not None:
+        proto, bundle = load_graph(other)
         info = bundle.manifest.engine if bundle else None
         folder = bundle.folder / KERNELS if bundle and (bundle.folder / KERNELS).is_dir() else None
-        return TensorRTBackend(f"{beside} under {text}", proto, text, info, folder), bundle
+        return TensorRTBackend(f"{other} under {text}", proto, text, info, folder), bundle
     if text.endswith(":engine"):
         bundle = read_bundle(text.removesuffix(":engine"))
         return BundleBackend(f"{text} ({bundle.manifest.engine.kind})", bundle), bundle

@@ -1,13 +1,13 @@
 """The two context operations as ONNX functions of the domain ``isnet_trt``.
 
-A graph carries its operations as nodes of this domain *with* a body of standard operators: an engine that has a plugin
-of that name takes the plugin, any other runs the body.
+A graph holds the operations as nodes of this domain *with* a function body of standard operators: an engine with a
+plugin of that name uses the plugin, any other runs the body.
 
     RegionPool(logits (B, K, N) L, features (B, N, C) T) -> centres (B, K, C) T, log_counts (B, K) float32
     ContextAttention<scale>(q (B, N, D) T, k (B, M, D) T, v (B, M, D) T, bias (B, M) float32) -> out (B, N, D) T
 
 L and T are float32, float16 or bfloat16. Softmaxes, class counts and their logarithms are float32 whatever L and T are:
-float16 has no room for the filler of the masked softmax, and bfloat16 cannot tell log 900 from log 950.
+the masked softmax's filler -3e38 overflows float16, and bfloat16 rounds log 900 and log 950 to one number.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ DOMAIN = "isnet_trt"
 DOMAIN_VERSION = 1
 OPSET = 20
 BLOCK = 512
-"""Queries per block of the blocked attention: N x M scores become BLOCK x M at a time.
+"""Queries per block of the blocked attention: BLOCK x M scores exist at a time instead of N x M.
 
 Measured with ONNX Runtime on two cores, D = 256: 3 % slower than the plain body at N = M = 4096, 20 % faster at 16384.
 """
@@ -29,9 +29,9 @@ Measured with ONNX Runtime on two cores, D = 256: 3 % slower than the plain body
 AttentionBody = Literal["plain", "blocked"]
 _HEADER = f'<opset_import: ["" : {OPSET}], domain: "{DOMAIN}">\n'
 
-# Every position belongs to the class with the greatest logit (ArgMax: the first of equals). The softmax runs over the
-# positions of the class alone: others get the lowest finite number, which underflows to 0 and stays finite for a class
-# without positions; the product with the mask then makes that class 0. log(0) = -inf marks it.
+# Each position belongs to the class with the largest logit (ArgMax: the first of equals). The softmax of a class runs
+# over its own positions: the scores of others are replaced by a number so low that exp underflows to 0, yet finite, so
+# that a class without positions is not NaN; the product with the mask then makes it 0, and log(0) = -inf marks it.
 _REGION_POOL = (
     _HEADER
     + """
@@ -78,8 +78,8 @@ ContextAttention <scale> (q, k, v, bias) => (out) {
 }"""
 )
 
-# The same, with the queries padded to whole blocks and a Scan over the blocks: B x N x M scores never exist at once.
-# float32 inside, since a Scan names the types of its body; a CPU has no faster arithmetic anyway.
+# The same with queries padded to whole blocks and a Scan over the blocks, so that B x N x M scores never exist at once.
+# float32 inside: the types of a Scan's body are fixed, and a CPU has no faster arithmetic.
 _BLOCKED = (
     _HEADER
     + f"""
@@ -134,7 +134,7 @@ def region_pool() -> FunctionProto:
 def attention(body: AttentionBody = "blocked") -> FunctionProto:
     """The body of ``ContextAttention``: ``blocked`` for ONNX Runtime (bounded memory), ``plain`` for TensorRT.
 
-    TensorRT fuses the plain one, and its parser refuses a Scan inside a function.
+    TensorRT can fuse the plain body, and its parser refuses a Scan inside a function.
     """
     return _parsed(_PLAIN if body == "plain" else _BLOCKED)
 
@@ -142,15 +142,15 @@ def attention(body: AttentionBody = "blocked") -> FunctionProto:
 def _parsed(text: str) -> FunctionProto:
     function = parser.parse_function(text)
     for number, node in enumerate(function.node):
-        # TensorRT names a nameless node after its output, and finds that name twice when the function is called twice.
+        # TensorRT names a nameless node after its output: twice the same where a function is called twice.
         node.name = f"{function.name}_{number}_{node.op_type}"
     return function
 
 
 def attach(model: ModelProto, body: AttentionBody = "blocked") -> None:
-    """Give ``model`` the bodies of its isnet_trt nodes, replacing those it had, and name the plugin namespace.
+    """Add or replace the bodies of the isnet_trt nodes of ``model``, and set their plugin namespace, in place.
 
-    TensorRT's parser takes a plugin before the body only where the node names the plugin's namespace.
+    TensorRT's parser prefers a plugin to the body only where the node has the attribute ``plugin_namespace``.
     """
     kept = [function for function in model.functions if function.domain != DOMAIN]
     del model.functions[:]
@@ -168,7 +168,7 @@ def context_nodes(model: ModelProto) -> list[onnx.NodeProto]:
 
 
 def remove_plugin_namespace(model: ModelProto) -> None:
-    """Take the plugin namespace off the nodes: a parser then runs the bodies, whatever plugins are registered."""
+    """Remove the plugin namespace of the nodes, in place: a parser then uses the bodies, not registered plugins."""
     for node in context_nodes(model):
         kept = [attribute for attribute in node.attribute if attribute.name != "plugin_namespace"]
         del node.attribute[:]

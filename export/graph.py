@@ -1,4 +1,4 @@
-"""From a PyTorch model to the ONNX graph that every engine starts from."""
+"""Export of a PyTorch model to the float32 ONNX graph that the lowering of every engine starts from."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from isnet_trt._version import __version__
 from isnet_trt.errors import BuildError
 from isnet_trt.export import functions
 from isnet_trt.export.functions import AttentionBody
+from isnet_trt.export.onnx_edit import MAX_PROTOBUF, copied, save
 from isnet_trt.training.model import ISNet, inference_form
 
 INPUT, OUTPUT = "image", "logits"
@@ -37,31 +38,30 @@ BLOCKS = (
     "decoder_stage1",
     "slc_net",
 )
-"""Modules whose outputs the parity gate can compare, in the order of computation."""
-_BORDERS_KEY = "isnet_trt.borders"
-_LARGEST_PROTOBUF = 2**31 - 2**24
-"""Protobuf cannot hold 2 GiB in one message; a margin is left for the graph itself."""
+"""Modules whose outputs the parity gate compares, in the order of computation."""
+_BLOCKS_KEY = "isnet_trt.borders"
+_RECIPE_KEY = "isnet_trt.recipe"
 _SAMPLE = (2, 3, 73, 105)
-"""Batch 1 would be taken for a constant; odd sizes keep the rounding of strides general."""
+"""Shape of the traced input. Batch 1 would become a constant; odd sizes keep the rounding of strides general."""
 
 
 def export_graph(model: ISNet, recipe: str) -> onnx.ModelProto:
-    """The inference form of ``model`` as a checked ONNX graph.
+    """Export the inference form of ``model``.
 
-    Input ``image`` (batch, 3, height, width) float32, normalised RGB; output ``logits`` (batch, K, h, w). All three
-    sizes are free. The context operations are nodes of the domain ``isnet_trt`` with function bodies.
+    Input ``image`` (batch, 3, height, width) float32, normalised RGB; output ``logits`` (batch, K, h, w). Batch, height
+    and width are dynamic. The context operations are nodes of the domain ``isnet_trt`` with function bodies.
 
     Raises:
-        BuildError: the exporter failed; its last words are in the message.
+        BuildError: the exporter failed; the end of its output is in the message.
     """
-    with _quiet() as noise:
+    with _quiet() as output:
         try:
             proto = _export(inference_form(model))
-        except Exception as error:
-            raise BuildError(f"the ONNX exporter failed: {error}\n{noise.getvalue()[-2000:]}") from error
+        except Exception as error:  # the exporter raises exceptions of many libraries
+            raise BuildError(f"the ONNX exporter failed: {error}\n{output.getvalue()[-2000:]}") from error
     functions.attach(proto)
     proto.producer_name, proto.producer_version = "isnet_trt", __version__
-    _note(proto, {"isnet_trt.recipe": recipe, _BORDERS_KEY: json.dumps(_borders(proto))})
+    onnx.helper.set_model_props(proto, {_RECIPE_KEY: recipe, _BLOCKS_KEY: json.dumps(_traced_blocks(proto))})
     _strip(proto)
     return proto
 
@@ -85,7 +85,7 @@ def _export(model: nn.Module) -> onnx.ModelProto:
 
 
 def _translations() -> dict[Callable, Callable]:
-    """The custom operators of the model as nodes of our own domain."""
+    """Custom operators of the model -> functions that write them as nodes of the domain ``isnet_trt``."""
     region_pool = _operator("RegionPool", ("logits", "features"), ("centres", "log_counts"))
     attention = _operator("ContextAttention", ("q", "k", "v", "bias"), ("out",), scale=OpSchema.AttrType.FLOAT)
 
@@ -116,20 +116,20 @@ def _operator(
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[io.StringIO]:
-    """Collect what the exporter prints, warns and logs."""
-    noise = io.StringIO()
+    """Collect what the exporter prints; silence its warnings and log."""
+    output = io.StringIO()
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(noise), contextlib.redirect_stderr(noise):
+        with warnings.catch_warnings(), contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
             warnings.simplefilter("ignore")
-            yield noise
+            yield output
     finally:
         logger.setLevel(level)
 
 
-def _borders(proto: onnx.ModelProto) -> dict[str, str]:
+def _traced_blocks(proto: onnx.ModelProto) -> dict[str, str]:
     """Module name -> name of its output tensor: the last node that was traced inside the module."""
     last: dict[str, str] = {}
     for node in proto.graph.node:
@@ -140,13 +140,8 @@ def _borders(proto: onnx.ModelProto) -> dict[str, str]:
     return {name: last[name] for name in BLOCKS if name in last}
 
 
-def _note(proto: onnx.ModelProto, notes: dict[str, str]) -> None:
-    for key, value in notes.items():
-        proto.metadata_props.append(onnx.StringStringEntryProto(key=key, value=value))
-
-
 def _strip(proto: onnx.ModelProto) -> None:
-    """Drop the exporter's notes: they hold stack traces with the paths of this machine."""
+    """Remove the exporter's metadata: it holds stack traces with paths of this machine."""
     for node in proto.graph.node:
         del node.metadata_props[:]
     for value in (*proto.graph.input, *proto.graph.output, *proto.graph.value_info):
@@ -155,34 +150,34 @@ def _strip(proto: onnx.ModelProto) -> None:
 
 
 def block_outputs(proto: onnx.ModelProto) -> dict[str, str]:
-    """Block name -> tensor name, in the order of computation, as `export_graph` recorded them."""
-    notes = {entry.key: entry.value for entry in proto.metadata_props}
-    return json.loads(notes.get(_BORDERS_KEY, "{}"))
+    """Block name -> name of its output tensor, in the order of computation, as `export_graph` recorded them."""
+    return json.loads(_properties(proto).get(_BLOCKS_KEY, "{}"))
+
+
+def recipe_name(proto: onnx.ModelProto) -> str | None:
+    """The recipe that a graph was exported from, where it is recorded."""
+    return _properties(proto).get(_RECIPE_KEY)
+
+
+def _properties(proto: onnx.ModelProto) -> dict[str, str]:
+    return {entry.key: entry.value for entry in proto.metadata_props}
 
 
 def with_attention(proto: onnx.ModelProto, body: AttentionBody) -> onnx.ModelProto:
     """A copy of the graph with another body of the attention."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(proto)
+    copy = copied(proto)
     functions.attach(copy, body)
     return copy
 
 
-def save_graph(proto: onnx.ModelProto, path: str | os.PathLike[str], largest: int = _LARGEST_PROTOBUF) -> None:
-    """Write and check a graph; beyond ``largest`` bytes its weights go into ``<name>.data`` beside it.
+def save_graph(proto: onnx.ModelProto, path: str | os.PathLike[str], max_bytes: int = MAX_PROTOBUF) -> None:
+    """Write and check a graph; beyond ``max_bytes`` its weights go into ``<name>.data`` beside it.
 
     Raises:
         BuildError: ONNX finds the graph invalid.
     """
-    target = Path(path)
-    external = proto.ByteSize() > largest
-    if external:
-        copy = onnx.ModelProto()
-        copy.CopyFrom(proto)  # saving moves the weights out of the message
-        onnx.save_model(copy, str(target), save_as_external_data=True, location=f"{target.name}.data")
-    else:
-        onnx.save_model(proto, str(target))
+    save(proto, Path(path), max_bytes)
     try:
-        onnx.checker.check_model(str(target), full_check=True)
+        onnx.checker.check_model(str(path), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise BuildError(f"the exported graph is not valid ONNX: {error}") from None

@@ -1,4 +1,4 @@
-"""Ctrl-C while a library is at work that may lose it."""
+"""Ctrl-C during calls of libraries that swallow KeyboardInterrupt."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from typing import Any
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """Ctrl-C inside ends the block with KeyboardInterrupt, at its end at the latest.
+    """Raise KeyboardInterrupt at the end of the block if Ctrl-C was pressed inside and the exception was lost.
 
-    torch's exporter, and whatever runs in a destructor, catch the exception, go on or fail with another one. Works on
-    the main thread, the only one that may look at signals; elsewhere nothing changes.
+    torch's exporter, and code in destructors, catch the exception and continue, or raise another one. Only the main
+    thread can handle signals: in other threads the block changes nothing.
 
     Raises:
-        KeyboardInterrupt: the user asked for it.
+        KeyboardInterrupt: Ctrl-C was pressed.
     """
     before = signal.getsignal(signal.SIGINT)
     if not callable(before) or threading.current_thread() is not threading.main_thread():
         yield
         return
-    asked = False
+    pressed = False
 
     def note(number: int, frame: Any) -> None:
-        nonlocal asked
-        asked = True
+        nonlocal pressed
+        pressed = True
         before(number, frame)
 
     signal.signal(signal.SIGINT, note)
     try:
         yield
     except Exception:
-        if asked:
+        if pressed:
             raise KeyboardInterrupt from None
         raise
     finally:
         signal.signal(signal.SIGINT, before)
-    if asked:
+    if pressed:
         raise KeyboardInterrupt

@@ -1,11 +1,11 @@
-"""One exported graph in the arithmetic that was asked for: as an engine takes it, and as ONNX Runtime can run it."""
+"""Lowering: from the float32 graph to the graph that an engine is built from, and to one that ONNX Runtime can run."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import onnx
 
@@ -13,7 +13,7 @@ from isnet_trt.engines.library import PRECISIONS
 from isnet_trt.errors import SettingsError
 from isnet_trt.export import winograd
 from isnet_trt.export.engines import engine_builder
-from isnet_trt.export.fp32_fallback import Fp32Fallback, Half, find_fp32_fallback
+from isnet_trt.export.fp32_fallback import Half, find_fp32_fallback
 from isnet_trt.export.options import EngineOptions, PrecisionOptions
 from isnet_trt.export.precision import cast_to_half, count_casts, emulate_bf16
 from isnet_trt.export.quantise import Flavour, Table, emulate_qdq, quantisable_layers, quantise
@@ -28,7 +28,7 @@ HALVES: tuple[Half, ...] = get_args(Half)
 class LoweredGraphs:
     """``engine`` is what a TensorRT library builds; ``portable`` computes the same under ONNX Runtime on a CPU.
 
-    ``about`` says for the report what was done: islands and their reasons, casts, eight-bit layers.
+    ``about``, for the report: nodes of the fp32 fallback with reasons (``islands``), casts, eight-bit layers.
     """
 
     engine: onnx.ModelProto
@@ -38,16 +38,16 @@ class LoweredGraphs:
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """What a build asks for: ``precision``, and for int8 and fp8 the type of ``rest``, what stays out of eight bits."""
+    """The ``precision`` of a build and, for int8 and fp8, the type ``rest`` of what is not in eight bits."""
 
     precision: str = "fp32"
     rest: str = "fp16"
 
     def check(self, kind: str, options: EngineOptions | None = None) -> None:
-        """Refuse what the engine ``kind`` or its targets cannot do.
+        """Check that the engine ``kind`` and its targets have this arithmetic.
 
         Raises:
-            SettingsError: the message says what can.
+            SettingsError: they do not; the message lists what they have.
         """
         if self.precision not in PRECISIONS:
             raise SettingsError(f"precision {self.precision!r} is not available; there is: {', '.join(PRECISIONS)}")
@@ -78,7 +78,7 @@ class Arithmetic:
 
     @property
     def eight_bits(self) -> bool:
-        """Whether a calibration table is needed."""
+        """Whether layers are quantised, for which a calibration table is needed."""
         return self.precision in EIGHT_BITS
 
 
@@ -90,10 +90,10 @@ def lower_graph(
     table: Table | None = None,
     skip: Iterable[str] = (),
 ) -> LoweredGraphs:
-    """The graphs of ``proto``, which is float32, for the engine ``kind``.
+    """Lower the float32 graph ``proto`` for the engine ``kind``.
 
-    ``ranges`` (`isnet_trt.export.ranges.measure`) are needed for halves, a calibration ``table`` for eight bits;
-    ``skip`` names layers that stay out of eight bits.
+    ``ranges`` (`isnet_trt.export.ranges.measure_ranges`) are needed for half precision, a calibration ``table`` for
+    eight bits; ``skip`` names layers that are not quantised.
 
     Raises:
         SettingsError: ranges or table are missing, or ``skip`` names no layer.
@@ -103,17 +103,16 @@ def lower_graph(
         return LoweredGraphs(proto, winograd.rewrite(proto))
     if arithmetic.eight_bits:
         return _eight_bits(proto, arithmetic, kind, ranges, table, tuple(skip))
-    half: Half = "fp16" if arithmetic.precision == "fp16" else "bf16"
-    graph, about = _half(proto, half, ranges)
-    return LoweredGraphs(graph, emulate_bf16(graph) if half == "bf16" else graph, about)
+    graph, about = _half(proto, cast(Half, arithmetic.precision), ranges)
+    return LoweredGraphs(graph, emulate_bf16(graph) if arithmetic.precision == "bf16" else graph, about)
 
 
 def _half(proto: onnx.ModelProto, half: Half, ranges: Ranges | None) -> tuple[onnx.ModelProto, dict[str, Any]]:
     if ranges is None:
         raise SettingsError(f"a graph in {half} needs the ranges of its tensors, measured on pictures")
-    islands: Fp32Fallback = find_fp32_fallback(proto, ranges, half)
-    graph = cast_to_half(proto, half, islands)
-    return graph, {"islands": islands, "casts": count_casts(graph)}
+    fallback = find_fp32_fallback(proto, ranges, half)
+    graph = cast_to_half(proto, half, fallback)
+    return graph, {"islands": fallback, "casts": count_casts(graph)}
 
 
 def missing_calibration(precision: str) -> SettingsError:
@@ -122,7 +121,7 @@ def missing_calibration(precision: str) -> SettingsError:
 
 
 def flavour_of(precision: str, kind: str) -> Flavour:
-    """The form of eight bits that an engine takes: uint8 under ONNX Runtime, symmetric int8 or E4M3 under TensorRT."""
+    """The eight-bit format of an engine: uint8 under ONNX Runtime, symmetric int8 or E4M3 under TensorRT."""
     return engine_builder(kind).eight_bits[precision]
 
 
@@ -134,19 +133,22 @@ def _eight_bits(
     table: Table | None,
     skip: tuple[str, ...],
 ) -> LoweredGraphs:
-    """For ONNX Runtime one graph; for TensorRT the rest is typed first, and a twin computes the same."""
     if table is None:
         raise missing_calibration(arithmetic.precision)
     flavour = flavour_of(arithmetic.precision, kind)
-    about: dict[str, Any] = {"eight-bit layers": len(quantisable_layers(proto, flavour)), "kept out": list(skip)}
-    about["calibration inputs"] = len(table.inputs)
     plain = quantise(proto, table, flavour, skip)
-    about["ranges by observer"] = table.observers_taken(ACTIVATIONS[flavour])
+    about: dict[str, Any] = {
+        "eight-bit layers": len(quantisable_layers(proto, flavour)),
+        "kept out": list(skip),
+        "calibration inputs": len(table.inputs),
+        "ranges by observer": table.observers_taken(ACTIVATIONS[flavour]),
+    }
     if flavour == "cpu":
         return LoweredGraphs(plain, plain, about)
     if arithmetic.rest == "fp32":
         return LoweredGraphs(plain, emulate_qdq(plain), about)
-    rest, more = _half(proto, "fp16" if arithmetic.rest == "fp16" else "bf16", ranges)
-    graph = quantise(rest, table, flavour, skip)
-    # bfloat16 has no twin beside eight bits: its own roundings are a tenth of theirs.
-    return LoweredGraphs(graph, emulate_qdq(graph if arithmetic.rest == "fp16" else plain), about | more)
+    # Types first, then Q/DQ: `quantise` reads the types that the layers have.
+    half, half_about = _half(proto, cast(Half, arithmetic.rest), ranges)
+    graph = quantise(half, table, flavour, skip)
+    # bfloat16 is not emulated beside eight bits: its own rounding error is a tenth of theirs.
+    return LoweredGraphs(graph, emulate_qdq(graph if arithmetic.rest == "fp16" else plain), about | half_about)

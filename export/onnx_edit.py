@@ -1,34 +1,92 @@
-"""Which element type each tensor of a graph has, and ONNX's codes of the types."""
+"""Editing ONNX graphs: element types, copies with other nodes, opsets, files."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TypeVar
+
 import numpy as np
 import onnx
-from onnx import TensorProto
+from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from isnet_trt.cuda.element_types import ELEMENT_TYPES, FLOATS
+from isnet_trt.errors import BuildError
 
+MAX_PROTOBUF = 2**31 - 2**24
+"""Bytes of weights in one file: protobuf cannot hold 2 GiB in a message, and the graph itself needs a margin."""
+LATEST_OPSET = 23
+_IR_OF_LATEST = 11
 CODES: dict[str, int] = {name: TensorProto.DataType.Value(element.onnx) for name, element in ELEMENT_TYPES.items()}
 """Name of a type of `isnet_trt.cuda.element_types` -> ONNX's code."""
 NAMES = {code: name for name, code in CODES.items()}
 FLOAT_CODES = frozenset(CODES[name] for name in FLOATS)
+Message = TypeVar("Message", ModelProto, NodeProto, TensorProto)
 
 
-def element_types(proto: onnx.ModelProto) -> dict[str, int]:
+def copied(message: Message) -> Message:
+    """A copy that stays valid when the list that holds ``message`` is emptied."""
+    copy = type(message)()
+    copy.CopyFrom(message)
+    return copy
+
+
+def with_nodes(proto: ModelProto, nodes: Iterable[NodeProto], added: Iterable[TensorProto] = ()) -> ModelProto:
+    """A copy of ``proto`` with other ``nodes``, and of its initializers and the ``added`` ones those that they read."""
+    graph_nodes = list(nodes)
+    used = {name for node in graph_nodes for name in node.input}
+    copy = copied(proto)
+    del copy.graph.node[:], copy.graph.initializer[:]
+    copy.graph.node.extend(graph_nodes)
+    copy.graph.initializer.extend(tensor for tensor in (*proto.graph.initializer, *added) if tensor.name in used)
+    return copy
+
+
+def attribute(node: NodeProto, name: str, default: int) -> int:
+    """An integer attribute of a node."""
+    return next((int(helper.get_attribute_value(a)) for a in node.attribute if a.name == name), default)
+
+
+def element_types(proto: ModelProto) -> dict[str, int]:
     """Tensor name -> ONNX element type, of everything that shape inference knows."""
-    bare = onnx.ModelProto()
-    bare.CopyFrom(proto)
+    bare = copied(proto)
     del bare.graph.value_info[:]
     for tensor in bare.graph.initializer:
         _drop_large(tensor)
     inferred = onnx.shape_inference.infer_shapes(bare).graph
-    kinds = {v.name: v.type.tensor_type.elem_type for v in (*inferred.value_info, *inferred.input, *inferred.output)}
-    return kinds | {tensor.name: tensor.data_type for tensor in proto.graph.initializer}
+    types = {v.name: v.type.tensor_type.elem_type for v in (*inferred.value_info, *inferred.input, *inferred.output)}
+    return types | {tensor.name: tensor.data_type for tensor in proto.graph.initializer}
 
 
 def _drop_large(tensor: TensorProto) -> None:
-    """Shape inference copies the model; it looks into small tensors only."""
+    # Shape inference copies the model, but reads the values of small tensors only.
     if np.prod(tensor.dims) > 1024:
         tensor.ClearField("raw_data")
         tensor.data_location = TensorProto.EXTERNAL
         tensor.external_data.append(onnx.StringStringEntryProto(key="location", value="none"))
+
+
+def set_opset(proto: ModelProto, opset: int) -> None:
+    """Set the opset of a graph and its functions, in place.
+
+    Between opsets 20 and 23 the operators of our graphs gained element types and changed nothing else, so that the
+    number alone is set.
+
+    Raises:
+        BuildError: the graph is of an opset after `LATEST_OPSET`, whose operators may compute something else.
+    """
+    for entry in (*proto.opset_import, *(entry for function in proto.functions for entry in function.opset_import)):
+        if entry.domain == "":
+            if entry.version > LATEST_OPSET:
+                raise BuildError(f"the graph has opset {entry.version}; opsets up to {LATEST_OPSET} are supported")
+            entry.version = opset
+    if opset == LATEST_OPSET:
+        proto.ir_version = max(proto.ir_version, _IR_OF_LATEST)
+
+
+def save(proto: ModelProto, path: Path, max_bytes: int = MAX_PROTOBUF) -> None:
+    """Write a graph; beyond ``max_bytes`` its weights go into ``<name>.data`` beside it."""
+    if proto.ByteSize() <= max_bytes:
+        onnx.save_model(proto, str(path))
+    else:  # saving moves the weights out of the message: save a copy
+        onnx.save_model(copied(proto), str(path), save_as_external_data=True, location=f"{path.name}.data")

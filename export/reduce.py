@@ -1,7 +1,7 @@
-"""The smallest part of a graph that a TensorRT library refuses, by polygraphy's ``debug reduce``.
+"""Reduce a graph to the smallest part that a TensorRT library cannot build, by polygraphy's ``debug reduce``.
 
-polygraphy cuts the graph in halves, from its outputs and from its inputs, and asks after each cut
-(`isnet_trt.engines.trial`); the shapes at a cut it gets from ONNX Runtime, which must be able to run the graph.
+polygraphy cuts the graph in halves, from its outputs and from its inputs, and tries each part
+(`isnet_trt.engines.trial`). It infers the shapes at a cut with ONNX Runtime, which must be able to run the graph.
 https://docs.nvidia.com/deeplearning/tensorrt/latest/_static/polygraphy/index.html
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -17,29 +18,35 @@ from pathlib import Path
 
 import onnx
 
+import isnet_trt
 from isnet_trt import cli
 from isnet_trt.engines.table import compiling_kinds, library
-from isnet_trt.errors import BuildError, EngineUnavailable, SettingsError
+from isnet_trt.engines.trial import REFUSED
+from isnet_trt.errors import BuildError, EngineError, EngineUnavailable, SettingsError
 from isnet_trt.export.comparison_backends import load_graph
 from isnet_trt.export.engines.tensorrt_family import fix_input
 from isnet_trt.export.functions import remove_plugin_namespace
 from isnet_trt.export.graph import INPUT, with_attention
 
 _SHAPE = (1, 3, 65, 97)
-"""Small and odd: what a library refuses, it refuses at any size."""
-_POLYGRAPHY = "import sys; from polygraphy.tools import main; sys.exit(main())"
+"""Small and odd: a refusal does not depend on the size."""
+_TRIAL = [sys.executable, "-m", "isnet_trt.engines.trial"]
+_POLYGRAPHY = [sys.executable, "-c", "import sys; from polygraphy.tools import main; sys.exit(main())"]
 
 
 def reduce_graph(one: str, kind: str, out: Path, say: Callable[[str], None]) -> int:
     """Write the smallest part of a graph that the library ``kind`` cannot build to ``out``; returns the exit status.
 
-    ``one`` is a bundle's folder or a ``.onnx`` file. 0: the library builds all of it, and nothing is written; 1: a part
-    was found.
+    ``one`` is a bundle's folder or a ``.onnx`` file. A library that ends the process over a graph cannot build it
+    either; parts are then counted that end it in the same way. 0: the library builds all of the graph, and nothing is
+    written; 1: a part was written.
 
     Raises:
         SettingsError: ``kind`` is no TensorRT library, or ``one`` no graph.
         EngineUnavailable: polygraphy, onnx-graphsurgeon or the library is not installed.
-        BuildError: polygraphy failed, such as where ONNX Runtime cannot run the graph; its last words are given.
+        EngineError: the library cannot be tried, for example because it does not start.
+        BuildError: polygraphy failed, for example because ONNX Runtime cannot run the graph; the message has the end of
+            its output.
     """
     if kind not in compiling_kinds():
         raise SettingsError(f"--reduce asks {' or '.join(compiling_kinds())} what it refuses, not {kind!r}")
@@ -48,32 +55,52 @@ def reduce_graph(one: str, kind: str, out: Path, say: Callable[[str], None]) -> 
         raise EngineUnavailable(f"--reduce needs {' and '.join(missing)}; pip install 'isnet_trt[build]'")
     proto = with_attention(load_graph(one)[0], "plain")
     remove_plugin_namespace(proto)
+    shape = _static_shape(proto)
+    fix_input(proto, shape)
     with tempfile.TemporaryDirectory() as folder:
-        fix_input(proto, _static(proto))
         onnx.save(proto, f"{folder}/whole.onnx")
-        ask = [sys.executable, "-m", "isnet_trt.engines.trial", kind]
-        answer = _ask([*ask, "whole.onnx"], folder)
-        if not answer.returncode:
+        status, reason = _try(kind, "whole.onnx", folder)
+        if status == 0:
             say(f"{kind} builds all of {one}")
             return 0
-        say(f"{kind} refuses: {answer.stdout.strip()[:300]}")
-        say("looking for the smallest part that it refuses …")
-        command = [sys.executable, "-c", _POLYGRAPHY, "debug", "reduce", "whole.onnx", "-o", "part.onnx", "--quiet"]
-        command += ["--mode", "bisect", "--model-input-shapes", f"{INPUT}:[{','.join(map(str, _static(proto)))}]"]
-        ran = _ask([*command, "--check", *ask, "polygraphy_debug.onnx"], folder)
-        if ran.returncode or not Path(folder, "part.onnx").is_file():
-            raise BuildError(f"polygraphy debug reduce failed: {(ran.stdout + ran.stderr).strip()[-500:]}")
+        say(f"{kind} {reason}")
+        say("looking for the smallest part that it cannot build …")
+        command = [*_POLYGRAPHY, "debug", "reduce", "whole.onnx", "-o", "part.onnx", "--quiet", "--mode", "bisect"]
+        command += ["--model-input-shapes", f"{INPUT}:[{','.join(map(str, shape))}]", "--fail-code", str(status)]
+        process = _run([*command, "--check", *_TRIAL, kind, "polygraphy_debug.onnx"], folder)
+        if process.returncode or not Path(folder, "part.onnx").is_file():
+            raise BuildError(f"polygraphy debug reduce failed: {(process.stdout + process.stderr).strip()[-500:]}")
         part = onnx.load(f"{folder}/part.onnx")
         _write(part, out)
-        say(f"{kind} refuses this part: {_ask([*ask, 'part.onnx'], folder).stdout.strip()[:300]}")
+        say(f"this part: {kind} {_try(kind, 'part.onnx', folder)[1]}")
     for node in part.graph.node:
         say(f"  {node.op_type} {node.name}: {', '.join(node.input)} -> {', '.join(node.output)}")
     say(f"written: {out}")
     return cli.FAILED
 
 
-def _static(proto: onnx.ModelProto) -> tuple[int, int, int, int]:
-    """The input's sizes; those that are free get small ones."""
+def _try(kind: str, file: str, folder: str) -> tuple[int, str]:
+    """Exit status of building a graph, and what the library did: 0, `REFUSED`, or negative if it ended the process.
+
+    Raises:
+        EngineError: the library could not be tried; whether it builds the graph is not known.
+    """
+    process = _run([*_TRIAL, kind, file], folder)
+    if process.returncode == 0:
+        return 0, "builds it"
+    if process.returncode == REFUSED:
+        return REFUSED, f"refuses: {process.stdout.strip()[:300]}"
+    if process.returncode < 0:
+        name = signal.Signals(-process.returncode).name
+        return process.returncode, f"ends the process ({name}): {process.stderr.strip()[-300:]}"
+    raise EngineError(
+        f"{kind} could not be tried (exit status {process.returncode}), so what it refuses is not known: "
+        f"{process.stderr.strip()[-500:]}"
+    )
+
+
+def _static_shape(proto: onnx.ModelProto) -> tuple[int, int, int, int]:
+    """The input's sizes, with those of `_SHAPE` where they are dynamic."""
     dimensions = proto.graph.input[0].type.tensor_type.shape.dim
     if len(dimensions) != len(_SHAPE):
         raise SettingsError(f"the graph's input has {len(dimensions)} axes, not (batch, 3, height, width)")
@@ -81,16 +108,12 @@ def _static(proto: onnx.ModelProto) -> tuple[int, int, int, int]:
     return batch, channels, height, width
 
 
-def _ask(command: list[str], folder: str) -> subprocess.CompletedProcess[str]:
-    """Run a command in ``folder``, with this package importable from wherever it is."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in (_root(), os.environ.get("PYTHONPATH")) if p)}
+def _run(command: list[str], folder: str) -> subprocess.CompletedProcess[str]:
+    """Run a command in ``folder`` with this package importable, also from a checkout."""
+    root = str(Path(isnet_trt.__file__).parents[1])
+    path = os.pathsep.join(entry for entry in (root, os.environ.get("PYTHONPATH")) if entry)
+    environment = {**os.environ, "PYTHONPATH": path}
     return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment, check=False)
-
-
-def _root() -> str:
-    import isnet_trt
-
-    return str(Path(isnet_trt.__file__).parents[1])
 
 
 def _write(part: onnx.ModelProto, out: Path) -> None:

@@ -1,4 +1,4 @@
-"""``precision.md`` and ``precision.png``: what an engine costs in accuracy, for people."""
+"""The accuracy report of a build: ``precision.md`` and ``precision.png``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from isnet_trt.export.parity import Block, ParityResult
+from isnet_trt.export.parity import BlockErrors, ParityResult
 from isnet_trt.export.quantise import Mix
 from isnet_trt.export.quantise.plot import draw as draw_mix
 from isnet_trt.metrics import Metrics
@@ -21,7 +21,7 @@ _WORST = 8
 
 @dataclass(frozen=True)
 class Scores:
-    """Metrics against the truth of a labelled set: of the checkpoint and of the engine, in one runtime."""
+    """Metrics of the checkpoint and of the engine on a labelled set, through one runtime."""
 
     pictures: str
     checkpoint: Metrics
@@ -34,7 +34,7 @@ class Scores:
         return 100 * (self.checkpoint.miou - self.engine.miou)
 
     def to_json(self) -> dict[str, Any]:
-        """For the manifest: fractions, and the drop in points."""
+        """For the manifest: fractions, except the drop, which is in points."""
         return {
             "pictures": self.pictures,
             "checkpoint_miou": self.checkpoint.miou,
@@ -46,13 +46,16 @@ class Scores:
 
 @dataclass(frozen=True)
 class Report:
-    """All that is known about one build's precision."""
+    """What is reported about the precision of one build.
+
+    ``about`` and ``built`` are facts about the graph and the engine, printed as they are.
+    """
 
     recipe: str
     precision: str
     engine: str
     labels: Labels
-    findings: ParityResult
+    result: ParityResult
     about: dict[str, Any] = field(default_factory=dict)
     built: dict[str, Any] = field(default_factory=dict)
     scores: Scores | None = None
@@ -61,36 +64,36 @@ class Report:
     def to_json(self) -> dict[str, Any]:
         """The manifest's ``parity``."""
         more = {"graph": self.about, "built": self.built, "scores": self.scores and self.scores.to_json()}
-        return self.findings.to_json() | {name: value for name, value in more.items() if value}
+        return self.result.to_json() | {name: value for name, value in more.items() if value}
 
     def write(self, folder: Path) -> None:
-        """Leave the page and its picture in ``folder``."""
+        """Write the page and its figures into ``folder``."""
         (folder / PAGE).write_text("\n".join(_page(self)) + "\n", "utf-8")
-        _draw(self.findings, folder / PICTURE)
+        _draw(self.result, folder / PICTURE)
         if self.mix:
             draw_mix(self.mix, folder / MIX)
 
 
 def _page(report: Report) -> Iterator[str]:
-    found = report.findings
+    result = report.result
     yield f"# {report.precision} engine of {report.recipe}"
     yield ""
-    yield f"Built for {report.engine}; compared with the float32 checkpoint on {len(found.rows)} network inputs "
-    yield f"(compared engine: {found.engine})."
+    yield f"Built for {report.engine}; compared with the float32 checkpoint on {len(result.rows)} network inputs "
+    yield f"(compared engine: {result.engine})."
     yield ""
-    yield f"- equal labels: **{100 * found.agreement:.3f} %** of all positions of the network's output"
-    worst = max(found.rows, key=lambda row: row.rms)
+    yield f"- equal labels: **{100 * result.agreement:.3f} %** of all positions of the network's output"
+    worst = max(result.rows, key=lambda row: row.rms)
     yield f"- error of the logits: rms {worst.rms:.2e} of their standard deviation at worst ({worst.picture})"
     if report.scores:
         yield from _scores(report.scores)
     for name, value in report.built.items():
         yield f"- {name}: {_short(value)}"
-    yield from _blocks(found.blocks.values())
+    yield from _blocks(result.blocks.values())
     yield from _classes(report)
-    yield from _islands(report.about)
+    yield from _graph_facts(report.about)
     if report.mix:
         yield from ("", "## What stays out of eight bits", "", report.mix.markdown(), "", f"![The search]({MIX})")
-    yield from _rows(found)
+    yield from _rows(result)
     yield from ("", f"![Values at the block borders]({PICTURE})")
 
 
@@ -108,7 +111,7 @@ def _short(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def _blocks(blocks: Iterable[Block]) -> Iterator[str]:
+def _blocks(blocks: Iterable[BlockErrors]) -> Iterator[str]:
     yield from ("", "## Tensors at the block borders", "", "Worst picture of each; errors over the standard deviation.")
     yield from ("", "| block | cosine | rms error | largest error |", "|---|---:|---:|---:|")
     for block in blocks:
@@ -116,8 +119,8 @@ def _blocks(blocks: Iterable[Block]) -> Iterator[str]:
 
 
 def _classes(report: Report) -> Iterator[str]:
-    """The classes on which engine and checkpoint agree least, and what they are taken for."""
-    confusion = report.findings.confusion
+    """The classes on which engine and checkpoint agree least, and the most frequent changes of class."""
+    confusion = report.result.confusion
     iou = confusion.metrics().iou
     order = [int(k) for k in np.argsort(np.nan_to_num(iou, nan=2.0), kind="stable") if not np.isnan(iou[k])]
     yield from ("", "## Classes that differ most", "", "IoU of the engine's labels with the checkpoint's.", "")
@@ -130,49 +133,46 @@ def _classes(report: Report) -> Iterator[str]:
         yield from ("", f"Most frequent changes: {', '.join(pairs)}.")
 
 
-def _islands(about: dict[str, Any]) -> Iterator[str]:
+def _graph_facts(about: dict[str, Any]) -> Iterator[str]:
     if not about:
         return
-    islands = about.get("islands", {})
     yield from ("", "## The graph", "")
-    for name, value in about.items():
-        if name != "islands":
-            yield f"- {name}: {_short(value) or 'none'}"
-    if "islands" in about:
-        yield f"- nodes that stay float32: {len(islands)}"
-        yield from (f"  - {node}: {reason}" for node, reason in islands.items())
+    yield from (f"- {name}: {_short(value) or 'none'}" for name, value in about.items() if name != "islands")
+    if "islands" in about:  # the nodes of the fp32 fallback
+        yield f"- nodes that stay float32: {len(about['islands'])}"
+        yield from (f"  - {node}: {reason}" for node, reason in about["islands"].items())
 
 
-def _rows(found: ParityResult) -> Iterator[str]:
+def _rows(result: ParityResult) -> Iterator[str]:
     yield from ("", "## Pictures", "", "| input | size | largest | rms | equal labels |", "|---|---|---:|---:|---:|")
-    for row in found.rows:
+    for row in result.rows:
         size = f"{row.height}×{row.width}"
         yield f"| {row.picture} | {size} | {row.max:.2e} | {row.rms:.2e} | {100 * row.agreement:.3f} % |"
-    bounds = found.tolerance
+    bounds = result.tolerance
     yield (f"| bound | | {bounds.max:.2e} | {bounds.rms:.2e} | {100 * bounds.agreement:.1f} % |")
 
 
-def _draw(found: ParityResult, path: Path) -> None:
-    """The values of each block's output as two histograms, and the error of each block as a bar."""
+def _draw(result: ParityResult, path: Path) -> None:
+    """Plot the values of each block's output as two histograms, and the error of each block as a bar."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    names = list(found.histograms)
+    names = list(result.histograms)
     columns = 3
     rows = -(-(len(names) + 1) // columns)
     figure = Figure(figsize=(4 * columns, 2.4 * rows), layout="constrained")
     FigureCanvasAgg(figure)
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for name, axis in zip(names, axes, strict=False):
-        edges, wanted, got = found.histograms[name]
-        axis.stairs(wanted, edges, fill=True, color="0.8", label="checkpoint")
-        axis.stairs(got, edges, color="tab:red", label="engine's graph")
+        edges, reference, values = result.histograms[name]
+        axis.stairs(reference, edges, fill=True, color="0.8", label="checkpoint")
+        axis.stairs(values, edges, color="tab:red", label="engine's graph")
         axis.set_yscale("symlog")
-        axis.set_title(f"{name}: cosine {found.blocks[name].cosine:.5f}", fontsize=8)
+        axis.set_title(f"{name}: cosine {result.blocks[name].cosine:.5f}", fontsize=8)
         axis.tick_params(labelsize=7)
     axes[0].legend(fontsize=7)
     bars = axes[len(names)]
-    bars.barh(names[::-1], [found.blocks[name].rms for name in names[::-1]], color="tab:red")
+    bars.barh(names[::-1], [result.blocks[name].rms for name in names[::-1]], color="tab:red")
     bars.set_title("rms error over standard deviation", fontsize=8)
     bars.tick_params(labelsize=7)
     for axis in axes[len(names) + 1 :]:

@@ -1,14 +1,14 @@
-"""What a build shows to the network: inputs for the calibration, for ranges and searches, and for the gate."""
+"""Which network inputs a build uses: for calibration, for ranges and block ranking, and for the gate."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from isnet_trt.export import parity
+from isnet_trt.export.network_inputs import NetworkInput, load_inputs
 from isnet_trt.export.options import OptionalPath
-from isnet_trt.export.parity import NetworkInput
 from isnet_trt.export.quantise import CalibrationInputs, calibration_inputs
 from isnet_trt.recipes import Recipe
 from isnet_trt.settings import Inference, Size
@@ -19,11 +19,13 @@ COMPARED = 16
 
 @dataclass(frozen=True)
 class Samples:
-    """Network inputs.
+    """Network inputs of a build.
 
-    ``gate``: what engine and checkpoint are compared on; ``typical``: what ranges are measured and blocks ranked on;
-    ``calibration``: all that the folder of typical pictures makes; ``left_out``: what of that folder could not be used
-    for the first two, one line a picture.
+    Attributes:
+        gate: inputs on which engine and checkpoint are compared.
+        typical: inputs on which ranges are measured and blocks are ranked.
+        calibration: every input from the folder of typical pictures.
+        left_out: pictures of that folder that are in neither ``gate`` nor ``typical``, with the reason, one line each.
     """
 
     gate: Sequence[NetworkInput]
@@ -33,28 +35,27 @@ class Samples:
 
 
 def windows_at_scale_1(recipe: Recipe) -> Inference:
-    """How calibration shows pictures: the recipe's windows where it has some, else whole, at scale 1 without flip."""
+    """The inference settings of calibration: the recipe's windows, or whole images, at scale 1 without flip."""
     return recipe.ms_flip.replace(scales=(1.0,), flip=False)
 
 
 def samples(recipe: Recipe, calib: OptionalPath, limit: int, images: OptionalPath, static: Size | None) -> Samples:
-    """The inputs of a build: from ``calib``, at most ``limit``; the gate's from ``images`` where that is given.
+    """The inputs of a build: at most ``limit`` from ``calib``; those of the gate from ``images`` where it is given.
 
-    For the gate of an engine of one ``static`` (height, width), which takes no windows of another size, the pictures
-    themselves are brought to that size.
+    The gate of an engine of one ``static`` (height, width) takes whole pictures resized to it instead of windows.
 
     Raises:
-        SettingsError: there are no pictures in a folder, or none that can be read.
+        SettingsError: a folder holds no picture, or none that can be read.
         ImageError: one of ``images`` cannot be used.
     """
     chosen = Path(images) if images else None
     if calib is None:
-        gate = parity.load_inputs(recipe.preprocess, chosen, static, COMPARED)
+        gate = load_inputs(recipe.preprocess, chosen, static, COMPARED)
         return Samples(gate, gate)
     inputs = calibration_inputs(calib, recipe.preprocess, windows_at_scale_1(recipe), limit)
-    typical = [picture for _, picture in zip(range(COMPARED), inputs, strict=False)]
+    typical = list(itertools.islice(inputs, COMPARED))
     left_out = tuple(inputs.skipped)
     gate = typical
     if chosen or static:
-        gate = parity.load_inputs(recipe.preprocess, chosen or inputs.readable, static, COMPARED)
+        gate = load_inputs(recipe.preprocess, chosen or inputs.readable, static, COMPARED)
     return Samples(gate, typical, inputs, left_out)

@@ -1,4 +1,4 @@
-"""mIoU of an engine beside its checkpoint's, on labelled pictures through one runtime."""
+"""mIoU of an engine and of its checkpoint on labelled pictures, through one runtime."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from isnet_trt.training.torch_engine import TorchEngine
 
 
 def score(model: ISNet, engine: Engine, checkpoint: Checkpoint, pictures: Labelled, preset: str = "default") -> Scores:
-    """Both scores with a preset of the checkpoint's recipe; ``engine`` stays open.
+    """Score both with a preset of the checkpoint's recipe; ``engine`` stays open.
 
     Raises:
         SettingsError: no picture could be used.
         DataError, ImageError, EngineError: a picture cannot be read, or an engine failed.
     """
-    models = [_model(one, checkpoint, preset) for one in (TorchEngine(model, "cpu"), engine)]
+    models = [_model(runner, checkpoint, preset) for runner in (TorchEngine(model, "cpu"), engine)]
     tally = run(models, pictures, range(len(pictures)))
     if tally.agreement is None or not tally.pictures:
         raise SettingsError(f"{pictures.name} has no pictures to score on")
-    ours, theirs = (one.confusion.metrics() for one in tally.scores)
+    of_checkpoint, of_engine = (score.confusion.metrics() for score in tally.scores)
     about = f"{tally.pictures} pictures of {pictures.name} ({pictures.split}), {preset}"
-    return Scores(about, ours, theirs, tally.agreement.all_pixels)
+    return Scores(about, of_checkpoint, of_engine, tally.agreement.all_pixels)
 
 
 def _model(engine: Engine, checkpoint: Checkpoint, preset: str) -> Model:

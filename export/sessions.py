@@ -1,4 +1,4 @@
-"""ONNX Runtime sessions that show what happens inside a graph."""
+"""ONNX Runtime sessions that return inner tensors of a graph."""
 
 from __future__ import annotations
 
@@ -11,23 +11,21 @@ from typing import Any
 import onnx
 
 from isnet_trt.engines.cores import usable_cores
-
-LARGEST_PROTOBUF = 2**31 - 2**24
+from isnet_trt.export.onnx_edit import copied, save
 
 
 @contextmanager
 def open_session(proto: onnx.ModelProto, outputs: Iterable[str] = (), threads: int | None = None) -> Iterator[Any]:
-    """A session on the CPU of ``proto`` that can also return the tensors called ``outputs``."""
+    """An ``onnxruntime.InferenceSession`` on the CPU that can also return the tensors ``outputs``."""
     import onnxruntime
 
-    probe = onnx.ModelProto()
-    probe.CopyFrom(proto)
-    there = {value.name for value in (*probe.graph.output, *probe.graph.input)}
-    probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs if name not in there)
+    graph = copied(proto)
+    available = {value.name for value in (*graph.graph.output, *graph.graph.input)}
+    graph.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs if name not in available)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or usable_cores()
     options.log_severity_level = 3
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "probe.onnx"
-        onnx.save_model(probe, str(path), save_as_external_data=probe.ByteSize() > LARGEST_PROTOBUF)
+        path = Path(folder) / "graph.onnx"
+        save(graph, path)
         yield onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

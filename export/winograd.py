@@ -1,4 +1,4 @@
-"""Wide 3×3 convolutions of a graph, for ONNX Runtime on a CPU, as Winograd F(4×4, 3×3) in standard operators.
+"""Winograd F(4×4, 3×3) for the wide 3×3 convolutions of a graph, in standard operators, for ONNX Runtime on a CPU.
 
 A 4×4 block of outputs costs 36 products per pair of channels instead of 144 (Lavin and Gray, "Fast Algorithms for
 Convolutional Neural Networks", 2016, section 4, with the points 0, ±1, ±2, ∞):
@@ -6,8 +6,8 @@ Convolutional Neural Networks", 2016, section 4, with the points 0, ±1, ±2, �
     Y = Aᵀ [(G W Gᵀ) ⊙ (Bᵀ X B)] A
 
 Bᵀ X B is a 6×6 convolution of stride 4 on single channels, the sums over channels are one 1×1 convolution of 36 groups,
-Aᵀ M A is a 4×4 transposed convolution of stride 4. The file keeps the 3×3 weights W; ONNX Runtime folds G W Gᵀ when it
-loads the graph, which takes four times the memory of W.
+Aᵀ M A is a 4×4 transposed convolution of stride 4. The file keeps the 3×3 weights W; ONNX Runtime folds G W Gᵀ, which
+has four times the size of W, when it loads the graph.
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ from numpy.typing import NDArray
 from onnx import FunctionProto, ModelProto, NodeProto, helper, parser
 
 from isnet_trt.export.functions import OPSET
+from isnet_trt.export.onnx_edit import copied
 
 DOMAIN = "isnet_trt.cpu"
 NAME = "WinogradConv"
 CHANNELS = 256
-"""Fewest input and output channels that pay at every size of picture.
+"""Fewest input and output channels for which the rewriting is faster at every image size.
 
 ONNX Runtime 1.32, two cores with AVX-512, against the direct convolution on 64×64 positions: 2.2 times as fast with
 1024 or 2048 input channels (1.3 on 8×11 positions), 1.35 with 256, 0.97 with 128. Dilated convolutions, phase by phase,
-lose on small pictures (0.5 on 33×42 positions with dilation 4) and stay as they are.
+are slower on small images (0.5 on 33×42 positions with dilation 4) and stay as they are.
 """
 
 _B = np.array(
@@ -40,7 +41,7 @@ _B = np.array(
 )
 _G = np.array([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]) / 24
 _A = np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]])
-# The product at the points (1, 1) reaches every output of its block with factor 1, so the bias rides on it.
+# The product at the points (1, 1) enters every output of its block with factor 1: adding the bias there adds it to all.
 _BIAS_AT = np.arange(36) == 7
 
 _SHARED = """
@@ -123,30 +124,29 @@ def _numbers(values: NDArray) -> str:
 
 
 def rewrite(model: ModelProto) -> ModelProto:
-    """A copy of ``model`` in which the convolutions that gain by it are ``WinogradConv`` nodes."""
-    copy = ModelProto()
-    copy.CopyFrom(model)
+    """A copy of ``model`` whose wide 3×3 convolutions are ``WinogradConv`` nodes."""
+    copy = copied(model)
     shapes = {tensor.name: tuple(tensor.dims) for tensor in copy.graph.initializer}
-    chosen = [node for node in copy.graph.node if _gains(node, shapes)]
-    for node in chosen:
+    replaced = [node for node in copy.graph.node if _is_wide(node, shapes)]
+    for node in replaced:
         node.op_type, node.domain = NAME, DOMAIN
         del node.attribute[:]
-    if chosen:
+    if replaced:
         copy.functions.append(winograd_conv())
         copy.opset_import.append(helper.make_opsetid(DOMAIN, 1))
     return copy
 
 
-def _gains(node: NodeProto, shapes: dict[str, tuple[int, ...]]) -> bool:
+def _is_wide(node: NodeProto, shapes: dict[str, tuple[int, ...]]) -> bool:
     """Whether ``node`` is a wide 3×3 convolution with bias, stride 1, padding 1, neither dilated nor grouped."""
     if node.op_type != "Conv" or node.domain or len(node.input) != 3:
         return False
     outputs, inputs, *kernel = shapes.get(node.input[1], (0, 0))
-    has = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+    attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
     return (
         kernel == [3, 3]
         and min(outputs, inputs) >= CHANNELS
-        and has.get("group", 1) == 1
-        and list(has.get("pads", [])) == [1, 1, 1, 1]
-        and all(list(has.get(name, [1, 1])) == [1, 1] for name in ("strides", "dilations"))
+        and attributes.get("group", 1) == 1
+        and list(attributes.get("pads", [])) == [1, 1, 1, 1]
+        and all(list(attributes.get(name, [1, 1])) == [1, 1] for name in ("strides", "dilations"))
     )

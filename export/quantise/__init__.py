@@ -1,4 +1,4 @@
-"""Eight-bit graphs: calibration, placement, and what it costs.
+"""Quantisation to eight bits: calibration, placement of Q/DQ, mixed precision.
 
 inputs = calibration_inputs(folder, recipe.preprocess, recipe.default)
 table = calibrate(proto, inputs, bundle_folder)

@@ -1,4 +1,4 @@
-"""How good a graph is, as one number in points (0 … 100, more is better), run by ONNX Runtime."""
+"""Metrics of a graph under ONNX Runtime: one number in points (0 … 100, more is better)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from isnet_trt.engines.base import Engine
 from isnet_trt.engines.onnxruntime import open_onnx
-from isnet_trt.export.parity import NetworkInput
+from isnet_trt.export.network_inputs import NetworkInput
+from isnet_trt.export.onnx_edit import save
 from isnet_trt.export.quantise.qdq_emulation import emulate_qdq
 from isnet_trt.metrics import Confusion
 from isnet_trt.recipes import Recipe
@@ -24,11 +25,11 @@ from isnet_trt.runtime.segmenter import Segmenter
 from isnet_trt.settings import Inference
 
 Labelled = tuple[NDArray[np.uint8], NDArray[np.integer]]
-"""A picture (H, W, 3) RGB and its labels (H, W)."""
+"""An RGB image (H, W, 3) and its labels (H, W)."""
 
 
 class Evaluate(Protocol):
-    """Scores a float32 or quantised graph; ``unit`` says what the points are of."""
+    """Scores a float32 or quantised graph; ``unit`` names what the points are of."""
 
     unit: str
 
@@ -38,10 +39,10 @@ class Evaluate(Protocol):
 
 @contextmanager
 def open_graph(proto: onnx.ModelProto, threads: int | None = None) -> Iterator[Engine]:
-    """An engine for ``proto`` under ONNX Runtime; of graphs for TensorRT it runs the `twin`."""
+    """An engine that runs ``proto`` under ONNX Runtime, with Q/DQ emulation if it was quantised for TensorRT."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
-        onnx.save_model(proto if _runs_as_it_is(proto) else emulate_qdq(proto), str(path))
+        save(proto if _is_portable(proto) else emulate_qdq(proto), path)
         engine = open_onnx(path, threads=threads)
         try:
             yield engine
@@ -49,11 +50,10 @@ def open_graph(proto: onnx.ModelProto, threads: int | None = None) -> Iterator[E
             engine.close()
 
 
-def _runs_as_it_is(proto: onnx.ModelProto) -> bool:
-    """Whether nothing is quantised, or for ONNX Runtime: then the optimised graph is the one to judge."""
-    kinds = {tensor.data_type for tensor in proto.graph.initializer}
-    rounds = any(node.op_type == "QuantizeLinear" for node in proto.graph.node)
-    return not rounds or onnx.TensorProto.UINT8 in kinds
+def _is_portable(proto: onnx.ModelProto) -> bool:
+    """Whether the graph is not quantised, or was quantised for ONNX Runtime, whose own integer kernels are measured."""
+    quantised = any(node.op_type == "QuantizeLinear" for node in proto.graph.node)
+    return not quantised or any(tensor.data_type == onnx.TensorProto.UINT8 for tensor in proto.graph.initializer)
 
 
 class Agreement:
@@ -63,25 +63,25 @@ class Agreement:
 
     def __init__(self, reference: onnx.ModelProto, inputs: Iterable[NetworkInput], threads: int | None = None) -> None:
         self.inputs, self.threads = list(inputs), threads
-        self.wanted = self._labels(reference)
+        self.expected = self._labels(reference)
 
     @functools.cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the inputs."""
-        return _digest(*(one.pixels for one in self.inputs))
+        return _digest(*(item.pixels for item in self.inputs))
 
     def _labels(self, proto: onnx.ModelProto) -> list[NDArray[np.intp]]:
         with open_graph(proto, self.threads) as engine:
-            return [engine.run(one.pixels).argmax(1) for one in self.inputs]
+            return [engine.run(item.pixels).argmax(1) for item in self.inputs]
 
     def __call__(self, proto: onnx.ModelProto) -> float:
         """100 times the share of equal labels."""
-        pairs = zip(self._labels(proto), self.wanted, strict=True)
-        return 100 * float(np.mean(np.concatenate([(got == want).ravel() for got, want in pairs])))
+        pairs = zip(self._labels(proto), self.expected, strict=True)
+        return 100 * float(np.mean(np.concatenate([(labels == expected).ravel() for labels, expected in pairs])))
 
 
 class MeanIoU:
-    """Mean intersection over union on labelled pictures, through the runtime with the given settings."""
+    """Mean intersection over union on labelled images, through the runtime with the given settings."""
 
     unit = "mIoU"
 
@@ -92,18 +92,18 @@ class MeanIoU:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of pictures, truth and settings."""
+        """SHA-256 of images, labels and settings."""
         arrays = (array for picture in self.pictures for array in picture)
         return f"{self.inference.describe()} {_digest(*arrays)}"
 
     def __call__(self, proto: onnx.ModelProto) -> float:
-        """100 times the mIoU over all pictures together."""
+        """100 times the mIoU over all images together."""
         return self.of(self.labels(proto))
 
     def labels(
         self, proto: onnx.ModelProto, indices: Sequence[int] | None = None
     ) -> Iterator[NDArray[np.unsignedinteger]]:
-        """The label map (H, W) of each picture in turn, or of those with the given numbers."""
+        """The label map (H, W) of each image, or of those with the given ``indices``."""
         recipe = self.recipe
         with open_graph(proto, self.threads) as engine:
             stride = recipe.architecture.output_stride
@@ -114,16 +114,16 @@ class MeanIoU:
                 yield segmenter(self.pictures[index][0]).labels
 
     def of(self, labels: Iterable[NDArray[np.integer]]) -> float:
-        """100 times the mIoU of label maps, one for each picture."""
+        """100 times the mIoU of label maps, one for each image."""
         confusion = Confusion(self.recipe.labels.count)
-        for found, (_, truth) in zip(labels, self.pictures, strict=True):
-            confusion.add(found, truth)
+        for predicted, (_, truth) in zip(labels, self.pictures, strict=True):
+            confusion.add(predicted, truth)
         return 100 * confusion.metrics().miou
 
 
 def _digest(*arrays: NDArray[Any]) -> str:
-    found = hashlib.sha256()
+    sha = hashlib.sha256()
     for array in arrays:
-        found.update(f"{array.dtype} {array.shape}".encode())
-        found.update(np.ascontiguousarray(array))
-    return found.hexdigest()
+        sha.update(f"{array.dtype} {array.shape}".encode())
+        sha.update(np.ascontiguousarray(array))
+    return sha.hexdigest()

@@ -1,4 +1,4 @@
-"""The eight-bit number formats and the step from a range of values to scale and zero point.
+"""The eight-bit number formats, and scale and zero point for a range of values.
 
     real = scale * (stored - zero)
 
@@ -20,7 +20,7 @@ Array = NDArray[np.float32]
 Flavour = Literal["cpu", "tensorrt", "fp8"]
 FLAVOURS: tuple[Flavour, ...] = ("cpu", "tensorrt", "fp8")
 SMALLEST_SCALE = 1e-10
-"""A scale below this (a channel whose weights are all zero) would make 1/scale overflow half-precision arithmetic."""
+"""Smallest scale, for channels whose weights are all zero: a smaller one makes 1/scale overflow in half precision."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Scale:
 
 @dataclass(frozen=True)
 class Format:
-    """An eight-bit type: ``lowest`` … ``highest`` are what is stored, ``symmetric`` fixes the zero point at 0."""
+    """An eight-bit type that stores ``lowest`` … ``highest``; ``symmetric`` fixes the zero point at 0."""
 
     name: str
     onnx_type: int
@@ -42,7 +42,7 @@ class Format:
     symmetric: bool
 
     def fit(self, low: float, high: float) -> Scale:
-        """The scale that just covers ``low`` … ``high`` and 0; scale 1 for a range of no width."""
+        """The smallest scale that covers ``low`` … ``high`` and 0; scale 1 for a range of width 0."""
         low, high = min(low, 0.0), max(high, 0.0)
         if self.symmetric:
             return Scale(_positive(max(-low, high) / self.highest))
@@ -50,14 +50,14 @@ class Format:
         return Scale(scale, int(np.clip(np.rint(-low / scale), self.lowest, self.highest)))
 
     def store(self, x: Array, scale: Array | float, zero: int = 0) -> NDArray:
-        """``x`` as stored numbers, rounded half to even and saturated; ``scale`` broadcasts."""
+        """Round ``x`` to stored numbers, half to even, saturated; ``scale`` broadcasts."""
         y = np.clip(x / np.asarray(scale, np.float32), self.lowest - zero, self.highest - zero)
         if self is FP8:
             return y.astype(ml_dtypes.float8_e4m3fn)
         return (np.rint(y) + zero).astype(np.uint8 if self is UINT8 else np.int8)
 
     def fake(self, x: Array, scale: Scale) -> Array:
-        """What is left of ``x`` after storing and restoring it."""
+        """``x`` after quantisation and dequantisation ("fake quantisation")."""
         stored = self.store(x, scale.scale, scale.zero).astype(np.float32)
         return (stored - scale.zero) * np.float32(scale.scale)
 
@@ -70,7 +70,7 @@ WEIGHTS: dict[Flavour, Format] = {"cpu": INT8, "tensorrt": INT8, "fp8": FP8}
 
 
 def weight_scales(weight: Array, form: Format) -> Array:
-    """One scale per output channel (axis 0), float32 (O,); channels without any weight get `SMALLEST_SCALE`."""
+    """One scale per output channel (axis 0), float32 (O,); at least `SMALLEST_SCALE`."""
     largest = np.abs(weight.reshape(len(weight), -1)).max(1)
     return np.maximum(largest / form.highest, SMALLEST_SCALE).astype(np.float32)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from isnet_trt.errors import ImageError, SettingsError
-from isnet_trt.export.parity import NetworkInput
+from isnet_trt.export.network_inputs import NetworkInput
 from isnet_trt.merging import windows
 from isnet_trt.pictures.files import SUFFIXES, named, pictures_in, printable, read_image
 from isnet_trt.pictures.preprocess import normalise, resize
@@ -23,12 +23,11 @@ LIMIT = 128
 class CalibrationInputs:
     """Iterates over network inputs (1, 3, h, w) as `NetworkInput`, at most ``limit``.
 
-    A picture can make many windows (scales, flip, slide). Each round takes one window of every picture, another one in
-    each round and spread over all passes, until there are ``limit`` inputs; so few pictures give many windows each
-    and many pictures one each. The order depends on nothing but the folder's content.
+    One picture gives many windows (scales, flip, slide). Each round takes one window of every picture, a different one
+    in each round and spread over all passes, until there are ``limit`` inputs: few pictures give many windows each,
+    many pictures one each. The order depends only on the folder's content.
 
-    ``skipped`` lists what could not be read, one line each; it is complete after the iteration. ``notes`` says when
-    there is a single picture.
+    ``skipped`` lists the pictures that could not be read, one line each; it is complete after the iteration.
     """
 
     def __init__(self, files: list[Path], preprocess: Preprocess, inference: Inference, limit: int = LIMIT) -> None:
@@ -38,68 +37,68 @@ class CalibrationInputs:
 
     @property
     def notes(self) -> list[str]:
-        """What the user should know of the inputs; complete after the iteration."""
+        """Warnings about the inputs, such as that there is a single picture; complete after the iteration."""
         single = self._used if len(self._used) == 1 else set(self.files)
         return [_SINGLE.format(*single)] if len(single) == 1 else []
 
     @property
     def readable(self) -> list[Path]:
-        """The files that the inputs so far came from."""
+        """The files that inputs have come from so far."""
         return [file for file in self.files if file in self._used]
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over the files' names, sizes and times and the settings: what inputs depend on, but for the limit."""
+        """SHA-256 of the files' names, sizes and times and of the settings: of all that inputs are made from."""
         content = [*map(_stamp, self.files), repr(self.preprocess), repr(self.inference)]
         return hashlib.sha256("\n".join(content).encode()).hexdigest()
 
     def __iter__(self) -> Iterator[NetworkInput]:
         self.skipped, self._used = [], set()
-        found = itertools.islice(self._rounds(), self.limit)
-        first = next(found, None)
+        inputs = itertools.islice(self._rounds(), self.limit)
+        first = next(inputs, None)
         if first is None:
             raise SettingsError(f"none of the {len(self.files)} pictures can be read: {'; '.join(self.skipped[:3])}")
         yield first
-        yield from found
+        yield from inputs
 
     def _rounds(self) -> Iterator[NetworkInput]:
         files = list(enumerate(self.files))
         for turn in itertools.count():
-            left = []
+            remaining = []
             for number, file in files:
                 try:
-                    one = self._window(file, turn, number)
+                    window = self._window(file, turn, number)
                 except ImageError as error:
                     self.skipped.append(named(file, error))
                     continue
-                if one is not None:
+                if window is not None:
                     self._used.add(file)
-                    left.append((number, file))
-                    yield one
-            if not left:
+                    remaining.append((number, file))
+                    yield window
+            if not remaining:
                 return
-            files = left
+            files = remaining
 
     def _window(self, file: Path, turn: int, number: int) -> NetworkInput | None:
         """The window of one picture that round ``turn`` takes; None when all were taken."""
-        picture = normalise(resize(read_image(file), self.preprocess), self.preprocess)
-        plan = windows.plan((picture.shape[0], picture.shape[1]), self.inference)
+        image = normalise(resize(read_image(file), self.preprocess), self.preprocess)
+        plan = windows.plan((image.shape[0], image.shape[1]), self.inference)
         if turn >= len(plan.windows):
             return None
         order = np.random.default_rng(number).permutation(len(plan.windows))
-        planes = np.ascontiguousarray(picture.transpose(2, 0, 1), np.float32)
+        planes = np.ascontiguousarray(image.transpose(2, 0, 1), np.float32)
         index = int(order[turn])
         ((_, pixels),) = windows.gather(planes, plan.windows[index : index + 1])
         return NetworkInput(f"{printable(file.name)}:{index}", pixels)
 
 
 def _stamp(file: Path) -> str:
-    """What tells a file from another of its name: uncompressed pictures of one shape have one size."""
+    """Name, size and time: uncompressed pictures of one shape all have one size."""
     try:
-        found = file.stat()
+        status = file.stat()
     except OSError as error:  # a dangling link: left out while iterating, with the reason
         return f"{printable(file.name)} {error.strerror}"
-    return f"{printable(file.name)} {found.st_size} {found.st_mtime_ns}"
+    return f"{printable(file.name)} {status.st_size} {status.st_mtime_ns}"
 
 
 _SINGLE = (
@@ -111,7 +110,7 @@ _SINGLE = (
 def calibration_inputs(
     folder: str | os.PathLike[str], preprocess: Preprocess, inference: Inference, limit: int = LIMIT
 ) -> CalibrationInputs:
-    """The inputs that the pictures in ``folder`` (or the one picture it names) make.
+    """The inputs from the pictures in ``folder``, or from the one picture that it names.
 
     Raises:
         SettingsError: there is no such folder, no picture in it, or ``limit`` is below 1. While iterating: none of

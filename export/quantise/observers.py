@@ -1,7 +1,7 @@
-"""From the statistics of a tensor to its range: four observers, and the choice of the best for each tensor.
+"""Observers: the range of a tensor to quantise, from its statistics, and the choice of the best for each tensor.
 
-- max: everything that was seen;
-- percentile: all but a share `OUTSIDE` at each end;
+- max: the range of all values;
+- percentile: without a share `OUTSIDE` of the values at each end;
 - entropy: the clipping with the smallest Kullback-Leibler divergence between the values' distribution and that of the
   quantised values (Migacz, "8-bit Inference with TensorRT", GTC 2017);
 - mse: the clipping with the smallest mean square error on the histogram.
@@ -21,14 +21,14 @@ from isnet_trt.export.quantise.tensor_statistics import TensorStatistics
 OUTSIDE = 1e-4
 """Share of the values that the percentile observer leaves outside at each end that has values."""
 CLIPPINGS = np.geomspace(0.05, 1.0, 48)
-"""Shares of the full range that entropy and mse try."""
+"""Fractions of the full range that entropy and mse try."""
 
 Range = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The observer that was taken for a tensor, its range, and each observer's relative error (rms over rms)."""
+    """The observer chosen for a tensor, its range, and each observer's relative error (rms over rms)."""
 
     observer: str
     low: float
@@ -51,30 +51,37 @@ def percentile(seen: TensorStatistics, form: Format) -> Range:
 
 def mse(seen: TensorStatistics, form: Format) -> Range:
     """The clipping of least mean square error."""
-    used = seen.counts > 0
-    values, counts = seen.centres[used].astype(np.float32), seen.counts[used]
+    values, counts = _histogram(seen)
 
     def loss(scale: Scale) -> float:
-        return float((counts * (form.fake(values, scale) - values).astype(np.float64) ** 2).sum())
+        return _square_error(values, counts, form, scale)
 
-    return _best(seen, form, loss)
+    return _best_clipping(seen, form, loss)
 
 
 def entropy(seen: TensorStatistics, form: Format) -> Range:
     """The clipping of least Kullback-Leibler divergence."""
-    used = seen.counts > 0
-    values, counts = seen.centres[used].astype(np.float32), seen.counts[used] / max(seen.counts.sum(), 1)
+    values, counts = _histogram(seen)
+    shares = counts / max(seen.counts.sum(), 1)
 
     def loss(scale: Scale) -> float:
-        return _divergence(values, counts, form.fake(values, scale), form, scale)
+        return _divergence(values, shares, form, scale)
 
-    return _best(seen, form, loss)
+    return _best_clipping(seen, form, loss)
 
 
-def _divergence(
-    values: NDArray[np.float32], shares: NDArray[np.float64], stored: NDArray[np.float32], form: Format, scale: Scale
-) -> float:
-    """KL(p ‖ q): p has the clipped mass on the outermost bins inside, q spreads each level evenly over its bins."""
+def _histogram(seen: TensorStatistics) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Centres and counts of the bins that hold values."""
+    used = seen.counts > 0
+    return seen.centres[used].astype(np.float32), seen.counts[used]
+
+
+def _square_error(values: NDArray[np.float32], counts: NDArray[np.int64], form: Format, scale: Scale) -> float:
+    return float((counts * (form.fake(values, scale) - values).astype(np.float64) ** 2).sum())
+
+
+def _divergence(values: NDArray[np.float32], shares: NDArray[np.float64], form: Format, scale: Scale) -> float:
+    """KL(p ‖ q): p adds the clipped shares to its outermost bins, q spreads each level evenly over its bins."""
     half = scale.scale / 2
     low, high = (scale.scale * (end - scale.zero) for end in (form.lowest, form.highest))
     inside = (values >= low - half) & (values <= high + half)
@@ -83,17 +90,16 @@ def _divergence(
     p = shares[inside].copy()
     p[0] += shares[values < low - half].sum()
     p[-1] += shares[values > high + half].sum()
-    # The unclipped shares decide q: what is clipped shows as a difference at the ends.
-    _, level, sizes = np.unique(stored[inside], return_inverse=True, return_counts=True)
+    # q is made from the unclipped shares, so that clipping shows as a difference at the ends.
+    _, level, sizes = np.unique(form.fake(values, scale)[inside], return_inverse=True, return_counts=True)
     q = (np.bincount(level, weights=shares[inside]) / sizes)[level]
     q /= q.sum()
     return float((p * np.log(p / q)).sum())
 
 
-def _best(seen: TensorStatistics, form: Format, loss: Callable[[Scale], float]) -> Range:
+def _best_clipping(seen: TensorStatistics, form: Format, loss: Callable[[Scale], float]) -> Range:
     ranges = [(share * seen.low, share * seen.high) for share in CLIPPINGS]
-    losses = [loss(form.fit(*one)) for one in ranges]
-    return ranges[int(np.argmin(losses))]
+    return min(ranges, key=lambda limits: loss(form.fit(*limits)))
 
 
 OBSERVERS: dict[str, Callable[[TensorStatistics, Format], Range]] = {
@@ -104,19 +110,18 @@ OBSERVERS: dict[str, Callable[[TensorStatistics, Format], Range]] = {
 }
 
 
-def choose(seen: TensorStatistics, form: Format, observers: tuple[str, ...] = ()) -> Choice:
+def choose(seen: TensorStatistics, form: Format) -> Choice:
     """The observer whose range leaves the smallest mean square error on the histogram, the first of equals.
 
-    On all values: a sample of positions misses the few largest, which the layers behind depend on most.
-    ``observers`` limits the choice; docs/quantisation.md has what each alone gives.
+    On the histogram of all inputs: a sample of positions misses the few largest values, on which the next layers depend
+    most.
     """
-    used = seen.counts > 0
-    values, counts = seen.centres[used].astype(np.float32), seen.counts[used]
-    energy = float((counts * values.astype(np.float64) ** 2).sum())
-    ranges = {name: OBSERVERS[name](seen, form) for name in observers or OBSERVERS}
-    errors = {}
-    for name, (low, high) in ranges.items():
-        rest = (form.fake(values, form.fit(low, high)) - values).astype(np.float64)
-        errors[name] = float(np.sqrt((counts * rest**2).sum() / max(energy, 1e-30)))
+    values, counts = _histogram(seen)
+    energy = max(float((counts * values.astype(np.float64) ** 2).sum()), 1e-30)
+    ranges = {name: observe(seen, form) for name, observe in OBSERVERS.items()}
+    errors = {
+        name: float(np.sqrt(_square_error(values, counts, form, form.fit(*limits)) / energy))
+        for name, limits in ranges.items()
+    }
     best = min(errors, key=lambda name: errors[name])
     return Choice(best, *ranges[best], errors)

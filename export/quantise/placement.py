@@ -1,8 +1,8 @@
-"""Which tensors of a graph are quantised: one placement for TensorRT (int8 and fp8), one for ONNX Runtime on a CPU.
+"""Placement: which tensors of a graph are quantised, for TensorRT (int8 and fp8) and for ONNX Runtime on a CPU.
 
-Common to both: a layer is a convolution with stored weights that works on a map of positions. The classifiers (the
-one whose arg max decides the pooling, and the last one), the context operations and the convolutions on a handful of
-vectors (class centres, channel attention) stay as they are.
+Common to both: a layer is a convolution with stored weights on an image-like tensor. The classifiers (the one whose
+arg max decides the pooling, and the last one), the context operations and the convolutions on a few vectors (class
+centres, channel attention) are not quantised.
 
 TensorRT: the input of each layer, the identity branch of each residual addition (so that the other branch's convolution
 can add it and write eight bits), both inputs of a concatenation on the scale of the result. Other readers of the same
@@ -21,20 +21,19 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, numpy_helper
 
 from isnet_trt.errors import SettingsError
 from isnet_trt.export.quantise.formats import Flavour
 
-_WEIGHT = ".weight"
 _MERGES = ("Add", "Mul", "Sub")
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A convolution that can be quantised: its scope in the model, its node, and the tensors it reads and makes.
+    """A convolution that can be quantised: its scope in the model, its node, and the names of its tensors.
 
-    ``result`` is the tensor behind the ReLU where one follows, else the convolution's own output.
+    ``result`` is the output of the ReLU behind the convolution, or the convolution's own output where there is none.
     """
 
     name: str
@@ -47,7 +46,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class QuantisedInput:
-    """Input ``index`` of a node reads ``tensor`` rounded with the parameters of the tensor ``like``."""
+    """Input ``index`` of a node reads ``tensor`` rounded with the scale and zero point of the tensor ``like``."""
 
     node: str
     index: int
@@ -56,33 +55,33 @@ class QuantisedInput:
 
 
 class GraphIndex:
-    """Who makes and who reads each tensor of a graph."""
+    """Which node produces and which nodes consume each tensor of a graph."""
 
     def __init__(self, proto: ModelProto) -> None:
         self.nodes = list(proto.graph.node)
         self.initializers = {tensor.name: tensor for tensor in proto.graph.initializer}
         self.outputs = {value.name for value in proto.graph.output}
-        self.makers = {name: node for node in self.nodes for name in node.output}
-        self.readers: dict[str, list[tuple[NodeProto, int]]] = defaultdict(list)
+        self.producers = {name: node for node in self.nodes for name in node.output}
+        self.consumers: dict[str, list[tuple[NodeProto, int]]] = defaultdict(list)
         for node in self.nodes:
             for index, name in enumerate(node.input):
-                self.readers[name].append((node, index))
+                self.consumers[name].append((node, index))
 
     def sole_consumer(self, tensor: str) -> NodeProto | None:
-        """The node that alone reads a tensor, if there is one and the tensor is no output of the graph."""
-        found = self.readers[tensor]
-        return found[0][0] if len(found) == 1 and tensor not in self.outputs else None
+        """The only consumer of a tensor; None if there are several, or the tensor is an output of the graph."""
+        consumers = self.consumers[tensor]
+        return consumers[0][0] if len(consumers) == 1 and tensor not in self.outputs else None
 
-    def kind(self, tensor: str) -> str:
-        """The operator that makes a tensor; empty for inputs and constants."""
-        return self.makers[tensor].op_type if tensor in self.makers else ""
+    def producer_op(self, tensor: str) -> str:
+        """The operator that produces a tensor; empty for inputs and constants."""
+        return self.producers[tensor].op_type if tensor in self.producers else ""
 
     def after_relu(self, tensor: str) -> str:
-        """The output of the ReLU that alone reads ``tensor``, else ``tensor`` itself."""
-        reader = self.sole_consumer(tensor)
-        return reader.output[0] if reader is not None and reader.op_type == "Relu" else tensor
+        """The output of the ReLU that is the only consumer of ``tensor``, else ``tensor`` itself."""
+        consumer = self.sole_consumer(tensor)
+        return consumer.output[0] if consumer is not None and consumer.op_type == "Relu" else tensor
 
-    def weight(self, name: str) -> NDArray[np.float32]:
+    def array(self, name: str) -> NDArray[np.float32]:
         """A stored tensor as float32."""
         return numpy_helper.to_array(self.initializers[name]).astype(np.float32)
 
@@ -90,20 +89,20 @@ class GraphIndex:
 def quantisable_layers(proto: ModelProto, flavour: Flavour = "tensorrt") -> list[Layer]:
     """Every layer that can be quantised, in the order of computation.
 
-    On the CPU a layer that makes the keys of an attention is none: ONNX Runtime 1.32 moves a DequantizeLinear behind
-    the reshaping of the keys into the loop over blocks of queries, and aborts the process.
+    On the CPU a layer that produces the keys of an attention is left out: ONNX Runtime 1.32 moves a DequantizeLinear
+    behind the reshaping of the keys into the loop over blocks of queries, and aborts the process.
     """
     index = GraphIndex(proto)
-    few = _vectors(index)
-    found = []
+    vectors = _vectors(index)
+    layers = []
     for node in index.nodes:
-        if node.op_type == "Conv" and node.input[0] not in few and not _classifies(index, node):
+        if node.op_type == "Conv" and node.input[0] not in vectors and not _is_classifier(index, node):
             output = node.output[0]
-            name = node.input[1].split("::")[0].removesuffix(_WEIGHT)
+            name = node.input[1].split("::")[0].removesuffix(".weight")
             layer = Layer(name, node.name, node.input[1], node.input[0], output, index.after_relu(output))
             if flavour != "cpu" or not _makes_keys(index, layer):
-                found.append(layer)
-    return found
+                layers.append(layer)
+    return layers
 
 
 def _makes_keys(index: GraphIndex, layer: Layer) -> bool:
@@ -117,44 +116,44 @@ def _makes_keys(index: GraphIndex, layer: Layer) -> bool:
     return False
 
 
-def _classifies(index: GraphIndex, node: NodeProto) -> bool:
-    """Whether the convolution makes the graph's output or the logits of the class pooling."""
+def _is_classifier(index: GraphIndex, node: NodeProto) -> bool:
+    """Whether the convolution produces the graph's output or the logits of the class pooling."""
     tensor = node.output[0]
     while tensor not in index.outputs:
-        reader = index.sole_consumer(tensor)
-        if reader is None or reader.op_type not in ("Reshape", "Cast", "RegionPool"):
+        consumer = index.sole_consumer(tensor)
+        if consumer is None or consumer.op_type not in ("Reshape", "Cast", "RegionPool"):
             return False
-        if reader.op_type == "RegionPool":
+        if consumer.op_type == "RegionPool":
             return True
-        tensor = reader.output[0]
+        tensor = consumer.output[0]
     return True
 
 
 def _vectors(index: GraphIndex) -> set[str]:
-    """Tensors that hold a few vectors a picture instead of one at each position."""
-    few: set[str] = set()
+    """Tensors that hold a few vectors per image instead of one at each position."""
+    vectors: set[str] = set()
     for node in index.nodes:
         sources = node.input if node.op_type in _MERGES else node.input[:1]
-        carried = [name for name in sources if name not in index.initializers]
-        if node.op_type in ("ReduceMean", "RegionPool") or (carried and all(name in few for name in carried)):
-            few.update(node.output)
-    return few
+        activations = [name for name in sources if name not in index.initializers]
+        if node.op_type in ("ReduceMean", "RegionPool") or (activations and vectors.issuperset(activations)):
+            vectors.update(node.output)
+    return vectors
 
 
-def select_layers(all_layers: Iterable[Layer], skip: Iterable[str]) -> list[Layer]:
-    """The layers that no entry of ``skip`` names, by its whole name or by a leading part (``backbone_net.layer1``).
+def select_layers(layers: Iterable[Layer], skip: Iterable[str]) -> list[Layer]:
+    """The layers that no entry of ``skip`` names, by the whole name or by a leading part (``backbone_net.layer1``).
 
     Raises:
         SettingsError: an entry names no layer.
     """
-    found, chosen = list(all_layers), tuple(skip)
-    unknown = [entry for entry in chosen if not any(in_scope(layer.name, entry) for layer in found)]
+    candidates, scopes = list(layers), tuple(skip)
+    unknown = [scope for scope in scopes if not any(in_scope(layer.name, scope) for layer in candidates)]
     if unknown:
         raise SettingsError(
             f"no layer is called {', '.join(map(repr, unknown))}; layers begin with "
-            f"{', '.join(sorted({layer.name.split('.')[0] for layer in found}))}"
+            f"{', '.join(sorted({layer.name.split('.')[0] for layer in candidates}))}"
         )
-    return [layer for layer in found if not any(in_scope(layer.name, entry) for entry in chosen)]
+    return [layer for layer in candidates if not any(in_scope(layer.name, scope) for scope in scopes)]
 
 
 def in_scope(name: str, scope: str) -> bool:
@@ -162,58 +161,54 @@ def in_scope(name: str, scope: str) -> bool:
     return name == scope or name.startswith(scope + ".")
 
 
-def quantised_inputs(proto: ModelProto, flavour: Flavour, chosen: Iterable[Layer]) -> list[QuantisedInput]:
-    """Every input of a node that reads a rounded tensor, with the layers ``chosen`` quantised."""
-    index = GraphIndex(proto)
-    place = _cpu if flavour == "cpu" else _tensorrt
-    return list(dict.fromkeys(place(index, list(chosen))))
+def quantised_inputs(proto: ModelProto, flavour: Flavour, layers: Iterable[Layer]) -> list[QuantisedInput]:
+    """Every input of a node that reads a rounded tensor when ``layers`` are quantised."""
+    place = _place_for_cpu if flavour == "cpu" else _place_for_tensorrt
+    return list(dict.fromkeys(place(GraphIndex(proto), list(layers))))
 
 
 def calibrated_tensors(proto: ModelProto) -> list[str]:
-    """The tensors whose ranges any placement can ask for, in the order of computation."""
-    found = quantisable_layers(proto)
+    """The tensors whose ranges any placement can need, in the order of computation."""
     flavours: tuple[Flavour, ...] = ("cpu", "tensorrt")
-    wanted = {
-        read.like
+    needed = {
+        entry.like
         for flavour in flavours
-        for read in quantised_inputs(proto, flavour, quantisable_layers(proto, flavour))
+        for entry in quantised_inputs(proto, flavour, quantisable_layers(proto, flavour))
     }
-    # Layers kept in higher precision change what is rounded around them, never to another tensor than these.
-    wanted |= {name for layer in found for name in (layer.source, layer.output, layer.result)}
+    # Layers kept in higher precision change what is rounded around them, but never to a tensor besides these.
+    needed |= {name for layer in quantisable_layers(proto) for name in (layer.source, layer.output, layer.result)}
     order = [*(value.name for value in proto.graph.input), *(n for node in proto.graph.node for n in node.output)]
-    return [name for name in order if name in wanted]
+    return [name for name in order if name in needed]
 
 
-def _tensorrt(index: GraphIndex, chosen: list[Layer]) -> Iterator[QuantisedInput]:
-    quantised = {layer.output for layer in chosen}
-    for layer in chosen:
-        joined = index.makers.get(layer.source)
-        if joined is not None and joined.op_type == "Concat":
-            yield from (QuantisedInput(joined.name, i, name, layer.source) for i, name in enumerate(joined.input))
+def _place_for_tensorrt(index: GraphIndex, layers: list[Layer]) -> Iterator[QuantisedInput]:
+    quantised = {layer.output for layer in layers}
+    for layer in layers:
+        producer = index.producers.get(layer.source)
+        if producer is not None and producer.op_type == "Concat":
+            yield from (QuantisedInput(producer.name, i, name, layer.source) for i, name in enumerate(producer.input))
         else:
             yield QuantisedInput(layer.node, 0, layer.source, layer.source)
     for node in index.nodes:
-        side = _identity(index, node)
-        if side is not None and node.input[1 - side] in quantised:
-            yield QuantisedInput(node.name, side, node.input[side], node.input[side])
+        skip = _identity_input(index, node)
+        if skip is not None and node.input[1 - skip] in quantised:
+            yield QuantisedInput(node.name, skip, node.input[skip], node.input[skip])
 
 
-def _identity(index: GraphIndex, node: NodeProto) -> int | None:
-    """Which input of a residual addition is the skip: the older of two convolutions, or what is no convolution."""
-    if node.op_type != "Add" or any(name not in index.makers for name in node.input):
+def _identity_input(index: GraphIndex, node: NodeProto) -> int | None:
+    """Which input of a residual addition is the identity branch: the earlier of two convolutions, or the ReLU."""
+    if node.op_type != "Add" or any(name not in index.producers for name in node.input):
         return None
-    kinds = [index.kind(name) for name in node.input]
-    if kinds == ["Conv", "Conv"]:
-        order = [index.nodes.index(index.makers[name]) for name in node.input]
-        return order.index(min(order))
-    if "Conv" in kinds and "Relu" in kinds:
-        return kinds.index("Relu")
-    return None
+    operators = [index.producer_op(name) for name in node.input]
+    if operators == ["Conv", "Conv"]:
+        positions = [index.nodes.index(index.producers[name]) for name in node.input]
+        return positions.index(min(positions))
+    return operators.index("Relu") if {"Conv", "Relu"} <= set(operators) else None
 
 
-def _cpu(index: GraphIndex, chosen: list[Layer]) -> Iterator[QuantisedInput]:
+def _place_for_cpu(index: GraphIndex, layers: list[Layer]) -> Iterator[QuantisedInput]:
     like: dict[str, str] = {}
-    for layer in chosen:
+    for layer in layers:
         like[layer.source] = layer.source
         like[layer.result] = layer.result
     for node in index.nodes:
@@ -222,8 +217,7 @@ def _cpu(index: GraphIndex, chosen: list[Layer]) -> Iterator[QuantisedInput]:
             tensor, source = follow(index, node)
             like[tensor] = like.get(source, source)
     for tensor, source in like.items():
-        # The maximum of rounded values is one of them: their scale fits exactly.
-        yield from (QuantisedInput(node.name, i, tensor, source) for node, i in index.readers[tensor])
+        yield from (QuantisedInput(node.name, i, tensor, source) for node, i in index.consumers[tensor])
 
 
 def _merged(index: GraphIndex, node: NodeProto) -> tuple[str, str]:
@@ -232,6 +226,7 @@ def _merged(index: GraphIndex, node: NodeProto) -> tuple[str, str]:
 
 
 def _unchanged(index: GraphIndex, node: NodeProto) -> tuple[str, str]:
+    # The maximum of rounded values is one of them: their scale fits exactly.
     return node.output[0], node.input[0]
 
 
@@ -241,15 +236,4 @@ _FOLLOW: dict[str, Callable[[GraphIndex, NodeProto], tuple[str, str]]] = {
     "LeakyRelu": _merged,
     "MaxPool": _unchanged,
 }
-
-
-def multiplications(layer: Layer, proto: ModelProto, positions: int) -> int:
-    """Multiply-adds of a layer whose output has ``positions`` positions."""
-    weight = next(tensor for tensor in proto.graph.initializer if tensor.name == layer.weight)
-    return int(np.prod(weight.dims)) * positions
-
-
-def attribute(node: NodeProto, name: str, default: int) -> int:
-    """A whole-number attribute of a node."""
-    values = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-    return int(values.get(name, default))
+"""Operators whose result is quantised if all inputs are -> (that result, the tensor with whose scale)."""

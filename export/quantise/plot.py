@@ -1,4 +1,4 @@
-"""The search for a mix of precisions as a picture."""
+"""Figure of the search for a mix of precisions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ _LISTED = 12
 
 
 def draw(mix: Mix, path: str | os.PathLike[str]) -> None:
-    """As PNG or SVG. Left: points lost against the share of work in eight bits; right: the most damaging blocks."""
+    """Write a PNG or SVG. Left: points lost over the share of multiply-adds in eight bits; right: points lost by the
+    blocks that cost most."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -25,8 +26,8 @@ def draw(mix: Mix, path: str | os.PathLike[str]) -> None:
     search.set(xlabel="multiply-adds in eight bits, %", ylabel=f"{mix.unit} lost, points", title=mix.flavour)
     search.legend()
     worst = mix.ranking[:_LISTED][::-1]
-    colours = ["tab:red" if one.block in mix.skip else "tab:blue" for one in worst]
-    ranking.barh([one.block for one in worst], [one.drop for one in worst], color=colours)
+    colours = ["tab:red" if entry.block in mix.skip else "tab:blue" for entry in worst]
+    ranking.barh([entry.block for entry in worst], [entry.drop for entry in worst], color=colours)
     ranking.set(
         xlabel=f"{mix.ranked_by or mix.unit} lost by the block alone, points", title="most damaging blocks (red: kept)"
     )

@@ -1,16 +1,17 @@
-"""Which blocks may be in eight bits: the damage of each alone, then as few as possible kept in higher precision.
+"""Mixed precision: rank the blocks by what each costs in eight bits, and keep as few as possible in higher precision.
 
-The ranking costs one evaluation a block, the search about log2 of their number more. All of it is kept in `Mix`, which
-is stored beside the bundle's calibration table and taken again for the same graph, table, pictures, flavour and bound.
+The ranking takes one evaluation a block, the search about log2 of their number more. The result, `Mix`, is stored
+beside the bundle's calibration table and reused for the same graph, table, pictures, flavour and bound.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import onnx
@@ -20,7 +21,7 @@ from isnet_trt.errors import BuildError
 from isnet_trt.export.quantise.evaluate import Evaluate
 from isnet_trt.export.quantise.formats import Flavour
 from isnet_trt.export.quantise.insert import quantise
-from isnet_trt.export.quantise.placement import Layer, multiplications, quantisable_layers
+from isnet_trt.export.quantise.placement import Layer, quantisable_layers
 from isnet_trt.export.quantise.table import Table, atomic_write, digest, write_errors
 
 SCHEMA = 1
@@ -28,7 +29,7 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class BlockSensitivity:
-    """What one block costs when it alone is in eight bits: ``drop`` in points; its share of all multiply-adds."""
+    """Points lost when one block alone is in eight bits, and its share of all multiply-adds."""
 
     block: str
     drop: float
@@ -37,7 +38,7 @@ class BlockSensitivity:
 
 @dataclass(frozen=True)
 class Step:
-    """A point of the search: the first ``kept`` blocks of the ranking in higher precision."""
+    """One evaluation of the search: the first ``kept`` blocks of the ranking are in higher precision."""
 
     kept: int
     drop: float
@@ -49,8 +50,8 @@ class Step:
 class Mix:
     """The result of the search.
 
-    ``baseline``: points of the float32 graph; ``ranking``: most damaging block first; ``skip``: what `quantise` leaves
-    in higher precision; ``drop``: what is lost then.
+    ``baseline``: points of the float32 graph; ``ranking``: block with the largest loss first; ``skip``: blocks that
+    `quantise` leaves in higher precision; ``drop``: points lost then.
     """
 
     graph: str
@@ -63,13 +64,13 @@ class Mix:
     skip: tuple[str, ...]
     drop: float
     ranked_by: str = ""
-    """What the points of ``ranking`` are of, where it is not ``unit``."""
+    """Unit of the points of ``ranking``."""
     source: str = ""
-    """SHA-256 of what else the search hung on: the calibration's inputs, and what graphs were evaluated on."""
+    """SHA-256 of what else the result depends on: the calibration's inputs, and what graphs were evaluated on."""
 
     def summary(self) -> str:
-        """What was found, in one line."""
-        share = 1 - sum(one.share for one in self.ranking if one.block in self.skip)
+        """The result in one line."""
+        share = 1 - sum(entry.share for entry in self.ranking if entry.block in self.skip)
         return (
             f"blocks kept out of eight bits: {len(self.skip)}; in eight bits {100 * share:.1f} % of the "
             f"multiply-adds; {self.drop:.2f} points of {self.unit} lost"
@@ -83,7 +84,9 @@ class Mix:
             f"| blocks kept | multiply-adds in eight bits, % | {self.unit} lost, points |",
             "|---:|---:|---:|",
         ]
-        lines += [f"| {s.kept} | {100 * s.share:.1f} | {s.drop:.3f} |" for s in sorted(self.steps, key=_kept)]
+        lines += [
+            f"| {s.kept} | {100 * s.share:.1f} | {s.drop:.3f} |" for s in sorted(self.steps, key=lambda step: step.kept)
+        ]
         lines += [
             f"\n| block alone in eight bits | its multiply-adds, % | {self.ranked_by or self.unit} lost, points |",
             "|---|---:|---:|",
@@ -100,11 +103,8 @@ class Mix:
         path = _path(folder, self.flavour)
         with write_errors(path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._write(path)
-
-    def _write(self, path: Path) -> None:
-        with atomic_write(path) as temporary:
-            temporary.write_text(json.dumps({"schema": SCHEMA, **asdict(self)}, indent=1), "utf-8")
+            with atomic_write(path) as temporary:
+                temporary.write_text(json.dumps({"schema": SCHEMA, **asdict(self)}, indent=1), "utf-8")
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str], flavour: Flavour) -> Mix:
@@ -136,21 +136,28 @@ def find_mix(
     folder: str | os.PathLike[str] | None = None,
     progress: bool = True,
 ) -> Mix:
-    """Keep blocks in higher precision, the most damaging first, until no more than ``max_drop`` points are lost.
+    """Keep blocks in higher precision, those with the largest loss first, until at most ``max_drop`` points are lost.
 
-    ``rank`` ranks the blocks where that should be cheaper or finer than ``evaluate``, which decides. With ``folder``
-    the result is stored there, and one that is there already, of the same graph, calibration, pictures (the
-    ``fingerprint`` of the evaluations), flavour, unit and bound, is returned.
+    Args:
+        proto: the float32 graph.
+        table: its calibration.
+        flavour: eight-bit format.
+        max_drop: points of ``evaluate`` that may be lost.
+        evaluate: decides whether the bound holds.
+        rank: ranks the blocks, if something cheaper or finer than ``evaluate`` should.
+        folder: where the result is stored. A stored result of the same graph, calibration, pictures (the
+            ``fingerprint`` of the evaluations), flavour, unit and bound is returned without a search.
+        progress: show a progress bar.
 
     Raises:
-        BuildError: the bound is not met even with no block in eight bits (it never is below 0).
+        BuildError: the bound is not met even with no block in eight bits (as every bound below 0).
     """
     source = _source(table, evaluate, rank or evaluate)
     if folder is not None and _path(folder, flavour).exists():
-        known = Mix.load(folder, flavour)
-        asked = (digest(proto), evaluate.unit, max_drop, source)
-        if (known.graph, known.unit, known.max_drop, known.source) == asked:
-            return known
+        stored = Mix.load(folder, flavour)
+        key = (digest(proto), evaluate.unit, max_drop, source)
+        if (stored.graph, stored.unit, stored.max_drop, stored.source) == key:
+            return stored
     search = _Search(proto, table, flavour, max_drop, evaluate, progress)
     result = replace(search.run(rank or evaluate), source=source)
     if folder is not None:
@@ -163,63 +170,61 @@ def _source(table: Table, *evaluations: Evaluate) -> str:
     return hashlib.sha256("\n".join(content).encode()).hexdigest()
 
 
+@dataclass
 class _Search:
-    def __init__(
-        self,
-        proto: onnx.ModelProto,
-        table: Table,
-        flavour: Flavour,
-        max_drop: float,
-        evaluate: Evaluate,
-        progress: bool,
-    ) -> None:
-        self.proto, self.table, self.flavour = proto, table, flavour
-        self.max_drop, self.evaluate, self.progress = max_drop, evaluate, progress
-        self.blocks = blocks(quantisable_layers(proto, flavour))
+    proto: onnx.ModelProto
+    table: Table
+    flavour: Flavour
+    max_drop: float
+    evaluate: Evaluate
+    progress: bool
+    steps: dict[int, Step] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.blocks = blocks(quantisable_layers(self.proto, self.flavour))
         self.shares = self._shares()
-        self.steps: dict[int, Step] = {}
 
     def _shares(self) -> dict[str, float]:
+        """Block -> its share of the multiply-adds of all blocks: weights times output positions."""
+        sizes = {tensor.name: math.prod(tensor.dims) for tensor in self.proto.graph.initializer}
+        records = self.table.records
         work = {
-            name: sum(multiplications(one, self.proto, self.table.records[one.result].positions) for one in members)
-            for name, members in self.blocks.items()
+            name: sum(sizes[layer.weight] * records[layer.result].positions for layer in layers)
+            for name, layers in self.blocks.items()
         }
         return {name: value / sum(work.values()) for name, value in work.items()}
 
     def run(self, rank: Evaluate) -> Mix:
         self.baseline = self.evaluate(self.proto)
-        if self._step([]).drop <= self.max_drop:
-            ranking: tuple[BlockSensitivity, ...] = ()
-            kept = 0
-        else:
+        ranking: tuple[BlockSensitivity, ...] = ()
+        kept = 0
+        if self._step([]).drop > self.max_drop:
             ranking = self._rank(rank)
-            kept = self._least([one.block for one in ranking])
-        skip = tuple(one.block for one in ranking[:kept])
+            kept = self._least([entry.block for entry in ranking])
         return Mix(
-            digest(self.proto),
-            self.flavour,
-            self.evaluate.unit,
-            self.max_drop,
-            self.baseline,
-            ranking,
-            tuple(self.steps.values()),
-            skip,
-            self.steps[kept].drop,
-            rank.unit,
+            graph=digest(self.proto),
+            flavour=self.flavour,
+            unit=self.evaluate.unit,
+            max_drop=self.max_drop,
+            baseline=self.baseline,
+            ranking=ranking,
+            steps=tuple(self.steps.values()),
+            skip=tuple(entry.block for entry in ranking[:kept]),
+            drop=self.steps[kept].drop,
+            ranked_by=rank.unit,
         )
 
     def _rank(self, rank: Evaluate) -> tuple[BlockSensitivity, ...]:
-        """Most damaging first; of equals the one with less work, which costs less to keep."""
+        """Largest loss first; of equal losses the block with less work, which costs less to keep."""
         full = rank(self.proto)
-        found = []
+        ranking = []
         for name in tqdm(self.blocks, "sensitivity", disable=None if self.progress else True):
             others = [other for other in self.blocks if other != name]
-            drop = full - rank(quantise(self.proto, self.table, self.flavour, self._names(others)))
-            found.append(BlockSensitivity(name, drop, self.shares[name]))
-        return tuple(sorted(found, key=lambda one: (-one.drop, one.share)))
+            ranking.append(BlockSensitivity(name, full - rank(self._quantised(others)), self.shares[name]))
+        return tuple(sorted(ranking, key=lambda entry: (-entry.drop, entry.share)))
 
     def _least(self, order: Sequence[str]) -> int:
-        """The smallest number of kept blocks that the bisection finds to meet the bound."""
+        """The smallest number of kept blocks that meets the bound, by bisection."""
         low, high = 0, len(order)
         while high - low > 1:
             middle = (low + high) // 2
@@ -233,27 +238,25 @@ class _Search:
 
     def _step(self, skip: Sequence[str]) -> Step:
         if len(skip) not in self.steps:
-            graph = quantise(self.proto, self.table, self.flavour, self._names(skip))
             share = 1 - sum(self.shares[name] for name in skip)
-            self.steps[len(skip)] = Step(len(skip), self.baseline - self.evaluate(graph), share)
+            drop = self.baseline - self.evaluate(self._quantised(skip))
+            self.steps[len(skip)] = Step(len(skip), drop, share)
         return self.steps[len(skip)]
 
-    def _names(self, chosen: Sequence[str]) -> list[str]:
-        return [layer.name for name in chosen for layer in self.blocks[name]]
+    def _quantised(self, skip: Sequence[str]) -> onnx.ModelProto:
+        return quantise(
+            self.proto, self.table, self.flavour, [layer.name for name in skip for layer in self.blocks[name]]
+        )
 
 
-def blocks(found: Sequence[Layer]) -> dict[str, list[Layer]]:
+def blocks(layers: Sequence[Layer]) -> dict[str, list[Layer]]:
     """Layers by block: a residual block, the stem, a part of a context module, a decoder."""
     result: dict[str, list[Layer]] = {}
-    for layer in found:
+    for layer in layers:
         parts = layer.name.split(".")
         depth = {"backbone_net": 2 if parts[1] == "stem" else 3, "ilc_net": 2, "slc_net": 2}.get(parts[0], 1)
         result.setdefault(".".join(parts[:depth]), []).append(layer)
     return result
-
-
-def _kept(step: Step) -> int:
-    return step.kept
 
 
 def _path(folder: str | os.PathLike[str], flavour: Flavour) -> Path:

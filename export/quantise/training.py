@@ -10,7 +10,6 @@ from isnet_trt.errors import SettingsError
 from isnet_trt.export.quantise.formats import ACTIVATIONS, Flavour
 from isnet_trt.export.quantise.placement import (
     GraphIndex,
-    Layer,
     QuantisedInput,
     quantisable_layers,
     quantised_inputs,
@@ -25,37 +24,36 @@ _TYPES: dict[Flavour, Type] = {"tensorrt": "int8", "fp8": "fp8"}
 def training_placement(proto: ModelProto, table: Table, flavour: Flavour, skip: Iterable[str] = ()) -> Placement:
     """What `quantise` would round in ``proto``, for the inference form of the model that it was exported from.
 
-    A tensor is rounded where the module reads it: the input of each layer; of a residual block its whole input where
-    the skip is rounded too, since both have one scale; the output of a projection that is a skip. Rounding twice to the
-    same scale changes nothing.
+    A tensor is rounded where the module reads it: the input of each layer; the whole input of a residual block where
+    its identity branch is rounded too, since both have one scale; the output of a projection on the identity branch.
+    Rounding twice with one scale changes nothing.
 
     Raises:
         SettingsError: the flavour is that of the CPU, whose roundings of outputs are not trained; use "tensorrt".
     """
     if flavour not in _TYPES:
         raise SettingsError(f"there is no training for {flavour!r} graphs; train for 'tensorrt', it serves both")
-    chosen = select_layers(quantisable_layers(proto, flavour), skip)
-    index = GraphIndex(proto)
-    form = ACTIVATIONS[flavour]
+    candidates = quantisable_layers(proto, flavour)
+    layers = select_layers(candidates, skip)
+    by_output = {layer.output: layer.name for layer in candidates}
+    nodes = {node.name: node for node in GraphIndex(proto).nodes}
 
     def scale(tensor: str) -> float:
-        return table.scale(tensor, form).scale
+        return table.scale(tensor, ACTIVATIONS[flavour]).scale
 
-    found = [Rounding(layer.name, "input", scale(layer.source)) for layer in chosen]
-    additions = [read for read in quantised_inputs(proto, flavour, chosen) if _reader(index, read).op_type == "Add"]
-    found += [_skip(quantisable_layers(proto), index, read, scale(read.like)) for read in additions]
-    return Placement(_TYPES[flavour], tuple(dict.fromkeys(found)), tuple(layer.name for layer in chosen))
+    roundings = [Rounding(layer.name, "input", scale(layer.source)) for layer in layers]
+    roundings += [
+        _identity(by_output, nodes[entry.node], entry, scale(entry.like))
+        for entry in quantised_inputs(proto, flavour, layers)
+        if nodes[entry.node].op_type == "Add"
+    ]
+    return Placement(_TYPES[flavour], tuple(dict.fromkeys(roundings)), tuple(layer.name for layer in layers))
 
 
-def _reader(index: GraphIndex, read: QuantisedInput) -> NodeProto:
-    return next(node for node in index.nodes if node.name == read.node)
-
-
-def _skip(found: list[Layer], index: GraphIndex, read: QuantisedInput, scale: float) -> Rounding:
-    """The rounding of a residual addition's skip: a projection's output, or the input of the block."""
-    projection = next((layer.name for layer in found if layer.output == read.tensor), None)
+def _identity(by_output: dict[str, str], addition: NodeProto, entry: QuantisedInput, scale: float) -> Rounding:
+    """The rounding of an identity branch: of the output of its projection, or of the input of the residual block."""
+    projection = by_output.get(entry.tensor)
     if projection is not None:
         return Rounding(projection, "output", scale)
-    other = _reader(index, read).input[1 - read.index]
-    last = next(layer.name for layer in found if layer.output == other)
+    last = by_output[addition.input[1 - entry.index]]
     return Rounding(last.rpartition(".")[0], "input", scale)

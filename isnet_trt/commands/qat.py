@@ -4,9 +4,9 @@
     python -m isnet_trt.training.qat --ckpt model.pth --data ADE20k --epochs 2 --out model_int8.pth
 
 For models that lose too much in eight bits (see --max-drop of python -m isnet_trt.build). Activations are rounded where
-the TensorRT graph has its Q/DQ nodes, with scales from a calibration on the training pictures; weights per output
-channel. The result is a checkpoint in the published layout: build from it with --precision int8 as from any other. It
-is written when all epochs are done; Ctrl-C leaves nothing behind.
+the TensorRT graph has Q/DQ nodes, with scales from a calibration on the training pictures; weights per output channel.
+The result is a checkpoint in the published layout: build from it with --precision int8 as from any other. It is written
+after the last epoch; Ctrl-C leaves no file.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -42,14 +41,14 @@ from isnet_trt.training.rounding import Placement, place, remove_weights
 from isnet_trt.training.unfold import unfold
 
 if TYPE_CHECKING:
-    from isnet_trt.export.parity import NetworkInput
+    from isnet_trt.export.network_inputs import NetworkInput
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """How a fine-tuning run goes.
+    """Settings of a fine-tuning run.
 
-    ``lr`` falls to a hundredth by the recipe's polynomial rule; weight decay is 0, as the batch-norms are folded.
+    ``lr`` falls to a hundredth by the recipe's polynomial rule; weight decay is 0, since the batch-norms are folded.
     """
 
     epochs: int = 1
@@ -64,9 +63,9 @@ class Tuning:
 def fine_tune(
     model: ISNet, recipe: Recipe, source: Source, placement: Placement, tuning: Tuning, progress: bool = True
 ) -> dict[str, Tensor]:
-    """Train the inference form of ``model`` with the roundings of ``placement``; the new weights as a state dict.
+    """Train the inference form of ``model`` with the roundings of ``placement``; return the weights as a state dict.
 
-    ``model`` is left as it was. The loss is that of the final and the first-stage prediction, as in training.
+    ``model`` is not changed. The loss is that of the final and the first-stage prediction, as in training.
 
     Raises:
         TrainingError: the loss became NaN or infinite, or an epoch has less than one batch.
@@ -74,14 +73,13 @@ def fine_tune(
     torch.manual_seed(tuning.seed)
     network = InferenceISNet(model).requires_grad_(True).train()
     place(network, placement)
-    first_stage = _Kept(network.decoder_stage1)
+    first_stage = _LastOutput(network.decoder_stage1)
     rule = Optimiser(tuning.lr, tuning.lr / 100, 0.0)
     optimiser = torch.optim.SGD(network.parameters(), rule.lr, momentum=rule.momentum)
-    batches = list(range(tuning.epochs))
     loader, sampler = _loader(recipe, source, tuning)
     total = min(len(sampler) * tuning.epochs, tuning.stop_after or sys.maxsize)
     with tqdm(total=total, unit="it", disable=None if progress else True) as bar:
-        for number, (x, labels) in enumerate(itertools.islice(_epochs(loader, sampler, batches), total)):
+        for number, (x, labels) in enumerate(itertools.islice(_batches(loader, sampler, tuning.epochs), total)):
             for group in optimiser.param_groups:
                 group["lr"] = rule.rate(number, total)
             loss = WEIGHTS[0] * pixel_loss(network(x), labels) + WEIGHTS[1] * pixel_loss(first_stage.value, labels)
@@ -95,15 +93,15 @@ def fine_tune(
     return unfold(network, model)
 
 
-class _Kept:
-    """The latest output of a module."""
+class _LastOutput:
+    """The last output of a module, by a forward hook."""
 
     value: Tensor
 
     def __init__(self, module: nn.Module) -> None:
-        module.register_forward_hook(self._take)
+        module.register_forward_hook(self._store)
 
-    def _take(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
+    def _store(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
         self.value = output
 
 
@@ -115,8 +113,8 @@ def _loader(recipe: Recipe, source: Source, tuning: Tuning) -> tuple[Any, EpochS
     return crop_loader(dataset, sampler, tuning.workers), sampler
 
 
-def _epochs(loader: Any, sampler: EpochSampler, epochs: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
-    for epoch in epochs:
+def _batches(loader: Any, sampler: EpochSampler, epochs: int) -> Iterator[tuple[Tensor, Tensor]]:
+    for epoch in range(epochs):
         sampler.epoch = epoch + 1
         yield from loader
 
@@ -131,13 +129,12 @@ def _check(loss: Tensor, number: int) -> None:
 
 def calibration_pictures(recipe: Recipe, source: Source, count: int) -> Iterator[NetworkInput]:
     """Network inputs from the first ``count`` pictures of a training set, through the runtime's test resize."""
-    from isnet_trt.export.parity import NetworkInput
-    from isnet_trt.pictures.preprocess import check_image, normalise, resize
+    from isnet_trt.export.network_inputs import NetworkInput
+    from isnet_trt.pictures.preprocess import check_image, resize
 
     for index in range(min(count, len(source))):
         image = resize(check_image(source[index][0], "bgr"), recipe.preprocess)
-        planes = normalise(image, recipe.preprocess).transpose(2, 0, 1)[None]
-        yield NetworkInput(str(index), np.ascontiguousarray(planes))
+        yield NetworkInput.from_image(str(index), image, recipe.preprocess)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -166,16 +163,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     args.out.parent.mkdir(parents=True, exist_ok=True)
     save_checkpoint(args.out, state, recipe=recipe.name, qat=placement.type, trained_from=checkpoint.sha256)
     print(f"written: {args.out}")
-    named = f" --recipe {shlex.quote(args.recipe)}" if args.recipe else ""
-    built = f"--precision {placement.type} --calib FOLDER --out DIR"
-    print(f"next:    python -m isnet_trt.build --ckpt {shlex.quote(str(args.out))}{named} {built}")
+    recipe_option = f" --recipe {shlex.quote(args.recipe)}" if args.recipe else ""
+    options = f"{recipe_option} --precision {placement.type} --calib FOLDER --out DIR"
+    print(f"next:    python -m isnet_trt.build --ckpt {shlex.quote(str(args.out))}{options}")
     return 0
 
 
 def _check_out(out: Path, source: Path) -> None:
-    """Refuse before hours of work what could not be written after them, and to replace what it starts from."""
-    above = next(folder for folder in out.absolute().parents if folder.exists())
-    if out.is_dir() or not above.is_dir() or not os.access(above, os.W_OK):
+    """Raise SettingsError, before hours of work, if ``out`` cannot be written or is the checkpoint to start from."""
+    existing = next(folder for folder in out.absolute().parents if folder.exists())
+    if out.is_dir() or not existing.is_dir() or not os.access(existing, os.W_OK):
         raise SettingsError(f"--out {out}: no file can be made there; name a file in a folder that you may write to")
     if out.exists() and out.samefile(source):
         raise SettingsError(f"--out {out} is the checkpoint to start from, which would be lost; choose another name")
@@ -191,7 +188,7 @@ def _source(args: argparse.Namespace, recipe: Recipe) -> Source:
 
 def _parser() -> argparse.ArgumentParser:
     p = cli.parser("isnet_trt.training.qat", __doc__ or "")
-    usual = Tuning()
+    defaults = Tuning()
     p.add_argument("--ckpt", type=Path, required=True, metavar="FILE", help="the checkpoint to start from")
     p.add_argument("--out", type=Path, required=True, metavar="FILE", help="the checkpoint to write")
     p.add_argument("--recipe", metavar="NAME", help="the model's recipe (default: found from the checkpoint)")
@@ -200,15 +197,17 @@ def _parser() -> argparse.ArgumentParser:
         "--flavour", choices=("tensorrt", "fp8"), default="tensorrt", help="int8 or E4M3 (default: tensorrt, int8)"
     )
     p.add_argument("--skip", nargs="+", default=(), metavar="LAYER", help="layers or blocks that stay unrounded")
-    p.add_argument("--epochs", type=_positive(int), default=usual.epochs, help=f"default: {usual.epochs}")
+    p.add_argument("--epochs", type=_positive(int), default=defaults.epochs, help=f"default: {defaults.epochs}")
     p.add_argument("--batch", type=_positive(int), help="crops in a batch (default: the recipe's)")
-    p.add_argument("--lr", type=_positive(float), default=usual.lr, help=f"first learning rate (default: {usual.lr:g})")
+    p.add_argument(
+        "--lr", type=_positive(float), default=defaults.lr, help=f"first learning rate (default: {defaults.lr:g})"
+    )
     p.add_argument("--repeats", type=_positive(int), default=1, help="crops of each picture an epoch (default: 1)")
     p.add_argument("--scenes", type=_positive(int), default=400, help="drawn scenes (default: 400)")
     p.add_argument("--calibration", type=_positive(int), default=64, metavar="N", help="pictures for the scales (64)")
-    p.add_argument("--seed", type=int, default=usual.seed, help="decides order and crops (default: 0)")
+    p.add_argument("--seed", type=int, default=defaults.seed, help="decides order and crops (default: 0)")
     p.add_argument(
-        "--workers", type=_positive(int, zero=True), default=usual.workers, help="processes that read and crop (2)"
+        "--workers", type=_positive(int, zero=True), default=defaults.workers, help="processes that read and crop (2)"
     )
     p.add_argument("--threads", type=_positive(int), help="CPU threads of this process")
     return p

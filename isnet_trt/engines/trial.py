@@ -1,8 +1,8 @@
 """``python -m isnet_trt.engines.trial tensorrt-rtx FILE.onnx``: can the library build this graph?
 
 A library may end the process over a graph that it cannot build, so the trial is a process of its own. The graph has
-static shapes. Context operations are tried by their function bodies. exit status: 0 yes, 1 no (the reason is on
-stdout), 2 the library cannot be tried here.
+static shapes. Context operations are tried by their function bodies. exit status: 0 yes, 3 no (the reason is on
+stdout), 2 the library cannot be tried here. Python itself ends with 1 after an unexpected error, so 1 means neither.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from pathlib import Path
 from isnet_trt import cli
 from isnet_trt.engines.table import compiling_kinds, library
 
+REFUSED = 3
+"""Exit status when the library refuses the graph."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
@@ -24,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     refusal = library(arguments.kind).refusal(arguments.graph)
     if refusal:
         print(refusal)
-    return cli.FAILED if refusal else 0
+    return REFUSED if refusal else 0
 
 
 if __name__ == "__main__":

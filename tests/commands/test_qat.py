@@ -16,7 +16,7 @@ from torch import Tensor
 from isnet_trt.commands import qat
 from isnet_trt.errors import CheckpointError, SettingsError, TrainingError
 from isnet_trt.export.graph import export_graph
-from isnet_trt.export.parity import NetworkInput
+from isnet_trt.export.network_inputs import NetworkInput
 from isnet_trt.export.quantise import Flavour, Table, calibrate, open_graph, quantise
 from isnet_trt.export.quantise.training import training_placement
 from isnet_trt.recipes import recipe

@@ -19,7 +19,7 @@ from isnet_trt.errors import BuildError, EngineUnavailable, SettingsError
 from isnet_trt.export import bundle_kernels
 from isnet_trt.export.bundle_kernels import architectures, check_kernels, compile_kernels, context_kernels
 from isnet_trt.export.lowering import Arithmetic, lower_graph
-from isnet_trt.export.parity import NetworkInput
+from isnet_trt.export.network_inputs import NetworkInput
 from isnet_trt.export.quantise import calibrate
 from isnet_trt.export.ranges import measure_ranges
 from isnet_trt.recipes import recipe

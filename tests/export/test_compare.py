@@ -6,6 +6,7 @@ import importlib.util
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -16,11 +17,12 @@ from small_bundle import write_bundle
 
 from isnet_trt import cli
 from isnet_trt.export import compare as command
-from isnet_trt.export.compare import GraphBackend, Row, compare
-from isnet_trt.export.comparison_backends import TensorRTBackend
+from isnet_trt.export import reduce
+from isnet_trt.export.compare import TensorErrors, compare
+from isnet_trt.export.comparison_backends import GraphBackend, TensorRTBackend
 from isnet_trt.export.graph import OUTPUT
 from isnet_trt.export.lowering import Arithmetic, lower_graph
-from isnet_trt.export.parity import NetworkInput
+from isnet_trt.export.network_inputs import NetworkInput
 from isnet_trt.export.ranges import measure_ranges
 from isnet_trt.training.scenes import draw_scene
 
@@ -97,7 +99,7 @@ def test_where_it_begins_to_differ_is_named(folder: Path, tmp_path: Path, capsys
 
 
 def test_figures() -> None:
-    row = Row("t", "Add", ())
+    row = TensorErrors("t", "Add", ())
     row.add(np.array([0.0, 2.0]), np.array([0.0, 2.5]))
     row.add(np.array([4.0, -np.inf]), np.array([4.0, -np.inf]))
     assert row.deviation == pytest.approx(np.std([0, 2, 4]))
@@ -105,7 +107,7 @@ def test_figures() -> None:
     assert row.rms == pytest.approx(0.5 / 3**0.5 / np.std([0, 2, 4]))
     row.add(np.array([1.0]), np.array([np.nan]))
     assert row.rms == np.inf
-    same = Row("t", "Add", ())
+    same = TensorErrors("t", "Add", ())
     same.add(np.full(3, 7.0), np.full(3, 7.0))
     assert (same.rms, same.max) == (0.0, 0.0)
 
@@ -190,6 +192,43 @@ def test_the_smallest_part_that_is_refused(tmp_path: Path, capsys: pytest.Captur
     assert "tensorrt-rtx refuses: QuantizeLinear node the_strange_one" in said
     assert "QuantizeLinear the_strange_one: first" in said
     assert [node.name for node in onnx.load(str(tmp_path / "small.onnx")).graph.node] == ["the_strange_one"]
+
+
+def trial(monkeypatch: pytest.MonkeyPatch, path: Path, code: str) -> None:
+    """Let ``code`` run over the graph's nodes, ``nodes``, in place of a library's trial."""
+    path.write_text(f"import os, sys, onnx\nnodes = [n.name for n in onnx.load(sys.argv[2]).graph.node]\n{code}\n")
+    monkeypatch.setattr(reduce, "_TRIAL", [sys.executable, str(path)])
+    monkeypatch.setattr(reduce, "library", lambda kind: SimpleNamespace(load=lambda: None))
+
+
+def test_the_smallest_part_that_ends_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Parts that cannot be tried, as the last node alone, are not taken for such."""
+    pytest.importorskip("onnx_graphsurgeon")
+    strange(tmp_path / "strange.onnx")
+    code = "sys.exit('not tried') if 'first' not in nodes else os.abort() if 'the_strange_one' in nodes else None"
+    trial(monkeypatch, tmp_path / "trial.py", code)
+    assert run(tmp_path / "strange.onnx", "tensorrt-rtx", "--reduce", tmp_path / "small.onnx") == cli.FAILED
+    output = capsys.readouterr().out
+    assert "tensorrt-rtx ends the process (SIGABRT)" in output
+    assert "this part: tensorrt-rtx ends the process (SIGABRT)" in output
+    nodes = [node.name for node in onnx.load(str(tmp_path / "small.onnx")).graph.node]
+    assert nodes == ["first", "the_strange_one"]
+
+
+@pytest.mark.parametrize("code", ["sys.exit('error: CUDA does not start')", "raise OSError('CUDA does not start')"])
+def test_a_library_that_cannot_be_tried_refuses_nothing(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], code: str
+) -> None:
+    pytest.importorskip("onnx_graphsurgeon")
+    trial(monkeypatch, tmp_path / "trial.py", code)
+    assert run(folder / "one.onnx", "tensorrt-rtx", "--reduce", tmp_path / "small.onnx") == cli.ERROR
+    seen = capsys.readouterr()
+    assert "tensorrt-rtx could not be tried (exit status 1)" in seen.err
+    assert "CUDA does not start" in seen.err
+    assert "refuses:" not in seen.out
+    assert not (tmp_path / "small.onnx").exists()
 
 
 @pytest.mark.rtx

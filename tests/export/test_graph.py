@@ -57,7 +57,7 @@ def test_graph_holds_no_path_of_this_machine(graph: onnx.ModelProto) -> None:
 
 
 def test_large_graphs_keep_their_weights_beside(model: ISNet, graph: onnx.ModelProto, tmp_path: Path) -> None:
-    save_graph(graph, tmp_path / "model.onnx", largest=100_000)
+    save_graph(graph, tmp_path / "model.onnx", max_bytes=100_000)
     assert (tmp_path / "model.onnx").stat().st_size < 200_000
     assert (tmp_path / "model.onnx.data").stat().st_size > 1_000_000
     assert error(model, tmp_path / "model.onnx", (1, 3, 57, 81)) <= FP32

@@ -9,8 +9,8 @@ import pytest
 from isnet_trt.engines.library import PRECISIONS
 from isnet_trt.errors import SettingsError
 from isnet_trt.export.lowering import Arithmetic, lower_graph
+from isnet_trt.export.network_inputs import NetworkInput
 from isnet_trt.export.options import EngineOptions
-from isnet_trt.export.parity import NetworkInput
 from isnet_trt.export.quantise import calibrate
 from isnet_trt.export.quantise.observers import OBSERVERS
 from isnet_trt.export.ranges import measure_ranges

@@ -14,7 +14,8 @@ from isnet_trt.engines.onnxruntime import open_onnx
 from isnet_trt.errors import ParityError, SettingsError
 from isnet_trt.export import parity
 from isnet_trt.export.graph import save_graph
-from isnet_trt.export.parity import FP32, TOLERANCES, Row, compare, gate, load_inputs
+from isnet_trt.export.network_inputs import load_inputs
+from isnet_trt.export.parity import FP32, TOLERANCES, LogitsErrors, compare_logits, gate
 from isnet_trt.recipes import recipe
 from isnet_trt.training.model import ISNet
 
@@ -60,11 +61,11 @@ def test_nan_is_found(model: ISNet, graph: onnx.ModelProto, tmp_path: Path) -> N
 
 
 def test_row_bounds_take_no_nan() -> None:
-    assert Row("p", 3, 5, 1e-4, 1e-5, 1.0).within(FP32)
-    assert not Row("p", 3, 5, np.nan, np.nan, 1.0).within(FP32)
+    assert LogitsErrors("p", 3, 5, 1e-4, 1e-5, 1.0).within(FP32)
+    assert not LogitsErrors("p", 3, 5, np.nan, np.nan, 1.0).within(FP32)
     wanted = np.random.default_rng(0).standard_normal((1, 5, 7, 9)).astype(np.float32)
-    assert np.isnan(compare("p", np.where(wanted > 2, np.inf, wanted).astype(np.float32), wanted).max)
-    shifted = compare("p", wanted + 0.25 * wanted.std(), wanted)
+    assert np.isnan(compare_logits("p", np.where(wanted > 2, np.inf, wanted).astype(np.float32), wanted).max)
+    shifted = compare_logits("p", wanted + 0.25 * wanted.std(), wanted)
     assert shifted.rms == pytest.approx(0.25, rel=1e-5)
     assert shifted.agreement == 1.0
 
@@ -81,11 +82,11 @@ def test_pictures_of_the_user(tmp_path: Path) -> None:
 
 def test_eight_bits_of_made_up_weights_pass() -> None:
     """ResNet-50 on ADE20K with the fixtures' weights in E4M3: its labels are near ties, the engine is right."""
-    measured = Row("scene", 97, 131, 2.7, 0.44, 0.443)
+    measured = LogitsErrors("scene", 97, 131, 2.7, 0.44, 0.443)
     assert measured.within(TOLERANCES["fp8"])
     assert not measured.within(TOLERANCES["fp16"])
     unrelated = np.random.default_rng(0).standard_normal((2, 1, 150, 13, 17)).astype(np.float32)
-    assert not compare("noise", *unrelated).within(TOLERANCES["fp8"])
+    assert not compare_logits("noise", *unrelated).within(TOLERANCES["fp8"])
 
 
 def test_eight_bits_that_fail_are_told_what_helps(model: ISNet, graph: onnx.ModelProto, tmp_path: Path) -> None:
@@ -93,3 +94,37 @@ def test_eight_bits_that_fail_are_told_what_helps(model: ISNet, graph: onnx.Mode
     save_graph(wrong, tmp_path / "model.onnx")
     with open_onnx(tmp_path / "model.onnx", threads=2) as engine, pytest.raises(ParityError, match="--max-drop"):
         gate(model, wrong, engine, load_inputs(PREPROCESS), TOLERANCES["int8"])
+
+
+def test_histograms_add_the_pictures_up() -> None:
+    """The first picture's edges serve all; values beyond them count in the outermost bins."""
+    reference, values = (np.linspace(0, 1, 81, dtype=np.float32), np.linspace(0, 0.5, 81, dtype=np.float32))
+    first = parity._histogram(None, reference, values)
+    edges, *counts = parity._histogram(first, np.full(7, 9, np.float32), np.full(3, -9, np.float32))
+    np.testing.assert_array_equal(edges, first[0])
+    assert [before.sum() for before in first[1:]] == [81, 81]
+    np.testing.assert_array_equal(counts[0] - first[1], [0] * (parity.BINS - 1) + [7])
+    np.testing.assert_array_equal(counts[1] - first[2], [3] + [0] * (parity.BINS - 1))
+
+
+def test_blocks_of_zeros() -> None:
+    zeros, ones = np.zeros((1, 2, 3, 5), np.float32), np.ones((1, 2, 3, 5), np.float32)
+    assert parity._block("b", zeros, zeros).cosine == 1
+    assert parity._block("b", ones, zeros).cosine == parity._block("b", zeros, ones).cosine == 0
+    worst = parity._block("b", zeros, zeros).worst(parity._block("b", ones, zeros))
+    assert (worst.cosine, worst.max) == (0, 1e12)
+
+
+def test_the_gate_counts_every_picture(model: ISNet, graph: onnx.ModelProto, tmp_path: Path) -> None:
+    save_graph(graph, tmp_path / "model.onnx")
+    inputs = load_inputs(PREPROCESS)[:2]
+    with open_onnx(tmp_path / "model.onnx", threads=2) as engine:
+        both, *each = (gate(model, graph, engine, part) for part in (inputs, inputs[:1], inputs[1:]))
+    np.testing.assert_array_equal(both.confusion.counts, sum(result.confusion.counts for result in each))
+    assert both.rows == [row for result in each for row in result.rows]
+    for name, block in both.blocks.items():
+        assert block.cosine == min(result.blocks[name].cosine for result in each)
+        assert block.rms == max(result.blocks[name].rms for result in each)
+        assert block.max == max(result.blocks[name].max for result in each)
+        totals = [sum(result.histograms[name][side].sum() for result in each) for side in (1, 2)]
+        assert [counts.sum() for counts in both.histograms[name][1:]] == totals

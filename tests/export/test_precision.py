@@ -15,7 +15,7 @@ from isnet_trt.engines.onnxruntime import open_onnx
 from isnet_trt.export.fp32_fallback import Half, find_fp32_fallback
 from isnet_trt.export.graph import BLOCKS, block_outputs, save_graph
 from isnet_trt.export.onnx_edit import element_types
-from isnet_trt.export.parity import compare
+from isnet_trt.export.parity import compare_logits
 from isnet_trt.export.precision import cast_to_half, count_casts, emulate_bf16
 from isnet_trt.export.ranges import Ranges, measure_ranges
 from isnet_trt.training.model import ISNet
@@ -64,7 +64,7 @@ def test_numbers_and_types(
     runnable = half_graph if half == "fp16" else emulate_bf16(half_graph)
     save_graph(runnable, tmp_path / "model.onnx")
     with open_onnx(tmp_path / "model.onnx", threads=2) as engine, torch.inference_mode():
-        row = compare("random", engine.run(picture), model(torch.from_numpy(picture)).numpy())
+        row = compare_logits("random", engine.run(picture), model(torch.from_numpy(picture)).numpy())
     assert row.rms <= RMS[half]
     assert row.rms >= RMS[half] / 100  # it is rounded
 
@@ -86,9 +86,9 @@ def test_islands_come_from_the_data(
     with torch.inference_mode():
         wanted = model(torch.from_numpy(picture)).numpy()
     with open_onnx(tmp_path / "islands.onnx", threads=2) as engine:
-        assert compare("islands", engine.run(picture), wanted).rms <= RMS["fp16"]
+        assert compare_logits("islands", engine.run(picture), wanted).rms <= RMS["fp16"]
     with open_onnx(tmp_path / "none.onnx", threads=2) as engine:
-        assert not compare("none", engine.run(picture), wanted).rms <= 10 * RMS["fp16"]
+        assert not compare_logits("none", engine.run(picture), wanted).rms <= 10 * RMS["fp16"]
 
 
 def test_a_whole_float32_graph_is_possible(graph: onnx.ModelProto) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from isnet_trt.export.parity import TOLERANCES, Block, ParityResult, Row
+from isnet_trt.export.parity import TOLERANCES, BlockErrors, LogitsErrors, ParityResult
 from isnet_trt.export.report import PAGE, PICTURE, Report, Scores
 from isnet_trt.metrics import Confusion
 from isnet_trt.settings import Labels
@@ -26,8 +26,8 @@ def findings() -> ParityResult:
         "ONNX Runtime",
         TOLERANCES["int8"],
         confusion,
-        [Row("one.png", 65, 97, 0.25, 0.0125, 0.9667)],
-        {name: Block(name, 0.9975, 0.0625, 1.5) for name in ("stem", "head")},
+        [LogitsErrors("one.png", 65, 97, 0.25, 0.0125, 0.9667)],
+        {name: BlockErrors(name, 0.9975, 0.0625, 1.5) for name in ("stem", "head")},
         {name: (edges, np.arange(5), np.arange(5)[::-1].copy()) for name in ("stem", "head")},
     )
 

@@ -16,8 +16,8 @@ from isnet_trt.errors import BuildError, SettingsError
 from isnet_trt.export.engines.profiles import Shapes
 from isnet_trt.export.engines.tensorrt_rtx import BUILDER
 from isnet_trt.export.graph import export_graph
+from isnet_trt.export.network_inputs import NetworkInput
 from isnet_trt.export.options import EngineOptions
-from isnet_trt.export.parity import NetworkInput
 from isnet_trt.export.precision import cast_to_half
 from isnet_trt.export.quantise import Agreement, Table, calibrate, emulate_qdq, open_graph, quantisable_layers, quantise
 from isnet_trt.export.quantise.formats import FLAVOURS, Flavour
@@ -123,6 +123,20 @@ def test_wrong_names_and_tables_are_refused(trained: Trained) -> None:
         quantise(proto, table, "cpu", ["backbone"])
     with pytest.raises(BuildError, match="knows no tensor"):
         quantise(proto, Table(), "cpu")
+
+
+@pytest.mark.parametrize("function", [False, True])
+def test_a_graph_of_a_later_opset_is_refused(trained: Trained, function: bool) -> None:
+    """Its operators may compute something else; the opset of Q/DQ would be declared for them."""
+    proto, table, _ = trained
+    half = cast_to_half(proto, "fp16")
+    owner = half.functions[0] if function else half
+    entry = next(entry for entry in owner.opset_import if entry.domain == "")
+    entry.version = 23
+    quantise(half, table, "tensorrt")
+    entry.version = 24
+    with pytest.raises(BuildError, match="opset 24; opsets up to 23 are supported"):
+        quantise(half, table, "tensorrt")
 
 
 @pytest.mark.parametrize("flavour", ["tensorrt", "fp8"])

@@ -12,7 +12,7 @@ import pytest
 from onnx import numpy_helper
 
 from isnet_trt.errors import BuildError
-from isnet_trt.export.parity import NetworkInput
+from isnet_trt.export.network_inputs import NetworkInput
 from isnet_trt.export.quantise import (
     Agreement,
     MeanIoU,

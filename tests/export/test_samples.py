@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from isnet_trt.errors import ImageError, SettingsError
-from isnet_trt.export.parity import load_inputs
+from isnet_trt.export.network_inputs import load_inputs
 from isnet_trt.export.samples import COMPARED, samples
 from isnet_trt.recipes import recipe
 

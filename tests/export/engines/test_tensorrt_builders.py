@@ -29,8 +29,8 @@ from isnet_trt.export.engines.tensorrt_family import SerialisedEngine
 from isnet_trt.export.engines.tensorrt_rtx import BUILDER
 from isnet_trt.export.graph import export_graph
 from isnet_trt.export.lowering import Arithmetic, lower_graph
+from isnet_trt.export.network_inputs import NetworkInput
 from isnet_trt.export.options import EngineOptions
-from isnet_trt.export.parity import NetworkInput
 from isnet_trt.export.quantise import calibrate
 from isnet_trt.export.ranges import measure_ranges
 from isnet_trt.merging import windows
