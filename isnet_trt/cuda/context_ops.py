@@ -1,4 +1,4 @@
-"""The host side of the two context operations: which kernels are launched, on what, and how much workspace they take.
+"""The host side of the two context operations: which kernels are launched, and how much workspace they take.
 
     region_pool: logits (B, K, N), features (B, N, C) -> centres (B, K, C), log counts (B, K) float32
     attention: q (B, N, D), k and v (B, M, D), bias (B, M) float32 -> out (B, N, D)
@@ -57,8 +57,8 @@ class Pool:
 
     def workspace(self) -> int:
         """Bytes of workspace that this size and every smaller one takes, on any GPU."""
-        parts = _held(self.batch * self.classes, self.channels + 3)
-        return sum(map(_aligned, (*self._positions(), *self._partial(parts))))
+        rows = _most_partial_rows(self.batch * self.classes, self.channels + 3)
+        return sum(map(_aligned, (*self._positions(), *self._partial(rows))))
 
     def _positions(self) -> tuple[int, int]:
         """Bytes of labels and scores."""
@@ -69,11 +69,11 @@ class Pool:
         return 4 * rows * self.channels, 4 * rows, 4 * rows, 4 * rows
 
     def parts(self, kernels: Launcher, multiprocessors: int) -> int:
-        """Into how many parts the positions are cut."""
+        """The number of parts into which the positions are cut."""
         tile = kernels.constants(kernel_specs.pool(self.features).name)
         tiles = self.batch * _ceil(self.classes, tile["BLOCK_K"]) * _ceil(self.channels, tile["BLOCK_C"])
-        wanted = splits(tiles, _ceil(self.positions, tile["BLOCK_N"]), _POOL_BLOCKS * multiprocessors)
-        return _fitting(wanted, self.batch * self.classes, self.channels + 3)
+        parts = splits(tiles, _ceil(self.positions, tile["BLOCK_N"]), _POOL_BLOCKS * multiprocessors)
+        return _limited(parts, self.batch * self.classes, self.channels + 3)
 
     def launch(
         self,
@@ -91,13 +91,13 @@ class Pool:
         assign, pool, combine = pool_kernels(self.logits, self.features)
         parts = self.parts(kernels, multiprocessors)
         rows = parts * self.batch * self.classes
-        place = _places(workspace, *self._positions(), *self._partial(rows))
-        found = {"labels": next(place), "scores": next(place)}
-        partial = {name: next(place) for name in ("sums", "tops", "masses", "counts")}
+        addresses = _addresses(workspace, *self._positions(), *self._partial(rows))
+        assigned = {"labels": next(addresses), "scores": next(addresses)}
+        partial = {name: next(addresses) for name in ("sums", "tops", "masses", "counts")}
         sizes = {"batch": self.batch, "classes": self.classes}
-        _launch(kernels, assign, stream, logits=logits, **found, **sizes, positions=self.positions)
+        _launch(kernels, assign, stream, logits=logits, **assigned, **sizes, positions=self.positions)
         _launch(
-            kernels, pool, stream, features=features, **found, **partial, **sizes,
+            kernels, pool, stream, features=features, **assigned, **partial, **sizes,
             positions=self.positions, channels=self.channels, splits=parts,
         )  # fmt: skip
         _launch(
@@ -118,18 +118,18 @@ class Attention:
 
     def workspace(self) -> int:
         """Bytes of workspace that this size and every smaller one takes, on any GPU."""
-        return sum(map(_aligned, self._partial(_held(self.batch * self.queries, self.width + 1))))
+        return sum(map(_aligned, self._partial(_most_partial_rows(self.batch * self.queries, self.width + 1))))
 
     def _partial(self, rows: int) -> tuple[int, int]:
         """Bytes of results and norms of ``rows`` partial rows."""
         return 4 * rows * self.width, 4 * rows
 
     def parts(self, kernels: Launcher, multiprocessors: int) -> int:
-        """Into how many parts the keys are cut."""
+        """The number of parts into which the keys are cut."""
         tile = kernels.constants(kernel_specs.attention(self.dtype, self.width).name)
         tiles = self.batch * _ceil(self.queries, tile["BLOCK_Q"])
-        wanted = splits(tiles, _ceil(self.keys, tile["BLOCK_K"]), multiprocessors)
-        return _fitting(wanted, self.batch * self.queries, self.width + 1)
+        parts = splits(tiles, _ceil(self.keys, tile["BLOCK_K"]), multiprocessors)
+        return _limited(parts, self.batch * self.queries, self.width + 1)
 
     def launch(
         self,
@@ -149,10 +149,10 @@ class Attention:
         whole, part, combine = attention_kernels(self.dtype, self.width)
         parts = self.parts(kernels, multiprocessors)
         rows = self.batch * self.queries
-        partial, norms = _places(workspace, *self._partial(parts * rows))
+        partial, norms = _addresses(workspace, *self._partial(parts * rows))
         arguments = {"q": q, "k": k, "v": v, "bias": bias, "norms": norms, "batch": self.batch}
         arguments |= {"queries": self.queries, "keys": self.keys, "splits": parts}
-        if parts == 1:
+        if parts == 1:  # written at once; the norms' memory is passed but not used
             _launch(kernels, whole, stream, **arguments, out=out, scale=scale * LOG2_E)
             return
         _launch(kernels, part, stream, **arguments, out=partial, scale=scale * LOG2_E)
@@ -167,22 +167,26 @@ def _aligned(size: int) -> int:
     return _ceil(size, _ALIGNMENT) * _ALIGNMENT
 
 
-def _places(address: int, *sizes: int) -> Iterator[int]:
-    """Addresses of blocks of ``sizes`` bytes, one after the other from ``address`` on."""
+def _addresses(start: int, *sizes: int) -> Iterator[int]:
+    """Addresses of blocks of ``sizes`` bytes, one after the other from ``start`` on."""
     for size in sizes:
-        yield address
-        address += _aligned(size)
+        yield start
+        start += _aligned(size)
 
 
 def _most_rows(width: int) -> int:
     return PARTIAL_BYTES // (4 * width)
 
 
-def _fitting(parts: int, rows: int, width: int) -> int:
-    """As many of ``parts`` as fit, each with ``rows`` rows of ``width`` floats; at least one."""
+def _limited(parts: int, rows: int, width: int) -> int:
+    """As many of ``parts`` as fit into `PARTIAL_BYTES`, each with ``rows`` rows of ``width`` floats; at least one."""
     return max(1, min(parts, _most_rows(width) // max(rows, 1)))
 
 
-def _held(rows: int, width: int) -> int:
-    """The most partial rows that `_fitting` leaves for ``rows`` rows or fewer."""
+def _most_partial_rows(rows: int, width: int) -> int:
+    """The most partial rows, in all parts together, that `_limited` leaves for ``rows`` rows or fewer.
+
+    An engine asks for the workspace once, for the largest shapes of its profile, and then runs smaller ones, of which
+    more parts may fit.
+    """
     return max(rows, min(MOST_SPLITS * rows, _most_rows(width)))

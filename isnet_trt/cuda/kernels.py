@@ -1,4 +1,4 @@
-"""The kernels of a bundle's folder ``kernels/``: read, checked, and launched on any stream without Triton.
+"""Reading, checking and launching the kernels of a bundle's folder ``kernels/``, without Triton.
 
 ``kernels/sm_XX/`` holds ``NAME.cubin``, ``NAME.ptx`` and ``launch.json`` (isnet_trt.kernels.compile; layout:
 kernels/README.md). On exactly that architecture the cubin is taken, otherwise the PTX of the highest sm_8x that is not
@@ -55,7 +55,7 @@ class Kernel:
         threads: per block.
         shared: bytes of dynamic shared memory.
         unaligned: pointers that need not be multiples of `ALIGNMENT`.
-        constants: what was compiled in.
+        constants: compile-time arguments, such as the tile.
     """
 
     name: str
@@ -75,7 +75,7 @@ class Kernel:
             EngineError: more blocks than a launch may have.
         """
         grid = blocks(self.grid, arguments)
-        if any(made > most for made, most in zip(grid, MOST_BLOCKS, strict=True)):
+        if any(count > most for count, most in zip(grid, MOST_BLOCKS, strict=True)):
             raise EngineError(f"kernel {self.name} would need {grid} blocks; a launch has at most {MOST_BLOCKS}")
         return grid
 
@@ -146,9 +146,9 @@ def choose(folder: Path, compute_capability: str) -> tuple[Path, Literal["cubin"
     targets = ((arch, KERNEL_TARGETS.get(arch)) for arch in arches if arch <= own)
     portable = [arch for arch, target in targets if target and target.portable]
     if not portable:
-        held = ", ".join(f"sm_{arch}" for arch in arches) or "nothing"
+        names = ", ".join(f"sm_{arch}" for arch in arches) or "nothing"
         raise EngineUnavailable(
-            f"{folder} holds kernels for {held}; a GPU of compute capability {compute_capability} runs none of them; "
+            f"{folder} holds kernels for {names}; a GPU of compute capability {compute_capability} runs none of them; "
             f"{_REBUILD}, or make them with python -m isnet_trt.kernels.compile"
         )
     return folder / f"sm_{portable[-1]}", "ptx"
@@ -161,15 +161,15 @@ def read(folder: str | os.PathLike[str], compute_capability: str) -> KernelFiles
         EngineUnavailable: there are none for this GPU.
         BundleError: a file is missing, damaged or changed; the message names it.
     """
-    place, form = choose(Path(folder), compute_capability)
-    data = _description(place / DESCRIPTION)
+    path, form = choose(Path(folder), compute_capability)
+    data = _description(path / DESCRIPTION)
     kernels, code = {}, {}
     for name, entry in data["kernels"].items():
         if not re.fullmatch(r"\w+", name):
-            raise BundleError(f"{place / DESCRIPTION}: {name!r} is no name of a kernel; {_REBUILD}")
-        kernels[name] = _kernel(name, entry, place / DESCRIPTION)
-        code[name] = _code(place / f"{name}.{form}", entry[f"{form}_sha256"])
-    return KernelFiles(place, form, data["classes"], kernels, code)
+            raise BundleError(f"{path / DESCRIPTION}: {name!r} is no name of a kernel; {_REBUILD}")
+        kernels[name] = _kernel(name, entry, path / DESCRIPTION)
+        code[name] = _code(path / f"{name}.{form}", entry[f"{form}_sha256"])
+    return KernelFiles(path, form, data["classes"], kernels, code)
 
 
 def _bytes(path: Path) -> bytes:
@@ -208,10 +208,10 @@ def _kernel(name: str, entry: Any, path: Path) -> Kernel:
         raise BundleError(f"{path} is damaged: arguments or grid of {name} cannot be read; {_REBUILD}") from None
     kinds = dict(arguments)
     unknown = [kind for kind in kinds.values() if not kind.startswith("*") and kind not in SCALARS]
-    strange = [term for term, size in (*x, *y, *z) if kinds.get(term) not in ("i32", "i64") or size < 1]
-    if unknown or strange or not 0 < entry["threads"] <= 1024:
-        said = ", ".join([*unknown, *strange]) or f"{entry['threads']} threads"
-        raise BundleError(f"{path} is damaged: {name} cannot be launched with {said}; {_REBUILD}")
+    invalid = [term for term, size in (*x, *y, *z) if kinds.get(term) not in ("i32", "i64") or size < 1]
+    if unknown or invalid or not 0 < entry["threads"] <= 1024:
+        defects = ", ".join([*unknown, *invalid]) or f"{entry['threads']} threads"
+        raise BundleError(f"{path} is damaged: {name} cannot be launched with {defects}; {_REBUILD}")
     numbers = (entry["threads"], entry["shared_bytes"], frozenset(entry["unaligned"]), entry["constants"])
     return Kernel(name, entry["entry"], arguments, entry["trailing_null_pointers"], (x, y, z), *numbers)
 
@@ -290,8 +290,8 @@ class Kernels:
         try:
             return self.files.kernels[name]
         except KeyError:
-            held = ", ".join(self.files.kernels)
-            raise EngineError(f"{self.files.folder} holds no kernel {name}, only {held}; {_REBUILD}") from None
+            names = ", ".join(self.files.kernels)
+            raise EngineError(f"{self.files.folder} holds no kernel {name}, only {names}; {_REBUILD}") from None
 
     def _function(self, kernel: Kernel) -> driver.Function:
         with self._lock:

@@ -5,9 +5,10 @@ creator is registered; `kernels_for` registers both creators while an engine is 
 and gives the plugins their kernels. ``enqueue`` queues the kernels of `isnet_trt.cuda.context_ops` on the stream that
 the engine names; captured in a CUDA graph, Python is not in the steady state.
 
-No exception may leave a callback: what goes wrong is noted in words (`Host.failures`) and told to the library in its
-own way. Types and shapes are refused while the graph is read, where the library stops cleanly; TensorRT-RTX 1.7 ends
-the process when a plugin refuses in ``configure_plugin`` or ``supports_format_combination``, so that neither does.
+No exception may leave a callback: its message is kept (`Host.failures`), and the callback returns what the library
+takes for a failure. Types and shapes are refused while the graph is read, where the library stops cleanly; TensorRT-RTX
+1.7 ends the process when a plugin refuses in ``configure_plugin`` or ``supports_format_combination``, so that neither
+does.
 
 Engines with these plugins have been built with TensorRT-RTX; they have not yet run on a GPU.
 API: https://docs.nvidia.com/deeplearning/tensorrt/latest/_static/python-api/infer/Plugin/IPluginV3.html
@@ -39,9 +40,9 @@ LAYOUT = 1
 
 @dataclass
 class Host:
-    """What plugins are given: kernels (none where an engine is built for another machine), and the GPU's size.
+    """What plugins run with: kernels (none where an engine is built for another machine), and the GPU's size.
 
-    ``failures`` collects what went wrong inside callbacks, in words.
+    ``failures`` collects the messages of errors inside callbacks.
     """
 
     kernels: Launcher | None = None
@@ -49,11 +50,11 @@ class Host:
     failures: list[str] = field(default_factory=list)
 
     def note(self, error: BaseException) -> str:
-        """Keep and log what a callback must not raise; returns it in words."""
-        said = str(error) if isinstance(error, IsnetError) else f"{type(error).__name__}: {error}"
-        self.failures.append(said)
-        _log.error("context plugin: %s", said)
-        return said
+        """Keep and log an error that a callback must not raise; return its message."""
+        message = str(error) if isinstance(error, IsnetError) else f"{type(error).__name__}: {error}"
+        self.failures.append(message)
+        _log.error("context plugin: %s", message)
+        return message
 
 
 _host = Host()
@@ -64,8 +65,7 @@ def kernels_for(library: Any, kernels: Launcher | None = None, multiprocessors: 
     """While this is open, engines that ``library`` (tensorrt or tensorrt_rtx) builds or deserialises have the plugins.
 
     ``kernels`` are what they launch and must stay loaded as long as the engine lives; without them an engine can be
-    built, but not deserialised. Other threads wait here. ``failures`` of the `Host` that is given are worth a look
-    where the library refuses.
+    built, but not deserialised. Other threads wait here. Where the library refuses, `Host.failures` says why.
 
     Raises:
         BuildError: the library's registry refuses the plugins, such as where somebody else registered theirs.
@@ -133,9 +133,9 @@ class _Callbacks:
         self._fields: list[Any] = []
 
     def clone(self) -> Any:
-        made = type(self)(self.operation, self.node, self.attributes, self.host)
-        made.inputs = self.inputs
-        return made
+        copy = type(self)(self.operation, self.node, self.attributes, self.host)
+        copy.inputs = self.inputs
+        return copy
 
     def attach_to_context(self, context: Any) -> Any:
         return self.clone()
@@ -148,8 +148,8 @@ class _Callbacks:
         kinds = _kinds(self.library)
         self.inputs = tuple(kinds.get(kind, str(kind).removeprefix("DataType.").lower()) for kind in inputs)
         letters = self.operation.types(self.node, self.inputs)
-        made = (letters.get(tensor.type, tensor.type) for tensor in self.operation.outputs.values())
-        return [next(kind for kind, name in kinds.items() if name == one) for one in made]
+        codes = {name: kind for kind, name in kinds.items()}
+        return [codes[letters.get(tensor.type, tensor.type)] for tensor in self.operation.outputs.values()]
 
     @_guarded([])
     def get_output_shapes(self, inputs: Sequence[Any], shape_inputs: Sequence[Any], expressions: Any) -> list[Any]:
@@ -160,19 +160,20 @@ class _Callbacks:
             for tensor, shape in zip(self.operation.inputs.values(), inputs, strict=True)
             for axis, letter in enumerate(tensor.axes)
         }
-        made = []
+        outputs = []
         for tensor in self.operation.outputs.values():
-            made.append(self.library.DimsExprs(len(tensor.axes)))
+            shape = self.library.DimsExprs(len(tensor.axes))
             for axis, letter in enumerate(tensor.axes):
-                made[-1][axis] = axes[letter]
-        return made
+                shape[axis] = axes[letter]
+            outputs.append(shape)
+        return outputs
 
     def configure_plugin(self, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
         return None
 
-    def supports_format_combination(self, place: int, tensors: Sequence[Any], inputs: int) -> bool:
+    def supports_format_combination(self, index: int, tensors: Sequence[Any], inputs: int) -> bool:
         # The network is strongly typed: types were settled when the graph was read.
-        return bool(tensors[place].desc.format == self.library.TensorFormat.LINEAR)
+        return bool(tensors[index].desc.format == self.library.TensorFormat.LINEAR)
 
     def get_valid_tactics(self) -> list[int]:
         return []
@@ -182,16 +183,16 @@ class _Callbacks:
 
     @_guarded(0)
     def get_workspace_size(self, inputs: Sequence[Any], outputs: Sequence[Any]) -> int:
-        return self._size([one.desc for one in inputs], [tuple(one.max) for one in inputs]).workspace()
+        return self._size([tensor.desc for tensor in inputs], [tuple(tensor.max) for tensor in inputs]).workspace()
 
     @_guarded(None)
     def get_fields_to_serialize(self) -> Any:
         numbers = {"layout": [LAYOUT], "types": [FLOATS.index(kind) for kind in self.inputs]}
         kinds = self.library.PluginFieldType
-        given = [(name, np.array(value, np.int32), kinds.INT32) for name, value in numbers.items()]
-        given += [(name, np.array([value], np.float32), kinds.FLOAT32) for name, value in self.attributes.items()]
-        self._fields = given  # the library keeps the addresses of the arrays only
-        return self.library.PluginFieldCollection([self.library.PluginField(*one) for one in given])
+        fields = [(name, np.array(value, np.int32), kinds.INT32) for name, value in numbers.items()]
+        fields += [(name, np.array([value], np.float32), kinds.FLOAT32) for name, value in self.attributes.items()]
+        self._fields = fields  # the library keeps only the addresses of the arrays
+        return self.library.PluginFieldCollection([self.library.PluginField(*field) for field in fields])
 
     def on_shape_change(self, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
         return None
@@ -210,7 +211,7 @@ class _Callbacks:
             host, addresses = self.host, (*sources, *results)
             if host.kernels is None:
                 raise EngineError(f"node {self.node}: {self.operation.name} was given no kernels")
-            size = self._size(inputs, [tuple(one.dims) for one in inputs])
+            size = self._size(inputs, [tuple(tensor.dims) for tensor in inputs])
             launch = self.operation.launch
             launch(size, host.kernels, stream, host.multiprocessors, addresses, workspace, self.attributes)
         except Exception as error:
@@ -218,7 +219,7 @@ class _Callbacks:
 
     def _size(self, tensors: Sequence[Any], shapes: Sequence[Sequence[int]]) -> Size:
         kinds = _kinds(self.library)
-        letters = self.operation.types(self.node, [kinds[one.type] for one in tensors])
+        letters = self.operation.types(self.node, [kinds[tensor.type] for tensor in tensors])
         return self.operation.size(self.operation.known(self.node, shapes), letters)
 
 
@@ -235,7 +236,7 @@ def _constant(expression: Any) -> int | None:
 
 @functools.cache
 def _creators(library: Any) -> tuple[Any, ...]:
-    """One creator for each operation; kept for ever, since the library keeps their addresses."""
+    """One creator for each operation; never freed, since the library keeps their addresses."""
 
     class Creator(library.IPluginCreatorV3One):
         def __init__(self, operation: Operation) -> None:
@@ -259,7 +260,7 @@ def _creators(library: Any) -> tuple[Any, ...]:
 
 
 def _create(library: Any, operation: Operation, node: str, fields: Any, runtime: bool) -> Any:
-    values = {one.name: np.asarray(one.data).ravel() for one in fields}
+    values = {field.name: np.asarray(field.data).ravel() for field in fields}
     if missing := [name for name in operation.attributes if not len(values.get(name, ()))]:
         raise BuildError(f"node {node}: {operation.name} lacks the attribute {', '.join(missing)}")
     attributes = {name: float(values[name][0]) for name in operation.attributes}

@@ -1,4 +1,4 @@
-"""What the two context operations take and give, and the errors of a graph that has it otherwise.
+"""The inputs and outputs of the two context operations, and the errors of a graph that deviates from them.
 
 Axes are letters (B images, K classes, N positions or queries, M keys, C channels, D the attention's width); a letter
 is one size wherever it stands. Types are those of `isnet_trt.cuda.element_types.FLOATS`; L and T stand for any of them.
@@ -42,7 +42,7 @@ class Operation:
         inputs: tensors in order.
         outputs: tensors in order.
         attributes: names of float attributes.
-        size: from sizes by letter and types by letter what `isnet_trt.cuda.context_ops` computes.
+        size: makes the `Pool` or `Attention` from sizes by letter and types by letter.
     """
 
     name: str
@@ -51,20 +51,23 @@ class Operation:
     attributes: tuple[str, ...]
     size: Callable[[Mapping[str, int], Mapping[str, str]], Size]
 
-    def types(self, node: str, found: Sequence[str]) -> dict[str, str]:
+    def types(self, node: str, kinds: Sequence[str]) -> dict[str, str]:
         """The types by letter, from those of the inputs.
 
         Raises:
             BuildError: an input has a type that it cannot have; the message names it.
         """
-        if len(found) != len(self.inputs):
-            raise BuildError(f"node {node}: {self.name} takes {', '.join(self.inputs)}, not {len(found)} inputs")
+        if len(kinds) != len(self.inputs):
+            raise BuildError(f"node {node}: {self.name} takes {', '.join(self.inputs)}, not {len(kinds)} inputs")
         types: dict[str, str] = {}
-        for (name, tensor), kind in zip(self.inputs.items(), found, strict=True):
-            wanted = types.get(tensor.type, tensor.type)
-            if kind not in FLOATS or (wanted in FLOATS and kind != wanted):
-                can = wanted if wanted in FLOATS else " or ".join(FLOATS)
-                raise BuildError(f"node {node}: input {name} of {self.name} is {kind}, it must be {can}{_NATIVE}")
+        for (name, tensor), kind in zip(self.inputs.items(), kinds, strict=True):
+            declared = types.get(tensor.type, tensor.type)  # a letter until the first input with it is seen
+            allowed = (declared,) if declared in FLOATS else FLOATS
+            if kind not in allowed:
+                types_text = " or ".join(allowed)
+                raise BuildError(
+                    f"node {node}: input {name} of {self.name} is {kind}, it must be {types_text}{_NATIVE}"
+                )
             types[tensor.type] = kind
         return types
 
@@ -79,9 +82,9 @@ class Operation:
         first: dict[str, str] = {}
         for (name, tensor), shape in zip(self.inputs.items(), shapes, strict=True):
             if len(shape) != len(tensor.axes):
-                wanted = ", ".join(tensor.axes)
+                axes = ", ".join(tensor.axes)
                 raise BuildError(
-                    f"node {node}: input {name} of {self.name} has {len(shape)} axes, it must be ({wanted}){_NATIVE}"
+                    f"node {node}: input {name} of {self.name} has {len(shape)} axes, it must be ({axes}){_NATIVE}"
                 )
             for letter, size in zip(tensor.axes, shape, strict=True):
                 known = sizes.get(letter)
@@ -121,8 +124,9 @@ class Operation:
         attributes: Mapping[str, float],
     ) -> None:
         """Queue the operation; ``addresses`` are those of inputs and outputs in order."""
-        given: dict[str, Any] = dict(zip((*self.inputs, *self.outputs), addresses, strict=True))
-        size.launch(kernels, stream, multiprocessors, **given, **dict[str, Any](attributes), workspace=workspace)
+        tensors = zip((*self.inputs, *self.outputs), addresses, strict=True)
+        arguments: dict[str, Any] = {**dict(tensors), **attributes}
+        size.launch(kernels, stream, multiprocessors, **arguments, workspace=workspace)
 
 
 def _pool(sizes: Mapping[str, int], types: Mapping[str, str]) -> Pool:
