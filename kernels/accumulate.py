@@ -1,4 +1,4 @@
-"""The windows of one scale laid over each other: rows of a volume of scores.
+"""The mean of the overlapping windows of one scale: rows of a volume of scores.
 
 For pixel (y, x) of the scaled picture, with the windows W that cover it in a pass:
 
@@ -8,8 +8,8 @@ For pixel (y, x) of the scaled picture, with the windows W that cover it in a pa
 the orientation in which the network saw the window; for a mirrored pass the column is then read from the other end and
 left and right classes change places (``swap``). The plain and the mirrored pass of a scale share one volume.
 
-Each block gathers: it adds up in registers what all windows give to its pixels and writes every value once, without
-atomics, so that the result does not depend on the order of blocks. Only the rows asked for exist.
+Each block gathers: it sums in registers what all windows contribute to its pixels and writes every value once, without
+atomics, so that the result does not depend on the order of blocks. Only the rows that the caller needs are made.
 
 A whole pass whose scores are softmaxed on the coarse grid, or whose mirrored twin is added to it, is the same kernel
 with one window per pass, of the size of the coarse grid.
@@ -25,7 +25,7 @@ import triton.language as tl
 from numpy.typing import NDArray
 
 from isnet_trt.kernels.device import bilinear, taps
-from isnet_trt.merging.resample import positions
+from isnet_trt.kernels.finish import upsample
 
 
 def reference(
@@ -37,7 +37,7 @@ def reference(
     for part in (windows[:plain], windows[plain:]):
         total, cover = np.zeros_like(volume), np.zeros(size)
         for slot, top, left, mirrored in part:
-            scores = _upsample(logits[slot].astype(np.float64), window)
+            scores = upsample(logits[slot], window)
             if softmax:
                 scores = np.exp(scores - scores.max(axis=0))
                 scores /= scores.sum(axis=0)
@@ -46,14 +46,6 @@ def reference(
             cover[y, x] += 1
         volume += total / np.maximum(cover, 1)
     return volume
-
-
-def _upsample(scores: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.float64]:
-    for axis, (n_in, n_out) in enumerate(zip(scores.shape[1:], size, strict=True), start=1):
-        low, high, weight = positions(n_in, np.float32(n_in) / np.float32(n_out), 0, n_out)
-        share = weight.astype(np.float64).reshape((-1, 1) if axis == 1 else (-1,))
-        scores = scores.take(low, axis) * (1 - share) + scores.take(high, axis) * share
-    return scores
 
 
 @triton.jit
@@ -84,11 +76,14 @@ def _mean(
     for i in range(begin, end):
         top = tl.load(windows + 4 * i + 1)
         left = tl.load(windows + 4 * i + 2)
+        # A row outside the window has no columns, which makes the test of both axes one comparison.
         reach = tl.where(y >= top, tl.where(y < top + window_height, window_width, 0), 0)
         inside = (x >= left) & (x < left + reach)
+        # Most windows miss a block: they cost no loads.
         if tl.max(inside.to(tl.int32), 0) != 0:
             slot = tl.load(windows + 4 * i).to(tl.int64)
             mirrored = tl.load(windows + 4 * i + 3) != 0
+            # The network saw the mirrored window, so its column is read from the other end.
             column = tl.where(mirrored, window_width - 1 - (x - left), x - left)
             low, high, down = taps(y - top, step_y, coarse_height)
             near, far, across = taps(column, step_x, coarse_width)
@@ -99,6 +94,7 @@ def _mean(
                 rows, low * coarse_width, high * coarse_width, down, near[None, :], far[None, :], across[None, :], mask
             )
             if softmax != 0:
+                # Classes beyond `classes` are padding and must not take a share.
                 score = tl.where(k[:, None] < classes, score, float("-inf"))
                 score = tl.exp(score - tl.max(score, 0)[None, :])
                 score = score / tl.sum(score, 0)[None, :]
@@ -132,6 +128,7 @@ def accumulate(
     x = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     y = first_row + tl.program_id(1)
     score = tl.zeros((CLASSES, BLOCK), tl.float32)
+    # Each pass is divided by its own cover: the mirrored pass has reflected windows, which overlap elsewhere.
     for part in range(2):
         begin = tl.where(part == 0, 0, plain)
         end = tl.where(part == 0, plain, count)

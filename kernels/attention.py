@@ -64,6 +64,7 @@ def attention(
     key_base = k + image.to(tl.int64) * keys * WIDTH
     value_base = v + image.to(tl.int64) * keys * WIDTH
     bias_base = bias + image.to(tl.int64) * keys
+    # Parts are whole tiles of keys; the last ones may be empty.
     share = tl.cdiv(tl.cdiv(keys, BLOCK_K), splits) * BLOCK_K
     begin = tl.program_id(2) * share
     valid = row[:, None] < queries
@@ -74,9 +75,11 @@ def attention(
     for start in range(begin, tl.minimum(begin + share, keys), BLOCK_K):
         column = start + tl.arange(0, BLOCK_K)
         key = tl.load(key_base + (column[None, :] * WIDTH + d[:, None]), column[None, :] < keys, 0.0)
+        # Scores are in base 2: exp2 is one instruction. `scale` comes times log2(e), the bias is multiplied here.
         shift = tl.load(bias_base + column, column < keys, float("-inf")) * _LOG2_E
         score = dot(query, key, tl.zeros((BLOCK_Q, BLOCK_K), tl.float32), UPCAST) * scale + shift[None, :]
         higher = tl.maximum(top, tl.max(score, 1))
+        # Where no key counts yet, −inf − (−inf) would be NaN; with 0 the weights are exp2(−inf) = 0.
         level = tl.where(higher == float("-inf"), 0.0, higher)
         weight = tl.exp2(score - level[:, None])
         decay = tl.exp2(top - level)
@@ -84,6 +87,7 @@ def attention(
         total = dot(weight.to(value.dtype), value, total * decay[:, None], UPCAST)
         mass = mass * decay + tl.sum(weight, 1)
         top = higher
+    # Without any key the mass is 0 and so is the result.
     total = total / tl.where(mass > 0, mass, 1.0)[:, None]
     at = image.to(tl.int64) * queries
     if PARTIAL:
@@ -113,6 +117,7 @@ def combine(
     total = tl.zeros((BLOCK, WIDTH), tl.float32)
     for part in range(splits):
         at = part * rows.to(tl.int64) + row
+        # A part's result is already divided by its mass; its norm gives the mass back, relative to the greatest.
         weight = tl.exp2(tl.load(norms + at, row < rows, float("-inf")) - level)
         mass += weight
         total += weight[:, None] * tl.load(parts + at[:, None] * WIDTH + d[None, :], row[:, None] < rows, 0.0)

@@ -25,6 +25,8 @@ def taps(index: tl.tensor, step: tl.tensor, length: tl.tensor) -> tl.tensor:
     As isnet_trt.merging.resample.positions:
     step * (index + 0.5) - 0.5 in one fused multiply-add, clamped to 0 .. length - 1. ``length`` is an integer.
     """
+    # One fused multiply-add, spelled out: the compiler may or may not fuse a product and a sum, and the last bit of a
+    # position decides which of two samples is taken.
     shifted = index.to(tl.float32) + 0.5
     at = tl.fma(shifted, tl.zeros_like(shifted) + step, tl.zeros_like(shifted) - 0.5)
     at = tl.minimum(tl.maximum(at, 0.0), (length - 1).to(tl.float32))

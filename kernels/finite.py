@@ -1,8 +1,8 @@
-"""Whether the network's answer is made of numbers.
+"""Whether logits are all finite.
 
     flag[at] = 1 if any of values[0 .. count - 1] is NaN or infinite, else as it was
 
-Blocks that find one write the same value, so that no atomics are needed. The flag is set to 0 before.
+Blocks that find one write the same value, so that no atomics are needed. The caller sets the flag to 0 before.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def finite(
 ) -> None:
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     value = tl.load(values + i, i < count, 0.0).to(tl.float32)
-    # NaN compares unequal to all, and nothing finite is as large as infinity.
+    # NaN fails every comparison, so it counts as bad as well.
     bad = tl.where(tl.abs(value) < float("inf"), 0, 1)
     if tl.max(bad, 0) != 0:
         tl.store(flag + at, 1)

@@ -1,4 +1,4 @@
-"""From the source picture to the network's input: resize, normalise, resample, crop, mirror.
+"""From the source image to the network's input: resize, normalise, resample, crop, mirror.
 
 `resize` is OpenCV's bilinear reduction or enlargement of uint8, in its fixed-point arithmetic. For output column x,
 with f = float32((x + 0.5) · n_in / n_out − 0.5), s = floor(f) and 11-bit weights a1 = rint(2048 (f − s)),
@@ -103,6 +103,7 @@ def resize(
     lower = source + bottom * pitch
     for c in tl.static_range(3):
         channel = tl.where(bgr != 0, 2 - c, c)
+        # OpenCV's order of shifts: they drop bits, so another order gives other values.
         high = a0 * tl.load(upper + pixel * left + channel, inside, 0).to(tl.int32)
         high += a1 * tl.load(upper + pixel * right + channel, inside, 0).to(tl.int32)
         low = a0 * tl.load(lower + pixel * left + channel, inside, 0).to(tl.int32)
@@ -137,14 +138,17 @@ def gather(
     mirrored = tl.load(windows + 4 * b + 2)
     used = tl.load(windows + 4 * b + 3)
     step = tl.load(steps + b)
+    # Mirroring reverses the order of the columns within the window.
     column = left + tl.where(mirrored != 0, width - 1 - x, x)
     low, high, down = taps(top + y, step, picture_height)
     near, far, across = taps(column, step, picture_width)
+    # An unused slot reads nothing and is written as zeros: the engine computes it all the same.
     inside = x < tl.where(used != 0, width, 0)
     upper = picture + low * pitch
     lower = picture + high * pitch
     for c in tl.static_range(3):
         channel = tl.where(bgr != 0, 2 - c, c)
+        # A table lookup gives the bits of the host's normalisation, and costs no division.
         values = table + 256 * c
         a = tl.load(values + tl.load(upper + pixel * near + channel, inside, 0), inside, 0.0)
         e = tl.load(values + tl.load(lower + pixel * near + channel, inside, 0), inside, 0.0)

@@ -51,20 +51,20 @@ def assign(
     image = tl.program_id(1).to(tl.int64)
     best = tl.full((BLOCK_N,), float("-inf"), tl.float32)
     label = tl.zeros((BLOCK_N,), tl.int32)
-    strange = tl.zeros((BLOCK_N,), tl.int32)
+    not_a_number = tl.zeros((BLOCK_N,), tl.int32)
     for start in range(0, classes, BLOCK_K):
         k = start + tl.arange(0, BLOCK_K)
         inside = (k[:, None] < classes) & (n[None, :] < positions)
         address = logits + (image * classes + k[:, None]) * positions + n[None, :]
         tile = tl.load(address, inside, float("-inf")).to(tl.float32)
-        # A NaN would only lose every comparison, and the centres would look sound.
-        strange = tl.maximum(strange, tl.max((tile != tile).to(tl.int32), 0))
+        # A NaN would lose every comparison, and the centres would look sound: it is passed on in the score instead.
+        not_a_number = tl.maximum(not_a_number, tl.max((tile != tile).to(tl.int32), 0))
         tile = tl.where(tile != tile, float("-inf"), tile)
         top, at = tl.max(tile, 0, return_indices=True)
         label = tl.where(top > best, start + at, label)
         best = tl.maximum(best, top)
     tl.store(labels + image * positions + n, label, n < positions)
-    tl.store(scores + image * positions + n, tl.where(strange != 0, float("nan"), best), n < positions)
+    tl.store(scores + image * positions + n, tl.where(not_a_number != 0, float("nan"), best), n < positions)
 
 
 @triton.jit
@@ -86,10 +86,12 @@ def pool(
     BLOCK_N: tl.constexpr,
     UPCAST: tl.constexpr,
 ) -> None:
+    # The grid has three axes for four indices: x counts tiles of classes and of channels.
     k = tl.program_id(0) % tl.cdiv(classes, BLOCK_K) * BLOCK_K + tl.arange(0, BLOCK_K)
     first_channel = tl.program_id(0) // tl.cdiv(classes, BLOCK_K) * BLOCK_C
     c = first_channel + tl.arange(0, BLOCK_C)
     image = tl.program_id(1)
+    # Parts are whole tiles; the last ones may be empty.
     share = tl.cdiv(tl.cdiv(positions, BLOCK_N), splits) * BLOCK_N
     begin = tl.program_id(2) * share
     top = tl.full((BLOCK_K,), float("-inf"), tl.float32)
@@ -104,17 +106,20 @@ def pool(
         mine = label[None, :] == k[:, None]
         own = tl.where(mine, score[None, :], float("-inf"))
         higher = tl.maximum(top, tl.max(own, 1))
+        # While a class has no position, −inf − (−inf) would be NaN; with 0 its weights are exp(−inf) = 0.
         shift = tl.where(higher == float("-inf"), 0.0, higher)
         weight = tl.exp(own - shift[:, None])
         decay = tl.exp(top - shift)
         inside = (n[:, None] < positions) & (c[None, :] < channels)
         feature = tl.load(features + (base + n[:, None]) * channels + c[None, :], inside, 0.0)
+        # What was summed so far is scaled to the new greatest score.
         total = dot(weight.to(feature.dtype), feature, total * decay[:, None], UPCAST)
         mass = mass * decay + tl.sum(weight, 1)
         count += tl.sum(mine.to(tl.int32), 1)
         top = higher
     row = (tl.program_id(2) * batch + image).to(tl.int64) * classes + k
     tl.store(sums + row[:, None] * channels + c[None, :], total, (k[:, None] < classes) & (c[None, :] < channels))
+    # Every channel tile has the same tops, masses and counts: one of them writes.
     if first_channel == 0:
         tl.store(tops + row, top, k < classes)
         tl.store(masses + row, mass, k < classes)
