@@ -21,14 +21,36 @@ Labels = NDArray[np.unsignedinteger]
 
 
 @dataclass
-class Slot:
-    """What one image in flight holds: page-locked and device memory for the image with its plan's tables and for its
-    label map, and the events that order its work."""
+class _Buffer:
+    """Page-locked host memory and device memory of the same size."""
 
-    source: int = 0
-    result: int = 0
-    up: NDArray[np.uint8] | None = None
-    down: NDArray[np.uint8] | None = None
+    host: NDArray[np.uint8] = field(default_factory=lambda: np.empty(0, np.uint8))
+    address: int = 0
+
+    def reserve(self, device: Device, size: int) -> None:
+        """Make room for ``size`` bytes, at least one; the old content is lost."""
+        size = max(size, 1)
+        if len(self.host) < size:
+            self.free(device)
+            self.host = device.allocate_staging(size)
+            self.address = device.allocate(size)
+
+    def free(self, device: Device) -> None:
+        """Give the memory back; nothing queued may use it."""
+        host, address, self.host, self.address = self.host, self.address, np.empty(0, np.uint8), 0
+        if len(host):
+            device.free_staging(host)
+        if address:
+            device.free(address)
+
+
+@dataclass
+class Slot:
+    """What one image in flight holds: memory for the image with its plan's tables and for its label map, and the
+    events that order its work."""
+
+    source: _Buffer = field(default_factory=_Buffer)
+    result: _Buffer = field(default_factory=_Buffer)
     events: dict[str, int] = field(default_factory=dict)
 
 
@@ -57,18 +79,11 @@ class Transfers:
         try:
             if not slot.events:
                 slot.events = {name: self._device.create_event() for name in ("up", "caller", "done", "down")}
-            size = plan.upload_bytes - _host_start(plan, from_host)
-            if slot.up is None or len(slot.up) < size:
-                self._drop_source(slot)
-                slot.up, slot.source = self._device.allocate_staging(size), self._device.allocate(size)
-            size = plan.result_bytes
-            if slot.down is None or len(slot.down) < size:
-                self._drop_result(slot)
-                slot.down, slot.result = self._device.allocate_staging(size), self._device.allocate(size)
+            slot.source.reserve(self._device, plan.upload_bytes - _host_start(plan, from_host))
+            slot.result.reserve(self._device, plan.result_bytes)
         except BaseException:
-            self._drop_source(slot)
-            self._drop_result(slot)
-            self._free.append(slot)
+            self.give(slot)
+            self.trim()
             raise
         return slot
 
@@ -79,22 +94,8 @@ class Transfers:
     def trim(self) -> None:
         """Free the memory of all slots that are not in use."""
         for slot in self._free:
-            self._drop_source(slot)
-            self._drop_result(slot)
-
-    def _drop_source(self, slot: Slot) -> None:
-        staging, address, slot.up, slot.source = slot.up, slot.source, None, 0
-        self._drop(staging, address)
-
-    def _drop_result(self, slot: Slot) -> None:
-        staging, address, slot.down, slot.result = slot.down, slot.result, None, 0
-        self._drop(staging, address)
-
-    def _drop(self, staging: NDArray[np.uint8] | None, address: int) -> None:
-        if staging is not None:
-            self._device.free_staging(staging)
-        if address:
-            self._device.free(address)
+            slot.source.free(self._device)
+            slot.result.free(self._device)
 
     # Copies
 
@@ -104,17 +105,16 @@ class Transfers:
         Host memory is read before this returns. Device memory is read after what is queued on the caller's ``stream``
         and on the image's own, and before what is queued there later.
         """
-        assert slot.up is not None
         start = _host_start(plan, image.on_host)
-        size = plan.upload_bytes - start
+        size, staging = plan.upload_bytes - start, slot.source.host
         if image.on_host:
-            np.copyto(slot.up[: plan.source_bytes].reshape(image.height, -1), image.array().reshape(image.height, -1))
-        slot.up[plan.tables_offset - start : size] = np.frombuffer(plan.tables, np.uint8)
+            np.copyto(staging[: plan.source_bytes].reshape(image.height, -1), image.array().reshape(image.height, -1))
+        staging[plan.tables_offset - start : size] = np.frombuffer(plan.tables, np.uint8)
         # In two steps: the slot's own device memory takes the upload while the work still reads the last image from
         # ``source``; the copy within the device is short.
-        self._device.copy(slot.source, slot.up.ctypes.data, size, self._up)
+        self._device.copy(slot.source.address, staging.ctypes.data, size, self._up)
         self._order(self._up, self._stream, slot.events["up"])
-        self._device.copy(source + start, slot.source, size, self._stream)
+        self._device.copy(source + start, slot.source.address, size, self._stream)
         if not image.on_host:
             rows = (source, image.row_bytes, image.address, image.row_pitch, image.row_bytes, image.height)
             self._copy_with_caller(slot, (image.stream, stream), rows)
@@ -124,16 +124,16 @@ class Transfers:
 
         Labels for device memory go there instead, before anything queued later on the caller's ``stream``.
         """
-        assert slot.down is not None
         start = 0
         if out is not None and not out.on_host:
             start = plan.flags  # only the flags are needed on the host
             rows = (out.address, out.row_pitch, result, out.row_bytes, out.row_bytes, out.height)
             self._copy_with_caller(slot, (out.stream, stream), rows)
         size = plan.result_bytes - start
-        self._device.copy(slot.result + start, result + start, size, self._stream)
+        address, staging = slot.result.address, slot.result.host
+        self._device.copy(address + start, result + start, size, self._stream)
         self._order(self._stream, self._down, slot.events["done"])
-        self._device.copy(slot.down.ctypes.data + start, slot.result + start, size, self._down)
+        self._device.copy(staging.ctypes.data + start, address + start, size, self._down)
         self._device.record(slot.events["down"], self._down)
 
     def _copy_with_caller(
@@ -160,12 +160,12 @@ class Transfers:
         Raises:
             EngineError: the logits have NaN or infinite values, or the driver fails.
         """
-        assert slot.down is not None
         self._device.synchronize_event(slot.events["down"])
-        _check_finite(plan, slot.down[plan.flags : plan.result_bytes])
+        staging = slot.result.host
+        _check_finite(plan, staging[plan.flags : plan.result_bytes])
         if out is not None and not out.on_host:
             return None
-        labels: Labels = slot.down[: plan.label_bytes].view(plan.labels).reshape(plan.size)
+        labels: Labels = staging[: plan.label_bytes].view(plan.labels).reshape(plan.size)
         if out is None:
             return labels.copy()
         target = out.array()

@@ -35,11 +35,17 @@ def open_runtime(bundle: Bundle, kind: str | None, *, threads: int | None, devic
             undo.callback(_close, gpu)
         engine = open_device_engine(bundle, kind, threads=threads, device=device, on_device=gpu is not None)
         undo.callback(engine.close)
-        pipeline, reason = _pipeline(gpu, engine, model, reason)
-        if pipeline is None and gpu is not None:
-            _close(gpu)
+        try:
+            if gpu is None or engine.kernels is None:
+                raise EngineUnavailable(reason or engine.no_kernels)
+            pipeline = Pipeline(gpu, engine.kernels, engine, model, engine.stream)
+        except EngineUnavailable as error:
+            if gpu is not None:
+                _close(gpu)
+            undo.pop_all()
+            return HostRuntime(engine, model, threads, str(error))
         undo.pop_all()
-    return GpuRuntime(engine, pipeline, threads) if pipeline else HostRuntime(engine, model, threads, reason)
+    return GpuRuntime(engine, pipeline, threads)
 
 
 def _model(bundle: Bundle, kind: str | None) -> Model:
@@ -58,18 +64,6 @@ def _open_device(bundle: Bundle) -> tuple[Device | None, str]:
         return None, "the bundle holds no kernels; build it again with python -m isnet_trt.build"
     try:
         return Device.open(), ""
-    except EngineUnavailable as error:
-        return None, str(error)
-
-
-def _pipeline(gpu: Device | None, engine: DeviceEngine, model: Model, reason: str) -> tuple[Pipeline | None, str]:
-    """The pipeline around an engine, or why there is none."""
-    if gpu is None:
-        return None, reason
-    if engine.kernels is None:
-        return None, engine.no_kernels
-    try:
-        return Pipeline(gpu, engine.kernels, engine, model, engine.stream), ""
     except EngineUnavailable as error:
         return None, str(error)
 

@@ -51,7 +51,7 @@ def test_wrong_pictures_and_label_maps_are_found(monkeypatch):
 
     def zeroed(self: Transfers, plan: Plan, slot: Slot, out: RawLabels | None) -> object:
         self._device.synchronize_event(slot.events["down"])
-        slot.down[:] = 0
+        slot.result.host[:] = 0
         return labels(self, plan, slot, out)
 
     monkeypatch.setattr(Transfers, "labels", zeroed)
