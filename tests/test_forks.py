@@ -150,8 +150,8 @@ def test_errors_name_both_processes(monkeypatch):
     class Resource:
         pass
 
-    home = OwnerProcess(Resource())
-    home.check("this thing")
+    owner = OwnerProcess(Resource())
+    owner.check("this thing")
     monkeypatch.setattr(os, "getpid", lambda: 4_000_000)
     with pytest.raises(EngineError, match=r"this thing was opened in process \d+ .* process 4000000, forked"):
-        home.check("this thing")
+        owner.check("this thing")

@@ -9,6 +9,7 @@ import ctypes
 import gc
 import weakref
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -58,12 +59,11 @@ class Caller:
             staging.reshape(memory.shape)[:, : pixels[0].size] = pixels.reshape(len(pixels), -1)
             self.device.copy(memory.ctypes.data, staging.ctypes.data, memory.size, self.stream)
 
-    def read(self, memory: np.ndarray, stream: int | None = None) -> np.ndarray:
-        """What work queued on ``stream`` now finds in ``memory``."""
+    def read(self, memory: np.ndarray) -> np.ndarray:
+        """What work queued now on the caller's stream finds in ``memory``."""
         with self.device:
             staging = self.device.allocate_staging(memory.size)
             self.device.copy(staging.ctypes.data, memory.ctypes.data, memory.size, self.stream)
-            self.order(stream or self.stream, self.stream) if stream else None
             self.device.synchronize(self.stream)
         return staging.reshape(memory.shape).copy()
 
@@ -99,7 +99,10 @@ WAYS: dict[str, Callable[[np.ndarray, Caller], tuple[Any, dict[str, Any]]]] = {
     "CUDA array interface": lambda m, c: (CudaArray(pixels_of(m), stream=c.stream), {}),
     "CUDA array interface 2, a stream": lambda m, c: (CudaArray(pixels_of(m), version=2), {"stream": c.stream}),
     "pointer": lambda m, c: (raw(m, stream=c.stream), {}),
-    "pointer, a stream": lambda m, c: (raw(m), {"stream": c.stream}),
+    "pointer, an object with a stream": lambda m, c: (
+        raw(m),
+        {"stream": SimpleNamespace(__cuda_stream__=lambda: (0, c.stream))},
+    ),
 }
 
 

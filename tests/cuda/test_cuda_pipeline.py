@@ -16,7 +16,7 @@ from isnet_trt.cuda.pipeline import CAPTURES
 from isnet_trt.errors import EngineError, EngineUnavailable
 from isnet_trt.pictures.interop import image_from
 from isnet_trt.pictures.preprocess import normalise, resize
-from isnet_trt.pictures.raw import RawImage, RawLabels
+from isnet_trt.pictures.raw import RawLabels
 from isnet_trt.settings import Preprocess
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="triton has no wheels for this platform")
@@ -71,30 +71,6 @@ def test_any_order_and_pitch_of_host_memory(order, tmp_path):
     with Form(tmp_path, ReferenceKernels) as form:
         made = form.pipeline(image_from(held[:, :27], order), Inference())
         form.check(image, made)
-
-
-def test_device_memory_on_the_callers_stream(tmp_path):
-    image = picture(20, 27)
-    with Form(tmp_path, ReferenceKernels) as form:
-        gpu = form.gpu
-        with form.pipeline.device:
-            stream = form.pipeline.device.create_stream()
-            source, target = form.pipeline.device.allocate(20 * 90), form.pipeline.device.allocate(20 * 31)
-            staging = form.pipeline.device.allocate_staging(20 * 90)
-            rows = staging.reshape(20, 90)
-            for seed in (0, 1, 2):
-                image = picture(20, 27, seed)
-                rows[:, :81] = image[:, :, ::-1].reshape(20, 81)
-                form.pipeline.device.copy(source, staging.ctypes.data, 20 * 90, stream)  # not waited for
-                described = RawImage(source, 20, 27, 90, "bgr", device="cuda")
-                out = RawLabels(target, 20, 27, 31, device="cuda")
-                assert form.pipeline(described, Inference(), out, stream) is None
-                form.pipeline.device.copy(staging.ctypes.data, target, 20 * 31, stream)
-                form.pipeline.device.synchronize(stream)
-                made = staging[: 20 * 31].reshape(20, 31)
-                form.check(image, made[:, :27].copy())
-                assert (made[:, 27:] == 0xA5).all()
-        assert gpu.calls.count("cuStreamBeginCapture") == 1
 
 
 def test_what_the_caller_queues_next_finds_the_label_map(tmp_path):
@@ -153,17 +129,6 @@ def test_memory_that_grows_while_pictures_are_on_their_way(tmp_path):
         tickets = [form.pipeline.submit(image_from(image), WHOLE) for image in images]
         for image, ticket in zip(images, tickets, strict=True):
             form.check(image, form.pipeline.collect(ticket))
-
-
-def test_host_output_of_the_caller(tmp_path):
-    image = picture(20, 27)
-    with Form(tmp_path, ReferenceKernels) as form:
-        held = np.full((20, 40), 77, np.uint8)
-        out = RawLabels(held.ctypes.data, 20, 27, 40, owner=held)
-        made = form.pipeline(image_from(image), Inference(), out)
-        assert np.shares_memory(made, held)
-        form.check(image, held[:, :27].copy())
-        assert (held[:, 27:] == 77).all()
 
 
 def test_results_own_their_memory(tmp_path):

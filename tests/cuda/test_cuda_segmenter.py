@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 import sys
 import threading
 from pathlib import Path
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -79,24 +77,6 @@ def test_into_host_memory_of_the_caller(pair):
     assert equal(out, pair.host(image).labels)
     assert (held[:, :3] == 77).all()
     assert (held[:, 47:] == 77).all()
-
-
-def test_device_memory_and_the_callers_stream(pair):
-    image, device = picture(31, 44), pair.pipeline.device
-    with device:
-        stream, source, target = device.create_stream(), device.allocate(31 * 132), device.allocate(31 * 44)
-        staging = device.allocate_staging(31 * 132)
-    staging[:] = image.ravel()
-    with device:
-        device.copy(source, staging.ctypes.data, 31 * 132, stream)
-    out = RawLabels(target, 31, 44, device="cuda")
-    handle = SimpleNamespace(__cuda_stream__=lambda: (0, stream))
-    made = pair.segmenter(RawImage(source, 31, 44, device="cuda:0"), out=out, stream=handle)
-    assert made.labels is out
-    with device:
-        device.copy(staging.ctypes.data, target, 31 * 44, stream)
-        device.synchronize(stream)
-    assert equal(staging[: 31 * 44].reshape(31, 44).copy(), pair.host(image).labels)
 
 
 def test_memory_that_it_cannot_use(pair):
@@ -180,16 +160,6 @@ def test_closing_in_the_middle(pair):
     pair.gpu.nothing_is_left()
     with pytest.raises(EngineError, match="closed"):
         next(answers)
-
-
-def test_a_forgotten_segmenter_gives_everything_back(tmp_path):
-    made = Pair(tmp_path)
-    made.segmenter(picture(31, 44))
-    gpu = made.gpu
-    assert gpu.used
-    del made
-    gc.collect()
-    gpu.nothing_is_left()
 
 
 # Opening

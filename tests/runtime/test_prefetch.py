@@ -9,75 +9,75 @@ from isnet_trt.runtime.prefetch import prefetch
 
 
 class Log:
-    """Begins and finishes numbers; what fails is told by ``bad``."""
+    """Submits and collects numbers; ``bad_…`` says which fail."""
 
-    def __init__(self, bad_begin=(), bad_finish=()):
+    def __init__(self, bad_submit=(), bad_collect=()):
         self.done = []
-        self.bad_begin, self.bad_finish = bad_begin, bad_finish
+        self.bad_submit, self.bad_collect = bad_submit, bad_collect
 
-    def begin(self, thing):
-        self.done.append(f"begin {thing}")
-        if thing in self.bad_begin:
-            raise ValueError(f"begin {thing}")
-        return thing
+    def submit(self, item):
+        self.done.append(f"submit {item}")
+        if item in self.bad_submit:
+            raise ValueError(f"submit {item}")
+        return item
 
-    def finish(self, thing):
-        self.done.append(f"finish {thing}")
-        if thing in self.bad_finish:
-            raise EngineError(f"finish {thing}")
-        return 10 * thing
+    def collect(self, item):
+        self.done.append(f"collect {item}")
+        if item in self.bad_collect:
+            raise EngineError(f"collect {item}")
+        return 10 * item
 
 
 @pytest.mark.parametrize(
-    ("ahead", "order"),
+    ("depth", "order"),
     [
-        (0, ["begin 1", "finish 1", "begin 2", "finish 2", "begin 3", "finish 3"]),
-        (1, ["begin 1", "begin 2", "finish 1", "begin 3", "finish 2", "finish 3"]),
-        (5, ["begin 1", "begin 2", "begin 3", "finish 1", "finish 2", "finish 3"]),
+        (0, ["submit 1", "collect 1", "submit 2", "collect 2", "submit 3", "collect 3"]),
+        (1, ["submit 1", "submit 2", "collect 1", "submit 3", "collect 2", "collect 3"]),
+        (5, ["submit 1", "submit 2", "submit 3", "collect 1", "collect 2", "collect 3"]),
     ],
 )
-def test_order(ahead, order):
+def test_order(depth, order):
     log = Log()
-    assert list(prefetch(iter([1, 2, 3]), log.begin, log.finish, ahead)) == [10, 20, 30]
+    assert list(prefetch(iter([1, 2, 3]), log.submit, log.collect, depth)) == [10, 20, 30]
     assert log.done == order
 
 
-def test_nothing():
-    assert list(prefetch([], Log().begin, Log().finish, 1)) == []
+def test_noitem():
+    assert list(prefetch([], Log().submit, Log().collect, 1)) == []
 
 
-def test_what_fails_to_begin_is_said_after_the_answers_before_it():
-    log = Log(bad_begin={3})
-    answers = prefetch([1, 2, 3, 4], log.begin, log.finish, 2)
-    assert [next(answers), next(answers)] == [10, 20]
-    with pytest.raises(ValueError, match="begin 3"):
-        next(answers)
-    assert "begin 4" not in log.done
+def test_a_failed_submission_is_raised_after_the_results_before_it():
+    log = Log(bad_submit={3})
+    results = prefetch([1, 2, 3, 4], log.submit, log.collect, 2)
+    assert [next(results), next(results)] == [10, 20]
+    with pytest.raises(ValueError, match="submit 3"):
+        next(results)
+    assert "submit 4" not in log.done
 
 
-def test_what_fails_to_finish_leaves_nothing_begun():
-    log = Log(bad_finish={1})
-    answers = prefetch([1, 2, 3], log.begin, log.finish, 1)
-    with pytest.raises(EngineError, match="finish 1"):
-        next(answers)
-    assert log.done == ["begin 1", "begin 2", "finish 1", "finish 2"]
+def test_a_failed_collection_leaves_noitem_submitted():
+    log = Log(bad_collect={1})
+    results = prefetch([1, 2, 3], log.submit, log.collect, 1)
+    with pytest.raises(EngineError, match="collect 1"):
+        next(results)
+    assert log.done == ["submit 1", "submit 2", "collect 1", "collect 2"]
 
 
-def test_nobody_asks_for_more():
-    log = Log(bad_finish={2})
-    answers = prefetch([1, 2, 3], log.begin, log.finish, 1)
-    next(answers)
-    answers.close()
-    assert log.done == ["begin 1", "begin 2", "finish 1", "finish 2"]
+def test_closing_early_collects_the_rest():
+    log = Log(bad_collect={2})
+    results = prefetch([1, 2, 3], log.submit, log.collect, 1)
+    next(results)
+    results.close()
+    assert log.done == ["submit 1", "submit 2", "collect 1", "collect 2"]
 
 
-def test_a_source_that_fails_is_like_a_thing_that_fails():
+def test_a_source_that_fails_is_like_an_item_that_fails():
     def source():
         yield 1
         raise KeyError("source")
 
     log = Log()
-    answers = prefetch(source(), log.begin, log.finish, 1)
-    assert next(answers) == 10
+    results = prefetch(source(), log.submit, log.collect, 1)
+    assert next(results) == 10
     with pytest.raises(KeyError, match="source"):
-        next(answers)
+        next(results)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 
@@ -224,17 +223,3 @@ def test_calls_from_two_threads_take_turns(segmenter):
     for thread in threads:
         thread.join(timeout=60)
     assert all((got[i] == want[i]).all() for i in range(6))
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
-def test_a_forked_child_can_open_its_own(segmenter, tmp_path):
-    want = segmenter(PICTURE).labels
-    child = os.fork()
-    if not child:
-        try:
-            engine = tiny_model.open_tiny(tmp_path, CLASSES)
-            with Segmenter(engine, tiny_model.labels(CLASSES), RULE, threads=2) as own:
-                os._exit(0 if (own(PICTURE).labels == want).all() else 1)
-        finally:
-            os._exit(2)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
