@@ -12,16 +12,7 @@ from typing import Any
 import onnx
 
 from isnet_trt._version import __version__
-from isnet_trt.bundle import (
-    KERNELS,
-    ONNX,
-    Bundle,
-    CheckpointInfo,
-    Manifest,
-    check_target,
-    new_bundle,
-    read_bundle,
-)
+from isnet_trt.bundle import KERNELS, ONNX, Bundle, CheckpointInfo, Manifest, check_target, new_bundle, read_bundle
 from isnet_trt.engines.base import Engine
 from isnet_trt.engines.info import EngineInfo
 from isnet_trt.engines.library import PORTABLE, PRECISIONS, EngineSource
@@ -32,7 +23,7 @@ from isnet_trt.evaluation.labelled import Labelled, check_labels, open_labelled
 from isnet_trt.export import parity
 from isnet_trt.export.bundle_kernels import compile_kernels, include_kernels
 from isnet_trt.export.engines import engine_builder
-from isnet_trt.export.engines.base import BuiltEngine
+from isnet_trt.export.engines.base import BuildRequest, BuiltEngine
 from isnet_trt.export.engines.profiles import shapes_for
 from isnet_trt.export.graph import export_graph, save_graph
 from isnet_trt.export.job import Job
@@ -153,9 +144,8 @@ def _engine(proto: onnx.ModelProto, folder: Path, job: Job, target: Path) -> Bui
         if spilling:
             job.note(f"warning: slower than they need be, since they spill registers: {', '.join(spilling)}")
     with job.stage(job.choice.kind) if job.builder.library.compiles else contextlib.nullcontext():
-        built = job.builder.build(
-            proto, folder, shapes=job.shapes, options=job.engine, precision=precision, replaced=target
-        )
+        request = BuildRequest(proto, job.shapes, job.engine, precision, kernels=folder / KERNELS, replaced=target)
+        built = job.builder.build(request, folder)
     for note in built.notes:
         job.note(note)
     return built

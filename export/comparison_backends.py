@@ -24,6 +24,7 @@ from isnet_trt.engines.info import EngineInfo
 from isnet_trt.engines.table import compiling_kinds, library
 from isnet_trt.errors import BuildError, EngineUnavailable, SettingsError
 from isnet_trt.export.engines import engine_builder
+from isnet_trt.export.engines.base import BuildRequest
 from isnet_trt.export.engines.profiles import Shapes
 from isnet_trt.export.engines.tensorrt_family import TensorRTFamilyBuilder
 from isnet_trt.export.graph import OUTPUT
@@ -134,8 +135,9 @@ class TensorRTBackend:
         plugin = self.kernels is not None and self.info is not None and self.info.context == "plugin"
         options = EngineOptions(context="plugin" if plugin else "native")
         precision = "fp32" if set(types.values()).isdisjoint(FLOAT_CODES - {CODES["fp32"]}) else "fp16"
-        builder, shapes = _tensorrt(self.kind), Shapes(shape, shape, shape)
-        builder.serialise(graph, path, shapes, options, precision=precision, kernels=self.kernels, progress=False)
+        shapes = Shapes(shape, shape, shape)
+        request = BuildRequest(graph, shapes, options, precision, kernels=self.kernels, progress=False)
+        _tensorrt(self.kind).serialise(request, path)
         return path
 
     @contextlib.contextmanager

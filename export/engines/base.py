@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,6 +16,23 @@ from isnet_trt.errors import SettingsError
 from isnet_trt.export.engines.profiles import Shapes
 from isnet_trt.export.options import CONTEXTS, Context, EngineOptions, flag
 from isnet_trt.export.quantise.formats import Flavour
+
+
+@dataclass(frozen=True)
+class BuildRequest:
+    """What an engine is built from.
+
+    ``kernels`` is the folder of the compiled kernels, for a library that runs plugins while it builds; ``replaced`` the
+    bundle that the build will replace, whose measurements may be used again.
+    """
+
+    proto: onnx.ModelProto
+    shapes: Shapes
+    options: EngineOptions = field(default_factory=EngineOptions)
+    precision: str = "fp32"
+    kernels: Path | None = None
+    replaced: Path | None = None
+    progress: bool = True
 
 
 @dataclass(frozen=True)
@@ -86,19 +103,8 @@ class EngineBuilder:
         """
         return None
 
-    def build(
-        self,
-        proto: onnx.ModelProto,
-        folder: Path,
-        *,
-        shapes: Shapes,
-        options: EngineOptions,
-        precision: str,
-        replaced: Path | None = None,
-    ) -> BuiltEngine:
-        """Build the engine of a lowered graph into a bundle's folder, which holds its ONNX graph and kernels.
-
-        ``replaced`` is the bundle that the build will replace, whose measurements may be used again.
+    def build(self, request: BuildRequest, folder: Path) -> BuiltEngine:
+        """Build the engine into a bundle's folder, which holds the ONNX graph already.
 
         Raises:
             EngineUnavailable, EngineError, SettingsError, BuildError: it cannot be built.

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar
-
-import onnx
+from typing import ClassVar
 
 from isnet_trt.bundle import ONNX
 from isnet_trt.engines.info import EngineInfo
 from isnet_trt.engines.onnxruntime import LIBRARY
-from isnet_trt.export.engines.base import BuiltEngine, EngineBuilder
+from isnet_trt.export.engines.base import BuildRequest, BuiltEngine, EngineBuilder
 
 
 class OnnxRuntimeBuilder(EngineBuilder):
@@ -19,7 +17,7 @@ class OnnxRuntimeBuilder(EngineBuilder):
     library = LIBRARY
     eight_bits: ClassVar = {"int8": "cpu"}
 
-    def build(self, proto: onnx.ModelProto, folder: Path, **settings: Any) -> BuiltEngine:
+    def build(self, request: BuildRequest, folder: Path) -> BuiltEngine:
         """See `EngineBuilder.build`."""
         info = EngineInfo(self.kind, self.library.load().__version__, ONNX)
         return BuiltEngine(info, {"bytes": (folder / ONNX).stat().st_size})

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 
 import onnx
 
-from isnet_trt.bundle import ENGINE, KERNELS, TIMING_CACHE
+from isnet_trt.bundle import ENGINE, TIMING_CACHE
 from isnet_trt.cuda import plugins
 from isnet_trt.cuda.gpu import Gpu, find_gpu, probe_gpu
 from isnet_trt.cuda.kernels import Kernels
@@ -26,15 +26,14 @@ from isnet_trt.engines.info import EngineInfo
 from isnet_trt.engines.tensorrt_api import create, network_flags, parser_errors
 from isnet_trt.engines.tensorrt_family import TensorRTFamily
 from isnet_trt.errors import BuildError, SettingsError
-from isnet_trt.export.engines.base import BuiltEngine, EngineBuilder
+from isnet_trt.export.engines.base import BuildRequest, BuiltEngine, EngineBuilder
 from isnet_trt.export.engines.inspection import Layer, check_context, check_types, parse_layers, summarise
-from isnet_trt.export.engines.profiles import Shape, Shapes, set_shapes
+from isnet_trt.export.engines.profiles import Shape, set_shapes
 from isnet_trt.export.engines.tensorrt_progress import progress_monitor, recording_logger
 from isnet_trt.export.functions import remove_plugin_namespace
 from isnet_trt.export.graph import with_attention
 from isnet_trt.export.options import Context, EngineOptions
 
-DEFAULTS = EngineOptions()
 GIB = 1 << 30
 _LEAST = {"bf16": (8, 0), "fp8": (8, 9)}
 """Oldest capability with matrix units for a type: Ampere for bfloat16, Ada for E4M3 (CUDA programming guide)."""
@@ -117,152 +116,125 @@ class TensorRTFamilyBuilder(EngineBuilder):
         """
         return None, False
 
-    def build(
-        self,
-        proto: onnx.ModelProto,
-        folder: Path,
-        *,
-        shapes: Shapes,
-        options: EngineOptions,
-        precision: str,
-        replaced: Path | None = None,
-    ) -> BuiltEngine:
+    def build(self, request: BuildRequest, folder: Path) -> BuiltEngine:
         """See `EngineBuilder.build`."""
-        earlier = self.earlier_measurements(options, replaced)
-        built = self.serialise(
-            proto,
-            folder / ENGINE,
-            shapes,
-            options,
-            precision=precision,
-            kernels=folder / KERNELS,
-            earlier=earlier,
-        )
+        built = self.serialise(request, folder / ENGINE)
         notes: tuple[str, ...] = ()
         if built.timing_cache:
             (folder / TIMING_CACHE).write_bytes(built.timing_cache)
             notes = (f"measured {'only what was not known before' if built.reused else 'from the start'}",)
-        gpu = find_gpu()
+        gpu, shapes = find_gpu(), request.shapes
         info = EngineInfo(
-            self.kind,
-            self.library.installed_version() or "",
-            ENGINE,
-            built.capabilities,
-            gpu.name if gpu else None,
-            gpu.driver if gpu else None,
-            (shapes.smallest, shapes.usual, shapes.largest),
-            self.context(options),
-            options.version_compatible,
+            kind=self.kind,
+            library_version=self.library.installed_version() or "",
+            file=ENGINE,
+            compute_capabilities=built.capabilities,
+            gpu=gpu.name if gpu else None,
+            driver=gpu.driver if gpu else None,
+            shapes=(shapes.smallest, shapes.usual, shapes.largest),
+            context=self.context(request.options),
+            version_compatible=request.options.version_compatible,
         )
         return BuiltEngine(info, {"bytes": built.size, "layers": summarise(built.layers)}, notes)
 
-    def serialise(
-        self,
-        proto: onnx.ModelProto,
-        path: Path,
-        shapes: Shapes,
-        options: EngineOptions = DEFAULTS,
-        *,
-        precision: str = "fp32",
-        kernels: Path | None = None,
-        earlier: bytes = b"",
-        progress: bool = True,
-    ) -> SerialisedEngine:
-        """Build ``proto`` and write the serialised engine to ``path``.
-
-        ``kernels`` is the folder of the compiled kernels, for a library that runs plugins while it builds; ``earlier``
-        is an earlier build's timing cache.
+    def serialise(self, request: BuildRequest, path: Path) -> SerialisedEngine:
+        """Build an engine and write it to ``path``.
 
         Raises:
             EngineUnavailable: the library is missing, needs a GPU that is not there, or cannot take plugins here.
             EngineError: the library does not start.
-            SettingsError: the options contradict each other, or a target has no units for ``precision``.
+            SettingsError: the options contradict each other, or a target has no units for the precision.
             BuildError: the library refused the graph (its last errors are in the message), or the engine's layers do
                 not have the types of the graph, or the context operations are not computed as asked.
         """
-        self.check(options)
+        self.check(request.options)
         module = self.library.load()
         gpu, no_gpu = probe_gpu()
         self.library.check_builder(gpu, no_gpu)
-        capabilities = self.capabilities(options, precision)
-        task = _Task(self, module, gpu, shapes, options, capabilities, progress, kernels, earlier)
+        capabilities = self.capabilities(request.options, request.precision)
         logger = recording_logger(module)
-        with _context(task) as host:
-            serialised, cache, reused = _build(task, logger, _prepared(proto, task), host)
-            text = logger.layers or _inspected(task, logger, serialised, host)
+        with self._plugins(module, request, gpu) as host:
+            serialised, cache, reused = self._compile(module, request, capabilities, logger, host)
+            text = logger.layers or self._inspect(module, request, logger, serialised, host)
         logger.layers = ""  # long, and the logger lives as long as the process
         layers = parse_layers(text)
-        check_types(layers, proto)
-        check_context(layers, proto, self.context(options))
+        check_types(layers, request.proto)
+        check_context(layers, request.proto, self.context(request.options))
         path.write_bytes(serialised)
         return SerialisedEngine(capabilities, len(serialised), tuple(layers), cache, reused)
+
+    @contextlib.contextmanager
+    def _plugins(self, module: Any, request: BuildRequest, gpu: Gpu | None) -> Iterator[plugins.Host | None]:
+        """Plugins registered while the engine is built and inspected, or none.
+
+        Raises:
+            EngineUnavailable: the library's parser would not survive a plugin in this process.
+        """
+        if self.context(request.options) == "native":
+            yield None
+            return
+        self.library.allow_plugins(module)
+        with contextlib.ExitStack() as undo:
+            kernels = None
+            if self.runs_plugins and request.kernels is not None and gpu is not None:  # not yet run on a GPU
+                kernels = Kernels.open(request.kernels, gpu.compute_capability)
+                undo.callback(kernels.close)
+            host = undo.enter_context(plugins.kernels_for(module, kernels, gpu.multiprocessors if gpu else 1))
+            undo.callback(setattr, host, "kernels", None)  # the Python API never frees a plugin that was cloned
+            yield host
+
+    def _prepare(self, request: BuildRequest) -> onnx.ModelProto:
+        """The graph as the parser should see it: plain bodies, one shape if static, plugins where they are meant."""
+        graph = with_attention(request.proto, "plain")
+        if self.context(request.options) == "native":
+            remove_plugin_namespace(graph)  # a creator that somebody else has registered must not be taken
+        if request.shapes.static:
+            fix_input(graph, request.shapes.usual)
+        return graph
+
+    def _compile(
+        self, module: Any, request: BuildRequest, capabilities: tuple[str, ...], logger: Any, host: plugins.Host | None
+    ) -> tuple[bytes, bytes, bool]:
+        """The serialised engine, the timing cache, and whether an earlier one was used."""
+        builder = create(module.Builder, logger, f"{self.kind} {module.__version__}")
+        network = builder.create_network(network_flags(module))
+        parser = module.OnnxParser(network, logger)
+        if not parser.parse(self._prepare(request).SerializeToString()):
+            reasons = _reasons(host, parser_errors(parser) or logger.errors)
+            raise BuildError(f"{self.kind} cannot read the graph: {reasons}")
+        config = builder.create_builder_config()
+        self.configure(module, config, request.options, capabilities)
+        set_shapes(builder, config, request.shapes)
+        earlier = self.earlier_measurements(request.options, request.replaced)
+        cache, reused = self.attach_timing_cache(config, earlier)
+        monitor = progress_monitor(module) if request.progress else None
+        if monitor is not None:
+            config.progress_monitor = monitor
+        serialised = builder.build_serialized_network(network, config)
+        if monitor is not None and monitor.interrupted:
+            raise KeyboardInterrupt
+        if serialised is None:
+            reasons = _reasons(host, logger.errors[-3:])
+            raise BuildError(f"{self.kind} {module.__version__} could not build the engine: {reasons}")
+        return bytes(serialised), bytes(cache.serialize()) if cache is not None else b"", reused
+
+    def _inspect(
+        self, module: Any, request: BuildRequest, logger: Any, serialised: bytes, host: plugins.Host | None
+    ) -> str:
+        """The engine inspector's text; it needs the GPU that the engine was built for. Not yet run on a GPU."""
+        runtime = create(module.Runtime, logger, f"{self.kind} {module.__version__}")
+        if request.options.version_compatible:  # the engine carries a runtime, which is code; it was built a moment ago
+            runtime.engine_host_code_allowed = True
+        engine = runtime.deserialize_cuda_engine(serialised)
+        if engine is None:
+            raise BuildError(f"the built engine cannot be loaded for inspection: {_reasons(host, logger.errors[-3:])}")
+        inspector = engine.create_engine_inspector()
+        return str(inspector.get_engine_information(module.LayerInformationFormat.ONELINE))
 
 
 def as_numbers(capability: str) -> tuple[int, ...]:
     """A compute capability such as "8.9" as numbers, to be compared."""
     return tuple(map(int, capability.split(".")))
-
-
-@dataclass(frozen=True)
-class _Task:
-    """One build's settled choices; ``module`` is the library's."""
-
-    builder: TensorRTFamilyBuilder
-    module: Any
-    gpu: Gpu | None
-    shapes: Shapes
-    options: EngineOptions
-    capabilities: tuple[str, ...]
-    progress: bool
-    kernels: Path | None
-    earlier: bytes
-
-    @property
-    def native(self) -> bool:
-        return self.builder.context(self.options) == "native"
-
-    @property
-    def name(self) -> str:
-        """The library, for messages."""
-        return f"{self.builder.kind} {self.module.__version__}"
-
-
-@contextlib.contextmanager
-def _context(task: _Task) -> Iterator[plugins.Host | None]:
-    """Plugins registered while the engine is built and inspected, or none.
-
-    Raises:
-        EngineUnavailable: the library's parser would not survive a plugin in this process.
-    """
-    if task.native:
-        yield None
-        return
-    task.builder.library.allow_plugins(task.module)
-    with contextlib.ExitStack() as undo:
-        kernels = _loaded(task)
-        if kernels is not None:
-            undo.callback(kernels.close)
-        size = task.gpu.multiprocessors if task.gpu else 1
-        host = undo.enter_context(plugins.kernels_for(task.module, kernels, size))
-        undo.callback(setattr, host, "kernels", None)  # the Python API never frees a plugin that the library cloned
-        yield host
-
-
-def _loaded(task: _Task) -> Kernels | None:
-    """The kernels that the library runs while it builds. Not yet run on a GPU."""
-    if not task.builder.runs_plugins or task.kernels is None or task.gpu is None:
-        return None
-    return Kernels.open(task.kernels, task.gpu.compute_capability)
-
-
-def _prepared(proto: onnx.ModelProto, task: _Task) -> onnx.ModelProto:
-    """The graph as the parser should see it: plain bodies, one shape if static, plugins where they are meant."""
-    graph = with_attention(proto, "plain")
-    if task.native:
-        remove_plugin_namespace(graph)  # a creator that somebody else has registered must not be taken
-    if task.shapes.static:
-        fix_input(graph, task.shapes.usual)
-    return graph
 
 
 def fix_input(graph: onnx.ModelProto, shape: Shape) -> None:
@@ -274,41 +246,6 @@ def fix_input(graph: onnx.ModelProto, shape: Shape) -> None:
     del graph.graph.value_info[:]
 
 
-def _build(task: _Task, logger: Any, graph: onnx.ModelProto, host: plugins.Host | None) -> tuple[bytes, bytes, bool]:
-    """The serialised engine, the timing cache, and whether an earlier one was used."""
-    builder = create(task.module.Builder, logger, task.name)
-    network = builder.create_network(network_flags(task.module))
-    parser = task.module.OnnxParser(network, logger)
-    if not parser.parse(graph.SerializeToString()):
-        reasons = _reasons(host, parser_errors(parser) or logger.errors)
-        raise BuildError(f"{task.builder.kind} cannot read the graph: {reasons}")
-    config = builder.create_builder_config()
-    task.builder.configure(task.module, config, task.options, task.capabilities)
-    set_shapes(builder, config, task.shapes)
-    cache, reused = task.builder.attach_timing_cache(config, task.earlier)
-    monitor = progress_monitor(task.module) if task.progress else None
-    if monitor is not None:
-        config.progress_monitor = monitor
-    serialised = builder.build_serialized_network(network, config)
-    if monitor is not None and monitor.interrupted:
-        raise KeyboardInterrupt
-    if serialised is None:
-        raise BuildError(f"{task.name} could not build the engine: {_reasons(host, logger.errors[-3:])}")
-    return bytes(serialised), bytes(cache.serialize()) if cache is not None else b"", reused
-
-
 def _reasons(host: plugins.Host | None, errors: Sequence[str]) -> str:
     """The plugins' own messages where they refused, else the library's."""
     return "; ".join(host.failures[:1] if host and host.failures else errors)
-
-
-def _inspected(task: _Task, logger: Any, serialised: bytes, host: plugins.Host | None) -> str:
-    """The engine inspector's text; it needs the GPU that the engine was built for. Not yet run on a GPU."""
-    runtime = create(task.module.Runtime, logger, task.name)
-    if task.options.version_compatible:  # the engine carries a runtime, which is code; it was built a moment ago
-        runtime.engine_host_code_allowed = True
-    engine = runtime.deserialize_cuda_engine(serialised)
-    if engine is None:
-        raise BuildError(f"the built engine cannot be loaded for inspection: {_reasons(host, logger.errors[-3:])}")
-    inspector = engine.create_engine_inspector()
-    return str(inspector.get_engine_information(task.module.LayerInformationFormat.ONELINE))

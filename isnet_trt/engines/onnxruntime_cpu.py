@@ -125,9 +125,9 @@ def check_shape(takes: tuple[int | str | None, ...], given: tuple[int, ...]) -> 
 
 
 def failed(shape: tuple[int, ...], error: Exception) -> EngineError:
-    """What ONNX Runtime said while it ran, and what helps."""
-    hint = "; use a smaller window or scale" if "allocate memory" in str(error) else ""
-    return EngineError(f"ONNX Runtime failed on an input of shape {shape}: {_line(error)}{hint}")
+    """The error of a run, with ONNX Runtime's message."""
+    hint = "if memory is short, use a smaller window or scale"  # it has no type of its own for that
+    return EngineError(f"ONNX Runtime failed on an input of shape {shape}: {_line(error)}; {hint}")
 
 
 def _text(shape: Any) -> str:

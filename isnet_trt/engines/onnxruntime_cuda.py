@@ -78,7 +78,7 @@ class OnnxRuntimeCudaEngine:
         With ``on_device`` (which takes cuda-bindings) `enqueue` works, on the stream `stream` alone; without, the
         session has a stream that nobody else sees, and only `run` works.
         """
-        said = _preload(runtime)
+        missing = _preload(runtime)
         self.gpu = check_available(runtime)
         self.description = (
             f"ONNX Runtime {runtime.__version__}, CUDA provider on {self.gpu.name} "
@@ -95,21 +95,21 @@ class OnnxRuntimeCudaEngine:
                 self.stream = self._device.create_stream()
         self._owner = OwnerProcess(self)
         try:
-            self._load(runtime, path, threads or usable_cores(), said)
+            self._load(runtime, path, threads or usable_cores(), missing)
         except BaseException:
             self.close()
             raise
         self._run_options = run_options(runtime, "memory.enable_memory_arena_shrinkage", "gpu:0")
         self._queue_options = run_options(runtime, "disable_synchronize_execution_providers", "1")
 
-    def _load(self, runtime: Any, path: Path, threads: int, said: str) -> None:
+    def _load(self, runtime: Any, path: Path, threads: int, missing: str) -> None:
         self._session = open_session(runtime, path, threads, [(PROVIDER, _options(self.stream))])
         if self._session.get_providers()[0] != PROVIDER:
             raise EngineUnavailable(
                 f"ONNX Runtime {runtime.__version__} has a CUDA provider but could not load it: the CUDA or cuDNN "
-                f"libraries that it was built for are missing{said}; {_INSTALL}"
+                f"libraries that it was built for are missing{missing}; {_INSTALL}"
             )
-        self._name, self._shape, self._answer = signature(self._session, path)
+        self._name, self._shape, self._output_name = signature(self._session, path)
 
     def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """See `isnet_trt.engines.base.Engine.run`."""
@@ -128,7 +128,7 @@ class OnnxRuntimeCudaEngine:
         return self._session
 
     def output_shape(self, shape: tuple[int, int, int, int]) -> tuple[int, ...]:
-        """Of the answer to an input of ``shape``; EngineError where the model takes no such input."""
+        """Shape of the logits for an input of ``shape``; EngineError where the model takes no such input."""
         self._open(shape)
         classes, stride = self._output
         return shape[0], classes, *coarse_size((shape[2], shape[3]), stride)
@@ -137,7 +137,7 @@ class OnnxRuntimeCudaEngine:
         """Queue the network on `stream`: float32 ``shape`` at one device address to logits at the other.
 
         Raises:
-            EngineError: closed, another stream than `stream`, or ONNX Runtime fails, also where the model's answer has
+            EngineError: closed, another stream than `stream`, or ONNX Runtime fails, also where the model's output has
                 another shape than `output_shape`.
         """
         if not stream or stream != self.stream:
@@ -146,7 +146,7 @@ class OnnxRuntimeCudaEngine:
         try:
             binding = session.io_binding()
             binding.bind_input(self._name, "cuda", 0, np.float32, shape, input_address)
-            binding.bind_output(self._answer, "cuda", 0, np.float32, self.output_shape(shape), output_address)
+            binding.bind_output(self._output_name, "cuda", 0, np.float32, self.output_shape(shape), output_address)
             session.run_with_iobinding(binding, self._queue_options)
         except Exception as error:
             raise failed(shape, error) from None
@@ -192,10 +192,10 @@ def _preload(runtime: Any) -> str:
     preload = getattr(runtime, "preload_dlls", None)  # from 1.21 on
     if preload is None:
         return ""
-    with contextlib.redirect_stdout(io.StringIO()) as said:  # it prints, and the provider may load nevertheless
+    with contextlib.redirect_stdout(io.StringIO()) as output:  # it prints, and the provider may load nevertheless
         preload()
-    words = " ".join(said.getvalue().split())
-    return f" ({words})" if words else ""
+    message = " ".join(output.getvalue().split())
+    return f" ({message})" if message else ""
 
 
 def _options(stream: int) -> dict[str, str]:

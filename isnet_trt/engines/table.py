@@ -30,8 +30,8 @@ def library(kind: str) -> Library:
     """
     if kind not in KINDS:
         raise SettingsError(f"engine {kind!r} is unknown to this isnet_trt; it knows {', '.join(KINDS)}")
-    found: Library = importlib.import_module(f"isnet_trt.engines.{module_name(kind)}").LIBRARY
-    return found
+    described: Library = importlib.import_module(f"isnet_trt.engines.{module_name(kind)}").LIBRARY
+    return described
 
 
 def module_name(kind: str) -> str:

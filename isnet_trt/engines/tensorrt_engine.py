@@ -102,21 +102,21 @@ class TensorRTEngine:
         serialised = _read(self._path)
         self._engine = self._runtime.deserialize_cuda_engine(serialised)
         if self._engine is None:
-            said = self._said()  # before _invalid() makes the library say more
+            messages = self._messages()  # before _invalid() makes the library say more
             what = f"{self.kind} {self._library.__version__} cannot load {self._path}{self._invalid(serialised)}"
-            raise EngineError(f"{what}: {said}; {REBUILD}")
+            raise EngineError(f"{what}: {messages}; {REBUILD}")
         self._input, self._output = self._signature()
         self._options = self._context_options()  # kept: TensorRT-RTX's contexts give theirs back when asked
-        self._spare = self._create_context()  # now, so that too little memory is said when the engine is opened
+        self._spare = self._create_context()  # now, so that too little memory shows when the engine is opened
 
     def _invalid(self, serialised: bytes) -> str:
         """What TensorRT-RTX finds in the file's header; TensorRT has no such check."""
-        ask = getattr(self._runtime, "get_engine_validity", None)
-        if ask is None:
+        get_validity = getattr(self._runtime, "get_engine_validity", None)
+        if get_validity is None:
             return ""
-        _, found = ask(serialised)
+        _, flags = get_validity(serialised)
         members = self._library.EngineInvalidityDiagnostics.__members__
-        names = [name for name, flag in members.items() if int(found) & int(flag)]
+        names = [name for name, flag in members.items() if int(flags) & int(flag)]
         return f" ({', '.join(names)})" if names else ""
 
     def _signature(self) -> tuple[str, str]:
@@ -146,7 +146,7 @@ class TensorRTEngine:
         """A context that works in the memory that all of them share."""
         context = self._engine.create_execution_context(self._options)
         if context is None:
-            raise EngineError(f"{self._path}: no execution context, is GPU memory free? {self._said()}")
+            raise EngineError(f"{self._path}: no execution context, is GPU memory free? {self._messages()}")
         self._lend_memory(context)
         return context
 
@@ -176,7 +176,7 @@ class TensorRTEngine:
             context, self._spare = self._spare or self._create_context(), None
             if not self._shape(context, shape):
                 self._spare = context
-                raise EngineError(f"the engine does not take {shape}: {self._limits()}. {self._said()}")
+                raise EngineError(f"the engine does not take {shape}: {self._limits()}. {self._messages()}")
             self._contexts[shape] = context
         self._contexts.move_to_end(shape)
         return self._contexts[shape]
@@ -214,7 +214,7 @@ class TensorRTEngine:
         check_batch(batch)
         with self._device:
             context = self._context(batch.shape)
-            logits = np.empty(self._answer(context, batch.shape), np.float32)
+            logits = np.empty(self._output_shape(context, batch.shape), np.float32)
             source = self._buffer(self._input, batch.nbytes)
             result = self._buffer(self._output, logits.nbytes)
             self._device.upload(source, batch, self._stream)
@@ -234,9 +234,9 @@ class TensorRTEngine:
             del self._contexts[shape]
 
     def output_shape(self, shape: tuple[int, int, int, int]) -> tuple[int, ...]:
-        """Of the answer to an input of ``shape``; EngineError where the engine takes no such input."""
+        """Shape of the logits for an input of ``shape``; EngineError where the engine takes no such input."""
         with self._device:
-            return self._answer(self._context(shape), shape)
+            return self._output_shape(self._context(shape), shape)
 
     def enqueue(self, input_address: int, output_address: int, shape: tuple[int, int, int, int], stream: int) -> None:
         """Queue the network: float32 ``shape`` at one device address to float32 logits at the other.
@@ -254,7 +254,7 @@ class TensorRTEngine:
         context.set_tensor_address(self._input, source)
         context.set_tensor_address(self._output, result)
         if not context.execute_async_v3(stream):
-            raise EngineError(f"{self.kind} failed on an input of shape {shape}: {self._said()}")
+            raise EngineError(f"{self.kind} failed on an input of shape {shape}: {self._messages()}")
 
     def no_graph(self, shapes: frozenset[tuple[int, int, int, int]], stream: int) -> str:
         """Why runs of ``shapes`` on ``stream`` cannot be part of a CUDA graph; empty if they can.
@@ -262,8 +262,8 @@ class TensorRTEngine:
         TensorRT says so only when it is tried, TensorRT-RTX also before.
         """
         for shape in sorted(shapes):
-            ask = getattr(self._context(shape), "is_stream_capturable", None)
-            if ask is not None and not ask(stream):
+            is_capturable = getattr(self._context(shape), "is_stream_capturable", None)
+            if is_capturable is not None and not is_capturable(stream):
                 return f"{self.kind} cannot be captured for an input of {shape}"
         return ""
 
@@ -276,7 +276,7 @@ class TensorRTEngine:
         for shape in [shape for shape in self._contexts if shape not in shapes]:
             del self._contexts[shape]
 
-    def _answer(self, context: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
+    def _output_shape(self, context: Any, shape: tuple[int, ...]) -> tuple[int, ...]:
         output = tuple(context.get_tensor_shape(self._output))
         if len(output) != 4 or min(output) < 1:
             raise EngineError(f"{self._path} gives an output of shape {output} for {shape}; {REBUILD}")
@@ -286,7 +286,7 @@ class TensorRTEngine:
         ranges = [f"{smallest} to {largest}" for smallest, _, largest in self._profiles()]
         return f"it was built for {' or '.join(ranges) or f'{tuple(self._engine.get_tensor_shape(self._input))} only'}"
 
-    def _said(self) -> str:
+    def _messages(self) -> str:
         failures = self._host.failures if self._host else ()
         return "; ".join([*failures, *self._log.errors]) or "the library gave no reason"
 
@@ -296,12 +296,12 @@ class TensorRTEngine:
             return
         try:
             with self._device:
-                self._let_go()
+                self._release()
                 self._device.close()
         except EngineError:  # a lost device
-            self._let_go()
+            self._release()
 
-    def _let_go(self) -> None:
+    def _release(self) -> None:
         """What the library made, in an order in which each one uses the next, and what was given to it."""
         self._contexts.clear()
         self._spare = None

@@ -76,12 +76,7 @@ def test_built_with_another_version_of_the_library(tmp_path: Path) -> None:
     bundle = write_bundle(tmp_path / "small", _rtx("1.6.0.99"))
     with pytest.raises(EngineUnavailable) as caught:
         open_engine(bundle)
-    for said in (
-        f"tensorrt-rtx 1.6.0.99, but {RTX} is installed",
-        "==1.6.0.99'",
-        "isnet_trt.build",
-        "'onnxruntime'",
-    ):
+    for said in (f"tensorrt-rtx 1.6.0.99, but {RTX} is installed", "==1.6.0.99'", "isnet_trt.build", "'onnxruntime'"):
         assert said in str(caught.value)
 
 

@@ -24,11 +24,7 @@ def _gpu(capability: str) -> Gpu:
     ("machine", "kind", "said"),
     [
         (Machine(None, "no driver", BOTH), "onnxruntime", "no NVIDIA GPU is usable here: no driver"),
-        (
-            Machine(_gpu("8.9"), "", BOTH),
-            "tensorrt",
-            "NVIDIA Something (compute capability 8.9) with tensorrt 10",
-        ),
+        (Machine(_gpu("8.9"), "", BOTH), "tensorrt", "NVIDIA Something (compute capability 8.9) with tensorrt 10"),
         (Machine(_gpu("9.0"), "", {"tensorrt": "10.13"}), "tensorrt", "9.0"),
         (Machine(_gpu("12.0"), "", {"tensorrt-rtx": "1.7"}), "tensorrt-rtx", "with tensorrt-rtx 1.7"),
         (

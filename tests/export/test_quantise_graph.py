@@ -13,6 +13,7 @@ import pytest
 from onnx import TensorProto
 
 from isnet_trt.errors import BuildError, SettingsError
+from isnet_trt.export.engines.base import BuildRequest
 from isnet_trt.export.engines.profiles import Shapes
 from isnet_trt.export.engines.tensorrt_rtx import BUILDER
 from isnet_trt.export.graph import export_graph
@@ -176,7 +177,7 @@ def test_engine_is_built(trained: Trained, flavour: Flavour, half, targets, tmp_
     proto, table, _ = trained
     graph = quantise(cast_to_half(proto, half) if half else proto, table, flavour)
     path = tmp_path / "model.engine"
-    BUILDER.serialise(graph, path, SHAPES, EngineOptions(targets=targets), progress=False)
+    BUILDER.serialise(BuildRequest(graph, SHAPES, EngineOptions(targets=targets), progress=False), path)
     assert path.stat().st_size > 1_000_000
 
 
@@ -186,4 +187,4 @@ def test_fp8_needs_a_gpu_that_has_it(trained: Trained, tmp_path: Path) -> None:
     proto, table, _ = trained
     graph, ampere = quantise(proto, table, "fp8"), EngineOptions(targets=("8.6",))
     with pytest.raises(BuildError, match="could not build"):
-        BUILDER.serialise(graph, tmp_path / "e", SHAPES, ampere, progress=False)
+        BUILDER.serialise(BuildRequest(graph, SHAPES, ampere, progress=False), tmp_path / "e")

@@ -19,6 +19,7 @@ from isnet_trt.cuda import plugins
 from isnet_trt.engines.tensorrt_rtx import LIBRARY
 from isnet_trt.errors import IsnetError
 from isnet_trt.export.engines import tensorrt_family as tensorrt
+from isnet_trt.export.engines.base import BuildRequest
 from isnet_trt.export.engines.profiles import Shapes
 from isnet_trt.export.engines.tensorrt_rtx import BUILDER
 from isnet_trt.export.options import EngineOptions
@@ -33,9 +34,9 @@ def unregistered(*given: Any) -> Any:
 
 
 @contextlib.contextmanager
-def registered(task: Any) -> Any:
+def registered(self: Any, module: Any, *rest: Any) -> Any:
     """A build that has plugins registered whatever was asked."""
-    with KERNELS_FOR(task.module) as host:
+    with KERNELS_FOR(module) as host:
         yield host
 
 
@@ -45,13 +46,15 @@ def one(job: dict[str, Any], folder: Path) -> dict[str, Any]:
         plugins.kernels_for = unregistered
     if job.get("break") == "registered":
         LIBRARY.allow_plugins(LIBRARY.load())
-        tensorrt._context = registered
+        tensorrt.TensorRTFamilyBuilder._plugins = registered
     if job.get("break") == "taken":
         tensorrt.remove_plugin_namespace = lambda graph: None
     options, shapes = EngineOptions(**job["options"]), Shapes(*(tuple(shape) for shape in job["shapes"]))
     path = folder / "model.engine"
     try:
-        built = BUILDER.serialise(graph, path, shapes, options, progress=False, precision=job["precision"])
+        built = BUILDER.serialise(
+            BuildRequest(graph, shapes, options, progress=False, precision=job["precision"]), path
+        )
     except IsnetError as error:
         return {"error": str(error), "written": path.exists()}
     kinds = [[layer.kind, layer.plugin, list(layer.inputs), list(layer.nodes)] for layer in built.layers]

@@ -19,6 +19,7 @@ from isnet_trt.engines.tensorrt import LIBRARY as TENSORRT
 from isnet_trt.engines.tensorrt_rtx import LIBRARY
 from isnet_trt.errors import EngineUnavailable
 from isnet_trt.export.engines import tensorrt, tensorrt_family, tensorrt_progress
+from isnet_trt.export.engines.base import BuildRequest
 from isnet_trt.export.engines.profiles import shapes_for
 from isnet_trt.export.engines.tensorrt import BUILDER as TENSORRT_BUILDER
 from isnet_trt.export.engines.tensorrt_rtx import BUILDER
@@ -128,7 +129,7 @@ def test_ctrl_c_during_a_build(graph: onnx.ModelProto, tmp_path: Path, monkeypat
     monkeypatch.setattr(tensorrt_progress.tqdm, "update", interrupted)
     shapes, options = shapes_for(recipe("isnet_demo"), static=(97, 129)), EngineOptions(targets=("8.6",))
     with pytest.raises(KeyboardInterrupt):
-        BUILDER.serialise(graph, tmp_path / "model.engine", shapes, options)
+        BUILDER.serialise(BuildRequest(graph, shapes, options), tmp_path / "model.engine")
     assert steps
     assert not list(tmp_path.iterdir())
 
@@ -145,14 +146,13 @@ def test_tensorrts_path_through_its_sibling(
     monkeypatch.setattr(tensorrt, "find_gpu", lambda: gpu)
     monkeypatch.setattr(tensorrt_family, "probe_gpu", lambda: (gpu, ""))
     shapes, path = shapes_for(recipe("isnet_demo"), batch=2), tmp_path / "model.engine"
-    first = TENSORRT_BUILDER.serialise(graph, path, shapes, EngineOptions(workspace=1), progress=False)
+    first = TENSORRT_BUILDER.serialise(BuildRequest(graph, shapes, EngineOptions(workspace=1), progress=False), path)
     assert first.capabilities == ("8.6",)
     assert sum(layer.plugin for layer in first.layers) == 3 * len(shapes.profiles) == 6
     assert (bool(first.timing_cache), first.reused) == (True, False)
     (tmp_path / "timing.cache").write_bytes(first.timing_cache)
     options = EngineOptions(context="native", timing_cache=tmp_path / "timing.cache")
-    earlier = TENSORRT_BUILDER.earlier_measurements(options, None)
-    second = TENSORRT_BUILDER.serialise(graph, path, shapes, options, earlier=earlier, progress=False)
+    second = TENSORRT_BUILDER.serialise(BuildRequest(graph, shapes, options, progress=False), path)
     assert second.reused
     assert not any(layer.plugin for layer in second.layers)
 

@@ -22,6 +22,7 @@ from isnet_trt.cuda.gpu import Gpu
 from isnet_trt.engines.tensorrt_rtx import COMPUTE_CAPABILITIES as RTX_COMPUTE_CAPABILITIES
 from isnet_trt.errors import BuildError, EngineUnavailable, SettingsError
 from isnet_trt.export.engines import tensorrt_family
+from isnet_trt.export.engines.base import BuildRequest
 from isnet_trt.export.engines.inspection import check_types
 from isnet_trt.export.engines.profiles import shapes_for
 from isnet_trt.export.engines.tensorrt import BUILDER as TENSORRT_BUILDER
@@ -51,7 +52,7 @@ needs_rtx = pytest.mark.skipif(
 @pytest.mark.parametrize("static", [None, (129, 161)])
 def test_demo_engine(graph: onnx.ModelProto, static: tuple[int, int] | None, tmp_path: Path) -> None:
     shapes = shapes_for(DEMO, batch=2, static=static)
-    built = BUILDER.serialise(graph, tmp_path / "model.engine", shapes, progress=False)
+    built = BUILDER.serialise(BuildRequest(graph, shapes, progress=False), tmp_path / "model.engine")
     assert built.capabilities == RTX_COMPUTE_CAPABILITIES
     assert built.size == (tmp_path / "model.engine").stat().st_size
     assert (tmp_path / "model.engine").stat().st_size > 1_000_000  # the weights are inside
@@ -88,7 +89,7 @@ def test_engine_has_the_types_asked_for(graph: onnx.ModelProto, arithmetic: Arit
     typed = prepared(graph, arithmetic)
     path = tmp_path / "model.engine"
     precision = arithmetic.precision
-    built = BUILDER.serialise(typed, path, ONE_WAY, progress=False, precision=precision)
+    built = BUILDER.serialise(BuildRequest(typed, ONE_WAY, progress=False, precision=precision), path)
     counts = built_types(built)
     assert counts[precision] >= 40
     rest = arithmetic.rest if arithmetic.eight_bits else precision
@@ -102,7 +103,7 @@ def test_engine_has_the_types_asked_for(graph: onnx.ModelProto, arithmetic: Arit
 @pytest.mark.rtx
 @needs_rtx
 def test_float32_engine_is_not_taken_for_half(graph: onnx.ModelProto, tmp_path: Path) -> None:
-    built = BUILDER.serialise(graph, tmp_path / "model.engine", ONE_WAY, progress=False)
+    built = BUILDER.serialise(BuildRequest(graph, ONE_WAY, progress=False), tmp_path / "model.engine")
     with pytest.raises(BuildError, match="asked fp16, built fp32"):
         check_types(built.layers, prepared(graph, Arithmetic("fp16")))
 
@@ -124,7 +125,7 @@ def test_published_engines_of_every_precision(name: str, tmp_path: Path) -> None
         options = EngineOptions(targets=("8.9", "12.0") if arithmetic.precision == "fp8" else ("8.6", "12.0"))
         shapes, path = shapes_for(recipe(name), static=(97, 129)), tmp_path / "model.engine"
         precision = arithmetic.precision
-        built = BUILDER.serialise(typed, path, shapes, options, progress=False, precision=precision)
+        built = BUILDER.serialise(BuildRequest(typed, shapes, options, progress=False, precision=precision), path)
         assert built_types(built)[precision] >= 40
         sizes[str(arithmetic)] = built.size
     weights = graph.ByteSize()
@@ -141,7 +142,7 @@ def test_published_engines(name: str, tmp_path: Path) -> None:
     graph, one = published(name), recipe(name)
     for static in (None, one.crop):
         path = tmp_path / "model.engine"
-        BUILDER.serialise(graph, path, shapes_for(one, static=static), progress=False)
+        BUILDER.serialise(BuildRequest(graph, shapes_for(one, static=static), progress=False), path)
         assert path.stat().st_size > 0.9 * graph.ByteSize()
 
 
@@ -152,7 +153,7 @@ def test_refused_graph_says_why(graph: onnx.ModelProto, tmp_path: Path) -> None:
     strange.CopyFrom(graph)
     strange.graph.node[0].op_type = "Convolve"
     with pytest.raises(BuildError, match="Convolve"):
-        BUILDER.serialise(strange, tmp_path / "model.engine", shapes_for(DEMO), progress=False)
+        BUILDER.serialise(BuildRequest(strange, shapes_for(DEMO), progress=False), tmp_path / "model.engine")
     assert not list(tmp_path.iterdir())
 
 
@@ -161,13 +162,13 @@ def test_refused_graph_says_why(graph: onnx.ModelProto, tmp_path: Path) -> None:
 def test_unknown_target(graph: onnx.ModelProto, tmp_path: Path) -> None:
     options = EngineOptions(targets=("9.0",))
     with pytest.raises(SettingsError, match=r"9\.0.*it knows 8\.0"):
-        BUILDER.serialise(graph, tmp_path / "model.engine", shapes_for(DEMO), options)
+        BUILDER.serialise(BuildRequest(graph, shapes_for(DEMO), options), tmp_path / "model.engine")
 
 
 @pytest.mark.skipif(importlib.util.find_spec("tensorrt") is not None, reason="TensorRT is installed")
 def test_tensorrt_missing(graph: onnx.ModelProto, tmp_path: Path) -> None:
     with pytest.raises(EngineUnavailable, match=r"pip install 'isnet_trt\[gpu\]'"):
-        TENSORRT_BUILDER.serialise(graph, tmp_path / "model.engine", shapes_for(DEMO))
+        TENSORRT_BUILDER.serialise(BuildRequest(graph, shapes_for(DEMO)), tmp_path / "model.engine")
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -194,14 +195,12 @@ def test_kernels_that_a_build_runs_are_unloaded_after_it(tmp_path: Path, monkeyp
     monkeypatch.setattr(plugins, "kernels_for", kernels_for)
     monkeypatch.setattr(tensorrt_family.Kernels, "open", lambda folder, capability: kernels)
     gpu, library = Gpu("NVIDIA Double", "8.9", "CUDA 13.0", 84), SimpleNamespace(__name__="tensorrt")
-    task = tensorrt_family._Task(
-        TENSORRT_BUILDER, library, gpu, ONE_WAY, EngineOptions(), ("8.9",), False, tmp_path, b""
-    )
-    with tensorrt_family._context(task) as given:
+    request = BuildRequest(onnx.ModelProto(), ONE_WAY, kernels=tmp_path)
+    with TENSORRT_BUILDER._plugins(library, request, gpu) as given:
         assert given is host
         assert host.kernels is kernels
     assert host.kernels is None
-    with pytest.raises(BuildError), tensorrt_family._context(task):
+    with pytest.raises(BuildError), TENSORRT_BUILDER._plugins(library, request, gpu):
         raise BuildError("refused")
     assert host.kernels is None
     assert (closed, unregistered) == ([True, True], [0, 1])  # each time before the kernels go
