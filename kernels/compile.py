@@ -60,17 +60,17 @@ def compile_kernel(spec: KernelSpec, arch: int) -> Compiled:
 
     if os.environ.get("TRITON_INTERPRET") == "1":
         raise BuildError("TRITON_INTERPRET=1 is set: kernels are interpreted, not compiled; unset it")
-    target, what = KERNEL_TARGETS[arch], f"kernel {spec.name} for sm_{arch}"
+    target, label = KERNEL_TARGETS[arch], f"kernel {spec.name} for sm_{arch}"
     options = {"num_warps": spec.num_warps, "num_stages": spec.num_stages, "ptx_version": target.ptx_version}
     try:
         binary = triton.compile(_source(spec), target=GPUTarget("cuda", arch, 32), options=options)
     except Exception as error:  # Triton's errors have no common base
         raise BuildError(f"kernel {spec.name} cannot be compiled for sm_{arch}: {error}") from error
     if binary.metadata.global_scratch_size or binary.metadata.profile_scratch_size:
-        raise BuildError(f"{what} needs scratch memory, which no launch provides")
+        raise BuildError(f"{label} needs scratch memory, which no launch provides")
     if binary.metadata.shared > target.shared_kib * 1024:
         limit = f"{target.shared_kib} KiB of shared memory that a block has"
-        raise BuildError(f"{what} takes {binary.metadata.shared} bytes of the {limit}")
+        raise BuildError(f"{label} takes {binary.metadata.shared} bytes of the {limit}")
     files = (binary.asm["ptx"].encode(), binary.asm["cubin"])
     return Compiled(*files, _entry(spec, binary.metadata, *files))
 
@@ -128,10 +128,10 @@ def _resources(cubin: bytes) -> tuple[int, int]:
         file.write(cubin)
         file.flush()
         ran = subprocess.run([str(tool), "-res-usage", file.name], capture_output=True, text=True, check=False)
-    found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", ran.stdout + ran.stderr)
-    if ran.returncode or not found:
+    match = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", ran.stdout + ran.stderr)
+    if ran.returncode or not match:
         raise BuildError(f"{tool} does not tell the resources of a cubin: {(ran.stdout + ran.stderr).strip()[-300:]}")
-    registers, stack, local = map(int, found.groups())
+    registers, stack, local = map(int, match.groups())
     return registers, stack + local
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 import pytest
 
+from isnet_trt.cuda.architectures import KERNEL_TARGETS
 from isnet_trt.errors import BuildError, EngineUnavailable, SettingsError
 from isnet_trt.export import bundle_kernels
 from isnet_trt.export.bundle_kernels import architectures, check_kernels, compile_kernels, context_kernels
@@ -35,7 +36,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="triton has no wheels
         (("8.0", "8.6", "8.9", "12.0", "12.1"), (80, 86, 89, 120)),
         (("9.0",), (80, 90)),
         (("8.7",), (80,)),
-        (None, (80, 86, 89, 90, 100, 120)),
+        (None, tuple(KERNEL_TARGETS)),
     ],
 )
 def test_architectures(capabilities: tuple[str, ...] | None, wanted: tuple[int, ...]) -> None:
