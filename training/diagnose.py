@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from isnet_trt.training.distributed import Group
+from isnet_trt.training.group import Group
 
 Finding = tuple[int, str]
 """Position in the order of computation, and name."""

@@ -27,7 +27,7 @@ from isnet_trt.datasets.layouts import open_dataset
 from isnet_trt.errors import SettingsError
 from isnet_trt.recipes import Recipe, recipe
 from isnet_trt.training.data.scenes import SceneSet, held_out_scenes, training_scenes
-from isnet_trt.training.distributed import process_group
+from isnet_trt.training.group import process_group
 from isnet_trt.training.pretrained import load_backbone, load_matching
 from isnet_trt.training.scenes import HELD_OUT_COUNT
 from isnet_trt.training.trainer import Data, Options, Trainer
@@ -96,82 +96,45 @@ def _announcement(trainer: Trainer) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    p = cli.parser("isnet_trt.training.train", __doc__ or "")
+    parser = cli.parser("isnet_trt.training.train", __doc__ or "")
     defaults, scenes = Options(Path(), 1, 1), SceneSet()
-    run = p.add_argument_group("the run")
-    run.add_argument("--recipe", default="isnet_demo", help="which recipe (default: isnet_demo)")
-    run.add_argument(
-        "--qat",
-        action="store_true",
-        help="fine-tune a checkpoint for an eight-bit engine instead; takes the options of isnet_trt.training.qat",
-    )
-    run.add_argument("--data", type=Path, metavar="DIR", help="the dataset's folder (not for drawn scenes)")
-    run.add_argument("--out", type=Path, help="folder for checkpoints and logs (default: runs/RECIPE)")
-    run.add_argument(
-        "--resume",
-        nargs="?",
-        const="must",
-        choices=["must", "auto"],
-        help="go on from the latest checkpoint under --out; 'auto': start anew if there is none",
-    )
-    run.add_argument("--epochs", type=cli.positive, help="epochs instead of the recipe's")
-    run.add_argument("--batch", type=cli.positive, help="crops in a batch, of all processes, instead of the recipe's")
-    run.add_argument("--seed", type=int, default=0, help="decides weights, order, crops, dropout (default: 0)")
-    run.add_argument("--stop-after", type=cli.positive, metavar="N", help="end after iteration N; --resume goes on")
-    first_weights = run.add_mutually_exclusive_group()
-    first_weights.add_argument(
-        "--pretrained", type=Path, metavar="FILE", help="start the backbone from these ImageNet weights"
-    )
-    first_weights.add_argument(
-        "--init", type=Path, metavar="CKPT", help="start from this ISNet checkpoint, also one of other classes"
-    )
-    speed = p.add_argument_group("speed")
-    speed.add_argument("--device", choices=["cpu", "cuda"], help="where to compute (default: the GPU if there is one)")
-    speed.add_argument("--amp", choices=["bf16", "fp16"], help="mixed precision; default: float32 without TF32")
-    speed.add_argument("--compile", action="store_true", help="compile the network (minutes at the start)")
-    speed.add_argument("--threads", type=cli.positive, help="CPU threads of the training process")
-    speed.add_argument(
-        "--workers", type=_natural, default=defaults.workers, help="processes that read and crop (default: 2)"
-    )
-    keeping = p.add_argument_group("saving and scoring")
-    keeping.add_argument(
-        "--save-every",
-        type=_natural,
-        metavar="N",
-        default=defaults.save_every,
-        help=f"save every N iterations besides each epoch, 0: not (default: {defaults.save_every})",
-    )
-    keeping.add_argument(
-        "--keep", type=cli.positive, metavar="N", help="keep the last N epochs' checkpoints (default: all)"
-    )
-    keeping.add_argument(
-        "--val-every",
-        type=cli.positive,
-        metavar="N",
-        default=1,
-        help="score held-out pictures every N epochs (default: 1)",
-    )
-    keeping.add_argument("--val-limit", type=_natural, metavar="N", help="score the first N held-out pictures only")
-    keeping.add_argument(
-        "--timeout",
-        type=float,
-        default=defaults.timeout,
-        help=f"seconds to wait for a worker or another process (default: {defaults.timeout:g})",
-    )
-    drawn = p.add_argument_group("drawn scenes")
-    drawn.add_argument("--scenes", type=cli.positive, default=scenes.count, help=f"how many (default: {scenes.count})")
-    drawn.add_argument(
-        "--repeats",
-        type=cli.positive,
-        help=f"crops of each picture an epoch (default: {scenes.repeats} for drawn scenes, else 1)",
-    )
-    drawn.add_argument(
-        "--held-out",
-        type=cli.positive,
-        default=HELD_OUT_COUNT,
-        help=f"scenes scored after each epoch (default: {HELD_OUT_COUNT})",
-    )
-    return p
+    add = parser.add_argument_group("the run").add_argument
+    add("--recipe", default="isnet_demo", help="name or .yaml file (default: isnet_demo)")
+    qat = "fine-tune a checkpoint for an eight-bit engine instead; takes the options of isnet_trt.training.qat"
+    add("--qat", action="store_true", help=qat)
+    add("--data", type=Path, metavar="DIR", help="the dataset's folder (not for drawn scenes)")
+    add("--out", type=Path, help="folder for checkpoints and logs (default: runs/RECIPE)")
+    resume = "continue from the latest checkpoint under --out; 'auto': start anew if there is none"
+    add("--resume", nargs="?", const="must", choices=["must", "auto"], help=resume)
+    add("--epochs", type=cli.positive, help="epochs instead of the recipe's")
+    add("--batch", type=cli.positive, help="crops in a batch, of all processes, instead of the recipe's")
+    add("--seed", type=int, default=0, help="decides weights, order, crops, dropout (default: 0)")
+    add("--stop-after", type=cli.positive, metavar="N", help="end after iteration N; --resume continues")
+    add = parser.add_argument_group("starting weights").add_mutually_exclusive_group().add_argument
+    add("--pretrained", type=Path, metavar="FILE", help="start the backbone from these ImageNet weights")
+    add("--init", type=Path, metavar="CKPT", help="start from this ISNet checkpoint, also one of other classes")
+    add = parser.add_argument_group("speed").add_argument
+    add("--device", choices=["cpu", "cuda"], help="where to compute (default: the GPU if there is one)")
+    add("--amp", choices=["bf16", "fp16"], help="mixed precision; default: float32 without TF32")
+    add("--compile", action="store_true", help="compile the network (minutes at the start)")
+    add("--threads", type=cli.positive, help="CPU threads of the training process")
+    add("--workers", type=_natural, default=defaults.workers, help="processes that read and crop (default: 2)")
+    add = parser.add_argument_group("saving and scoring").add_argument
+    save = f"save every N iterations besides each epoch, 0: not (default: {defaults.save_every})"
+    add("--save-every", type=_natural, metavar="N", default=defaults.save_every, help=save)
+    add("--keep", type=cli.positive, metavar="N", help="keep the last N epochs' checkpoints (default: all)")
+    score = "score held-out pictures every N epochs (default: 1)"
+    add("--val-every", type=cli.positive, metavar="N", default=1, help=score)
+    add("--val-limit", type=_natural, metavar="N", help="score the first N held-out pictures only")
+    wait = f"seconds to wait for a worker or another process (default: {defaults.timeout:g})"
+    add("--timeout", type=float, default=defaults.timeout, help=wait)
+    add = parser.add_argument_group("drawn scenes").add_argument
+    add("--scenes", type=cli.positive, default=scenes.count, help=f"number of scenes (default: {scenes.count})")
+    crops = f"crops of each picture an epoch (default: {scenes.repeats} for drawn scenes, else 1)"
+    add("--repeats", type=cli.positive, help=crops)
+    held_out = f"scenes scored after each epoch (default: {HELD_OUT_COUNT})"
+    add("--held-out", type=cli.positive, default=HELD_OUT_COUNT, help=held_out)
+    return parser
 
 
 def _natural(text: str) -> int:

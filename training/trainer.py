@@ -19,7 +19,8 @@ from isnet_trt.recipes import IGNORE, Recipe
 from isnet_trt.training.data.augment import Augment
 from isnet_trt.training.data.crops import CropDataset, EpochSampler, batches, crop_loader
 from isnet_trt.training.diagnose import first_not_finite
-from isnet_trt.training.distributed import Group, lost_process, synchronised
+from isnet_trt.training.distributed import synchronised
+from isnet_trt.training.group import Group, lost_process
 from isnet_trt.training.interrupt import StopRequest
 from isnet_trt.training.log import Losses, RunLog, Span
 from isnet_trt.training.losses import losses
@@ -92,11 +93,11 @@ class Trainer:
         self.optimiser = torch.optim.SGD(
             self.model.parameters(), rule.lr, momentum=rule.momentum, weight_decay=rule.weight_decay
         )
-        self.scaler = torch.amp.GradScaler(group.device.type, enabled=options.amp == "fp16")
+        self.scaler = torch.amp.GradScaler("cuda" if group.cuda else "cpu", enabled=options.amp == "fp16")
         dataset = CropDataset(data.train, Augment.of(recipe), options.seed, data.repeats)
         self.sampler = EpochSampler(len(dataset), options.batch, options.seed, group.rank, group.size)
         _check(recipe, self.sampler)
-        pinned = group.device.type == "cuda"
+        pinned = group.cuda
         self.loader = crop_loader(dataset, self.sampler, options.workers, options.timeout, pinned)
         self.validator = Validator(data.val, recipe.preprocess, recipe.labels.count, options.val_limit, group)
         self.files = RunFolder(options.out, options.keep)
@@ -108,10 +109,9 @@ class Trainer:
         """The module that a batch is passed to: the model, wrapped for several processes and compiled if asked for."""
         network: nn.Module = self.model
         if self.group.size > 1:
-            cuda = self.group.device.type == "cuda"
             network = DistributedDataParallel(
                 network,
-                device_ids=[self.group.device.index] if cuda else None,
+                device_ids=[torch.device(self.group.device)] if self.group.cuda else None,
                 broadcast_buffers=False,  # synchronised batch-norm keeps them equal
                 gradient_as_bucket_view=True,
             )
@@ -212,7 +212,7 @@ class Trainer:
 
     def _autocast(self) -> torch.autocast:
         amp = self.options.amp
-        return torch.autocast(self.group.device.type, _AMP[amp] if amp else None, enabled=amp is not None)
+        return torch.autocast("cuda" if self.group.cuda else "cpu", _AMP[amp] if amp else None, enabled=amp is not None)
 
     def _diagnosis(self, loss: float, x: Tensor, lr: float) -> str:
         self._seed()

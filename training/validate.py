@@ -16,7 +16,7 @@ from isnet_trt.metrics import Confusion, Metrics
 from isnet_trt.pictures.preprocess import check_image, normalise, resize
 from isnet_trt.runtime.prefetch import prefetch
 from isnet_trt.settings import Preprocess
-from isnet_trt.training.distributed import Group
+from isnet_trt.training.group import Group
 from isnet_trt.training.model import ISNet
 
 _READERS = 4

@@ -23,8 +23,9 @@ from isnet_trt.evaluation.labelled import SCENES, Labelled, open_labelled
 from isnet_trt.evaluation.models import TORCH, Choice, Model, open_model
 from isnet_trt.evaluation.report import Report
 from isnet_trt.evaluation.run import Tally, Watch, run, together
-from isnet_trt.evaluation.share import Group, shared, threads_each
+from isnet_trt.evaluation.share import shared, threads_each
 from isnet_trt.recipes import DATASETS, is_described
+from isnet_trt.training.group import Group
 from isnet_trt.training.scenes import HELD_OUT_COUNT
 
 if TYPE_CHECKING:
@@ -53,41 +54,30 @@ _EPILOG = f"""examples:
 The model's classes must be those of the dataset, by number and name. Every picture counts once, whatever the number
 of processes. Exit status: 0 all pictures scored, 1 some were skipped (--skip-unreadable), 2 not done."""
 
-_SPLIT = "which part of it (default: val); test has no labels and needs --export"
-
 
 def _parser() -> argparse.ArgumentParser:
     parser = cli.parser("isnet_trt.evaluate", _DESCRIPTION, _EPILOG)
     parser.add_argument("model", metavar="MODEL", help="a bundle's folder, or a checkpoint (.pth)")
-    parser.add_argument("--against", metavar="OTHER", help="a second one, on the same pictures side by side")
-    pictures = parser.add_argument_group("pictures")
-    pictures.add_argument(
-        "--dataset",
-        required=True,
-        metavar="NAME",
-        help=f"{', '.join(DATASETS)}, the path of a .yaml file, or {SCENES} (drawn; no --data)",
-    )
-    pictures.add_argument("--data", type=Path, metavar="DIR", help="the dataset's folder (default: its name, here)")
-    pictures.add_argument("--split", default="val", choices=(*SPLITS, TEST), help=_SPLIT)
-    pictures.add_argument(
-        "--limit",
-        type=cli.positive,
-        metavar="N",
-        help=f"N pictures, evenly spaced (default: all; {HELD_OUT_COUNT} scenes)",
-    )
-    pictures.add_argument("--skip-unreadable", action="store_true", help="leave out pictures that fail, and list them")
-    run_ = parser.add_argument_group("how the network is run")
-    run_.add_argument("--preset", default="default", help="default or ms-flip, as the model defines them")
-    run_.add_argument("--engine", choices=(*KINDS, TORCH), help="of a bundle, instead of its own")
-    run_.add_argument("--against-engine", choices=(*KINDS, TORCH), help="the same for OTHER")
-    run_.add_argument("--recipe", metavar="NAME", help="of a checkpoint (default: the .yaml dataset's, or found)")
-    run_.add_argument("--device", choices=("cpu", "cuda"), help="for a checkpoint (default: the GPU if there is one)")
-    run_.add_argument("--threads", type=cli.positive, metavar="N", help="CPU threads (default: all cores)")
-    results = parser.add_argument_group("results")
-    results.add_argument(
-        "--out", type=Path, default=Path("evaluation"), metavar="DIR", help="folder (default: evaluation)"
-    )
-    results.add_argument("--export", type=Path, metavar="DIR", help="write MODEL's labels there, in the dataset's ids")
+    parser.add_argument("--against", metavar="OTHER", help="a second model, on the same pictures side by side")
+    add = parser.add_argument_group("pictures").add_argument
+    names = f"{', '.join(DATASETS)}, the path of a .yaml file, or {SCENES} (drawn; no --data)"
+    add("--dataset", required=True, metavar="NAME", help=names)
+    add("--data", type=Path, metavar="DIR", help="the dataset's folder (default: its name, here)")
+    split = "which part of it (default: val); test has no labels and needs --export"
+    add("--split", default="val", choices=(*SPLITS, TEST), help=split)
+    limit = f"N pictures, evenly spaced (default: all; {HELD_OUT_COUNT} scenes)"
+    add("--limit", type=cli.positive, metavar="N", help=limit)
+    add("--skip-unreadable", action="store_true", help="leave out pictures that fail, and list them")
+    add = parser.add_argument_group("how the network is run").add_argument
+    add("--preset", default="default", help="default or ms-flip, as the model defines them")
+    add("--engine", choices=(*KINDS, TORCH), help="of a bundle, instead of its own")
+    add("--against-engine", choices=(*KINDS, TORCH), help="the same for OTHER")
+    add("--recipe", metavar="NAME", help="of a checkpoint (default: the .yaml dataset's, or found)")
+    add("--device", choices=("cpu", "cuda"), help="for a checkpoint (default: the GPU if there is one)")
+    add("--threads", type=cli.positive, metavar="N", help="CPU threads (default: all cores)")
+    add = parser.add_argument_group("results").add_argument
+    add("--out", type=Path, default=Path("evaluation"), metavar="DIR", help="folder (default: evaluation)")
+    add("--export", type=Path, metavar="DIR", help="write MODEL's labels there, in the dataset's ids")
     return parser
 
 

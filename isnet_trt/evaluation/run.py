@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from isnet_trt.errors import DataError, EngineError, ImageError
 from isnet_trt.evaluation.labelled import Labelled
 from isnet_trt.evaluation.models import Model
-from isnet_trt.evaluation.share import Group
 from isnet_trt.metrics import Agreement, Confusion
 from isnet_trt.runtime.prefetch import prefetch
 from isnet_trt.runtime.segmentation import Segmentation
+from isnet_trt.training.group import Group
 
 _READERS = 2
 Keep = Callable[[str, NDArray[np.unsignedinteger]], None]

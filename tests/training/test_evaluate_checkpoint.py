@@ -24,7 +24,7 @@ from isnet_trt.recipes import recipe
 from isnet_trt.recipes.architecture import RESNET_DEMO
 from isnet_trt.training import DEMO_CHECKPOINT
 from isnet_trt.training.checkpoint import load_checkpoint, load_model, save_checkpoint
-from isnet_trt.training.distributed import Group
+from isnet_trt.training.group import Group
 from isnet_trt.training.model import ISNet
 from isnet_trt.training.torch_engine import TorchEngine, open_checkpoint
 from isnet_trt.training.validate import Validator

@@ -19,7 +19,8 @@ from tiny_training import TINY, data, finished, let_go, start, train_in_process,
 from torch import nn
 
 from isnet_trt.recipes import IGNORE
-from isnet_trt.training.distributed import HostSyncBatchNorm, process_group
+from isnet_trt.training.distributed import HostSyncBatchNorm
+from isnet_trt.training.group import process_group
 from isnet_trt.training.run_folder import MID_EPOCH
 from isnet_trt.training.trainer import Options, Trainer
 
