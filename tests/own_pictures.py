@@ -40,16 +40,16 @@ def write(folder: Path, **changes: Any) -> Path:
     return folder / "own.yaml"
 
 
-def make_pictures(folder: Path, count: int = 10) -> dict[str, np.ndarray]:
+def make_pictures(folder: Path, count: int = 10, classes: dict[int, str] = CLASSES) -> dict[str, np.ndarray]:
     """Pictures in two folders, labels with stored values; the truth in training ids by name."""
     truth = {}
     for i in range(count):
         name = f"{'ab'[i % 2]}/shot.{i:02}"
-        labels = truth[name] = scene(i, SIZES[i % 3], len(CLASSES))
-        stored = np.array([*CLASSES, 254], np.uint8)[np.where(labels == IGNORE, len(CLASSES), labels)]
+        labels = truth[name] = scene(i, SIZES[i % 3], len(classes))
+        stored = np.array([*classes, 254])[np.where(labels == IGNORE, len(classes), labels)]
         stored[-1, 0] = 255
-        for path in (folder / f"photos/{name}.jpg", folder / f"masks/{name}_mask.png"):
-            path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture(labels, i)).save(folder / f"photos/{name}.jpg")
-        Image.fromarray(stored).save(folder / f"masks/{name}_mask.png")
+        pixels = {f"photos/{name}.jpg": picture(labels, i), f"masks/{name}_mask.png": stored}
+        for file, values in pixels.items():
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(values.astype(np.uint8 if values.max() < 256 else np.uint16)).save(folder / file)
     return truth

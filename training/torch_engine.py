@@ -71,6 +71,7 @@ class TorchEngine:
 
 def _explained(error: RuntimeError, shape: tuple[int, ...]) -> str:
     first = str(error).strip().splitlines()[0]
+    # On the CPU torch raises a bare RuntimeError when memory runs out ("… can't allocate memory …").
     advice = (
         "; the picture is too large for this device: use one with more memory (the CPU), or a preset with windows"
         if isinstance(error, torch.OutOfMemoryError) or "alloc" in first

@@ -33,7 +33,7 @@ from isnet_trt.errors import BuildError, SettingsError, TrainingError
 from isnet_trt.recipes import Optimiser, Recipe, is_described
 from isnet_trt.training.checkpoint import load_checkpoint, load_model, save_checkpoint
 from isnet_trt.training.data.augment import Augment
-from isnet_trt.training.data.crops import CropDataset, EpochSampler, crop_loader
+from isnet_trt.training.data.crops import CropDataset, EpochSampler, batches, crop_loader
 from isnet_trt.training.data.scenes import SceneSet, training_scenes
 from isnet_trt.training.losses import WEIGHTS, pixel_loss
 from isnet_trt.training.model import InferenceISNet, ISNet
@@ -116,7 +116,7 @@ def _loader(recipe: Recipe, source: Source, tuning: Tuning) -> tuple[Any, EpochS
 def _batches(loader: Any, sampler: EpochSampler, epochs: int) -> Iterator[tuple[Tensor, Tensor]]:
     for epoch in range(epochs):
         sampler.epoch = epoch + 1
-        yield from loader
+        yield from batches(loader)
 
 
 def _check(loss: Tensor, number: int) -> None:

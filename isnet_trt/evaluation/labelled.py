@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isnet_trt.datasets.layouts import open_dataset
+from isnet_trt.datasets.picture_set import Source
 from isnet_trt.errors import SettingsError
 from isnet_trt.pictures.files import Image
 from isnet_trt.recipes import DEMO_LABELS
@@ -21,11 +22,11 @@ from isnet_trt.training.scenes import HELD_OUT_COUNT, HELD_OUT_SEED, SCENE_SIZE,
 SCENES = "scenes"
 
 
-class Labelled(Protocol):
+class Labelled(Source, Protocol):
     """Pictures with their true labels.
 
-    ``labels`` are the classes; ``names`` are unique, one per picture. A picture is uint8 (H, W, 3) in B, G, R order,
-    its truth an integer array (H, W) of classes 0..K−1; pixels with any other value are not counted.
+    ``labels`` are the classes; ``names`` are unique, one per picture. Of the truth, pixels with other values than
+    0..K−1 are not counted.
     """
 
     @property
@@ -39,10 +40,6 @@ class Labelled(Protocol):
 
     @property
     def names(self) -> Sequence[str]: ...
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> tuple[Image, NDArray[np.integer]]: ...
 
 
 @dataclass(frozen=True)

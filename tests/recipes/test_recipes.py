@@ -75,3 +75,23 @@ def test_one_recipe_in_full(capsys: pytest.CaptureFixture[str]) -> None:
     page = json.loads(capsys.readouterr().out)
     assert page["optimiser"]["lr"] == 0.007
     assert page["miou_ms_flip"] == 56.81
+
+
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [
+        ("poly_default", "isnet_resnet50os8_ade20k"),
+        ("poly_s101ade", "isnet_resnest101os8_ade20k"),
+        ("poly_s101coco", "isnet_resnest101os8_cocostuff10k"),
+    ],
+)
+def test_learning_rates_of_the_reference(key: str, name: str) -> None:
+    golden = np.load(GOLDEN / "golden_pipeline.npz")
+    total = int(golden["poly_max_iters"])
+    rates = [recipe(name).optimiser.rate(int(i), total) for i in golden["poly_iters"]]
+    np.testing.assert_allclose(rates, golden[key], rtol=1e-12)  # float64
+
+
+def test_beyond_the_end_it_stays_at_the_minimum() -> None:
+    rule = recipe("isnet_demo").optimiser
+    assert rule.rate(11, 10) == pytest.approx(rule.min_lr)

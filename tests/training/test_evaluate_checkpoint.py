@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
-from miniature import SIZES, make_lip, picture, scene
+from miniature import make_lip
+from own_pictures import make_pictures, write
 from PIL import Image
 
 from isnet_trt import Segmenter, cli
@@ -164,16 +164,9 @@ def test_a_checkpoint_of_other_classes_is_refused(capsys: pytest.CaptureFixture[
 
 
 def test_pictures_of_ones_own(tmp_path: Path) -> None:
-    classes = {0: "ground", 7: "tile", 9: "crack", 300: "edge"}
-    description = {"name": "tiles", "like": "isnet_demo", "images": "photos", "classes": classes, "size": [160, 96]}
-    (tmp_path / "own.yaml").write_text(yaml.safe_dump({**description, "split": 0.5}), "utf-8")
-    truth = {}
-    for i in range(4):
-        truth[f"p{i}"] = labels = scene(i, SIZES[i % 3], 4)
-        stored = np.array([*classes, 255], np.uint16)[labels.clip(-1)]
-        for folder, file, pixels in (("photos", f"p{i}.jpg", picture(labels, i)), ("labels", f"p{i}.png", stored)):
-            (tmp_path / folder).mkdir(exist_ok=True)
-            Image.fromarray(pixels).save(tmp_path / folder / file)
+    classes = {0: "background", 7: "tile", 9: "crack", 12: "left", 300: "edge"}  # more than a byte holds
+    truth = make_pictures(tmp_path, 4, classes)
+    write(tmp_path, classes=classes, palette=..., flip_pairs=..., size=[160, 96], crop=..., split=0.5)
     own = recipe(str(tmp_path / "own.yaml"))
     assert own.architecture.backbone is RESNET_DEMO
     torch.manual_seed(0)
@@ -182,8 +175,8 @@ def test_pictures_of_ones_own(tmp_path: Path) -> None:
     assert run(tmp_path / "own.pth", *options, "--device", "cpu") == 0
     found = report(tmp_path / "out")
     assert found["dataset"]["classes"] == list(classes.values())
-    written = sorted((tmp_path / "labelled").iterdir())
+    written = sorted((tmp_path / "labelled").rglob("*.png"))
     assert found["pictures"] == len(written) == 2
-    counted = sum((truth[path.stem] >= 0).sum() for path in written)
+    counted = sum((truth[f"{path.parent.name}/{path.stem}"] >= 0).sum() for path in written)
     assert np.array(found["models"][0]["confusion"]).sum() == counted
     assert all(set(np.unique(np.asarray(Image.open(path)))) <= set(classes) for path in written)

@@ -6,15 +6,15 @@ import csv
 from pathlib import Path
 from typing import Any
 
-import cv2
 import miniature
 import numpy as np
 import pytest
 import torch
+from own_pictures import CLASSES, make_pictures, write
 from tiny_training import TINY_RECIPES, finished, start, train_in_process, weights
 
 from isnet_trt.recipes import DATASETS, RECIPES
-from isnet_trt.training import train
+from isnet_trt.training import DEMO_CHECKPOINT, train
 from isnet_trt.training.run_folder import LATEST
 
 RUN = ("--epochs", "2", "--batch", "2", "--repeats", "2", "--workers", "0")
@@ -69,26 +69,15 @@ def test_two_processes_train_each_dataset_as_one_does(name: str, tmp_path: Path)
 
 
 def test_pictures_of_ones_own(tmp_path: Path) -> None:
-    rng = np.random.default_rng(3)
-    for number in range(6):
-        labels = np.repeat(np.arange(3, dtype=np.uint8) * 7, 23)[None].repeat(41 + number, 0)
-        for folder, picture in (("images", labels[..., None] * 9 + rng.integers(0, 9, (*labels.shape, 3))),):
-            (tmp_path / folder).mkdir(exist_ok=True)
-            cv2.imwrite(str(tmp_path / folder / f"{number}.png"), picture.astype(np.uint8))
-        (tmp_path / "labels").mkdir(exist_ok=True)
-        cv2.imwrite(str(tmp_path / "labels" / f"{number}.png"), labels)
-    recipe = tmp_path / "own.yaml"
-    recipe.write_text(
-        "name: own\nimages: images/*.png\nclasses: {0: left, 7: middle, 14: right}\nlike: isnet_demo\n"
-        "crop: [40, 64]\nsize: [96, 48]\nsplit: 0.34\n"
-    )
+    make_pictures(tmp_path, 6)
+    recipe = write(tmp_path, crop=[40, 64], size=[96, 48], batch=..., epochs=...)
     out = tmp_path / "run"
     arguments = ["--recipe", str(recipe), "--out", str(out), *RUN, "--threads", "1", "--device", "cpu"]
     assert train.main(arguments) == 0
     columns = list(rows(out / "epochs.csv")[-1])
-    assert columns == ["iteration", "epoch", "miou", "all_accuracy", "left", "middle", "right"]
+    assert columns == ["iteration", "epoch", "miou", "all_accuracy", *CLASSES.values()]
     second = [*arguments[:3], str(tmp_path / "tuned"), *arguments[4:]]
-    assert train.main([*second, "--init", str(Path(train.__file__).parent / "assets" / "isnet_demo.pth")]) == 0
+    assert train.main([*second, "--init", str(DEMO_CHECKPOINT)]) == 0
     first, tuned = (float(rows(d / "iterations.csv")[-1]["loss"]) for d in (out, tmp_path / "tuned"))
     assert np.isfinite([first, tuned]).all()
 

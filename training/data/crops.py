@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import cv2
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from isnet_trt.datasets.picture_set import Source
 from isnet_trt.errors import IsnetError, TrainingError
@@ -77,8 +77,9 @@ def crop_loader(
     from which a GPU copies faster.
     """
     return DataLoader(
-        dataset,
+        _ErrorsAsSamples(dataset),
         batch_sampler=sampler,
+        collate_fn=_collated,
         num_workers=workers,
         worker_init_fn=_start_worker,
         # Not forked: the thread pools of torch, OpenCV and ONNX Runtime do not survive a fork, and a worker that
@@ -91,18 +92,36 @@ def crop_loader(
     )
 
 
+class _ErrorsAsSamples(Dataset):
+    """Crops, or the error of this library that reading one raised: it leaves the worker whole, as an object."""
+
+    def __init__(self, dataset: CropDataset) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, key: Key) -> tuple[torch.Tensor, torch.Tensor] | IsnetError:
+        try:
+            return self.dataset[key]
+        except IsnetError as error:
+            return error
+
+
+def _collated(samples: list[tuple[torch.Tensor, torch.Tensor] | IsnetError]) -> Batch | IsnetError:
+    """The batch, or the first error among its samples."""
+    return next((s for s in samples if isinstance(s, IsnetError)), None) or default_collate(samples)
+
+
 def batches(loader: DataLoader) -> Iterator[Batch]:
-    """One pass over a loader; an error of this library in a worker is raised without the worker's traceback.
+    """One pass over a `crop_loader`.
 
     Raises:
         DataError: the set raised it for a file that cannot be read.
         TrainingError: a worker was killed, or no batch came in time.
     """
     try:
-        yield from loader
-    except IsnetError as error:
-        name = type(error).__name__
-        raise type(error)(str(error).rpartition(f"{name}: ")[2].strip()) from error
+        for batch in loader:
+            if isinstance(batch, IsnetError):
+                raise batch
+            yield batch
     except RuntimeError as error:
         # The loader has no exception type of its own; its messages begin so. One that a worker raised begins with
         # "Caught RuntimeError in DataLoader worker process".
