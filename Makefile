@@ -9,7 +9,7 @@ WORKERS ?= 2
 PYTEST_ARGS ?=
 PYTEST := $(PY) -m pytest --numprocesses $(WORKERS) --dist loadfile
 
-.PHONY: help demo test test-all test-slow lint format clean
+.PHONY: help demo test test-all test-slow test-gpu lint format clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -19,13 +19,16 @@ demo: $(VENV)/.demo  ## build a bundle from the demo checkpoint, segment a scene
 	$(PY) -m isnet_trt.demo --out demo
 
 test: $(VENV)/.test  ## the quick tests (a few minutes on two cores)
-	$(PYTEST) -m "not slow" $(PYTEST_ARGS)
+	$(PYTEST) -m "not slow and not gpu" $(PYTEST_ARGS)
 
 test-all: $(VENV)/.test  ## all tests, the slow ones too
-	$(PYTEST) $(PYTEST_ARGS)
+	$(PYTEST) -m "not gpu" $(PYTEST_ARGS)
 
 test-slow: $(VENV)/.test  ## only the slow tests
-	$(PYTEST) -m slow $(PYTEST_ARGS)
+	$(PYTEST) -m "slow and not gpu" $(PYTEST_ARGS)
+
+test-gpu: $(VENV)/.test  ## what only an NVIDIA GPU can show (docs/gpu.md); skipped, with the reason, without one
+	$(PY) -m pytest tests/gpu -m gpu $(PYTEST_ARGS)
 
 lint: $(VENV)/.test  ## ruff, mypy, and the layers that imports must keep to
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy && $(VENV)/bin/lint-imports

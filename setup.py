@@ -50,6 +50,8 @@ EXTRAS = {
     "rtx": [f"tensorrt-rtx-cu13>=1.7; {RTX_PLATFORM}", "cuda-bindings>=13"],
     "dev": [
         "pytest>=8",
+        "pytest-forked>=1.7.5",
+        "pytest-timeout>=2.4",
         "pytest-xdist>=3.6",
         "hypothesis>=6.100",
         "psutil>=5.9",

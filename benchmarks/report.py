@@ -23,12 +23,14 @@ DIR receives report.md with its figures (SVG), and report.html, which holds ever
 is shown as it is. With --readme nothing else is written: the table between the markers
   <!-- benchmarks:begin -->
   <!-- benchmarks:end -->
-of that file is made anew from the one result given; --check only says whether it is what the result gives."""
+of that file is made anew from the one result given, and with --gpu that of all GPU results; --check only says whether
+it is what the results give."""
 _EPILOG = """examples:
   python -m benchmarks.report                                       # all of benchmarks/results
   python -m benchmarks.report benchmarks/results/cpu.json gpu.json --out pages
   python -m benchmarks.report benchmarks/results/cpu.json --readme README.md
-  python -m benchmarks.report --readme README.md --check            # exit status 1 where the table is stale"""
+  python -m benchmarks.report --readme README.md --check            # exit status 1 where the table is stale
+  python -m benchmarks.report --gpu docs/gpu.md                     # what has run on which GPU"""
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
 table { border-collapse: collapse; margin: 1rem 0; font-size: 13px; }
@@ -44,10 +46,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("results", nargs="*", type=Path, metavar="FILE", help="result files (default: all committed)")
     parser.add_argument("--out", type=Path, default=Path("report"), metavar="DIR", help="folder (default: report)")
     parser.add_argument("--readme", type=Path, metavar="FILE", help="only make the table between this file's markers")
-    parser.add_argument("--check", action="store_true", help="with --readme: write nothing, exit 1 if it is stale")
+    parser.add_argument("--gpu", type=Path, metavar="FILE", help="only make the table of GPU tests between the markers")
+    parser.add_argument("--check", action="store_true", help="with --readme or --gpu: write nothing, exit 1 if stale")
     arguments = parser.parse_args(argv)
-    if arguments.check and not arguments.readme:
-        parser.error("--check belongs to --readme FILE")
+    if arguments.check and not (arguments.readme or arguments.gpu):
+        parser.error("--check belongs to --readme FILE or --gpu FILE")
+    if arguments.gpu:
+        return _gpu(arguments.gpu, arguments.results or sorted(results.FOLDER.glob("*.json")), arguments.check)
     if arguments.readme:
         return _readme(arguments.readme, arguments.results, arguments.check)
     files = arguments.results or sorted(results.FOLDER.glob("*.json"))
@@ -143,6 +148,20 @@ def _readme(page: Path, files: Sequence[Path], check: bool) -> int:
         raise SettingsError("--readme takes one result file, from which the table is made")
     update(page, files[0])
     print(f"{page}: the table between the markers is from {files[0]}")
+    return 0
+
+
+def _gpu(page: Path, files: Sequence[Path], check: bool) -> int:
+    """Make the table of what has run on which GPU, or only say whether it is what the results give."""
+    text = _read(page)
+    table = f"{BEGIN}\n{sections.gpu_table([results.read(file) for file in files])}\n{END}"
+    current = _BLOCK.sub(lambda _: table, text, count=1)
+    if not check:
+        results.write_text(page, current)
+    elif current != text:
+        print(f"{page}: the table is not what the results give; python -m benchmarks.report --gpu {page}")
+        return cli.FAILED
+    print(f"{page}: the table is what the results give")
     return 0
 
 

@@ -284,6 +284,46 @@ def _checks(records: Sequence[Record]) -> Lines:
             yield "\n".join(f"- not run: {gap['what']}: {gap['why']}" for gap in record.get("missing", ()))
 
 
+_NEEDS_NO_GPU = ("plans", "rtx.ahead_of_time", "rtx.plugins_ahead", "bundles.given")
+"""Cases of older results that ran without a GPU only, or on bundles that were given."""
+
+
+def gpu_table(data: Sequence[Result]) -> str:
+    """What has run on which GPU: a row for each group of tests, a column for each result with records of them."""
+    columns: dict[str, dict[str, list[Record]]] = {}
+    for result in data:
+        for record in of_kind(result, "gpu_check"):
+            if record["case"] not in _NEEDS_NO_GPU:
+                card = f"{result['machine']['gpus'][0]['name']}, {dates(result)}"
+                columns.setdefault(card, {}).setdefault(_group(record["case"]), []).append(record)
+    groups = dict.fromkeys(group for column in columns.values() for group in column)
+    rows = (
+        {"tests": f"`{group}`"} | {card: _outcome(column.get(group, [])) for card, column in columns.items()}
+        for group in groups
+    )
+    return re.sub("-{3,}", "---", re.sub(" +", " ", table(rows)))
+
+
+def _group(case: str) -> str:
+    """The first word of a name; bundles and refusals by engine, since each library runs or does not."""
+    first, _, rest = case.partition(".")
+    return f"{first}.*" if rest and first not in ("bundles", "refusals") else case
+
+
+def _outcome(records: Sequence[Record], most: int = 160) -> str:
+    """Such as "8 passed" or "2 passed; failed: whole.ADE (the reason)"; one reason stands once."""
+    if not records:
+        return "not run"
+    ends: dict[tuple[str, str], list[str]] = {}
+    for record in records:
+        why = " ".join(record["why"].split()).partition("; ")[0]
+        why = why if len(why) <= most else f"{why[:most]} …"
+        ends.setdefault((record["status"], why), []).append(record["case"].partition(".")[2] or record["case"])
+    passed = len(ends.pop(("passed", ""), ()))
+    count = [f"{passed} passed" if len(records) > 1 else "passed"] * bool(passed)
+    return "; ".join(count + [f"{status}: {', '.join(cases)} ({why})" for (status, why), cases in ends.items()])
+
+
 def _check_row(record: Record) -> Mapping[str, object]:
     known = ("kind", "case", "title", "status", "why", "seconds", "figures", "rows", "missing", "date", "part")
     others = {key: value for key, value in record.items() if key not in known}

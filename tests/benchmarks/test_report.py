@@ -265,3 +265,19 @@ def test_every_committed_result_is_shown(tmp_path: Path) -> None:
     assert report.main(["--out", str(tmp_path)]) == 0
     text = (tmp_path / "report.md").read_text("utf-8")
     assert all(f"## {file.stem}\n" in text for file in results.FOLDER.glob("*.json"))
+
+
+def test_the_table_of_what_has_run_on_which_gpu_is_made_from_the_results(tmp_path, capsys):
+    page = ROOT / "docs" / "gpu.md"
+    assert report.main(["--gpu", str(page), "--check"]) == 0
+    text = page.read_text("utf-8")
+    assert "| `kernels.*` | 10 passed |" in text
+    assert (
+        "| `trt.*` | could not run: runs, plugins, precisions (the Python package tensorrt is not installed) |" in text
+    )
+    copy = tmp_path / "gpu.md"
+    copy.write_text(text.replace("10 passed", "11 passed"), "utf-8")
+    assert report.main(["--gpu", str(copy), "--check"]) == 1
+    assert "is not what the results give" in capsys.readouterr().out
+    assert report.main(["--gpu", str(copy)]) == 0
+    assert copy.read_text("utf-8") == text

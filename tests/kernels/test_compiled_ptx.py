@@ -17,7 +17,7 @@ from ptx_memory import Fault, Memory
 from tests.interpreter import NEEDED
 from tests.kernels.cases import FAMILIES
 from tests.kernels.trials import examine, wrong
-from tests.kernels.variants import Emulated, compile_sets, set_of
+from tests.kernels.variants import Emulated, compile_sets, set_folder, set_of
 
 pytestmark = [pytest.mark.slow, NEEDED]
 EMULATED = ("19", "w256")
@@ -57,7 +57,7 @@ def test_the_runtime_cuts_in_parts_where_many_multiprocessors_would_idle(folder:
 
 def test_faults_are_seen(folder: Path) -> None:
     """A buffer that is a value short, one at an odd address, and results that two blocks write."""
-    ptx = PtxKernels(folder / "19")
+    ptx = PtxKernels(set_folder(folder, "19", 80))
     values = ptx.memory.hold("values", bytes(4 * 99))
     with pytest.raises(Fault, match="of values, which has 396"):
         ptx.launch("finite_fp32", 0, values=values, flag=ptx.memory.hold("flag", bytes(4)), at=0, count=100)

@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
+from isnet_trt.cuda.architectures import PORTABLE
 from isnet_trt.cuda.element_types import ELEMENT_TYPES
 from isnet_trt.cuda.element_types import FLOATS as DTYPES
 from isnet_trt.cuda.kernel_specs import WIDTH, bundle_kernels
@@ -29,8 +30,8 @@ TORCH: dict[str, torch.dtype] = {name: getattr(torch, element.numpy) for name, e
 _MERGING = ("resize", "gather", "finite", "accumulate", "finish", "upsample_argmax")
 SETS = {
     "19": ("--classes", "19", "--only", *_MERGING),
-    "150": ("--classes", "150", "--only", "accumulate"),
-    "300": ("--classes", "300", "--only", "accumulate", "finish", "upsample_argmax"),
+    "150": ("--classes", "150", "--only", *_MERGING),
+    "300": ("--classes", "300", "--only", *_MERGING),
     "w256": ("--only", "attention", "assign", "pool"),
     "w32": ("--width", "32", "--only", "attention"),
 }
@@ -42,9 +43,7 @@ def set_of(kernel: str, classes: int = 19, width: int = WIDTH) -> str:
     """The set of `SETS` that holds ``kernel``, by the beginning of its name, for so many classes."""
     if kernel in ("attention", "assign", "pool"):
         return "w256" if width == WIDTH else f"w{width}"
-    if classes <= 32 or kernel in ("resize", "gather", "finite"):
-        return "19"
-    return "300" if classes > 256 else "150" if kernel == "accumulate" else "19"
+    return "19" if classes <= 32 else "150" if classes <= 256 else "300"
 
 
 class TritonKernels:
@@ -205,16 +204,17 @@ def _triton(arch: int, device: str) -> Callable[[str], TritonKernels]:
 
 
 def ahead_of_time(folder: Path, arch: int, capability: str) -> Variant:
-    """cubin of the GPU's own architecture, or the PTX of another, as bundles hold them.
+    """cubin of the GPU's own architecture, or the PTX of another, as `compile_sets` leaves them in ``folder``.
 
     Opening a set raises BuildError where it did not compile.
     """
     from isnet_trt.cuda.kernels import Kernels
 
     def open_set(name: str) -> Any:
+        failed = _failed(folder, name, arch)
         if not _compiled(folder, name, arch):
-            raise BuildError((folder / f"{name}-{arch}.failed.txt").read_text("utf-8"))
-        return Kernels.open(folder / name, capability)
+            raise BuildError(failed.read_text("utf-8"))
+        return Kernels.open(set_folder(folder, name, arch), capability)
 
     kind = "cubin" if f"{arch // 10}.{arch % 10}" == capability else "PTX"
     return Variant(f"sm_{arch} {kind}", "cuda", open_set)
@@ -233,7 +233,10 @@ class Emulated(Variant):
         self.memory = Memory()
         self._outputs: list[tuple[Output, int]] = []
         super().__init__(
-            "emulated PTX", "cpu", lambda name: PtxKernels(folder / name, memory=self.memory), multiprocessors
+            "emulated PTX",
+            "cpu",
+            lambda name: PtxKernels(set_folder(folder, name, PORTABLE), memory=self.memory),
+            multiprocessors,
         )
 
     def unaligned(self, set_name: str, name: str) -> Collection[str]:
@@ -262,7 +265,7 @@ def _bytes(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def compile_sets(folder: Path, arches: Sequence[int], names: Iterable[str] = SETS, retry: bool = False) -> list[str]:
-    """Compile sets into ``folder``/NAME/sm_ARCH where that has not been tried yet; the reasons of those that failed.
+    """Compile sets into `set_folder` where that has not been tried yet; the reasons of those that failed.
 
     ``retry``: compile again what failed before.
     """
@@ -271,18 +274,29 @@ def compile_sets(folder: Path, arches: Sequence[int], names: Iterable[str] = SET
         return [reason for reason in pool.map(lambda job: _compile(*job, retry), jobs) if reason]
 
 
+def set_folder(folder: Path, name: str, arch: int) -> Path:
+    """The folder ``kernels/`` of a set for one architecture, so that no other is taken on any GPU."""
+    return folder / str(arch) / name
+
+
 def _compiled(folder: Path, name: str, arch: int) -> bool:
-    return (folder / name / f"sm_{arch}" / "launch.json").is_file()
+    return (set_folder(folder, name, arch) / f"sm_{arch}" / "launch.json").is_file()
+
+
+def _failed(folder: Path, name: str, arch: int) -> Path:
+    """Where the reason stands why a set, or some of its kernels, did not compile."""
+    return folder / str(arch) / f"{name}.failed.txt"
 
 
 def _compile(folder: Path, name: str, arch: int, retry: bool) -> str:
     """In a process of its own, since Triton's interpreter and compiler cannot share one."""
-    failed = folder / f"{name}-{arch}.failed.txt"
+    failed = _failed(folder, name, arch)
     if failed.is_file() and not retry:
         return failed.read_text("utf-8")
     if _compiled(folder, name, arch) and not failed.is_file():
         return ""
-    command = [sys.executable, "-m", "isnet_trt.kernels.compile", "--arch", f"sm_{arch}", "--out", str(folder / name)]
+    command = [sys.executable, "-m", "isnet_trt.kernels.compile", "--arch", f"sm_{arch}"]
+    command += ["--out", str(set_folder(folder, name, arch))]
     command += ["--keep-going", "--dtype", *DTYPES, *SETS[name]]
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     ran = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
@@ -290,6 +304,6 @@ def _compile(folder: Path, name: str, arch: int, retry: bool) -> str:
     if not ran.returncode:
         return ""
     reason = f"kernels of set {name} for sm_{arch}: {' '.join((ran.stderr or ran.stdout).split())[-800:]}"
-    folder.mkdir(parents=True, exist_ok=True)
+    failed.parent.mkdir(parents=True, exist_ok=True)
     failed.write_text(reason, "utf-8")
     return reason
