@@ -52,12 +52,8 @@ class Sample:
     truth: NDArray[np.uint8] | None = None
 
 
-@dataclass(frozen=True)
-class Expected:
-    """The checkpoint's labels (H, W) of a picture and its clear pixels (H, W) bool."""
-
-    labels: NDArray[Any]
-    clear: NDArray[np.bool_] | None
+Expected = tuple[NDArray[Any], NDArray[np.bool_] | None]
+"""The checkpoint's labels (H, W) of a picture and its clear pixels (H, W) bool."""
 
 
 @dataclass
@@ -174,26 +170,28 @@ def _compare(
     try:
         for number, sample in enumerate(tqdm(samples, desc=setup.name, unit="picture", disable=None, leave=False)):
             output = runner.run(sample.image, inference)
-            labels = np.asarray(output.labels)
             if number == len(expected):
-                expected.append(Expected(labels, output.clear() if output.clear else None))
-            _count(tally, labels, expected[number], sample)
+                clear = output.clear() if output.clear else None
+                expected.append((output.labels, clear))
+            _count(tally, output.labels, *expected[number], sample.truth)
     finally:
         runner.close()
     return tally
 
 
-def _count(tally: Tally, labels: NDArray[Any], expected: Expected, sample: Sample) -> None:
-    if sample.truth is not None:
-        tally.confusion.add(labels, sample.truth)
-    tally.agreement.add(labels, expected.labels)
-    equal, band = labels == expected.labels, boundary(expected.labels)
-    shares = {"all": float(equal.mean())}
-    if expected.clear is not None and expected.clear.any():
-        shares["clear"] = float(equal[expected.clear].mean())
-    if band.any():
-        shares["boundary"] = float(equal[band].mean())
-    tally.shares.append(shares)
+def _count(
+    tally: Tally,
+    labels: NDArray[Any],
+    expected: NDArray[Any],
+    clear: NDArray[np.bool_] | None,
+    truth: NDArray[np.uint8] | None,
+) -> None:
+    if truth is not None:
+        tally.confusion.add(labels, truth)
+    tally.agreement.add(labels, expected)
+    equal = labels == expected
+    masks = {"all": np.ones_like(equal), "clear": clear, "boundary": boundary(expected)}
+    tally.shares.append({k: float(equal[mask].mean()) for k, mask in masks.items() if mask is not None and mask.any()})
 
 
 def boundary(labels: NDArray[Any], width: int = BAND) -> NDArray[np.bool_]:

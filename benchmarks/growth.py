@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,9 +25,23 @@ position to every position)."""
 SIZES = ((128, 171), (192, 256), (256, 341), (384, 512), (512, 683))
 COUNTS = (1, 2, 3, 4, 6)
 CLASSES = (5, 19, 50, 150)
-AXES = ("pixels", "classes", "windows", "passes", "batch")
-Points = dict[int, Callable[[], object]]
-"""What grows -> the work at that point."""
+_ABOUT = {
+    "pixels": (
+        "network, whole picture",
+        "1 to 2",
+        "convolutions grow with the pixels, image-level attention with their square",
+    ),
+    "classes": (
+        "scores to labels, 512x683",
+        "up to 1",
+        "each class is resampled and compared; what a tile costs besides shows where there are few",
+    ),
+    "windows": ("windows of 128x256 side by side", "1", "every window costs the same"),
+    "passes": ("passes over a picture of 160x256", "1", "every pass costs the same"),
+    "batch": ("network, batch of 128x256", "1", "the cores are busy with one picture already"),
+}
+"""What grows -> case, expected exponent, and why."""
+AXES = tuple(_ABOUT)
 
 
 @dataclass(frozen=True)
@@ -35,7 +50,7 @@ class Series:
 
     case: str
     what: str
-    points: Points
+    points: dict[int, Callable[[], object]]
     expected: str
     why: str
 
@@ -63,52 +78,29 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def series(segmenter: Segmenter, threads: int, axes: Sequence[str], largest: int) -> Iterator[Series]:
     """The series of ``axes``, each with at most ``largest`` points."""
-
-    def logits(batch: int, size: Size) -> Callable[[], object]:
-        x = _blank(batch, size)
-        return lambda: segmenter.logits(x)
-
-    def score(size: Size, inference: Inference) -> Callable[[], object]:
-        x = _blank(1, size)
-        return lambda: segmenter.score(x, size, inference)
-
-    counts = COUNTS[:largest]
-    slide = Inference("slide", (128, 256), (128, 256))
-    makers: dict[str, tuple[str, Callable[[], Points], str, str]] = {
-        "pixels": (
-            "network, whole picture",
-            lambda: {h * w: logits(1, (h, w)) for h, w in SIZES[:largest]},
-            "1 to 2",
-            "convolutions grow with the pixels, image-level attention with their square",
-        ),
-        "classes": (
-            "scores to labels, 512x683",
-            lambda: {classes: _merging(classes, threads) for classes in CLASSES[:largest]},
-            "up to 1",
-            "each class is resampled and compared; what a tile costs besides shows where there are few",
-        ),
-        "windows": (
-            "windows of 128x256 side by side",
-            lambda: {n: score((128, 256 * n), slide) for n in counts},
-            "1",
-            "every window costs the same",
-        ),
-        "passes": (
-            "passes over a picture of 160x256",
-            lambda: {n: score((160, 256), Inference(scales=(1.0,) * n)) for n in counts},
-            "1",
-            "every pass costs the same",
-        ),
-        "batch": (
-            "network, batch of 128x256",
-            lambda: {n: logits(n, (128, 256)) for n in counts},
-            "1",
-            "the cores are busy with one picture already",
-        ),
-    }
     for axis in axes:
-        case, points, expected, why = makers[axis]
-        yield Series(case, axis, points(), expected, why)
+        case, expected, why = _ABOUT[axis]
+        points = dict(itertools.islice(_points(axis, segmenter, threads), largest))
+        yield Series(case, axis, points, expected, why)
+
+
+def _points(axis: str, segmenter: Segmenter, threads: int) -> Iterator[tuple[int, Callable[[], object]]]:
+    """What grows and the work at that point, point by point."""
+    if axis == "pixels":
+        yield from ((h * w, functools.partial(segmenter.logits, _blank(1, (h, w)))) for h, w in SIZES)
+    elif axis == "batch":
+        yield from ((n, functools.partial(segmenter.logits, _blank(n, (128, 256)))) for n in COUNTS)
+    elif axis == "classes":
+        yield from ((classes, _merging(classes, threads)) for classes in CLASSES)
+    elif axis == "windows":
+        slide = Inference("slide", (128, 256), (128, 256))
+        yield from ((n, _scoring(segmenter, (128, 256 * n), slide)) for n in COUNTS)
+    else:
+        yield from ((n, _scoring(segmenter, (160, 256), Inference(scales=(1.0,) * n))) for n in COUNTS)
+
+
+def _scoring(segmenter: Segmenter, size: Size, inference: Inference) -> Callable[[], object]:
+    return functools.partial(segmenter.score, _blank(1, size), size, inference)
 
 
 def _blank(count: int, size: Size) -> np.ndarray:

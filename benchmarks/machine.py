@@ -14,36 +14,21 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
+
 from isnet_trt.engines.cores import usable_cores
 
-_PACKAGES = [
-    "isnet_trt",
-    "torch",
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "numpy",
-    "opencv-python",
-    "openvino",
-    "tensorrt",
-    "tensorrt_rtx_cu13",
-    "torch_tensorrt",
-]
+_PACKAGES = ("isnet_trt", "torch", "onnxruntime", "onnxruntime-gpu", "numpy", "opencv-python", "openvino")
+_TENSORRT = ("tensorrt", "tensorrt_rtx_cu13", "torch_tensorrt")
 _CPU, _RAPL = Path("/sys/devices/system/cpu"), Path("/sys/class/powercap")
-_THREADS = ["OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY", "KMP_BLOCKTIME", "ORT_NUM_THREADS"]
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY", "KMP_BLOCKTIME", "ORT_NUM_THREADS")
 # Named by `nvidia-smi --help-query-gpu`; drivers before 535 do not know the last one.
-_GPU_FIELDS = [
-    "name",
-    "driver_version",
-    "memory.total",
-    "clocks.sm",
-    "clocks.max.sm",
-    "clocks.mem",
-    "power.limit",
-    "temperature.gpu",
-    "clocks_event_reasons.active",
-]
+_GPU_FIELDS = (
+    *("name", "driver_version", "memory.total", "clocks.sm", "clocks.max.sm", "clocks.mem"),
+    *("power.limit", "temperature.gpu", "clocks_event_reasons.active"),
+)
 UNKNOWN = "not available"
-_LOAD = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else UNKNOWN
+_LOAD = round(psutil.getloadavg()[0], 2)
 """Runnable threads in the minute before this program began: well above 0 means that others were at work."""
 
 
@@ -60,13 +45,13 @@ def describe() -> dict[str, object]:
         "numa_nodes": len(list(Path("/sys/devices/system/node").glob("node[0-9]*"))) or 1,
         "cpus_allowed": _allowed("Cpus"),
         "memory_nodes_allowed": _allowed("Mems"),
-        "memory_gb": _memory_gb(),
+        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
         "load_before": _LOAD,
         "gpus": gpus() or UNKNOWN,
         "energy_counters": sorted(energy()) or UNKNOWN,
         "thread_settings": {name: os.environ[name] for name in _THREADS if name in os.environ},
         "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
-        "versions": {name: version for name in _PACKAGES if (version := _version(name))},
+        "versions": {name: version for name in (*_PACKAGES, *_TENSORRT) if (version := _version(name))},
         "command": command(),
     }
 
@@ -84,24 +69,16 @@ def _processor() -> str:
 
 
 def _clock() -> str:
-    """The clock of the cores in MHz: what the frequency driver says, else what /proc/cpuinfo does."""
-    scaled = _read(_CPU / "cpu0/cpufreq/scaling_cur_freq")
-    if scaled:
-        return f"{int(scaled) // 1000} MHz (largest {int(_read(_CPU / 'cpu0/cpufreq/cpuinfo_max_freq') or 0) // 1000})"
-    stated = re.search(r"^cpu MHz\s*: (\S+)", _read(Path("/proc/cpuinfo")), re.MULTILINE)
-    return f"{float(stated[1]):.0f} MHz as stated; frequency driver {UNKNOWN}" if stated else UNKNOWN
+    frequency = psutil.cpu_freq()
+    if frequency is None:
+        return UNKNOWN
+    return f"{frequency.current:.0f} MHz" + (f" (largest {frequency.max:.0f})" if frequency.max else "")
 
 
 def _allowed(what: str) -> str:
     """Numbers of the cores, or memory nodes, that taskset, numactl or a container leaves to this process."""
     numbers = re.search(rf"^{what}_allowed_list:\s+(\S+)", _read(Path("/proc/self/status")), re.MULTILINE)
     return numbers[1] if numbers else UNKNOWN
-
-
-def _memory_gb() -> object:
-    with contextlib.suppress(ValueError, OSError, AttributeError):
-        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1)
-    return UNKNOWN
 
 
 def _read(path: Path) -> str:

@@ -11,7 +11,6 @@ with the same folder continues where the first stopped.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -113,11 +112,8 @@ class Judge:
 
 def cases(max_drops: Sequence[float], qat: bool) -> list[Case]:
     """The rows of the table, float32 first."""
-    int8, fp8, cpu = (
-        ("tensorrt", Arithmetic("int8")),
-        ("tensorrt", Arithmetic("fp8")),
-        ("onnxruntime", Arithmetic("int8")),
-    )
+    int8, fp8 = (("tensorrt", Arithmetic(precision)) for precision in ("int8", "fp8"))
+    cpu = ("onnxruntime", Arithmetic("int8"))
     plain = [Case("tensorrt", Arithmetic(precision)) for precision in ("fp32", "fp16", "bf16", "int8", "fp8")]
     mixed = [Case(*one, max_drop) for max_drop in max_drops for one in (int8, cpu, fp8)]
     tuned = [Case(*one, qat=True) for one in (("tensorrt", Arithmetic("fp32")), int8, cpu)]
@@ -188,7 +184,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     args = _parser().parse_args(argv)
     checkpoints = [_demo_checkpoint(path) for path in (args.ckpt, args.qat) if path]
-    with _folder(args.work) as work:
+    with tempfile.TemporaryDirectory() as temporary:
+        work = args.work or Path(temporary)
+        work.mkdir(parents=True, exist_ok=True)
         street = draw_street(work / "street", args.calib_inputs)
         plain, *tuned = (source(one, street, args.calib_inputs, work) for one in checkpoints)
         counts = dict(zip(PRESETS, (args.scenes, args.ms_flip_scenes), strict=True))
@@ -216,16 +214,6 @@ def _scorer(recipe: Recipe, preset: str, count: int) -> MeanIoU:
     return MeanIoU(recipe, scenes, recipe.preset(preset))
 
 
-@contextlib.contextmanager
-def _folder(work: Path | None) -> Iterator[Path]:
-    if work is None:
-        with tempfile.TemporaryDirectory() as folder:
-            yield Path(folder)
-    else:
-        work.mkdir(parents=True, exist_ok=True)
-        yield work
-
-
 def _write(out: Path, rows: Sequence[Row], about: dict[str, Any]) -> None:
     """NAME.json, NAME.md, and a picture of each search that had something to find."""
     data = results.result([record for record, _ in rows], [], **about)
@@ -250,16 +238,15 @@ def _parser() -> argparse.ArgumentParser:
     parser = cli.parser("benchmarks.precision", __doc__ or "")
     parser.add_argument("--ckpt", type=Path, default=DEMO_CHECKPOINT, help="another checkpoint of the demo model")
     parser.add_argument("--qat", type=Path, metavar="FILE", help="the same, fine-tuned with --qat: adds its rows")
-    parser.add_argument("--scenes", type=cli.positive, default=12, metavar="N", help="held-out scenes (default: 12)")
-    parser.add_argument(
-        "--ms-flip-scenes", type=cli.positive, default=6, metavar="N", help="also with ms-flip (default: 6)"
-    )
-    parser.add_argument(
-        "--calib-inputs", type=cli.positive, default=32, metavar="N", help="training scenes (default: 32)"
-    )
-    parser.add_argument(
-        "--max-drop", type=float, nargs="*", default=[0.5], metavar="POINTS", help="bounds to search for (default: 0.5)"
-    )
+    for option, default, help in (
+        ("--scenes", 12, "held-out scenes"),
+        ("--ms-flip-scenes", 6, "also with ms-flip"),
+        ("--calib-inputs", 32, "training scenes"),
+    ):
+        help = f"{help} (default: {default})"
+        parser.add_argument(option, type=cli.positive, default=default, metavar="N", help=help)
+    help = "bounds to search for (default: 0.5)"
+    parser.add_argument("--max-drop", type=float, nargs="*", default=[0.5], metavar="POINTS", help=help)
     parser.add_argument("--out", type=Path, metavar="NAME", help="write NAME.json, NAME.md and pictures")
     parser.add_argument("--work", type=Path, metavar="DIR", help="keep tables and label maps there for the next run")
     return parser

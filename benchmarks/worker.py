@@ -1,7 +1,6 @@
 """A contender in a process of its own: its memory is its own, and what it does to the process harms no other.
 
-The parent sends a picture and settings, the child sends labels, seconds, stages and memory. Thread pools of waiting
-contenders sleep, so that only the one whose turn it is uses the cores.
+Thread pools of waiting contenders sleep, so that only the one whose turn it is uses the cores.
 """
 
 from __future__ import annotations
@@ -13,11 +12,12 @@ import multiprocessing
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from unittest import mock
 
 import numpy as np
@@ -27,6 +27,7 @@ from benchmarks import machine
 from benchmarks.peers import Missing, Runner, Setup, load
 from isnet_trt.settings import Inference
 
+T = TypeVar("T")
 _STATUS, _REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -51,23 +52,25 @@ class Run:
 
 
 class Contender(contextlib.AbstractContextManager["Contender"]):
-    """The parent's side: start the process, wait until it has loaded, ask it for runs.
+    """The parent's side of a process with a loaded contender.
 
     Raises:
         Missing: the contender cannot run here, or its process died; the message says why.
     """
 
     def __init__(self, setup: Setup) -> None:
-        context = multiprocessing.get_context("spawn")
         self.setup = setup
-        self._pipe, child_end = context.Pipe()
-        self._process = context.Process(target=_serve, args=(child_end, setup), daemon=True)
+        self.process: multiprocessing.process.BaseProcess | None = None
+        self._pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
         # Libraries that read their number of threads when they are loaded find it in the child's environment.
-        threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(setup.threads))
-        with mock.patch.dict(os.environ, threads):
-            self._process.start()
-        child_end.close()
-        self.description: str = self._receive()
+        with mock.patch.dict(os.environ, dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(setup.threads))):
+            pid = self._call(os.getpid)
+        self.process = next(child for child in multiprocessing.active_children() if child.pid == pid)
+        try:
+            self.description = self._call(_load, setup)
+        except Missing:
+            self.close()
+            raise
 
     def run(self, image: NDArray[np.uint8], inference: Inference, clear: bool = False) -> Run:
         """One picture; with ``clear`` also which pixels are clear, computed after the clock has stopped.
@@ -75,59 +78,41 @@ class Contender(contextlib.AbstractContextManager["Contender"]):
         Raises:
             Missing: it failed; the message says how.
         """
-        with contextlib.suppress(OSError):  # the process died meanwhile: receiving says so
-            self._pipe.send((image, inference, clear))
-        return self._receive()
+        return self._call(_run, image, inference, clear)
 
-    def _receive(self) -> Any:
+    def _call(self, function: Callable[..., T], *arguments: object) -> T:
         try:
-            good, content = self._pipe.recv()
-        except (EOFError, OSError):
-            self._process.join()
-            raise Missing(f"its process ended with status {self._process.exitcode}") from None
-        if not good:
-            raise Missing(content)
-        return content
+            return self._pool.submit(function, *arguments).result()
+        except BrokenProcessPool:
+            if self.process:
+                self.process.join()
+            raise Missing(f"its process ended with status {self.process.exitcode if self.process else None}") from None
+        except Missing:
+            raise
+        except Exception as error:  # any failure of a contender is its own; the others go on
+            raise Missing(f"{type(error).__name__}: {error}") from None
 
     def close(self) -> None:
         """End the process."""
-        with contextlib.suppress(OSError):
-            self._pipe.send(None)
-        self._process.join(20)
-        if self._process.is_alive():
-            self._process.kill()
-            self._process.join()
-        self._pipe.close()
+        self._pool.shutdown()
 
     def __exit__(self, *error: object) -> None:
         self.close()
 
 
-def _serve(pipe: Connection, setup: Setup) -> None:
-    """The child: load, then one run per request; whatever fails is sent to the parent as a message."""
-    with contextlib.suppress(EOFError, KeyboardInterrupt), contextlib.ExitStack() as stack:
-        runner: Runner | None = None
-        with _failures_sent(pipe):
-            runner = load(setup)
-            stack.callback(runner.close)
-            pipe.send((True, runner.description))
-        loaded = settled_memory()
-        while runner and (request := pipe.recv()) is not None:
-            with _failures_sent(pipe):  # what cannot run one picture may well run the next
-                pipe.send((True, _run(runner, loaded, *request)))
+_loaded: tuple[Runner, int | None]
+"""In the child: the contender, and the resident bytes once it was loaded."""
 
 
-@contextlib.contextmanager
-def _failures_sent(pipe: Connection) -> Iterator[None]:
-    try:
-        yield
-    except Missing as error:
-        pipe.send((False, str(error)))
-    except Exception as error:  # any failure of a contender is its own; the others go on
-        pipe.send((False, f"{type(error).__name__}: {error}"))
+def _load(setup: Setup) -> str:
+    global _loaded
+    runner = load(setup)
+    _loaded = runner, settled_memory()
+    return runner.description
 
 
-def _run(runner: Runner, loaded: int | None, image: NDArray[np.uint8], inference: Inference, clear: bool) -> Run:
+def _run(image: NDArray[np.uint8], inference: Inference, clear: bool) -> Run:
+    runner, loaded = _loaded
     forget_peak()
     energy, start, cpu = machine.energy(), time.perf_counter(), time.process_time()
     output = runner.run(image, inference)

@@ -24,7 +24,7 @@ from benchmarks.peers.base import Missing, Setup
 from benchmarks.peers.evaluation import Network, PipelineRunner
 from benchmarks.sessions import open_session
 from isnet_trt.recipes import Recipe
-from isnet_trt.training.checkpoint import load_model
+from isnet_trt.training.checkpoint import Checkpoint, load_model
 from isnet_trt.training.model import inference_form
 
 M = TypeVar("M", bound=nn.Module)
@@ -51,13 +51,17 @@ def on_device(model: Network, dtype: torch.dtype = torch.float32) -> Network:
     return network
 
 
+def folded(checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """The network with batch-norm folded and contexts collapsed, channels last, on a GPU if torch has one."""
+    return channels_last(inference_form(load_model(checkpoint)).to(device(), dtype))
+
+
 def eager(setup: Setup) -> PipelineRunner:
-    """PyTorch eager: batch-norm folded, contexts collapsed, channels last; on a GPU if torch has one."""
+    """PyTorch eager."""
     torch.set_num_threads(setup.threads)
     checkpoint = setup.checkpoint()
-    model = channels_last(inference_form(load_model(checkpoint)).to(device()))
     about = f"PyTorch {torch.__version__} eager, {device()}, folded, channels last, {setup.threads} threads"
-    return PipelineRunner(setup, on_device(model), about, checkpoint.recipe)
+    return PipelineRunner(setup, on_device(folded(checkpoint)), about, checkpoint.recipe)
 
 
 def compiled(setup: Setup) -> PipelineRunner:
@@ -68,8 +72,7 @@ def compiled(setup: Setup) -> PipelineRunner:
     torch._inductor.config.freezing = True
     checkpoint = setup.checkpoint()
     dtype = torch.float16 if device() == "cuda" else torch.float32
-    model = channels_last(inference_form(load_model(checkpoint)).to(device(), dtype))
-    network = torch.compile(model, dynamic=False)
+    network = torch.compile(folded(checkpoint, dtype), dynamic=False)
     about = f"torch.compile {torch.__version__}, {device()}, {dtype}, frozen, {setup.threads} threads"
     return PipelineRunner(setup, on_device(network, dtype), about, checkpoint.recipe)
 
@@ -83,8 +86,7 @@ def torch_tensorrt(setup: Setup) -> PipelineRunner:
     except ImportError as error:
         raise Missing(f"Torch-TensorRT is not installed ({error}); pip install torch-tensorrt") from None
     checkpoint = setup.checkpoint()
-    model = inference_form(load_model(checkpoint)).half().cuda()
-    network = torch.compile(model, backend="torch_tensorrt", dynamic=False)
+    network = torch.compile(folded(checkpoint, torch.float16), backend="torch_tensorrt", dynamic=False)
     about = f"Torch-TensorRT {library.__version__}, fp16"
     return PipelineRunner(setup, on_device(network, torch.float16), about, checkpoint.recipe)
 
@@ -147,8 +149,7 @@ def exported(setup: Setup) -> Iterator[tuple[Path, Recipe]]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "plain.onnx"
         try:
-            with _quiet():
-                _export(load_model(checkpoint), path)
+            _export(load_model(checkpoint), path)
         except Exception as error:
             raise Missing(f"the training form cannot be exported: {error}") from None
         yield path, checkpoint.recipe
@@ -156,27 +157,17 @@ def exported(setup: Setup) -> Iterator[tuple[Path, Recipe]]:
 
 def _export(model: nn.Module, path: Path) -> None:
     sizes = {0: torch.export.Dim("batch"), 2: torch.export.Dim("height"), 3: torch.export.Dim("width")}
-    program = torch.onnx.export(
-        model,
-        (torch.zeros(_SAMPLE),),
-        dynamo=True,
-        input_names=["image"],
-        output_names=["logits"],
-        dynamic_shapes=(sizes,),
-        verbose=False,
-    )
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            model,
+            (torch.zeros(_SAMPLE),),
+            dynamo=True,
+            input_names=["image"],
+            output_names=["logits"],
+            dynamic_shapes=(sizes,),
+            verbose=False,
+        )
     assert program is not None
     program.save(str(path))
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)

@@ -106,10 +106,10 @@ def test_a_contender_that_fails_on_the_picture_is_named(bundle: Path, tmp_path: 
 
 def test_a_contender_that_died_between_two_runs_is_named(bundle: Path) -> None:
     with Contender(ours("one", bundle)) as contender:
-        assert contender._process.pid is not None
-        os.kill(contender._process.pid, signal.SIGKILL)
-        contender._process.join()
-        for _ in range(2):  # the second question finds the pipe broken
+        assert contender.process is not None
+        assert contender.process.pid is not None
+        os.kill(contender.process.pid, signal.SIGKILL)
+        for _ in range(2):  # the second call finds the pool broken
             with pytest.raises(Missing, match="ended with status -9"):
                 contender.run(IMAGE, Inference())
 
