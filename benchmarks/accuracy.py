@@ -24,6 +24,8 @@ from isnet_trt.metrics import Confusion
 from isnet_trt.settings import Inference, Size
 from isnet_trt.training.scenes import draw_scene
 
+Labels = NDArray[Any]
+Mask = NDArray[np.bool_]
 BAND = 3
 """Pixels on each side of a border between two classes that count as its boundary."""
 CHECKPOINT = "checkpoint"
@@ -52,10 +54,6 @@ class Sample:
     truth: NDArray[np.uint8] | None = None
 
 
-Expected = tuple[NDArray[Any], NDArray[np.bool_] | None]
-"""The checkpoint's labels (H, W) of a picture and its clear pixels (H, W) bool."""
-
-
 @dataclass
 class Tally:
     """What one contender has shown over the pictures so far."""
@@ -65,6 +63,15 @@ class Tally:
     agreement: Confusion
     """Counts of the checkpoint's label against the contender's."""
     shares: list[dict[str, float]] = field(default_factory=list)
+
+    def add(self, labels: Labels, expected: Labels, clear: Mask | None, truth: Labels | None) -> None:
+        """Count one picture; ``expected`` are the checkpoint's labels and ``clear`` its clear pixels."""
+        if truth is not None:
+            self.confusion.add(labels, truth)
+        self.agreement.add(labels, expected)
+        equal = labels == expected
+        masks = {"all": np.ones_like(equal), "clear": clear, "boundary": boundary(expected)}
+        self.shares.append({k: float(equal[m].mean()) for k, m in masks.items() if m is not None and m.any()})
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -139,7 +146,7 @@ def measure(
     inference, labels = manifest.preset(preset), manifest.labels
     setups = [Setup(CHECKPOINT, "reference", threads, ckpt)]
     setups += [Setup(name, "bundle", threads, ckpt, Path(b.folder)) for name, b in command.named(bundles).items()]
-    expected: list[Expected] = []
+    expected: list[tuple[Labels, Mask | None]] = []
     rows = []
     for setup in setups:
         try:
@@ -162,9 +169,13 @@ def measure(
 
 
 def _compare(
-    setup: Setup, inference: Inference, samples: Sequence[Sample], expected: list[Expected], classes: int
+    setup: Setup,
+    inference: Inference,
+    samples: Sequence[Sample],
+    expected: list[tuple[Labels, Mask | None]],
+    classes: int,
 ) -> Tally:
-    """Label every picture; the first contender, the checkpoint, fills ``expected``, the others are compared with it."""
+    """Label every picture; the first contender, the checkpoint, fills ``expected``, which the others compare with."""
     runner = load(setup)
     tally = Tally(Confusion(classes), Confusion(classes))
     try:
@@ -173,25 +184,10 @@ def _compare(
             if number == len(expected):
                 clear = output.clear() if output.clear else None
                 expected.append((output.labels, clear))
-            _count(tally, output.labels, *expected[number], sample.truth)
+            tally.add(output.labels, *expected[number], sample.truth)
     finally:
         runner.close()
     return tally
-
-
-def _count(
-    tally: Tally,
-    labels: NDArray[Any],
-    expected: NDArray[Any],
-    clear: NDArray[np.bool_] | None,
-    truth: NDArray[np.uint8] | None,
-) -> None:
-    if truth is not None:
-        tally.confusion.add(labels, truth)
-    tally.agreement.add(labels, expected)
-    equal = labels == expected
-    masks = {"all": np.ones_like(equal), "clear": clear, "boundary": boundary(expected)}
-    tally.shares.append({k: float(equal[mask].mean()) for k, mask in masks.items() if mask is not None and mask.any()})
 
 
 def boundary(labels: NDArray[Any], width: int = BAND) -> NDArray[np.bool_]:

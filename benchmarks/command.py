@@ -26,8 +26,11 @@ FILLED = "filled"
 Gaps = list[results.Record]
 
 
-def add_common(parser: argparse.ArgumentParser) -> None:
-    """``--threads`` and ``--out``."""
+def add_common(parser: argparse.ArgumentParser, rounds: int = 0) -> None:
+    """``--threads`` and ``--out``, and ``--rounds`` where there is a default of it."""
+    if rounds:
+        text = f"timed rounds (default: {rounds})"
+        parser.add_argument("--rounds", type=cli.positive, default=rounds, help=text)
     parser.add_argument("--threads", type=cli.positive, default=usable_cores(), help="CPU threads (default: all cores)")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the result as JSON")
 

@@ -46,14 +46,13 @@ def _parser() -> argparse.ArgumentParser:
         "--ckpt", metavar="FILE", help="the bundles' checkpoint, for peers; 'filled': synthetic weights of the recipe"
     )
     parser.add_argument("--reference", type=Path, metavar="PATH", help="a checkout of the public reference, as a peer")
-    parser.add_argument("--rounds", type=cli.positive, default=7, help="timed rounds (default: 7)")
     parser.add_argument(
         "--count-first", action="store_true", help="the checking run is the first round (pictures of many seconds)"
     )
     parser.add_argument("--batch", type=cli.positive, help="windows per call of a bundle's engine")
     parser.add_argument("--case", help="name of the case in the result (default: recipe, preset and size)")
     command.add_images(parser, (512, 683))
-    command.add_common(parser)
+    command.add_common(parser, rounds=7)
     add_inference(parser)
     return parser
 

@@ -29,7 +29,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     parser = cli.parser("benchmarks.limit", _DESCRIPTION)
     command.add_bundles(parser)
-    parser.add_argument("--rounds", type=cli.positive, default=5, help="timed rounds (default: 5)")
     parser.add_argument(
         "--image-size",
         nargs=2,
@@ -38,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar=("H", "W"),
         help="of the picture (default: 512 683)",
     )
-    command.add_common(parser)
+    command.add_common(parser, rounds=5)
     arguments = parser.parse_args(argv)
     gaps: command.Gaps = []
     bundles = command.read_bundles(arguments.bundles, gaps)

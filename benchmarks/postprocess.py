@@ -69,10 +69,9 @@ _WARM = Work("warm-up", 3, (64, 96), Inference())
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     parser = cli.parser("benchmarks.postprocess", __doc__ or "")
-    parser.add_argument("--rounds", type=cli.positive, default=7, help="timed rounds (default: 7)")
     names = [work.name for work in WORKS]
     parser.add_argument("--work", nargs="+", choices=names, metavar="NAME", help=f"only these: {'; '.join(names)}")
-    command.add_common(parser)
+    command.add_common(parser, rounds=7)
     arguments = parser.parse_args(argv)
     chosen = [work for work in WORKS if not arguments.work or work.name in arguments.work]
     records = [measure(work, arguments.threads, arguments.rounds) for work in chosen]
@@ -122,8 +121,7 @@ def copied(scores: Scores) -> Scores:
 
 
 def _timed(side: str, work: Work, scores: Scores, threads: int) -> float:
-    own = copied(scores)
-    return stats.seconds(lambda: _merge(side, work, own, threads))
+    return stats.seconds(functools.partial(_merge, side, work, copied(scores), threads))
 
 
 def _merge(side: str, work: Work, scores: Scores, threads: int) -> NDArray:

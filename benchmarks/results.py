@@ -18,6 +18,7 @@ from typing import Any
 
 from benchmarks import machine
 from isnet_trt.errors import SettingsError
+from isnet_trt.pictures.files import replacing
 
 SCHEMA = 1
 FOLDER = Path(__file__).parent / "results"
@@ -69,15 +70,12 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
         SettingsError: the file cannot be written.
     """
     target = Path(path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, "utf-8")
-        temporary.replace(target)
+        with replacing(target) as temporary:
+            temporary.write_text(text, "utf-8")
     except OSError as error:
         raise SettingsError(f"{target} cannot be written: {error.strerror}") from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read(path: str | os.PathLike[str]) -> Result:

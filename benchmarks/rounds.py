@@ -105,7 +105,23 @@ def measure(case: Case, setups: Sequence[Setup], bounds: dict[str, float] | None
             entry.runs += [entry.first] if entry.first else []
         rounds = range(int(case.count_first), case.rounds)
         stats.interleaved([functools.partial(entry.run, case) for entry in timed], rounds, case.name)
-    return {**_record(case, windows, entries), "gaps": gaps, "labels_of": oracle}
+    timed = [entry for entry in entries if not entry.refused]
+    return {
+        "kind": "latency",
+        "case": case.name,
+        "recipe": case.recipe,
+        "preset": case.preset,
+        "picture": list(case.image.shape[:2]),
+        "inference": case.inference.describe(),
+        "windows": windows,
+        "rounds": case.rounds,
+        "first_counts": case.count_first,
+        "contenders": [_figures(entry, windows) for entry in entries],
+        "ratios": _ratios(timed),
+        "warnings": [f"{entry.setup.name}: {warning}" for entry in timed if (warning := stats.noise(entry.seconds))],
+        "gaps": gaps,
+        "labels_of": oracle,
+    }
 
 
 def _check(case: Case, entries: Sequence[Entry]) -> str:
@@ -144,24 +160,6 @@ def agreement(labels: NDArray[Any], expected: NDArray[Any], clear: NDArray[np.bo
         "all": float(equal.mean()),
         "clear": float(equal[mask].mean()) if mask.any() else float(equal.mean()),
         "clear_share": float(mask.mean()),
-    }
-
-
-def _record(case: Case, windows: int, entries: Sequence[Entry]) -> Record:
-    timed = [entry for entry in entries if entry.runs and not entry.refused]
-    return {
-        "kind": "latency",
-        "case": case.name,
-        "recipe": case.recipe,
-        "preset": case.preset,
-        "picture": [case.image.shape[0], case.image.shape[1]],
-        "inference": case.inference.describe(),
-        "windows": windows,
-        "rounds": case.rounds,
-        "first_counts": case.count_first,
-        "contenders": [_figures(entry, windows) for entry in entries],
-        "ratios": _ratios(timed),
-        "warnings": [f"{entry.setup.name}: {warning}" for entry in timed if (warning := stats.noise(entry.seconds))],
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -66,9 +67,7 @@ def times(ratio: Record, digits: int) -> str:
 def text(records: Sequence[Record]) -> str:
     """Records as the commands print them, kind by kind."""
     kinds = dict.fromkeys(record["kind"] for record in records)
-    return "\n\n".join(
-        part for kind in kinds for part in section(kind, [record for record in records if record["kind"] == kind])
-    )
+    return "\n\n".join(part for kind in kinds for part in section(kind, [r for r in records if r["kind"] == kind]))
 
 
 def section(kind: str, records: Sequence[Record]) -> list[str]:
@@ -88,9 +87,8 @@ def machine(data: Result) -> Lines:
     cards = [gpu["name"] for gpu in about["gpus"]] if isinstance(about.get("gpus"), list) else []
     on = f" on {', '.join(cards)}" if cards else ""
     yield f"Measured {dates(data)}{on}, last by `{about['command']}`."
-    yield table(
-        {"machine": key.replace("_", " "), "": _cell(value)} for key, value in about.items() if key != "command"
-    )
+    rows = (item for item in about.items() if item[0] != "command")
+    yield table({"machine": key.replace("_", " "), "": value} for key, value in rows)
 
 
 def summary(data: Result) -> Lines:
@@ -131,11 +129,11 @@ def _latency(records: Sequence[Record]) -> Lines:
         yield f"{height}×{width}, {record['inference']}, {windows}; {rounds}{compared}."
         timed = [one for one in record["contenders"] if one["status"] == "timed"]
         yield table(_contender_rows(timed))
-        yield table({"seconds by stage": one["name"], **_short(one["stages"])} for one in timed)
+        stages = [{name: f"{seconds:.3g}" for name, seconds in one["stages"].items()} for one in timed]
+        yield table({"seconds by stage": one["name"], **row} for one, row in zip(timed, stages, strict=True))
         yield table(
-            {"contender": ratio["of"], "over": ratio["over"], "times as fast (interval)": times(ratio, 2)}
-            | {"rounds": str(ratio["n"])}
-            for ratio in record["ratios"]
+            {"contender": r["of"], "over": r["over"], "times as fast (interval)": times(r, 2), "rounds": str(r["n"])}
+            for r in record["ratios"]
         )
         yield "\n".join(f"- {one['name']}: {one['description']}" for one in record["contenders"])
         yield from _warnings(f"{c['name']} is not timed: {c['why']}" for c in record["contenders"] if c not in timed)
@@ -158,10 +156,6 @@ def _contender_rows(timed: Sequence[Record]) -> Iterator[Mapping[str, str]]:
             **({"on the GPU MiB": mib(one["memory"]["device"])} if on_gpu else {}),
             **({"J": ", ".join(f"{k} {v:.1f}" for k, v in one["energy_j"].items()) or UNKNOWN} if spent else {}),
         }
-
-
-def _short(figures: Mapping[str, float]) -> dict[str, str]:
-    return {name: f"{value:.3g}" for name, value in figures.items()}
 
 
 def _extrapolated(records: Sequence[Record]) -> Lines:
@@ -265,22 +259,17 @@ def _precision(records: Sequence[Record]) -> Lines:
 
 def _checks(records: Sequence[Record]) -> Lines:
     """Checks, such as those on a GPU: a table for each group (the name before the first dot), then their own rows."""
-    counts: dict[str, int] = {}
-    for record in records:
-        status = record.get("status", "measured")
-        counts[status] = counts.get(status, 0) + 1
+    counts = Counter(record.get("status", "measured") for record in records)
     yield ", ".join(f"{count} {status}" for status, count in counts.items()) + "."
-    groups: dict[str, list[Record]] = {}
-    for record in records:
-        groups.setdefault(record["case"].partition(".")[0], []).append(record)
-    for group, members in groups.items():
+    for group in dict.fromkeys(record["case"].partition(".")[0] for record in records):
+        members = [record for record in records if record["case"].partition(".")[0] == group]
         yield f"### {group}"
         yield table(map(_check_row, members))
         for record in members:
-            if rows := record.get("rows"):
-                more = f", the first {_MOST_ROWS} of {len(rows)} rows" if len(rows) > _MOST_ROWS else ""
-                yield f"**{record['case']}**{more}"
-                yield table(rows[:_MOST_ROWS])
+            rows = record.get("rows", ())
+            more = f", the first {_MOST_ROWS} of {len(rows)} rows" if len(rows) > _MOST_ROWS else ""
+            yield f"**{record['case']}**{more}" if rows else ""
+            yield table(rows[:_MOST_ROWS])
             yield "\n".join(f"- not run: {gap['what']}: {gap['why']}" for gap in record.get("missing", ()))
 
 

@@ -159,7 +159,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             workshop.gaps += [gap for gap in earlier if not any(gap["what"].startswith(name) for name in fresh)]
         for name in tqdm(fresh, desc="suite", unit="part", disable=None):
             records += _measure(name, workshop, arguments)
-            records.sort(key=lambda record: _order(record["part"]))
+            records.sort(key=lambda record: [*PARTS, record["part"]].index(record["part"]))
             results.write(arguments.out, results.result(records, workshop.gaps))
     for gap in workshop.gaps:
         print(f"not measured: {gap['what']}: {gap['why']}", file=sys.stderr)
@@ -190,11 +190,6 @@ def _chosen(words: Sequence[str]) -> list[str]:
     if unknown := [word for word in words if not any(word in name for name in PARTS)]:
         raise SettingsError(f"--parts {' '.join(unknown)}: no part is called so; there are: {', '.join(PARTS)}")
     return [name for name in PARTS if any(word in name for word in words)]
-
-
-def _order(part: str) -> int:
-    """The place of a part in the result; parts of earlier versions come first."""
-    return list(PARTS).index(part) if part in PARTS else -1
 
 
 def _kept(arguments: argparse.Namespace, chosen: Sequence[str]) -> list[results.Record]:
