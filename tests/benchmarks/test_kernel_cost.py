@@ -18,9 +18,9 @@ def test_the_readme_has_the_table_that_the_command_prints(capsys):
 
 
 def test_attention_counts_two_products():
-    made = cost.attention(queries=3, keys=5)
-    assert made.flops == 2 * 2 * 3 * 5 * 256
-    assert made.bytes == 2 * 256 * (3 + 3 + 5 + 5) + 4 * 5
+    estimate = cost.attention(queries=3, keys=5)
+    assert estimate.flops == 2 * 2 * 3 * 5 * 256
+    assert estimate.bytes == 2 * 256 * (3 + 3 + 5 + 5) + 4 * 5
 
 
 def test_engines_take_and_give_float32_whatever_they_compute_in():
@@ -30,9 +30,9 @@ def test_engines_take_and_give_float32_whatever_they_compute_in():
 
 
 def test_the_label_map_has_the_sources_size():
-    made = cost.upsample_argmax(3, picture=(16, 24), size_out=(10, 15))
-    assert made.bytes == 4 * 3 * 2 * 3 + 10 * 15
-    assert made.flops == 10 * 3 * 10 * 15
+    estimate = cost.upsample_argmax(3, picture=(16, 24), size_out=(10, 15))
+    assert estimate.bytes == 4 * 3 * 2 * 3 + 10 * 15
+    assert estimate.flops == 10 * 3 * 10 * 15
 
 
 def test_the_floor_is_the_slower_of_memory_and_arithmetic():
@@ -44,8 +44,8 @@ def test_the_floor_is_the_slower_of_memory_and_arithmetic():
 
 def test_accumulate_counts_every_window_and_writes_each_volume_once():
     one = Inference("slide", (16, 16), (8, 8))
-    made = cost.accumulate((16, 24), one, classes=2)
-    assert made.bytes == 2 * (4 * 2 * (2 * 2) + 4 * 16 * 24)
-    assert made.flops == 10 * 2 * 2 * 16 * 16
-    assert cost.accumulate((16, 24), one.replace(flip=True), 2).flops == 2 * made.flops
+    estimate = cost.accumulate((16, 24), one, classes=2)
+    assert estimate.bytes == 2 * (4 * 2 * (2 * 2) + 4 * 16 * 24)
+    assert estimate.flops == 10 * 2 * 2 * 16 * 16
+    assert cost.accumulate((16, 24), one.replace(flip=True), 2).flops == 2 * estimate.flops
     assert cost.finish((16, 24), one, 2).bytes == pytest.approx(4 * 2 * 16 * 24 + 16 * 24)

@@ -48,12 +48,12 @@ def change(folder: Path, kernel: str | None = None, **fields: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("capability", "wanted"),
+    ("capability", "expected"),
     [("8.0", ("sm_80", "cubin")), ("9.0", ("sm_90", "cubin")), ("8.9", ("sm_80", "ptx")), ("12.0", ("sm_80", "ptx"))],
 )
-def test_the_architecture_that_fits(compiled, capability, wanted):
+def test_the_architecture_that_fits(compiled, capability, expected):
     place, form = choose(compiled, capability)
-    assert (place.name, form) == wanted
+    assert (place.name, form) == expected
     files = read(compiled, capability)
     assert set(files.kernels) == {"resize", "gather_fp16", "attention_fp16"}
     assert files.classes == 19
@@ -90,9 +90,9 @@ DEFECTS = {
 
 @pytest.mark.parametrize("name", DEFECTS)
 def test_every_defect_is_said_with_the_file(folder, name):
-    fields, said = DEFECTS[name]
+    fields, message = DEFECTS[name]
     change(folder, **fields)
-    with pytest.raises(BundleError, match=said) as caught:
+    with pytest.raises(BundleError, match=message) as caught:
         read(folder, "8.0")
     assert "sm_80" in str(caught.value)
     assert "python -m isnet_trt.build" in str(caught.value)
@@ -152,7 +152,7 @@ def test_the_order_of_keywords_does_not_matter(compiled):
 
 
 @pytest.mark.parametrize(
-    ("changes", "error", "said"),
+    ("changes", "error", "message"),
     [
         ({"picture": 4097}, EngineError, "picture is at 0x1001, no multiple of 16"),
         ({"source": 0}, EngineError, "source is a null pointer"),
@@ -161,9 +161,9 @@ def test_the_order_of_keywords_does_not_matter(compiled):
         ({"depth": 1}, TypeError, "missing or unknown: depth"),
     ],
 )
-def test_what_cannot_be_passed(compiled, changes, error, said):
+def test_what_cannot_be_passed(compiled, changes, error, message):
     kernel = read(compiled, "8.0").kernels["resize"]
-    with pytest.raises(error, match=said):
+    with pytest.raises(error, match=message):
         (kernel.blocks if "height" in changes else kernel.pack)(RESIZE | changes)
     with pytest.raises(TypeError, match="missing or unknown: width"):
         kernel.pack({name: value for name, value in RESIZE.items() if name != "width"})
@@ -185,44 +185,44 @@ def stream(gpu: Gpu):
 
 @pytest.mark.parametrize(("capability", "zero"), [("9.0", b""), ("8.9", b"\0")])
 def test_a_launch(compiled, gpu, stream, capability, zero):
-    made = Kernels(read(compiled, capability), Driver(gpu))
-    assert "resize" in made
-    assert "merge" not in made
+    opened = Kernels(read(compiled, capability), Driver(gpu))
+    assert "resize" in opened
+    assert "merge" not in opened
     for _ in range(2):
-        made.launch("resize", stream, **RESIZE)
-    made.launch("resize", stream, **(RESIZE | {"height": 0}))  # nothing to do
+        opened.launch("resize", stream, **RESIZE)
+    opened.launch("resize", stream, **(RESIZE | {"height": 0}))  # nothing to do
     assert len(gpu.modules) == 1
-    assert next(iter(gpu.modules.values())) == made.files.code["resize"] + zero
+    assert next(iter(gpu.modules.values())) == opened.files.code["resize"] + zero
     first, second = gpu.launched
     assert first.function is second.function
     assert (first.grid, first.block, first.function.name) == ((2, 300, 1), (128, 1, 1), b"resize")
-    made.close()
-    made.close()
+    opened.close()
+    opened.close()
 
 
 def test_much_shared_memory_is_asked_for(compiled, gpu, stream):
-    made = Kernels(read(compiled, "8.0"), Driver(gpu))
-    kernel = made.files.kernels["attention_fp16"]
+    opened = Kernels(read(compiled, "8.0"), Driver(gpu))
+    kernel = opened.files.kernels["attention_fp16"]
     assert kernel.shared > driver.STATIC_SHARED
-    assert made.constants("attention_fp16")["WIDTH"] == 256
-    made.launch("attention_fp16", stream, **{name: 256 for name, _ in kernel.arguments})
+    assert opened.constants("attention_fp16")["WIDTH"] == 256
+    opened.launch("attention_fp16", stream, **{name: 256 for name, _ in kernel.arguments})
     assert gpu.launched[0].function.shared == kernel.shared
-    made.close()
+    opened.close()
 
 
 def test_what_the_driver_refuses(compiled, gpu, stream):
-    made = Kernels(read(compiled, "8.9"), Driver(gpu))
+    opened = Kernels(read(compiled, "8.9"), Driver(gpu))
     gpu.fails["cuFuncSetAttribute"] = 1
-    arguments = dict.fromkeys(dict(made.files.kernels["attention_fp16"].arguments), 256)
+    arguments = dict.fromkeys(dict(opened.files.kernels["attention_fp16"].arguments), 256)
     with pytest.raises(EngineError, match=r"attention_fp16\.ptx cannot be loaded: cuFuncSetAttribute failed: invalid"):
-        made.launch("attention_fp16", stream, **arguments)
+        opened.launch("attention_fp16", stream, **arguments)
     assert gpu.modules == {}
     gpu.fails["cuModuleLoadData"] = 209
     with pytest.raises(EngineError, match=r"resize\.ptx cannot be loaded: cuModuleLoadData failed: no kernel image"):
-        made.launch("resize", stream, **RESIZE)
+        opened.launch("resize", stream, **RESIZE)
     gpu.fails = {"cuLaunchKernel": 700}
     with pytest.raises(EngineError, match=r"cuLaunchKernel failed: an illegal memory access \(700\)"):
-        made.launch("resize", stream, **RESIZE)
+        opened.launch("resize", stream, **RESIZE)
     with pytest.raises(EngineError, match="holds no kernel merge, only resize, gather_fp16, attention_fp16"):
-        made.launch("merge", stream)
-    made.close()
+        opened.launch("merge", stream)
+    opened.close()

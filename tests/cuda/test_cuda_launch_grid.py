@@ -16,15 +16,15 @@ def test_grids():
 
 
 @pytest.mark.parametrize(
-    ("tiles", "steps", "slots", "wanted"),
+    ("tiles", "steps", "slots", "expected"),
     [(1000, 64, 132, 1), (132, 64, 132, 1), (1, 1, 132, 1), (86, 86, 132, 3), (1, 256, 132, 16), (33, 64, 132, 4)],
 )
-def test_parts_fill_the_gpu(tiles, steps, slots, wanted):
+def test_parts_fill_the_gpu(tiles, steps, slots, expected):
     def time(parts):
         return -(-tiles * parts // slots) * (-(-steps // parts) + (4 if parts > 1 else 0))
 
-    made = splits(tiles, steps, slots)
-    assert time(made) == time(wanted) == min(time(parts) for parts in range(1, min(16, steps) + 1))
+    parts = splits(tiles, steps, slots)
+    assert time(parts) == time(expected) == min(time(parts) for parts in range(1, min(16, steps) + 1))
 
 
 def test_the_runtime_needs_neither_triton_nor_a_cuda_library():

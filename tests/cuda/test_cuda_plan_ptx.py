@@ -28,20 +28,20 @@ CASES = {name: case for name, case in cuda_host.CASES.items() if case[2].get("cl
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    made = tmp_path_factory.mktemp("kernels")
-    compile_kernels(made, "--dtype", "fp32", "--classes", "20", "--context")
-    return made
+    path = tmp_path_factory.mktemp("kernels")
+    compile_kernels(path, "--dtype", "fp32", "--classes", "20", "--context")
+    return path
 
 
 class Run:
     """A plan's buffers in the emulator's memory, and its steps; the network answers with noise."""
 
-    def __init__(self, folder, made, head):
+    def __init__(self, folder, planned, head):
         self.kernels, self.head = PtxKernels(folder), head
         self.memory, self.rng = self.kernels.memory, np.random.default_rng(0)
-        self.addresses = {name: self.memory.reserve(name, size) for name, size in made.buffers.items()}
-        self.addresses["source"] = self.memory.hold("source", self.rng.bytes(made.buffers["source"]))
-        self.addresses["tables"] = self.memory.hold("tables", made.tables)
+        self.addresses = {name: self.memory.reserve(name, size) for name, size in planned.buffers.items()}
+        self.addresses["source"] = self.memory.hold("source", self.rng.bytes(planned.buffers["source"]))
+        self.addresses["tables"] = self.memory.hold("tables", planned.tables)
 
     def at(self, place, count, size=1):
         """Addresses of ``count`` things of ``size`` bytes from a place on."""
@@ -65,15 +65,15 @@ class Run:
             self.memory.store(self.at(step.target, step.size), np.zeros((step.size, 1), np.uint8))
 
 
-def host(made, head, logits):
+def host(planned, head, logits):
     """Labels of isnet_trt.merging.merge, and where one class leads clearly."""
-    scores = np.empty((head.classes, *made.size), np.float32)
+    scores = np.empty((head.classes, *planned.size), np.float32)
 
     def take(rows, columns, tile):
         scores[:, rows, columns] = tile
 
-    merger = Merger(made.queue, head, made.size, take)
-    for window, answer in zip(made.queue.windows, logits, strict=True):
+    merger = Merger(planned.queue, head, planned.size, take)
+    for window, answer in zip(planned.queue.windows, logits, strict=True):
         merger.add(window, answer)
     assert merger.work()
     best = np.partition(scores, -2, axis=0)[-2:]
@@ -90,14 +90,16 @@ def test_plans_keep_to_their_buffers_and_give_the_hosts_labels(name, folder):
         if old in options
     }
     model = Model(head, options.get("rule", cuda_host.RULE), **limits)
-    made = plan(size, inference, model, "bgra" if inference.flip else "rgb")
-    run = Run(folder, made, head)
-    for step in made.steps:
+    planned = plan(size, inference, model, "bgra" if inference.flip else "rgb")
+    run = Run(folder, planned, head)
+    for step in planned.steps:
         run.step(step)
     result, written = run.memory.look(run.addresses["result"])
-    assert written[: made.label_bytes].all()
-    _check_finite(made, result[made.flags :])
-    logits = split_logits(made, run.memory.look(run.addresses["logits"])[0], head.classes)
-    wanted, sure = host(made, head, logits)
+    assert written[: planned.label_bytes].all()
+    _check_finite(planned, result[planned.flags :])
+    logits = split_logits(planned, run.memory.look(run.addresses["logits"])[0], head.classes)
+    expected, sure = host(planned, head, logits)
     assert sure.mean() > 0.98
-    np.testing.assert_array_equal(result[: made.label_bytes].view(made.labels).reshape(size)[sure], wanted[sure])
+    np.testing.assert_array_equal(
+        result[: planned.label_bytes].view(planned.labels).reshape(size)[sure], expected[sure]
+    )

@@ -72,14 +72,14 @@ def model(
         kind, inputs, outputs, name="the_node", domain=NAMESPACE, plugin_namespace=NAMESPACE, **attributes
     )
     values = [helper.make_tensor_value_info(n, t, s) for n, t, s in zip(inputs, types, shapes, strict=True)]
-    given = [types[-1 if len(types) == 2 else 0], F32]
-    results = [helper.make_tensor_value_info(name, kind, None) for name, kind in zip(outputs, given, strict=False)]
+    kinds = [types[-1 if len(types) == 2 else 0], F32]
+    results = [helper.make_tensor_value_info(name, kind, None) for name, kind in zip(outputs, kinds, strict=False)]
     graph = helper.make_graph([node], "one", values, results)
     opsets = [helper.make_opsetid("", functions.OPSET), helper.make_opsetid(NAMESPACE, 1)]
-    made = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
     if body:
-        functions.attach(made, "plain")
-    return made
+        functions.attach(model, "plain")
+    return model
 
 
 CASES = {
@@ -126,10 +126,10 @@ def test_the_parser_takes_plugins_or_refuses_in_our_words(tmp_path: Path) -> Non
     assert ran.returncode == 0, ran.stderr
     answers = [json.loads(line) for line in ran.stdout.splitlines()]
     assert len(answers) == len(CASES)
-    for (name, (_, said)), answer in zip(CASES.items(), answers, strict=True):
-        assert answer["parsed"] == (not said), (name, answer)
-        if said:
-            assert answer["failures"][0].startswith(said), (name, answer)
+    for (name, (_, message)), answer in zip(CASES.items(), answers, strict=True):
+        assert answer["parsed"] == (not message), (name, answer)
+        if message:
+            assert answer["failures"][0].startswith(message), (name, answer)
         else:
             assert "PLUGIN_V3" in answer["layers"], (name, answer)
             assert answer["failures"] == []
@@ -164,13 +164,13 @@ def described(library: Any, *tensors: tuple[tuple[int, ...], str]) -> list[Any]:
     return [SimpleNamespace(dims=shape, type=kinds[kind]) for shape, kind in tensors]
 
 
-def made(library: Any, operation: Any, kernels: Kernels | None, attributes: dict[str, float]) -> Any:
+def create_plugin(library: Any, operation: Any, kernels: Kernels | None, attributes: dict[str, float]) -> Any:
     return plugins.plugin_class(library)(operation, "the_node", attributes, plugins.Host(kernels, 132))
 
 
 def test_enqueue_launches_the_kernels_on_the_engines_stream(library: Any) -> None:
     kernels = Kernels()
-    plugin = made(library, CONTEXT_ATTENTION, kernels, {"scale": 0.5}).attach_to_context(None)
+    plugin = create_plugin(library, CONTEXT_ATTENTION, kernels, {"scale": 0.5}).attach_to_context(None)
     inputs = described(
         library, ((1, 5, 32), "fp16"), ((1, 7, 32), "fp16"), ((1, 7, 32), "fp16"), ((1, 7), "fp32")
     )  # fmt: skip
@@ -179,7 +179,7 @@ def test_enqueue_launches_the_kernels_on_the_engines_stream(library: Any) -> Non
     assert (name, stream) == ("attention_fp16_w32", 99)
     assert [arguments[key] for key in ("q", "k", "v", "bias", "out")] == [16, 32, 48, 64, 80]
     assert arguments["queries"] == 5
-    plugin = made(library, REGION_POOL, kernels, {})
+    plugin = create_plugin(library, REGION_POOL, kernels, {})
     inputs = described(library, ((1, 9, 35), "fp32"), ((1, 35, 17), "bf16"))
     plugin.enqueue(inputs, [], [16, 32], [48, 64], 4096, 7)
     assert [one[0] for one in kernels.launches[1:]] == ["assign_fp32", "pool_bf16", "pool_combine_bf16"]
@@ -187,23 +187,25 @@ def test_enqueue_launches_the_kernels_on_the_engines_stream(library: Any) -> Non
 
 
 @pytest.mark.parametrize(
-    ("kernels", "shape", "said"),
+    ("kernels", "shape", "message"),
     [
         (None, (1, 35, 17), "RegionPool was given no kernels"),
         (Kernels(fails=True), (1, 35, 17), "MemoryError: out of everything"),
         (Kernels(), (1, 34, 17), "axis N of RegionPool is 35 in logits and 34 in features"),
     ],
 )
-def test_a_failing_enqueue_says_why(library: Any, kernels: Kernels | None, shape: tuple[int, ...], said: str) -> None:
-    plugin = made(library, REGION_POOL, kernels, {})
+def test_a_failing_enqueue_says_why(
+    library: Any, kernels: Kernels | None, shape: tuple[int, ...], message: str
+) -> None:
+    plugin = create_plugin(library, REGION_POOL, kernels, {})
     inputs = described(library, ((1, 9, 35), "fp32"), (shape, "fp32"))
-    with pytest.raises(RuntimeError, match=said):
+    with pytest.raises(RuntimeError, match=message):
         plugin.enqueue(inputs, [], [16, 32], [48, 64], 4096, 7)
-    assert said in plugin.host.failures[0]
+    assert message in plugin.host.failures[0]
 
 
 def test_what_is_serialised_makes_the_same_plugin(library: Any) -> None:
-    plugin = made(library, CONTEXT_ATTENTION, None, {"scale": 0.17677669})
+    plugin = create_plugin(library, CONTEXT_ATTENTION, None, {"scale": 0.17677669})
     kinds = library.DataType
     assert plugin.get_output_data_types([kinds.HALF, kinds.HALF, kinds.HALF, kinds.FLOAT]) == [kinds.HALF]
     fields = plugin.clone().get_fields_to_serialize()
@@ -220,10 +222,10 @@ def test_what_is_serialised_makes_the_same_plugin(library: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kernels", "layout", "said"), [(None, 1, "no kernels were given"), (Kernels(), 2, "built with another version")]
+    ("kernels", "layout", "message"), [(None, 1, "no kernels were given"), (Kernels(), 2, "built with another version")]
 )
 def test_an_engine_that_cannot_run_is_refused_when_it_is_opened(
-    library: Any, kernels: Kernels | None, layout: int, said: str
+    library: Any, kernels: Kernels | None, layout: int, message: str
 ) -> None:
     arrays = {"layout": np.array([layout], np.int32), "types": np.zeros(2, np.int32)}
     integer = library.PluginFieldType.INT32
@@ -231,7 +233,7 @@ def test_an_engine_that_cannot_run_is_refused_when_it_is_opened(
     with plugins.kernels_for(library, kernels) as host:
         creator = library.get_plugin_registry().get_creator("RegionPool", VERSION, NAMESPACE)
         assert creator.create_plugin("again", fields, library.TensorRTPhase.RUNTIME) is None
-    assert said in host.failures[0]
+    assert message in host.failures[0]
 
 
 def test_plugins_are_registered_only_while_they_are_wanted(library: Any) -> None:

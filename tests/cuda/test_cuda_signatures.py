@@ -21,7 +21,7 @@ def test_names_are_those_of_the_graphs_functions() -> None:
 
 
 @pytest.mark.parametrize(
-    ("operation", "found", "said"),
+    ("operation", "kinds", "message"),
     [
         (
             REGION_POOL,
@@ -38,14 +38,14 @@ def test_names_are_those_of_the_graphs_functions() -> None:
         (CONTEXT_ATTENTION, ("int8", "int8", "int8", "fp32"), "input q of ContextAttention is int8"),
     ],
 )
-def test_wrong_types(operation: Operation, found: Sequence[str], said: str) -> None:
+def test_wrong_types(operation: Operation, kinds: Sequence[str], message: str) -> None:
     with pytest.raises(BuildError) as caught:
-        operation.types("n", found)
-    assert said in str(caught.value)
+        operation.types("n", kinds)
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize(
-    ("operation", "shapes", "said"),
+    ("operation", "shapes", "message"),
     [
         (REGION_POOL, [(1, 9, 5, 7), (1, 35, 8)], "node n: input logits of RegionPool has 4 axes, it must be (B, K, N"),
         (REGION_POOL, [(1, 9, 35), (1, 34, 8)], "node n: axis N of RegionPool is 35 in logits and 34 in features"),
@@ -58,10 +58,10 @@ def test_wrong_types(operation: Operation, found: Sequence[str], said: str) -> N
         (CONTEXT_ATTENTION, [(1, 5, 32), (1, 7, 32), (1, 7, 32), (2, 7)], "axis B of ContextAttention is 1 in q and 2"),
     ],
 )
-def test_wrong_shapes(operation: Operation, shapes: Sequence[Sequence[int]], said: str) -> None:
+def test_wrong_shapes(operation: Operation, shapes: Sequence[Sequence[int]], message: str) -> None:
     with pytest.raises(BuildError) as caught:
         operation.sizes("n", shapes)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_free_sizes_are_no_contradiction() -> None:
