@@ -280,10 +280,9 @@ def _check(recipe: Recipe, sampler: EpochSampler) -> None:
         raise TrainingError(f"a batch of {batch} cannot be shared by {ranks} processes: --batch must be a multiple")
     if not len(sampler):
         raise TrainingError(f"{sampler.items} crops an epoch are fewer than one batch of {batch}: lower --batch")
-    if batch == 1 and recipe.architecture.backbone.block == "split_attention":
-        raise TrainingError(
-            "ResNeSt's batch-norm over pooled features needs at least 2 crops in a batch: raise --batch"
-        )
+    backbone = recipe.architecture.backbone
+    if batch < backbone.smallest_batch:
+        raise TrainingError(f"{backbone.name} needs at least {backbone.smallest_batch} crops in a batch: raise --batch")
 
 
 @contextlib.contextmanager

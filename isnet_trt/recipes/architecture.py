@@ -30,6 +30,11 @@ class Backbone:
         first = 4 * self.width
         return first, 2 * first, 4 * first, 8 * first
 
+    @property
+    def smallest_batch(self) -> int:
+        """Crops that a training batch needs: split attention normalises pooled features, one value per crop."""
+        return 2 if self.block == "split_attention" else 1
+
 
 RESNET50 = Backbone("resnet50", "bottleneck", (3, 4, 6, 3), stem_width=32)
 RESNET101 = Backbone("resnet101", "bottleneck", (3, 4, 23, 3), stem_width=32)

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from isnet_trt.recipes.architecture import Backbone
+from isnet_trt.recipes.architecture import Backbone, Block
 from isnet_trt.training.model.layers import conv
 
 EXPANSION = 4
@@ -114,6 +114,12 @@ class SplitAttentionBlock(nn.Module):
         return self.relu(self.bn3(self.conv3(x)) + skip)
 
 
+BLOCKS: dict[Block, type[Bottleneck | SplitAttentionBlock]] = {
+    "bottleneck": Bottleneck,
+    "split_attention": SplitAttentionBlock,
+}
+
+
 def projection(inputs: int, outputs: int, stride: int) -> nn.Sequential:
     """The skip of a first block: strided 1×1 convolution and batch-norm."""
     return nn.Sequential(conv(inputs, outputs, stride=stride), nn.BatchNorm2d(outputs))
@@ -153,7 +159,7 @@ class ResidualBackbone(nn.Module):
 
 
 def _stage(spec: Backbone, index: int, inputs: int) -> nn.Sequential:
-    block = Bottleneck if spec.block == "bottleneck" else SplitAttentionBlock
+    block = BLOCKS[spec.block]
     width = spec.width << index
     first, others = DILATIONS[index]
     blocks = [block(inputs, width, STRIDES[index], first, first=True)]
