@@ -40,9 +40,7 @@ of the pictures' names. Without labels only agreement is given."""
 _EPILOG = """examples:
   python -m benchmarks.accuracy demo/bundle --ckpt training/assets/isnet_demo.pth --scenes 8
   python -m benchmarks.accuracy bundles/ade bundles/ade-fp16 --ckpt ade.pth --images val/ --labels val_labels/
-  python -m benchmarks.accuracy bundles/ade --ckpt filled --presets default
-
-Exit status: 0 all was compared, 1 something could not be (the rest was, and the gap is named), 2 nothing could be."""
+  python -m benchmarks.accuracy bundles/ade --ckpt filled --presets default"""
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,7 @@ class Tally:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = cli.parser("benchmarks.accuracy", _DESCRIPTION, _EPILOG)
+    parser = cli.parser("benchmarks.accuracy", _DESCRIPTION, _EPILOG + command.EXIT_STATUS)
     command.add_bundles(parser)
     parser.add_argument("--ckpt", required=True, metavar="FILE", help="their checkpoint; 'filled': synthetic weights")
     parser.add_argument("--presets", nargs="+", metavar="NAME", help="presets to compare (default: all of the bundle)")

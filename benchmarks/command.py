@@ -24,6 +24,9 @@ from isnet_trt.settings import Size
 PICTURE = Path(__file__).parents[1] / "export" / "pictures" / "coffee.jpg"
 FILLED = "filled"
 Gaps = list[results.Record]
+EXIT_STATUS = """
+
+Exit status: 0 all was measured, 1 something could not be (the rest was, and the gap is named), 2 nothing could be."""
 
 
 def add_common(parser: argparse.ArgumentParser, rounds: int = 0) -> None:

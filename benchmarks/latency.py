@@ -32,9 +32,8 @@ examples:
   python -m benchmarks.latency bundles/ade
   python -m benchmarks.latency bundles/ade bundles/ade-uint8 --ckpt ade.pth --against reference onnxruntime
   python -m benchmarks.latency bundles/ade --ckpt ade.pth --preset ms-flip --rounds 3 --count-first --out r.json
-  python -m benchmarks.latency bundles/city --ckpt filled --mode slide --image-size 1024 2048
-
-Exit status: 0 all was measured, 1 something could not be (the rest was, and the gap is named), 2 nothing could be."""
+  python -m benchmarks.latency bundles/city --ckpt filled --mode slide --image-size 1024 2048"""
+    + command.EXIT_STATUS
 )
 
 

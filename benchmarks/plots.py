@@ -106,34 +106,29 @@ def growth(record: Record) -> str:
 
 
 def accuracy_against_speed(data: Result) -> Iterator[tuple[Record, str]]:
-    """A figure for each accuracy record whose bundles were timed with the same preset in the same result."""
+    """A figure for each accuracy record whose bundles were timed with the same preset in the same result.
+
+    Further left is faster, higher is better.
+    """
     for record in of_kind(data, "accuracy"):
-        seconds = {
-            one["name"]: one["summary"]["p50"]
-            for latency in of_kind(data, "latency")
-            if (latency.get("recipe"), latency.get("preset")) == (record["recipe"], record["preset"])
-            for one in _timed(latency)
-        }
+        about = (record["recipe"], record["preset"])
+        latencies = [r for r in of_kind(data, "latency") if (r.get("recipe"), r.get("preset")) == about]
+        seconds = {one["name"]: one["summary"]["p50"] for latency in latencies for one in _timed(latency)}
         seconds["checkpoint"] = seconds.get("reference")
-        labelled = bool(record["labelled"])
-        shares = {row["name"]: row["miou"] if labelled else row["agreement"]["all"] for row in record["rows"]}
-        points = [(n, seconds[n], share) for n, share in shares.items() if share is not None and seconds.get(n)]
-        if points:
-            yield record, _points(points, "mIoU %" if labelled else "labels equal %")
-
-
-def _points(points: list[tuple[str, float, float]], ylabel: str) -> str:
-    """(name, seconds, share 0..1) of each contender: further left is faster, higher is better."""
-    with _drawing(7, 4) as (axes, svg):
-        for name, seconds, share in points:
-            axes.plot(seconds, 100 * share, "o", color=_BLUE)
-            axes.annotate(name, (seconds, 100 * share), xytext=(6, 4), textcoords="offset points")
-        axes.set_xscale("log")
-        axes.set_xlabel("seconds per picture")
-        axes.set_ylabel(ylabel)
-        axes.margins(x=0.25, y=0.15)
-        axes.grid(visible=True, which="both", alpha=0.3)
-        return svg()
+        shares = {r["name"]: r["miou"] if record["labelled"] else r["agreement"]["all"] for r in record["rows"]}
+        points = [(n, seconds[n], 100 * share) for n, share in shares.items() if share is not None and seconds.get(n)]
+        if not points:
+            continue
+        with _drawing(7, 4) as (axes, svg):
+            for name, x, y in points:
+                axes.plot(x, y, "o", color=_BLUE)
+                axes.annotate(name, (x, y), xytext=(6, 4), textcoords="offset points")
+            axes.set_xscale("log")
+            axes.set_xlabel("seconds per picture")
+            axes.set_ylabel("mIoU %" if record["labelled"] else "labels equal %")
+            axes.margins(x=0.25, y=0.15)
+            axes.grid(visible=True, which="both", alpha=0.3)
+            yield record, svg()
 
 
 FIGURES: dict[str, dict[str, tuple[str, Callable[[Record], str]]]] = {

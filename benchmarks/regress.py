@@ -175,24 +175,18 @@ def _share(share: float) -> Measures:
     return _exact(100 * share, f"{100 * share:.2f} %")
 
 
-def _exact(value: float, text: str) -> Measures:
-    return (Figure(value, value, value, text),)
+def _exact(value: float, text: str, margin: float = 0.0) -> Measures:
+    return (Figure(value, value - margin, value + margin, text),)
 
 
 def _memories(data: Result) -> Figures:
     for record in of_kind(data, "postprocess"):
-        size = record["memory"]["isnet_trt"]
-        if size is not None:
+        if (size := record["memory"]["isnet_trt"]) is not None:
             # Allocators round to pages and arenas: a few MiB are no change.
-            yield f"{record['case']}, scores to labels, memory", _about(size, 4 * 2**20, f"{size / 2**20:.1f} MiB")
+            yield f"{record['case']}, scores to labels, memory", _exact(size, f"{size / 2**20:.1f} MiB", 4 * 2**20)
     for name, _, one in _bundles(data):
-        size = one["memory"]["beyond"] if one["status"] == "timed" else None
-        if size is not None:
-            yield f"{name}, memory beyond weights", _about(size, 0.1 * size, f"{size / 2**20:.0f} MiB")
-
-
-def _about(value: float, margin: float, text: str) -> Measures:
-    return (Figure(value, value - margin, value + margin, text),)
+        if one["status"] == "timed" and (size := one["memory"]["beyond"]) is not None:
+            yield f"{name}, memory beyond weights", _exact(size, f"{size / 2**20:.0f} MiB", 0.1 * size)
 
 
 _KINDS = {"times": _times, "accuracy": _accuracies, "memory": _memories}

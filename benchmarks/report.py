@@ -15,7 +15,6 @@ from isnet_trt import cli
 from isnet_trt.errors import SettingsError
 
 BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
-_BLOCK = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
 _SOURCE = re.compile(r"<!-- from (\S+) -->")
 _DESCRIPTION = """Make pages from result files, and keep the README's table true.
 
@@ -139,82 +138,64 @@ def page(text: str, figures: dict[str, str]) -> str:
     return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n{body}</body></html>\n'
 
 
-def _readme(page: Path, files: Sequence[Path], check: bool) -> int:
-    if check:
-        reason = stale(page)
-        print(reason or f"{page}: the table is what its result gives")
-        return cli.FAILED if reason else 0
-    if len(files) != 1:
-        raise SettingsError("--readme takes one result file, from which the table is made")
-    update(page, files[0])
-    print(f"{page}: the table between the markers is from {files[0]}")
-    return 0
-
-
 def _gpu(page: Path, files: Sequence[Path], check: bool) -> int:
     """Make the table of what has run on which GPU, or only say whether it is what the results give."""
-    text = _read(page)
-    table = f"{BEGIN}\n{sections.gpu_table([results.read(file) for file in files])}\n{END}"
-    current = _BLOCK.sub(lambda _: table, text, count=1)
-    if not check:
-        results.write_text(page, current)
-    elif current != text:
-        print(f"{page}: the table is not what the results give; python -m benchmarks.report --gpu {page}")
+    return _fill(page, f"\n{sections.gpu_table([results.read(file) for file in files])}\n", check, f"--gpu {page}")
+
+
+def _readme(page: Path, files: Sequence[Path], check: bool) -> int:
+    """Make the table of the bundles from a result, or only say whether it is what the result named there gives."""
+    how = f"FILE --readme {page}"
+    if check:
+        source = _SOURCE.search(_split(page)[1])
+        if source is None:
+            print(f"{page}: nothing is between the markers; python -m benchmarks.report {how}")
+            return cli.FAILED
+        files = [page.parent / source[1]]
+    if len(files) != 1:
+        raise SettingsError("--readme takes one result file, from which the table is made")
+    (file,), folder = files, page.resolve().parent
+    if not file.resolve().is_relative_to(folder):
+        raise SettingsError(f"{file} lies outside the folder of {page}: a table must come from a committed result")
+    try:
+        table = _table(file, file.resolve().relative_to(folder).as_posix())
+    except SettingsError as error:
+        if not check:
+            raise
+        table = str(error)
+    return _fill(page, table, check, how)
+
+
+def _fill(page: Path, table: str, check: bool, how: str) -> int:
+    """Put ``table`` between the markers of a page, or with ``check`` only say whether it stands there."""
+    before, current, after = _split(page)
+    if check and current != table:
+        print(f"{page}: the table is not what the results give; python -m benchmarks.report {how}")
         return cli.FAILED
+    if not check:
+        results.write_text(page, f"{before}{BEGIN}{table}{END}{after}")
     print(f"{page}: the table is what the results give")
     return 0
 
 
-def update(page: Path, source: Path) -> None:
-    """Make the table of ``page`` anew from the result ``source``.
-
-    Raises:
-        SettingsError: the page has no markers, or the result cannot be read or lies outside the page's folder.
-    """
-    text = _read(page)
+def _split(page: Path) -> tuple[str, str, str]:
+    """The text before, between and after the markers."""
     try:
-        name = source.resolve().relative_to(page.resolve().parent).as_posix()
-    except ValueError:
-        raise SettingsError(
-            f"{source} lies outside the folder of {page}: a table must come from a committed result"
-        ) from None
-    results.write_text(page, _BLOCK.sub(lambda _: block(results.read(source), name), text, count=1))
-
-
-def stale(page: Path) -> str:
-    """Why the table of ``page`` is not what its result gives; empty where it is.
-
-    Raises:
-        SettingsError: the page has no markers.
-    """
-    current = _BLOCK.findall(_read(page))[0]
-    source = _SOURCE.search(current)
-    command = f"python -m benchmarks.report FILE --readme {page.name}"
-    if source is None:
-        return f"{page}: nothing is between the markers; {command}"
-    try:
-        expected = block(results.read(page.parent / source[1]), source[1])
-    except SettingsError as error:
-        return f"{page}: {error}; {command}"
-    return "" if current == expected else f"{page}: the table is not what {source[1]} gives; {command}"
-
-
-def _read(page: Path) -> str:
-    try:
-        text = page.read_text("utf-8")
+        before, begin, rest = page.read_text("utf-8").partition(BEGIN)
     except OSError as error:
         raise SettingsError(f"{page} cannot be read: {error.strerror}") from None
-    if not _BLOCK.search(text):
+    between, end, after = rest.partition(END)
+    if not begin or not end:
         raise SettingsError(f"{page} has no markers; add the lines {BEGIN} and {END} where the table shall be")
-    return text
+    return before, between, after
 
 
-def block(data: Result, source: str) -> str:
-    """Markers, source and tables, as they stand in the page."""
+def _table(source: Path, name: str) -> str:
+    """What stands between the markers of a page beside which the result lies as ``name``."""
+    data = results.read(source)
     machine = data["machine"]
-    about = f"{machine['processor']}, {machine['cores']} cores in use, {results.dates(data)}; `{source}`."
-    tables = "\n\n".join(filter(None, (about, *sections.summary(data))))
-    return f"{BEGIN}\n<!-- from {source} -->\n{tables}\n{END}"
+    about = f"{machine['processor']}, {machine['cores']} cores in use, {results.dates(data)}; `{name}`."
+    return "\n\n".join(filter(None, (f"\n<!-- from {name} -->\n{about}", *sections.summary(data)))) + "\n"
 
 
 if __name__ == "__main__":

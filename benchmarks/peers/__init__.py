@@ -19,36 +19,16 @@ class Peer(NamedTuple):
 
 
 PEERS = {
-    "reference": Peer(
-        "the plain reference form in PyTorch eager: per-class loop, dense attention, whole score volumes", "reference"
-    ),
+    "reference": Peer("the plain reference form: loop over classes, dense attention, whole volumes", "reference"),
     "checkout": Peer("a checkout of the public reference implementation (--reference PATH)", "checkout"),
-    "pytorch": Peer(
-        "PyTorch eager: batch-norm folded, contexts collapsed, channels last; scores merged class by class",
-        "networks",
-        "eager",
-    ),
-    "compile": Peer(
-        "torch.compile (Inductor, frozen weights) of the folded network; scores merged class by class",
-        "networks",
-        "compiled",
-    ),
-    "onnxruntime": Peer(
-        "ONNX Runtime on the plainly exported training form; scores merged class by class with OpenCV",
-        "networks",
-        "onnxruntime_cpu",
-    ),
-    "openvino": Peer(
-        "OpenVINO on the plainly exported training form; scores merged class by class with OpenCV",
-        "networks",
-        "openvino_cpu",
-    ),
-    "onnxruntime-cuda": Peer(
-        "ONNX Runtime's CUDA provider on the plainly exported training form", "networks", "onnxruntime_cuda"
-    ),
+    "pytorch": Peer("PyTorch eager: batch-norm folded, contexts collapsed, channels last", "networks", "eager"),
+    "compile": Peer("torch.compile (Inductor, frozen weights) of the folded network", "networks", "compiled"),
+    "onnxruntime": Peer("ONNX Runtime on the plainly exported training form", "networks", "onnxruntime_cpu"),
+    "openvino": Peer("OpenVINO on the plainly exported training form", "networks", "openvino_cpu"),
+    "onnxruntime-cuda": Peer("the same with ONNX Runtime's CUDA provider", "networks", "onnxruntime_cuda"),
     "torch-tensorrt": Peer("Torch-TensorRT, half precision, on the folded network", "networks", "torch_tensorrt"),
 }
-"""Peer name -> what it is."""
+"""Peer name -> what it is. All but the first two merge scores class by class with OpenCV."""
 ORACLE = "reference"
 """The peer whose labels the others are compared with."""
 BUNDLE = "bundle"

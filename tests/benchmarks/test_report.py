@@ -213,11 +213,13 @@ def test_bad_results_are_named_and_the_rest_is_shown(tmp_path: Path, capsys: pyt
     assert cli.run(report.main, [files[0], "--out", str(tmp_path)]) == cli.ERROR
 
 
-def test_readme_table_follows_its_result(tmp_path: Path) -> None:
+def test_readme_table_follows_its_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page, source = tmp_path / "README.md", tmp_path / "results" / "cpu.json"
+    check = ["--readme", str(page), "--check"]
     results.write(source, every_kind())
     page.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n", "utf-8")
-    assert "nothing is between" in report.stale(page)
+    assert report.main(check) == cli.FAILED
+    assert "nothing is between the markers" in capsys.readouterr().out
     assert report.main([str(source), "--readme", str(page)]) == 0
     text = page.read_text("utf-8")
     assert text.startswith("before\n")
@@ -225,27 +227,30 @@ def test_readme_table_follows_its_result(tmp_path: Path) -> None:
     row = ["ADE whole 512x683, onnxruntime fp32", "1.87", "2.45", "1.32 (1.24–1.41, 96 %)", "100.00", "200 / 200"]
     assert row in map(cells, text.splitlines())
     assert "1 of the figures carry a warning" in text
-    assert report.stale(page) == ""
-    assert report.main(["--readme", str(page), "--check"]) == 0
+    assert report.main(check) == 0
 
 
-def test_a_stale_readme_table_is_noticed(tmp_path: Path) -> None:
+def test_a_stale_readme_table_is_noticed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page, source = tmp_path / "README.md", tmp_path / "cpu.json"
+    check = ["--readme", str(page), "--check"]
     results.write(source, every_kind())
     page.write_text(f"{report.BEGIN}\n{report.END}\n", "utf-8")
-    report.update(page, source)
+    assert report.main([str(source), *check[:2]]) == 0
     results.write(source, result(latency(tuple(2 * s for s in OURS))))
-    assert "is not what cpu.json gives" in report.stale(page)
-    assert report.main(["--readme", str(page), "--check"]) == cli.FAILED
+    assert report.main(check) == cli.FAILED
+    assert "is not what the results give" in capsys.readouterr().out
     source.unlink()
-    assert "cannot be read" in report.stale(page)
+    assert report.main(check) == cli.FAILED
 
 
-def test_a_page_without_markers_is_refused(tmp_path: Path) -> None:
-    page = tmp_path / "README.md"
-    page.write_text("no markers\n", "utf-8")
+def test_a_page_without_markers_and_a_result_elsewhere_are_refused(tmp_path: Path) -> None:
+    page, source = tmp_path / "docs" / "README.md", tmp_path / "cpu.json"
+    results.write(source, every_kind())
+    results.write_text(page, "no markers\n")
     with pytest.raises(SettingsError, match="benchmarks:begin"):
-        report.stale(page)
+        report.main(["--readme", str(page), "--check"])
+    with pytest.raises(SettingsError, match="lies outside the folder"):
+        report.main([str(source), "--readme", str(page)])
     assert cli.run(report.main, ["--readme", str(tmp_path / "none.md"), "--check"]) == cli.ERROR
 
 
@@ -258,7 +263,7 @@ def test_check_without_a_page_is_an_error(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_the_projects_readme_is_not_stale() -> None:
-    assert report.stale(ROOT / "README.md") == ""
+    assert report.main(["--readme", str(ROOT / "README.md"), "--check"]) == 0
 
 
 def test_every_committed_result_is_shown(tmp_path: Path) -> None:
