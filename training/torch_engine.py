@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from isnet_trt.engines.base import check_batch
+from isnet_trt.engines.base import Engine, check_batch
 from isnet_trt.errors import EngineError, EngineUnavailable
 from isnet_trt.recipes import PRESETS
 from isnet_trt.runtime.segmenter import Segmenter
@@ -17,7 +15,7 @@ from isnet_trt.training.checkpoint import Checkpoint, load_model
 from isnet_trt.training.model import ISNet
 
 
-class TorchEngine:
+class TorchEngine(Engine):
     """The training form of a network in evaluation mode, float32 without TF32; an `isnet_trt.engines.Engine`."""
 
     kind = "torch"
@@ -59,14 +57,6 @@ class TorchEngine:
     def close(self) -> None:
         """Give the memory back; closing twice is harmless."""
         self._model = None
-
-    def __enter__(self) -> TorchEngine:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _explained(error: RuntimeError, shape: tuple[int, ...]) -> str:

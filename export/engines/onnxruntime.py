@@ -18,7 +18,6 @@ class OnnxRuntimeBuilder(EngineBuilder):
     eight_bits: ClassVar = {"int8": "cpu"}
 
     def build(self, request: BuildRequest, folder: Path) -> BuiltEngine:
-        """See `EngineBuilder.build`."""
         info = EngineInfo(self.kind, self.library.load().__version__, ONNX)
         return BuiltEngine(info, {"bytes": (folder / ONNX).stat().st_size})
 

@@ -28,7 +28,6 @@ class TensorRTBuilder(TensorRTFamilyBuilder):
     runs_plugins = True
 
     def check(self, options: EngineOptions) -> None:
-        """See `EngineBuilder.check`."""
         super().check(options)
         if options.version_compatible and self.context(options) == "plugin":
             raise SettingsError(
@@ -39,14 +38,12 @@ class TensorRTBuilder(TensorRTFamilyBuilder):
             raise SettingsError(f"--timing-cache {options.timing_cache} does not exist or is no file")
 
     def supported(self, options: EngineOptions, least: tuple[int, ...]) -> tuple[str, ...]:
-        """See `TensorRTFamilyBuilder.supported`."""
         if options.hardware_compatible:
             return AMPERE_PLUS
         gpu = find_gpu()
         return (gpu.compute_capability,) if gpu else ()
 
     def configure(self, module: Any, config: Any, options: EngineOptions, capabilities: tuple[str, ...]) -> None:
-        """See `TensorRTFamilyBuilder.configure`."""
         super().configure(module, config, options, capabilities)
         if options.hardware_compatible:
             levels = getattr(module, "HardwareCompatibilityLevel", None)
@@ -56,7 +53,6 @@ class TensorRTBuilder(TensorRTFamilyBuilder):
             config.set_flag(_available(flag, module, "--version-compatible"))
 
     def earlier_measurements(self, options: EngineOptions, replaced: Path | None) -> bytes:
-        """See `TensorRTFamilyBuilder.earlier_measurements`."""
         if options.timing_cache is not None:
             return options.timing_cache.read_bytes()
         try:

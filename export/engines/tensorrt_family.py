@@ -68,17 +68,14 @@ class TensorRTFamilyBuilder(EngineBuilder):
     polygraphy_environment: ClassVar[Mapping[str, str]] = {}
 
     def check(self, options: EngineOptions) -> None:
-        """See `EngineBuilder.check`."""
         super().check(options)
         if options.workspace is not None and not 0 < options.workspace < 1024:
             raise SettingsError(f"--workspace {options.workspace:g}: it must be more than 0 GiB and less than 1024")
 
     def context(self, options: EngineOptions) -> Context:
-        """See `EngineBuilder.context`."""
         return options.context or "plugin"
 
     def capabilities(self, options: EngineOptions, precision: str) -> tuple[str, ...]:
-        """See `EngineBuilder.capabilities`."""
         least = _LEAST.get(precision, (0, 0))
         supported = self.supported(options, least)
         if lacking := [one for one in supported if as_numbers(one) < least]:
@@ -117,7 +114,6 @@ class TensorRTFamilyBuilder(EngineBuilder):
         return None, False
 
     def build(self, request: BuildRequest, folder: Path) -> BuiltEngine:
-        """See `EngineBuilder.build`."""
         built = self.serialise(request, folder / ENGINE)
         notes: tuple[str, ...] = ()
         if built.timing_cache:

@@ -30,7 +30,6 @@ class TensorRTRTXBuilder(TensorRTFamilyBuilder):
     polygraphy_environment: ClassVar = {"POLYGRAPHY_USE_TENSORRT_RTX": "1"}
 
     def supported(self, options: EngineOptions, least: tuple[int, ...]) -> tuple[str, ...]:
-        """See `TensorRTFamilyBuilder.supported`."""
         targets = tuple(dict.fromkeys(options.targets or ()))
         if unknown := sorted(set(targets) - set(COMPUTE_CAPABILITIES)):
             raise SettingsError(
@@ -40,7 +39,6 @@ class TensorRTRTXBuilder(TensorRTFamilyBuilder):
         return targets or tuple(one for one in COMPUTE_CAPABILITIES if as_numbers(one) >= least)
 
     def configure(self, module: Any, config: Any, options: EngineOptions, capabilities: tuple[str, ...]) -> None:
-        """See `TensorRTFamilyBuilder.configure`."""
         super().configure(module, config, options, capabilities)
         config.num_compute_capabilities = len(capabilities)
         for index, capability in enumerate(capabilities):

@@ -7,6 +7,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 from isnet_trt import cli
 from isnet_trt.cuda.element_types import FLOATS
@@ -14,6 +15,7 @@ from isnet_trt.engines.library import PRECISIONS
 from isnet_trt.engines.table import KINDS, library
 from isnet_trt.errors import BuildError
 
+Options = TypeVar("Options", bound=Any)
 _EPILOG = """examples:
   python -m isnet_trt.build --ckpt isnet_resnet50os8_ade20k.pth --out bundles/ade
   python -m isnet_trt.build --ckpt model.pth --engine tensorrt-rtx --static 512 1024 --out bundles/city
@@ -51,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--recipe", metavar="NAME", help="the model's recipe (default: found from the checkpoint)")
     parser.add_argument(
         "--engine",
+        dest="kind",
         default="auto",
         choices=("auto", *KINDS),
         help="what runs the network (default: auto, the fastest that this machine can run; it says why)",
@@ -121,6 +124,12 @@ def _add_engine_options(group: argparse._ArgumentGroup) -> None:
     )
 
 
+def _filled(options: type[Options], arguments: argparse.Namespace) -> Options:
+    """A dataclass of options from the arguments of the same names."""
+    values = {field: getattr(arguments, field) for field in options.__dataclass_fields__}
+    return options(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     arguments = _parser().parse_args(argv)
@@ -132,27 +141,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.ckpt,
         arguments.out,
         recipe=arguments.recipe,
-        engine=EngineOptions(
-            kind=arguments.engine,
-            context=arguments.context,
-            batch=arguments.batch,
-            static=tuple(arguments.static) if arguments.static else None,
-            targets=tuple(arguments.targets) if arguments.targets else None,
-            workspace=arguments.workspace,
-            hardware_compatible=arguments.hardware_compatible,
-            version_compatible=arguments.version_compatible,
-            timing_cache=arguments.timing_cache,
-            kernels=arguments.kernels,
-        ),
-        precision=PrecisionOptions(
-            precision=arguments.precision,
-            rest=arguments.rest,
-            calib=arguments.calib,
-            calib_inputs=arguments.calib_inputs,
-            keep=tuple(arguments.keep),
-            max_drop=arguments.max_drop,
-        ),
-        evidence=EvidenceOptions(images=arguments.images, score_on=arguments.score_on, data=arguments.data),
+        engine=_filled(EngineOptions, arguments),
+        precision=_filled(PrecisionOptions, arguments),
+        evidence=_filled(EvidenceOptions, arguments),
         force=arguments.force,
         say=lambda text: print(text, flush=True),
     )

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from types import TracebackType
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,11 +10,13 @@ from numpy.typing import NDArray
 from isnet_trt.cuda import protocols
 from isnet_trt.errors import EngineError
 
+AnyEngine = TypeVar("AnyEngine", bound="Engine")
+
 
 class Engine(Protocol):
     """A loaded network on one device: normalised images in, logits out.
 
-    Not safe for two threads at once; open one engine per thread. Used as a context manager it closes itself.
+    Not safe for two threads at once; open one engine per thread. As a context manager it closes itself.
     """
 
     kind: str
@@ -38,11 +39,11 @@ class Engine(Protocol):
         """Give memory and device back; closing twice is harmless."""
         ...
 
-    def __enter__(self) -> Engine: ...
+    def __enter__(self: AnyEngine) -> AnyEngine:
+        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
 
 class DeviceEngine(Engine, protocols.DeviceEngine, Protocol):

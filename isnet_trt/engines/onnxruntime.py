@@ -27,11 +27,9 @@ class OnnxRuntime(Library):
     }
 
     def open_on_cpu(self, source: EngineSource, *, threads: int | None = None) -> Engine:
-        """See `Library.open_on_cpu`."""
         return OnnxRuntimeEngine(self.load(), source.path, threads)
 
     def open_on_gpu(self, source: EngineSource, *, threads: int | None = None, on_device: bool = True) -> DeviceEngine:
-        """See `Library.open_on_gpu`."""
         output = (source.classes, source.stride)
         return OnnxRuntimeCudaEngine(self.load(), source.path, output, source.kernels, on_device, threads)
 

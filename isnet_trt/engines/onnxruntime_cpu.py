@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from isnet_trt.engines.base import check_batch
+from isnet_trt.engines.base import Engine, check_batch
 from isnet_trt.engines.cores import usable_cores
 from isnet_trt.engines.library import PORTABLE
 from isnet_trt.errors import EngineError, SettingsError
 from isnet_trt.forks import OwnerProcess
 
 
-class OnnxRuntimeEngine:
+class OnnxRuntimeEngine(Engine):
     """A model file under ONNX Runtime's CPU provider; any batch and size that the model takes.
 
     ``runtime`` is the module ``onnxruntime``; ``threads`` defaults to the physical cores that the process may use.
@@ -55,14 +54,6 @@ class OnnxRuntimeEngine:
         """Free the session; closing twice is harmless, and so is closing in a forked child, which frees nothing."""
         if self._owner.is_here:
             self._session = None
-
-    def __enter__(self) -> OnnxRuntimeEngine:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def open_session(runtime: Any, path: Path, threads: int, providers: list[Any]) -> Any:

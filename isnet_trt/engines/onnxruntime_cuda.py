@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import io
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,7 @@ from isnet_trt.cuda.backends import open_backend
 from isnet_trt.cuda.device import Device
 from isnet_trt.cuda.gpu import Gpu, probe_gpu
 from isnet_trt.cuda.kernels import Kernels
-from isnet_trt.engines.base import check_batch
+from isnet_trt.engines.base import Engine, check_batch
 from isnet_trt.engines.cores import usable_cores
 from isnet_trt.engines.library import PORTABLE
 from isnet_trt.engines.onnxruntime_cpu import check_shape, failed, open_session, run_options, signature
@@ -52,7 +51,7 @@ def check_available(runtime: Any) -> Gpu:
     return gpu
 
 
-class OnnxRuntimeCudaEngine:
+class OnnxRuntimeCudaEngine(Engine):
     """A model file under ONNX Runtime's CUDA provider, on GPU 0 (as CUDA_VISIBLE_DEVICES counts), in float32 proper.
 
     Raises:
@@ -172,14 +171,6 @@ class OnnxRuntimeCudaEngine:
     def __del__(self) -> None:
         if hasattr(self, "_owner"):
             self.close()
-
-    def __enter__(self) -> OnnxRuntimeCudaEngine:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _preload(runtime: Any) -> str:

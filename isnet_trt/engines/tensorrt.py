@@ -22,13 +22,11 @@ class TensorRT(TensorRTFamily):
     options = TensorRTFamily.options | {"hardware_compatible", "version_compatible", "timing_cache"}
 
     def unsupported(self, gpu: Gpu) -> str:
-        """See `Library.unsupported`."""
         if tuple(map(int, gpu.compute_capability.split("."))) < _OLDEST:
             return f"{self.kind} runs from compute capability {'.'.join(map(str, _OLDEST))} on"
         return ""
 
     def check_builder(self, gpu: Gpu | None, reason: str) -> None:
-        """See `Library.check_builder`."""
         if gpu is None:
             raise EngineUnavailable(
                 f"TensorRT builds on the GPU that will run the engine: {reason}; use engine 'tensorrt-rtx' (it builds "

@@ -12,7 +12,6 @@ import contextlib
 from collections import OrderedDict
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ from isnet_trt.cuda.backends import open_backend
 from isnet_trt.cuda.device import Device
 from isnet_trt.cuda.gpu import Gpu
 from isnet_trt.cuda.kernels import Kernels
-from isnet_trt.engines.base import check_batch
+from isnet_trt.engines.base import Engine, check_batch
 from isnet_trt.engines.info import EngineInfo
 from isnet_trt.engines.tensorrt_api import collecting_logger, create, give_back
 from isnet_trt.errors import EngineError
@@ -33,7 +32,7 @@ CONTEXTS = 4
 REBUILD = "build the bundle again here with python -m isnet_trt.build"
 
 
-class TensorRTEngine:
+class TensorRTEngine(Engine):
     """A serialised engine on GPU 0 (as CUDA_VISIBLE_DEVICES counts).
 
     There is one execution context per input shape, since a context that changes its shape cannot be captured in a CUDA
@@ -319,14 +318,6 @@ class TensorRTEngine:
     def __del__(self) -> None:
         if hasattr(self, "_owner"):
             self.close()
-
-    def __enter__(self) -> TensorRTEngine:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _read(path: Path) -> bytes:

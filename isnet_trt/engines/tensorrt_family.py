@@ -36,7 +36,6 @@ class TensorRTFamily(Library):
         """
 
     def check(self, info: EngineInfo) -> None:
-        """See `Library.check`."""
         self.compatible_gpu(info)
 
     def compatible_gpu(self, info: EngineInfo) -> Gpu:
@@ -69,12 +68,10 @@ class TensorRTFamily(Library):
             )
 
     def open_on_gpu(self, source: EngineSource, *, threads: int | None = None, on_device: bool = True) -> DeviceEngine:
-        """See `Library.open_on_gpu`."""
         gpu = self.compatible_gpu(source.info)
         return TensorRTEngine(self.load(), gpu, source.path, source.info, source.kernels)
 
     def refusal(self, path: Path) -> str:
-        """See `Library.refusal`."""
         module = self.load()
         logger = collecting_logger(module)
         builder = create(module.Builder, logger, f"{self.kind} {module.__version__}")

@@ -31,7 +31,6 @@ class TensorRTRTX(TensorRTFamily):
     options = TensorRTFamily.options | {"targets"}
 
     def unsupported(self, gpu: Gpu) -> str:
-        """See `Library.unsupported`."""
         if gpu.compute_capability in COMPUTE_CAPABILITIES:
             return ""
         return f"{self.kind} runs on compute capability {', '.join(COMPUTE_CAPABILITIES)} only"

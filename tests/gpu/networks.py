@@ -6,13 +6,13 @@ compared at full size in seconds. `Torch` is the real network under PyTorch on t
 
 from __future__ import annotations
 
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from isnet_trt.engines.base import Engine
 from isnet_trt.merging.geometry import coarse_size
 from tests.kernels.variants import device_view
 
@@ -47,7 +47,7 @@ class DeviceForm:
         self._views.clear()
 
 
-class Network:
+class Network(Engine):
     """What both networks share: `isnet_trt.engines.base.Engine` on the host."""
 
     kind = "test"
@@ -73,14 +73,6 @@ class Network:
 
     def close(self) -> None:
         """Nothing to give back."""
-
-    def __enter__(self) -> Network:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class Strided(Network):
