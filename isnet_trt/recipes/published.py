@@ -50,19 +50,20 @@ def _recipe(
         backbone, dataset.labels.count, "leaky_relu" if lip else "relu", shortcut_channels=48 if lip else None
     )
     return Recipe(
-        f"isnet_{backbone.name}os8_{dataset.name}",
-        architecture,
-        dataset.name,
-        dataset.labels,
-        dataset.preprocess,
-        dataset.crop,
-        dataset.augmentation,
-        optimiser,
-        batch,
-        epochs,
-        _WHOLE,
-        ms_flip,
-        *miou,
+        name=f"isnet_{backbone.name}os8_{dataset.name}",
+        architecture=architecture,
+        dataset=dataset.name,
+        labels=dataset.labels,
+        preprocess=dataset.preprocess,
+        crop=dataset.crop,
+        augmentation=dataset.augmentation,
+        optimiser=optimiser,
+        batch=batch,
+        epochs=epochs,
+        default=_WHOLE,
+        ms_flip=ms_flip,
+        miou=miou[0],
+        miou_ms_flip=miou[1],
     )
 
 
