@@ -32,10 +32,10 @@ from isnet_trt.export.graph import export_graph
 from isnet_trt.export.lowering import Arithmetic, flavour_of, lower_graph
 from isnet_trt.export.quantise import Agreement, MeanIoU, Mix, Table, calibrate, calibration_inputs, find_mix
 from isnet_trt.export.quantise.plot import draw
-from isnet_trt.export.quantise.table import atomic_write, digest
+from isnet_trt.export.quantise.table import digest
 from isnet_trt.export.ranges import Ranges, measure_ranges
 from isnet_trt.export.samples import windows_at_scale_1
-from isnet_trt.pictures.files import write_png
+from isnet_trt.pictures.files import replacing, write_png
 from isnet_trt.recipes import PRESETS, Recipe
 from isnet_trt.training import DEMO_CHECKPOINT
 from isnet_trt.training.checkpoint import Checkpoint, load_checkpoint, load_model
@@ -97,7 +97,7 @@ class Judge:
         missing[0][1].parent.mkdir(exist_ok=True)
         maps = score.labels(proto, [index for index, _ in missing])
         for (_, file), labels in zip(missing, maps, strict=True):
-            with atomic_write(file) as temporary:
+            with replacing(file) as temporary:
                 temporary.write_bytes(cv2.imencode(".png", labels)[1])
 
     @property

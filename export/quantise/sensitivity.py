@@ -17,12 +17,14 @@ from pathlib import Path
 import onnx
 from tqdm import tqdm
 
+from isnet_trt.bundle.strict import decode
 from isnet_trt.errors import BuildError
 from isnet_trt.export.quantise.evaluate import Evaluate
 from isnet_trt.export.quantise.formats import Flavour
 from isnet_trt.export.quantise.insert import quantise
 from isnet_trt.export.quantise.placement import Layer, quantisable_layers
-from isnet_trt.export.quantise.table import Table, atomic_write, digest, write_errors
+from isnet_trt.export.quantise.table import Table, digest, write_errors
+from isnet_trt.pictures.files import replacing
 
 SCHEMA = 1
 
@@ -103,7 +105,7 @@ class Mix:
         path = _path(folder, self.flavour)
         with write_errors(path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_write(path) as temporary:
+            with replacing(path) as temporary:
                 temporary.write_text(json.dumps({"schema": SCHEMA, **asdict(self)}, indent=1), "utf-8")
 
     @classmethod
@@ -118,11 +120,10 @@ class Mix:
             content = json.loads(path.read_text("utf-8"))
             if content.pop("schema") != SCHEMA:
                 raise ValueError("another schema")
-            ranking = tuple(BlockSensitivity(**entry) for entry in content.pop("ranking"))
-            steps = tuple(Step(**entry) for entry in content.pop("steps"))
-            return cls(**{**content, "skip": tuple(content["skip"]), "ranking": ranking, "steps": steps})
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            result: Mix = decode(cls, content)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise BuildError(f"{path} is no stored mix of precisions ({error}); remove it") from None
+        return result
 
 
 def find_mix(

@@ -18,6 +18,7 @@ from isnet_trt.errors import BuildError
 from isnet_trt.export.quantise.formats import Format, Scale
 from isnet_trt.export.quantise.observers import Choice, choose
 from isnet_trt.export.quantise.tensor_statistics import TensorStatistics
+from isnet_trt.pictures.files import replacing
 
 JSON = "calibration.json"
 SCHEMA = 1
@@ -89,10 +90,10 @@ class Table:
         }
         with write_errors(target):
             target.mkdir(parents=True, exist_ok=True)
-            with atomic_write(target / arrays) as path, path.open("wb") as stream:
+            with replacing(target / arrays) as path, path.open("wb") as stream:
                 counts = {f"{name}\ncounts": statistics.counts for name, statistics in self.records.items()}
                 np.savez(stream, **counts)  # type: ignore[arg-type]
-            with atomic_write(target / JSON) as path:
+            with replacing(target / JSON) as path:
                 path.write_text(json.dumps(content, indent=1), "utf-8")
             for old in target.glob("calibration-*.npz"):
                 if old.name != arrays:
@@ -120,17 +121,6 @@ class Table:
             raise BuildError(f"{error.filename} does not exist: no calibration table is there") from None
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise BuildError(f"{path} is no calibration table ({error}); remove the folder's table") from None
-
-
-@contextlib.contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
-    """A temporary file beside ``path`` to write to; it replaces ``path`` if the block ends without an error."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

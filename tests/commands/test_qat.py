@@ -54,10 +54,10 @@ def test_network_rounds_where_the_graph_does(network: Network, flavour: Flavour,
     trained = inference_form(model)
     place(trained, training_placement(proto, table, flavour, skip))
     with torch.inference_mode(), open_graph(quantise(proto, table, flavour, skip), threads=2) as engine:
-        got = trained(torch.from_numpy(picture(3).pixels)).numpy()
-        wanted = engine.run(picture(3).pixels)
+        actual = trained(torch.from_numpy(picture(3).pixels)).numpy()
+        expected = engine.run(picture(3).pixels)
         plain = model(torch.from_numpy(picture(3).pixels)).numpy()
-    distance, rounding = (float(np.sqrt(((wanted - y) ** 2).mean()) / plain.std()) for y in (got, plain))
+    distance, rounding = (float(np.sqrt(((expected - y) ** 2).mean()) / plain.std()) for y in (actual, plain))
     # Values on the edge between two steps round differently in two float32 implementations, and differences grow.
     assert distance < 0.2 * rounding
     assert 1e-3 < rounding < 0.2
@@ -94,11 +94,11 @@ def test_gradients_are_those_of_the_training_form(network: Network) -> None:
         factor = norm.weight / torch.sqrt(norm.running_var + norm.eps)
         # The weight in front of a batch-norm counts through the batch-norm's factor.
         folded = collapsed.get_submodule(name.replace("correlate_net.", ""))[0]
-        got, wanted = folded.weight.grad * factor[:, None, None, None], convolution.weight.grad
-        assert wanted.abs().max() > 1e-2
-        assert (got - wanted).abs().max() <= 1e-3 * wanted.abs().max()  # two orders of summation in float32
-    got, wanted = collapsed.decoder_stage1[4].weight.grad, model.decoder_stage1[4].weight.grad
-    assert (got - wanted).abs().max() <= 1e-3 * wanted.abs().max()
+        actual, expected = folded.weight.grad * factor[:, None, None, None], convolution.weight.grad
+        assert expected.abs().max() > 1e-2
+        assert (actual - expected).abs().max() <= 1e-3 * expected.abs().max()  # two orders of summation in float32
+    actual, expected = collapsed.decoder_stage1[4].weight.grad, model.decoder_stage1[4].weight.grad
+    assert (actual - expected).abs().max() <= 1e-3 * expected.abs().max()
 
 
 @pytest.mark.parametrize("name", ["isnet_demo", pytest.param("isnet_resnest101os8_lip", marks=pytest.mark.slow)])
@@ -112,8 +112,8 @@ def test_unfolded_weights_compute_the_same(name: str, tmp_path: Path) -> None:
     again = load_model(load_checkpoint(tmp_path / "qat.pth", name))
     x = torch.from_numpy(picture(7).pixels)
     with torch.inference_mode():
-        wanted, got = collapsed(x), again(x)
-    assert (got - wanted).abs().max() <= 2e-3 * wanted.std()
+        expected, actual = collapsed(x), again(x)
+    assert (actual - expected).abs().max() <= 2e-3 * expected.std()
     assert set(state) == set(model.state_dict())
 
 

@@ -51,11 +51,11 @@ def folder(graph: onnx.ModelProto, tmp_path_factory: pytest.TempPathFactory) -> 
 
 def test_half_precision_block_by_block(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(folder / "one.onnx", folder / "half.onnx", "--images", folder / "scene.png") == 0
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     for block in ("backbone_net.stem (", "bottleneck (", "slc_net (", "logits "):
-        assert block in said
-    assert "on 1 pictures" in said
-    assert said.rstrip().endswith("all within 0.05")
+        assert block in output
+    assert "on 1 pictures" in output
+    assert output.rstrip().endswith("all within 0.05")
 
 
 def test_every_tensor_and_a_tight_bound(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -71,16 +71,16 @@ def test_every_tensor_and_a_tight_bound(folder: Path, tmp_path: Path, capsys: py
         folder / "scene.png",
     )
     assert run(folder / "one.onnx", folder / "half.onnx", *options) == cli.FAILED
-    said = capsys.readouterr().out
-    assert "the worst 3 of" in said
-    assert said.count("<- beyond the bound") == 3
+    output = capsys.readouterr().out
+    assert "the worst 3 of" in output
+    assert output.count("<- beyond the bound") == 3
     data = json.loads((tmp_path / "found.json").read_text("utf-8"))
     names = [row["tensor"] for row in data["tensors"]]
     assert len(names) > 100
     assert names[-1] == OUTPUT
     assert all(row["rms"] < 0.05 for row in data["tensors"])
     first = next(row for row in data["tensors"] if not row["rms"] <= 1e-6)
-    assert f"first beyond 1e-06: {first['tensor']}, made by {first['operator']}" in said
+    assert f"first beyond 1e-06: {first['tensor']}, made by {first['operator']}" in output
 
 
 def test_where_it_begins_to_differ_is_named(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -119,15 +119,15 @@ def test_groups_and_sizes_are_no_matter(graph: onnx.ModelProto, monkeypatch: pyt
     one, other = GraphBackend("one", graph), GraphBackend("other", graph)
     names = one.tensors[:5] + one.tensors[-2:]
     monkeypatch.setattr(command, "GROUP", 3)
-    found = compare(one, other, pictures, names)
-    assert [row.tensor for row in found.rows] == names
-    assert {row.rms for row in found.rows} == {0.0}
-    assert (found.agreement, found.pictures) == (1.0, 3)
-    assert found.rows[0].count > 3 * 16 * 16 * 16
+    result = compare(one, other, pictures, names)
+    assert [row.tensor for row in result.rows] == names
+    assert {row.rms for row in result.rows} == {0.0}
+    assert (result.agreement, result.pictures) == (1.0, 3)
+    assert result.rows[0].count > 3 * 16 * 16 * 16
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (("nowhere", "nowhere"), "nowhere is no bundle and no .onnx file"),
         (("{one}", "{text}"), "text.onnx cannot be read as an ONNX graph"),
@@ -139,12 +139,12 @@ def test_groups_and_sizes_are_no_matter(graph: onnx.ModelProto, monkeypatch: pyt
     ],
 )
 def test_errors_in_words(
-    folder: Path, tmp_path: Path, words: tuple[str, ...], said: str, capsys: pytest.CaptureFixture[str]
+    folder: Path, tmp_path: Path, words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "text.onnx").write_text("no graph")
     names = {"one": folder / "one.onnx", "half": folder / "half.onnx", "text": tmp_path / "text.onnx"}
     assert run(*(word.format(**names) if word.startswith("{") else word for word in words)) == cli.ERROR
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 def test_the_engine_of_a_bundle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -188,9 +188,9 @@ def test_the_smallest_part_that_is_refused(tmp_path: Path, capsys: pytest.Captur
     pytest.importorskip("onnx_graphsurgeon")
     strange(tmp_path / "strange.onnx")
     assert run(tmp_path / "strange.onnx", "tensorrt-rtx", "--reduce", tmp_path / "small.onnx") == cli.FAILED
-    said = capsys.readouterr().out
-    assert "tensorrt-rtx refuses: QuantizeLinear node the_strange_one" in said
-    assert "QuantizeLinear the_strange_one: first" in said
+    output = capsys.readouterr().out
+    assert "tensorrt-rtx refuses: QuantizeLinear node the_strange_one" in output
+    assert "QuantizeLinear the_strange_one: first" in output
     assert [node.name for node in onnx.load(str(tmp_path / "small.onnx")).graph.node] == ["the_strange_one"]
 
 
@@ -249,13 +249,13 @@ def test_without_polygraphy(folder: Path, monkeypatch: pytest.MonkeyPatch, capsy
     missing = {"polygraphy", "onnx_graphsurgeon"}
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name in missing else find(name, *more))
     assert run(folder / "one.onnx", "tensorrt-rtx", "--reduce", folder / "small.onnx") == cli.ERROR
-    said = capsys.readouterr().err
-    assert "--reduce needs polygraphy and onnx_graphsurgeon; pip install 'isnet_trt[build]'" in said
+    output = capsys.readouterr().err
+    assert "--reduce needs polygraphy and onnx_graphsurgeon; pip install 'isnet_trt[build]'" in output
 
 
 def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         command.main(["--help"])
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     for text in ("examples:", "--reduce", "exit status"):
-        assert text in said
+        assert text in output

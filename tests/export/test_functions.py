@@ -68,8 +68,8 @@ def test_region_pool(batch: int, classes: int, positions: int, width: int) -> No
     features = random.standard_normal((batch, positions, width)).astype(np.float32)
     run = session("RegionPool", ["logits", "features"], ["centres", "log_counts"])
     centres, log_counts = run.run(None, {"logits": logits, "features": features})
-    wanted, wanted_counts = region_pool(logits, features)
-    assert np.abs(centres - wanted).max() <= FP32 * np.abs(wanted).max()
+    expected, wanted_counts = region_pool(logits, features)
+    assert np.abs(centres - expected).max() <= FP32 * np.abs(expected).max()
     finite = np.isfinite(wanted_counts)
     np.testing.assert_array_equal(np.isneginf(log_counts), ~finite)
     np.testing.assert_allclose(log_counts[finite], wanted_counts[finite], rtol=1e-6, atol=1e-6)
@@ -91,8 +91,8 @@ def test_attention(body: AttentionBody, batch: int, queries: int, keys: int, wid
     out = run.run(None, {"q": q, "k": k, "v": v, "bias": bias})[0]
     scores = q.astype(np.float64) @ k.transpose(0, 2, 1) * width**-0.5 + bias[:, None]
     weights = np.exp(scores - scores.max(2, keepdims=True))
-    wanted = weights / weights.sum(2, keepdims=True) @ v
-    assert np.abs(out - wanted).max() <= FP32 * np.abs(wanted).max()
+    expected = weights / weights.sum(2, keepdims=True) @ v
+    assert np.abs(out - expected).max() <= FP32 * np.abs(expected).max()
 
 
 @pytest.mark.parametrize(("positions", "width"), [(123, 17), (32768, 5), (70001, 3)])
@@ -107,8 +107,8 @@ def test_region_pool_of_halves(positions: int, width: int) -> None:
     run = session("RegionPool", ["logits", "features"], ["centres", "log_counts"], half=True)
     centres, log_counts = run.run(None, {"logits": logits, "features": features})
     assert (centres.dtype, log_counts.dtype) == (np.float16, np.float32)
-    wanted, wanted_counts = region_pool(logits.astype(np.float32), features.astype(np.float32))
-    assert np.abs(centres - wanted).max() <= FP16 * np.abs(wanted).max()
+    expected, wanted_counts = region_pool(logits.astype(np.float32), features.astype(np.float32))
+    assert np.abs(centres - expected).max() <= FP16 * np.abs(expected).max()
     np.testing.assert_allclose(log_counts, wanted_counts, rtol=1e-6)
     assert np.isneginf(log_counts[0, 5])
 
@@ -124,8 +124,8 @@ def test_attention_of_halves(body: AttentionBody) -> None:
     assert out.dtype == np.float16
     scores = q.astype(np.float64) @ k.astype(np.float64).transpose(0, 2, 1) * 24**-0.5 + bias[:, None]
     weights = np.exp(scores - scores.max(2, keepdims=True))
-    wanted = weights / weights.sum(2, keepdims=True) @ v.astype(np.float64)
-    assert np.abs(out - wanted).max() <= FP16 * np.abs(wanted).max()
+    expected = weights / weights.sum(2, keepdims=True) @ v.astype(np.float64)
+    assert np.abs(out - expected).max() <= FP16 * np.abs(expected).max()
 
 
 def test_nodes_name_the_plugin_namespace_once(graph: onnx.ModelProto) -> None:

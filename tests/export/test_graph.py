@@ -22,10 +22,10 @@ FP32 = 2e-5
 def error(model: ISNet, path: Path, shape: tuple[int, ...]) -> float:
     x = np.random.default_rng(shape[-1]).standard_normal(shape).astype(np.float32)
     with torch.inference_mode(), open_onnx(path, threads=2) as engine:
-        wanted = model(torch.from_numpy(x)).numpy()
-        got = engine.run(x)
-    assert got.shape == wanted.shape
-    return float(np.abs(got - wanted).max() / wanted.std())
+        expected = model(torch.from_numpy(x)).numpy()
+        actual = engine.run(x)
+    assert actual.shape == expected.shape
+    return float(np.abs(actual - expected).max() / expected.std())
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 33, 33), (3, 3, 121, 167), (2, 3, 64, 96), (1, 3, 35, 261)])

@@ -63,9 +63,9 @@ def test_nan_is_found(model: ISNet, graph: onnx.ModelProto, tmp_path: Path) -> N
 def test_row_bounds_take_no_nan() -> None:
     assert LogitsErrors("p", 3, 5, 1e-4, 1e-5, 1.0).within(FP32)
     assert not LogitsErrors("p", 3, 5, np.nan, np.nan, 1.0).within(FP32)
-    wanted = np.random.default_rng(0).standard_normal((1, 5, 7, 9)).astype(np.float32)
-    assert np.isnan(compare_logits("p", np.where(wanted > 2, np.inf, wanted).astype(np.float32), wanted).max)
-    shifted = compare_logits("p", wanted + 0.25 * wanted.std(), wanted)
+    expected = np.random.default_rng(0).standard_normal((1, 5, 7, 9)).astype(np.float32)
+    assert np.isnan(compare_logits("p", np.where(expected > 2, np.inf, expected).astype(np.float32), expected).max)
+    shifted = compare_logits("p", expected + 0.25 * expected.std(), expected)
     assert shifted.rms == pytest.approx(0.25, rel=1e-5)
     assert shifted.agreement == 1.0
 

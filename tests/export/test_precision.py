@@ -1,4 +1,4 @@
-"""Typed graphs: right numbers, the types that were asked for, islands where the data asks for them."""
+"""Typed graphs: right numbers, the types that were asked for, a float32 fallback where the data needs it."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ def scaled(graph: onnx.ModelProto, factor: float) -> onnx.ModelProto:
 def test_numbers_and_types(
     model: ISNet, graph: onnx.ModelProto, ranges: Ranges, half: Half, picture: np.ndarray, tmp_path: Path
 ) -> None:
-    islands = find_fp32_fallback(graph, ranges, half)
-    assert islands == {"node_mean": "ReduceMean over many values"}
-    half_graph = cast_to_half(graph, half, islands)
+    fallback = find_fp32_fallback(graph, ranges, half)
+    assert fallback == {"node_mean": "ReduceMean over many values"}
+    half_graph = cast_to_half(graph, half, fallback)
     assert count_casts(half_graph) <= CASTS
     save_graph(half_graph, tmp_path / "typed.onnx")
     assert (tmp_path / "typed.onnx").stat().st_size < 0.55 * graph.ByteSize()
@@ -70,25 +70,25 @@ def test_numbers_and_types(
 
 
 @pytest.mark.parametrize(("factor", "reason"), [(3e5, "reaches"), (2.0**-24, "stays below")])
-def test_islands_come_from_the_data(
+def test_the_fallback_comes_from_the_data(
     model: ISNet, graph: onnx.ModelProto, factor: float, reason: str, picture: np.ndarray, tmp_path: Path
 ) -> None:
     hazard = scaled(graph, factor)
-    found = find_fp32_fallback(hazard, measure_ranges(hazard, [picture]), "fp16")
-    hit = {name: why for name, why in found.items() if reason in why}
+    result = find_fp32_fallback(hazard, measure_ranges(hazard, [picture]), "fp16")
+    hit = {name: why for name, why in result.items() if reason in why}
     # The two convolutions around the tensor, and the ReLU between them.
     assert {node.op_type for node in hazard.graph.node if node.name in hit} == {"Conv", "Relu"}
     assert len(hit) == 3
-    assert set(found) - set(hit) == {"node_mean"}
+    assert set(result) - set(hit) == {"node_mean"}
     assert set(find_fp32_fallback(hazard, measure_ranges(hazard, [picture]), "bf16")) == {"node_mean"}
-    save_graph(cast_to_half(hazard, "fp16", found), tmp_path / "islands.onnx")
+    save_graph(cast_to_half(hazard, "fp16", result), tmp_path / "fallback.onnx")
     save_graph(cast_to_half(hazard, "fp16", {"node_mean"}), tmp_path / "none.onnx")
     with torch.inference_mode():
-        wanted = model(torch.from_numpy(picture)).numpy()
-    with open_onnx(tmp_path / "islands.onnx", threads=2) as engine:
-        assert compare_logits("islands", engine.run(picture), wanted).rms <= RMS["fp16"]
+        expected = model(torch.from_numpy(picture)).numpy()
+    with open_onnx(tmp_path / "fallback.onnx", threads=2) as engine:
+        assert compare_logits("fallback", engine.run(picture), expected).rms <= RMS["fp16"]
     with open_onnx(tmp_path / "none.onnx", threads=2) as engine:
-        assert not compare_logits("none", engine.run(picture), wanted).rms <= 10 * RMS["fp16"]
+        assert not compare_logits("none", engine.run(picture), expected).rms <= 10 * RMS["fp16"]
 
 
 def test_a_whole_float32_graph_is_possible(graph: onnx.ModelProto) -> None:
@@ -98,14 +98,14 @@ def test_a_whole_float32_graph_is_possible(graph: onnx.ModelProto) -> None:
     assert count_casts(same) == 0
 
 
-def test_twin_rounds_to_nearest_bfloat16(graph: onnx.ModelProto, picture: np.ndarray) -> None:
-    """The first convolution's result in the twin: float32 sums of bfloat16 factors, rounded once."""
+def test_emulation_rounds_to_nearest_bfloat16(graph: onnx.ModelProto, picture: np.ndarray) -> None:
+    """The first convolution's result in the emulation: float32 sums of bfloat16 factors, rounded once."""
     import onnxruntime
 
-    twin = emulate_bf16(cast_to_half(graph, "bf16", {"node_mean"}))
+    emulation = emulate_bf16(cast_to_half(graph, "bf16", {"node_mean"}))
     first = next(n for n in graph.graph.node if n.op_type == "Conv")
     values = {}
-    for name, proto in (("twin", twin), ("exact", graph)):
+    for name, proto in (("emulated", emulation), ("exact", graph)):
         probe = onnx.ModelProto()
         probe.CopyFrom(proto)
         probe.graph.output.append(onnx.ValueInfoProto(name=first.output[0]))
@@ -117,6 +117,6 @@ def test_twin_rounds_to_nearest_bfloat16(graph: onnx.ModelProto, picture: np.nda
         session = onnxruntime.InferenceSession(probe.SerializeToString(), providers=["CPUExecutionProvider"])
         fed = picture.astype(ml_dtypes.bfloat16).astype(np.float32) if name == "exact" else picture
         values[name] = session.run([first.output[0]], {"image": fed})[0]
-    wanted = values["exact"].astype(ml_dtypes.bfloat16).astype(np.float32)
+    expected = values["exact"].astype(ml_dtypes.bfloat16).astype(np.float32)
     # A float32 sum near the middle between two bfloat16 numbers may fall either way.
-    assert (values["twin"] == wanted).mean() > 0.999
+    assert (values["emulated"] == expected).mean() > 0.999

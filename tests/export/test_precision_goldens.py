@@ -68,11 +68,11 @@ def cosines(proto: onnx.ModelProto, x: np.ndarray) -> dict[Flavour, dict[str, fl
             return [value.astype(np.float64) for value in session.run(list(tensors.values()), {"image": x})]
 
     exact = outputs(proto)
-    found: dict[Flavour, dict[str, float]] = {}
+    result: dict[Flavour, dict[str, float]] = {}
     for flavour in FLAVOURS:
         pairs = zip(tensors, exact, outputs(emulate_qdq(quantise(proto, table, flavour))), strict=True)
-        found[flavour] = {key: float((a * b).sum() / np.sqrt((a * a).sum() * (b * b).sum())) for key, a, b in pairs}
-    return found
+        result[flavour] = {key: float((a * b).sum() / np.sqrt((a * a).sum() * (b * b).sum())) for key, a, b in pairs}
+    return result
 
 
 @pytest.mark.slow
@@ -88,10 +88,10 @@ def test_fixtures_in_lower_precision(
     x = np.ascontiguousarray(fill.network_input(image), np.float32)
     wrong = half(name, proto, x, tmp_path)
     assert not [text for text in wrong if not text.startswith(NEAR_TIES.get(name, "none"))]
-    found = cosines(proto, x)
-    worst = {flavour: min(values, key=lambda key: values[key]) for flavour, values in found.items()}
-    for flavour, values in found.items():
+    result = cosines(proto, x)
+    worst = {flavour: min(values, key=lambda key: values[key]) for flavour, values in result.items()}
+    for flavour, values in result.items():
         print(f"{values['logits']:.3f} | {values[worst[flavour]]:.3f} ({worst[flavour]})", end=" | ")
     least = LEAST[name.rpartition("_")[0]]
-    for flavour, values in found.items():
+    for flavour, values in result.items():
         assert values[worst[flavour]] > least[flavour], values

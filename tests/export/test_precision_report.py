@@ -18,9 +18,9 @@ LABELS = Labels(("road", "sky", "person"), ((1, 2, 3), (4, 5, 6), (7, 8, 9)))
 def findings() -> ParityResult:
     confusion = Confusion(3)
     truth = np.repeat([0, 1, 2], 100)
-    got = truth.copy()
-    got[200:210] = 0  # a tenth of class 2 is taken for class 0
-    confusion.add(got, truth)
+    actual = truth.copy()
+    actual[200:210] = 0  # a tenth of class 2 is taken for class 0
+    confusion.add(actual, truth)
     edges = np.linspace(0, 1, 6)
     return ParityResult(
         "ONNX Runtime",

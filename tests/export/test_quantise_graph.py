@@ -78,15 +78,15 @@ def test_every_layer_runs_in_integers_on_the_cpu(trained: Trained, tmp_path: Pat
 
 def test_placement_for_tensorrt(trained: Trained) -> None:
     proto, _, _ = trained
-    found = quantised_inputs(proto, "tensorrt", quantisable_layers(proto))
+    result = quantised_inputs(proto, "tensorrt", quantisable_layers(proto))
     index = GraphIndex(proto)
-    kinds = Counter(next(node for node in index.nodes if node.name == read.node).op_type for read in found)
+    kinds = Counter(next(node for node in index.nodes if node.name == read.node).op_type for read in result)
     assert kinds == {"Conv": 39, "Add": 6, "Concat": 4}
-    joined = [read for read in found if read.tensor != read.like]
+    joined = [read for read in result if read.tensor != read.like]
     assert len(joined) == 4  # one scale for both inputs of a concatenation
     names = {layer.name for layer in quantisable_layers(proto)}
     assert not names & {"decoder_stage1.4", "decoder_stage2.classifier", "slc_net.key_project.0.0"}
-    touched = {read.node for read in found}
+    touched = {read.node for read in result}
     assert not touched & {node.name for node in proto.graph.node if node.domain == "isnet_trt"}
 
 
@@ -151,13 +151,13 @@ def test_typed_graph_keeps_its_scales_in_float32(trained: Trained, flavour: Flav
     assert {stored[node.input[1]].data_type for node in restored} == {TensorProto.FLOAT}
     assert all(node.attribute[-1].i == TensorProto.FLOAT16 for node in restored)
     with open_graph(quantise(proto, table, flavour), threads=2) as engine:
-        wanted = engine.run(pictures[0].pixels)
+        expected = engine.run(pictures[0].pixels)
     with open_graph(half, threads=2) as engine:
-        got = engine.run(pictures[0].pixels)
-    assert (got.argmax(1) == wanted.argmax(1)).mean() > 0.985  # float16 moves values over the edge of a step
+        actual = engine.run(pictures[0].pixels)
+    assert (actual.argmax(1) == expected.argmax(1)).mean() > 0.985  # float16 moves values over the edge of a step
 
 
-def test_twin_of_a_plain_graph_is_the_graph(trained: Trained) -> None:
+def test_emulation_of_a_plain_graph_is_the_graph(trained: Trained) -> None:
     proto, _, _ = trained
     assert [node.op_type for node in emulate_qdq(proto).graph.node] == [node.op_type for node in proto.graph.node]
 

@@ -62,26 +62,26 @@ class Planted:
 
 @pytest.mark.parametrize(("bound", "kept"), [(5.0, 0), (4.0, 1), (1.75, 1), (1.0, 2), (0.35, 3), (0.0, 4)])
 def test_search_keeps_the_least(graph: onnx.ModelProto, table: Table, bound: float, kept: int) -> None:
-    found = find_mix(graph, table, "tensorrt", bound, Planted(graph), progress=False)
-    assert found.skip == tuple(list(Planted.costs)[:kept])
-    assert found.baseline == 70
-    assert found.drop == pytest.approx(sum(list(Planted.costs.values())[kept:]))
-    assert found.drop <= bound + 1e-9
-    quantise(graph, table, "tensorrt", found.skip)  # what is stored is what `quantise` takes
+    result = find_mix(graph, table, "tensorrt", bound, Planted(graph), progress=False)
+    assert result.skip == tuple(list(Planted.costs)[:kept])
+    assert result.baseline == 70
+    assert result.drop == pytest.approx(sum(list(Planted.costs.values())[kept:]))
+    assert result.drop <= bound + 1e-9
+    quantise(graph, table, "tensorrt", result.skip)  # what is stored is what `quantise` takes
 
 
 def test_result_is_stored_reused_and_drawn(graph: onnx.ModelProto, table: Table, tmp_path: Path) -> None:
     first = Planted(graph)
-    found = find_mix(graph, table, "fp8", 1.0, first, folder=tmp_path, progress=False)
+    result = find_mix(graph, table, "fp8", 1.0, first, folder=tmp_path, progress=False)
     again = Planted(graph)
-    assert find_mix(graph, table, "fp8", 1.0, again, folder=tmp_path, progress=False) == found
+    assert find_mix(graph, table, "fp8", 1.0, again, folder=tmp_path, progress=False) == result
     assert first.calls > 20
     assert again.calls == 0
     assert find_mix(graph, table, "fp8", 2.0, again, folder=tmp_path, progress=False).max_drop == 2.0
     assert again.calls > 20  # another bound is another search
-    draw(found, tmp_path / "mix.png")
+    draw(result, tmp_path / "mix.png")
     assert (tmp_path / "mix.png").read_bytes().startswith(b"\x89PNG")
-    text = found.markdown()
+    text = result.markdown()
     assert "| backbone_net.layer3.1 |" in text
     assert "Lost: 0.70" in text
     (tmp_path / "mix-fp8.json").write_text("{", "utf-8")
@@ -92,15 +92,15 @@ def test_result_is_stored_reused_and_drawn(graph: onnx.ModelProto, table: Table,
 def test_ranking_may_be_of_other_points(graph: onnx.ModelProto, table: Table) -> None:
     rank = Planted(graph)
     rank.unit = "finer points"
-    found = find_mix(graph, table, "tensorrt", 1.0, Planted(graph), rank=rank, progress=False)
-    assert (found.unit, found.ranked_by) == ("planted points", "finer points")
-    assert "| block alone in eight bits | its multiply-adds, % | finer points lost, points |" in found.markdown()
+    result = find_mix(graph, table, "tensorrt", 1.0, Planted(graph), rank=rank, progress=False)
+    assert (result.unit, result.ranked_by) == ("planted points", "finer points")
+    assert "| block alone in eight bits | its multiply-adds, % | finer points lost, points |" in result.markdown()
 
 
 def test_blocks_hold_every_layer_once(graph: onnx.ModelProto) -> None:
-    found = quantisable_layers(graph)
-    groups = blocks(found)
-    assert [layer for members in groups.values() for layer in members] == found
+    result = quantisable_layers(graph)
+    groups = blocks(result)
+    assert [layer for members in groups.values() for layer in members] == result
     assert {"backbone_net.stem", "backbone_net.layer2.1", "ilc_net.bottleneck", "decoder_stage2"} <= set(groups)
 
 
@@ -114,8 +114,8 @@ def test_agreement_counts_labels(graph: onnx.ModelProto) -> None:
     values[4] += 1e6  # every position becomes class 4
     bias.CopyFrom(numpy_helper.from_array(values, bias.name))
     with open_graph(graph, threads=2) as engine:
-        wanted = 100 * float((engine.run(picture(3).pixels).argmax(1) == 4).mean())
-    assert agreement(other) == pytest.approx(wanted)
+        expected = 100 * float((engine.run(picture(3).pixels).argmax(1) == 4).mean())
+    assert agreement(other) == pytest.approx(expected)
 
 
 def test_search_on_other_pictures_is_another(graph: onnx.ModelProto, table: Table, tmp_path: Path) -> None:
@@ -139,15 +139,15 @@ def test_evaluations_know_their_pictures(graph: onnx.ModelProto) -> None:
     demo = recipe("isnet_demo")
     image, truth = np.zeros((4, 6, 3), np.uint8), np.zeros((4, 6), np.uint8)
     settings = [(image, demo.default), (image, demo.ms_flip), (image + 1, demo.default), (image, demo.default)]
-    found = [MeanIoU(demo, [(shown[..., ::-1], truth)], inference).fingerprint for shown, inference in settings]
-    assert found[0] == found[3]
-    assert len(set(found)) == 3
+    result = [MeanIoU(demo, [(shown[..., ::-1], truth)], inference).fingerprint for shown, inference in settings]
+    assert result[0] == result[3]
+    assert len(set(result)) == 3
 
 
 def test_search_is_summed_up(graph: onnx.ModelProto, table: Table) -> None:
-    found = find_mix(graph, table, "tensorrt", 1.75, Planted(graph), progress=False)
-    share = next(step.share for step in found.steps if step.kept == 1)
-    assert found.summary() == (
+    result = find_mix(graph, table, "tensorrt", 1.75, Planted(graph), progress=False)
+    share = next(step.share for step in result.steps if step.kept == 1)
+    assert result.summary() == (
         f"blocks kept out of eight bits: 1; in eight bits {100 * share:.1f} % of the multiply-adds; "
         "1.70 points of planted points lost"
     )

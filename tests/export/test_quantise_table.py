@@ -78,9 +78,9 @@ def test_histogram_grows_and_keeps_every_value() -> None:
     assert (seen.low, seen.high) == (x.min(), x.max())
     assert seen.counts.sum() == x.size
     assert seen.reach == 1024
-    wanted, _ = np.histogram(x, 2 * BINS, (-1024, 1024))
+    expected, _ = np.histogram(x, 2 * BINS, (-1024, 1024))
     # The bins are half-open here and there alike, but values were rounded while the bins were narrow.
-    assert np.abs(np.cumsum(seen.counts) - np.cumsum(wanted)).max() <= 2
+    assert np.abs(np.cumsum(seen.counts) - np.cumsum(expected)).max() <= 2
 
 
 @pytest.mark.parametrize("form", [INT8, UINT8, FP8], ids=lambda form: form.name)
@@ -214,14 +214,14 @@ def test_inputs_are_the_windows_of_the_runtime(tmp_path: Path) -> None:
     folder_of(tmp_path, 2)
     inference = Inference("slide", (256, 512), (171, 341), (0.75, 1.25), flip=True)
     inputs = calibration_inputs(tmp_path, DEMO.preprocess, inference, limit=9)
-    found = list(inputs)
-    assert len(found) == 9
-    assert len({one.name for one in found}) == 9
-    assert [one.name.split(":")[0] for one in found[:4]] == ["00.png", "01.png", "00.png", "01.png"]
-    assert {one.pixels.shape for one in found} == {(1, 3, 256, 512)}
+    result = list(inputs)
+    assert len(result) == 9
+    assert len({one.name for one in result}) == 9
+    assert [one.name.split(":")[0] for one in result[:4]] == ["00.png", "01.png", "00.png", "01.png"]
+    assert {one.pixels.shape for one in result} == {(1, 3, 256, 512)}
     whole = list(calibration_inputs(tmp_path, DEMO.preprocess, DEMO.default))
     assert [one.pixels.shape for one in whole] == [(1, 3, 512, 768)] * 2  # one window each, then there are no more
-    np.testing.assert_array_equal(found[0].pixels, next(iter(inputs)).pixels)
+    np.testing.assert_array_equal(result[0].pixels, next(iter(inputs)).pixels)
 
 
 def test_bad_folders_are_told_apart(tmp_path: Path) -> None:
@@ -265,12 +265,12 @@ def test_what_is_no_picture_in_a_folder(tmp_path: Path) -> None:
 
 def test_other_pictures_of_one_name_and_size_are_others(tmp_path: Path) -> None:
     """Frames without compression are all equally large."""
-    found = []
+    result = []
     for moment, grey in ((1_000, 0), (2_000, 200)):
         cv2.imwrite(str(tmp_path / "frame.bmp"), np.full((40, 60, 3), grey, np.uint8))
         os.utime(tmp_path / "frame.bmp", (moment, moment))
-        found.append(calibration_inputs(tmp_path, DEMO.preprocess, DEMO.default).fingerprint)
-    assert found[0] != found[1]
+        result.append(calibration_inputs(tmp_path, DEMO.preprocess, DEMO.default).fingerprint)
+    assert result[0] != result[1]
 
 
 def test_table_of_more_inputs_than_asked_is_made_anew(graph: onnx.ModelProto, tmp_path: Path) -> None:

@@ -29,12 +29,12 @@ def test_ranges_of_every_tensor(graph: onnx.ModelProto, picture: np.ndarray) -> 
     assert set(ranges) == {*names, *map(scores_bound_name, attentions)}
     assert len(names) > 100
     for name, one, two in zip(names, tensors(graph, names, picture), tensors(graph, names, other), strict=True):
-        found = ranges[name]
+        result = ranges[name]
         both = np.concatenate([one.ravel(), two.ravel()]).astype(np.float64)
-        spread = max(found.reach, 1e-6)
-        assert found.low == pytest.approx(both.min(), abs=1e-5 * spread)  # float32, other fusions
-        assert found.high == pytest.approx(both.max(), abs=1e-5 * spread)
-        assert found.rms == pytest.approx(np.sqrt((both**2).mean()), rel=1e-3, abs=1e-6 * spread)
+        spread = max(result.reach, 1e-6)
+        assert result.low == pytest.approx(both.min(), abs=1e-5 * spread)  # float32, other fusions
+        assert result.high == pytest.approx(both.max(), abs=1e-5 * spread)
+        assert result.rms == pytest.approx(np.sqrt((both**2).mean()), rel=1e-3, abs=1e-6 * spread)
 
 
 def test_scores_are_bounded(graph: onnx.ModelProto, picture: np.ndarray) -> None:

@@ -30,19 +30,19 @@ def street(tmp_path: Path) -> Path:
 
 def test_unreadable_pictures_are_left_out_whatever_is_built(street: Path) -> None:
     for static in (None, (33, 47)):
-        found = samples(DEMO, street, 8, None, static)
-        assert [picture.name.partition(":")[0] for picture in found.gate[:2]] == ["a.png", "c.ppm"]
-        assert len(found.left_out) == 1
-        assert "b.jpg" in found.left_out[0]
-    assert [picture.pixels.shape[2:] for picture in found.gate] == [(33, 47)] * 2
+        result = samples(DEMO, street, 8, None, static)
+        assert [picture.name.partition(":")[0] for picture in result.gate[:2]] == ["a.png", "c.ppm"]
+        assert len(result.left_out) == 1
+        assert "b.jpg" in result.left_out[0]
+    assert [picture.pixels.shape[2:] for picture in result.gate] == [(33, 47)] * 2
 
 
 def test_ranges_are_those_of_typical_pictures(street: Path, tmp_path: Path) -> None:
     """Also where the gate has pictures of its own."""
     cv2.imwrite(str(tmp_path / "black.png"), np.zeros((60, 90, 3), np.uint8))
-    found = samples(DEMO, street, 8, tmp_path / "black.png", None)
-    assert [picture.name for picture in found.gate] == ["black.png"]
-    assert {picture.name.partition(":")[0] for picture in found.typical} == {"a.png", "c.ppm"}
+    result = samples(DEMO, street, 8, tmp_path / "black.png", None)
+    assert [picture.name for picture in result.gate] == ["black.png"]
+    assert {picture.name.partition(":")[0] for picture in result.typical} == {"a.png", "c.ppm"}
     without = samples(DEMO, None, 8, tmp_path / "black.png", None)
     assert without.typical is without.gate
     assert without.calibration is None

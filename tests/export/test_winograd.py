@@ -53,11 +53,11 @@ def test_result_is_the_convolution(size: tuple[int, int], batch: int) -> None:
     onnx.checker.check_model(proto, full_check=True)
     session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
     x = np.random.default_rng(7).standard_normal((batch, 259, *size), dtype=np.float32)
-    got = session.run(None, {"x": x})[0]
+    actual = session.run(None, {"x": x})[0]
     want = F.conv2d(*(torch.from_numpy(a).double() for a in (x, weight, bias)), padding=1).numpy()
-    assert got.dtype == ERROR[0]
-    assert got.shape == want.shape
-    error = (got - want) / want.std()
+    assert actual.dtype == ERROR[0]
+    assert actual.shape == want.shape
+    error = (actual - want) / want.std()
     assert np.abs(error).max() <= ERROR[1]
     assert np.sqrt((error**2).mean()) <= ERROR[2]
 
