@@ -54,7 +54,7 @@ def test_machine(record: Record, target: Target) -> None:
 @pytest.mark.gpu("rates", 1, 120)
 def test_rates(record: Record, target: Target) -> None:
     """Matrix and copy rates of this card."""
-    from benchmarks.kernels import measure_rates
+    from benchmarks.gpu_stages import measure_rates
 
     for name, rate in measure_rates(target.quick).items():
         if isinstance(rate, str):

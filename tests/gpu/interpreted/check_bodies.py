@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import kernels
+from benchmarks import gpu_stages
 from benchmarks.kernel_cost import Card
 from isnet_trt.settings import Inference, Preprocess
 from tests.gpu import test_gpu_kernels, test_gpu_runtime
@@ -78,26 +78,26 @@ RATES = {"matrix fp16": 1e30, "matrix fp32": 1e8, "copy": 1e12}
 
 
 @pytest.fixture
-def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> kernels.Bench:
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> gpu_stages.Bench:
     use_cpu(monkeypatch)
     card = Card("this card", RATES["copy"], 1e9, RATES["matrix fp32"])
-    return kernels.Bench(target_of(tmp_path), True, card, RATES)
+    return gpu_stages.Bench(target_of(tmp_path), True, card, RATES)
 
 
-def test_kernels_are_timed_beside_their_floors(bench: kernels.Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernels_are_timed_beside_their_floors(bench: gpu_stages.Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """The flag of `finite` is cleared on the device: a copy from the host cannot be captured."""
     copies: list[Any] = []
     monkeypatch.setattr("torch.Tensor.copy_", lambda self, *arguments, **options: copies.append(arguments))
     family = FAMILIES["finite"]
     monkeypatch.setitem(FAMILIES, "finite", dataclasses.replace(family, real=family.odd[4:5]))
-    (row,) = kernels.speed(bench, "finite")
+    (row,) = gpu_stages.speed(bench, "finite")
     assert row["floor µs"] > 0
     assert row["floor reached %"] > 0
     assert not copies
 
 
-def test_attention_is_held_to_its_aim(bench: kernels.Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "ATTENTION", ((17, 2), (20, 1)))
-    rows = list(kernels.attention_rate(bench))
+def test_attention_is_held_to_its_aim(bench: gpu_stages.Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_stages, "ATTENTION", ((17, 2), (20, 1)))
+    rows = list(gpu_stages.attention_rate(bench))
     assert [text.split(" tokens")[0] for text in bench.missed] == ["2 x 17"]  # one window has no aim
     assert all(row["PyTorch's TFLOP/s"] > 0 for row in rows)
