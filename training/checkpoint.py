@@ -156,7 +156,7 @@ def _find(path: Path) -> Path:
 def _read(path: Path, shown: Path | None = None) -> Any:
     """The file's content: tensors and plain containers only, mapped from the file where the format allows.
 
-    Messages speak of ``shown``, if given, in place of ``path``.
+    Error messages name ``shown``, if given, instead of ``path``.
     """
     start = _start(path)
     if not start:
@@ -165,7 +165,7 @@ def _read(path: Path, shown: Path | None = None) -> Any:
         raise CheckpointError(f"{path} is not a PyTorch checkpoint (it begins with {start!r}); give a .pth file")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch remarks on the pickle protocol, which nobody here can change
+            warnings.simplefilter("ignore")  # torch remarks on the pickle protocol, which the caller cannot change
             # Memory mapping leaves entries that are not used, such as the optimiser's state, on the disk.
             return torch.load(path, map_location="cpu", weights_only=True, mmap=start.startswith(_ZIP))
     except Exception as error:  # a foreign file makes the reader raise anything

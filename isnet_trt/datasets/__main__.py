@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
         "check", help=about, description=_DESCRIPTION, epilog=_EPILOG, formatter_class=cli.HelpFormatter
     )
     add = check.add_argument
-    add("name", metavar="NAME", help=f"{', '.join(LAYOUTS)}, or a .yaml file of one's own data")
+    add("name", metavar="NAME", help=f"{', '.join(LAYOUTS)}, or a .yaml file of your own data")
     about = "its folder (default: ADE20k, CityScapes, … here; the .yaml's own)"
     add("dir", metavar="DIR", nargs="?", type=Path, help=about)
     add("--split", default="both", choices=("both", *SPLITS), help="which part (default: both)")

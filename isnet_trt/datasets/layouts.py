@@ -25,7 +25,7 @@ TEST = "test"
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the files of a dataset are; every place is relative to the root.
+    """Locations of a dataset's files, relative to the root.
 
     A picture is ``images/NAME + image_end`` and its labels ``annotations/NAME + label_end``. Of alternative places the
     first that exists is used. ``{split}`` in a place is ``train`` or ``val``, ``{folder}`` is ``folders[split]``.

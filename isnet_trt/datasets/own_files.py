@@ -1,4 +1,4 @@
-"""Finds the pictures and label files of a dataset of one's own, and divides them into training and validation."""
+"""Find the pictures and label files of the user's own dataset, and divide them into training and validation."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def read_bgr(path: Path) -> Image:
 
 
 def _refuse_cut_off(path: Path) -> None:
-    """OpenCV fills the missing part of a JPEG with grey without an error; Pillow complains."""
+    """Raise `DataError` for an incomplete JPEG: OpenCV fills the missing part with grey, Pillow raises an error."""
     with path.open("rb") as stream:
         start = stream.read(2)
         stream.seek(-2, os.SEEK_END)

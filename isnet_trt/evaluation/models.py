@@ -31,7 +31,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Choice:
-    """How to open a model: preset, engine kind, and for a checkpoint its recipe and torch's device."""
+    """Options for opening a model: preset, engine kind, and for a checkpoint its recipe and torch's device."""
 
     preset: str = "default"
     engine: str | None = None

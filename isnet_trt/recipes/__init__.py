@@ -1,4 +1,4 @@
-"""Recipes, the definitions of models: published ones by name, those of one's own data from a YAML file. No torch."""
+"""Recipes, the definitions of models: published ones by name, those for the user's data from a YAML file. No torch."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "List the recipes: the twelve published ISNet models and the demo model. The default inference of all is the "
         "whole picture at scale 1, without flip.",
     )
-    parser.add_argument("name", nargs="?", help="show this recipe in full; also a .yaml file of one's own data")
+    parser.add_argument("name", nargs="?", help="show this recipe in full; also a .yaml file of your own data")
     arguments = parser.parse_args(argv)
     print(page(recipe(arguments.name)) if arguments.name else table())
     return 0

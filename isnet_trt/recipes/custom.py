@@ -1,4 +1,4 @@
-"""A recipe for pictures and labels of one's own, from a small YAML file. ``docs/fine-tuning.md`` explains every key.
+"""A recipe for the user's own pictures and labels, from a small YAML file. ``docs/fine-tuning.md`` explains every key.
 
     name: tiles                          # used in checkpoints and bundles
     images: "{split}/*.jpg"              # relative to this file; {split} is train or val
@@ -36,7 +36,7 @@ Colour = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class FilePatterns:
-    """Where pictures and labels are, relative to a root.
+    """Locations of pictures and labels, relative to a root.
 
     ``images`` is a folder (with all below it) or a pattern; ``labels`` has ``{name}``, the picture's path below the
     fixed part of ``images``, without suffix. ``{split}`` in both stands for ``places["train"]`` or ``places["val"]``.

@@ -36,7 +36,7 @@ def inference_form(model: ISNet) -> InferenceISNet:
 
 
 class InferenceISNet(nn.Module):
-    """What `inference_form` makes: raw logits (B, K, h, w) from normalised pictures (B, 3, H, W)."""
+    """The network that `inference_form` returns: normalised images (B, 3, H, W) -> raw logits (B, K, h, w)."""
 
     def __init__(self, model: ISNet) -> None:
         super().__init__()

@@ -85,7 +85,7 @@ _WHEEL: tuple[tuple[float, Colour], ...] = ((1.0, (24, 24, 26)), (0.58, (158, 16
 
 @dataclass(frozen=True)
 class Pose:
-    """Where a vehicle stands: ground position and heading (radians, 0 = away from the camera, towards +z)."""
+    """Pose of a vehicle: ground position and heading (radians, 0 = away from the camera, towards +z)."""
 
     x: float
     z: float
@@ -120,7 +120,7 @@ class Car:
         return self.pose.z - (self.model.half_length * abs(cos) + self.model.width / 2 * abs(sin))
 
     def covers(self, x: float, z: float) -> bool:
-        """Whether somebody at (x, z) would stand inside the vehicle."""
+        """Whether a person at (x, z) would stand inside the vehicle."""
         sin, cos = np.sin(self.pose.heading), np.cos(self.pose.heading)
         dx, dz = x - self.pose.x, z - self.pose.z
         along, across = abs(dx * sin + dz * cos), abs(dx * cos - dz * sin)

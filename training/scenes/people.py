@@ -23,7 +23,7 @@ _TROUSERS = palette("2c3654 3a3a3e 705c46 968e7e 242428 566880")
 
 @dataclass(frozen=True)
 class Looks:
-    """What a person wears and does; ``turn`` −1..1 is how far the body faces to the image's right."""
+    """Clothes, hair and posture of a person; ``turn`` −1..1 is how far the body faces to the image's right."""
 
     skin: Colour
     hair: Colour

@@ -13,7 +13,7 @@ from isnet_trt.training.scenes.light import Light
 
 @dataclass(frozen=True)
 class View:
-    """What everything in a scene is drawn with; coordinates are world metres (x to the right, y up, z ahead)."""
+    """Canvas, camera and light of a scene; coordinates are world metres (x to the right, y up, z ahead)."""
 
     canvas: Canvas
     camera: Camera
