@@ -34,28 +34,6 @@ if TYPE_CHECKING:
     from isnet_trt.runtime.segmenter import Segmenter
     from isnet_trt.settings import Inference
 
-_HOME = {
-    "Segmenter": "runtime.segmenter",
-    "Segmentation": "runtime.segmentation",
-    "Inference": "settings",
-    "RawImage": "pictures.raw",
-    "RawLabels": "pictures.raw",
-    **dict.fromkeys(
-        (
-            "IsnetError",
-            "SettingsError",
-            "ImageError",
-            "BundleError",
-            "EngineUnavailable",
-            "EngineError",
-            "OutOfMemory",
-            "CheckpointError",
-            "BuildError",
-            "ParityError",
-        ),
-        "errors",
-    ),
-}
 __all__ = [
     "BuildError",
     "BundleError",
@@ -74,9 +52,17 @@ __all__ = [
     "SettingsError",
     "__version__",
 ]
+_MODULES = {
+    "Segmenter": "runtime.segmenter",
+    "Segmentation": "runtime.segmentation",
+    "Inference": "settings",
+    "RawImage": "pictures.raw",
+    "RawLabels": "pictures.raw",
+}
+"""Where the names come from; the others are exceptions."""
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in __all__:
         raise AttributeError(f"module 'isnet_trt' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"isnet_trt.{_HOME[name]}"), name)
+    return getattr(importlib.import_module(f"isnet_trt.{_MODULES.get(name, 'errors')}"), name)

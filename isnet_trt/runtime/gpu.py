@@ -6,8 +6,8 @@ from isnet_trt.cuda.pipeline import Pipeline
 from isnet_trt.engines.base import Engine
 from isnet_trt.errors import SettingsError
 from isnet_trt.merging.resample import Array
-from isnet_trt.runtime.base import Runtime
 from isnet_trt.runtime.call import Outputs, Request
+from isnet_trt.runtime.host import Runtime
 
 
 class GpuRuntime(Runtime):
@@ -22,12 +22,10 @@ class GpuRuntime(Runtime):
 
     @property
     def description(self) -> str:
-        """See `Runtime.description`."""
         backend = self.pipeline.device.backend
         return f"{self.engine.description}; all stages on the GPU (memory from {backend}), {self.pipeline.description}"
 
     def submit(self, request: Request) -> Outputs:
-        """See `Runtime.submit`; takes host memory and that of GPU 0."""
         for memory, name in ((request.image, "the image"), (request.out_memory, "out")):
             if memory is not None and not memory.on_host and memory.device_index != 0:
                 raise SettingsError(f"{name} is in the memory of {memory.device}, but this segmenter works on GPU 0")
@@ -52,20 +50,17 @@ class GpuRuntime(Runtime):
         return outputs
 
     def collect(self, outputs: Outputs) -> None:
-        """See `Runtime.collect`. Labels in the caller's device memory are given back as the caller's object."""
         if outputs.ticket is not None:
             with outputs.timer("gpu"):
                 labels = self.pipeline.collect(outputs.ticket)
-            if labels is not None:
+            if labels is not None:  # else they were written to the caller's device memory, outputs.labels
                 outputs.labels = labels
 
     def infer(self, batch: Array) -> Array:
-        """See `Runtime.infer`. The engine shares its memory with the pipeline, which has to be idle."""
-        self.pipeline.wait()
+        self.pipeline.wait()  # the engine shares its memory with the pipeline, which has to be idle
         return super().infer(batch)
 
     def close(self) -> None:
-        """See `Runtime.close`."""
         try:
             self.pipeline.close()
         finally:

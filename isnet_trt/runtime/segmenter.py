@@ -6,7 +6,6 @@ import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from types import TracebackType
 from typing import Any, NoReturn
 
 import numpy as np
@@ -22,9 +21,8 @@ from isnet_trt.merging.resample import Array
 from isnet_trt.pictures.formats import Order
 from isnet_trt.pictures.interop import image_from, labels_from
 from isnet_trt.pictures.raw import stream_handle
-from isnet_trt.runtime.base import Runtime
 from isnet_trt.runtime.call import Outputs, Request, StageTimer
-from isnet_trt.runtime.host import HostRuntime
+from isnet_trt.runtime.host import HostRuntime, Runtime
 from isnet_trt.runtime.opening import open_runtime
 from isnet_trt.runtime.prefetch import prefetch
 from isnet_trt.runtime.segmentation import Segmentation
@@ -238,7 +236,5 @@ class Segmenter:
     def __enter__(self) -> Segmenter:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()

@@ -17,6 +17,7 @@ from isnet_trt import RawImage, RawLabels, Segmenter
 from isnet_trt.bundle import new_bundle, read_bundle
 from isnet_trt.cuda.device import Device
 from isnet_trt.engines.info import EngineInfo
+from isnet_trt.engines.tensorrt_family import TensorRTFamily
 from isnet_trt.errors import EngineError, EngineUnavailable, ImageError, SettingsError
 from isnet_trt.runtime import opening
 
@@ -225,11 +226,12 @@ def opened(
             raise EngineUnavailable(device)
         return open_device(gpu)
 
-    def open_device_engine(bundle, kind, *, threads, device, on_device):
+    def open_on_gpu(library, source, *, threads, on_device):
         return Opened(gpu, bundle.path("model.onnx"), kernels, bound and on_device)
 
+    monkeypatch.setattr(opening, "check_engine", lambda info: None)
     monkeypatch.setattr(opening.Device, "open", open_gpu)
-    monkeypatch.setattr(opening, "open_device_engine", open_device_engine)
+    monkeypatch.setattr(TensorRTFamily, "open_on_gpu", open_on_gpu)
     return Segmenter.open(bundle.folder), gpu
 
 
@@ -276,7 +278,8 @@ def test_an_engine_that_fails_to_open_leaves_nothing(monkeypatch, bundle):
         raise EngineError("damaged")
 
     monkeypatch.setattr(opening.Device, "open", lambda: open_device(gpu))
-    monkeypatch.setattr(opening, "open_device_engine", refuse)
+    monkeypatch.setattr(opening, "check_engine", lambda info: None)
+    monkeypatch.setattr(TensorRTFamily, "open_on_gpu", refuse)
     with pytest.raises(EngineError, match="damaged"):
         Segmenter.open(bundle.folder)
     gpu.nothing_is_left()
