@@ -10,7 +10,6 @@ numbers, 8-bit grey), overlay.png and the bundle to --out.
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -108,15 +107,11 @@ def write(folder: Path, scene: Scene, segmentation: Segmentation) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     p = cli.parser("isnet_trt.demo", __doc__ or "")
-    p.add_argument(
-        "--out", type=Path, default=Path("demo"), help="folder for the pictures and the bundle (default: demo)"
-    )
-    p.add_argument("--ckpt", type=Path, default=DEMO_CHECKPOINT, help="another checkpoint of the demo model")
-    p.add_argument("--engine", default="auto", help="engine of the bundle (default: auto, what this machine can run)")
-    p.add_argument("--seed", type=int, default=SEED, help=f"which scene (default: {SEED})")
-    p.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
+    add = p.add_argument
+    out = "folder for the pictures and the bundle (default: demo)"
+    add("--out", type=Path, default=Path("demo"), help=out)
+    add("--ckpt", type=Path, default=DEMO_CHECKPOINT, help="another checkpoint of the demo model")
+    add("--engine", default="auto", help="engine of the bundle (default: auto, what this machine can run)")
+    add("--seed", type=int, default=SEED, help=f"which scene (default: {SEED})")
+    add("--threads", type=int, help="CPU threads (default: all cores)")
     return p
-
-
-if __name__ == "__main__":
-    sys.exit(cli.run(main))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import importlib.util
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -14,22 +16,25 @@ from typing import TYPE_CHECKING
 from isnet_trt import cli
 from isnet_trt.datasets.check import spread
 from isnet_trt.datasets.layouts import SPLITS, TEST
+from isnet_trt.engines.cores import usable_cores
 from isnet_trt.engines.table import KINDS
 from isnet_trt.errors import DataError, SettingsError
 from isnet_trt.evaluation import page
 from isnet_trt.evaluation.export import LabelWriter
-from isnet_trt.evaluation.files import make_folder, write_whole
 from isnet_trt.evaluation.labelled import SCENES, Labelled, open_labelled
 from isnet_trt.evaluation.models import TORCH, Choice, Model, open_model
 from isnet_trt.evaluation.report import Report
 from isnet_trt.evaluation.run import Tally, Watch, run, together
-from isnet_trt.evaluation.share import shared, threads_each
+from isnet_trt.pictures.files import make_folder, write_file
 from isnet_trt.recipes import DATASETS, is_described
-from isnet_trt.training.group import Group
+from isnet_trt.training.group import Group, process_group
 from isnet_trt.training.scenes import HELD_OUT_COUNT
 
 if TYPE_CHECKING:
     from tqdm import tqdm
+
+_TIMEOUT = 24 * 3600.0
+"""Seconds that a process waits for the others, whose pictures may be much larger. One that dies ends all at once."""
 
 _DESCRIPTION = """Score a bundle or a checkpoint on a labelled set.
 
@@ -86,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     if arguments.split == TEST and not arguments.export:
         raise SettingsError("--split test: its labels are not public, so there is nothing to score; add --export DIR")
-    with shared() as group, ExitStack() as opened:
+    with _shared() as group, ExitStack() as opened:
         pictures = open_labelled(arguments.dataset, arguments.data, arguments.split, arguments.limit)
         if arguments.split != TEST:
             make_folder(arguments.out, "--out")
@@ -106,12 +111,44 @@ def main(argv: Sequence[str] | None = None) -> int:
     return cli.FAILED if report.tally.skipped else 0
 
 
+@contextmanager
+def _shared() -> Iterator[Group]:
+    """The processes that `torchrun` started, from the environment that it sets; without it this process alone.
+
+    Counts are sent by gloo. A process sees one GPU, chosen by its number on the machine. CUDA must not be in use yet.
+    """
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        _choose_gpu()
+        if importlib.util.find_spec("torch") is None:
+            raise SettingsError(
+                "several processes need torch.distributed; pip install 'isnet_trt[train]', or start one process"
+            )
+    with process_group("cpu", timeout=_TIMEOUT) as group:
+        yield group
+
+
+def _choose_gpu() -> None:
+    """Make one GPU visible, chosen by this process's number on the machine; processes share GPUs if there are fewer."""
+    local, visible = int(os.environ.get("LOCAL_RANK", 0)), os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = str(local)
+    elif visible.strip():
+        gpus = visible.split(",")
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[local % len(gpus)]
+
+
+def _threads_each() -> int | None:
+    """CPU threads for each process of a run of several on this machine; None (the engine's default) for one."""
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return max(1, usable_cores() // processes) if processes > 1 else None
+
+
 def _open_models(arguments: argparse.Namespace, pictures: Labelled, opened: ExitStack) -> list[Model]:
     """Open the model and, if there is one, the other; ``opened`` closes both."""
     paths = [(arguments.model, arguments.engine)]
     if arguments.against:
         paths.append((arguments.against, arguments.against_engine))
-    threads = arguments.threads or threads_each()
+    threads = arguments.threads or _threads_each()
     # A checkpoint trained on one's own pictures fits no published recipe; their YAML file is its recipe.
     recipe = arguments.recipe or (arguments.dataset if is_described(arguments.dataset) else None)
     models = []
@@ -163,8 +200,8 @@ def _present(report: Report, arguments: argparse.Namespace) -> None:
 def _write(report: Report, out: Path) -> None:
     written = ["evaluation.json", "evaluation.md"]
     data = json.dumps(report.to_json(), indent=1, ensure_ascii=False, allow_nan=False)
-    write_whole(out / written[0], (data + "\n").encode())
-    write_whole(out / written[1], page.markdown(report).encode())
+    write_file(out / written[0], (data + "\n").encode())
+    write_file(out / written[1], page.markdown(report).encode())
     try:
         written += _draw(report, out)
     except ImportError as error:
@@ -178,9 +215,5 @@ def _draw(report: Report, out: Path) -> list[str]:
     names = ["confusion.png", "confusion_against.png"][: len(report.models)]
     for name, model, score, figures in zip(names, report.models, report.tally.scores, report.metrics, strict=True):
         title = f"{Path(model.path).name} on {report.dataset} {report.split}, mIoU {100 * figures.miou:.2f} %"
-        write_whole(out / name, draw(score.confusion, report.labels.names, title))
+        write_file(out / name, draw(score.confusion, report.labels.names, title))
     return names
-
-
-if __name__ == "__main__":
-    sys.exit(cli.run(main))

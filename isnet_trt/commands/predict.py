@@ -11,7 +11,7 @@ from isnet_trt import cli
 from isnet_trt.engines.library import PLACEMENTS
 from isnet_trt.engines.table import KINDS
 from isnet_trt.errors import EngineError, ImageError, SettingsError
-from isnet_trt.pictures.files import Image, find_images, named, read_image, write_png
+from isnet_trt.pictures.files import Image, find_images, make_folder, named, read_image, refuse_inputs, write_png
 from isnet_trt.runtime.segmentation import Segmentation
 from isnet_trt.runtime.segmenter import Segmenter
 from isnet_trt.settings import Inference, choose_preset
@@ -37,37 +37,29 @@ could not be segmented (the others are), 2 nothing could be done."""
 
 def _parser() -> argparse.ArgumentParser:
     parser = cli.parser("isnet_trt.predict", _DESCRIPTION, _EPILOG)
-    parser.add_argument("bundle", metavar="BUNDLE", help="folder made by python -m isnet_trt.build")
-    parser.add_argument("images", metavar="IMAGE", nargs="+", help="picture file, folder (not its subfolders) or glob")
-    parser.add_argument(
-        "--out", required=True, metavar="DIR", type=Path, help="folder for the results; made if missing"
-    )
-    parser.add_argument("--engine", choices=KINDS, help="instead of the bundle's own, e.g. onnxruntime for the CPU")
-    parser.add_argument(
-        "--device",
-        choices=PLACEMENTS,
-        default="auto",
-        help="cuda: ONNX Runtime on the GPU (onnxruntime-gpu); auto: where the engine was built for",
-    )
-    parser.add_argument("--threads", type=cli.positive, metavar="N", help="CPU threads (default: all cores)")
+    add = parser.add_argument
+    add("bundle", metavar="BUNDLE", help="folder made by python -m isnet_trt.build")
+    add("images", metavar="IMAGE", nargs="+", help="picture file, folder (not its subfolders) or glob")
+    add("--out", required=True, metavar="DIR", type=Path, help="folder for the results; made if missing")
+    add("--engine", choices=KINDS, help="instead of the bundle's own, e.g. onnxruntime for the CPU")
+    device = "cuda: ONNX Runtime on the GPU (onnxruntime-gpu); auto: where the engine was built for"
+    add("--device", choices=PLACEMENTS, default="auto", help=device)
+    add("--threads", type=cli.positive, metavar="N", help="CPU threads (default: all cores)")
     add_inference(parser)
     return parser
 
 
 def add_inference(parser: argparse.ArgumentParser) -> None:
     """The options that `choose_inference` reads."""
-    how = parser.add_argument_group("how a picture is shown to the network")
-    how.add_argument("--preset", default="default", help="default or ms-flip, as the bundle defines them")
-    how.add_argument("--mode", choices=("whole", "slide"), help="the whole picture at once, or windows")
-    how.add_argument("--window", nargs=2, type=cli.positive, metavar=("H", "W"), help="window in pixels (slide)")
-    how.add_argument("--stride", nargs=2, type=cli.positive, metavar=("H", "W"), help="step between windows (slide)")
-    how.add_argument("--scales", nargs="+", type=float, metavar="S", help="factors of the picture's size")
-    how.add_argument("--flip", action=argparse.BooleanOptionalAction, help="show it mirrored as well")
-    how.add_argument(
-        "--softmax-before-resize",
-        action=argparse.BooleanOptionalAction,
-        help="average probabilities, or with --no- logits",
-    )
+    add = parser.add_argument_group("how a picture is shown to the network").add_argument
+    add("--preset", default="default", help="default or ms-flip, as the bundle defines them")
+    add("--mode", choices=("whole", "slide"), help="the whole picture at once, or windows")
+    add("--window", nargs=2, type=cli.positive, metavar=("H", "W"), help="window in pixels (slide)")
+    add("--stride", nargs=2, type=cli.positive, metavar=("H", "W"), help="step between windows (slide)")
+    add("--scales", nargs="+", type=float, metavar="S", help="factors of the picture's size")
+    add("--flip", action=argparse.BooleanOptionalAction, help="show it mirrored as well")
+    average = "average probabilities, or with --no- logits"
+    add("--softmax-before-resize", action=argparse.BooleanOptionalAction, help=average)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -124,16 +116,9 @@ def plan_outputs(pictures: Sequence[Path], out: Path) -> dict[Path, Path]:
     Raises:
         SettingsError: ``out`` cannot be made, or a result would replace one of the pictures.
     """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SettingsError(f"--out {out}: the folder cannot be made ({error.strerror})") from None
+    make_folder(out, "--out")
     jobs = {picture: out / stem for picture, stem in zip(pictures, output_stems(pictures), strict=True)}
-    inputs = {picture.resolve() for picture in pictures}
-    for stem in jobs.values():
-        for path in outputs(stem):
-            if path.resolve() in inputs:
-                raise SettingsError(f"{path} is one of the pictures and would be replaced; choose another --out")
+    refuse_inputs((path for stem in jobs.values() for path in outputs(stem)), pictures, "--out")
     return jobs
 
 
@@ -181,7 +166,3 @@ def save(segmentation: Segmentation, image: Image, stem: Path) -> None:
     labels, overlay = outputs(stem)
     write_png(labels, segmentation.labels)
     write_png(overlay, segmentation.overlay(image)[:, :, ::-1])
-
-
-if __name__ == "__main__":
-    sys.exit(cli.run(main))

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from isnet_trt.datasets.picture_set import PictureSet
 from isnet_trt.errors import DataError, first_few
 from isnet_trt.pictures.files import Image
-from isnet_trt.pictures.overlay import draw
+from isnet_trt.pictures.overlay import PAPER, draw, pad
 from isnet_trt.settings import Size
 
 _LISTED = 20
@@ -22,7 +22,7 @@ _COMMON = 8
 _TILE: Size = (260, 360)
 """Largest (height, width) of a picture on the page."""
 _LINE = 22
-_PAPER, _INK = (250, 250, 250), (30, 30, 30)
+_INK = (30, 30, 30)
 
 
 @dataclass
@@ -119,7 +119,7 @@ def page(samples: Sequence[tuple[PictureSet, int]]) -> Image:
     """Samples one below the other, uint8 RGB: the picture, and the picture under its label colours with a legend."""
     rows = [_row(dataset, index) for dataset, index in samples]
     width = max(row.shape[1] for row in rows)
-    return np.vstack([_fill(row, len(row), width) for row in rows])
+    return np.vstack([pad(row, len(row), width) for row in rows])
 
 
 def _row(dataset: PictureSet, index: int) -> Image:
@@ -131,7 +131,7 @@ def _row(dataset: PictureSet, index: int) -> Image:
     small = np.asarray(cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST), np.int16)
     overlay = _overlay(dataset, np.ascontiguousarray(image), small)
     height = max(len(image), len(overlay))
-    pair = np.hstack([_fill(image, height, _TILE[1] + _LINE // 2), _fill(overlay, height, overlay.shape[1])])
+    pair = np.hstack([pad(image, height, _TILE[1] + _LINE // 2), pad(overlay, height)])
     return np.vstack([_caption(f"{dataset.split}: {dataset.names[index]}", pair.shape[1]), pair])
 
 
@@ -144,12 +144,6 @@ def _overlay(dataset: PictureSet, image: Image, labels: NDArray[np.int16]) -> Im
 
 
 def _caption(text: str, width: int) -> Image:
-    strip = np.full((_LINE, width, 3), _PAPER, np.uint8)
+    strip = np.full((_LINE, width, 3), PAPER, np.uint8)
     cv2.putText(strip, text, (4, _LINE - 7), cv2.FONT_HERSHEY_SIMPLEX, 0.45, _INK, 1, cv2.LINE_AA)
     return strip
-
-
-def _fill(picture: Image, height: int, width: int) -> Image:
-    """``picture`` at the top left of a sheet of at least this size."""
-    below, beside = max(0, height - picture.shape[0]), max(0, width - picture.shape[1])
-    return np.asarray(cv2.copyMakeBorder(picture, 0, below, 0, beside, cv2.BORDER_CONSTANT, value=_PAPER), np.uint8)

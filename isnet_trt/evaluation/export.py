@@ -8,10 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isnet_trt.datasets.picture_set import PictureSet
-from isnet_trt.errors import SettingsError
-from isnet_trt.evaluation.files import make_folder
 from isnet_trt.evaluation.labelled import Labelled
-from isnet_trt.pictures.files import write_png
+from isnet_trt.pictures.files import make_folder, refuse_inputs, write_png
 
 
 class LabelWriter:
@@ -26,8 +24,10 @@ class LabelWriter:
         Raises:
             SettingsError: it cannot be created, or a file of the dataset would be replaced.
         """
-        _refuse_inputs(folder, pictures)
-        self.folder = make_folder(folder, "--export")
+        self.folder = folder
+        files = pictures.files if isinstance(pictures, PictureSet) else ()
+        refuse_inputs(map(self._path, pictures.names), [file for pair in files for file in pair if file], "--export")
+        make_folder(folder, "--export")
         self._values = stored_values(pictures)
 
     def __call__(self, name: str, labels: NDArray[np.unsignedinteger]) -> None:
@@ -36,18 +36,12 @@ class LabelWriter:
         Raises:
             SettingsError, ImageError: the folder or the file cannot be written.
         """
-        path = self.folder / f"{name}.png"
+        path = self._path(name)
         make_folder(path.parent, "--export")
         write_png(path, self._values[labels])
 
-
-def _refuse_inputs(folder: Path, pictures: Labelled) -> None:
-    files = pictures.files if isinstance(pictures, PictureSet) else ()
-    inputs = {file.resolve() for pair in files for file in pair if file}
-    for name in pictures.names:
-        path = folder / f"{name}.png"
-        if path.resolve() in inputs:
-            raise SettingsError(f"{path} is a file of the dataset and would be replaced; choose another --export")
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.png"
 
 
 def stored_values(pictures: Labelled) -> NDArray[np.unsignedinteger]:

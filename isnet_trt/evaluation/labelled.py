@@ -6,13 +6,12 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from isnet_trt.datasets.layouts import open_dataset
-from isnet_trt.datasets.picture_set import Source
+from isnet_trt.datasets.picture_set import PictureSet
 from isnet_trt.errors import SettingsError
 from isnet_trt.pictures.files import Image
 from isnet_trt.recipes import DEMO_LABELS
@@ -20,26 +19,6 @@ from isnet_trt.settings import Labels, Size
 from isnet_trt.training.scenes import HELD_OUT_COUNT, HELD_OUT_SEED, SCENE_SIZE, draw_scene
 
 SCENES = "scenes"
-
-
-class Labelled(Source, Protocol):
-    """Pictures with their true labels.
-
-    ``labels`` are the classes; ``names`` are unique, one per picture. Of the truth, pixels with other values than
-    0..K−1 are not counted.
-    """
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def split(self) -> str: ...
-
-    @property
-    def labels(self) -> Labels: ...
-
-    @property
-    def names(self) -> Sequence[str]: ...
 
 
 @dataclass(frozen=True)
@@ -66,6 +45,13 @@ class DrawnScenes:
         return np.ascontiguousarray(scene.image[..., ::-1]), scene.labels
 
 
+Labelled = PictureSet | DrawnScenes
+"""Pictures with their true labels, of which pixels with other values than 0..K−1 are not counted.
+
+Both have ``name``, ``split``, ``labels`` (the classes) and unique ``names``, one per picture.
+"""
+
+
 def open_labelled(name: str, data: Path | None, split: str, limit: int | None = None) -> Labelled:
     """The set called ``name``: ``scenes``, one of the datasets, or the path of a YAML file.
 
@@ -73,7 +59,7 @@ def open_labelled(name: str, data: Path | None, split: str, limit: int | None = 
         name: what to open.
         data: the dataset's folder; None for the drawn scenes.
         split: ``train``, ``val``, or ``test`` for pictures whose pixels have no truth.
-        limit: number of drawn scenes; no other set heeds it.
+        limit: number of drawn scenes; has no effect on other sets.
 
     Raises:
         SettingsError: there is no such set, or a package for reading it is missing.

@@ -92,9 +92,13 @@ def run(
     """
     classes = pictures.labels.count
     tally = Tally([Score(Confusion(classes)) for _ in models], Agreement(classes) if len(models) == 2 else None)
+
+    def load(index: int) -> tuple[NDArray[np.uint8], NDArray[np.integer]]:
+        return pictures[index]
+
     start = time.perf_counter()
     with ThreadPoolExecutor(_READERS) as pool:
-        jobs = prefetch(indices, lambda i: (i, pool.submit(pictures.__getitem__, i)), lambda job: job, _READERS)
+        jobs = prefetch(indices, lambda index: (index, pool.submit(load, index)), lambda job: job, _READERS)
         for index, loaded in jobs:
             name = pictures.names[index]
             try:

@@ -1,4 +1,4 @@
-"""Picture files: finding them, reading them, writing PNGs."""
+"""Files: find and read pictures, write PNGs and other results, each as a whole or not at all."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from isnet_trt.errors import ImageError
+from isnet_trt.errors import ImageError, IsnetError, SettingsError
 
 Image = NDArray[np.uint8]
 """A picture, (H, W, 3) RGB unless said otherwise."""
@@ -71,18 +71,19 @@ def find_images(arguments: Iterable[str]) -> list[Path]:
     Raises:
         ImageError: a folder or glob holds no picture.
     """
-    found: dict[Path, None] = {}
+    images: dict[Path, None] = {}  # a set that keeps the order
     for argument in arguments:
         if Path(argument).is_dir():
             matches = pictures_in(Path(argument))
         elif glob.has_magic(argument) and not Path(argument).exists():
-            matches = [Path(name) for name in _glob(argument) if Path(name).is_file()]
+            names = sorted(glob.glob(argument, recursive=True))  # noqa: PTH207  # Path.glob takes no absolute pattern
+            matches = [Path(name) for name in names if Path(name).is_file()]
         else:
             matches = [Path(argument)]
         if not matches:
             raise ImageError(f"{argument}: no pictures there ({', '.join(sorted(SUFFIXES))} are looked for in folders)")
-        found.update(dict.fromkeys(matches))
-    return list(found)
+        images.update(dict.fromkeys(matches))
+    return list(images)
 
 
 def pictures_in(folder: Path) -> list[Path]:
@@ -90,22 +91,26 @@ def pictures_in(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and not path.is_dir())
 
 
-def _glob(pattern: str) -> list[str]:
-    return sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207  # Path.glob takes no absolute pattern
-
-
 def write_png(path: Path, pixels: NDArray[np.unsignedinteger]) -> None:
-    """``pixels``, uint8 or uint16 (H, W) or uint8 (H, W, 3) BGR, as PNG, through a temporary file beside it.
+    """``pixels``, uint8 or uint16 (H, W) or uint8 (H, W, 3) BGR, as PNG, written as by `write_file`.
 
     Raises:
         ImageError: the file cannot be written.
     """
-    encoded = cv2.imencode(".png", np.ascontiguousarray(pixels))[1]
+    write_file(path, cv2.imencode(".png", np.ascontiguousarray(pixels))[1].tobytes(), ImageError)
+
+
+def write_file(path: Path, content: bytes, error_type: type[IsnetError] = SettingsError) -> None:
+    """Write a file through a temporary one beside it, so that it appears as a whole or not at all.
+
+    Raises:
+        IsnetError: it cannot be written, as ``error_type``; an earlier file of this name stays.
+    """
     try:
         with replacing(path) as temporary:
-            temporary.write_bytes(encoded.tobytes())
+            temporary.write_bytes(content)
     except OSError as error:
-        raise ImageError(f"{path} cannot be written: {error.strerror}") from None
+        raise error_type(f"{path} cannot be written: {error.strerror}; it is as it was") from None
 
 
 @contextmanager
@@ -117,3 +122,26 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def make_folder(folder: Path, option: str) -> Path:
+    """``folder``, created if it is missing; ``option`` is the command-line option that names it.
+
+    Raises:
+        SettingsError: it cannot be created or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SettingsError(f"{option} {folder}: the folder cannot be created ({error.strerror})") from None
+    if not os.access(folder, os.W_OK):
+        raise SettingsError(f"{option} {folder}: the folder cannot be written to")
+    return folder
+
+
+def refuse_inputs(outputs: Iterable[Path], inputs: Iterable[Path], option: str) -> None:
+    """Raise SettingsError if one of the files to be written, in the folder that ``option`` names, is also read."""
+    resolved = {path.resolve() for path in inputs}
+    for path in outputs:
+        if path.resolve() in resolved:
+            raise SettingsError(f"{path} is one of the files read and would be replaced; choose another {option}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -14,7 +14,7 @@ from isnet_trt.pictures.files import Image
 from isnet_trt.settings import size_text
 
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
-_PAPER, _INK, _FAINT = (250, 250, 250), (30, 30, 30), (120, 120, 120)
+PAPER, _INK, _FAINT = (250, 250, 250), (30, 30, 30), (120, 120, 120)
 _SMALLEST, _LARGEST = 18, 56
 """Height of a legend line in pixels; below the first the text could not be read."""
 _LONGEST = 28
@@ -55,7 +55,7 @@ def draw(
         return blended
     panel = _legend(names, palette, class_shares(labels, len(names)), len(image))
     height = max(len(blended), len(panel))
-    return np.hstack([_pad(blended, height), _pad(panel, height)])
+    return np.hstack([pad(blended, height), pad(panel, height)])
 
 
 def class_shares(labels: NDArray[np.unsignedinteger], classes: int) -> dict[int, float]:
@@ -65,13 +65,13 @@ def class_shares(labels: NDArray[np.unsignedinteger], classes: int) -> dict[int,
     return {int(c): float(counts[c] / labels.size) for c in order}
 
 
-def _pad(picture: Image, height: int) -> Image:
-    missing = height - len(picture)
-    return np.asarray(cv2.copyMakeBorder(picture, 0, missing, 0, 0, cv2.BORDER_CONSTANT, value=_PAPER), np.uint8)
+def pad(picture: Image, height: int, width: int = 0) -> Image:
+    """``picture`` at the top left of a light sheet of at least this size."""
+    below, beside = max(0, height - picture.shape[0]), max(0, width - picture.shape[1])
+    return np.asarray(cv2.copyMakeBorder(picture, 0, below, 0, beside, cv2.BORDER_CONSTANT, value=PAPER), np.uint8)
 
 
-@dataclass(frozen=True)
-class _Entry:
+class _Entry(NamedTuple):
     colour: tuple[int, ...]
     name: str
     share: str
@@ -92,14 +92,14 @@ def _legend(names: Sequence[str], palette: NDArray[np.uint8], shares: Mapping[in
     rows = -(-len(entries) // columns_needed)
     columns = [_column(entries[i : i + rows], line) for i in range(0, len(entries), rows)]
     tallest = max(map(len, columns))
-    return np.hstack([_pad(column, tallest) for column in columns])
+    return np.hstack([pad(column, tallest) for column in columns])
 
 
 def _column(entries: list[_Entry], line: int) -> Image:
     scale, stroke = line / 38, max(1, line // 22)
     text, gap = int(2.2 * line), line // 2
     right = text + max(_width(e.name, scale) for e in entries) + line + max(_width(e.share, scale) for e in entries)
-    panel = np.full((line * (len(entries) + 1), right + gap, 3), _PAPER, np.uint8)
+    panel = np.full((line * (len(entries) + 1), right + gap, 3), PAPER, np.uint8)
     for row, entry in enumerate(entries):
         top = gap + row * line
         corners = (gap, top + line // 8), (int(1.7 * line), top + line - line // 8)

@@ -74,19 +74,14 @@ def normalise(image: Image, preprocess: Preprocess) -> NDArray[np.float32]:
     return planes.transpose(1, 2, 0)
 
 
-def value_tables(preprocess: Preprocess) -> NDArray[np.float32]:
-    """The normalised value of every byte, (3, 256), in R, G, B order; not to be written to."""
-    return _tables(preprocess.mean, preprocess.std)
-
-
 @functools.lru_cache(maxsize=8)
-def _tables(mean: tuple[float, ...], std: tuple[float, ...]) -> NDArray[np.float32]:
-    """The normalised value of every byte, (3, 256).
+def value_tables(preprocess: Preprocess) -> NDArray[np.float32]:
+    """The normalised value of every byte, (3, 256), in R, G, B order; not to be written to.
 
     As the reference rounds: the mean is subtracted in float32, the product with 1/std is taken in float64.
     """
-    values = np.arange(256, dtype=np.float32) - np.asarray(mean, np.float32)[:, None]
-    return (values.astype(np.float64) * (1.0 / np.asarray(std, np.float64))[:, None]).astype(np.float32)
+    values = np.arange(256, dtype=np.float32) - np.asarray(preprocess.mean, np.float32)[:, None]
+    return (values.astype(np.float64) * (1.0 / np.asarray(preprocess.std, np.float64))[:, None]).astype(np.float32)
 
 
 def test_size(size: Size, preprocess: Preprocess) -> Size:

@@ -17,14 +17,14 @@ from miniature import MAKERS, SIZES
 from isnet_trt import Inference, Segmenter, cli
 from isnet_trt.bundle import CheckpointInfo, Manifest, new_bundle
 from isnet_trt.commands import evaluate
+from isnet_trt.commands.evaluate import _choose_gpu
 from isnet_trt.datasets.layouts import label_values, open_dataset
 from isnet_trt.engines.info import EngineInfo
 from isnet_trt.errors import SettingsError
-from isnet_trt.evaluation.files import write_whole
 from isnet_trt.evaluation.labelled import DrawnScenes, open_labelled
 from isnet_trt.evaluation.picture import draw, row_shares
-from isnet_trt.evaluation.share import _choose_gpu
 from isnet_trt.metrics import Agreement, Confusion
+from isnet_trt.pictures.files import write_file
 from isnet_trt.recipes import DATASETS
 from isnet_trt.settings import Labels, Preprocess
 
@@ -292,9 +292,9 @@ def test_labels_of_test_pictures_for_a_server(made, tmp_path, capsys, name, fold
         ("{data}/val_images --dataset lip --data {data} --engine onnxruntime", "is not a bundle"),
         ("{bundle}/model.onnx --dataset lip --data {data} --engine onnxruntime", "is a checkpoint, which PyTorch runs"),
         ("{bundle}/model.onnx --dataset lip --data {data}", "is not a PyTorch checkpoint"),
-        ("{bundle} --dataset lip --data {data} --out {bundle}/model.onnx", "cannot be made"),
+        ("{bundle} --dataset lip --data {data} --out {bundle}/model.onnx", "cannot be created"),
         ("{bundle} --dataset lip --data {data} --export {bundle}/model.onnx", "--export"),
-        ("{bundle} --dataset lip --data {data} --export {data}/val_segmentations", "is a file of the dataset"),
+        ("{bundle} --dataset lip --data {data} --export {data}/val_segmentations", "is one of the files read"),
     ],
 )
 def test_what_cannot_be_done_says_why(made, tmp_path, capsys, monkeypatch, options, message):
@@ -363,7 +363,7 @@ def test_drawn_scenes_are_those_that_training_holds_out():
 def test_a_failed_write_leaves_what_was_there(tmp_path):
     (tmp_path / "x").mkdir()
     with pytest.raises(SettingsError, match="x cannot be written"):
-        write_whole(tmp_path / "x", b"content")
+        write_file(tmp_path / "x", b"content")
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
 
 

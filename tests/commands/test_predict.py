@@ -186,7 +186,7 @@ def test_what_cannot_be_done_at_all(bundle, photos, tmp_path, capsys):
     for arguments, message in [
         ((bundle, tmp_path / "*.gif", "--out", tmp_path / "out"), "no pictures there"),
         ((tmp_path / "no_bundle", photos, "--out", tmp_path / "out"), "no_bundle"),
-        ((bundle, photos, "--out", tmp_path / "file"), "cannot be made"),
+        ((bundle, photos, "--out", tmp_path / "file"), "cannot be created"),
     ]:
         assert run(*arguments) == cli.ERROR
         said = capsys.readouterr().err

@@ -7,7 +7,7 @@ import pytest
 
 from isnet_trt import Segmentation
 from isnet_trt.errors import ImageError, SettingsError
-from isnet_trt.pictures.overlay import _PAPER
+from isnet_trt.pictures.overlay import PAPER
 from isnet_trt.recipes import recipe
 
 LABELS = recipe("isnet_resnet50os8_ade20k").labels
@@ -60,7 +60,7 @@ def test_legend_stands_beside_and_shows_each_colour(size, classes):
     panel = picture[:, size[1] :].reshape(-1, 3)
     present = {tuple(colour) for colour in np.unique(panel, axis=0).tolist()}
     assert all(LABELS.palette[c] in present for c in segmentation.shares())
-    assert (panel[-1] == _PAPER).all()
+    assert (panel[-1] == PAPER).all()
     assert picture.shape[0] <= max(size[0], 18 * 10)
 
 
