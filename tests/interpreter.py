@@ -20,12 +20,12 @@ NEEDED = pytest.mark.skipif(sys.platform != "linux", reason="triton has no wheel
 
 def runs(folder: Path) -> list[Any]:
     """(file, marker) of every run of a folder's checks; only some files have slow ones."""
-    found = []
+    params = []
     for path in sorted(folder.glob("check_*.py")):
-        found.append(pytest.param(path, "not slow", id=path.stem))
+        params.append(pytest.param(path, "not slow", id=path.stem))
         if "pytest.mark.slow" in path.read_text("utf-8"):
-            found.append(pytest.param(path, "slow", id=f"{path.stem}-slow", marks=pytest.mark.slow))
-    return found
+            params.append(pytest.param(path, "slow", id=f"{path.stem}-slow", marks=pytest.mark.slow))
+    return params
 
 
 def run_checks(path: Path, which: str) -> None:

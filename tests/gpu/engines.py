@@ -75,8 +75,8 @@ def convolution(dtype: str, shape: Sequence[int], kernel: int, dilation: int, se
         if dtype in FLOATS:
             constants.append(floats(factor, weight, kind))
         else:
-            more, held = eight_bits(dtype, i, last, weight)
-            nodes, constants, source, factor = nodes + more, constants + held, f"d{i}", f"wd{i}"
+            more, levels = eight_bits(dtype, i, last, weight)
+            nodes, constants, source, factor = nodes + more, constants + levels, f"d{i}", f"wd{i}"
         pads = [dilation * (kernel // 2)] * 4
         last = "logits" if i == layers - 1 else f"y{i}"
         nodes.append(helper.make_node("Conv", [source, factor], [last], pads=pads, dilations=[dilation] * 2))
@@ -164,8 +164,8 @@ def graph(
         [helper.make_tensor_value_info(name, kind, tuple(shape)) for name, shape in values.items()]
         for values in (inputs, outputs)
     )
-    made = helper.make_graph(nodes, "test", sources, results, constants)
-    return helper.make_model(made, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10).SerializeToString()
+    whole = helper.make_graph(nodes, "test", sources, results, constants)
+    return helper.make_model(whole, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10).SerializeToString()
 
 
 class BuildFailed(Exception):

@@ -21,7 +21,7 @@ from cuda_host import ReferenceKernels
 from benchmarks import gpu_stages, gpu_timing, kernels, results
 from benchmarks.kernel_cost import Card
 from isnet_trt import Segmenter
-from isnet_trt.cuda.gpu import Gpu, find_gpu
+from isnet_trt.cuda.gpu import Gpu
 from isnet_trt.cuda.pipeline import Pipeline
 from isnet_trt.cuda.plan_steps import Plan
 from isnet_trt.cuda.transfers import Slot, Transfers
@@ -42,6 +42,8 @@ from tests.interpreter import NEEDED, run_checks, runs
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="as the tests on a GPU, for Linux")
 CALLER = Case("small", LABELS, Preprocess((47, 33)), Inference(), (33, 47))
 DEMO = test_gpu_bundles.DEMO
+# Asking the driver here would spoil the tests on the GPU, whose processes are forked from this one.
+without_gpu = pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="there is an NVIDIA driver")
 
 
 @NEEDED
@@ -202,9 +204,9 @@ def test_wrong_images_and_label_maps_are_found(record: Record, tmp_path: Path, m
     monkeypatch.setattr(
         test_gpu_callers.Caller, "read", lambda self, tensor: (read(self, tensor)[0] + 1, tensor.numpy())
     )
-    found = messages()
-    assert "label map, pointer, stream given: 0.000 % of the labels are those of the host array" in found
-    assert "label map, pointer, stream given: written between the rows" in found
+    texts = messages()
+    assert "label map, pointer, stream given: 0.000 % of the labels are those of the host array" in texts
+    assert "label map, pointer, stream given: written between the rows" in texts
 
 
 def test_forks_are_refused_or_found_out(record: Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -301,7 +303,7 @@ def test_bundles_are_compared_with_the_cpu(record: Record, tmp_path: Path, monke
     assert any("of the labels are the CPU's" in text for text in record.wrong)
 
 
-@pytest.mark.skipif(find_gpu() is not None, reason="a GPU is here")
+@without_gpu
 def test_no_bundle_is_built_for_an_engine_that_is_not_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("isnet_trt.export.build", lambda *arguments, **options: pytest.fail("it was built"))
     target, name = target_of(tmp_path), "isnet_resnet50os8_ade20k"
@@ -506,7 +508,7 @@ def test_records_go_into_a_result_beside_the_others(tmp_path: Path, capsys: pyte
         kernels.main(["--only", "nonsense"])
 
 
-@pytest.mark.skipif(find_gpu() is not None, reason="a GPU is here")
+@without_gpu
 def test_without_a_gpu_nothing_is_timed_and_the_reason_is_named() -> None:
     with pytest.raises(EngineUnavailable, match="timed on an NVIDIA GPU: no NVIDIA driver"):
         kernels.main(["--quick", "--only", "finite"])

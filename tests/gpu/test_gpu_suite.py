@@ -221,6 +221,21 @@ def test_the_plan_runs_nothing_and_names_the_order_with_estimates(tmp_path: Path
     assert estimate == "8.4"  # of the committed result
 
 
+def test_collecting_does_not_touch_the_driver() -> None:
+    """A process that has called it cannot be forked to use it: every test would fail."""
+    script = """
+import sys, pytest
+from isnet_trt.cuda import gpu
+gpu._Driver.__init__ = lambda *arguments: sys.exit("the driver is loaded")
+class Probe:
+    def pytest_configure(self, config):
+        sys.modules["conftest"].probe = lambda: (None, "asked in another process")
+sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", "--collect-only", "tests/gpu"], [Probe()]))
+"""
+    ran = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert ran.returncode == 0, ran.stdout[-2000:] + ran.stderr
+
+
 def test_a_part_that_fails_costs_that_part_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     record = Record(tmp_path / "r.jsonl")
     for what, error, lacking in (

@@ -169,10 +169,10 @@ def test_references_are_the_operators_of_the_model() -> None:
     q, k, v, bias, logits, features = (normal(CPU, 2 + i, shape).double() for i, shape in enumerate(shapes))
     expected = ops.attention(q, k, v, bias, 0.25).numpy()
     np.testing.assert_allclose(attention.reference(*map(numbers, (q, k, v, bias)), 0.25), expected, atol=1e-12)
-    for made, wanted in zip(
+    for values, expected in zip(
         region_pool.reference(numbers(logits), numbers(features)), ops.region_pool(logits, features), strict=True
     ):
-        np.testing.assert_allclose(made, wanted.numpy(), atol=1e-12)
+        np.testing.assert_allclose(values, expected.numpy(), atol=1e-12)
     bias[-1] = -np.inf  # the last image has no key
     chunks = attention_reference(q, k, v, bias, 0.25, chunk=4).numpy()
     np.testing.assert_allclose(chunks, attention.reference(*map(numbers, (q, k, v, bias)), 0.25), atol=1e-12)
