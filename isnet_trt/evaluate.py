@@ -1,9 +1,7 @@
 """``python -m isnet_trt.evaluate``; the command is `isnet_trt.commands.evaluate`."""
 
-import sys
-
 from isnet_trt import cli
 from isnet_trt.commands.evaluate import main
 
 if __name__ == "__main__":
-    sys.exit(cli.run(main))
+    raise SystemExit(cli.run(main))

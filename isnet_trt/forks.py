@@ -30,15 +30,11 @@ class OwnerProcess:
         """Whether this is that process, not a child forked from it."""
         return os.getpid() == self._process
 
-    def check(self, what: str) -> None:
-        """Refuse work in a forked child.
-
-        Raises:
-            EngineError: this is another process.
-        """
+    def check(self, resource: str) -> None:
+        """Raise EngineError in a forked child; ``resource`` is the resource's name in the message."""
         if not self.is_here:
             raise EngineError(
-                f"{what} was opened in process {self._process} and cannot be used in process {os.getpid()}, forked "
+                f"{resource} was opened in process {self._process} and cannot be used in process {os.getpid()}, forked "
                 "from it: the engine's threads and its device stay with the parent. Open a new one in the child, or "
                 "start children with multiprocessing's 'spawn' or 'forkserver'"
             )

@@ -1,9 +1,7 @@
 """``python -m isnet_trt.predict``; the command is `isnet_trt.commands.predict`."""
 
-import sys
-
 from isnet_trt import cli
 from isnet_trt.commands.predict import main
 
 if __name__ == "__main__":
-    sys.exit(cli.run(main))
+    raise SystemExit(cli.run(main))

@@ -110,11 +110,7 @@ class Inference:
 
 
 def choose_preset(presets: Mapping[str, Inference], name: str) -> Inference:
-    """The settings called ``name``.
-
-    Raises:
-        SettingsError: there are none; the message lists those there are.
-    """
+    """The settings called ``name``; SettingsError, which lists the names, if there are none."""
     if name not in presets:
         raise SettingsError(f"preset {name!r} is unknown; there are: {', '.join(presets)}")
     return presets[name]

@@ -13,21 +13,3 @@ from isnet_trt.bundle.manifest import (
     FileInfo,
     Manifest,
 )
-
-__all__ = [
-    "ENGINE",
-    "KERNELS",
-    "MANIFEST",
-    "ONNX",
-    "SCHEMA_VERSION",
-    "TIMING_CACHE",
-    "Bundle",
-    "CheckpointInfo",
-    "Draft",
-    "FileInfo",
-    "Manifest",
-    "check_target",
-    "new_bundle",
-    "read_bundle",
-    "sha256",
-]

@@ -102,11 +102,7 @@ def new_bundle(out: str | os.PathLike[str], force: bool = False) -> Iterator[Dra
 
 
 def check_target(target: Path, force: bool) -> None:
-    """Refuse early what `new_bundle` would refuse, before minutes of work.
-
-    Raises:
-        BundleError: ``target`` exists and must not be replaced, or cannot be looked at.
-    """
+    """Raise BundleError, before minutes of work, where `new_bundle` would not write or replace ``target``."""
     try:
         if target.is_symlink():
             raise BundleError(f"{target} is a symbolic link; name the folder itself")

@@ -28,11 +28,7 @@ class Bundle:
     manifest: Manifest
 
     def path(self, name: str) -> Path:
-        """The path of one of the bundle's files.
-
-        Raises:
-            BundleError: the bundle holds no such file.
-        """
+        """The path of one of the bundle's files; BundleError if it holds no such file."""
         if name not in self.manifest.files:
             raise BundleError(f"{self.folder} holds no {name}; its files: {', '.join(self.manifest.files)}")
         return self.folder / name
@@ -74,11 +70,7 @@ def read_bundle(folder: str | os.PathLike[str], verify: bool = True) -> Bundle:
 
 
 def read_json(root: Path) -> Any:
-    """The content of a bundle's manifest, unchecked.
-
-    Raises:
-        BundleError: ``root`` is no folder, or holds no readable manifest.
-    """
+    """The content of a bundle's manifest, unchecked; BundleError if ``root`` holds no readable one."""
     if not root.is_dir():
         raise BundleError(f"{root} is not a folder: a bundle is the folder that python -m isnet_trt.build writes")
     path = root / MANIFEST
@@ -114,11 +106,7 @@ def _check_names(root: Path, manifest: Manifest) -> None:
 
 
 def check_name(root: Path, name: str) -> None:
-    """Refuse file names that lead out of the bundle or promise a pickle.
-
-    Raises:
-        BundleError: ``name`` cannot be a file of the bundle in ``root``.
-    """
+    """Raise BundleError for a file name that leads out of the bundle in ``root`` or promises a pickle."""
     path = PurePosixPath(name)
     # A name must be in the one form that finish() writes: "a//b", "./a" or "a/../b" would slip past a comparison.
     plain = name == str(path) and not path.is_absolute() and ".." not in path.parts and name not in (".", MANIFEST)
@@ -129,11 +117,7 @@ def check_name(root: Path, name: str) -> None:
 
 
 def unlisted_files(root: Path, names: Collection[str]) -> Iterator[str]:
-    """Files below ``root`` that are not in ``names``; links count as files, hidden files (``.nfs…``) are ignored.
-
-    Raises:
-        OSError: a folder cannot be listed.
-    """
+    """Files below ``root`` that are not in ``names``; links count as files, hidden files (``.nfs…``) are ignored."""
     for folder, folders, files in os.walk(root, onerror=_raise):
         links = [name for name in folders if (Path(folder) / name).is_symlink()]
         for name in (*files, *links):
@@ -162,11 +146,7 @@ def _check_file(root: Path, name: str, info: FileInfo) -> None:
 
 
 def check_no_pickle(path: Path) -> None:
-    """Refuse a file whose content is a pickle or a zip archive (as torch checkpoints are), whatever its name.
-
-    Raises:
-        BundleError: it is one.
-    """
+    """Raise BundleError for a pickle or a zip archive (as torch checkpoints are), whatever the file's name."""
     with path.open("rb") as stream:
         head = stream.read(4)
         stream.seek(max(0, path.stat().st_size - 1))

@@ -90,11 +90,7 @@ def table(demo: Recipe, results: Sequence[Result]) -> str:
 
 
 def write(folder: Path, scene: Scene, segmentation: Segmentation) -> None:
-    """Write scene, truth, labels and overlay as PNG.
-
-    Raises:
-        ImageError: a file cannot be written.
-    """
+    """Write scene, truth, labels and overlay as PNG; ImageError if one cannot be written."""
     images = {
         "scene.png": scene.image[..., ::-1],
         "truth.png": scene.labels,

@@ -20,8 +20,7 @@ from isnet_trt.engines.cores import usable_cores
 from isnet_trt.engines.table import KINDS
 from isnet_trt.errors import DataError, SettingsError
 from isnet_trt.evaluation import page
-from isnet_trt.evaluation.export import LabelWriter
-from isnet_trt.evaluation.labelled import SCENES, Labelled, open_labelled
+from isnet_trt.evaluation.labelled import SCENES, Labelled, LabelWriter, open_labelled
 from isnet_trt.evaluation.models import TORCH, Choice, Model, open_model
 from isnet_trt.evaluation.report import Report
 from isnet_trt.evaluation.run import Tally, Watch, run, together

@@ -79,11 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def choose_inference(presets: dict[str, Inference], arguments: argparse.Namespace) -> Inference:
-    """The preset, with the fields replaced that options give.
-
-    Raises:
-        SettingsError: there is no such preset, or the fields do not make sense together.
-    """
+    """The preset with the fields that options give replaced; SettingsError if they do not make sense together."""
     preset = choose_preset(presets, arguments.preset)
     names = ("mode", "window", "stride", "scales", "flip", "softmax_before_resize")
     options = {name: value for name in names if (value := getattr(arguments, name)) is not None}
@@ -111,10 +107,9 @@ def _fallback_window(presets: dict[str, Inference], preset: Inference, fields: d
 
 
 def plan_outputs(pictures: Sequence[Path], out: Path) -> dict[Path, Path]:
-    """Picture -> results' path without ``_labels.png``, in ``out``, which is made if it is missing.
+    """Picture -> results' path without ``_labels.png``, in ``out``, which is created if it is missing.
 
-    Raises:
-        SettingsError: ``out`` cannot be made, or a result would replace one of the pictures.
+    Raises SettingsError if that fails, or if a result would replace one of the pictures.
     """
     make_folder(out, "--out")
     jobs = {picture: out / stem for picture, stem in zip(pictures, output_stems(pictures), strict=True)}
@@ -158,11 +153,7 @@ def _segment_all(segmenter: Segmenter, inference: Inference, jobs: dict[Path, Pa
 
 
 def save(segmentation: Segmentation, image: Image, stem: Path) -> None:
-    """Write ``<stem>_labels.png`` and ``<stem>_overlay.png``, each whole or not at all.
-
-    Raises:
-        ImageError: a file cannot be written.
-    """
+    """Write ``<stem>_labels.png`` and ``<stem>_overlay.png``, each whole or not at all; ImageError if that fails."""
     labels, overlay = outputs(stem)
     write_png(labels, segmentation.labels)
     write_png(overlay, segmentation.overlay(image)[:, :, ::-1])

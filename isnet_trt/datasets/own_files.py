@@ -29,11 +29,7 @@ def open_custom(path: Path, root: Path | None, split: str) -> PictureSet:
 
 
 def find_pairs(patterns: FilePatterns, root: Path, split: str) -> tuple[tuple[str, ...], Files]:
-    """Names, pictures and label files of one split.
-
-    Raises:
-        DataError: there are no pictures, two have one name, or labels are missing.
-    """
+    """Names, pictures and label files of one split; DataError if any is missing, or two pictures have one name."""
     by_folder = "{split}" in patterns.images
     folder = patterns.places[split] if by_folder and patterns.places else ""
     images, labels = (pattern.replace("{split}", folder) for pattern in (patterns.images, patterns.labels))

@@ -1,4 +1,7 @@
-"""Labelled sets by name: the datasets and one's own data from disk, and the demo model's held-out drawn scenes."""
+"""Labelled sets by name: datasets and one's own data from disk, and the demo model's held-out drawn scenes.
+
+And predicted label maps as files in a set's own label values, as an evaluation server expects them.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from numpy.typing import NDArray
 from isnet_trt.datasets.layouts import open_dataset
 from isnet_trt.datasets.picture_set import PictureSet
 from isnet_trt.errors import SettingsError
-from isnet_trt.pictures.files import Image
+from isnet_trt.pictures.files import Image, make_folder, refuse_inputs, write_png
 from isnet_trt.recipes import DEMO_LABELS
 from isnet_trt.settings import Labels, Size
 from isnet_trt.training.scenes import HELD_OUT_COUNT, HELD_OUT_SEED, SCENE_SIZE, draw_scene
@@ -73,10 +76,9 @@ def open_labelled(name: str, data: Path | None, split: str, limit: int | None = 
 
 
 def check_labels(labels: Labels, pictures: Labelled, model: str) -> None:
-    """Check that a model's classes are those of the set, by number and name; ``model`` is its path, for the message.
+    """Raise SettingsError unless a model's classes are those of the set, by number and name.
 
-    Raises:
-        SettingsError: they are not.
+    ``model`` is the model's path, for the message.
     """
     expected = pictures.labels
     if labels.count != expected.count:
@@ -94,3 +96,36 @@ def check_labels(labels: Labels, pictures: Labelled, model: str) -> None:
 
 def _begin(labels: Labels) -> str:
     return ", ".join(labels.names[:3]) + (", …" if labels.count > 3 else "")
+
+
+class LabelWriter:
+    """Writes ``folder/NAME.png`` with the values that the dataset's own label files would hold.
+
+    Cityscapes gets its label ids (road 7, …), ADE20K and COCO-Stuff 1..K, LIP and the drawn scenes 0..K−1.
+    """
+
+    def __init__(self, folder: Path, pictures: Labelled) -> None:
+        """Create the folder; SettingsError if that fails, or if a file of the dataset would be replaced."""
+        self.folder = folder
+        files = pictures.files if isinstance(pictures, PictureSet) else ()
+        refuse_inputs(map(self._path, pictures.names), [file for pair in files for file in pair if file], "--export")
+        make_folder(folder, "--export")
+        self._values = _stored_values(pictures)
+
+    def __call__(self, name: str, labels: NDArray[np.unsignedinteger]) -> None:
+        """Write the labels of one picture, whole or not at all; SettingsError or ImageError if that fails."""
+        path = self._path(name)
+        make_folder(path.parent, "--export")
+        write_png(path, self._values[labels])
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.png"
+
+
+def _stored_values(pictures: Labelled) -> NDArray[np.unsignedinteger]:
+    """Training id -> stored value (the smallest where there are several), uint8 or uint16 (K,)."""
+    count = pictures.labels.count
+    stored = pictures.values.ids if isinstance(pictures, PictureSet) else {number: number for number in range(count)}
+    by_id = {number: value for value, number in sorted(stored.items(), reverse=True)}
+    table = np.array([by_id[number] for number in range(count)])
+    return table.astype(np.uint8 if table.max() < 256 else np.uint16)

@@ -43,11 +43,7 @@ class Window:
 
 
 def scaled_size(size: Size, scale: float) -> Size:
-    """floor(side * scale) for both sides.
-
-    Raises:
-        ImageError: a side would become 0.
-    """
+    """floor(side * scale) for both sides; ImageError if one would become 0."""
     height, width = (math.floor(side * scale) for side in size)
     if min(height, width) < 1:
         raise ImageError(

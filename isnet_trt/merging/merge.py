@@ -43,11 +43,7 @@ class Head:
     pairs: Pairs = ()
 
     def check_output(self, shape: Sequence[int], output: Sequence[int]) -> None:
-        """Refuse a network whose ``output`` for an input of ``shape`` is not what the label set requires.
-
-        Raises:
-            EngineError: the two differ.
-        """
+        """Raise EngineError unless the ``output`` shape for an input of ``shape`` is the one for this label set."""
         expected = (shape[0], self.classes, *coarse_size((shape[2], shape[3]), self.stride))
         if tuple(output) != expected:
             raise EngineError(

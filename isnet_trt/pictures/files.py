@@ -92,11 +92,7 @@ def pictures_in(folder: Path) -> list[Path]:
 
 
 def write_png(path: Path, pixels: NDArray[np.unsignedinteger]) -> None:
-    """``pixels``, uint8 or uint16 (H, W) or uint8 (H, W, 3) BGR, as PNG, written as by `write_file`.
-
-    Raises:
-        ImageError: the file cannot be written.
-    """
+    """Write ``pixels``, uint8 or uint16 (H, W) or uint8 (H, W, 3) BGR, as PNG; ImageError if that fails."""
     write_file(path, cv2.imencode(".png", np.ascontiguousarray(pixels))[1].tobytes(), ImageError)
 
 
@@ -125,10 +121,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def make_folder(folder: Path, option: str) -> Path:
-    """``folder``, created if it is missing; ``option`` is the command-line option that names it.
+    """Create ``folder`` if it is missing, and return it; ``option`` is the command-line option that names it.
 
-    Raises:
-        SettingsError: it cannot be created or written to.
+    Raises SettingsError if it cannot be created or written to.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)

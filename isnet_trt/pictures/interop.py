@@ -117,11 +117,7 @@ def _memory(source: Any, stream: int | None) -> Memory | None:
 
 
 def check_apart(image: RawImage, out: RawLabels) -> None:
-    """Refuse a label map that would be written over the picture while this is still read.
-
-    Raises:
-        SettingsError: the two share memory.
-    """
+    """Raise SettingsError if the label map would be written over the picture while this is still read."""
     same = image.on_host == out.on_host and image.device_index == out.device_index
     if same and image.address < out.end and out.address < image.end:
         raise SettingsError(

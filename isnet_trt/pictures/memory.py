@@ -58,11 +58,7 @@ class Memory:
         return self.strides[0] if self.strides[0] >= row_bytes else None
 
     def as_rows(self) -> Memory:
-        """The same, or on the host a copy, in rows from the top down.
-
-        Raises:
-            Refused: it is a GPU's memory in another layout.
-        """
+        """The same in rows from the top down: on the host a copy if need be, Refused for a GPU's memory."""
         if self.pitch is not None:
             return self
         if self.device != HOST:

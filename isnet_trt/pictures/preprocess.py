@@ -43,20 +43,12 @@ def to_rgb(image: Image, order: Order) -> Image:
 
 
 def network_input(image: Image, order: Order, preprocess: Preprocess) -> NDArray[np.float32]:
-    """Resize and normalise a checked image: float32 (3, H, W), C-contiguous.
-
-    Raises:
-        ImageError: the image is so elongated that a side would become 0.
-    """
+    """Resize and normalise a checked image: float32 (3, H, W), C-contiguous; ImageError as by `test_size`."""
     return normalise(resize(to_rgb(image, order), preprocess), preprocess).transpose(2, 0, 1)
 
 
 def resize(image: Image, preprocess: Preprocess) -> Image:
-    """The test-time resize: OpenCV's fixed-point bilinear on uint8, without antialiasing.
-
-    Raises:
-        ImageError: the picture is so elongated that a side would become 0.
-    """
+    """The test-time resize: OpenCV's fixed-point bilinear on uint8, not antialiased; ImageError as by `test_size`."""
     height, width = test_size((image.shape[0], image.shape[1]), preprocess)
     if (height, width) == image.shape[:2]:
         return image

@@ -137,11 +137,7 @@ class RawImage(Raw):
         self._complete(len(self.order), 1, ImageError)
 
     def array(self) -> Image:
-        """Host memory as uint8 (H, W, channels), without a copy.
-
-        Raises:
-            ImageError: it is a GPU's memory.
-        """
+        """Host memory as uint8 (H, W, channels), without a copy; ImageError if it is a GPU's."""
         channels = len(self.order)
         return self._view((*self.size, channels), (self.row_pitch, channels, 1), "uint8")
 
@@ -166,11 +162,7 @@ class RawLabels(Raw):
         self._complete(itemsize, itemsize, SettingsError)
 
     def array(self) -> NDArray[np.unsignedinteger]:
-        """Host memory as (H, W), without a copy; the caller's own array where it was given as one.
-
-        Raises:
-            ImageError: it is a GPU's memory.
-        """
+        """Host memory as (H, W), without a copy: the caller's own array if it is one; ImageError if it is a GPU's."""
         if self.on_host and isinstance(self.owner, np.ndarray) and self._is(self.owner):
             return self.owner
         return self._view(self.size, (self.row_pitch, np.dtype(self.dtype).itemsize), self.dtype)

@@ -70,11 +70,7 @@ class Outputs:
 
     @classmethod
     def allocate(cls, request: Request, classes: int) -> Outputs:
-        """Allocate host memory for all that is requested.
-
-        Raises:
-            SettingsError: ``points`` are not (row, column) pixels of the image.
-        """
+        """Allocate host memory for what is requested; SettingsError if ``points`` are no (row, column) pixels."""
         size, memory = request.image.size, request.out_memory
         labels = np.empty(size, label_type(classes)) if memory is None else memory.array()
         outputs = cls(labels, request.inference, request.timer)

@@ -43,19 +43,11 @@ class Runtime(ABC):
 
     @abstractmethod
     def submit(self, request: Request) -> Outputs:
-        """Compute the outputs of a request, or queue the work and return at once.
-
-        Raises:
-            ImageError, SettingsError, EngineError: as a call of `isnet_trt.Segmenter`.
-        """
+        """Compute the outputs of a request, or queue the work and return at once; raises what a call raises."""
 
     @abstractmethod
     def collect(self, outputs: Outputs) -> None:
-        """Wait until the outputs are complete.
-
-        Raises:
-            EngineError: the engine or the device failed, or the logits are not finite.
-        """
+        """Wait until the outputs are complete; EngineError if the device failed or the logits are not finite."""
 
     def close(self) -> None:
         """Close the engine and give all memory back; closing twice is harmless."""

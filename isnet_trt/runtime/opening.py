@@ -19,11 +19,7 @@ from isnet_trt.runtime.host import HostRuntime, Runtime
 
 
 def open_runtime(bundle: Bundle, kind: str | None, *, threads: int | None, device: Placement) -> Runtime:
-    """The engine as `open_engine` opens it, with all stages on the GPU where that can be.
-
-    Raises:
-        SettingsError, EngineUnavailable, EngineError, BundleError: the engine cannot be opened.
-    """
+    """The engine as `open_engine` opens it, with all stages on the GPU where that can be; raises the same errors."""
     library, source = _source(bundle, kind, device)
     model = _model(bundle, library.kind)
     if not (library.needs_gpu or device == "cuda"):

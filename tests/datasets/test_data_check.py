@@ -12,8 +12,7 @@ from own_pictures import make_pictures, write
 from PIL import Image
 
 from isnet_trt import cli
-from isnet_trt.datasets.__main__ import main
-from isnet_trt.datasets.check import examine, page, report, spread
+from isnet_trt.datasets.check import examine, main, page, report, spread
 from isnet_trt.datasets.layouts import open_dataset
 from isnet_trt.recipes import DATASETS, IGNORE
 
