@@ -51,7 +51,12 @@ def imported(folder: str) -> Iterator[tuple[str, str]]:
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 names = [node.module]
-            for module in {name.partition(".")[0] for name in names} - {"isnet_trt", "benchmarks", "__future__"}:
+            for module in {name.partition(".")[0] for name in names} - {
+                "isnet_trt",
+                "benchmarks",
+                "tests",
+                "__future__",
+            }:
                 if module not in sys.stdlib_module_names:
                     yield PROJECTS.get(module, canonicalize_name(module)), str(path.relative_to(ROOT))
 

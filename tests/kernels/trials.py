@@ -14,7 +14,7 @@ from benchmarks.kernel_cost import Cost
 from isnet_trt.cuda.element_types import ELEMENT_TYPES, FLOATS
 from tests.kernels.variants import TORCH, Output, Variant
 
-TOLERANCES = {"fp32": (2e-6, 5e-5), "fp16": (1e-3, 2e-2), "bf16": (6e-3, 1e-1)}
+TOLERANCES = {"fp32": (3e-6, 5e-5), "fp16": (1e-3, 2e-2), "bf16": (6e-3, 1e-1)}
 """Type -> the most that ‖result − reference‖ / ‖reference‖ and the worst element over the root mean square may be.
 
 float32 products are exact to 1e-7; float16 and bfloat16 round weights and results to 2^-11 and 2^-8. The largest on an
