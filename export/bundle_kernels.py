@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import onnx
 from tqdm import tqdm
@@ -32,7 +33,7 @@ from isnet_trt.recipes.architecture import Architecture
 
 
 def check_kernels(context: Context | None, architecture: Architecture) -> None:
-    """Refuse early what `compile_kernels` could not do.
+    """Check before a build that `compile_kernels` can do it.
 
     Raises:
         SettingsError: there are no kernels for plugins of this model.
@@ -70,7 +71,7 @@ def include_kernels(
 
 
 def architectures(capabilities: Iterable[str] | None) -> tuple[int, ...]:
-    """What to compile for, so that GPUs of ``capabilities`` such as "8.9" find a form of their own; None: all."""
+    """The compilation targets for GPUs of ``capabilities`` such as "8.9", and the portable one; None: all."""
     if capabilities is None:
         return tuple(KERNEL_TARGETS)
     own = {int(capability.replace(".", "")) for capability in capabilities}
@@ -111,11 +112,8 @@ def compile_kernels(
     command += ["--allow-spills", "--jobs", str(usable_cores()), "--context", *plugins]
     if plugins:
         command += ["--width", str(architecture.context_channels)]
-    with _running(command) as process, tqdm(desc="kernels", leave=False, disable=None if progress else True) as bar:
-        output = []
-        for line in process.stdout or ():
-            output.append(line)
-            bar.update()
+    with _running(command) as process:
+        output = list(tqdm(process.stdout, "kernels", leave=False, disable=None if progress else True))
         process.wait()
     if process.returncode:
         raise BuildError(f"the kernels cannot be compiled: {''.join(output[-3:]).strip()}")
@@ -132,12 +130,10 @@ def _spilling(folder: Path, arches: Iterable[int]) -> Iterator[str]:
 def _running(command: list[str]) -> Iterator[subprocess.Popen[str]]:
     """A process that does not outlive an error or Ctrl-C here."""
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            process.terminate()
-            process.wait()
-        if process.stdout:
-            process.stdout.close()
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with subprocess.Popen(command, env=environment, **pipes) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()  # does nothing to a process that has ended
+            process.wait()  # it writes into a folder that may be deleted next

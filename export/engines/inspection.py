@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import onnx
 from onnx import TensorProto
 
+from isnet_trt.engines.tensorrt_api import LAYERS_HEAD
 from isnet_trt.errors import BuildError
 from isnet_trt.export.functions import DOMAIN, context_nodes
 from isnet_trt.export.onnx_edit import FLOAT_CODES, NAMES, element_types
 from isnet_trt.export.options import Context
 
-HEAD = "Layers:"
 # In this order: the name BFloat16 contains Float and so does Float8.
 _TYPE_NAMES = {
     "bf16": ("BFloat16", "BF16"),
@@ -46,9 +46,9 @@ _WEIGHTS = 2
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer of an engine: types of what it reads and makes, and the graph's nodes that it computes.
+    """One layer of an engine: types of its tensors, and the graph's nodes that it computes.
 
-    ``dense`` is False where an input is known not to lie row after row without gaps.
+    ``dense`` is False where an input is known to have gaps between rows.
     """
 
     name: str
@@ -66,13 +66,13 @@ class Layer:
 
 
 def parse_layers(text: str) -> list[Layer]:
-    """The layers in an inspector's text (a `HEAD` line, then one line each, then an empty line).
+    """The layers in an inspector's text (`LAYERS_HEAD`, then one line each, then an empty line).
 
     Raises:
         BuildError: there are none: the library's format is another one.
     """
     layers = []
-    for line in text.removeprefix(HEAD).lstrip("\n").splitlines():
+    for line in text.removeprefix(LAYERS_HEAD).lstrip("\n").splitlines():
         if not line.startswith("Name: "):
             break
         layers.append(_layer(line))
@@ -84,12 +84,19 @@ def parse_layers(text: str) -> list[Layer]:
 def _layer(line: str) -> Layer:
     name = line.removeprefix("Name: ").split(", LayerType:")[0]
     kind = re.search(r"LayerType: ([^,]*)", line)
-    inputs, constants, outputs = (tuple(_types(line, group)) for group in ("Inputs", "Constants", "Outputs"))
+    inputs, constants, outputs = (_tensors(line, group) for group in ("Inputs", "Constants", "Outputs"))
+    weights = [tensor for tensor in constants if len(_numbers(tensor, "Dimensions")) >= _WEIGHTS]
     metadata = line.partition("Metadata: ")[2]
     nodes = (part.strip() for layer in re.findall(r"\[ONNX Layer: ([^\]]*)\]", metadata) for part in layer.split("|"))
-    named = tuple(node.split(" (")[0] for node in nodes)
-    dense = all(map(_dense, _tensors(line, "Inputs")))
-    return Layer(name, kind.group(1) if kind else "", inputs, constants, outputs, named, dense)
+    return Layer(
+        name,
+        kind.group(1) if kind else "",
+        _types(inputs),
+        _types(weights),
+        _types(outputs),
+        tuple(node.split(" (")[0] for node in nodes),
+        all(map(_is_dense, inputs)),
+    )
 
 
 def _tensors(line: str, group: str) -> list[str]:
@@ -98,13 +105,16 @@ def _tensors(line: str, group: str) -> list[str]:
     return re.findall(r"\{(.*?)\}", body.group(1)) if body else []
 
 
-def _dense(tensor: str) -> bool:
+def _numbers(tensor: str, field: str) -> list[int]:
+    """The list of numbers called ``field`` in a tensor's description; empty without one."""
+    match = re.search(rf" {field}: \[([^\]]*)\]", tensor)
+    return [int(number) for number in re.findall(r"-?\d+", match.group(1))] if match else []
+
+
+def _is_dense(tensor: str) -> bool:
     """Whether a tensor's strides, as far as they are known, are those of rows without gaps."""
-    shape, strides = (
-        [int(one) for one in found.group(1).split(",")] if found else []
-        for found in (re.search(rf" {name}: \[([-\d,]+)\]", tensor) for name in ("Dimensions", "Strides"))
-    )
     step = 1
+    shape, strides = _numbers(tensor, "Dimensions"), _numbers(tensor, "Strides")
     for size, stride in zip(reversed(shape), reversed(strides), strict=False):
         if stride not in (step, -1) and size != 1:
             return False
@@ -114,18 +124,13 @@ def _dense(tensor: str) -> bool:
     return True
 
 
-def _types(line: str, group: str) -> Iterator[str]:
-    """The types of one group's tensors; of the constants only those that are weights."""
-    for tensor in _tensors(line, group):
-        word = re.search(r"(?:Format/)?Data[tT]ype: ([^,}]*)", tensor)
-        shape = re.search(r"Dimensions: \[([^\]]*)\]", tensor)
-        rank = shape.group(1).count(",") + 1 if shape else 0
-        if word and (group != "Constants" or rank >= _WEIGHTS):
-            yield _type(word.group(1))
+def _types(tensors: Iterable[str]) -> tuple[str, ...]:
+    matches = (re.search(r"(?:Format/)?Data[tT]ype: ([^,}]*)", tensor) for tensor in tensors)
+    return tuple(_type(match.group(1)) for match in matches if match)
 
 
-def _type(word: str) -> str:
-    return next((name for name, words in _TYPE_NAMES.items() if any(part in word for part in words)), word.strip())
+def _type(text: str) -> str:
+    return next((name for name, parts in _TYPE_NAMES.items() if any(part in text for part in parts)), text.strip())
 
 
 def expected_types(proto: onnx.ModelProto) -> dict[str, str]:
@@ -157,7 +162,7 @@ def wrong_types(layers: Iterable[Layer], expected: dict[str, str]) -> list[str]:
     for node, kind in expected.items():
         computing = layers_of.get(node, [])
         if computing and all(kind not in layer.inputs for layer in computing):
-            built = sorted({one for layer in computing for one in layer.inputs})
+            built = sorted({name for layer in computing for name in layer.inputs})
             wrong.append(f"{node}: asked {kind}, built {', '.join(built) or 'nothing'}")
     unseen = [node for node in expected if node not in layers_of]
     if 2 * len(unseen) > len(expected):
@@ -174,22 +179,14 @@ def _layers_by_node(layers: Iterable[Layer]) -> dict[str, list[Layer]]:
 
 
 def check_types(layers: Sequence[Layer], proto: onnx.ModelProto) -> None:
-    """Refuse an engine whose layers do not have the types of its graph.
-
-    Raises:
-        BuildError: the message lists the nodes, what was asked and what was built.
-    """
+    """Raise BuildError, with the nodes and types, where the layers do not have the types of the graph."""
     if wrong := wrong_types(layers, expected_types(proto)):
         more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         raise BuildError(f"the engine does not have the types of its graph; {'; '.join(wrong[:5])}{more}")
 
 
 def check_context(layers: Sequence[Layer], proto: onnx.ModelProto, context: Context) -> None:
-    """Refuse an engine that computes the context operations otherwise than asked.
-
-    Raises:
-        BuildError: the message names the node, and the layer that computes it.
-    """
+    """Raise BuildError, with node and layer, where the context operations are not computed as ``context`` says."""
     layers_of = _layers_by_node(layers)
     for node in context_nodes(proto):
         computing = layers_of.get(node.name, [])

@@ -1,9 +1,9 @@
 """The input shapes that an engine is built for: its optimisation profiles.
 
-One profile, from the smallest input to the largest one of the recipe's documented inference, tuned at the window (or
-the test size), and where pictures keep their ratio the same one turned, for upright pictures: one profile for both
-would reach to a square of the longer side, and the engine's memory with it. The windows of all passes have one size, so
-that more profiles would serve only pictures that differ from it in whole mode; both libraries keep kernels for each.
+One profile reaches from the smallest input to the largest one of the recipe's documented inference and is tuned for
+the window (or the test size). Where pictures keep their ratio there is a second one for upright pictures, with height
+and width exchanged: one profile for both would reach to a square of the longer side, and so would the engine's memory.
+More profiles would serve only pictures of other sizes in whole mode, and both libraries keep kernels for each profile.
 """
 
 from __future__ import annotations
@@ -39,15 +39,17 @@ class Shapes:
     def profiles(self) -> tuple[tuple[Shape, Shape, Shape], ...]:
         """(smallest, usual, largest) of each profile."""
         plain = self.smallest, self.usual, self.largest
+        if not self.both_ways:
+            return (plain,)
         smallest, usual, largest = ((b, c, w, h) for b, c, h, w in plain)
-        return tuple(dict.fromkeys((plain, (smallest, usual, largest)) if self.both_ways else (plain,)))
+        return tuple(dict.fromkeys((plain, (smallest, usual, largest))))
 
 
 def shapes_for(recipe: Recipe, batch: int = 1, static: Size | None = None) -> Shapes:
     """The optimisation profiles of a recipe: its window or test size as usual, up to the largest documented scale."""
     if static:
-        one = (batch, 3, *static)
-        return Shapes(one, one, one)
+        shape = (batch, 3, *static)
+        return Shapes(shape, shape, shape)
     usual = recipe.ms_flip.window or recipe.crop
     reach = recipe.preprocess.size
     long, short = max(reach), min(reach)

@@ -10,6 +10,7 @@ from isnet_trt.cuda.architectures import GPU_ARCHITECTURES
 from isnet_trt.cuda.gpu import find_gpu
 from isnet_trt.engines.tensorrt import LIBRARY
 from isnet_trt.errors import BundleError, EngineUnavailable, SettingsError
+from isnet_trt.export.engines.base import BuildRequest
 from isnet_trt.export.engines.tensorrt_family import TensorRTFamilyBuilder
 from isnet_trt.export.options import EngineOptions
 
@@ -52,25 +53,31 @@ class TensorRTBuilder(TensorRTFamilyBuilder):
             flag = getattr(module.BuilderFlag, "VERSION_COMPATIBLE", None)
             config.set_flag(_available(flag, module, "--version-compatible"))
 
-    def earlier_measurements(self, options: EngineOptions, replaced: Path | None) -> bytes:
-        if options.timing_cache is not None:
-            return options.timing_cache.read_bytes()
-        try:
-            return read_bundle(replaced).path(TIMING_CACHE).read_bytes() if replaced else b""
-        except BundleError:
-            return b""
+    def attach_timing_cache(self, config: Any, request: BuildRequest) -> tuple[Any, bool]:
+        return timing_cache(config, earlier_measurements(request.options, request.replaced))
 
-    def attach_timing_cache(self, config: Any, earlier: bytes) -> tuple[Any, bool]:
-        """See `TensorRTFamilyBuilder.attach_timing_cache`.
 
-        TensorRT takes measurements of the same version on the same GPU only. Not yet run on a GPU.
-        """
-        cache = config.create_timing_cache(earlier)
-        if cache is not None and config.set_timing_cache(cache, False):
-            return cache, bool(earlier)
-        cache = config.create_timing_cache(b"")
-        config.set_timing_cache(cache, False)
-        return cache, False
+def earlier_measurements(options: EngineOptions, replaced: Path | None) -> bytes:
+    """The timing cache named in ``options``, else that of the bundle that is ``replaced``; b"": there is none."""
+    if options.timing_cache is not None:
+        return options.timing_cache.read_bytes()
+    try:
+        return read_bundle(replaced).path(TIMING_CACHE).read_bytes() if replaced else b""
+    except BundleError:
+        return b""
+
+
+def timing_cache(config: Any, earlier: bytes) -> tuple[Any, bool]:
+    """A timing cache for a build, and whether the measurements ``earlier`` are in it.
+
+    TensorRT takes measurements of the same version on the same GPU only. Not yet run on a GPU.
+    """
+    cache = config.create_timing_cache(earlier)
+    if cache is not None and config.set_timing_cache(cache, False):
+        return cache, bool(earlier)
+    cache = config.create_timing_cache(b"")
+    config.set_timing_cache(cache, False)
+    return cache, False
 
 
 def _available(setting: Any, module: Any, option: str) -> Any:

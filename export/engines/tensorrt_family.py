@@ -1,8 +1,8 @@
 """Building engines of TensorRT and TensorRT-RTX, which share one Python API.
 
-The network is strongly typed: its precision is the graph's, and the built engine's own layer information must have the
-same types and the context operations computed by whom they should. Whatever a library or a version of TensorRT from
-10.13 to 11 lacks is found by asking the module, not by comparing versions.
+The network is strongly typed: its precision is the graph's. The layer information of the built engine must have the
+same types, and the context operations computed by plugins or natively as chosen. What a library or a version of
+TensorRT from 10.13 to 11 lacks is found in its module, not by comparing versions.
 
 API: https://docs.nvidia.com/deeplearning/tensorrt/latest/_static/python-api/infer/Core/BuilderConfig.html
 """
@@ -23,13 +23,13 @@ from isnet_trt.cuda import plugins
 from isnet_trt.cuda.gpu import Gpu, find_gpu, probe_gpu
 from isnet_trt.cuda.kernels import Kernels
 from isnet_trt.engines.info import EngineInfo
-from isnet_trt.engines.tensorrt_api import create, network_flags, parser_errors
+from isnet_trt.engines.tensorrt_api import collecting_logger, create, network_flags, parser_errors
 from isnet_trt.engines.tensorrt_family import TensorRTFamily
 from isnet_trt.errors import BuildError, SettingsError
 from isnet_trt.export.engines.base import BuildRequest, BuiltEngine, EngineBuilder
 from isnet_trt.export.engines.inspection import Layer, check_context, check_types, parse_layers, summarise
 from isnet_trt.export.engines.profiles import Shape, set_shapes
-from isnet_trt.export.engines.tensorrt_progress import progress_monitor, recording_logger
+from isnet_trt.export.engines.tensorrt_progress import progress_monitor
 from isnet_trt.export.functions import remove_plugin_namespace
 from isnet_trt.export.graph import with_attention
 from isnet_trt.export.options import Context, EngineOptions
@@ -78,7 +78,7 @@ class TensorRTFamilyBuilder(EngineBuilder):
     def capabilities(self, options: EngineOptions, precision: str) -> tuple[str, ...]:
         least = _LEAST.get(precision, (0, 0))
         supported = self.supported(options, least)
-        if lacking := [one for one in supported if as_numbers(one) < least]:
+        if lacking := [capability for capability in supported if as_numbers(capability) < least]:
             raise SettingsError(
                 f"precision {precision} needs compute capability {'.'.join(map(str, least))} or newer, not "
                 f"{', '.join(lacking)}; use fp16 or int8, or other targets"
@@ -102,15 +102,8 @@ class TensorRTFamilyBuilder(EngineBuilder):
         if options.workspace is not None:
             config.set_memory_pool_limit(module.MemoryPoolType.WORKSPACE, int(options.workspace * GIB))
 
-    def earlier_measurements(self, options: EngineOptions, replaced: Path | None) -> bytes:
-        """An earlier build's timing cache: the one in ``options``, else that of the bundle that is replaced."""
-        return b""
-
-    def attach_timing_cache(self, config: Any, earlier: bytes) -> tuple[Any, bool]:
-        """A timing cache for a build, with the measurements ``earlier`` (b"": none), and whether these could be used.
-
-        None for a library without one.
-        """
+    def attach_timing_cache(self, config: Any, request: BuildRequest) -> tuple[Any, bool]:
+        """The timing cache of a build (None: the library has none), and whether it holds an earlier measurement."""
         return None, False
 
     def build(self, request: BuildRequest, folder: Path) -> BuiltEngine:
@@ -121,10 +114,10 @@ class TensorRTFamilyBuilder(EngineBuilder):
             notes = (f"measured {'only what was not known before' if built.reused else 'from the start'}",)
         gpu, shapes = find_gpu(), request.shapes
         info = EngineInfo(
-            kind=self.kind,
-            library_version=self.library.installed_version() or "",
-            file=ENGINE,
-            compute_capabilities=built.capabilities,
+            self.kind,
+            self.library.installed_version() or "",
+            ENGINE,
+            built.capabilities,
             gpu=gpu.name if gpu else None,
             driver=gpu.driver if gpu else None,
             shapes=(shapes.smallest, shapes.usual, shapes.largest),
@@ -148,11 +141,11 @@ class TensorRTFamilyBuilder(EngineBuilder):
         gpu, no_gpu = probe_gpu()
         self.library.check_builder(gpu, no_gpu)
         capabilities = self.capabilities(request.options, request.precision)
-        logger = recording_logger(module)
+        logger = collecting_logger(module)
         with self._plugins(module, request, gpu) as host:
             serialised, cache, reused = self._compile(module, request, capabilities, logger, host)
             text = logger.layers or self._inspect(module, request, logger, serialised, host)
-        logger.layers = ""  # long, and the logger lives as long as the process
+        logger.layers = ""  # long, and the logger is never freed
         layers = parse_layers(text)
         check_types(layers, request.proto)
         check_context(layers, request.proto, self.context(request.options))
@@ -161,11 +154,7 @@ class TensorRTFamilyBuilder(EngineBuilder):
 
     @contextlib.contextmanager
     def _plugins(self, module: Any, request: BuildRequest, gpu: Gpu | None) -> Iterator[plugins.Host | None]:
-        """Plugins registered while the engine is built and inspected, or none.
-
-        Raises:
-            EngineUnavailable: the library's parser would not survive a plugin in this process.
-        """
+        """Plugins registered while the engine is built and inspected, or none."""
         if self.context(request.options) == "native":
             yield None
             return
@@ -180,7 +169,7 @@ class TensorRTFamilyBuilder(EngineBuilder):
             yield host
 
     def _prepare(self, request: BuildRequest) -> onnx.ModelProto:
-        """The graph as the parser should see it: plain bodies, one shape if static, plugins where they are meant."""
+        """The graph for the parser: plain function bodies, one shape if static, plugins only with a plugin context."""
         graph = with_attention(request.proto, "plain")
         if self.context(request.options) == "native":
             remove_plugin_namespace(graph)  # a creator that somebody else has registered must not be taken
@@ -201,8 +190,7 @@ class TensorRTFamilyBuilder(EngineBuilder):
         config = builder.create_builder_config()
         self.configure(module, config, request.options, capabilities)
         set_shapes(builder, config, request.shapes)
-        earlier = self.earlier_measurements(request.options, request.replaced)
-        cache, reused = self.attach_timing_cache(config, earlier)
+        cache, reused = self.attach_timing_cache(config, request)
         monitor = progress_monitor(module) if request.progress else None
         if monitor is not None:
             config.progress_monitor = monitor
@@ -219,7 +207,7 @@ class TensorRTFamilyBuilder(EngineBuilder):
     ) -> str:
         """The engine inspector's text; it needs the GPU that the engine was built for. Not yet run on a GPU."""
         runtime = create(module.Runtime, logger, f"{self.kind} {module.__version__}")
-        if request.options.version_compatible:  # the engine carries a runtime, which is code; it was built a moment ago
+        if request.options.version_compatible:  # the engine carries code, the lean runtime, and was built just now
             runtime.engine_host_code_allowed = True
         engine = runtime.deserialize_cuda_engine(serialised)
         if engine is None:

@@ -1,29 +1,10 @@
-"""Logger and progress bars of a TensorRT builder."""
+"""Progress bars of a TensorRT builder."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from tqdm import tqdm
-
-from isnet_trt.engines.tensorrt_api import keep_alive, logger_class
-from isnet_trt.export.engines.inspection import HEAD
-
-
-def recording_logger(library: Any) -> Any:
-    """A collecting logger that also keeps the layer information which TensorRT-RTX writes at the end of a build."""
-
-    class RecordingLogger(logger_class(library)):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__()
-            self.layers = ""
-
-        def log(self, level: Any, message: str) -> None:
-            super().log(level, message)
-            if message.startswith(HEAD):
-                self.layers = message
-
-    return keep_alive(RecordingLogger())
 
 
 def progress_monitor(library: Any) -> Any:

@@ -36,7 +36,7 @@ class TensorRTRTXBuilder(TensorRTFamilyBuilder):
                 f"TensorRT-RTX does not build for compute capability {', '.join(unknown)}; it knows "
                 f"{', '.join(COMPUTE_CAPABILITIES)}"
             )
-        return targets or tuple(one for one in COMPUTE_CAPABILITIES if as_numbers(one) >= least)
+        return targets or tuple(capability for capability in COMPUTE_CAPABILITIES if as_numbers(capability) >= least)
 
     def configure(self, module: Any, config: Any, options: EngineOptions, capabilities: tuple[str, ...]) -> None:
         super().configure(module, config, options, capabilities)

@@ -1,4 +1,4 @@
-"""What every engine looks like to the runtime."""
+"""The protocols of engines: the network on any device, and on a GPU."""
 
 from __future__ import annotations
 
@@ -62,11 +62,7 @@ class DeviceEngine(Engine, protocols.DeviceEngine, Protocol):
 
 
 def check_batch(batch: NDArray[np.float32]) -> None:
-    """Refuse what no engine takes.
-
-    Raises:
-        EngineError: ``batch`` is not a non-empty C-contiguous float32 array of shape (B, 3, H, W).
-    """
+    """Raise EngineError unless ``batch`` is a non-empty C-contiguous float32 array of shape (B, 3, H, W)."""
     if batch.dtype != np.float32 or batch.ndim != 4 or batch.shape[1] != 3 or 0 in batch.shape:
         raise EngineError(f"an engine takes float32 (B, 3, H, W), not {batch.dtype} {batch.shape}")
     if not batch.flags.c_contiguous:

@@ -1,4 +1,4 @@
-"""How many threads are worth having: physical cores that this process may really use."""
+"""The number of physical cores that this process may use."""
 
 from __future__ import annotations
 

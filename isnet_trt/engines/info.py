@@ -1,4 +1,4 @@
-"""What a bundle's manifest says of the engine that it was built for."""
+"""The engine's entry in a bundle's manifest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is stated once about each engine library; `isnet_trt.engines.table` lists the libraries."""
+"""The runtime's description of an engine library; `isnet_trt.engines.table` lists the libraries."""
 
 from __future__ import annotations
 
@@ -20,8 +20,7 @@ PORTABLE = "onnxruntime"
 """The library that opens the ONNX graph of any bundle on any machine."""
 PRECISIONS = (*FLOATS, "int8", "fp8")
 Placement = Literal["auto", "cpu", "cuda"]
-"""Where the network runs: "auto" is the GPU for libraries that need one, and the CPU for the others, which take a GPU
-for "cuda" only."""
+"""Where the network runs; "auto": on the GPU for libraries that need one, else on the CPU."""
 PLACEMENTS: tuple[Placement, ...] = ("auto", "cpu", "cuda")
 
 
@@ -84,7 +83,7 @@ class Library:
         """
         try:
             return importlib.import_module(self.module)
-        except (ImportError, OSError, RuntimeError) as error:  # its own libraries missing end as any of the three
+        except (ImportError, OSError, RuntimeError) as error:  # any of the three where its own libraries are missing
             instead = "" if self.kind == PORTABLE else f", or use engine {PORTABLE!r}"
             raise EngineUnavailable(
                 f"engine {self.kind!r} needs the Python package {self.packages[0]}, which cannot be imported "
@@ -117,7 +116,7 @@ class Library:
 
     def open_on_cpu(self, source: EngineSource, *, threads: int | None = None) -> Engine:
         """An engine on the CPU; only of libraries that do not need a GPU."""
-        raise EngineUnavailable(f"{self.title} runs on a GPU only; use engine {PORTABLE!r}")
+        raise NotImplementedError
 
     def open_on_gpu(self, source: EngineSource, *, threads: int | None = None, on_device: bool = True) -> DeviceEngine:
         """An engine on the GPU; without ``on_device`` its `run` is all that is needed."""
@@ -133,4 +132,4 @@ class Library:
             EngineError: it does not start.
             SettingsError: the file cannot be read.
         """
-        raise NotImplementedError(f"{self.title} does not compile graphs")
+        raise NotImplementedError

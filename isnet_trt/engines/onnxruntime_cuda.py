@@ -1,8 +1,7 @@
 """ONNX Runtime's CUDA provider: the engine on a GPU where there is no TensorRT.
 
-It comes with the package ``onnxruntime-gpu``, which takes the place of ``onnxruntime``. Two forms, as the TensorRT
-engines: `run` from and to host memory, and `enqueue` on device memory, on a stream of its own. It is
-taken only where it is asked for. docs/cuda-runtime.md says what has run on a GPU.
+It comes with the package ``onnxruntime-gpu``, which takes the place of ``onnxruntime``, and is used on request only.
+docs/cuda-runtime.md says what has run on a GPU.
 
 https://onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html,
 https://onnxruntime.ai/docs/performance/tune-performance/iobinding.html
@@ -16,16 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from isnet_trt.cuda.backends import open_backend
 from isnet_trt.cuda.device import Device
 from isnet_trt.cuda.gpu import Gpu, probe_gpu
 from isnet_trt.cuda.kernels import Kernels
-from isnet_trt.engines.base import Engine, check_batch
 from isnet_trt.engines.cores import usable_cores
-from isnet_trt.engines.library import PORTABLE
-from isnet_trt.engines.onnxruntime_cpu import check_shape, failed, open_session, run_options, signature
+from isnet_trt.engines.onnxruntime_cpu import SessionEngine, run_error, run_options
 from isnet_trt.errors import EngineError, EngineUnavailable
 from isnet_trt.forks import OwnerProcess
 from isnet_trt.merging.geometry import coarse_size
@@ -34,33 +30,18 @@ PROVIDER = "CUDAExecutionProvider"
 _INSTALL = "pip uninstall onnxruntime, then pip install onnxruntime-gpu (with its CUDA and cuDNN)"
 
 
-def check_available(runtime: Any) -> Gpu:
-    """The GPU that the provider would use.
-
-    Raises:
-        EngineUnavailable: there is none, or this ONNX Runtime has no CUDA provider.
-    """
-    if PROVIDER not in runtime.get_available_providers():
-        raise EngineUnavailable(
-            f"device='cuda' with engine 'onnxruntime' needs ONNX Runtime's CUDA provider, which the installed ONNX "
-            f"Runtime {runtime.__version__} lacks; {_INSTALL}"
-        )
-    gpu, reason = probe_gpu()
-    if gpu is None:
-        raise EngineUnavailable(f"device='cuda' needs an NVIDIA GPU and its driver: {reason}")
-    return gpu
-
-
-class OnnxRuntimeCudaEngine(Engine):
+class OnnxRuntimeCudaEngine(SessionEngine):
     """A model file under ONNX Runtime's CUDA provider, on GPU 0 (as CUDA_VISIBLE_DEVICES counts), in float32 proper.
+
+    ``runtime`` is the module ``onnxruntime``; ``output`` is (classes, stride) of the model; ``kernels`` the bundle's
+    folder of compiled kernels. With ``on_device`` (which takes cuda-bindings) `enqueue` works, on the stream `stream`
+    alone; without, the session has a stream that nobody else sees, and only `run` works.
 
     Raises:
         EngineUnavailable: the provider or the GPU is missing, or the provider cannot be loaded.
         BundleError: the kernels of the bundle are damaged.
         EngineError: the file is no model that it can load.
     """
-
-    kind = PORTABLE
 
     def __init__(
         self,
@@ -71,21 +52,14 @@ class OnnxRuntimeCudaEngine(Engine):
         on_device: bool = False,
         threads: int | None = None,
     ) -> None:
-        """``runtime`` is the module ``onnxruntime``; ``output`` is (classes, stride) of the model; ``kernels`` the
-        bundle's folder of compiled kernels.
-
-        With ``on_device`` (which takes cuda-bindings) `enqueue` works, on the stream `stream` alone; without, the
-        session has a stream that nobody else sees, and only `run` works.
-        """
         missing = _preload(runtime)
-        self.gpu = check_available(runtime)
+        self.gpu = _gpu(runtime)
         self.description = (
             f"ONNX Runtime {runtime.__version__}, CUDA provider on {self.gpu.name} "
             f"(compute capability {self.gpu.compute_capability})"
         )
         self.kernels, self.no_kernels = Kernels.find(kernels, self.gpu.compute_capability)
         self._output = output
-        self._session: Any = None
         self.stream = 0  # with on_device a stream of the engine's own: it has to outlive the session
         self._device: Device | None = None
         if on_device:
@@ -94,46 +68,24 @@ class OnnxRuntimeCudaEngine(Engine):
                 self.stream = self._device.create_stream()
         self._owner = OwnerProcess(self)
         try:
-            self._load(runtime, path, threads or usable_cores(), missing)
+            self._load(runtime, path, threads or usable_cores(), (PROVIDER, _options(self.stream)), "gpu:0")
+            if self._session.get_providers()[0] != PROVIDER:
+                raise EngineUnavailable(
+                    f"ONNX Runtime {runtime.__version__} has a CUDA provider but could not load it: the CUDA or cuDNN "
+                    f"libraries that it was built for are missing{missing}; {_INSTALL}"
+                )
         except BaseException:
             self.close()
             raise
-        self._run_options = run_options(runtime, "memory.enable_memory_arena_shrinkage", "gpu:0")
         self._queue_options = run_options(runtime, "disable_synchronize_execution_providers", "1")
 
-    def _load(self, runtime: Any, path: Path, threads: int, missing: str) -> None:
-        self._session = open_session(runtime, path, threads, [(PROVIDER, _options(self.stream))])
-        if self._session.get_providers()[0] != PROVIDER:
-            raise EngineUnavailable(
-                f"ONNX Runtime {runtime.__version__} has a CUDA provider but could not load it: the CUDA or cuDNN "
-                f"libraries that it was built for are missing{missing}; {_INSTALL}"
-            )
-        self._name, self._shape, self._output_name = signature(self._session, path)
-
-    def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        """See `isnet_trt.engines.base.Engine.run`."""
-        self._owner.check("this engine")
-        check_batch(batch)
-        session = self._open(batch.shape)
-        try:
-            return np.asarray(session.run(None, {self._name: batch}, self._run_options)[0])
-        except Exception as error:
-            raise failed(batch.shape, error) from None
-
-    def _open(self, shape: tuple[int, ...]) -> Any:
-        if self._session is None:
-            raise EngineError("this engine was closed; open it again")
-        check_shape(self._shape, shape)
-        return self._session
-
     def output_shape(self, shape: tuple[int, int, int, int]) -> tuple[int, ...]:
-        """Shape of the logits for an input of ``shape``; EngineError where the model takes no such input."""
         self._open(shape)
         classes, stride = self._output
         return shape[0], classes, *coarse_size((shape[2], shape[3]), stride)
 
     def enqueue(self, input_address: int, output_address: int, shape: tuple[int, int, int, int], stream: int) -> None:
-        """Queue the network on `stream`: float32 ``shape`` at one device address to logits at the other.
+        """Queue the network on `stream`; see `isnet_trt.cuda.protocols.DeviceEngine`.
 
         Raises:
             EngineError: closed, another stream than `stream`, or ONNX Runtime fails, also where the model's output has
@@ -148,20 +100,18 @@ class OnnxRuntimeCudaEngine(Engine):
             binding.bind_output(self._output_name, "cuda", 0, np.float32, self.output_shape(shape), output_address)
             session.run_with_iobinding(binding, self._queue_options)
         except Exception as error:
-            raise failed(shape, error) from None
+            raise run_error(shape, error) from None
 
     def no_graph(self, shapes: frozenset[tuple[int, int, int, int]], stream: int) -> str:
-        """See `isnet_trt.cuda.protocols.DeviceEngine`: its runs allocate, and some of its steps are the host's."""
-        return "ONNX Runtime's runs cannot be captured"
+        return "ONNX Runtime's runs cannot be captured"  # they allocate, and some of their steps are the host's
 
     def keep(self, shapes: frozenset[tuple[int, int, int, int]]) -> None:
-        """Nothing is held for a shape."""
+        """Do nothing: no memory is held for a shape."""
 
     def close(self) -> None:
-        """Free the session; closing twice is harmless, and so is closing in a forked child, which frees nothing."""
+        super().close()
         if not self._owner.is_here:
             return
-        self._session = None
         if self.kernels is not None:
             self.kernels.close()
         if self._device is not None:
@@ -173,10 +123,23 @@ class OnnxRuntimeCudaEngine(Engine):
             self.close()
 
 
-def _preload(runtime: Any) -> str:
-    """Load CUDA and cuDNN from the packages ``nvidia-*``, where the provider does not look by itself; what is missing.
+def _gpu(runtime: Any) -> Gpu:
+    """The GPU that the provider would use."""
+    if PROVIDER not in runtime.get_available_providers():
+        raise EngineUnavailable(
+            f"device='cuda' with engine 'onnxruntime' needs ONNX Runtime's CUDA provider, which the installed ONNX "
+            f"Runtime {runtime.__version__} lacks; {_INSTALL}"
+        )
+    gpu, reason = probe_gpu()
+    if gpu is None:
+        raise EngineUnavailable(f"device='cuda' needs an NVIDIA GPU and its driver: {reason}")
+    return gpu
 
-    Some builds have the provider only once they are there.
+
+def _preload(runtime: Any) -> str:
+    """Load CUDA and cuDNN from the packages ``nvidia-*``, where the provider does not look, and return what is missing.
+
+    Some builds list the provider only once these libraries are loaded.
 
     https://onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html#preload-dlls
     """
@@ -190,15 +153,11 @@ def _preload(runtime: Any) -> str:
 
 
 def _options(stream: int) -> dict[str, str]:
-    """Of the provider. Float32 products are not rounded to TF32, so that labels are those of the CPU.
-
-    Trying every convolution algorithm for every new size takes seconds; the heuristic does not. Memory grows by what
-    is needed, not to the next power of two.
-    """
+    """The options of the provider."""
     options = {
         "device_id": "0",
-        "use_tf32": "0",
-        "cudnn_conv_algo_search": "HEURISTIC",
-        "arena_extend_strategy": "kSameAsRequested",
+        "use_tf32": "0",  # TF32 rounds float32 products, and labels would differ from the CPU's
+        "cudnn_conv_algo_search": "HEURISTIC",  # trying every algorithm takes seconds for every new size
+        "arena_extend_strategy": "kSameAsRequested",  # not to the next power of two
     }
     return options | ({"user_compute_stream": str(stream)} if stream else {})

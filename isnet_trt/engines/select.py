@@ -23,7 +23,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Machine:
-    """What decides about engines here: the GPU (or why there is none) and the installed version of each library."""
+    """What the choice depends on: the GPU (or why there is none) and the installed version of each library."""
 
     gpu: Gpu | None
     no_gpu: str = ""
@@ -34,14 +34,10 @@ class Machine:
 def look() -> Machine:
     """This machine; no CUDA package is imported for it."""
     gpu, no_gpu = probe_gpu()
-    return Machine(gpu, no_gpu, {kind: library(kind).installed_version() for kind in KINDS}, _has_bindings())
-
-
-def _has_bindings() -> bool:
-    try:
-        return importlib.util.find_spec("cuda.bindings") is not None
-    except ImportError:  # no package called cuda at all
-        return False
+    # The driver layer imports cuda-bindings with either owner of memory, pycuda included. Two steps: a submodule cannot
+    # be looked up without its package.
+    bindings = all(importlib.util.find_spec(name) for name in ("cuda", "cuda.bindings"))
+    return Machine(gpu, no_gpu, {kind: library(kind).installed_version() for kind in KINDS}, bindings)
 
 
 def choose(kind: str = "auto", machine: Machine | None = None) -> Choice:
@@ -86,10 +82,10 @@ def _unusable(candidate: Library, machine: Machine, gpu: Gpu) -> str:
 
 
 def check_engine(info: EngineInfo) -> None:
-    """Whether the engine of a manifest can run here; the library is not imported.
+    """Check that the engine of a manifest can run here, without importing the library.
 
     Raises:
-        EngineUnavailable: it cannot; the message says why and what can.
+        EngineUnavailable: it cannot; the message says why, and which engine can.
     """
     try:
         library(info.kind).check(info)

@@ -13,6 +13,9 @@ from typing import Any
 
 from isnet_trt.errors import EngineError
 
+LAYERS_HEAD = "Layers:"
+"""First line of the layer information of an engine."""
+
 
 def network_flags(module: Any) -> int:
     """Strong typing is a flag in TensorRT 10 and the only way from 11 on."""
@@ -26,58 +29,51 @@ def parser_errors(parser: Any) -> list[str]:
     return [f"{error.node_operator()} node {error.node_name()}: {error.desc()}" for error in errors]
 
 
-def same_version(one: str, other: str) -> bool:
-    """Whether two versions are one release; repackagings such as ``.post1`` or ``+cu13`` do not count."""
-    return _release(one) == _release(other)
-
-
 def runs_engine_of(installed: str, built: str, compatible: bool) -> bool:
     """Whether the ``installed`` version of a library runs an engine that version ``built`` built.
 
-    ``compatible`` engines run under later versions of the same major version as well (TensorRT's documentation,
-    "Engine Compatibility").
+    It does where both are one release; repackagings such as ``.post1`` or ``+cu13`` do not count. ``compatible``
+    engines run under later versions of the same major version as well (TensorRT's documentation, "Engine
+    Compatibility").
     """
-    if same_version(installed, built) or not compatible:
-        return same_version(installed, built)
     newer, older = ([int(part) for part in _release(version).split(".")] for version in (installed, built))
-    return newer[0] == older[0] and newer > older
+    return newer == older or (compatible and newer[0] == older[0] and newer > older)
 
 
 def _release(version: str) -> str:
     match = re.match(r"\d+(\.\d+)*", version)
-    return match.group() if match else version
+    return match.group() if match else "0"
 
 
 @functools.cache
 def logger_class(module: Any) -> Any:
-    """A class of loggers that collect the library's error messages in ``errors`` and print nothing."""
+    """A class of loggers that print nothing.
+
+    They collect the library's error messages in ``errors``, and keep in ``layers`` the layer information that
+    TensorRT-RTX writes at the end of a build.
+    """
     severity = module.ILogger.Severity
 
     class CollectingLogger(module.ILogger):
         def __init__(self) -> None:
             module.ILogger.__init__(self)
             self.errors: list[str] = []
+            self.layers = ""
 
         def log(self, level: Any, message: str) -> None:
+            if message.startswith(LAYERS_HEAD):
+                self.layers = message
             if level in (severity.ERROR, severity.INTERNAL_ERROR):
                 self.errors.append(message)
 
     return CollectingLogger
 
 
+# The library's process-wide parts, such as the registry of plugins, log to the first logger that is in use, and go on
+# doing so after the objects created with it are gone: a logger that was freed ends the process. So none is ever freed.
 _kept_alive: list[Any] = []
 _idle: list[Any] = []
 _loggers_lock = threading.Lock()
-
-
-def keep_alive(logger: Any) -> Any:
-    """Keep ``logger`` as long as the process lives, and return it.
-
-    The library's process-wide parts, such as the registry of plugins, log to the first logger that is in use, and go
-    on doing so after the objects created with it are gone: a logger that was freed ends the process.
-    """
-    _kept_alive.append(logger)
-    return logger
 
 
 def collecting_logger(module: Any) -> Any:
@@ -86,7 +82,9 @@ def collecting_logger(module: Any) -> Any:
         for index, logger in enumerate(_idle):
             if isinstance(logger, logger_class(module)):
                 return _idle.pop(index)
-    return keep_alive(logger_class(module)())
+    logger = logger_class(module)()
+    _kept_alive.append(logger)
+    return logger
 
 
 def give_back(logger: Any) -> None:

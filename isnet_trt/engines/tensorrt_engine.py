@@ -2,7 +2,6 @@
 
 Not yet run on a GPU: every refusal up to the deserialisation is tested for real, the rest against a double that keeps
 "device" memory on the host.
-API (Runtime, ICudaEngine, IExecutionContext):
 https://docs.nvidia.com/deeplearning/tensorrt/latest/_static/python-api/
 """
 
@@ -36,8 +35,11 @@ class TensorRTEngine(Engine):
     """A serialised engine on GPU 0 (as CUDA_VISIBLE_DEVICES counts).
 
     There is one execution context per input shape, since a context that changes its shape cannot be captured in a CUDA
-    graph; they never run at the same time and share their device memory. Two forms: `run` from and to host memory, on
-    a stream of the engine's own, and `enqueue` on device memory and any stream.
+    graph; they never run at the same time and share their device memory. `run` works from and to host memory, on a
+    stream of the engine's own, and `enqueue` on device memory and any stream.
+
+    ``library`` is the module and ``gpu`` the GPU that it runs on (`TensorRTFamily.compatible_gpu`). ``kernels`` is the
+    bundle's folder of compiled kernels; an engine with context plugins needs it.
 
     Raises:
         EngineUnavailable: there are no kernels for its plugins.
@@ -46,13 +48,9 @@ class TensorRTEngine(Engine):
     """
 
     stream = 0
-    """`enqueue` works on any stream; see `isnet_trt.engines.onnxruntime_cuda`."""
+    """`enqueue` works on any stream."""
 
     def __init__(self, library: Any, gpu: Gpu, path: Path, info: EngineInfo, kernels: Path | None = None) -> None:
-        """``library`` is the module and ``gpu`` the GPU that it runs on (`TensorRTFamily.compatible_gpu`).
-
-        ``kernels`` is the bundle's folder of compiled kernels; an engine with context plugins needs it.
-        """
         self.gpu = gpu
         self.kind = info.kind
         self.description = (
@@ -102,14 +100,14 @@ class TensorRTEngine(Engine):
         self._engine = self._runtime.deserialize_cuda_engine(serialised)
         if self._engine is None:
             messages = self._messages()  # before _invalid() makes the library say more
-            what = f"{self.kind} {self._library.__version__} cannot load {self._path}{self._invalid(serialised)}"
-            raise EngineError(f"{what}: {messages}; {REBUILD}")
+            library = f"{self.kind} {self._library.__version__}"
+            raise EngineError(f"{library} cannot load {self._path}{self._invalid(serialised)}: {messages}; {REBUILD}")
         self._input, self._output = self._signature()
-        self._options = self._context_options()  # kept: TensorRT-RTX's contexts give theirs back when asked
+        self._options = self._context_options()  # as long as the contexts, which hand it out (TensorRT-RTX)
         self._spare = self._create_context()  # now, so that too little memory shows when the engine is opened
 
     def _invalid(self, serialised: bytes) -> str:
-        """What TensorRT-RTX finds in the file's header; TensorRT has no such check."""
+        """The reasons that TensorRT-RTX finds in the file's header; TensorRT has no such check."""
         get_validity = getattr(self._runtime, "get_engine_validity", None)
         if get_validity is None:
             return ""
@@ -130,7 +128,7 @@ class TensorRTEngine(Engine):
         return inputs[0], outputs[0]
 
     def _context_options(self) -> Any:
-        """What contexts are made with: to work in memory that they are given."""
+        """The options of contexts, which use the memory that they are given."""
         strategy = self._library.ExecutionContextAllocationStrategy.USER_MANAGED
         eager = getattr(self._library, "DynamicShapesKernelSpecializationStrategy", None)
         if eager is None:
@@ -150,7 +148,7 @@ class TensorRTEngine(Engine):
         return context
 
     def _lend_memory(self, context: Any) -> None:
-        """What a run takes in any profile."""
+        """Give ``context`` the shared memory, which suffices for a run in any profile."""
         size = int(self._engine.device_memory_size_v2)
         if size:
             context.set_device_memory(self._buffer("activations", size), size)
@@ -192,7 +190,7 @@ class TensorRTEngine(Engine):
             if not context.set_optimization_profile_async(profile, self._stream):
                 return False
             self._device.synchronize(self._stream)  # it is used on other streams
-            self._lend_memory(context)  # whether it keeps what it had is not documented
+            self._lend_memory(context)  # whether it keeps its memory is not documented
         return bool(context.set_input_shape(self._input, shape))
 
     def _profiles(self) -> list[list[tuple[int, ...]]]:
@@ -204,11 +202,7 @@ class TensorRTEngine(Engine):
         return [[tuple(shape) for shape in engine.get_tensor_profile_shape(self._input, i)] for i in indices]
 
     def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        """See `isnet_trt.engines.base.Engine.run`.
-
-        Raises:
-            EngineError: closed, or ``batch`` is outside the shapes that the engine was built for, or CUDA failed.
-        """
+        """See `isnet_trt.engines.base.Engine.run`; the shapes that the engine was built for are the only ones."""
         self._owner.check("this engine")
         check_batch(batch)
         with self._device:
@@ -223,22 +217,17 @@ class TensorRTEngine(Engine):
             finally:
                 # Also when nothing was started: the upload still reads the caller's memory.
                 self._device.synchronize(self._stream)
-            self._trim()
+            loose = [shape for shape in self._contexts if shape not in self._pinned]
+            for shape in loose[:-CONTEXTS]:
+                del self._contexts[shape]
         return logits
 
-    def _trim(self) -> None:
-        """Contexts of host-form shapes beyond the latest few go."""
-        loose = [shape for shape in self._contexts if shape not in self._pinned]
-        for shape in loose[:-CONTEXTS]:
-            del self._contexts[shape]
-
     def output_shape(self, shape: tuple[int, int, int, int]) -> tuple[int, ...]:
-        """Shape of the logits for an input of ``shape``; EngineError where the engine takes no such input."""
         with self._device:
             return self._output_shape(self._context(shape), shape)
 
     def enqueue(self, input_address: int, output_address: int, shape: tuple[int, int, int, int], stream: int) -> None:
-        """Queue the network: float32 ``shape`` at one device address to float32 logits at the other.
+        """Queue the network; see `isnet_trt.cuda.protocols.DeviceEngine`.
 
         Addresses are multiples of 256; ``stream`` is any stream of the device's primary context, which is current.
         Runs on different streams must not overlap.
@@ -256,10 +245,7 @@ class TensorRTEngine(Engine):
             raise EngineError(f"{self.kind} failed on an input of shape {shape}: {self._messages()}")
 
     def no_graph(self, shapes: frozenset[tuple[int, int, int, int]], stream: int) -> str:
-        """Why runs of ``shapes`` on ``stream`` cannot be part of a CUDA graph; empty if they can.
-
-        TensorRT says so only when it is tried, TensorRT-RTX also before.
-        """
+        """See `isnet_trt.cuda.protocols.DeviceEngine`: TensorRT refuses a capture only when it is tried."""
         for shape in sorted(shapes):
             is_capturable = getattr(self._context(shape), "is_stream_capturable", None)
             if is_capturable is not None and not is_capturable(stream):
@@ -267,10 +253,6 @@ class TensorRTEngine(Engine):
         return ""
 
     def keep(self, shapes: frozenset[tuple[int, int, int, int]]) -> None:
-        """Give back the contexts for other input shapes; none of them is running or part of a graph.
-
-        The device's primary context is current.
-        """
         self._pinned &= shapes
         for shape in [shape for shape in self._contexts if shape not in shapes]:
             del self._contexts[shape]
@@ -301,7 +283,7 @@ class TensorRTEngine(Engine):
             self._release()
 
     def _release(self) -> None:
-        """What the library made, in an order in which each one uses the next, and what was given to it."""
+        """Drop the library's objects, each before the one that it uses, then what they were given."""
         self._contexts.clear()
         self._spare = None
         self._options = None

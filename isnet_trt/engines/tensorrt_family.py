@@ -1,4 +1,4 @@
-"""What TensorRT and TensorRT-RTX share at run time: one Python API, and which engines run where."""
+"""The part of `Library` that TensorRT and TensorRT-RTX share, since they have one Python API."""
 
 from __future__ import annotations
 
@@ -29,11 +29,7 @@ class TensorRTFamily(Library):
     compiles = True
 
     def allow_plugins(self, module: Any) -> None:
-        """Make sure that the ONNX parser of ``module``, the loaded library, can take a plugin node in this process.
-
-        Raises:
-            EngineUnavailable: it cannot.
-        """
+        """Raise EngineUnavailable unless the ONNX parser of ``module`` can take a plugin node in this process."""
 
     def check(self, info: EngineInfo) -> None:
         self.compatible_gpu(info)

@@ -36,12 +36,14 @@ class TensorRTRTX(TensorRTFamily):
         return f"{self.kind} runs on compute capability {', '.join(COMPUTE_CAPABILITIES)} only"
 
     def allow_plugins(self, module: Any) -> None:
-        """See `TensorRTFamily.allow_plugins`.
+        """Make ``libtensorrt_rtx.so`` known to the loader, and try what the parser will do with it.
 
-        At the first plugin node the parser opens ``libtensorrt_rtx.so`` and looks up a function in it; where it finds
-        none the process ends with "terminate called without an active exception". The wheel holds only
-        ``libtensorrt_rtx.so.1``. So the name is added here (`isnet_trt.engines.soname_alias`), also where somebody
-        else imported the library before, and then the parser's two steps are done ahead of it.
+        At the first plugin node the parser opens that name and looks up a function in it; where it finds none the
+        process ends with "terminate called without an active exception". The wheel holds only
+        ``libtensorrt_rtx.so.1``.
+
+        Raises:
+            EngineUnavailable: the parser would not find the function.
         """
         numbered = f"{_SHARED_OBJECT}.{module.__version__.split('.')[0]}"
         reason = ""

@@ -17,7 +17,12 @@ from isnet_trt.errors import EngineUnavailable
     ("installed", "built", "compatible", "runs"),
     [
         ("10.13.3.9", "10.13.3.9", False, True),
+        ("10.13.3.9.post1", "10.13.3.9", False, True),
         ("10.13.3.9.post1", "10.13.3.9", True, True),
+        ("1.7.1.116", "1.7.1.116+cu13", False, True),
+        ("1.7.1.116", "1.7.1.11", False, False),
+        ("1.7.1", "1.7.1.116", False, False),
+        ("", "1.7", False, False),
         ("10.14.0", "10.13.3.9", False, False),
         ("10.14.0", "10.13.3.9", True, True),
         ("10.9.1", "10.13.3.9", True, False),

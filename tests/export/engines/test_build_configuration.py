@@ -16,6 +16,7 @@ from isnet_trt.bundle import ENGINE, ONNX, TIMING_CACHE, new_bundle
 from isnet_trt.cuda.gpu import Gpu
 from isnet_trt.engines.info import EngineInfo
 from isnet_trt.engines.tensorrt import LIBRARY as TENSORRT
+from isnet_trt.engines.tensorrt_api import collecting_logger
 from isnet_trt.engines.tensorrt_rtx import LIBRARY
 from isnet_trt.errors import EngineUnavailable
 from isnet_trt.export.engines import tensorrt, tensorrt_family, tensorrt_progress
@@ -39,7 +40,7 @@ def library() -> Any:
 @pytest.mark.rtx
 @needs_rtx
 def test_settings_reach_the_library(library: Any) -> None:
-    made = library.Builder(tensorrt_progress.recording_logger(library))
+    made = library.Builder(collecting_logger(library))
     config = made.create_builder_config()
     config.set_flag(library.BuilderFlag.TF32)
     options = EngineOptions(targets=("8.6", "12.0"), workspace=1.5)
@@ -56,7 +57,7 @@ def test_settings_reach_the_library(library: Any) -> None:
 @needs_rtx
 def test_names_of_what_only_tensorrt_has(library: Any) -> None:
     """TensorRT-RTX keeps TensorRT's names, so that they can be held against a real module."""
-    made = library.Builder(tensorrt_progress.recording_logger(library))
+    made = library.Builder(collecting_logger(library))
     config = made.create_builder_config()
     for name in ("hardware_compatibility_level", "create_timing_cache", "set_timing_cache", "set_flag"):
         assert hasattr(config, name)
@@ -111,7 +112,7 @@ def test_compatible_engines() -> None:
 )
 def test_earlier_measurements_are_taken_where_they_fit(earlier: bytes, taken: bytes, reused: bool) -> None:
     config = Config(knows=b"mine")
-    cache, used = TENSORRT_BUILDER.attach_timing_cache(config, earlier)
+    cache, used = tensorrt.timing_cache(config, earlier)
     assert (cache.data, used) == (taken, reused)
     assert config.caches == [taken]
 
@@ -166,7 +167,8 @@ def test_the_measurements_of_a_bundle_that_is_replaced(tmp_path: Path) -> None:
         draft.finish(manifest(engine))
     (tmp_path / "named.cache").write_bytes(b"named")
     named = EngineOptions(timing_cache=tmp_path / "named.cache")
-    assert TENSORRT_BUILDER.earlier_measurements(EngineOptions(), tmp_path / "old") == b"measured"
-    assert TENSORRT_BUILDER.earlier_measurements(named, tmp_path / "old") == b"named"
-    assert TENSORRT_BUILDER.earlier_measurements(EngineOptions(), tmp_path / "nowhere") == b""
-    assert BUILDER.earlier_measurements(EngineOptions(), tmp_path / "old") == b""  # has no use for it
+    assert tensorrt.earlier_measurements(EngineOptions(), tmp_path / "old") == b"measured"
+    assert tensorrt.earlier_measurements(named, tmp_path / "old") == b"named"
+    assert tensorrt.earlier_measurements(EngineOptions(), tmp_path / "nowhere") == b""
+    request = BuildRequest(onnx.ModelProto(), shapes_for(recipe("isnet_demo")), replaced=tmp_path / "old")
+    assert BUILDER.attach_timing_cache(None, request) == (None, False)  # has no use for it
