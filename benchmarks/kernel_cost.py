@@ -14,11 +14,13 @@ from typing import Literal
 
 from isnet_trt import cli
 from isnet_trt.cuda.element_types import FLOAT
+from isnet_trt.cuda.kernel_specs import WIDTH
 from isnet_trt.merging import geometry
 from isnet_trt.merging.geometry import coarse_size
 from isnet_trt.settings import Inference, Size
 
-WIDTH, FEATURES, CHANNELS = 256, 512, 3
+FEATURES, CHANNELS = 512, 3
+"""Channels of the pooled features, and of an image."""
 HALF = 2
 """Bytes of a value inside a float16 engine, as its plugins see it. What engines take and give is float32 (`FLOAT`)."""
 BILINEAR, SOFTMAX = 9, 5
@@ -44,7 +46,7 @@ CARDS = (
 
 @dataclass(frozen=True)
 class Cost:
-    """Bytes moved, and FLOPs on the matrix units or on the ordinary ones."""
+    """Bytes moved, and FLOPs on the matrix units or on the ordinary ones (``vector``)."""
 
     bytes: float
     flops: float
@@ -60,14 +62,14 @@ class Cost:
 
 def resize(source: Size, target: Size) -> Cost:
     """One picture."""
-    pixels = CHANNELS * target[0] * target[1]
-    return Cost(CHANNELS * source[0] * source[1] + pixels, 9 * pixels)
+    values = CHANNELS * _area(target)
+    return Cost(CHANNELS * _area(source) + values, BILINEAR * values)
 
 
 def gather(picture: Size, window: Size, batch: int, size: int = FLOAT) -> Cost:
     """A batch of windows; the picture is read once. ``size`` is bytes per value."""
-    values = batch * CHANNELS * window[0] * window[1]
-    return Cost(CHANNELS * picture[0] * picture[1] + size * values, 9 * values)
+    values = batch * CHANNELS * _area(window)
+    return Cost(CHANNELS * _area(picture) + size * values, BILINEAR * values)
 
 
 def region_pool(classes: int, positions: int, size: int = HALF) -> Cost:
@@ -83,43 +85,44 @@ def attention(queries: int, keys: int, size: int = HALF) -> Cost:
 
 def finite(windows: int, window: Size, classes: int, stride: int = 8, size: int = FLOAT) -> Cost:
     """The logits of ``windows`` windows, read once."""
-    height, width = coarse_size(window, stride)
-    values = windows * classes * height * width
+    values = windows * classes * _area(coarse_size(window, stride))
     return Cost(size * values, values)
 
 
 def accumulate(picture: Size, inference: Inference, classes: int, stride: int = 8, size: int = FLOAT) -> Cost:
     """All scales of one picture in slide mode; every volume is written once, as float32."""
-    shown = [w for one in geometry.passes(picture, inference) for w in geometry.windows(one, inference)]
-    coarse = sum(h * w for h, w in (coarse_size(window.size, stride) for window in shown))
-    covered = sum(window.size[0] * window.size[1] for window in shown)
-    each = BILINEAR + 1 + (SOFTMAX if inference.softmax_before_resize else 0)
-    written = 4 * sum(h * w for h, w in _volumes(picture, inference))
-    return Cost(classes * (size * coarse + written), each * classes * covered)
+    passes = geometry.passes(picture, inference)
+    windows = [window.size for scaled in passes for window in geometry.windows(scaled, inference)]
+    coarse = sum(_area(coarse_size(window, stride)) for window in windows)
+    flops = BILINEAR + 1 + (SOFTMAX if inference.softmax_before_resize else 0)
+    volumes = sum(_volumes(picture, inference))
+    return Cost(classes * (size * coarse + FLOAT * volumes), flops * classes * sum(map(_area, windows)))
 
 
 def finish(picture: Size, inference: Inference, classes: int) -> Cost:
     """All scales of one picture in slide mode to labels of one byte."""
-    pixels, volumes = picture[0] * picture[1], _volumes(picture, inference)
-    read = 4 * classes * sum(h * w for h, w in volumes)
-    return Cost(read + pixels, (BILINEAR + 1) * classes * pixels * len(volumes))
+    pixels, volumes = _area(picture), _volumes(picture, inference)
+    return Cost(FLOAT * classes * sum(volumes) + pixels, (BILINEAR + 1) * classes * pixels * len(volumes))
 
 
 def upsample_argmax(classes: int, picture: Size, size_out: Size, stride: int = 8, size: int = FLOAT) -> Cost:
     """One whole pass over a resized ``picture`` to labels of one byte at the source's size."""
-    height, width = coarse_size(picture, stride)
-    pixels = size_out[0] * size_out[1]
-    return Cost(size * classes * height * width + pixels, (BILINEAR + 1) * classes * pixels)
+    pixels = _area(size_out)
+    return Cost(size * classes * _area(coarse_size(picture, stride)) + pixels, (BILINEAR + 1) * classes * pixels)
 
 
-def _volumes(picture: Size, inference: Inference) -> list[Size]:
-    return [geometry.scaled_size(picture, scale) for scale in inference.scales]
+def _area(size: Size) -> int:
+    return size[0] * size[1]
+
+
+def _volumes(picture: Size, inference: Inference) -> list[int]:
+    """Pixels of each scale's volume."""
+    return [_area(geometry.scaled_size(picture, scale)) for scale in inference.scales]
 
 
 def cases() -> Iterator[tuple[str, str, Cost]]:
     """(case, kernel, cost) of the two cases, with plugins in float16."""
-    source, ade, classes = (480, 640), (512, 683), 150
-    positions = 64 * 86
+    source, ade, classes, positions = (480, 640), (512, 683), 150, 64 * 86
     name = "ADE, whole 512×683"
     yield name, "`resize` from 480×640", resize(source, ade)
     yield name, "`gather`", gather(ade, ade, 1)
@@ -128,16 +131,15 @@ def cases() -> Iterator[tuple[str, str, Cost]]:
     yield name, "`attention`, 150 keys", attention(positions, classes)
     yield name, "`finite`", finite(1, ade, classes)
     yield name, "`upsample_argmax`", upsample_argmax(classes, ade, source)
-    city, window, classes, batch = (1024, 2048), (512, 1024), 19, 8
-    positions = 64 * 128
+    city, window, classes, batch, positions = (1024, 2048), (512, 1024), 19, 8, 64 * 128
     name = "Cityscapes, 8 windows 512×1024"
     yield name, "`gather`", gather(city, window, batch)
     yield name, "`region_pool`", region_pool(classes, positions) * batch
     yield name, "`attention`, 8,192 keys", attention(positions, positions) * batch
     yield name, "`attention`, 19 keys", attention(positions, classes) * batch
-    once = Inference("slide", window, (341, 341))
-    most = once.replace(scales=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75), flip=True, softmax_before_resize=True)
-    for inference, text in ((once, "15 windows"), (most, "ms+flip, 262 windows")):
+    single = Inference("slide", window, (341, 341))
+    ms_flip = single.replace(scales=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75), flip=True, softmax_before_resize=True)
+    for inference, text in ((single, "15 windows"), (ms_flip, "ms+flip, 262 windows")):
         name = f"Cityscapes, 1024×2048, {text}"
         yield name, "`finite`", finite(geometry.window_count(city, inference), window, classes)
         yield name, "`accumulate`, all rows", accumulate(city, inference, classes)

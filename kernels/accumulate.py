@@ -50,24 +50,11 @@ def reference(
 
 @triton.jit
 def _mean(
-    logits: tl.tensor,
-    windows: tl.tensor,
-    swap: tl.tensor,
-    begin: tl.tensor,
-    end: tl.tensor,
-    y: tl.tensor,
-    x: tl.tensor,
-    classes: tl.tensor,
-    coarse_height: tl.tensor,
-    coarse_width: tl.tensor,
-    window_height: tl.tensor,
-    window_width: tl.tensor,
-    step_y: tl.tensor,
-    step_x: tl.tensor,
-    softmax: tl.tensor,
-    CLASSES: tl.constexpr,
+    logits: tl.tensor, windows: tl.tensor, swap: tl.tensor, begin: tl.tensor, end: tl.tensor, y: tl.tensor,
+    x: tl.tensor, classes: tl.tensor, coarse_height: tl.tensor, coarse_width: tl.tensor, window_height: tl.tensor,
+    window_width: tl.tensor, step_y: tl.tensor, step_x: tl.tensor, softmax: tl.tensor, CLASSES: tl.constexpr,
     BLOCK: tl.constexpr,
-) -> tl.tensor:
+) -> tl.tensor:  # fmt: skip
     """The mean (CLASSES, BLOCK) over windows ``begin:end`` of one pass that cover pixels (y, x)."""
     k = tl.arange(0, CLASSES)
     swapped = tl.load(swap + k, k < classes, 0)

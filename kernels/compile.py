@@ -20,8 +20,8 @@ from typing import Any
 from isnet_trt import cli
 from isnet_trt.cuda.architectures import KERNEL_TARGETS
 from isnet_trt.cuda.element_types import FLOATS
-from isnet_trt.cuda.kernel_specs import MOST_CLASSES, WIDTH, WIDTHS, KernelSpec, bundle_kernels
-from isnet_trt.cuda.kernels import ALIGNMENT, DESCRIPTION, SCHEMA
+from isnet_trt.cuda.kernel_specs import ALIGNMENT, MOST_CLASSES, WIDTH, WIDTHS, KernelSpec, bundle_kernels
+from isnet_trt.cuda.kernels import DESCRIPTION, SCHEMA
 from isnet_trt.errors import BuildError, SettingsError
 from isnet_trt.kernels.launch import triton_function
 
@@ -43,11 +43,6 @@ class Compiled:
     cubin: bytes
     entry: dict[str, Any]
 
-    @property
-    def spills(self) -> bool:
-        """True if a thread keeps registers in memory."""
-        return bool(self.entry["spill_bytes"])
-
 
 def compile_kernel(spec: KernelSpec, arch: int) -> Compiled:
     """Compile ``spec`` for sm_``arch``.
@@ -66,13 +61,13 @@ def compile_kernel(spec: KernelSpec, arch: int) -> Compiled:
         binary = triton.compile(_source(spec), target=GPUTarget("cuda", arch, 32), options=options)
     except Exception as error:  # Triton's errors have no common base
         raise BuildError(f"kernel {spec.name} cannot be compiled for sm_{arch}: {error}") from error
-    if binary.metadata.global_scratch_size or binary.metadata.profile_scratch_size:
+    metadata, ptx, cubin = binary.metadata, binary.asm["ptx"].encode(), binary.asm["cubin"]
+    if metadata.global_scratch_size or metadata.profile_scratch_size:
         raise BuildError(f"{label} needs scratch memory, which no launch provides")
-    if binary.metadata.shared > target.shared_kib * 1024:
+    if metadata.shared > target.shared_kib * 1024:
         limit = f"{target.shared_kib} KiB of shared memory that a block has"
-        raise BuildError(f"{label} takes {binary.metadata.shared} bytes of the {limit}")
-    files = (binary.asm["ptx"].encode(), binary.asm["cubin"])
-    return Compiled(*files, _entry(spec, binary.metadata, *files))
+        raise BuildError(f"{label} takes {metadata.shared} bytes of the {limit}")
+    return Compiled(ptx, cubin, _entry(spec, metadata, ptx, cubin))
 
 
 def _source(spec: KernelSpec) -> Any:
@@ -158,28 +153,17 @@ def write(folder: Path, arch: int, kernels: dict[str, Compiled], classes: int) -
         raise SettingsError(f"--out {folder}: {error.strerror}; without launch.json it is incomplete") from None
 
 
-@dataclass(frozen=True)
-class _Job:
-    """A kernel and the architecture to compile it for."""
-
-    spec: KernelSpec
-    arch: int
-
-    def compile(self) -> Compiled | BuildError:
-        """The result, or why there is none; the error is returned since the caller may go on with other kernels."""
-        try:
-            return compile_kernel(self.spec, self.arch)
-        except BuildError as error:
-            return error
+Job = tuple[KernelSpec, int]
+"""A kernel, and the number of the architecture to compile it for."""
 
 
-def _jobs(options: argparse.Namespace) -> list[_Job]:
+def _jobs(options: argparse.Namespace) -> list[Job]:
     sizes = (options.dtype, options.classes, options.width, options.context)
-    jobs = [_Job(spec, arch) for arch in options.arch for spec in bundle_kernels(arch, *sizes)]
-    names = list(dict.fromkeys(job.spec.name for job in jobs))
+    jobs = [(spec, arch) for arch in options.arch for spec in bundle_kernels(arch, *sizes)]
+    names = list(dict.fromkeys(spec.name for spec, _ in jobs))
     if unknown := [name for name in options.context or () if name not in names]:
         raise SettingsError(f"--context {' '.join(unknown)}: no kernel has that name; see kernels/README.md")
-    chosen = [job for job in jobs if not options.only or job.spec.name.startswith(tuple(options.only))]
+    chosen = [job for job in jobs if not options.only or job[0].name.startswith(tuple(options.only))]
     if not chosen:
         raise SettingsError(
             f"--only {' '.join(options.only)}: no kernel's name begins so; there are {', '.join(names)}"
@@ -187,20 +171,28 @@ def _jobs(options: argparse.Namespace) -> list[_Job]:
     return chosen
 
 
-def _compiled(jobs: Sequence[_Job], workers: int) -> Iterator[Compiled | BuildError]:
+def _try_compile(job: Job) -> Compiled | BuildError:
+    """The compiled kernel, or the error: the caller may go on with other kernels."""
+    try:
+        return compile_kernel(*job)
+    except BuildError as error:
+        return error
+
+
+def _compiled(jobs: Sequence[Job], workers: int) -> Iterator[Compiled | BuildError]:
     """The result of each job in order, ``workers`` at a time."""
     if workers <= 1:
-        yield from map(_Job.compile, jobs)
+        yield from map(_try_compile, jobs)
         return
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        yield from pool.map(_Job.compile, jobs)
+        yield from pool.map(_try_compile, jobs)
 
 
 def _architecture(text: str) -> int:
     number = text.removeprefix("sm_").replace(".", "")
     if not number.isdigit() or int(number) not in KERNEL_TARGETS:
-        known = ", ".join(f"sm_{arch}" for arch in KERNEL_TARGETS)
-        raise argparse.ArgumentTypeError(f"{text!r} is no architecture that kernels are made for; there are {known}")
+        names = ", ".join(f"sm_{arch}" for arch in KERNEL_TARGETS)
+        raise argparse.ArgumentTypeError(f"{text!r} is no architecture that kernels are made for; there are {names}")
     return int(number)
 
 
@@ -230,11 +222,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _report(job: _Job, compiled: Compiled) -> str:
-    entry = compiled.entry
-    spill = f"SPILLS {entry['spill_bytes']} B" if compiled.spills else "no spill"
-    shared = f"{entry['shared_bytes']:7} B shared"
-    return f"sm_{job.arch:<4} {job.spec.name:28} {entry['registers']:4} registers {shared}  {spill}"
+def _report(name: str, arch: int, entry: dict[str, Any]) -> str:
+    spill = f"SPILLS {entry['spill_bytes']} B" if entry["spill_bytes"] else "no spill"
+    return f"sm_{arch:<4} {name:28} {entry['registers']:4} registers {entry['shared_bytes']:7} B shared  {spill}"
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -243,21 +233,22 @@ def _run(options: argparse.Namespace) -> int:
     jobs = _jobs(options)
     done: dict[int, dict[str, Compiled]] = {}
     failed: list[str] = []
-    for job, compiled in zip(jobs, _compiled(jobs, options.jobs), strict=True):
+    for (spec, arch), compiled in zip(jobs, _compiled(jobs, options.jobs), strict=True):
         if isinstance(compiled, BuildError):
             if not options.keep_going:
                 raise compiled
             failed.append(str(compiled))
             continue
-        print(_report(job, compiled), flush=True)
-        done.setdefault(job.arch, {})[job.spec.name] = compiled
-    for arch, kernels in done.items():
-        if options.out:
-            write(options.out / f"sm_{arch}", arch, kernels, options.classes)
+        print(_report(spec.name, arch, compiled.entry), flush=True)
+        done.setdefault(arch, {})[spec.name] = compiled
+    for arch, kernels in done.items() if options.out else ():
+        write(options.out / f"sm_{arch}", arch, kernels, options.classes)
     if failed:
         print(f"{len(failed)} of {len(jobs)} kernels do not compile: {'; '.join(failed)}", file=sys.stderr)
         return cli.FAILED
-    spilled = [f"{name} (sm_{arch})" for arch, kernels in done.items() for name, c in kernels.items() if c.spills]
+    spilled = [
+        f"{name} (sm_{arch})" for arch, kernels in done.items() for name, c in kernels.items() if c.entry["spill_bytes"]
+    ]
     if spilled:
         print(f"{len(spilled)} of {len(jobs)} kernels spill registers: {', '.join(spilled)}", file=sys.stderr)
         return 0 if options.allow_spills else cli.FAILED

@@ -36,15 +36,9 @@ def taps(index: tl.tensor, step: tl.tensor, length: tl.tensor) -> tl.tensor:
 
 @triton.jit
 def bilinear(
-    rows: tl.tensor,
-    low: tl.tensor,
-    high: tl.tensor,
-    down: tl.tensor,
-    left: tl.tensor,
-    right: tl.tensor,
-    across: tl.tensor,
-    mask: tl.tensor,
-) -> tl.tensor:
+    rows: tl.tensor, low: tl.tensor, high: tl.tensor, down: tl.tensor, left: tl.tensor, right: tl.tensor,
+    across: tl.tensor, mask: tl.tensor,
+) -> tl.tensor:  # fmt: skip
     """Values between four neighbours, in float32.
 
     ``rows`` (k, 1) points to the planes of the classes; ``low`` and ``high`` are offsets of two rows in a plane, and

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from isnet_trt.cuda.backends import BindingsBackend, PycudaBackend
+from isnet_trt.cuda.backends import Backend, PycudaBackend
 from isnet_trt.cuda.device import Device
 
 POISON = 0xA5
@@ -189,7 +189,7 @@ class OwnStream:
 class Driver:
     """``cuda.bindings.driver``.
 
-    With `BindingsBackend` it owns context, memory and streams too.
+    With `Backend` itself it owns context, memory and streams too.
     """
 
     CUmemorytype = SimpleNamespace(CU_MEMORYTYPE_UNIFIED=4)
@@ -434,4 +434,4 @@ class Driver:
 def open_device(gpu: Gpu, backend: str = "pycuda") -> Device:
     """A device of the runtime on ``gpu``."""
     api = Driver(gpu)
-    return Device(PycudaBackend(Pycuda(gpu), api) if backend == "pycuda" else BindingsBackend(api))
+    return Device(PycudaBackend(Pycuda(gpu), api) if backend == "pycuda" else Backend(api))

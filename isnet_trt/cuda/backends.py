@@ -13,7 +13,7 @@ import contextlib
 import ctypes
 import threading
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -26,47 +26,16 @@ _backends: dict[int, Backend] = {}
 _backends_lock = threading.Lock()
 
 
-class Backend(Protocol):
-    """The primary context of one GPU, and memory and streams in it. Addresses and stream handles are integers.
+class Backend:
+    """The primary context of one GPU, and memory and streams in it, owned through cuda-bindings.
 
-    Every method but `push` needs the context that `push` makes current. What the driver refuses is an EngineError with
-    the driver's description, `OutOfMemory` where memory is short.
+    Addresses and stream handles are integers. Every method but `push` needs the context that `push` makes current. What
+    the driver refuses is an EngineError with the driver's description, `OutOfMemory` where memory is short.
 
     Attributes:
         name: what `Segmenter.description` calls it.
         api: the module ``cuda.bindings.driver``, for calls that need no owner.
     """
-
-    name: str
-    api: Any
-
-    def push(self) -> None:
-        """Make the context current in the calling thread."""
-
-    def pop(self) -> None:
-        """Make current what was current before `push`. Errors of earlier work are left to the calls that wait."""
-
-    def allocate(self, size: int) -> int:
-        """Allocate ``size`` > 0 bytes of device memory; the address is a multiple of 256."""
-
-    def free(self, address: int) -> None:
-        """Free device memory."""
-
-    def allocate_host(self, size: int) -> int:
-        """Allocate ``size`` > 0 bytes of page-locked host memory."""
-
-    def free_host(self, address: int) -> None:
-        """Free page-locked host memory."""
-
-    def create_stream(self) -> int:
-        """Create a stream that is not ordered with the default stream."""
-
-    def destroy_stream(self, stream: int) -> None:
-        """Destroy a stream; queued work is still done."""
-
-
-class BindingsBackend:
-    """cuda-bindings as the owner; see `Backend`."""
 
     name = "cuda-bindings"
 
@@ -79,32 +48,40 @@ class BindingsBackend:
         return driver.call(self.api, name, *arguments)
 
     def push(self) -> None:
+        """Make the context current in the calling thread."""
         self._call("cuCtxPushCurrent", self._context)
 
     def pop(self) -> None:
+        """Make current what was current before `push`. Errors of earlier work are left to the calls that wait."""
         self.api.cuCtxPopCurrent()
 
     def allocate(self, size: int) -> int:
+        """Allocate ``size`` > 0 bytes of device memory; the address is a multiple of 256."""
         return int(self._call("cuMemAlloc", size))
 
     def free(self, address: int) -> None:
+        """Free device memory."""
         self._call("cuMemFree", address)
 
     def allocate_host(self, size: int) -> int:
+        """Allocate ``size`` > 0 bytes of page-locked host memory."""
         return int(self._call("cuMemHostAlloc", size, 0))
 
     def free_host(self, address: int) -> None:
+        """Free page-locked host memory."""
         self._call("cuMemFreeHost", address)
 
     def create_stream(self) -> int:
+        """Create a stream that is not ordered with the default stream."""
         return int(self._call("cuStreamCreate", _NON_BLOCKING))
 
     def destroy_stream(self, stream: int) -> None:
+        """Destroy a stream; queued work is still done."""
         self._call("cuStreamDestroy", stream)
 
 
-class PycudaBackend:
-    """pycuda as the owner; see `Backend`."""
+class PycudaBackend(Backend):
+    """The same with pycuda as the owner."""
 
     name = "pycuda"
 
@@ -188,7 +165,7 @@ def _choose(index: int) -> Backend:
     try:
         from pycuda import driver as cuda
     except ImportError as error:
-        backend = BindingsBackend(api, index)
+        backend = Backend(api, index)
         if error.name != "pycuda":  # it is installed
             backend.name += f" (pycuda cannot be imported: {error})"
         return backend

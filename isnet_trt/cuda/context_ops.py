@@ -11,27 +11,29 @@ workspace must be multiples of 16.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from isnet_trt.cuda import kernel_specs
 from isnet_trt.cuda.kernel_specs import LOG2_E, KernelSpec
-from isnet_trt.cuda.launch_grid import MOST_SPLITS, splits
+from isnet_trt.cuda.launch_grid import MOST_SPLITS, aligned, cdiv, splits
 from isnet_trt.cuda.protocols import Launcher
 
 PARTIAL_BYTES = 32 << 20
 """Most memory for partial results, beyond what one part takes. More parts than fit would not fill a GPU better: 32 MiB
 are two waves of blocks of 64 queries on 256 multiprocessors."""
 _ALIGNMENT = 256
+"""Of each block of the workspace, in bytes."""
 _POOL_BLOCKS = 2
 """Blocks of ``pool`` that fit on a multiprocessor at once; of ``attention`` it is one. Estimates, not yet measured."""
 
 
 def attention_kernels(dtype: str, width: int) -> tuple[KernelSpec, KernelSpec, KernelSpec]:
     """The attention over all keys, over a part of them, and what joins the parts. Tiles are not those of any GPU."""
-    whole, part = (kernel_specs.attention(dtype, width, partial) for partial in (False, True))
-    return whole, part, kernel_specs.attention_combine(dtype, width)
+    all_keys, part = (kernel_specs.attention(dtype, width, partial) for partial in (False, True))
+    return all_keys, part, kernel_specs.attention_combine(dtype, width)
 
 
 def pool_kernels(logits: str, features: str) -> tuple[KernelSpec, KernelSpec, KernelSpec]:
@@ -58,21 +60,18 @@ class Pool:
     def workspace(self) -> int:
         """Bytes of workspace that this size and every smaller one takes, on any GPU."""
         rows = _most_partial_rows(self.batch * self.classes, self.channels + 3)
-        return sum(map(_aligned, (*self._positions(), *self._partial(rows))))
+        return sum(aligned(size, _ALIGNMENT) for size in self._buffers(rows).values())
 
-    def _positions(self) -> tuple[int, int]:
-        """Bytes of labels and scores."""
-        return (4 * self.batch * self.positions,) * 2
-
-    def _partial(self, rows: int) -> tuple[int, int, int, int]:
-        """Bytes of sums, tops, masses and counts of ``rows`` partial rows."""
-        return 4 * rows * self.channels, 4 * rows, 4 * rows, 4 * rows
+    def _buffers(self, rows: int) -> dict[str, int]:
+        """Bytes of each intermediate array, with ``rows`` partial rows; all elements have 4 bytes."""
+        partial = {"sums": 4 * rows * self.channels} | dict.fromkeys(("tops", "masses", "counts"), 4 * rows)
+        return dict.fromkeys(("labels", "scores"), 4 * self.batch * self.positions) | partial
 
     def parts(self, kernels: Launcher, multiprocessors: int) -> int:
         """The number of parts into which the positions are cut."""
         tile = kernels.constants(kernel_specs.pool(self.features).name)
-        tiles = self.batch * _ceil(self.classes, tile["BLOCK_K"]) * _ceil(self.channels, tile["BLOCK_C"])
-        parts = splits(tiles, _ceil(self.positions, tile["BLOCK_N"]), _POOL_BLOCKS * multiprocessors)
+        tiles = self.batch * cdiv(self.classes, tile["BLOCK_K"]) * cdiv(self.channels, tile["BLOCK_C"])
+        parts = splits(tiles, cdiv(self.positions, tile["BLOCK_N"]), _POOL_BLOCKS * multiprocessors)
         return _limited(parts, self.batch * self.classes, self.channels + 3)
 
     def launch(
@@ -90,20 +89,14 @@ class Pool:
         """Queue it on ``stream``; all others are addresses, ``workspace`` of `workspace` bytes."""
         assign, pool, combine = pool_kernels(self.logits, self.features)
         parts = self.parts(kernels, multiprocessors)
-        rows = parts * self.batch * self.classes
-        addresses = _addresses(workspace, *self._positions(), *self._partial(rows))
-        assigned = {"labels": next(addresses), "scores": next(addresses)}
-        partial = {name: next(addresses) for name in ("sums", "tops", "masses", "counts")}
+        partial = _addresses(workspace, self._buffers(parts * self.batch * self.classes))
+        assigned = {name: partial.pop(name) for name in ("labels", "scores")} | {"positions": self.positions}
         sizes = {"batch": self.batch, "classes": self.classes}
-        _launch(kernels, assign, stream, logits=logits, **assigned, **sizes, positions=self.positions)
-        _launch(
-            kernels, pool, stream, features=features, **assigned, **partial, **sizes,
-            positions=self.positions, channels=self.channels, splits=parts,
-        )  # fmt: skip
-        _launch(
-            kernels, combine, stream, **partial, centres=centres, log_counts=log_counts, **sizes,
-            channels=self.channels, splits=parts,
-        )  # fmt: skip
+        # The positions are cut into parts so that few classes still keep all multiprocessors busy.
+        partial |= {"channels": self.channels, "splits": parts}
+        _launch(kernels, assign, stream, logits=logits, **assigned, **sizes)
+        _launch(kernels, pool, stream, features=features, **assigned, **partial, **sizes)
+        _launch(kernels, combine, stream, **partial, centres=centres, log_counts=log_counts, **sizes)
 
 
 @dataclass(frozen=True)
@@ -118,17 +111,18 @@ class Attention:
 
     def workspace(self) -> int:
         """Bytes of workspace that this size and every smaller one takes, on any GPU."""
-        return sum(map(_aligned, self._partial(_most_partial_rows(self.batch * self.queries, self.width + 1))))
+        rows = _most_partial_rows(self.batch * self.queries, self.width + 1)
+        return sum(aligned(size, _ALIGNMENT) for size in self._buffers(rows).values())
 
-    def _partial(self, rows: int) -> tuple[int, int]:
-        """Bytes of results and norms of ``rows`` partial rows."""
-        return 4 * rows * self.width, 4 * rows
+    def _buffers(self, rows: int) -> dict[str, int]:
+        """Bytes of the float32 results and norms of ``rows`` partial rows."""
+        return {"parts": 4 * rows * self.width, "norms": 4 * rows}
 
     def parts(self, kernels: Launcher, multiprocessors: int) -> int:
         """The number of parts into which the keys are cut."""
         tile = kernels.constants(kernel_specs.attention(self.dtype, self.width).name)
-        tiles = self.batch * _ceil(self.queries, tile["BLOCK_Q"])
-        parts = splits(tiles, _ceil(self.keys, tile["BLOCK_K"]), multiprocessors)
+        tiles = self.batch * cdiv(self.queries, tile["BLOCK_Q"])
+        parts = splits(tiles, cdiv(self.keys, tile["BLOCK_K"]), multiprocessors)
         return _limited(parts, self.batch * self.queries, self.width + 1)
 
     def launch(
@@ -146,35 +140,27 @@ class Attention:
         workspace: int,
     ) -> None:
         """Queue it on ``stream``; all others but ``scale`` are addresses, ``workspace`` of `workspace` bytes."""
-        whole, part, combine = attention_kernels(self.dtype, self.width)
+        all_keys, part, combine = attention_kernels(self.dtype, self.width)
         parts = self.parts(kernels, multiprocessors)
         rows = self.batch * self.queries
-        partial, norms = _addresses(workspace, *self._partial(parts * rows))
-        arguments = {"q": q, "k": k, "v": v, "bias": bias, "norms": norms, "batch": self.batch}
-        arguments |= {"queries": self.queries, "keys": self.keys, "splits": parts}
+        partial = _addresses(workspace, self._buffers(parts * rows))
+        arguments = {"q": q, "k": k, "v": v, "bias": bias, "norms": partial["norms"], "scale": scale * LOG2_E}
+        arguments |= {"batch": self.batch, "queries": self.queries, "keys": self.keys, "splits": parts}
         if parts == 1:  # written at once; the norms' memory is passed but not used
-            _launch(kernels, whole, stream, **arguments, out=out, scale=scale * LOG2_E)
+            _launch(kernels, all_keys, stream, **arguments, out=out)
             return
-        _launch(kernels, part, stream, **arguments, out=partial, scale=scale * LOG2_E)
-        _launch(kernels, combine, stream, parts=partial, norms=norms, out=out, rows=rows, splits=parts)
+        _launch(kernels, part, stream, **arguments, out=partial["parts"])
+        _launch(kernels, combine, stream, **partial, out=out, rows=rows, splits=parts)
 
 
-def _ceil(size: int, step: int) -> int:
-    return -(-size // step)
-
-
-def _aligned(size: int) -> int:
-    return _ceil(size, _ALIGNMENT) * _ALIGNMENT
-
-
-def _addresses(start: int, *sizes: int) -> Iterator[int]:
-    """Addresses of blocks of ``sizes`` bytes, one after the other from ``start`` on."""
-    for size in sizes:
-        yield start
-        start += _aligned(size)
+def _addresses(start: int, sizes: Mapping[str, int]) -> dict[str, int]:
+    """Addresses of arrays of ``sizes`` bytes, one after the other from ``start`` on."""
+    ends = itertools.accumulate((aligned(size, _ALIGNMENT) for size in sizes.values()), initial=start)
+    return dict(zip(sizes, ends, strict=False))  # the last end is where the workspace ends
 
 
 def _most_rows(width: int) -> int:
+    """The rows of ``width`` floats that fit into `PARTIAL_BYTES`."""
     return PARTIAL_BYTES // (4 * width)
 
 

@@ -180,28 +180,24 @@ class Device:
         Raises:
             EngineError: something in the block cannot be captured; the stream is usable again.
         """
-        with _no_garbage_collection(), self._captured(stream) as graph:
-            yield graph
-
-    @contextlib.contextmanager
-    def _captured(self, stream: int) -> Iterator[Graph]:
         api = self._backend.api
         graph = Graph(api)
         # Other threads may meanwhile call what a capture forbids, such as allocating.
         mode = api.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
-        self._call("cuStreamBeginCapture", stream, mode)
-        try:
-            yield graph
-        except BaseException:
-            status, captured = api.cuStreamEndCapture(stream)
-            if not int(status):
+        with _no_garbage_collection():
+            self._call("cuStreamBeginCapture", stream, mode)
+            try:
+                yield graph
+            except BaseException:
+                status, captured = api.cuStreamEndCapture(stream)
+                if not int(status):
+                    api.cuGraphDestroy(captured)
+                raise
+            captured = self._call("cuStreamEndCapture", stream)
+            try:
+                graph.executable = self._call("cuGraphInstantiate", captured, 0)
+            finally:
                 api.cuGraphDestroy(captured)
-            raise
-        captured = self._call("cuStreamEndCapture", stream)
-        try:
-            graph.executable = self._call("cuGraphInstantiate", captured, 0)
-        finally:
-            api.cuGraphDestroy(captured)
 
     def _call(self, name: str, *arguments: Any) -> Any:
         return driver.call(self._backend.api, name, *arguments)

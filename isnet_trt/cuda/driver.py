@@ -50,15 +50,10 @@ def call(api: Any, name: str, *arguments: Any) -> Any:
         raise EngineError(f"{name} failed: {error}; upgrade the NVIDIA driver") from None
     if int(status):
         failure = OutOfMemory if int(status) == OUT_OF_MEMORY else EngineError
-        message = f"{name} failed: {_description(api, status)} ({int(status)})"
-        raise failure(message + _HINTS.get(int(status), ""))
+        _, text = api.cuGetErrorString(status)
+        description = text.decode(errors="replace") if isinstance(text, bytes) else str(text)
+        raise failure(f"{name} failed: {description} ({int(status)}){_HINTS.get(int(status), '')}")
     return tuple(values) if len(values) > 1 else next(iter(values), None)
-
-
-def _description(api: Any, status: Any) -> str:
-    """The driver's description of a status."""
-    _, text = api.cuGetErrorString(status)
-    return text.decode(errors="replace") if isinstance(text, bytes) else str(text)
 
 
 class Function:

@@ -70,10 +70,9 @@ class _Driver:
 
     def _error(self, status: int) -> str:
         text = ctypes.c_char_p()
-        known = hasattr(self._library, "cuGetErrorName") and not self._library.cuGetErrorName(
-            status, ctypes.byref(text)
-        )
-        return f"{text.value.decode()} ({status})" if known and text.value else f"error {status}"
+        if hasattr(self._library, "cuGetErrorName"):
+            self._library.cuGetErrorName(status, ctypes.byref(text))  # leaves null for a status without a name
+        return f"{text.value.decode()} ({status})" if text.value else f"error {status}"
 
 
 def _query(driver: _Driver, index: int) -> Gpu:

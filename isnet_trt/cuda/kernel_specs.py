@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -26,33 +26,29 @@ WIDTH = 256
 WIDTHS = (32, WIDTH)
 """Widths that there are kernels for: the demo's and the published models'."""
 LOG2_E = math.log2(math.e)
+ALIGNMENT = 16
+"""Kernels are compiled for pointers that are multiples of this, but for those named in ``unaligned``."""
 MOST_CLASSES = 4096
 """`accumulate` keeps the scores of a pixel in the registers of a block; more classes do not fit."""
 
 
 @dataclass(frozen=True)
-class KernelSpec:
-    """One variant of a kernel.
+class KernelInterface:
+    """How a kernel is called.
 
     Attributes:
         name: unique among all, such as ``attention_fp16``.
-        function: module and name of the Triton function below `isnet_trt.kernels`.
         arguments: name -> type in the function's order, such as ``*fp16`` (device pointer), ``i32``, ``fp32``.
-        constants: compile-time arguments, which follow the others.
-        grid: axes x, y and z in terms of integer arguments.
-        num_warps: warps per block; a block has 32 * num_warps threads.
-        num_stages: depth of the software pipeline.
-        unaligned: pointers that may have any address; all others must be multiples of 16.
+        constants: compile-time arguments such as the tile, which follow the others.
+        grid: axes x, y and z in terms of integer arguments; see `isnet_trt.cuda.launch_grid.Axis`.
+        unaligned: pointers that may have any address; all others must be multiples of `ALIGNMENT`.
     """
 
     name: str
-    function: str
     arguments: Mapping[str, str]
     constants: Mapping[str, Any]
     grid: Grid
-    num_warps: int = 4
-    num_stages: int = 2
-    unaligned: tuple[str, ...] = ()
+    unaligned: tuple[str, ...] = field(default=(), kw_only=True)
 
     @property
     def pointers(self) -> frozenset[str]:
@@ -60,19 +56,29 @@ class KernelSpec:
         return frozenset(name for name, kind in self.arguments.items() if kind.startswith("*"))
 
     def check(self, passed: Iterable[str]) -> None:
-        """Raise TypeError if ``passed`` are not the names of all arguments."""
-        check_arguments(self.name, self.arguments, passed)
+        """Raise TypeError if ``passed`` are not the names of all arguments, in whatever order."""
+        if wrong := sorted(set(self.arguments) ^ set(passed)):
+            names = ", ".join(self.arguments)
+            raise TypeError(f"kernel {self.name} takes {names}; missing or unknown: {', '.join(wrong)}")
 
     def blocks(self, arguments: Mapping[str, Any]) -> tuple[int, int, int]:
         """The number of blocks (x, y, z) for integer ``arguments``."""
         return blocks(self.grid, arguments)
 
 
-def check_arguments(kernel: str, declared: Iterable[str], passed: Iterable[str]) -> None:
-    """Raise TypeError if the names ``passed`` to a kernel are not those ``declared``, in whatever order."""
-    declared = list(declared)
-    if wrong := sorted(set(declared) ^ set(passed)):
-        raise TypeError(f"kernel {kernel} takes {', '.join(declared)}; missing or unknown: {', '.join(wrong)}")
+@dataclass(frozen=True)
+class KernelSpec(KernelInterface):
+    """One variant of a kernel, to be compiled.
+
+    Attributes:
+        function: module and name of the Triton function below `isnet_trt.kernels`.
+        num_warps: warps per block; a block has 32 * num_warps threads.
+        num_stages: depth of the software pipeline.
+    """
+
+    function: str
+    num_warps: int = 4
+    num_stages: int = 2
 
 
 def _i32(*names: str) -> dict[str, str]:
@@ -101,7 +107,7 @@ def resize() -> KernelSpec:
     arguments = {"source": "*u8", "picture": "*u8", "pitch": "i64"}
     arguments |= _i32("pixel", "bgr", "source_height", "source_width", "height", "width")
     grid = ((("width", _ROW),), (("height", 1),), ())
-    return KernelSpec("resize", "gather_windows.resize", arguments, {"BLOCK": _ROW}, grid, unaligned=("source",))
+    return KernelSpec("resize", arguments, {"BLOCK": _ROW}, grid, "gather_windows.resize", unaligned=("source",))
 
 
 def gather(dtype: str) -> KernelSpec:
@@ -109,15 +115,15 @@ def gather(dtype: str) -> KernelSpec:
     arguments = {"picture": "*u8", "table": "*fp32", "windows": "*i32", "steps": "*fp32", "out": f"*{dtype}"}
     arguments |= {"pitch": "i64"} | _i32("pixel", "bgr", "picture_height", "picture_width", "batch", "height", "width")
     grid = ((("width", _ROW),), (("height", 1),), (("batch", 1),))
-    name, function = f"gather_{dtype}", "gather_windows.gather"
-    return KernelSpec(name, function, arguments, {"BLOCK": _ROW}, grid, unaligned=("picture",))
+    constants, function = {"BLOCK": _ROW}, "gather_windows.gather"
+    return KernelSpec(f"gather_{dtype}", arguments, constants, grid, function, unaligned=("picture",))
 
 
 def finite(dtype: str) -> KernelSpec:
     """The search for NaN and infinity among values of ``dtype``."""
     arguments = {"values": f"*{dtype}", "flag": "*i32", "at": "i32", "count": "i64"}
     block = 4096
-    return KernelSpec(f"finite_{dtype}", "finite.finite", arguments, {"BLOCK": block}, ((("count", block),), (), ()), 8)
+    return KernelSpec(f"finite_{dtype}", arguments, {"BLOCK": block}, ((("count", block),), (), ()), "finite.finite", 8)
 
 
 def accumulate(dtype: str, classes: int) -> KernelSpec:
@@ -130,7 +136,7 @@ def accumulate(dtype: str, classes: int) -> KernelSpec:
     arguments |= _i32("plain", "count", "first_row", "rows", "width", "softmax")
     constants = {"CLASSES": size, "BLOCK": block}
     grid = ((("width", block),), (("rows", 1),), ())
-    return KernelSpec(f"accumulate_{dtype}_{size}", "accumulate.accumulate", arguments, constants, grid, warps)
+    return KernelSpec(f"accumulate_{dtype}_{size}", arguments, constants, grid, "accumulate.accumulate", warps)
 
 
 def _accumulate_tile(size: int) -> tuple[int, int]:
@@ -150,7 +156,7 @@ def finish(dtype: str, classes: int) -> KernelSpec:
     arguments |= {"pitch": "i64", "passes": "fp32"} | _i32("count", "classes", "first_row", "rows", "width")
     grid = ((("width", _ROW),), (("rows", 1),), ())
     name = f"finish_{dtype}_{labels}"
-    return KernelSpec(name, "finish.finish", arguments, _FINISH, grid, unaligned=("labels",))
+    return KernelSpec(name, arguments, _FINISH, grid, "finish.finish", unaligned=("labels",))
 
 
 def upsample_argmax(dtype: str, classes: int) -> KernelSpec:
@@ -161,7 +167,7 @@ def upsample_argmax(dtype: str, classes: int) -> KernelSpec:
     arguments |= _i32("height", "width")
     grid = ((("width", _ROW),), (("height", 1),), ())
     name = f"upsample_argmax_{dtype}_{labels}"
-    return KernelSpec(name, "finish.upsample_argmax", arguments, _FINISH, grid, unaligned=("labels", "logits"))
+    return KernelSpec(name, arguments, _FINISH, grid, "finish.upsample_argmax", unaligned=("labels", "logits"))
 
 
 # The context operations
@@ -175,7 +181,7 @@ def assign(dtype: str) -> KernelSpec:
     arguments = {"logits": f"*{dtype}", "labels": "*i32", "scores": "*fp32"} | _i32("batch", "classes", "positions")
     constants = {"BLOCK_K": 16, "BLOCK_N": 64}
     grid = ((("positions", 64),), (("batch", 1),), ())
-    return KernelSpec(f"assign_{dtype}", "region_pool.assign", arguments, constants, grid)
+    return KernelSpec(f"assign_{dtype}", arguments, constants, grid, "region_pool.assign")
 
 
 def pool(dtype: str) -> KernelSpec:
@@ -186,7 +192,7 @@ def pool(dtype: str) -> KernelSpec:
     channels, positions = (32, 16) if dtype == "fp32" else (64, 64)
     constants = {"BLOCK_K": 32, "BLOCK_C": channels, "BLOCK_N": positions, "UPCAST": False}
     grid = ((("classes", 32), ("channels", channels)), (("batch", 1),), (("splits", 1),))
-    return KernelSpec(f"pool_{dtype}", "region_pool.pool", arguments, constants, grid)
+    return KernelSpec(f"pool_{dtype}", arguments, constants, grid, "region_pool.pool")
 
 
 def pool_combine(dtype: str) -> KernelSpec:
@@ -195,7 +201,7 @@ def pool_combine(dtype: str) -> KernelSpec:
     arguments |= _i32("batch", "classes", "channels", "splits")
     constants = {"BLOCK_K": 1, "BLOCK_C": 128}
     grid = ((("batch", 1), ("classes", 1)), (("channels", 128),), ())
-    return KernelSpec(f"pool_combine_{dtype}", "region_pool.combine", arguments, constants, grid)
+    return KernelSpec(f"pool_combine_{dtype}", arguments, constants, grid, "region_pool.combine")
 
 
 def attention(dtype: str, width: int = WIDTH, partial: bool = False, arch: int = PORTABLE) -> KernelSpec:
@@ -210,7 +216,7 @@ def attention(dtype: str, width: int = WIDTH, partial: bool = False, arch: int =
     constants = {"BLOCK_Q": tile.queries, "BLOCK_K": tile.keys, "WIDTH": width, "PARTIAL": partial, "UPCAST": False}
     grid = ((("queries", tile.queries),), (("batch", 1),), (("splits", 1),))
     name = f"attention_{'part_' if partial else ''}{_sized(dtype, width)}"
-    return KernelSpec(name, "attention.attention", arguments, constants, grid, tile.warps, tile.stages)
+    return KernelSpec(name, arguments, constants, grid, "attention.attention", tile.warps, tile.stages)
 
 
 def attention_tile(dtype: str, arch: int) -> AttentionTile:
@@ -222,7 +228,7 @@ def attention_combine(dtype: str, width: int = WIDTH) -> KernelSpec:
     """The parts of `attention` joined into a result of ``dtype``."""
     arguments = {"parts": "*fp32", "norms": "*fp32", "out": f"*{dtype}", "rows": "i32", "splits": "i32"}
     name, constants = f"attention_combine_{_sized(dtype, width)}", {"BLOCK": 4, "WIDTH": width}
-    return KernelSpec(name, "attention.combine", arguments, constants, ((("rows", 4),), (), ()))
+    return KernelSpec(name, arguments, constants, ((("rows", 4),), (), ()), "attention.combine")
 
 
 def _sized(dtype: str, width: int) -> str:

@@ -24,14 +24,11 @@ from typing import Any, Literal
 from isnet_trt.cuda import driver
 from isnet_trt.cuda.architectures import KERNEL_TARGETS
 from isnet_trt.cuda.element_types import ELEMENT_TYPES, SCALARS
-from isnet_trt.cuda.kernel_specs import check_arguments
-from isnet_trt.cuda.launch_grid import Grid, blocks
+from isnet_trt.cuda.kernel_specs import ALIGNMENT, KernelInterface
 from isnet_trt.errors import BundleError, EngineError, EngineUnavailable
 
 SCHEMA = 1
 DESCRIPTION = "launch.json"
-ALIGNMENT = 16
-"""Kernels are compiled for pointers that are multiples of this, but for those named in ``unaligned``."""
 MOST_BLOCKS = (2**31 - 1, 65535, 65535)
 """Largest grid (CUDA programming guide, compute capabilities)."""
 
@@ -43,38 +40,24 @@ _TYPES: dict[str, Any] = {
 
 
 @dataclass(frozen=True)
-class Kernel:
+class Kernel(KernelInterface):
     """One compiled kernel as launch.json describes it.
 
     Attributes:
-        name: unique in the folder, such as ``gather_fp32``.
         entry: the function's name in the code.
-        arguments: (name, type) in order; ``*fp32`` and the like are device pointers, ``i32``, ``i64``, ``fp32`` values.
         trailing: null pointers that follow the arguments.
-        grid: axes x, y, z; see `isnet_trt.cuda.launch_grid.Axis`.
         threads: per block.
         shared: bytes of dynamic shared memory.
-        unaligned: pointers that need not be multiples of `ALIGNMENT`.
-        constants: compile-time arguments, such as the tile.
     """
 
-    name: str
     entry: str
-    arguments: tuple[tuple[str, str], ...]
     trailing: int
-    grid: Grid
     threads: int
     shared: int
-    unaligned: frozenset[str]
-    constants: Mapping[str, Any]
 
     def blocks(self, arguments: Mapping[str, int | float]) -> tuple[int, int, int]:
-        """The grid (x, y, z).
-
-        Raises:
-            EngineError: more blocks than a launch may have.
-        """
-        grid = blocks(self.grid, arguments)
+        """The number of blocks (x, y, z); EngineError if they are more than a launch may have."""
+        grid = super().blocks(arguments)
         if any(count > most for count, most in zip(grid, MOST_BLOCKS, strict=True)):
             raise EngineError(f"kernel {self.name} would need {grid} blocks; a launch has at most {MOST_BLOCKS}")
         return grid
@@ -86,24 +69,22 @@ class Kernel:
             TypeError: an argument is missing or unknown.
             EngineError: a pointer is null or not aligned, or a number does not fit its type.
         """
-        check_arguments(self.name, (name for name, _ in self.arguments), arguments)
-        values = [self._value(name, kind, arguments[name]) for name, kind in self.arguments]
+        self.check(arguments)
+        values = [self._value(name, kind, arguments[name]) for name, kind in self.arguments.items()]
         return Parameters([*values, *(ctypes.c_uint64(0) for _ in range(self.trailing))])
 
     def _value(self, name: str, kind: str, value: int | float) -> Any:
         if kind.startswith("*"):
-            self._check_pointer(name, int(value))
-            return ctypes.c_uint64(int(value))
+            address = int(value)
+            if not address:
+                raise EngineError(f"kernel {self.name}: {name} is a null pointer")
+            if address % ALIGNMENT and name not in self.unaligned:
+                raise EngineError(f"kernel {self.name}: {name} is at {address:#x}, no multiple of {ALIGNMENT}")
+            return ctypes.c_uint64(address)
         number = ELEMENT_TYPES[kind].ctype(value)
         if kind != "fp32" and number.value != value:
             raise EngineError(f"kernel {self.name}: {name} is {value}, which does not fit {kind}")
         return number
-
-    def _check_pointer(self, name: str, address: int) -> None:
-        if not address:
-            raise EngineError(f"kernel {self.name}: {name} is a null pointer")
-        if address % ALIGNMENT and name not in self.unaligned:
-            raise EngineError(f"kernel {self.name}: {name} is at {address:#x}, no multiple of {ALIGNMENT}")
 
 
 class Parameters:
@@ -172,7 +153,7 @@ def read(folder: str | os.PathLike[str], compute_capability: str) -> KernelFiles
     return KernelFiles(path, form, data["classes"], kernels, code)
 
 
-def _bytes(path: Path) -> bytes:
+def _read_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError:
@@ -183,7 +164,7 @@ def _bytes(path: Path) -> bytes:
 
 def _description(path: Path) -> dict[str, Any]:
     try:
-        data = json.loads(_bytes(path))
+        data = json.loads(_read_bytes(path))
     except ValueError as error:
         raise BundleError(f"{path} is damaged: it is no JSON ({error}); {_REBUILD}") from None
     if not isinstance(data, dict) or not isinstance(data.get("kernels"), dict):
@@ -202,22 +183,22 @@ def _kernel(name: str, entry: Any, path: Path) -> Kernel:
         if not isinstance(entry, dict) or not isinstance(entry.get(key), kind):
             raise BundleError(f"{path} is damaged: {name} has no valid {key}; {_REBUILD}")
     try:
-        arguments = tuple((str(argument), str(kind)) for argument, kind in entry["arguments"])
+        arguments = {str(argument): str(kind) for argument, kind in entry["arguments"]}
         x, y, z = (tuple((str(term), int(size)) for term, size in axis) for axis in entry["grid"])
     except (TypeError, ValueError):
         raise BundleError(f"{path} is damaged: arguments or grid of {name} cannot be read; {_REBUILD}") from None
-    kinds = dict(arguments)
-    unknown = [kind for kind in kinds.values() if not kind.startswith("*") and kind not in SCALARS]
-    invalid = [term for term, size in (*x, *y, *z) if kinds.get(term) not in ("i32", "i64") or size < 1]
+    unknown = [kind for kind in arguments.values() if not kind.startswith("*") and kind not in SCALARS]
+    invalid = [term for term, size in (*x, *y, *z) if arguments.get(term) not in ("i32", "i64") or size < 1]
     if unknown or invalid or not 0 < entry["threads"] <= 1024:
         defects = ", ".join([*unknown, *invalid]) or f"{entry['threads']} threads"
         raise BundleError(f"{path} is damaged: {name} cannot be launched with {defects}; {_REBUILD}")
-    numbers = (entry["threads"], entry["shared_bytes"], frozenset(entry["unaligned"]), entry["constants"])
-    return Kernel(name, entry["entry"], arguments, entry["trailing_null_pointers"], (x, y, z), *numbers)
+    compiled = (entry["entry"], entry["trailing_null_pointers"], entry["threads"], entry["shared_bytes"])
+    unaligned = tuple(entry["unaligned"])
+    return Kernel(name, arguments, entry["constants"], (x, y, z), *compiled, unaligned=unaligned)
 
 
 def _code(path: Path, digest: str) -> bytes:
-    code = _bytes(path)
+    code = _read_bytes(path)
     if hashlib.sha256(code).hexdigest() != digest:
         raise BundleError(f"{path} was changed after it was compiled (SHA-256 differs); {_REBUILD}")
     return code
@@ -280,11 +261,9 @@ class Kernels:
             EngineError: there is no such kernel, an argument cannot be passed, or the driver refuses.
         """
         kernel = self._kernel(name)
-        parameters = kernel.pack(arguments)
-        grid = kernel.blocks(arguments)
-        if not all(grid):
-            return
-        self._function(kernel).launch(grid, kernel.threads, stream, parameters.address)
+        parameters, grid = kernel.pack(arguments), kernel.blocks(arguments)
+        if all(grid):
+            self._function(kernel).launch(grid, kernel.threads, stream, parameters.address)
 
     def _kernel(self, name: str) -> Kernel:
         try:
@@ -300,15 +279,13 @@ class Kernels:
             return self._functions[kernel.name]
 
     def _load(self, kernel: Kernel) -> driver.Function:
-        code = self.files.code[kernel.name]
+        code, file = self.files.code[kernel.name], f"{self.files.folder / kernel.name}.{self.files.form}"
         if self.files.form == "ptx":
             code += b"\0"  # the driver takes PTX as a C string
         try:
             return driver.Function(self._api, code, kernel.entry, kernel.shared)
         except EngineError as error:
-            raise type(error)(
-                f"{self.files.folder / kernel.name}.{self.files.form} cannot be loaded: {error}"
-            ) from None
+            raise type(error)(f"{file} cannot be loaded: {error}") from None
 
     def close(self) -> None:
         """Unload what was loaded; closing twice is harmless, a lost device is passed over."""

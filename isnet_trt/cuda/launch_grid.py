@@ -1,4 +1,4 @@
-"""How a kernel's work is divided among blocks, as pure functions of sizes."""
+"""The launch grid: how a kernel's work is divided among blocks, as pure functions of sizes."""
 
 from __future__ import annotations
 
@@ -15,9 +15,19 @@ SPLIT_COST = 4
 MOST_SPLITS = 16
 
 
+def cdiv(size: int, step: int) -> int:
+    """``size`` / ``step`` rounded up."""
+    return -(-size // step)
+
+
+def aligned(size: int, to: int) -> int:
+    """``size`` rounded up to a multiple of ``to``."""
+    return cdiv(size, to) * to
+
+
 def blocks(grid: Grid, arguments: Mapping[str, int | float]) -> tuple[int, int, int]:
     """The number of blocks (x, y, z) for the integers among ``arguments``."""
-    x, y, z = (math.prod(-(-int(arguments[name]) // size) for name, size in axis) for axis in grid)
+    x, y, z = (math.prod(cdiv(int(arguments[name]), size) for name, size in axis) for axis in grid)
     return x, y, z
 
 
@@ -29,6 +39,6 @@ def splits(tiles: int, steps: int, slots: int) -> int:
     """
 
     def time(parts: int) -> int:
-        return -(-tiles * parts // slots) * (-(-steps // parts) + (SPLIT_COST if parts > 1 else 0))
+        return cdiv(tiles * parts, slots) * (cdiv(steps, parts) + (SPLIT_COST if parts > 1 else 0))
 
     return min(range(1, max(1, min(MOST_SPLITS, steps)) + 1), key=time)

@@ -51,9 +51,6 @@ class _Prepared:
     has_run: bool = False
     graph: Graph | None = None
 
-    def __post_init__(self) -> None:
-        self.offsets = self.plan.offsets
-
     def close_graph(self) -> None:
         """Destroy the graph. One that still runs is freed by the driver when it is done."""
         if self.graph is not None:
@@ -135,15 +132,16 @@ class Pipeline:
         """
         with self._active():
             prepared, slot = self._take(image, inference)
+            plan = prepared.plan
             try:
-                self._transfers.upload(image, prepared.plan, slot, self._address(prepared, ("source", 0)), stream)
+                self._transfers.upload(image, plan, slot, self._address(plan, ("source", 0)), stream)
                 self._run(prepared)
-                self._transfers.download(prepared.plan, slot, self._address(prepared, ("result", 0)), out, stream)
+                self._transfers.download(plan, slot, self._address(plan, ("result", 0)), out, stream)
             except BaseException:
                 self._drain()  # what was queued before the error uses the slot
                 self._transfers.give(slot)
                 raise
-        return Ticket(prepared.plan, image, out, slot)
+        return Ticket(plan, image, out, slot)
 
     def collect(self, ticket: Ticket) -> Labels | None:
         """Wait for an image's label map: a new array (H, W), the caller's, or None where that is device memory.
@@ -172,11 +170,11 @@ class Pipeline:
             prepared, slot = self._take(image, inference)
             plan = prepared.plan
             try:
-                self._transfers.upload(image, plan, slot, self._address(prepared, ("source", 0)), stream)
+                self._transfers.upload(image, plan, slot, self._address(plan, ("source", 0)), stream)
                 for step in plan.steps:
                     if step.stage not in ("accumulate", "finish"):
                         self._queue(step, prepared)
-                logits, flags = (self._address(prepared, place) for place in (("logits", 0), ("result", plan.flags)))
+                logits, flags = self._address(plan, ("logits", 0)), self._address(plan, ("result", plan.flags))
                 arrays = self._transfers.logits(plan, logits, flags, self.model.head.classes)
             finally:
                 self._drain()
@@ -234,20 +232,20 @@ class Pipeline:
 
     def _queue(self, step: Step, prepared: _Prepared) -> None:
         if isinstance(step, Launch):
-            places = {name: self._address(prepared, place) for name, place in step.pointers.items()}
-            self.kernels.launch(step.kernel, self.stream, **places, **step.scalars)
+            pointers = {name: self._address(prepared.plan, offset) for name, offset in step.pointers.items()}
+            self.kernels.launch(step.kernel, self.stream, **pointers, **step.scalars)
         elif isinstance(step, Infer):
-            source, target = self._address(prepared, step.input), self._address(prepared, step.output)
+            source, target = self._address(prepared.plan, step.input), self._address(prepared.plan, step.output)
             self.engine.enqueue(source, target, step.shape, self.stream)
         elif isinstance(step, Copy):
-            target, source = self._address(prepared, step.target), self._address(prepared, step.source)
+            target, source = self._address(prepared.plan, step.target), self._address(prepared.plan, step.source)
             self.device.copy(target, source, step.size, self.stream)
         elif isinstance(step, Clear):
-            self.device.fill(self._address(prepared, step.target), 0, step.size, self.stream)
+            self.device.fill(self._address(prepared.plan, step.target), 0, step.size, self.stream)
 
-    def _address(self, prepared: _Prepared, place: BufferOffset) -> int:
-        buffer, offset = place
-        return self._arena + prepared.offsets[buffer] + offset
+    def _address(self, plan: Plan, position: BufferOffset) -> int:
+        buffer, offset = position
+        return self._arena + plan.offsets[buffer] + offset
 
     # Memory
 
@@ -352,6 +350,6 @@ def _too_large(plan: Plan, free: int, total: int) -> str:
     needed, logits, free_mib, total_mib = (f"{size / _MIB:.1f}" for size in sizes)
     return (
         f"not enough GPU memory for a picture of {plan.size[0]}x{plan.size[1]} ({plan.inference.describe()}): it takes "
-        f"{needed} MiB beside the engine, {logits} of them for the answers to {len(plan.queue.windows)} windows, and "
+        f"{needed} MiB beside the engine, {logits} of them for the logits of {len(plan.queue.windows)} windows, and "
         f"{free_mib} of {total_mib} MiB are free; use fewer scales or a smaller picture, or free GPU memory"
     )

@@ -1,8 +1,7 @@
 """The plan of what the GPU does for an image: steps, buffers and tables as plain data.
 
 A plan depends on the image's size and channel order and on the settings, not on its pixels or on any address: it can be
-made, checked and measured without a GPU, and one plan serves every image of that size. `isnet_trt.cuda.pipeline` adds
-the addresses.
+computed and checked without a GPU, and serves every image of that size. `isnet_trt.cuda.pipeline` adds the addresses.
 
 Stages (kernels/README.md): resize if the test size differs; gather and the engine for every batch of windows, which are
 filled across all scales and mirrored passes; `finite` over all logits; then the merge, in whole mode at once, in slide
@@ -22,6 +21,7 @@ from isnet_trt.cuda import kernel_specs
 from isnet_trt.cuda.architectures import PORTABLE
 from isnet_trt.cuda.element_types import FLOAT
 from isnet_trt.cuda.kernel_specs import KernelSpec
+from isnet_trt.cuda.launch_grid import aligned, cdiv
 from isnet_trt.cuda.plan_steps import (
     ALIGNMENT,
     BufferOffset,
@@ -33,7 +33,6 @@ from isnet_trt.cuda.plan_steps import (
     Region,
     Step,
     Tables,
-    aligned,
 )
 from isnet_trt.merging import windows
 from isnet_trt.merging.geometry import Window, coarse_size
@@ -86,10 +85,6 @@ class _Volume:
     begin: int
     rows: Span
 
-    def elements(self, classes: int) -> int:
-        """Number of scores."""
-        return classes * (self.rows[1] - self.rows[0]) * self.size[1]
-
 
 class _Planner:
     """Collects the steps, buffers and tables of one plan."""
@@ -124,9 +119,9 @@ class _Planner:
             self.tables.data, tuple(self.regions), self.queue, slots, self.flags,
         )  # fmt: skip
 
-    def _launch(
-        self, stage: str, spec: KernelSpec, pointers: Mapping[str, BufferOffset], scalars: Mapping[str, int | float]
-    ) -> None:
+    def _launch(self, stage: str, spec: KernelSpec, **arguments: BufferOffset | int | float) -> None:
+        pointers = {name: value for name, value in arguments.items() if isinstance(value, tuple)}
+        scalars = {name: value for name, value in arguments.items() if not isinstance(value, tuple)}
         self.steps.append(Launch(stage, spec, pointers, scalars))
 
     def _reserve(self, buffer: str, size: int) -> None:
@@ -145,9 +140,10 @@ class _Planner:
             return ("source", 0), layout
         height, width = self.test_size
         self.buffers["picture"] = 3 * height * width
-        pointers = {"source": ("source", 0), "picture": ("picture", 0)}
-        sizes = {"source_height": self.size[0], "source_width": self.size[1], "height": height, "width": width}
-        self._launch("resize", kernel_specs.resize(), pointers, layout | sizes)
+        self._launch(
+            "resize", kernel_specs.resize(), source=("source", 0), picture=("picture", 0), **layout,
+            source_height=self.size[0], source_width=self.size[1], height=height, width=width,
+        )  # fmt: skip
         return ("picture", 0), {"pitch": 3 * width, "pixel": 3, "bgr": 0}
 
     def _assign_slots(self) -> list[_Batch]:
@@ -165,7 +161,7 @@ class _Planner:
                 self.slot_of |= {id(window): (len(self.regions), slot + i) for i, window in enumerate(group)}
                 slot += length
             self.regions.append(region)
-            offset += aligned(region.slots * self._logits_bytes(region.coarse))
+            offset += aligned(region.slots * self._logits_bytes(region.coarse), ALIGNMENT)
         self.buffers["logits"] = offset
         return batches
 
@@ -185,13 +181,12 @@ class _Planner:
             table[i] = window.top, window.left, window.of.mirrored, 1
             steps[i] = np.float32(1 / window.of.scale)
         self._reserve("input", FLOAT * count * 3 * height * width)
-        pointers = {
-            "picture": source, "table": self.tables.add(value_tables(self.model.preprocess)),
-            "windows": self.tables.add(table), "steps": self.tables.add(steps), "out": ("input", 0),
-        }  # fmt: skip
-        scalars = {"picture_height": self.test_size[0], "picture_width": self.test_size[1]}
-        scalars |= {"batch": count, "height": height, "width": width}
-        self._launch("gather", kernel_specs.gather("fp32"), pointers, {**layout, **scalars})
+        self._launch(
+            "gather", kernel_specs.gather("fp32"), picture=source,
+            table=self.tables.add(value_tables(self.model.preprocess)), windows=self.tables.add(table),
+            steps=self.tables.add(steps), out=("input", 0), **layout, picture_height=self.test_size[0],
+            picture_width=self.test_size[1], batch=count, height=height, width=width,
+        )  # fmt: skip
 
     def _infer(self, batch: _Batch) -> None:
         """Run the engine. It writes to the region where the address is aligned, else to a buffer that is copied."""
@@ -209,8 +204,8 @@ class _Planner:
         self.steps.append(Clear(("result", self.flags), FLOAT * len(self.regions)))
         for i, region in enumerate(self.regions):
             count = region.slots * self._logits_bytes(region.coarse) // FLOAT
-            pointers = {"values": ("logits", region.offset), "flag": ("result", self.flags)}
-            self._launch("finite", kernel_specs.finite("fp32"), pointers, {"at": i, "count": count})
+            values, flags = ("logits", region.offset), ("result", self.flags)
+            self._launch("finite", kernel_specs.finite("fp32"), values=values, flag=flags, at=i, count=count)
 
     # Merge
 
@@ -237,13 +232,11 @@ class _Planner:
         """One whole pass: upsample and take the arg max in one kernel, without a volume in memory."""
         logits = self._logits_volume(self.queue.windows)
         step_y, step_x = _ratios(logits.size, self.size)
-        pointers = {"logits": ("logits", FLOAT * logits.begin), "labels": ("result", 0)}
-        scalars = {
-            "pitch": self.size[1], "classes": self.head.classes, "coarse_height": logits.size[0],
-            "coarse_width": logits.size[1], "step_y": step_y, "step_x": step_x, "height": self.size[0],
-            "width": self.size[1],
-        }  # fmt: skip
-        self._launch("finish", kernel_specs.upsample_argmax("fp32", self.head.classes), pointers, scalars)
+        self._launch(
+            "finish", kernel_specs.upsample_argmax("fp32", self.head.classes), logits=("logits", FLOAT * logits.begin),
+            labels=("result", 0), pitch=self.size[1], classes=self.head.classes, coarse_height=logits.size[0],
+            coarse_width=logits.size[1], step_y=step_y, step_x=step_x, height=self.size[0], width=self.size[1],
+        )  # fmt: skip
 
     def _merge_whole_scores(self) -> None:
         """Whole passes with softmax or flip: a volume of each scale at the low resolution, then the label map."""
@@ -251,7 +244,7 @@ class _Planner:
         for scale in self._by_scale():
             size = coarse_size(scale[0].size, self.head.stride)
             volumes.append(_Volume(size, end, (0, size[0])))
-            self._accumulate(scale, size, volumes[-1], whole=True)
+            self._accumulate(scale, size, volumes[-1], covers_volume=True)
             end = self._end(volumes[-1])
         self._reserve("volumes", FLOAT * end)
         self._finish(("volumes", 0), volumes, (0, self.size[0]))
@@ -265,7 +258,7 @@ class _Planner:
             for scale, size in zip(scales, sizes, strict=True):
                 volume = _Volume(size, end, span(size[0], self.size[0], band))
                 near = [w for w in scale if w.top < volume.rows[1] and w.bottom > volume.rows[0]]
-                self._accumulate(near, scale[0].size, volume, whole=False)
+                self._accumulate(near, scale[0].size, volume)
                 volumes.append(volume)
                 end = self._end(volume)
             # Bands run one after the other on one stream: all use the same buffer.
@@ -274,7 +267,8 @@ class _Planner:
 
     def _end(self, volume: _Volume) -> int:
         """The element where the next volume may begin."""
-        return volume.begin + aligned(volume.elements(self.head.classes), ALIGNMENT // FLOAT)
+        scores = self.head.classes * (volume.rows[1] - volume.rows[0]) * volume.size[1]
+        return volume.begin + aligned(scores, ALIGNMENT // FLOAT)
 
     def _by_scale(self) -> list[list[Window]]:
         """The windows of each scale, in the order of the scales; a mirrored pass follows the plain one of its scale."""
@@ -282,46 +276,42 @@ class _Planner:
         firsts = range(0, len(self.queue.passes), passes)
         return [[w for w in self.queue.windows if first <= w.of.index < first + passes] for first in firsts]
 
-    def _accumulate(self, shown: Sequence[Window], window: Size, volume: _Volume, whole: bool) -> None:
-        """Sum the logits of the windows ``shown``, all of one scale, into the rows of a volume.
+    def _accumulate(
+        self, scale_windows: Sequence[Window], window: Size, volume: _Volume, covers_volume: bool = False
+    ) -> None:
+        """Sum the logits of windows of one scale into the rows of a volume.
 
         ``window`` is the size to which their logits are upsampled: their own, or in whole mode the low resolution
-        itself, where the window covers all of the volume.
+        itself, where each window ``covers_volume``.
         """
-        ordered = sorted(shown, key=lambda w: w.of.mirrored)  # the kernel takes the plain pass first
+        ordered = sorted(scale_windows, key=lambda w: w.of.mirrored)  # the kernel takes the plain pass first
         region = self.regions[self.slot_of[id(ordered[0])][0]]
         table = np.zeros((len(ordered), 4), np.int32)
         for i, w in enumerate(ordered):
-            top, left = (0, 0) if whole else (w.top, w.left)
+            top, left = (0, 0) if covers_volume else (w.top, w.left)
             table[i] = self.slot_of[id(w)][1], top, left, w.of.mirrored
         step_y, step_x = _ratios(region.coarse, window)
-        pointers = {
-            "logits": ("logits", region.offset), "windows": self.tables.add(table),
-            "swap": self.tables.add(swap(self.head)), "volume": ("volumes", FLOAT * volume.begin),
-        }  # fmt: skip
-        scalars = {
-            "classes": self.head.classes, "coarse_height": region.coarse[0], "coarse_width": region.coarse[1],
-            "window_height": window[0], "window_width": window[1], "step_y": step_y, "step_x": step_x,
-            "plain": sum(not w.of.mirrored for w in ordered), "count": len(ordered), "first_row": volume.rows[0],
-            "rows": volume.rows[1] - volume.rows[0], "width": volume.size[1],
-            "softmax": int(self.inference.softmax_before_resize),
-        }  # fmt: skip
-        self._launch("accumulate", kernel_specs.accumulate("fp32", self.head.classes), pointers, scalars)
+        self._launch(
+            "accumulate", kernel_specs.accumulate("fp32", self.head.classes), logits=("logits", region.offset),
+            windows=self.tables.add(table), swap=self.tables.add(swap(self.head)),
+            volume=("volumes", FLOAT * volume.begin), classes=self.head.classes, coarse_height=region.coarse[0],
+            coarse_width=region.coarse[1], window_height=window[0], window_width=window[1], step_y=step_y,
+            step_x=step_x, plain=sum(not w.of.mirrored for w in ordered), count=len(ordered),
+            first_row=volume.rows[0], rows=volume.rows[1] - volume.rows[0], width=volume.size[1],
+            softmax=int(self.inference.softmax_before_resize),
+        )  # fmt: skip
 
     def _finish(self, base: BufferOffset, volumes: Sequence[_Volume], band: Span) -> None:
         """Write the rows ``band`` of the label map from the volumes of all scales."""
         offsets = np.array([volume.begin for volume in volumes], np.int64)
         sizes = np.array([(v.rows[0], v.rows[1] - v.rows[0], *v.size) for v in volumes], np.int32)
         steps = np.array([_ratios(volume.size, self.size) for volume in volumes], np.float32)
-        pointers = {
-            "volumes": base, "offsets": self.tables.add(offsets), "sizes": self.tables.add(sizes),
-            "steps": self.tables.add(steps), "labels": ("result", 0),
-        }  # fmt: skip
-        scalars = {
-            "pitch": self.size[1], "passes": float(len(self.queue.passes)), "count": len(volumes),
-            "classes": self.head.classes, "first_row": band[0], "rows": band[1] - band[0], "width": self.size[1],
-        }  # fmt: skip
-        self._launch("finish", kernel_specs.finish("fp32", self.head.classes), pointers, scalars)
+        self._launch(
+            "finish", kernel_specs.finish("fp32", self.head.classes), volumes=base, offsets=self.tables.add(offsets),
+            sizes=self.tables.add(sizes), steps=self.tables.add(steps), labels=("result", 0), pitch=self.size[1],
+            passes=float(len(self.queue.passes)), count=len(volumes), classes=self.head.classes, first_row=band[0],
+            rows=band[1] - band[0], width=self.size[1],
+        )  # fmt: skip
 
 
 def _ratios(size: Size, output: Size) -> tuple[float, float]:
@@ -350,7 +340,7 @@ def bands(sizes: Sequence[Size], output: Size, classes: int, most: int) -> Itera
     row = FLOAT * classes * sum(h * w / height for h, w in sizes)
     edges = FLOAT * classes * sum(2 * w for _, w in sizes)  # a band needs parts of rows at both ends
     rows = min(height, max(1, int((most - edges) / row)))
-    rows = -(-height // -(-height // rows))  # as many bands, of even height: the last one is not a short remainder
+    rows = cdiv(height, cdiv(height, rows))  # as many bands, of even height: the last one is not a short remainder
     for first in range(0, height, rows):
         yield first, min(first + rows, height)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from isnet_trt.cuda.element_types import FLOAT
 from isnet_trt.cuda.kernel_specs import KernelSpec
+from isnet_trt.cuda.launch_grid import aligned
 from isnet_trt.merging import windows
 from isnet_trt.pictures.formats import Order
 from isnet_trt.settings import Inference, Size
@@ -135,7 +137,7 @@ class Plan:
     @property
     def tables_offset(self) -> int:
         """Where the tables begin in the upload, in bytes."""
-        return aligned(self.source_bytes)
+        return aligned(self.source_bytes, ALIGNMENT)
 
     @property
     def upload_bytes(self) -> int:
@@ -154,20 +156,20 @@ class Plan:
 
     @property
     def arena_bytes(self) -> int:
-        """Of all buffers."""
-        return sum(map(aligned, self.buffers.values()))
+        """Of all buffers, each padded to a multiple of `ALIGNMENT`."""
+        return sum(aligned(size, ALIGNMENT) for size in self.buffers.values())
 
-    @property
+    @functools.cached_property
     def offsets(self) -> dict[str, int]:
         """Where each buffer lies in one block of memory."""
-        ends = itertools.accumulate(map(aligned, self.buffers.values()), initial=0)
+        ends = itertools.accumulate((aligned(size, ALIGNMENT) for size in self.buffers.values()), initial=0)
         return dict(zip(self.buffers, ends, strict=False))
 
     @property
     def bytes(self) -> int:
         """Device memory that the plan takes while it runs, without the engine's own: its buffers, and the upload and
         the result of one image in flight."""
-        return self.arena_bytes + aligned(self.upload_bytes) + aligned(self.result_bytes)
+        return self.arena_bytes + aligned(self.upload_bytes, ALIGNMENT) + aligned(self.result_bytes, ALIGNMENT)
 
     @property
     def shapes(self) -> frozenset[tuple[int, int, int, int]]:
@@ -175,28 +177,23 @@ class Plan:
         return frozenset(step.shape for step in self.steps if isinstance(step, Infer))
 
 
-def aligned(size: int, to: int = ALIGNMENT) -> int:
-    """``size`` rounded up to a multiple of ``to``."""
-    return -(-size // to) * to
-
-
 class Tables:
     """Constant arrays for one buffer, one after the other; equal arrays are stored once."""
 
     def __init__(self) -> None:
         self._data = bytearray()
-        self._known: dict[bytes, int] = {}
+        self._offsets: dict[bytes, int] = {}
 
     def add(self, array: NDArray[Any]) -> BufferOffset:
-        """Store ``array`` if it is not there yet; return where it lies."""
+        """Store ``array`` unless an equal array is stored already; return where it lies."""
         content = array.tobytes()
-        if content not in self._known:
-            self._known[content] = len(self._data)
+        if content not in self._offsets:
+            self._offsets[content] = len(self._data)
             # Kernels take pointers that are multiples of 16.
             self._data += content + b"\0" * (aligned(len(content), 16) - len(content))
-        return "tables", self._known[content]
+        return "tables", self._offsets[content]
 
     @property
     def data(self) -> bytes:
-        """All of them."""
+        """The contents of the buffer."""
         return bytes(self._data)

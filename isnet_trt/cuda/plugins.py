@@ -208,19 +208,20 @@ class _Callbacks:
     ) -> None:
         """Queue the kernels. Here an exception is the library's own way: it catches it and fails the inference."""
         try:
-            host, addresses = self.host, (*sources, *results)
-            if host.kernels is None:
-                raise EngineError(f"node {self.node}: {self.operation.name} was given no kernels")
+            kernels, operation = self.host.kernels, self.operation
+            if kernels is None:
+                raise EngineError(f"node {self.node}: {operation.name} was given no kernels")
             size = self._size(inputs, [tuple(tensor.dims) for tensor in inputs])
-            launch = self.operation.launch
-            launch(size, host.kernels, stream, host.multiprocessors, addresses, workspace, self.attributes)
+            addresses = zip((*operation.inputs, *operation.outputs), (*sources, *results), strict=True)
+            arguments: dict[str, Any] = {**dict(addresses), **self.attributes, "workspace": workspace}
+            size.launch(kernels, stream, self.host.multiprocessors, **arguments)
         except Exception as error:
             raise RuntimeError(self.host.note(error)) from None
 
     def _size(self, tensors: Sequence[Any], shapes: Sequence[Sequence[int]]) -> Size:
         kinds = _kinds(self.library)
         letters = self.operation.types(self.node, [kinds[tensor.type] for tensor in tensors])
-        return self.operation.size(self.operation.known(self.node, shapes), letters)
+        return self.operation.size(self.operation.static_sizes(self.node, shapes), letters)
 
 
 @functools.cache
@@ -271,11 +272,7 @@ def _create(library: Any, operation: Operation, node: str, fields: Any, runtime:
 
 
 def _restored(operation: Operation, node: str, values: Mapping[str, Any]) -> tuple[str, ...]:
-    """The types of a serialised plugin's inputs.
-
-    Raises:
-        EngineError: it was written by another version, or there are no kernels.
-    """
+    """The types of a serialised plugin's inputs."""
     layout = int(values["layout"][0]) if len(values.get("layout", ())) else 0
     codes = [int(code) for code in values.get("types", ())]
     if layout != LAYOUT or len(codes) != len(operation.inputs):

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 from isnet_trt.cuda.context_ops import Attention, Pool
 from isnet_trt.cuda.element_types import FLOATS
 from isnet_trt.cuda.kernel_specs import WIDTHS
-from isnet_trt.cuda.protocols import Launcher
 from isnet_trt.errors import BuildError
 
 NAMESPACE = "isnet_trt"
@@ -22,8 +21,7 @@ VERSION = "1"
 _NATIVE = "; build with --context native, or change the graph"
 
 
-@dataclass(frozen=True)
-class Tensor:
+class Tensor(NamedTuple):
     """A tensor's axes, one letter each, and its type or the letter that stands for it."""
 
     axes: str
@@ -87,13 +85,13 @@ class Operation:
                     f"node {node}: input {name} of {self.name} has {len(shape)} axes, it must be ({axes}){_NATIVE}"
                 )
             for letter, size in zip(tensor.axes, shape, strict=True):
-                known = sizes.get(letter)
-                if None not in (known, size) and known != size:
-                    raise BuildError(
-                        f"node {node}: axis {letter} of {self.name} is {known} in {first[letter]} and {size} in {name}"
-                    )
-                if known is None:
+                before = sizes.get(letter)
+                if before is None:
                     sizes[letter], first[letter] = size, name
+                elif size not in (None, before):
+                    raise BuildError(
+                        f"node {node}: axis {letter} of {self.name} is {before} in {first[letter]} and {size} in {name}"
+                    )
         width = sizes.get("D")
         if width is not None and width not in WIDTHS:
             raise BuildError(
@@ -102,39 +100,12 @@ class Operation:
             )
         return sizes
 
-    def known(self, node: str, shapes: Sequence[Sequence[int]]) -> dict[str, int]:
-        """`sizes` where all are known.
-
-        Raises:
-            BuildError: as `sizes`, or a size is still open.
-        """
+    def static_sizes(self, node: str, shapes: Sequence[Sequence[int]]) -> dict[str, int]:
+        """`sizes` where all are known; BuildError if one is still open."""
         sizes = {letter: size for letter, size in self.sizes(node, shapes).items() if size is not None and size >= 0}
         if missing := {letter for tensor in self.inputs.values() for letter in tensor.axes} - set(sizes):
             raise BuildError(f"node {node}: the sizes {', '.join(sorted(missing))} of {self.name} are not known")
         return sizes
-
-    def launch(
-        self,
-        size: Size,
-        kernels: Launcher,
-        stream: int,
-        multiprocessors: int,
-        addresses: Sequence[int],
-        workspace: int,
-        attributes: Mapping[str, float],
-    ) -> None:
-        """Queue the operation; ``addresses`` are those of inputs and outputs in order."""
-        tensors = zip((*self.inputs, *self.outputs), addresses, strict=True)
-        arguments: dict[str, Any] = {**dict(tensors), **attributes}
-        size.launch(kernels, stream, multiprocessors, **arguments, workspace=workspace)
-
-
-def _pool(sizes: Mapping[str, int], types: Mapping[str, str]) -> Pool:
-    return Pool(sizes["B"], sizes["K"], sizes["N"], sizes["C"], types["L"], types["T"])
-
-
-def _attention(sizes: Mapping[str, int], types: Mapping[str, str]) -> Attention:
-    return Attention(sizes["B"], sizes["N"], sizes["M"], sizes["D"], types["T"])
 
 
 REGION_POOL = Operation(
@@ -142,13 +113,13 @@ REGION_POOL = Operation(
     {"logits": Tensor("BKN", "L"), "features": Tensor("BNC", "T")},
     {"centres": Tensor("BKC", "T"), "log_counts": Tensor("BK", "fp32")},
     (),
-    _pool,
+    lambda n, types: Pool(n["B"], n["K"], n["N"], n["C"], types["L"], types["T"]),
 )
 CONTEXT_ATTENTION = Operation(
     "ContextAttention",
     {"q": Tensor("BND", "T"), "k": Tensor("BMD", "T"), "v": Tensor("BMD", "T"), "bias": Tensor("BM", "fp32")},
     {"out": Tensor("BND", "T")},
     ("scale",),
-    _attention,
+    lambda n, types: Attention(n["B"], n["N"], n["M"], n["D"], types["T"]),
 )
 OPERATIONS = (REGION_POOL, CONTEXT_ATTENTION)

@@ -130,7 +130,7 @@ RESIZE = {
 
 def parameters(kernel: Kernel, address: int) -> list[int | float]:
     """What the driver would read, by the arguments' types."""
-    kinds = [kind for _, kind in kernel.arguments] + ["*"] * kernel.trailing
+    kinds = list(kernel.arguments.values()) + ["*"] * kernel.trailing
     pointers = (ctypes.c_void_p * len(kinds)).from_address(address)
     c = {"i32": ctypes.c_int32, "i64": ctypes.c_int64, "fp32": ctypes.c_float}
     return [c.get(kind, ctypes.c_uint64).from_address(at).value for kind, at in zip(kinds, pointers, strict=True)]
@@ -145,7 +145,9 @@ def test_arguments_are_packed_as_launch_json_says(compiled):
 
 def test_the_order_of_keywords_does_not_matter(compiled):
     kernel = read(compiled, "8.0").kernels["attention_fp16"]
-    values = {name: (256 * i if kind.startswith("*") else i) for i, (name, kind) in enumerate(kernel.arguments, 1)}
+    values = {
+        name: (256 * i if kind.startswith("*") else i) for i, (name, kind) in enumerate(kernel.arguments.items(), 1)
+    }
     values["scale"] = 0.25
     packed = kernel.pack(dict(reversed(values.items())))
     assert parameters(kernel, packed.address) == [*values.values(), 0, 0]
@@ -205,7 +207,7 @@ def test_much_shared_memory_is_asked_for(compiled, gpu, stream):
     kernel = opened.files.kernels["attention_fp16"]
     assert kernel.shared > driver.STATIC_SHARED
     assert opened.constants("attention_fp16")["WIDTH"] == 256
-    opened.launch("attention_fp16", stream, **{name: 256 for name, _ in kernel.arguments})
+    opened.launch("attention_fp16", stream, **dict.fromkeys(kernel.arguments, 256))
     assert gpu.launched[0].function.shared == kernel.shared
     opened.close()
 
@@ -213,7 +215,7 @@ def test_much_shared_memory_is_asked_for(compiled, gpu, stream):
 def test_what_the_driver_refuses(compiled, gpu, stream):
     opened = Kernels(read(compiled, "8.9"), Driver(gpu))
     gpu.fails["cuFuncSetAttribute"] = 1
-    arguments = dict.fromkeys(dict(opened.files.kernels["attention_fp16"].arguments), 256)
+    arguments = dict.fromkeys(opened.files.kernels["attention_fp16"].arguments, 256)
     with pytest.raises(EngineError, match=r"attention_fp16\.ptx cannot be loaded: cuFuncSetAttribute failed: invalid"):
         opened.launch("attention_fp16", stream, **arguments)
     assert gpu.modules == {}

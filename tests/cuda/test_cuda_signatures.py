@@ -68,14 +68,16 @@ def test_free_sizes_are_no_contradiction() -> None:
     sizes = CONTEXT_ATTENTION.sizes("n", [(None, None, 32), (1, None, 32), (None, 9, 32), (None, 9)])
     assert sizes == {"B": 1, "N": None, "D": 32, "M": 9}
     with pytest.raises(BuildError, match="the sizes N of ContextAttention are not known"):
-        CONTEXT_ATTENTION.known("n", [(1, -1, 32), (1, 9, 32), (1, 9, 32), (1, 9)])
+        CONTEXT_ATTENTION.static_sizes("n", [(1, -1, 32), (1, 9, 32), (1, 9, 32), (1, 9)])
 
 
 def test_what_is_computed() -> None:
     pool = REGION_POOL.size(
-        REGION_POOL.known("n", [(2, 19, 35), (2, 35, 64)]), REGION_POOL.types("n", ("fp32", "fp16"))
+        REGION_POOL.static_sizes("n", [(2, 19, 35), (2, 35, 64)]), REGION_POOL.types("n", ("fp32", "fp16"))
     )
     assert pool == Pool(2, 19, 35, 64, "fp32", "fp16")
     kinds = CONTEXT_ATTENTION.types("n", ("bf16", "bf16", "bf16", "fp32"))
     shapes = [(1, 35, 32), (1, 19, 32), (1, 19, 32), (1, 19)]
-    assert CONTEXT_ATTENTION.size(CONTEXT_ATTENTION.known("n", shapes), kinds) == Attention(1, 35, 19, 32, "bf16")
+    assert CONTEXT_ATTENTION.size(CONTEXT_ATTENTION.static_sizes("n", shapes), kinds) == Attention(
+        1, 35, 19, 32, "bf16"
+    )
