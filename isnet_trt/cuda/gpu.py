@@ -70,9 +70,9 @@ class _Driver:
 
     def _error(self, status: int) -> str:
         text = ctypes.c_char_p()
-        if hasattr(self._library, "cuGetErrorName"):
-            self._library.cuGetErrorName(status, ctypes.byref(text))  # leaves null for a status without a name
-        return f"{text.value.decode()} ({status})" if text.value else f"error {status}"
+        get_name = getattr(self._library, "cuGetErrorName", None)
+        named = get_name is not None and not get_name(status, ctypes.byref(text))
+        return f"{text.value.decode()} ({status})" if named and text.value else f"error {status}"
 
 
 def _query(driver: _Driver, index: int) -> Gpu:
