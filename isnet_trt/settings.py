@@ -116,17 +116,6 @@ def choose_preset(presets: Mapping[str, Inference], name: str) -> Inference:
     return presets[name]
 
 
-def to_json(value: Any) -> Any:
-    """Dataclasses and tuples as JSON-ready dicts and lists."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, dict):
-        return {key: to_json(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [to_json(item) for item in value]
-    return value
-
-
 def size_text(size: Sequence[int]) -> str:
     """A size for people, such as ``512x1024``."""
     return "x".join(map(str, size))

@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 
 from isnet_trt import cli
-from isnet_trt.bundle import KERNELS, Bundle, Manifest, read_bundle
+from isnet_trt.bundle import KERNELS, Manifest, read_bundle
 from isnet_trt.engines.info import EngineInfo
 from isnet_trt.engines.select import check_engine
 from isnet_trt.errors import EngineUnavailable
@@ -20,6 +20,10 @@ _EPILOG = """examples:
   python -m isnet_trt.bundle verify bundles/ade        every file against its SHA-256; then whether its engine runs here
 
 exit status: 0 whole, 1 whole but its engine cannot run on this machine (verify), 2 damaged or no bundle"""
+
+
+Facts = Iterator[tuple[str, str]]
+"""Title and text of each line."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,77 +44,68 @@ def _show(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(bundle.manifest.to_json(), indent=1, ensure_ascii=False))
     else:
-        print("\n".join(_page(bundle)))
+        size = sum(info.bytes for info in bundle.manifest.files.values())
+        print(f"{bundle.folder}: {bundle.manifest.recipe}, {bundle.manifest.precision}, {size / 1e6:.1f} MB")
+        for title, text in _facts(bundle.manifest):
+            print(f"  {title:11} {text}")
     return 0
 
 
-def _page(bundle: Bundle) -> Iterator[str]:
-    manifest, size = bundle.manifest, sum(info.bytes for info in bundle.manifest.files.values())
-    yield f"{bundle.folder}: {manifest.recipe}, {manifest.precision}, {size / 1e6:.1f} MB"
-    yield _line("built", f"{manifest.created_at} by isnet_trt {manifest.isnet_trt_version}")
-    yield _line("checkpoint", f"{manifest.checkpoint.name}, SHA-256 {manifest.checkpoint.sha256}")
+def _facts(manifest: Manifest) -> Facts:
+    yield "built", f"{manifest.created_at} by isnet_trt {manifest.isnet_trt_version}"
+    yield "checkpoint", f"{manifest.checkpoint.name}, SHA-256 {manifest.checkpoint.sha256}"
     yield from _engine(manifest.engine)
-    yield _line("input", _preprocess(manifest.preprocess))
-    yield _line("output", f"logits of {manifest.labels.count} classes at stride {manifest.output_stride}")
-    yield from _wrapped("classes", ", ".join(f"{i} {name}" for i, name in enumerate(manifest.labels.names)))
+    yield "input", _preprocess(manifest.preprocess)
+    yield "output", f"logits of {manifest.labels.count} classes at stride {manifest.output_stride}"
+    names = manifest.labels.names
+    for number, part in enumerate(textwrap.wrap(", ".join(f"{i} {name}" for i, name in enumerate(names)), 98)):
+        yield "" if number else "classes", part
     if pairs := manifest.labels.flip_pairs:
-        yield _line(
-            "flip pairs", ", ".join(f"{manifest.labels.names[a]} / {manifest.labels.names[b]}" for a, b in pairs)
-        )
+        yield "flip pairs", ", ".join(f"{names[a]} / {names[b]}" for a, b in pairs)
     for name, preset in manifest.presets.items():
-        yield _line("preset", f"{name}: {preset.describe()}")
+        yield "preset", f"{name}: {preset.describe()}"
     yield from _files(manifest)
     yield from _parity(manifest)
 
 
-def _files(manifest: Manifest) -> Iterator[str]:
+def _files(manifest: Manifest) -> Facts:
     """Every file, but those of the kernels as one line."""
     kernels = {name: info for name, info in manifest.files.items() if name.startswith(f"{KERNELS}/")}
     if kernels:
         places = ", ".join(sorted({name.split("/")[1] for name in kernels}))
         size = sum(info.bytes for info in kernels.values())
-        yield _line("kernels", f"for {places}: {len(kernels)} files, {size / 1e6:.1f} MB")
+        yield "kernels", f"for {places}: {len(kernels)} files, {size / 1e6:.1f} MB"
     for name, info in manifest.files.items():
         if name not in kernels:
-            yield _line("file", f"{name}, {info.bytes / 1e6:.1f} MB, SHA-256 {info.sha256[:16]}…")
+            yield "file", f"{name}, {info.bytes / 1e6:.1f} MB, SHA-256 {info.sha256[:16]}…"
 
 
-def _line(title: str, text: str) -> str:
-    return f"  {title:11} {text}"
-
-
-def _wrapped(title: str, text: str) -> Iterator[str]:
-    for number, part in enumerate(textwrap.wrap(text, 98)):
-        yield _line(title if number == 0 else "", part)
-
-
-def _engine(engine: EngineInfo) -> Iterator[str]:
+def _engine(engine: EngineInfo) -> Facts:
     built = f", built on {engine.gpu} ({engine.driver})" if engine.gpu else ""
-    yield _line("engine", f"{engine.kind} {engine.library_version}, {engine.file}{built}")
+    yield "engine", f"{engine.kind} {engine.library_version}, {engine.file}{built}"
     if engine.compute_capabilities:
-        yield _line("runs on", f"NVIDIA GPUs of compute capability {', '.join(engine.compute_capabilities)}")
+        yield "runs on", f"NVIDIA GPUs of compute capability {', '.join(engine.compute_capabilities)}"
     if engine.context:
-        how = "the bundle's kernels, as plugins" if engine.context == "plugin" else "the engine's own layers"
-        yield _line("context", how)
+        plugin = engine.context == "plugin"
+        yield "context", "the bundle's kernels, as plugins" if plugin else "the engine's own layers"
     if engine.version_compatible:
-        yield _line("versions", f"{engine.kind} {engine.library_version} and later ones of the same major version")
+        yield "versions", f"{engine.kind} {engine.library_version} and later ones of the same major version"
     shapes = " … ".join("x".join(map(str, shape)) for shape in dict.fromkeys(engine.shapes))
-    yield _line("shapes", shapes or "any batch, height and width")
+    yield "shapes", shapes or "any batch, height and width"
 
 
 def _preprocess(preprocess: Preprocess) -> str:
-    how = "long side at most {}, short at most {}" if preprocess.keep_ratio else "exactly {}x{}"
+    limits = "long side at most {}, short at most {}" if preprocess.keep_ratio else "exactly {}x{}"
     mean, std = (" ".join(f"{v:g}" for v in values) for values in (preprocess.mean, preprocess.std))
-    return f"RGB, {how.format(*preprocess.size)}; minus {mean}, over {std}"
+    return f"RGB, {limits.format(*preprocess.size)}; minus {mean}, over {std}"
 
 
-def _parity(manifest: Manifest) -> Iterator[str]:
+def _parity(manifest: Manifest) -> Facts:
     """The report of the gate; fields that this version does not know are shown as they are."""
     for name, value in manifest.parity.items():
-        rows = value if isinstance(value, list) and value else [value]
-        for row in rows:
+        for row in value if isinstance(value, list) and value else [value]:
             text = ", ".join(f"{key} {_short(item)}" for key, item in row.items()) if isinstance(row, dict) else row
-            yield _line("parity", f"{name}: {text}")
+            yield "parity", f"{name}: {text}"
 
 
 def _short(value: object) -> object:

@@ -6,6 +6,7 @@ misread a newer manifest.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +15,7 @@ from isnet_trt._version import __version__
 from isnet_trt.bundle.strict import FieldError, decode
 from isnet_trt.engines.info import EngineInfo
 from isnet_trt.errors import BundleError, SettingsError
-from isnet_trt.settings import Inference, Labels, Preprocess, choose_preset, to_json
+from isnet_trt.settings import Inference, Labels, Preprocess, choose_preset
 
 SCHEMA_VERSION = 2
 """2 added how the engine computes the context operations, and whether later versions of its library take it."""
@@ -86,7 +87,7 @@ class Manifest:
 
     def to_json(self) -> dict[str, Any]:
         """The content of ``bundle.json``."""
-        return to_json(self)
+        return dataclasses.asdict(self)
 
 
 def manifest_from_json(data: Any, source: str) -> Manifest:

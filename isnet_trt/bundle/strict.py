@@ -33,12 +33,15 @@ def decode(kind: Any, data: Any, where: str = "") -> Any:
     if origin in (Union, types.UnionType):
         return None if data is None else decode(next(a for a in arguments if a is not type(None)), data, where)
     if origin is Literal:
-        return _literal(arguments, data, where)
+        if data not in arguments:
+            raise FieldError(f"{_field(where)} is {data!r}; it must be one of {', '.join(map(repr, arguments))}")
+        return data
     if origin is tuple:
         return _tuple(arguments, data, where)
+    _expect(origin or kind, data, where)
     if origin is dict:
-        return _dict(arguments[1], data, where)
-    return _plain(kind, data, where)
+        return {name: decode(arguments[1], item, _join(where, name)) for name, item in data.items()}
+    return kind(data)
 
 
 def _dataclass(kind: Any, data: Any, where: str) -> Any:
@@ -56,12 +59,6 @@ def _dataclass(kind: Any, data: Any, where: str) -> Any:
         raise FieldError(f"{_field(where)}: {error}") from None
 
 
-def _literal(choices: tuple[Any, ...], data: Any, where: str) -> Any:
-    if data not in choices:
-        raise FieldError(f"{_field(where)} is {data!r}; it must be one of {', '.join(map(repr, choices))}")
-    return data
-
-
 def _tuple(kinds: tuple[Any, ...], data: Any, where: str) -> tuple[Any, ...]:
     _expect(list, data, where)
     if kinds[-1] is Ellipsis:
@@ -71,21 +68,9 @@ def _tuple(kinds: tuple[Any, ...], data: Any, where: str) -> tuple[Any, ...]:
     return tuple(decode(kind, item, f"{where}[{i}]") for i, (kind, item) in enumerate(zip(kinds, data, strict=True)))
 
 
-def _dict(kind: Any, data: Any, where: str) -> dict[str, Any]:
-    _expect(dict, data, where)
-    return {name: decode(kind, item, _join(where, name)) for name, item in data.items()}
-
-
-def _plain(kind: type, data: Any, where: str) -> Any:
-    if kind is float and type(data) is int:
-        return float(data)
-    _expect(kind, data, where)
-    return data
-
-
 def _expect(kind: type, data: Any, where: str) -> None:
     # type() and not isinstance(): True is an int in Python, but not in JSON.
-    if type(data) is not kind:
+    if type(data) is not kind and not (kind is float and type(data) is int):
         actual, expected = _NAMES.get(type(data), "null"), _NAMES.get(kind, kind.__name__)
         raise FieldError(f"{_field(where)} must be {expected}, but is {actual}")
 

@@ -137,8 +137,8 @@ def open_dataset(name: str, root: Path | None, split: str) -> PictureSet:
     if split not in (*SPLITS, TEST):
         raise SettingsError(f"split {split!r} is unknown; use 'train', 'val' or 'test'")
     if split == TEST and (name not in LAYOUTS or not LAYOUTS[name].test):
-        having = ", ".join(known for known, layout in LAYOUTS.items() if layout.test)
-        raise SettingsError(f"{name} has no test pictures without labels; {having} have")
+        others = ", ".join(other for other, layout in LAYOUTS.items() if layout.test)
+        raise SettingsError(f"{name} has no test pictures without labels; {others} have")
     if is_described(name):
         return open_custom(Path(name), root, split)
     if name not in LAYOUTS:
@@ -220,10 +220,10 @@ def _names(folder: Path, end: str, nested: bool) -> set[str]:
     return {path.relative_to(folder).as_posix().removesuffix(end) for path in paths if not path.name.startswith(".")}
 
 
-def _refuse_missing(names: list[str], folder: Path, end: str, wanted_by: Path) -> None:
-    """Raise `DataError` where ``names``, which ``wanted_by`` has or lists, have no file in ``folder``."""
+def _refuse_missing(names: list[str], folder: Path, end: str, listed_by: Path) -> None:
+    """Raise `DataError` where ``names``, which ``listed_by`` has or lists, have no file in ``folder``."""
     if names:
         raise DataError(
-            f"{folder}: {len(names)} file{'s' if len(names) > 1 else ''} missing that {wanted_by} calls for: "
+            f"{folder}: {len(names)} file{'s' if len(names) > 1 else ''} missing that {listed_by} calls for: "
             f"{first_few([name + end for name in names])}; unpack the archive again"
         )

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from isnet_trt._version import __version__
 from isnet_trt.evaluation.models import Model
 from isnet_trt.evaluation.run import Score, Tally
 from isnet_trt.metrics import Metrics
-from isnet_trt.settings import Labels, to_json
+from isnet_trt.settings import Labels
 
 MEANS = {"miou": "mIoU", "mean_accuracy": "mean accuracy", "all_accuracy": "pixel accuracy", "mean_dice": "mean dice"}
 """The figures over all classes: attribute of `Metrics`, and its title."""
@@ -73,10 +73,10 @@ class Report:
             "path": model.path,
             "kind": model.kind,
             "recipe": model.recipe,
-            "checkpoint": to_json(model.checkpoint),
+            "checkpoint": asdict(model.checkpoint),
             "engine": self.engines[number],
             "preset": model.preset,
-            "inference": to_json(model.inference),
+            "inference": asdict(model.inference),
             **{key: _number(getattr(figures, key)) for key in MEANS},
             "images_per_second": _number(self.model_rate(score)),
             "seconds_per_picture": {stage: seconds / pictures for stage, seconds in score.seconds.items()},

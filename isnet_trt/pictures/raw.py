@@ -63,54 +63,46 @@ class Raw:
 
     def _complete(self, pixel_bytes: int, item_bytes: int, error: type[IsnetError]) -> None:
         """Check the values and set the attributes that follow from them."""
-        for name in ("address", "height", "width") + (() if self.pitch is None else ("pitch",)):
-            self._set(name, self._integer(name, error))
-        if self.address == 0:
-            raise error(f"{self._name}: the address is a null pointer; was the buffer allocated?")
-        if self.address < 0 or min(self.height, self.width) < 1:
-            raise error(f"{self._name}: {self._numbers()}; address, height and width must be positive")
+        for name in ("address", "height", "width", *(() if self.pitch is None else ("pitch",))):
+            value = getattr(self, name)
+            try:
+                self._set(**{name: operator.index(value)})
+            except TypeError:
+                raise error(f"{self._name}: {name} must be an integer, not {type(value).__name__} {value!r}") from None
         if not re.fullmatch(r"cpu|cuda(:\d+)?", str(self.device)):
             raise error(f"{self._name}: device {self.device!r} is unknown; use 'cpu', 'cuda' or 'cuda:N'")
+        row_bytes = self.width * pixel_bytes
+        pitch = row_bytes if self.pitch is None else self.pitch
+        self._set(size=(self.height, self.width), row_bytes=row_bytes, pitch=pitch, row_pitch=pitch)
+        self._set(end=self.address + (self.height - 1) * pitch + row_bytes)
+        self._set(on_host=self.device == HOST, device_index=int(self.device.partition(":")[2] or 0))
+        if problem := self._problem(item_bytes):
+            raise error(f"{self._name}: {problem}")
         if self.stream is not None:
-            self._set("stream", stream_handle(self.stream))
-        self._set("size", (self.height, self.width))
-        self._set("on_host", self.device == HOST)
-        self._set("device_index", int(self.device.partition(":")[2] or 0))
-        self._set("row_bytes", self.width * pixel_bytes)
-        if self.pitch is None:
-            self._set("pitch", self.row_bytes)
-        self._set("row_pitch", self.pitch)
-        self._check_rows(item_bytes, error)
-        self._set("end", self.address + (self.height - 1) * self.row_pitch + self.row_bytes)
-        if self.end > 2**64:
-            raise error(f"{self._name}: {self._numbers()}; no memory lies at addresses of 2**64 and more")
+            self._set(stream=stream_handle(self.stream))
 
-    def _set(self, name: str, value: Any) -> None:
-        object.__setattr__(self, name, value)
+    def _set(self, **values: Any) -> None:
+        for name, value in values.items():
+            object.__setattr__(self, name, value)  # the dataclass is frozen
 
-    def _integer(self, name: str, error: type[IsnetError]) -> int:
-        value = getattr(self, name)
-        try:
-            return operator.index(value)
-        except TypeError:
-            raise error(f"{self._name}: {name} must be an integer, not {type(value).__name__} {value!r}") from None
-
-    def _check_rows(self, item_bytes: int, error: type[IsnetError]) -> None:
+    def _problem(self, item_bytes: int) -> str:
+        """Why no such memory can be, for a message; empty if it can."""
+        numbers = f"address {self.address:#x}, pitch {self.pitch}, height {self.height}, width {self.width}"
+        if self.address == 0:
+            return "the address is a null pointer; was the buffer allocated?"
+        if self.address < 0 or min(self.height, self.width) < 1:
+            return f"{numbers}; address, height and width must be positive"
         if self.row_pitch < 0:
-            raise error(
-                f"{self._name}: the pitch {self.pitch} is negative; rows are taken from the top down, so copy a "
-                "bottom-up picture, or on the host wrap it in a numpy array, which may be upside down"
+            return (
+                f"the pitch {self.pitch} is negative; rows are taken from the top down, so copy a bottom-up picture, "
+                "or on the host wrap it in a numpy array, which may be upside down"
             )
         if self.row_pitch < self.row_bytes:
-            raise error(
-                f"{self._name}: the pitch {self.pitch} is shorter than a row of {self.width} pixels, "
-                f"{self.row_bytes} bytes; pitches count bytes, not pixels"
-            )
+            row = f"a row of {self.width} pixels, {self.row_bytes} bytes"
+            return f"the pitch {self.pitch} is shorter than {row}; pitches count bytes, not pixels"
         if self.row_pitch % item_bytes or self.address % item_bytes:
-            raise error(f"{self._name}: {self._numbers()}; address and pitch must be multiples of {item_bytes}")
-
-    def _numbers(self) -> str:
-        return f"address {self.address:#x}, pitch {self.pitch}, height {self.height}, width {self.width}"
+            return f"{numbers}; address and pitch must be multiples of {item_bytes}"
+        return f"{numbers}; no memory lies at addresses of 2**64 and more" if self.end > 2**64 else ""
 
     @property
     def _name(self) -> str:

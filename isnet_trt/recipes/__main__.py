@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 
 from isnet_trt import cli
 from isnet_trt.recipes import RECIPES, Recipe, recipe
-from isnet_trt.settings import to_json
 
 
 def table() -> str:
@@ -26,7 +26,7 @@ def table() -> str:
 
 def page(shown: Recipe) -> str:
     """A recipe without its colours, as JSON."""
-    data = to_json(shown)
+    data = asdict(shown)
     data["labels"] = {"names": ", ".join(shown.labels.names), "flip_pairs": shown.labels.flip_pairs}
     return json.dumps(data, indent=1, ensure_ascii=False)
 
