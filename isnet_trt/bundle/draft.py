@@ -50,6 +50,7 @@ class Draft:
         except (TypeError, ValueError) as error:
             raise BundleError(f"the manifest cannot be written as JSON: {error}") from None
         (self.folder / MANIFEST).write_text(text + "\n", "utf-8")
+        # Contents before names: after a power cut a folder that has its final name has all its files.
         for path in (*self.folder.rglob("*"), self.folder):
             _sync(path)
         self.finished = True
@@ -94,8 +95,8 @@ def new_bundle(out: str | os.PathLike[str], force: bool = False) -> Iterator[Dra
                 raise BundleError(f"{target}: the bundle was not finished; nothing was written")
             check_target(target, force)  # another process may have written there meanwhile
             if not target.exists() or _is_empty(target):
-                folder.rename(target)
-            elif not _exchange(folder, target):
+                folder.rename(target)  # atomic: the temporary folder is on the same file system
+            elif not _exchange(folder, target):  # else the temporary folder, removed on leaving, is now the old bundle
                 _replace(folder, target)
         with contextlib.suppress(OSError):  # the rename is done: not syncing its folder is no failure to write
             _sync(target.parent)
@@ -185,7 +186,7 @@ def _remove(folder: Path) -> None:
 def _lock(folder: Path) -> int | None:
     """Lock a folder that is being written, until this process ends; None where another process has locked it."""
     try:
-        import fcntl
+        import fcntl  # not on Windows
 
         descriptor = os.open(folder, os.O_RDONLY)
     except (ImportError, OSError):
@@ -202,6 +203,7 @@ def _sweep(target: Path) -> None:
     """Remove what killed writers of ``target`` left: old temporary folders that no process has locked."""
     for folder in target.parent.glob(f"{glob.escape(_prefix(target))}*{_PART}"):
         with contextlib.suppress(OSError):
+            # Between mkdir and lock a folder of a living writer is unlocked for an instant: young ones are left alone.
             old = time.time() - folder.stat().st_mtime > _STALE_SECONDS
             if old and (lock := _lock(folder)) is not None:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -214,6 +216,8 @@ def _prefix(target: Path) -> str:
 
 def _exchange(first: Path, second: Path) -> bool:
     """Swap two folders in one step; False where the system or the file system cannot."""
+    # rename(2) replaces empty folders only. RENAME_EXCHANGE swaps two names in one operation of the file system, so
+    # that a reader that opens the path finds the old bundle or the new one; Python has no function for it.
     try:
         renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
     except (AttributeError, OSError, TypeError):
@@ -223,7 +227,7 @@ def _exchange(first: Path, second: Path) -> bool:
 
 def _replace(folder: Path, target: Path) -> None:
     """Replace in two renames; the old bundle comes back if the second one fails."""
-    aside = folder.with_suffix(".old")
+    aside = folder.with_suffix(".old")  # not swept: after a kill between the renames it is the old bundle
     try:
         target.rename(aside)
         folder.rename(target)

@@ -59,6 +59,7 @@ def read_bundle(folder: str | os.PathLike[str], verify: bool = True) -> Bundle:
             raise BundleError(f"{root} holds files that its {MANIFEST} does not list: {', '.join(extra)}. Remove them")
         for name, info in manifest.files.items():
             _check_file(root, name, info)
+        # Sizes of all files first: a bundle copied in part is refused at once, without reading gigabytes.
         for name, info in manifest.files.items() if verify else ():
             if sha256(root / name) != info.sha256:
                 path = root / name

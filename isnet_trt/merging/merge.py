@@ -47,15 +47,15 @@ class Head:
         expected = (shape[0], self.classes, *coarse_size((shape[2], shape[3]), self.stride))
         if tuple(output) != expected:
             raise EngineError(
-                f"the network answers {tuple(output)} for an input of {tuple(shape)}; {self.classes} classes at stride "
-                f"{self.stride} make it {expected}: the model and the label set do not belong together"
+                f"the network's output for an input of {tuple(shape)} is {tuple(output)}; {self.classes} classes at "
+                f"stride {self.stride} make it {expected}: the model and the label set do not belong together"
             )
 
 
 def not_finite(shape: Sequence[int]) -> EngineError:
     """The error for logits that are NaN or infinite; ``shape`` is that of the network's input."""
     return EngineError(
-        f"the network's answer to an input of {tuple(shape)} has NaN or infinite values; if the engine is of low "
+        f"the network's output for an input of {tuple(shape)} has NaN or infinite values; if the engine is of low "
         "precision, build it again with --precision fp32"
     )
 
@@ -66,6 +66,7 @@ def largest(scores: Array) -> NDArray[np.unsignedinteger]:
     Whole-array comparisons: several times faster than np.argmax along an axis that is not the last.
     """
     codes = _codes(len(scores)).reshape(-1, *[1] * (scores.ndim - 1))
+    # Earlier classes have larger codes, so that the largest code among equal scores is the first class's.
     hits = np.equal(scores, scores.max(axis=0))
     best = np.multiply(hits.view(np.uint8), codes, dtype=codes.dtype).max(axis=0)
     np.subtract(codes.flat[0], best, out=best)
@@ -139,12 +140,14 @@ class Merger:
     def work(self) -> bool:
         """Merge the rows whose windows have all been added; True once the whole map is done."""
         bands = []
+        # Rows are finished from the top down, in the order of the windows: what they needed can then be freed.
         while self._next < self._output[0]:
             band = (self._next, min(self._next + self._tile_size[0], self._output[0]))
             if not all(volume.ready() >= self._needs(volume, band)[1] for volume in self._volumes):
                 break
             bands.append(band)
             self._next = band[1]
+        # NumPy releases the GIL in its long operations, so that threads merge bands in parallel.
         if self._threads > 1 and len(bands) > 1:
             self._pool = self._pool or ThreadPoolExecutor(self._threads)
             list(self._pool.map(self._band, bands))
@@ -169,6 +172,7 @@ class Merger:
 
     def _band(self, rows: Span) -> None:
         width = self._output[1]
+        # A band is cut into tiles, so that each step's arrays stay in the cache of the core that runs it.
         for left in range(0, width, self._tile_size[1]):
             columns = (left, min(left + self._tile_size[1], width))
             self._sink(slice(*rows), slice(*columns), self._tile(rows, columns))
@@ -184,6 +188,7 @@ class Merger:
             y = taps(volume.size[0], self._output[0], *rows)
             span, x = column_taps(volume.size[1], self._output[1], *columns)
             parts.append(Part(volume.block(y.span, span), y.matrix, x))
+        # `_passes` and not the number of volumes: in whole mode a volume is the sum of two passes.
         share = np.float32(1 / self._passes)
         if total is not None and self._passes > 1:
             total = total * share

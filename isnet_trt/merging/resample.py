@@ -44,8 +44,8 @@ def taps(n_in: int, n_out: int, start: int, stop: int) -> Taps:
     matrix = np.zeros((stop - start, last - first), np.float32)
     rows = np.arange(stop - start)
     matrix[rows, low - first] = 1 - weight
-    matrix[rows, high - first] += weight
-    matrix.flags.writeable = False
+    matrix[rows, high - first] += weight  # += because at the border low and high are the same sample
+    matrix.flags.writeable = False  # the cache hands the same array to all callers
     return Taps((first, last), matrix)
 
 
@@ -118,7 +118,8 @@ def scale_rows(planes: Array, scale: float, width: int, top: int, bottom: int) -
     step = np.float32(1 / scale)
     left, right, across = positions(source, step, 0, width)
     out = np.empty((channels, bottom - top, width), np.float32)
-    for a in range(top, bottom, ROWS_AT_ONCE):  # in the cache
+    # Vertically first, on whole rows, and in groups of rows whose temporary arrays fit the cache.
+    for a in range(top, bottom, ROWS_AT_ONCE):
         b = min(a + ROWS_AT_ONCE, bottom)
         low, high, down = positions(height, step, a, b)
         rows = _between(planes[:, low], planes[:, high], down[:, None])

@@ -1,4 +1,4 @@
-"""Low-resolution logits of one scale while windows arrive: of the whole picture, or of windows at their places.
+"""Low-resolution logits of one scale, collected while windows arrive: of the whole image, or of many windows.
 
 Both kinds of `Volume` give blocks of scores to the merge (`isnet_trt.merging.merge`), which resamples them to the
 label map.
@@ -42,10 +42,11 @@ class Coarse:
         """
         self.missing -= 1
         scores = np.ascontiguousarray(scores)
+        # Softmax is not linear: where probabilities are averaged, it has to come before the passes are added up.
         if self.softmax:
             softmax(scores, out=scores)
         if self.scores is None and not window.of.mirrored:
-            self.scores = scores
+            self.scores = scores  # the first pass becomes the sum: no second array of this size
             return
         self.scores = np.zeros_like(scores) if self.scores is None else self.scores
         if window.of.mirrored:
@@ -55,6 +56,7 @@ class Coarse:
 
     def ready(self) -> int:
         """Number of rows from the top that are complete."""
+        # Whole mode has one window per pass: there are no complete rows before the last pass has arrived.
         return 0 if self.missing else self.size[0]
 
     def block(self, rows: Span, columns: Span) -> Array:
@@ -91,7 +93,7 @@ class Mosaic:
         return cls(pass_.size, softmax, pairs, sorted(windows, key=lambda w: w.top), (rows, columns))
 
     def add(self, window: Window, scores: Array) -> None:
-        """As `Coarse.add`."""
+        # Not softmaxed here: in slide mode softmax follows the enlargement to the window (`_enlarged`).
         self.outstanding.remove(window)
         if window.of.mirrored:
             plain, scores = scores, np.zeros_like(scores)
@@ -99,11 +101,12 @@ class Mosaic:
         self.placed.append((window, scores))
 
     def ready(self) -> int:
-        """As `Coarse.ready`."""
+        # Every window that covers a row above the first outstanding one begins above it too: it has arrived.
         return self.outstanding[0].top if self.outstanding else self.size[0]
 
     def block(self, rows: Span, columns: Span) -> Array:
         """Scores (K, rows, columns) of a part, a new array: the mean of the windows at each pixel."""
+        # Windows lie on a grid, rows times columns, so that the count of a pixel is a product of two.
         count = self.covers[0][slice(*rows), None] * self.covers[1][slice(*columns)]
         total: Array | None = None
         for y, x, scores in self._pieces(rows, columns):
@@ -156,6 +159,7 @@ def softmax(scores: Array, out: Array | None = None, within: Array | None = None
     ``within``: no score lies outside the range of these (default: the scores). Where that range is safe for exp the
     usual subtraction of the largest score, which changes nothing else, is left out.
     """
+    # Bilinear interpolation stays within its inputs: the small source bounds the enlarged scores at less cost.
     bounds = scores if within is None else within
     if bounds.size and bounds.min() > -EXPONENT and bounds.max() < EXPONENT:
         out = np.exp(scores, out=out)
@@ -175,4 +179,4 @@ def add_mirrored(total: Array, scores: Array, pairs: Pairs) -> None:
     for a, b in pairs:
         source[[a, b]] = source[[b, a]]
     for out, k in zip(total, source, strict=True):
-        out += cv2.flip(scores[k], 1)
+        out += cv2.flip(scores[k], 1)  # over twice as fast as with a view of negative stride

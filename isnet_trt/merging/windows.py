@@ -46,11 +46,12 @@ def plan(size: Size, inference: Inference) -> Plan:
 
 def batches(queue: Sequence[Window], batch: int) -> Iterator[list[Window]]:
     """Groups of at most ``batch`` windows of one size, across passes; the first in the queue is never overtaken."""
+    # Across passes: a plain and a mirrored window of one size share a batch, which fills it sooner.
     waiting = list(queue)
     while waiting:
         near = waiting[: LOOK_AHEAD * batch]
         group = [window for window in near if window.size == near[0].size][:batch]
-        taken = set(map(id, group))
+        taken = set(map(id, group))  # by identity: a window's hash would be computed from all its fields
         waiting = [w for w in near if id(w) not in taken] + waiting[len(near) :]
         yield group
 
@@ -63,7 +64,8 @@ def gather(planes: Array, queue: Sequence[Window], batch: int = 1) -> Iterator[t
     """
     rows = _Rows(planes, queue)
     for group in batches(queue, batch):
-        yield group, _pixels(rows, group)  # no name here keeps the pixels alive while the network's answer is merged
+        # No name here refers to the pixels: they would stay alive while the network's output is merged.
+        yield group, _pixels(rows, group)
 
 
 def _pixels(rows: _Rows, group: Sequence[Window]) -> Array:

@@ -71,6 +71,7 @@ _CAPSULES = (
 )
 
 
+# PYFUNCTYPE and not CFUNCTYPE: these functions need the GIL, and raise Python's exceptions.
 def _capi(name: str, result: Any, *arguments: Any) -> Callable[..., Any]:
     return ctypes.PYFUNCTYPE(result, *arguments)((name, ctypes.pythonapi))
 
@@ -87,6 +88,7 @@ class _Managed:
         self._address = 0
         for name, used, structure in _CAPSULES:
             if _is_valid(capsule, name):
+                # The name says who owns the tensor: renamed, the capsule's destructor leaves it to this object.
                 address = _pointer(capsule, name)
                 _rename(capsule, used)
                 self._address, self.content = address, structure.from_address(address)
@@ -110,10 +112,13 @@ def of_dlpack(source: Any, stream: int | None = None) -> Memory | None:
     """
     if not hasattr(source, "__dlpack__") or not hasattr(source, "__dlpack_device__"):
         return None
+    # The device is asked for first: what cannot be used here is refused before the producer exports a capsule.
     kind, index = (int(number) for number in source.__dlpack_device__())
     device = _device(kind, index)
+    # Host memory has no stream. For CUDA None means the legacy default stream; 1 states it.
     consumer = None if device == HOST else stream or LEGACY
     managed = _Managed(_capsule(source, consumer))
+    # The legacy structure has neither a version nor flags; another major version may have another layout.
     if getattr(managed.content, "major", 0) > 1:
         raise Refused(f"is DLPack {managed.content.major}; up to version 1 is read here")
     read_only = bool(getattr(managed.content, "flags", 0) & READ_ONLY)
@@ -147,5 +152,6 @@ def _memory(tensor: DLTensor, device: str, read_only: bool, managed: _Managed, s
     strides = contiguous(shape, dtype.itemsize)
     if tensor.strides:
         strides = tuple(stride * dtype.itemsize for stride in tensor.strides[: tensor.ndim])
+    # An empty tensor's data may be null; `data` itself is aligned, the first element lies at the offset.
     address = (tensor.data or 0) + tensor.byte_offset
     return Memory(address, shape, strides, dtype, device, read_only, managed, stream)

@@ -93,6 +93,7 @@ def _labels(out: Any, size: Size, dtype: np.dtype[Any], stream: int | None) -> R
         raise Refused(f"cannot be {type(out).__name__}; {_TAKEN} isnet_trt.RawLabels")
     if memory.read_only:
         raise Refused("is read-only, and the label map is written to it; pass a writable array (a copy of this one)")
+    # A buffer of exactly the right length (such as a bytearray) can only mean the rows one after the other.
     if _is_flat(memory, math.prod(size) * dtype.itemsize) and memory.address % dtype.itemsize == 0:
         memory = of_array(memory.owner.view(dtype).reshape(size))
     if len(memory.shape) != 2 or memory.dtype != dtype or 0 in memory.shape:

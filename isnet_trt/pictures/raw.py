@@ -155,6 +155,7 @@ class RawLabels(Raw):
 
     def array(self) -> NDArray[np.unsignedinteger]:
         """Host memory as (H, W), without a copy: the caller's own array if it is one; ImageError if it is a GPU's."""
+        # An array that was passed as ``out`` comes back as itself, not as a view of the same memory.
         if self.on_host and isinstance(self.owner, np.ndarray) and self._is(self.owner):
             return self.owner
         return self._view(self.size, (self.row_pitch, np.dtype(self.dtype).itemsize), self.dtype)

@@ -71,7 +71,9 @@ class Runtime(ABC):
         self.merge(plan, self._logits(planes, plan, timer), size, sink, timer)
 
     def _logits(self, planes: Array, plan: windows.Plan, timer: StageTimer) -> Iterator[WindowLogits]:
-        """Run the network batch by batch. Deleted names free arrays before the next stage allocates its own."""
+        """Run the network batch by batch."""
+        # Of the large arrays (pixels, logits) one generation is alive at a time: the merge is handed a list that it
+        # empties, and the names here are deleted before the next batch is gathered.
         queue = windows.gather(planes, plan.windows, self.batch)
         while True:
             with timer("gather"):

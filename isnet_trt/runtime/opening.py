@@ -34,7 +34,7 @@ def open_runtime(bundle: Bundle, kind: str | None, *, threads: int | None, devic
             if gpu is None or engine.kernels is None:
                 raise EngineUnavailable(reason or engine.no_kernels)
             pipeline = Pipeline(gpu, engine.kernels, engine, model, engine.stream)
-        except EngineUnavailable as error:
+        except EngineUnavailable as error:  # the engine itself is open: only the stages around it go to the host
             if gpu is not None:
                 _close(gpu)
             undo.pop_all()
