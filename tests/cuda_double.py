@@ -342,11 +342,6 @@ class Driver:
             record.stream.run(record)
         return (self._status("cuEventSynchronize"),)
 
-    def cuEventElapsedTime(self, start: int, stop: int) -> tuple[int, float]:
-        assert self.gpu.events[start].reached  # type: ignore[union-attr]
-        assert self.gpu.events[stop].reached  # type: ignore[union-attr]
-        return self._status("cuEventElapsedTime"), 1.5
-
     def cuStreamBeginCapture(self, stream: int, mode: int) -> tuple[int]:
         assert mode == 1
         assert self.gpu.capturing is None

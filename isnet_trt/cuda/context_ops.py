@@ -1,29 +1,35 @@
-"""The host side of the two context operations: which kernels are launched, and how much workspace they take.
-
-    region_pool: logits (B, K, N), features (B, N, C) -> centres (B, K, C), log counts (B, K) float32
-    attention: q (B, N, D), k and v (B, M, D), bias (B, M) float32 -> out (B, N, D)
+"""The two context operations: their inputs and outputs, and which kernels are launched with how much workspace.
 
 Formulas and kernels: `isnet_trt.kernels.region_pool` and `isnet_trt.kernels.attention`. Here are addresses and sizes
-only; types are those of `isnet_trt.cuda.element_types.FLOATS`. Whoever has a `Launcher` and memory can call it: the
-TensorRT plugins, checks on a GPU, and tests, which run the kernels in Triton's interpreter on host memory. Results and
-workspace must be multiples of 16.
+only. Axes are letters (B images, K classes, N positions or queries, M keys, C channels, D the attention's width); a
+letter is one size wherever it stands. Types are those of `isnet_trt.cuda.element_types.FLOATS`; L and T stand for any
+of them.
+
+Whoever has a `Launcher` and memory can launch an operation: the TensorRT plugins, checks on a GPU, and tests, which run
+the kernels in Triton's interpreter on host memory. Results and workspace must be multiples of 16.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 from isnet_trt.cuda import kernel_specs
-from isnet_trt.cuda.kernel_specs import LOG2_E, KernelSpec
+from isnet_trt.cuda.element_types import FLOATS
+from isnet_trt.cuda.kernel_specs import LOG2_E, WIDTHS, KernelSpec
 from isnet_trt.cuda.launch_grid import MOST_SPLITS, aligned, cdiv, splits
 from isnet_trt.cuda.protocols import Launcher
+from isnet_trt.errors import BuildError
 
+NAMESPACE = "isnet_trt"
+"""Of the plugins, and the domain of the graph's nodes."""
+VERSION = "1"
 PARTIAL_BYTES = 32 << 20
 """Most memory for partial results, beyond what one part takes. More parts than fit would not fill a GPU better: 32 MiB
 are two waves of blocks of 64 queries on 256 multiprocessors."""
+_NATIVE = "; build with --context native, or change the graph"
 _ALIGNMENT = 256
 """Of each block of the workspace, in bytes."""
 _POOL_BLOCKS = 2
@@ -46,9 +52,118 @@ def _launch(kernels: Launcher, spec: KernelSpec, stream: int, **arguments: Any) 
     kernels.launch(spec.name, stream, **arguments)
 
 
+class Tensor(NamedTuple):
+    """A tensor's axes, one letter each, and its type or the letter that stands for it."""
+
+    axes: str
+    type: str
+
+
+class Operation:
+    """A context operation: the class has its signature, an instance its sizes and types.
+
+    Attributes:
+        name: of the graph's node and of the plugin.
+        inputs: tensors in order.
+        outputs: tensors in order.
+        attributes: names of float attributes.
+    """
+
+    name: ClassVar[str]
+    inputs: ClassVar[Mapping[str, Tensor]]
+    outputs: ClassVar[Mapping[str, Tensor]]
+    attributes: ClassVar[tuple[str, ...]] = ()
+
+    @classmethod
+    def types(cls, node: str, kinds: Sequence[str]) -> dict[str, str]:
+        """The types by letter, from those of the inputs.
+
+        Raises:
+            BuildError: an input has a type that it cannot have; the message names it.
+        """
+        if len(kinds) != len(cls.inputs):
+            raise BuildError(f"node {node}: {cls.name} takes {', '.join(cls.inputs)}, not {len(kinds)} inputs")
+        types: dict[str, str] = {}
+        for (name, tensor), kind in zip(cls.inputs.items(), kinds, strict=True):
+            declared = types.get(tensor.type, tensor.type)  # a letter until the first input with it is seen
+            allowed = (declared,) if declared in FLOATS else FLOATS
+            if kind not in allowed:
+                types_text = " or ".join(allowed)
+                raise BuildError(f"node {node}: input {name} of {cls.name} is {kind}, it must be {types_text}{_NATIVE}")
+            types[tensor.type] = kind
+        return types
+
+    @classmethod
+    def sizes(cls, node: str, shapes: Sequence[Sequence[int | None]]) -> dict[str, int | None]:
+        """The sizes by letter; None is one that is not known yet.
+
+        Raises:
+            BuildError: an input has another rank, two inputs disagree, or there are no kernels for a size; the message
+                names node, input and axis.
+        """
+        sizes: dict[str, int | None] = {}
+        first: dict[str, str] = {}
+        for (name, tensor), shape in zip(cls.inputs.items(), shapes, strict=True):
+            if len(shape) != len(tensor.axes):
+                axes = ", ".join(tensor.axes)
+                raise BuildError(
+                    f"node {node}: input {name} of {cls.name} has {len(shape)} axes, it must be ({axes}){_NATIVE}"
+                )
+            for letter, size in zip(tensor.axes, shape, strict=True):
+                before = sizes.get(letter)
+                if before is None:
+                    sizes[letter], first[letter] = size, name
+                elif size not in (None, before):
+                    raise BuildError(
+                        f"node {node}: axis {letter} of {cls.name} is {before} in {first[letter]} and {size} in {name}"
+                    )
+        width = sizes.get("D")
+        if width is not None and width not in WIDTHS:
+            raise BuildError(
+                f"node {node}: {cls.name} has {width} channels in {first['D']}; there are kernels for "
+                f"{', '.join(map(str, WIDTHS))}{_NATIVE}"
+            )
+        return sizes
+
+    @classmethod
+    def static_sizes(cls, node: str, shapes: Sequence[Sequence[int]]) -> dict[str, int]:
+        """`sizes` where all are known; BuildError if one is still open."""
+        sizes = {letter: size for letter, size in cls.sizes(node, shapes).items() if size is not None and size >= 0}
+        if missing := {letter for tensor in cls.inputs.values() for letter in tensor.axes} - set(sizes):
+            raise BuildError(f"node {node}: the sizes {', '.join(sorted(missing))} of {cls.name} are not known")
+        return sizes
+
+    def workspace(self) -> int:
+        """Bytes of workspace that this size and every smaller one takes, on any GPU.
+
+        An engine asks for it once, for the largest shapes of its profile, and then runs smaller ones, of which more
+        parts may fit.
+        """
+        rows, width = self._partial()
+        rows = max(rows, min(MOST_SPLITS * rows, _most_rows(width)))
+        return sum(aligned(size, _ALIGNMENT) for size in self._buffers(rows).values())
+
+    def _limited(self, parts: int) -> int:
+        """As many of ``parts`` as fit into `PARTIAL_BYTES`; at least one."""
+        rows, width = self._partial()
+        return max(1, min(parts, _most_rows(width) // max(rows, 1)))
+
+    def _partial(self) -> tuple[int, int]:
+        """Rows of the result of one part, and 4-byte values in each."""
+        raise NotImplementedError
+
+    def _buffers(self, rows: int) -> dict[str, int]:
+        """Bytes of each intermediate array, with ``rows`` partial rows in all parts together."""
+        raise NotImplementedError
+
+
 @dataclass(frozen=True)
-class Pool:
+class Pool(Operation):
     """``region_pool`` of one size: B images, K classes, N positions, C channels, and types of `FLOATS`."""
+
+    name = "RegionPool"
+    inputs = {"logits": Tensor("BKN", "L"), "features": Tensor("BNC", "T")}  # noqa: RUF012
+    outputs = {"centres": Tensor("BKC", "T"), "log_counts": Tensor("BK", "fp32")}  # noqa: RUF012
 
     batch: int
     classes: int
@@ -57,13 +172,15 @@ class Pool:
     logits: str
     features: str
 
-    def workspace(self) -> int:
-        """Bytes of workspace that this size and every smaller one takes, on any GPU."""
-        rows = _most_partial_rows(self.batch * self.classes, self.channels + 3)
-        return sum(aligned(size, _ALIGNMENT) for size in self._buffers(rows).values())
+    @classmethod
+    def of(cls, sizes: Mapping[str, int], types: Mapping[str, str]) -> Pool:
+        """The operation of ``sizes`` and ``types`` by letter."""
+        return cls(sizes["B"], sizes["K"], sizes["N"], sizes["C"], types["L"], types["T"])
+
+    def _partial(self) -> tuple[int, int]:
+        return self.batch * self.classes, self.channels + 3
 
     def _buffers(self, rows: int) -> dict[str, int]:
-        """Bytes of each intermediate array, with ``rows`` partial rows; all elements have 4 bytes."""
         partial = {"sums": 4 * rows * self.channels} | dict.fromkeys(("tops", "masses", "counts"), 4 * rows)
         return dict.fromkeys(("labels", "scores"), 4 * self.batch * self.positions) | partial
 
@@ -71,8 +188,7 @@ class Pool:
         """The number of parts into which the positions are cut."""
         tile = kernels.constants(kernel_specs.pool(self.features).name)
         tiles = self.batch * cdiv(self.classes, tile["BLOCK_K"]) * cdiv(self.channels, tile["BLOCK_C"])
-        parts = splits(tiles, cdiv(self.positions, tile["BLOCK_N"]), _POOL_BLOCKS * multiprocessors)
-        return _limited(parts, self.batch * self.classes, self.channels + 3)
+        return self._limited(splits(tiles, cdiv(self.positions, tile["BLOCK_N"]), _POOL_BLOCKS * multiprocessors))
 
     def launch(
         self,
@@ -100,8 +216,15 @@ class Pool:
 
 
 @dataclass(frozen=True)
-class Attention:
+class Attention(Operation):
     """``attention`` of one size: B images, N queries, M keys, D channels of a type of `FLOATS`."""
+
+    name = "ContextAttention"
+    inputs = {  # noqa: RUF012
+        "q": Tensor("BND", "T"), "k": Tensor("BMD", "T"), "v": Tensor("BMD", "T"), "bias": Tensor("BM", "fp32"),
+    }  # fmt: skip
+    outputs = {"out": Tensor("BND", "T")}  # noqa: RUF012
+    attributes = ("scale",)
 
     batch: int
     queries: int
@@ -109,21 +232,22 @@ class Attention:
     width: int
     dtype: str
 
-    def workspace(self) -> int:
-        """Bytes of workspace that this size and every smaller one takes, on any GPU."""
-        rows = _most_partial_rows(self.batch * self.queries, self.width + 1)
-        return sum(aligned(size, _ALIGNMENT) for size in self._buffers(rows).values())
+    @classmethod
+    def of(cls, sizes: Mapping[str, int], types: Mapping[str, str]) -> Attention:
+        """The operation of ``sizes`` and ``types`` by letter."""
+        return cls(sizes["B"], sizes["N"], sizes["M"], sizes["D"], types["T"])
+
+    def _partial(self) -> tuple[int, int]:
+        return self.batch * self.queries, self.width + 1
 
     def _buffers(self, rows: int) -> dict[str, int]:
-        """Bytes of the float32 results and norms of ``rows`` partial rows."""
         return {"parts": 4 * rows * self.width, "norms": 4 * rows}
 
     def parts(self, kernels: Launcher, multiprocessors: int) -> int:
         """The number of parts into which the keys are cut."""
         tile = kernels.constants(kernel_specs.attention(self.dtype, self.width).name)
         tiles = self.batch * cdiv(self.queries, tile["BLOCK_Q"])
-        parts = splits(tiles, cdiv(self.keys, tile["BLOCK_K"]), multiprocessors)
-        return _limited(parts, self.batch * self.queries, self.width + 1)
+        return self._limited(splits(tiles, cdiv(self.keys, tile["BLOCK_K"]), multiprocessors))
 
     def launch(
         self,
@@ -153,6 +277,9 @@ class Attention:
         _launch(kernels, combine, stream, **partial, out=out, rows=rows, splits=parts)
 
 
+OPERATIONS = (Pool, Attention)
+
+
 def _addresses(start: int, sizes: Mapping[str, int]) -> dict[str, int]:
     """Addresses of arrays of ``sizes`` bytes, one after the other from ``start`` on."""
     ends = itertools.accumulate((aligned(size, _ALIGNMENT) for size in sizes.values()), initial=start)
@@ -162,17 +289,3 @@ def _addresses(start: int, sizes: Mapping[str, int]) -> dict[str, int]:
 def _most_rows(width: int) -> int:
     """The rows of ``width`` floats that fit into `PARTIAL_BYTES`."""
     return PARTIAL_BYTES // (4 * width)
-
-
-def _limited(parts: int, rows: int, width: int) -> int:
-    """As many of ``parts`` as fit into `PARTIAL_BYTES`, each with ``rows`` rows of ``width`` floats; at least one."""
-    return max(1, min(parts, _most_rows(width) // max(rows, 1)))
-
-
-def _most_partial_rows(rows: int, width: int) -> int:
-    """The most partial rows, in all parts together, that `_limited` leaves for ``rows`` rows or fewer.
-
-    An engine asks for the workspace once, for the largest shapes of its profile, and then runs smaller ones, of which
-    more parts may fit.
-    """
-    return max(rows, min(MOST_SPLITS * rows, _most_rows(width)))

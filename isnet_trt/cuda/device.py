@@ -108,9 +108,9 @@ class Device:
         self._streams.add(stream)
         return stream
 
-    def create_event(self, timing: bool = False) -> int:
-        """Create an event; with ``timing`` for `elapsed_ms`."""
-        event = int(self._call("cuEventCreate", 0 if timing else _NO_TIMING))
+    def create_event(self) -> int:
+        """Create an event that orders work and measures no time."""
+        event = int(self._call("cuEventCreate", _NO_TIMING))
         self._events.add(event)
         return event
 
@@ -132,10 +132,6 @@ class Device:
     def synchronize_event(self, event: int) -> None:
         """Wait until what ``event`` last marked is done; other threads run meanwhile."""
         self._call("cuEventSynchronize", event)
-
-    def elapsed_ms(self, start: int, stop: int) -> float:
-        """Milliseconds between two events with timing, both done."""
-        return float(self._call("cuEventElapsedTime", start, stop))
 
     # Queued work
 

@@ -26,14 +26,15 @@ from typing import Any
 
 import numpy as np
 
+from isnet_trt.cuda.context_ops import NAMESPACE, OPERATIONS, VERSION, Attention, Pool
 from isnet_trt.cuda.element_types import ELEMENT_TYPES, FLOATS
 from isnet_trt.cuda.protocols import Launcher
-from isnet_trt.cuda.signatures import NAMESPACE, OPERATIONS, VERSION, Operation, Size
 from isnet_trt.errors import BuildError, EngineError, IsnetError
 
 _log = logging.getLogger(__name__)
 _lock = threading.RLock()
 """The registry of plugins is the process's: one engine at a time is built or deserialised with plugins."""
+OperationType = type[Pool] | type[Attention]
 LAYOUT = 1
 """Of the serialised fields; an engine with another one is refused."""
 
@@ -118,7 +119,7 @@ class _Callbacks:
     library: Any
     interfaces: tuple[Any, ...]
 
-    def __init__(self, operation: Operation, node: str, attributes: Mapping[str, float], host: Host) -> None:
+    def __init__(self, operation: OperationType, node: str, attributes: Mapping[str, float], host: Host) -> None:
         for interface in self.interfaces:
             interface.__init__(self)
         self.plugin_name = operation.name
@@ -218,10 +219,10 @@ class _Callbacks:
         except Exception as error:
             raise RuntimeError(self.host.note(error)) from None
 
-    def _size(self, tensors: Sequence[Any], shapes: Sequence[Sequence[int]]) -> Size:
+    def _size(self, tensors: Sequence[Any], shapes: Sequence[Sequence[int]]) -> Pool | Attention:
         kinds = _kinds(self.library)
         letters = self.operation.types(self.node, [kinds[tensor.type] for tensor in tensors])
-        return self.operation.size(self.operation.static_sizes(self.node, shapes), letters)
+        return self.operation.of(self.operation.static_sizes(self.node, shapes), letters)
 
 
 @functools.cache
@@ -240,7 +241,7 @@ def _creators(library: Any) -> tuple[Any, ...]:
     """One creator for each operation; never freed, since the library keeps their addresses."""
 
     class Creator(library.IPluginCreatorV3One):
-        def __init__(self, operation: Operation) -> None:
+        def __init__(self, operation: OperationType) -> None:
             library.IPluginCreatorV3One.__init__(self)
             self.operation = operation
             self.name = operation.name
@@ -260,7 +261,7 @@ def _creators(library: Any) -> tuple[Any, ...]:
     return tuple(map(Creator, OPERATIONS))
 
 
-def _create(library: Any, operation: Operation, node: str, fields: Any, runtime: bool) -> Any:
+def _create(library: Any, operation: OperationType, node: str, fields: Any, runtime: bool) -> Any:
     values = {field.name: np.asarray(field.data).ravel() for field in fields}
     if missing := [name for name in operation.attributes if not len(values.get(name, ()))]:
         raise BuildError(f"node {node}: {operation.name} lacks the attribute {', '.join(missing)}")
@@ -271,7 +272,7 @@ def _create(library: Any, operation: Operation, node: str, fields: Any, runtime:
     return plugin
 
 
-def _restored(operation: Operation, node: str, values: Mapping[str, Any]) -> tuple[str, ...]:
+def _restored(operation: OperationType, node: str, values: Mapping[str, Any]) -> tuple[str, ...]:
     """The types of a serialised plugin's inputs."""
     layout = int(values["layout"][0]) if len(values.get("layout", ())) else 0
     codes = [int(code) for code in values.get("types", ())]

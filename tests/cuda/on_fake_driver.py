@@ -61,15 +61,13 @@ def check_device(device: Device) -> None:
         assert (rows[:, :8] == np.arange(100).reshape(5, 20)[:, :8]).all()
         assert (rows[:, 8:] == np.arange(50).reshape(5, 10)[:, 8:]).all()
         assert device.memory_info() == (1 << 20, 1 << 28)
-        first, second = device.create_event(timing=True), device.create_event(timing=True)
-        assert device.elapsed_ms(first, second) == 2.5
         check_graph(device, stream, memory)
         check_host_memory(device, stream, memory)
         with pytest.raises(OutOfMemory):
             device.allocate(1 << 30)
         with pytest.raises(EngineError, match=r"cuStreamGetPriority failed: .*cuStreamGetPriority is not found"):
             driver.call(driver.import_driver(), "cuStreamGetPriority", stream)
-    assert left() == ([1, 1, 1, 3, 0, 0], 0)
+    assert left() == ([1, 1, 1, 1, 0, 0], 0)
 
 
 def check_graph(device: Device, stream: int, memory: int) -> None:

@@ -19,7 +19,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from isnet_trt.cuda import plugins
-from isnet_trt.cuda.signatures import CONTEXT_ATTENTION, NAMESPACE, REGION_POOL, VERSION
+from isnet_trt.cuda.context_ops import NAMESPACE, VERSION, Attention, Pool
 from isnet_trt.engines.tensorrt_rtx import LIBRARY
 from isnet_trt.errors import BuildError
 from isnet_trt.export import functions
@@ -170,7 +170,7 @@ def create_plugin(library: Any, operation: Any, kernels: Kernels | None, attribu
 
 def test_enqueue_launches_the_kernels_on_the_engines_stream(library: Any) -> None:
     kernels = Kernels()
-    plugin = create_plugin(library, CONTEXT_ATTENTION, kernels, {"scale": 0.5}).attach_to_context(None)
+    plugin = create_plugin(library, Attention, kernels, {"scale": 0.5}).attach_to_context(None)
     inputs = described(
         library, ((1, 5, 32), "fp16"), ((1, 7, 32), "fp16"), ((1, 7, 32), "fp16"), ((1, 7), "fp32")
     )  # fmt: skip
@@ -179,7 +179,7 @@ def test_enqueue_launches_the_kernels_on_the_engines_stream(library: Any) -> Non
     assert (name, stream) == ("attention_fp16_w32", 99)
     assert [arguments[key] for key in ("q", "k", "v", "bias", "out")] == [16, 32, 48, 64, 80]
     assert arguments["queries"] == 5
-    plugin = create_plugin(library, REGION_POOL, kernels, {})
+    plugin = create_plugin(library, Pool, kernels, {})
     inputs = described(library, ((1, 9, 35), "fp32"), ((1, 35, 17), "bf16"))
     plugin.enqueue(inputs, [], [16, 32], [48, 64], 4096, 7)
     assert [one[0] for one in kernels.launches[1:]] == ["assign_fp32", "pool_bf16", "pool_combine_bf16"]
@@ -197,7 +197,7 @@ def test_enqueue_launches_the_kernels_on_the_engines_stream(library: Any) -> Non
 def test_a_failing_enqueue_says_why(
     library: Any, kernels: Kernels | None, shape: tuple[int, ...], message: str
 ) -> None:
-    plugin = create_plugin(library, REGION_POOL, kernels, {})
+    plugin = create_plugin(library, Pool, kernels, {})
     inputs = described(library, ((1, 9, 35), "fp32"), (shape, "fp32"))
     with pytest.raises(RuntimeError, match=message):
         plugin.enqueue(inputs, [], [16, 32], [48, 64], 4096, 7)
@@ -205,7 +205,7 @@ def test_a_failing_enqueue_says_why(
 
 
 def test_what_is_serialised_makes_the_same_plugin(library: Any) -> None:
-    plugin = create_plugin(library, CONTEXT_ATTENTION, None, {"scale": 0.17677669})
+    plugin = create_plugin(library, Attention, None, {"scale": 0.17677669})
     kinds = library.DataType
     assert plugin.get_output_data_types([kinds.HALF, kinds.HALF, kinds.HALF, kinds.FLOAT]) == [kinds.HALF]
     fields = plugin.clone().get_fields_to_serialize()

@@ -13,8 +13,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from isnet_trt.cuda import plugins
-from isnet_trt.cuda.context_ops import Attention, Pool
-from isnet_trt.cuda.signatures import CONTEXT_ATTENTION, NAMESPACE, REGION_POOL, Operation
+from isnet_trt.cuda.context_ops import NAMESPACE, Attention, Operation, Pool
 from isnet_trt.engines.tensorrt_rtx import LIBRARY
 from isnet_trt.export import functions
 from tests.interpreter import use_interpreter
@@ -29,7 +28,7 @@ TOLERANCE = {"fp32": 3e-6, "fp16": 4e-3}
 SCALE = 0.17677669
 
 
-def by_body(operation: Operation, arrays: dict[str, np.ndarray], types: dict[str, str]) -> list[np.ndarray]:
+def by_body(operation: type[Operation], arrays: dict[str, np.ndarray], types: dict[str, str]) -> list[np.ndarray]:
     """The node's outputs under ONNX Runtime, through its function body."""
     attributes = dict.fromkeys(operation.attributes, SCALE)
     names = list(operation.outputs)
@@ -45,7 +44,7 @@ def by_body(operation: Operation, arrays: dict[str, np.ndarray], types: dict[str
 
 
 def by_plugin(
-    operation: Operation, arrays: dict[str, np.ndarray], types: dict[str, str], shapes: dict[str, tuple[int, ...]]
+    operation: type[Operation], arrays: dict[str, np.ndarray], types: dict[str, str], shapes: dict[str, tuple[int, ...]]
 ) -> list[np.ndarray]:
     """The same through the plugin: sizes from descriptions, workspace as it asked for, addresses in order."""
     library = LIBRARY.load()
@@ -62,7 +61,7 @@ def by_plugin(
     sources = [array.ctypes.data for array in arrays.values()]
     plugin.enqueue(inputs, [], sources, [result.ctypes.data for result in results], address, 0)
     assert plugin.host.failures == []
-    assert len(kernels.log) == (3 if operation is REGION_POOL else 2)  # in parts
+    assert len(kernels.log) == (3 if operation is Pool else 2)  # in parts
     return results
 
 
@@ -83,8 +82,8 @@ def test_attention(kind: str) -> None:
     arrays["bias"] = aligned(np.log(rng.integers(1, 9, (2, 333)).astype(np.float32)))
     arrays["bias"][:, 5] = -np.inf
     types = dict.fromkeys(("q", "k", "v", "out"), kind) | {"bias": "fp32"}
-    (wanted,) = by_body(CONTEXT_ATTENTION, arrays, types)
-    (made,) = by_plugin(CONTEXT_ATTENTION, arrays, types, {"out": (2, 21, 32)})
+    (wanted,) = by_body(Attention, arrays, types)
+    (made,) = by_plugin(Attention, arrays, types, {"out": (2, 21, 32)})
     np.testing.assert_allclose(made.astype(np.float64), wanted.astype(np.float64), atol=TOLERANCE[kind])
 
 
@@ -97,8 +96,8 @@ def test_region_pool(kind: str) -> None:
     }
     arrays["logits"][:, 4] = -40  # wins nowhere
     types = {"logits": "fp32", "features": kind, "centres": kind, "log_counts": "fp32"}
-    wanted = by_body(REGION_POOL, arrays, types)
-    made = by_plugin(REGION_POOL, arrays, types, {"centres": (1, 9, 40), "log_counts": (1, 9)})
+    wanted = by_body(Pool, arrays, types)
+    made = by_plugin(Pool, arrays, types, {"centres": (1, 9, 40), "log_counts": (1, 9)})
     np.testing.assert_allclose(made[0].astype(np.float64), wanted[0].astype(np.float64), atol=TOLERANCE[kind])
     np.testing.assert_allclose(made[1], wanted[1], rtol=1e-6)
     assert np.isneginf(made[1][0, 4])
@@ -106,9 +105,9 @@ def test_region_pool(kind: str) -> None:
 
 def test_sizes_of_a_description_are_those_of_the_operation() -> None:
     library = LIBRARY.load()
-    plugin = plugins.plugin_class(library)(REGION_POOL, "node", {}, plugins.Host())
+    plugin = plugins.plugin_class(library)(Pool, "node", {}, plugins.Host())
     tensors = [SimpleNamespace(type=library.DataType.FLOAT), SimpleNamespace(type=library.DataType.BF16)]
     assert plugin._size(tensors, [(2, 9, 35), (2, 35, 40)]) == Pool(2, 9, 35, 40, "fp32", "bf16")
-    plugin = plugins.plugin_class(library)(CONTEXT_ATTENTION, "node", {"scale": 1.0}, plugins.Host())
+    plugin = plugins.plugin_class(library)(Attention, "node", {"scale": 1.0}, plugins.Host())
     tensors = [SimpleNamespace(type=library.DataType.HALF)] * 3 + [SimpleNamespace(type=library.DataType.FLOAT)]
     assert plugin._size(tensors, [(1, 5, 32), (1, 7, 32), (1, 7, 32), (1, 7)]) == Attention(1, 5, 7, 32, "fp16")
