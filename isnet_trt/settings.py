@@ -64,7 +64,7 @@ class Preprocess:
 
 @dataclass(frozen=True)
 class Inference:
-    """How a picture is shown to the network and how its answers are merged.
+    """How a picture is shown to the network and how the network's outputs are merged.
 
     ``window`` and ``stride`` are (height, width) in pixels of the scaled picture and belong to ``mode="slide"``.
     ``softmax_before_resize`` averages probabilities instead of logits: softmax at stride 8 in whole mode, after the

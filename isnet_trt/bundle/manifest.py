@@ -93,8 +93,7 @@ class Manifest:
 def manifest_from_json(data: Any, source: str) -> Manifest:
     """The manifest in ``data``, read from ``source`` (named in errors).
 
-    Raises:
-        BundleError: written by a newer version, or a field is missing, unknown, of the wrong type or refused.
+    Raises BundleError if a newer version wrote it, or a field is missing, unknown, of the wrong type or refused.
     """
     if not isinstance(data, dict):
         raise BundleError(f"{source} is not a bundle manifest: it holds no JSON object")

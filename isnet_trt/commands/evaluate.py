@@ -11,7 +11,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from isnet_trt import cli
 from isnet_trt.datasets.check import spread
@@ -22,15 +21,13 @@ from isnet_trt.errors import DataError, SettingsError
 from isnet_trt.evaluation import page
 from isnet_trt.evaluation.labelled import SCENES, Labelled, LabelWriter, open_labelled
 from isnet_trt.evaluation.models import TORCH, Choice, Model, open_model
+from isnet_trt.evaluation.picture import draw
 from isnet_trt.evaluation.report import Report
 from isnet_trt.evaluation.run import Tally, Watch, run, together
 from isnet_trt.pictures.files import make_folder, write_file
 from isnet_trt.recipes import DATASETS, is_described
 from isnet_trt.training.group import Group, process_group
 from isnet_trt.training.scenes import HELD_OUT_COUNT
-
-if TYPE_CHECKING:
-    from tqdm import tqdm
 
 _TIMEOUT = 24 * 3600.0
 """Seconds that a process waits for the others, whose pictures may be much larger. One that dies ends all at once."""
@@ -165,14 +162,14 @@ def _progress(count: int, group: Group) -> Iterator[Watch]:
     from tqdm import tqdm
 
     with tqdm(total=count, unit="picture", disable=None if group.rank == 0 else True, dynamic_ncols=True) as bar:
-        yield lambda tally: _show(bar, tally)
 
+        def watch(tally: Tally) -> None:
+            if not bar.disable:
+                figures = (f"{100 * score.confusion.metrics().miou:.2f}" for score in tally.scores)
+                bar.set_postfix_str(f"mIoU {' / '.join(figures)} %", refresh=False)
+            bar.update(tally.pictures + len(tally.skipped) - bar.n)
 
-def _show(bar: tqdm, tally: Tally) -> None:
-    if not bar.disable:
-        figures = (f"{100 * score.confusion.metrics().miou:.2f}" for score in tally.scores)
-        bar.set_postfix_str(f"mIoU {' / '.join(figures)} %", refresh=False)
-    bar.update(tally.pictures + len(tally.skipped) - bar.n)
+        yield watch
 
 
 def _report(pictures: Labelled, models: Sequence[Model], tally: Tally, group: Group) -> Report:
@@ -201,18 +198,12 @@ def _write(report: Report, out: Path) -> None:
     data = json.dumps(report.to_json(), indent=1, ensure_ascii=False, allow_nan=False)
     write_file(out / written[0], (data + "\n").encode())
     write_file(out / written[1], page.markdown(report).encode())
+    names = ["confusion.png", "confusion_against.png"][: len(report.models)]
     try:
-        written += _draw(report, out)
+        for name, model, score, figures in zip(names, report.models, report.tally.scores, report.metrics, strict=True):
+            title = f"{Path(model.path).name} on {report.dataset} {report.split}, mIoU {100 * figures.miou:.2f} %"
+            write_file(out / name, draw(score.confusion, report.labels.names, title))
+        written += names
     except ImportError as error:
         print(f"no confusion picture: {error}; pip install 'isnet_trt[train]'", file=sys.stderr)
     print(f"\nwritten to {out}: {', '.join(written)}")
-
-
-def _draw(report: Report, out: Path) -> list[str]:
-    from isnet_trt.evaluation.picture import draw
-
-    names = ["confusion.png", "confusion_against.png"][: len(report.models)]
-    for name, model, score, figures in zip(names, report.models, report.tally.scores, report.metrics, strict=True):
-        title = f"{Path(model.path).name} on {report.dataset} {report.split}, mIoU {100 * figures.miou:.2f} %"
-        write_file(out / name, draw(score.confusion, report.labels.names, title))
-    return names

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isnet_trt.datasets.reading import RawLabels, read_bgr, read_labels
-from isnet_trt.errors import DataError
+from isnet_trt.errors import DataError, first_few
 from isnet_trt.pictures.files import Image
 from isnet_trt.recipes import IGNORE
 from isnet_trt.settings import Labels
@@ -53,8 +53,7 @@ class LabelValues:
     def apply(self, stored: RawLabels, path: Path) -> NDArray[np.int16]:
         """Training ids int16 of the same shape; ``path`` is for the message.
 
-        Raises:
-            DataError: a value has no training id; the message lists those values and where the first one is.
+        Raises DataError, which lists the values without training id and where the first one is.
         """
         if stored.dtype == np.uint8:
             labels = self.table[stored]
@@ -69,7 +68,7 @@ class LabelValues:
     def _message(self, stored: RawLabels, bad: NDArray[np.bool_], path: Path) -> str:
         values = np.unique(stored[bad])
         y, x = (int(v) for v in np.argwhere(bad)[0])
-        listed = ", ".join(map(str, values[:_LISTED].tolist())) + (", …" if len(values) > _LISTED else "")
+        listed = first_few(list(map(str, values)), _LISTED)
         return (
             f"{path}: label value{'s' if len(values) > 1 else ''} {listed} at {int(bad.sum())} of {bad.size} pixels "
             f"(first at row {y}, column {x}); allowed are {_ranges(sorted(self.ids))}"

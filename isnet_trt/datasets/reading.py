@@ -30,8 +30,7 @@ def check_packages(name: str, label_suffix: str) -> None:
 def read_bgr(path: Path) -> Image:
     """A picture as uint8 (H, W, 3) in B, G, R order, read as for prediction (`isnet_trt.pictures.files.read_image`).
 
-    Raises:
-        DataError: the file is missing, no picture, or cut off.
+    Raises DataError if the file is missing, no picture, or cut off.
     """
     try:
         image = read_image(path)
@@ -61,8 +60,7 @@ def _refuse_cut_off(path: Path) -> None:
 def read_labels(path: Path) -> RawLabels:
     """The stored label values (H, W) of a PNG, or of the matrix ``S`` of a MATLAB file (``.mat``).
 
-    Raises:
-        DataError: the file is missing, damaged, or not one whole number per pixel.
+    Raises DataError if the file is missing, damaged, or not one whole number per pixel.
     """
     if not path.is_file():
         raise DataError(f"{path}: there is no such label file; unpack the annotations again")
@@ -113,10 +111,9 @@ def _read_matrix(path: Path) -> RawLabels:
 
 
 def read_ids(path: Path) -> tuple[str, ...]:
-    """The names in a list file: one a line, without header and suffix; blank lines count for nothing.
+    """The names in a list file, one a line, without header and suffix; blank lines are skipped.
 
-    Raises:
-        DataError: the file cannot be read, is empty, or names something twice.
+    Raises DataError if the file cannot be read, is empty, or names something twice.
     """
     try:
         ids = tuple(line.strip() for line in path.read_text("utf-8-sig").splitlines() if line.strip())

@@ -25,8 +25,7 @@ _SCALE, _TITLE = 1.0, 0.5
 def draw(confusion: Confusion, names: tuple[str, ...], title: str) -> bytes:
     """The matrix as PNG; each cell has its per cent up to `_WITH_NUMBERS` classes, beyond that cells are smaller.
 
-    Raises:
-        ImportError: matplotlib is missing.
+    Raises ImportError if matplotlib is missing.
     """
     from matplotlib import colormaps
     from matplotlib.figure import Figure

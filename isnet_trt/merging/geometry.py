@@ -1,4 +1,4 @@
-"""Where the network looks: sizes, passes and windows as pure functions of sizes and settings, without arrays.
+"""Sizes, passes and windows: which parts of an image the network sees, computed from sizes and settings alone.
 
 Sizes are (height, width) in pixels. A *pass* shows the whole picture once, at one scale, plain or mirrored. A *window*
 is the part of a pass that the network sees at once; in whole mode it is all of the pass.
@@ -65,10 +65,9 @@ def starts(length: int, window: int, stride: int) -> list[tuple[int, int]]:
 
 
 def passes(size: Size, inference: Inference) -> tuple[Pass, ...]:
-    """The passes over a picture of ``size``: for each scale in order a plain one and, with flip, a mirrored one.
+    """The passes over an image of ``size``: for each scale in order a plain one and, with flip, a mirrored one.
 
-    Raises:
-        ImageError: a scale leaves no pixel.
+    Raises ImageError if a scale leaves no pixel.
     """
     sides = (False, True) if inference.flip else (False,)
     kinds = [(scale, mirrored) for scale in inference.scales for mirrored in sides]

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from isnet_trt.errors import ImageError, IsnetError, SettingsError
 
 Image = NDArray[np.uint8]
-"""A picture, (H, W, 3) RGB unless said otherwise."""
+"""A picture, (H, W, 3) RGB unless stated otherwise."""
 SUFFIXES = frozenset((".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"))
-"""What is taken from a folder; a file that is named is tried whatever its suffix."""
+"""The files that are taken from a folder; a file given by name is tried whatever its suffix."""
 
 
 def read_image(path: str | os.PathLike[str]) -> Image:
@@ -42,9 +42,9 @@ def read_image(path: str | os.PathLike[str]) -> Image:
 
 
 def _decoded(path: str) -> Any:
-    """What OpenCV makes of a file, None where it cannot.
+    """The file decoded by OpenCV, or None where it cannot be.
 
-    Its Python module ends the process on a name that is no Unicode (``caf\\xe9.jpg`` from a Latin-1 system).
+    OpenCV's Python module ends the process on a name that is no Unicode (``caf\\xe9.jpg`` from a Latin-1 system).
     """
     if printable(path) == path:
         return cv2.imread(path, cv2.IMREAD_COLOR)
@@ -66,10 +66,9 @@ def named(path: os.PathLike[str], error: Exception) -> str:
 
 
 def find_images(arguments: Iterable[str]) -> list[Path]:
-    """The picture files that files, folders and globs mean, each once, in order; a missing file stays in the list.
+    """The picture files that ``arguments`` (files, folders, globs) mean, each once, in order, missing files too.
 
-    Raises:
-        ImageError: a folder or glob holds no picture.
+    Raises ImageError if a folder or glob holds no picture.
     """
     images: dict[Path, None] = {}  # a set that keeps the order
     for argument in arguments:

@@ -1,4 +1,4 @@
-"""The door: whatever a caller passes as image or label map is checked and described here, once.
+"""Check and describe, once, whatever a caller passes as an image or as memory for a label map.
 
 `image_from` returns a `RawImage` and `labels_from` a `RawLabels`, which keep the caller's object alive as long as they
 live themselves. Accepted are these two classes (raw pointers), numpy arrays, DLPack, ``__cuda_array_interface__``,

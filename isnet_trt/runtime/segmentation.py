@@ -1,4 +1,4 @@
-"""The answer of a segmenter."""
+"""The result of a segmenter's call."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Segmentation:
             Where they were written to GPU memory, the object that was passed as ``out``.
         names: class i is called ``names[i]``.
         palette: colours (K, 3), uint8 RGB.
-        probabilities: (K, H, W) float32 where asked for: the merged probabilities, or the softmax of merged logits.
+        probabilities: (K, H, W) float32 where requested: the merged probabilities, or the softmax of merged logits.
         scores: (P, K) float32 at the chosen pixels: merged logits, or probabilities where those were merged.
         seconds: time spent by stage.
     """

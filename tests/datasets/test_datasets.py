@@ -278,5 +278,5 @@ def test_packed_grey_pngs_keep_their_values(tmp_path: Path) -> None:
 
 
 def test_messages_list_few_values() -> None:
-    with pytest.raises(DataError, match=r"label values 10, 11, 12, 13, 14, 15, 16, 17, … at 15"):
+    with pytest.raises(DataError, match=r"label values 10, 11, 12, 13, 14, 15, 16, 17, … \(7 more\) at 15"):
         LabelValues({0: 0, 2: 1}).apply(np.arange(10, 25).reshape(3, 5), Path("x.png"))
