@@ -7,12 +7,10 @@ as many more as its padding has (19 of 32), `region_pool`'s are those of whole t
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from isnet_trt import cli
 from isnet_trt.cuda.element_types import FLOAT
 from isnet_trt.cuda.kernel_specs import WIDTH
 from isnet_trt.merging import geometry
@@ -37,10 +35,7 @@ class Card:
     vector: float
 
 
-CARDS = (
-    Card("H100 SXM", 3.35e12, 989.4e12, 66.9e12),
-    Card("RTX 4090", 1.008e12, 165.2e12, 82.6e12),
-)
+CARDS = (Card("H100 SXM", 3.35e12, 989.4e12, 66.9e12), Card("RTX 4090", 1.008e12, 165.2e12, 82.6e12))
 """NVIDIA's H100 data sheet and architecture paper; Ada architecture paper, table of the RTX 4090."""
 
 
@@ -55,6 +50,10 @@ class Cost:
     def floor(self, card: Card) -> float:
         """Seconds that ``card`` needs at least."""
         return max(self.bytes / card.memory, self.flops / (card.matrix if self.unit == "matrix" else card.vector))
+
+    def bound(self, card: Card) -> str:
+        """What takes longest on ``card``: memory, or the unit."""
+        return "memory" if self.floor(card) == self.bytes / card.memory else self.unit
 
     def __mul__(self, times: int) -> Cost:
         return Cost(self.bytes * times, self.flops * times, self.unit)
@@ -151,21 +150,10 @@ def table() -> str:
     lines = ["| case | kernel | MB | GFLOP | " + " | ".join(f"{card.name}, µs" for card in CARDS) + " |"]
     lines.append("|---|---|--:|--:|" + "--:|" * len(CARDS))
     for case, kernel, cost in cases():
-        floors = (f"{cost.floor(card) * 1e6:.1f} {_bound(cost, card)}" for card in CARDS)
+        floors = (f"{cost.floor(card) * 1e6:.1f} {cost.bound(card)}" for card in CARDS)
         lines.append(f"| {case} | {kernel} | {cost.bytes / 1e6:.2f} | {cost.flops / 1e9:.2f} | {' | '.join(floors)} |")
     return "\n".join(lines)
 
 
-def _bound(cost: Cost, card: Card) -> str:
-    return "memory" if cost.floor(card) == cost.bytes / card.memory else cost.unit
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    cli.parser("benchmarks.kernel_cost", "Print each kernel's bytes, FLOPs and least time.").parse_args(argv)
-    print(table())
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(cli.run(main))
+    print(table())

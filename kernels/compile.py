@@ -24,6 +24,7 @@ from isnet_trt.cuda.kernel_specs import ALIGNMENT, MOST_CLASSES, WIDTH, WIDTHS, 
 from isnet_trt.cuda.kernels import DESCRIPTION, SCHEMA
 from isnet_trt.errors import BuildError, SettingsError
 from isnet_trt.kernels.launch import triton_function
+from isnet_trt.pictures.files import replacing
 
 _EPILOG = """examples:
   python -m isnet_trt.kernels.compile --arch sm_89 --out kernels-out
@@ -142,13 +143,12 @@ def write(folder: Path, arch: int, kernels: dict[str, Compiled], classes: int) -
     data = {"schema": SCHEMA, "arch": f"sm_{arch}", "triton": triton.__version__, "classes": classes}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / DESCRIPTION).unlink(missing_ok=True)
+        (folder / DESCRIPTION).unlink(missing_ok=True)  # it would describe files that are about to change
         for name, compiled in kernels.items():
             (folder / f"{name}.ptx").write_bytes(compiled.ptx)
             (folder / f"{name}.cubin").write_bytes(compiled.cubin)
-        temporary = folder / f".{DESCRIPTION}.{os.getpid()}.tmp"
-        temporary.write_text(json.dumps({**data, "kernels": entries}, indent=1) + "\n", "utf-8")
-        temporary.replace(folder / DESCRIPTION)
+        with replacing(folder / DESCRIPTION) as temporary:
+            temporary.write_text(json.dumps({**data, "kernels": entries}, indent=1) + "\n", "utf-8")
     except OSError as error:
         raise SettingsError(f"--out {folder}: {error.strerror}; without launch.json it is incomplete") from None
 

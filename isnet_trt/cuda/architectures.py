@@ -1,4 +1,4 @@
-"""The GPU architectures, once: whoever needs one of their properties reads it here.
+"""The table of GPU architectures and of what is compiled for each.
 
 To add sm_XX, add a row to `GPU_ARCHITECTURES`; with `KernelTarget` filled in, bundles carry kernels for it.
 """

@@ -29,8 +29,8 @@ _backends_lock = threading.Lock()
 class Backend:
     """The primary context of one GPU, and memory and streams in it, owned through cuda-bindings.
 
-    Addresses and stream handles are integers. Every method but `push` needs the context that `push` makes current. What
-    the driver refuses is an EngineError with the driver's description, `OutOfMemory` where memory is short.
+    Addresses and stream handles are integers. Every method but `push` needs the context that `push` makes current. A
+    refusal of the driver is an EngineError with its description, `OutOfMemory` where memory is short.
 
     Attributes:
         name: what `Segmenter.description` calls it.

@@ -31,8 +31,8 @@ _NO_TIMING = 2  # CU_EVENT_DISABLE_TIMING
 class Device:
     """What one pipeline or engine holds on a GPU.
 
-    ``with device:`` makes the primary context current in the calling thread and gives back what was current; every
-    other method needs that, in whatever thread. Not safe for two threads at once. What the driver refuses is an
+    ``with device:`` makes the primary context current in the calling thread and restores the previous one at the end;
+    all other methods must be called inside it. Not safe for two threads at once. A refusal of the driver is an
     EngineError with its description, `OutOfMemory` where memory is short.
     """
 
@@ -199,7 +199,7 @@ class Device:
         return driver.call(self._backend.api, name, *arguments)
 
     def close(self) -> None:
-        """Give everything back that is still held; errors of a lost device are passed over. Closing twice is harmless.
+        """Free everything that was not freed yet; errors of a lost device are ignored, closing twice is harmless.
 
         To be called with the context current, after everything queued is done.
         """

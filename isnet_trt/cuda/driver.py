@@ -86,7 +86,7 @@ class Function:
         call(self._api, "cuLaunchKernel", self._function, *grid, *block, self._shared, stream, parameters, 0)
 
     def unload(self) -> None:
-        """Unload the module, in any current context or none; a lost device is passed over."""
+        """Unload the module, in any current context or none; errors of a lost device are ignored."""
         self._api.cuCtxPushCurrent(self._context)
         self._api.cuModuleUnload(self._module)
         self._api.cuCtxPopCurrent()

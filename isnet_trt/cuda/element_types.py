@@ -1,4 +1,4 @@
-"""The element types of tensors and kernel arguments, once: their sizes and the names that libraries give them."""
+"""The table of element types of tensors and kernel arguments: sizes, and the names that libraries give them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class ElementType:
         numpy: the name in numpy, ml_dtypes and torch.
         onnx: the name in ``onnx.TensorProto.DataType``.
         tensorrt: the name in ``tensorrt.DataType``; empty where TensorRT has no such type.
-        ctype: a C type of the same size; of the same meaning but for float16 and bfloat16, which C has not.
+        ctype: the C type; for float16 and bfloat16, which C lacks, the integer that holds their bits.
     """
 
     name: str

@@ -4,8 +4,8 @@
 kernels/README.md). On exactly that architecture the cubin is taken, otherwise the PTX of the highest sm_8x that is not
 above the GPU, which the driver compiles; PTX of sm_90 and later runs on its own architecture only.
 
-Launches go through the driver API of cuda-bindings (`isnet_trt.cuda.driver.Function`), so that the stream may be
-anybody's.
+Launches go through the driver API of cuda-bindings (`isnet_trt.cuda.driver.Function`), which takes the streams of any
+library.
 """
 
 from __future__ import annotations
@@ -71,6 +71,7 @@ class Kernel(KernelInterface):
         """
         self.check(arguments)
         values = [self._value(name, kind, arguments[name]) for name, kind in self.arguments.items()]
+        # The driver reads as many parameters as the entry has, Triton's scratch pointers among them.
         return Parameters([*values, *(ctypes.c_uint64(0) for _ in range(self.trailing))])
 
     def _value(self, name: str, kind: str, value: int | float) -> Any:
@@ -81,7 +82,7 @@ class Kernel(KernelInterface):
             if address % ALIGNMENT and name not in self.unaligned:
                 raise EngineError(f"kernel {self.name}: {name} is at {address:#x}, no multiple of {ALIGNMENT}")
             return ctypes.c_uint64(address)
-        number = ELEMENT_TYPES[kind].ctype(value)
+        number = ELEMENT_TYPES[kind].ctype(value)  # ctypes cuts off what does not fit
         if kind != "fp32" and number.value != value:
             raise EngineError(f"kernel {self.name}: {name} is {value}, which does not fit {kind}")
         return number
@@ -105,14 +106,14 @@ class KernelFiles:
     """The kernels of one folder ``sm_XX`` and their code, read and checked."""
 
     folder: Path
-    form: Literal["cubin", "ptx"]
+    code_format: Literal["cubin", "ptx"]
     classes: int
     kernels: Mapping[str, Kernel]
     code: Mapping[str, bytes]
 
 
 def choose(folder: Path, compute_capability: str) -> tuple[Path, Literal["cubin", "ptx"]]:
-    """The architecture's folder below ``folder`` and the form of code that a GPU of ``compute_capability`` takes.
+    """The architecture's folder below ``folder`` and the code format that a GPU of ``compute_capability`` takes.
 
     ``compute_capability`` is written as "8.9".
 
@@ -142,15 +143,15 @@ def read(folder: str | os.PathLike[str], compute_capability: str) -> KernelFiles
         EngineUnavailable: there are none for this GPU.
         BundleError: a file is missing, damaged or changed; the message names it.
     """
-    path, form = choose(Path(folder), compute_capability)
+    path, code_format = choose(Path(folder), compute_capability)
     data = _description(path / DESCRIPTION)
     kernels, code = {}, {}
     for name, entry in data["kernels"].items():
-        if not re.fullmatch(r"\w+", name):
+        if not re.fullmatch(r"\w+", name):  # it becomes part of a path
             raise BundleError(f"{path / DESCRIPTION}: {name!r} is no name of a kernel; {_REBUILD}")
         kernels[name] = _kernel(name, entry, path / DESCRIPTION)
-        code[name] = _code(path / f"{name}.{form}", entry[f"{form}_sha256"])
-    return KernelFiles(path, form, data["classes"], kernels, code)
+        code[name] = _code(path / f"{name}.{code_format}", entry[f"{code_format}_sha256"])
+    return KernelFiles(path, code_format, data["classes"], kernels, code)
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -233,7 +234,7 @@ class Kernels:
         """The kernels below ``folder``, or None and why there are none.
 
         Raises:
-            EngineUnavailable: there are none, and they are ``needed`` for what this says.
+            EngineUnavailable: there are none although ``needed``, which the message begins with, requires them.
             BundleError: a file is missing, damaged or changed.
         """
         try:
@@ -273,14 +274,14 @@ class Kernels:
             raise EngineError(f"{self.files.folder} holds no kernel {name}, only {names}; {_REBUILD}") from None
 
     def _function(self, kernel: Kernel) -> driver.Function:
-        with self._lock:
+        with self._lock:  # loading takes time and memory: once, whichever thread comes first
             if kernel.name not in self._functions:
                 self._functions[kernel.name] = self._load(kernel)
             return self._functions[kernel.name]
 
     def _load(self, kernel: Kernel) -> driver.Function:
-        code, file = self.files.code[kernel.name], f"{self.files.folder / kernel.name}.{self.files.form}"
-        if self.files.form == "ptx":
+        code, file = self.files.code[kernel.name], f"{self.files.folder / kernel.name}.{self.files.code_format}"
+        if self.files.code_format == "ptx":
             code += b"\0"  # the driver takes PTX as a C string
         try:
             return driver.Function(self._api, code, kernel.entry, kernel.shared)
@@ -288,7 +289,7 @@ class Kernels:
             raise type(error)(f"{file} cannot be loaded: {error}") from None
 
     def close(self) -> None:
-        """Unload what was loaded; closing twice is harmless, a lost device is passed over."""
+        """Unload what was loaded; closing twice is harmless, errors of a lost device are ignored."""
         with self._lock:
             while self._functions:
                 self._functions.popitem()[1].unload()

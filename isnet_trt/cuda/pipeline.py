@@ -5,8 +5,8 @@ events order them: with several images in flight the stages overlap. The second 
 signature (size, channel order, settings) comes, its steps are captured as a CUDA graph, and are one launch from then
 on.
 
-The pipeline speaks to a device, to kernels and to an engine through few methods, so that tests run it on host memory,
-with the real kernels in Triton's interpreter.
+Device, kernels and engine are used through few methods, so that tests can run the pipeline on host memory, with the
+real kernels in Triton's interpreter.
 """
 
 from __future__ import annotations
@@ -71,13 +71,13 @@ class Ticket:
 class Pipeline:
     """Everything between source images and label maps on one GPU, around an engine.
 
-    Not safe for two threads at once, but any thread may use it. Closed, it has given all its memory back.
+    Not safe for two threads at once, but any thread may use it. `close` frees all its memory.
     """
 
     def __init__(self, device: Device, kernels: Launcher, engine: DeviceEngine, model: Model, stream: int = 0) -> None:
         """``device`` belongs to the pipeline from now on; ``kernels`` and ``engine`` stay the caller's.
 
-        ``stream`` is for an engine that is bound to one, and stays the caller's; by default there will be a new one.
+        ``stream`` is for an engine that is bound to one, and stays the caller's; 0 creates a new one.
 
         Raises:
             EngineUnavailable: ``kernels`` lacks one that the model needs.
@@ -171,6 +171,7 @@ class Pipeline:
             plan = prepared.plan
             try:
                 self._transfers.upload(image, plan, slot, self._address(plan, ("source", 0)), stream)
+                # Never as a graph, which holds the merge too.
                 for step in plan.steps:
                     if step.stage not in ("accumulate", "finish"):
                         self._queue(step, prepared)
@@ -206,6 +207,7 @@ class Pipeline:
         prepared.has_run = True
 
     def _capture(self, prepared: _Prepared) -> None:
+        # An engine may refuse a capture for good: it is asked before each, with the shapes that it has run.
         self._no_graphs = self.engine.no_graph(prepared.plan.shapes, self.stream)
         if self._no_graphs:
             return
@@ -217,7 +219,7 @@ class Pipeline:
             self._failed_captures += 1
             if self._failed_captures == CAPTURES:
                 self._no_graphs = f"capturing failed ({error})"
-            return
+            return  # the caller queues the steps one by one
         self._failed_captures = 0
         prepared.graph = graph
 
@@ -259,6 +261,7 @@ class Pipeline:
                 self.model.head.check_output(shape, self.engine.output_shape(shape))
         with self._room(prepared.plan):
             self._reserve(prepared.plan.arena_bytes)
+        # Only now: a plan for which memory was short must not push out one that works.
         self._prepared[signature] = prepared
         self._prepared.move_to_end(signature)
         if len(self._prepared) > PLANS:
@@ -299,7 +302,7 @@ class Pipeline:
 
     @contextlib.contextmanager
     def _room(self, plan: Plan) -> Iterator[None]:
-        """Re-raise an allocation failure with the required and free bytes, after giving back what is not needed."""
+        """Re-raise an allocation failure with the required and free bytes, after freeing what is not needed."""
         try:
             yield
         except OutOfMemory:
@@ -325,7 +328,7 @@ class Pipeline:
             self._transfers.drain()
 
     def close(self) -> None:
-        """Wait for what is queued and give all memory back; closing twice is harmless.
+        """Wait for what is queued and free all memory; closing twice is harmless.
 
         In a forked child nothing happens: the device is the parent's.
         """

@@ -22,18 +22,7 @@ from isnet_trt.cuda.architectures import PORTABLE
 from isnet_trt.cuda.element_types import FLOAT
 from isnet_trt.cuda.kernel_specs import KernelSpec
 from isnet_trt.cuda.launch_grid import aligned, cdiv
-from isnet_trt.cuda.plan_steps import (
-    ALIGNMENT,
-    BufferOffset,
-    Clear,
-    Copy,
-    Infer,
-    Launch,
-    Plan,
-    Region,
-    Step,
-    Tables,
-)
+from isnet_trt.cuda.plan_steps import ALIGNMENT, BufferOffset, Clear, Copy, Infer, Launch, Plan, Region, Step, Tables
 from isnet_trt.merging import windows
 from isnet_trt.merging.geometry import Window, coarse_size
 from isnet_trt.merging.merge import Head, label_type
@@ -201,6 +190,7 @@ class _Planner:
 
     def _check_finite(self) -> None:
         """Set a flag for each region whose logits have NaN or infinity; unused slots count, being computed too."""
+        # `finite` only ever sets a flag, and the buffer still has the flags of the last image.
         self.steps.append(Clear(("result", self.flags), FLOAT * len(self.regions)))
         for i, region in enumerate(self.regions):
             count = region.slots * self._logits_bytes(region.coarse) // FLOAT
@@ -257,6 +247,7 @@ class _Planner:
             volumes, end = [], 0
             for scale, size in zip(scales, sizes, strict=True):
                 volume = _Volume(size, end, span(size[0], self.size[0], band))
+                # The kernel tries every window of its table for every block: those that miss the band are left out.
                 near = [w for w in scale if w.top < volume.rows[1] and w.bottom > volume.rows[0]]
                 self._accumulate(near, scale[0].size, volume)
                 volumes.append(volume)

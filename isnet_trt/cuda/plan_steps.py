@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from isnet_trt.cuda.element_types import FLOAT
 from isnet_trt.cuda.kernel_specs import KernelSpec
 from isnet_trt.cuda.launch_grid import aligned
 from isnet_trt.merging import windows
@@ -39,6 +38,7 @@ class Launch:
     scalars: Mapping[str, int | float]
 
     def __post_init__(self) -> None:
+        # A misspelt argument shows when the plan is made, without a GPU, not at the launch.
         self.spec.check([*self.pointers, *self.scalars])
         if wrong := sorted(self.spec.pointers ^ set(self.pointers)):
             raise TypeError(f"kernel {self.kernel}: {', '.join(wrong)} is a number for a pointer or the reverse")
@@ -152,7 +152,7 @@ class Plan:
     @property
     def result_bytes(self) -> int:
         """Of the label map and the flags."""
-        return self.flags + FLOAT * len(self.regions)
+        return self.buffers["result"]
 
     @property
     def arena_bytes(self) -> int:
@@ -188,6 +188,7 @@ class Tables:
         """Store ``array`` unless an equal array is stored already; return where it lies."""
         content = array.tobytes()
         if content not in self._offsets:
+            # Windows repeat from band to band, and value tables from batch to batch: each is uploaded once.
             self._offsets[content] = len(self._data)
             # Kernels take pointers that are multiples of 16.
             self._data += content + b"\0" * (aligned(len(content), 16) - len(content))

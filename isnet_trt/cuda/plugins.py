@@ -154,6 +154,7 @@ class _Callbacks:
 
     @_guarded([])
     def get_output_shapes(self, inputs: Sequence[Any], shape_inputs: Sequence[Any], expressions: Any) -> list[Any]:
+        # Sizes that vary from run to run are expressions: they are compared when the kernels are queued.
         shapes = [[_constant(shape[axis]) for axis in range(len(shape))] for shape in inputs]
         self.operation.sizes(self.node, shapes)
         axes = {
@@ -170,7 +171,9 @@ class _Callbacks:
         return outputs
 
     def configure_plugin(self, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
-        return None
+        return None  # an exception here would end the process
+
+    on_shape_change = configure_plugin
 
     def supports_format_combination(self, index: int, tensors: Sequence[Any], inputs: int) -> bool:
         # The network is strongly typed: types were settled when the graph was read.
@@ -194,9 +197,6 @@ class _Callbacks:
         fields += [(name, np.array([value], np.float32), kinds.FLOAT32) for name, value in self.attributes.items()]
         self._fields = fields  # the library keeps only the addresses of the arrays
         return self.library.PluginFieldCollection([self.library.PluginField(*field) for field in fields])
-
-    def on_shape_change(self, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
-        return None
 
     def enqueue(
         self,

@@ -26,14 +26,14 @@ class DeviceEngine(Protocol):
     """A network that reads and writes device memory."""
 
     def no_graph(self, shapes: frozenset[Shape], stream: int) -> str:
-        """Why runs of ``shapes`` on ``stream`` cannot be part of a CUDA graph; empty if they can be tried.
+        """The reason why runs of ``shapes`` on ``stream`` cannot be captured as a CUDA graph; "" if it can be tried.
 
-        Each of ``shapes`` has run before; none of them: whether the engine can be captured at all.
+        Each of ``shapes`` has run before. Without any shape: whether the engine can be captured at all.
         """
         ...
 
     def output_shape(self, shape: Shape) -> tuple[int, ...]:
-        """What comes out for an input of ``shape``; EngineError if it takes no such input."""
+        """The shape of the logits for an input of ``shape``; EngineError if the network takes no such input."""
         ...
 
     def enqueue(self, input_address: int, output_address: int, shape: Shape, stream: int) -> None:
@@ -41,5 +41,5 @@ class DeviceEngine(Protocol):
         ...
 
     def keep(self, shapes: frozenset[Shape]) -> None:
-        """Give back what was prepared for other input shapes; none of it is running or part of a graph."""
+        """Free what was prepared for input shapes other than ``shapes``; none of it is running or part of a graph."""
         ...

@@ -83,7 +83,7 @@ class Transfers:
             slot.result.reserve(self._device, plan.result_bytes)
         except BaseException:
             self.give(slot)
-            self.trim()
+            self.trim()  # memory is short: that of the other idle slots goes too
             raise
         return slot
 
@@ -131,6 +131,7 @@ class Transfers:
             self._copy_with_caller(slot, (out.stream, stream), rows)
         size = plan.result_bytes - start
         address, staging = slot.result.address, slot.result.host
+        # As for uploads: once ``result`` is copied within the device, the next image's work may overwrite it.
         self._device.copy(address + start, result + start, size, self._stream)
         self._order(self._stream, self._down, slot.events["done"])
         self._device.copy(staging.ctypes.data + start, address + start, size, self._down)
@@ -167,7 +168,7 @@ class Transfers:
             return None
         labels: Labels = staging[: plan.label_bytes].view(plan.labels).reshape(plan.size)
         if out is None:
-            return labels.copy()
+            return labels.copy()  # the staging memory is the next image's
         target = out.array()
         np.copyto(target, labels)
         return target
