@@ -12,11 +12,7 @@ from isnet_trt.runtime.segmenter import Segmenter
 
 
 def open_segmenter(bundle: str, preset: str = "default", engine: str | None = None, threads: int = 0) -> Segmenter:
-    """`Segmenter.open` by position; ``threads`` 0 takes all cores.
-
-    Raises:
-        IsnetError: as `Segmenter.open`.
-    """
+    """`Segmenter.open` by position, with the same errors; ``threads`` 0 takes all cores."""
     return Segmenter.open(bundle, engine=engine, preset=preset, threads=threads or None)
 
 

@@ -29,7 +29,6 @@ _TILE: Size = (260, 360)
 _LINE = 22
 _INK = (30, 30, 30)
 
-
 _DESCRIPTION = """Look through a dataset before training on it.
 
 Opens the dataset as training does, reads every picture with its labels (files that cannot be read, sizes that differ,

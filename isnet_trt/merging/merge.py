@@ -126,7 +126,7 @@ class Merger:
         for pass_ in plan.passes:
             if not self._whole:
                 windows = [window for window in plan.windows if window.of == pass_]
-                volumes.append(Mosaic.of(pass_, windows, self._softmax, self._head.pairs))
+                volumes.append(Mosaic(pass_.size, windows, self._softmax, self._head.pairs))
             elif not pass_.mirrored:
                 size, count = coarse_size(pass_.size, self._head.stride), 1 + plan.inference.flip
                 volumes.append(Coarse(size, count, self._softmax, self._head.pairs))

@@ -7,12 +7,12 @@ label map.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
-from isnet_trt.merging.geometry import Pass, Window
+from isnet_trt.merging.geometry import Window
 from isnet_trt.merging.resample import Array, Part, Span, column_taps, combine, taps
 from isnet_trt.settings import Size
 
@@ -70,27 +70,21 @@ class Coarse:
             self.scores = None
 
 
-@dataclass
 class Mosaic:
-    """Slide mode: the windows of one pass at their places in the scaled picture of (height, width) = ``size``.
+    """Slide mode: the windows of one pass at their places in the scaled image of (height, width) = ``size``.
 
     ``outstanding`` windows have not arrived, sorted by their upper edge; ``covers`` counts for each row and for each
-    column how many windows lie there: a pixel's count is the product of the two.
+    column how many windows lie there: a pixel's count is the product of the two, since the windows are a grid.
     """
 
-    size: Size
-    softmax: bool
-    pairs: Pairs
-    outstanding: list[Window]
-    covers: tuple[Array, Array]
-    placed: list[tuple[Window, Array]] = field(default_factory=list)
-
-    @classmethod
-    def of(cls, pass_: Pass, windows: list[Window], softmax: bool, pairs: Pairs) -> Mosaic:
-        """The mosaic of a pass from its windows."""
-        rows = _cover(pass_.size[0], {(w.top, w.bottom) for w in windows})
-        columns = _cover(pass_.size[1], {(w.left, w.right) for w in windows})
-        return cls(pass_.size, softmax, pairs, sorted(windows, key=lambda w: w.top), (rows, columns))
+    def __init__(self, size: Size, windows: list[Window], softmax: bool, pairs: Pairs) -> None:
+        self.size = size
+        self.softmax = softmax
+        self.pairs = pairs
+        self.outstanding = sorted(windows, key=lambda window: window.top)
+        self.placed: list[tuple[Window, Array]] = []
+        rows = _cover(size[0], {(window.top, window.bottom) for window in windows})
+        self.covers = rows, _cover(size[1], {(window.left, window.right) for window in windows})
 
     def add(self, window: Window, scores: Array) -> None:
         # Not softmaxed here: in slide mode softmax follows the enlargement to the window (`_enlarged`).
@@ -106,7 +100,6 @@ class Mosaic:
 
     def block(self, rows: Span, columns: Span) -> Array:
         """Scores (K, rows, columns) of a part, a new array: the mean of the windows at each pixel."""
-        # Windows lie on a grid, rows times columns, so that the count of a pixel is a product of two.
         count = self.covers[0][slice(*rows), None] * self.covers[1][slice(*columns)]
         total: Array | None = None
         for y, x, scores in self._pieces(rows, columns):

@@ -20,12 +20,7 @@ def check_order(order: str) -> None:
 
 
 def check_format(shape: tuple[int, ...], dtype: np.dtype[Any], order: Order) -> None:
-    """Refuse arrays that are no image of this channel order: uint8 (H, W, channels), not empty.
-
-    Raises:
-        ImageError: it is not; the message says how to convert it.
-        SettingsError: ``order`` is unknown.
-    """
+    """Raise ImageError, with how to convert it, unless an array is uint8 (H, W, channels of ``order``), not empty."""
     check_order(order)
     channels = len(order)
     if len(shape) != 3 or shape[2] != channels or dtype != np.uint8 or 0 in shape:

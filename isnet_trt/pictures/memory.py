@@ -89,10 +89,7 @@ def of_array(array: NDArray[Any]) -> Memory:
 def of_buffer(source: Any) -> Memory | None:
     """The memory behind ``__array_interface__`` or the buffer protocol; None where the object has neither.
 
-    Elements of C's type ``char`` are taken as uint8.
-
-    Raises:
-        Refused: numpy cannot read its format.
+    Elements of C's type ``char`` are taken as uint8. Raises Refused for a format that numpy cannot read.
     """
     if hasattr(source, "__array_interface__"):
         return of_array(np.asarray(source))

@@ -31,17 +31,8 @@ def draw(
 ) -> Image:
     """``image`` blended with the colours of its label map, and a legend on the right; uint8 (H, W', 3) RGB.
 
-    Args:
-        image: uint8 (H, W, 3) RGB.
-        labels: class ids (H, W).
-        names: the classes' names.
-        palette: their colours, uint8 (K, 3) RGB.
-        alpha: share of the colours, 0..1.
-        legend: add a panel with colour, name and share of the classes that occur.
-
-    Raises:
-        ImageError: ``image`` is not of the label map's size.
-        SettingsError: ``alpha`` is not within 0..1.
+    ``image`` is uint8 (H, W, 3) RGB, ``labels`` the class ids (H, W), ``palette`` uint8 (K, 3) RGB. ``alpha``,
+    ``legend`` and the errors are those of `isnet_trt.Segmentation.overlay`.
     """
     if image.shape[:2] != labels.shape:
         raise ImageError(
