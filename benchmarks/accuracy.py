@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,16 +20,18 @@ from benchmarks.peers import Missing, Setup, load
 from isnet_trt import cli
 from isnet_trt.bundle import Bundle
 from isnet_trt.errors import IsnetError, SettingsError
+from isnet_trt.evaluation.labelled import DrawnScenes
 from isnet_trt.metrics import Confusion
-from isnet_trt.settings import Inference, Size
-from isnet_trt.training.scenes import draw_scene
+from isnet_trt.settings import Inference
+from isnet_trt.training.scenes import SCENE_SIZE
 
 Labels = NDArray[Any]
 Mask = NDArray[np.bool_]
+Expected = tuple[Labels, Mask | None]
+"""The checkpoint's labels of a picture, and which pixels are clear."""
 BAND = 3
 """Pixels on each side of a border between two classes that count as its boundary."""
 CHECKPOINT = "checkpoint"
-FIRST_SCENE = 9_000_000
 _DESCRIPTION = """Label pictures with bundles and with the checkpoint (the plain reference form in PyTorch) and compare.
 
 Agreement is the share of pixels on which a bundle gives the checkpoint's label: of all pixels, of the clear ones
@@ -52,9 +54,12 @@ class Sample:
     truth: NDArray[np.uint8] | None = None
 
 
+Samples = Sequence[Sample]
+
+
 @dataclass
 class Tally:
-    """What one contender has shown over the pictures so far."""
+    """Counts and shares of one contender over the pictures so far."""
 
     confusion: Confusion
     """Counts of the true label against the contender's."""
@@ -102,18 +107,13 @@ def _samples(arguments: argparse.Namespace, bundle: Bundle, gaps: command.Gaps) 
     if arguments.scenes:
         if bundle.manifest.recipe != "isnet_demo":
             raise SettingsError(f"--scenes is for the demo model; {bundle.manifest.recipe} has other classes")
-        return list(scenes(arguments.scenes, tuple(size or (512, 1024))))
+        drawn = DrawnScenes(arguments.scenes, tuple(size or SCENE_SIZE))
+        scenes = zip(drawn.names, (drawn[index] for index in range(len(drawn))), strict=True)
+        return [Sample(name, np.ascontiguousarray(bgr[..., ::-1]), truth) for name, (bgr, truth) in scenes]
     pictures = command.pictures(arguments.images, size, arguments.default_size, gaps)
     if arguments.labels is None:
         return [Sample(name, image) for name, image in pictures]
     return [Sample(name, image, _truth(arguments.labels, name, image, gaps)) for name, image in pictures]
-
-
-def scenes(count: int, size: Size) -> Iterator[Sample]:
-    """Held-out drawn street scenes with exact labels."""
-    for seed in range(FIRST_SCENE, FIRST_SCENE + count):
-        scene = draw_scene(seed, *size)
-        yield Sample(f"scene {seed}", scene.image, scene.labels)
 
 
 def _truth(folder: Path, name: str, image: NDArray[np.uint8], gaps: command.Gaps) -> NDArray[np.uint8] | None:
@@ -144,7 +144,7 @@ def measure(
     inference, labels = manifest.preset(preset), manifest.labels
     setups = [Setup(CHECKPOINT, "reference", threads, ckpt)]
     setups += [Setup(name, "bundle", threads, ckpt, Path(b.folder)) for name, b in command.named(bundles).items()]
-    expected: list[tuple[Labels, Mask | None]] = []
+    expected: list[Expected] = []
     rows = []
     for setup in setups:
         try:
@@ -153,26 +153,13 @@ def measure(
             gaps.append(results.gap(f"{setup.name}, preset {preset}", str(error)))
             if setup.name == CHECKPOINT:
                 raise SettingsError(f"the checkpoint cannot be run: {error}") from None
-    return {
-        "kind": "accuracy",
-        "case": f"{manifest.recipe} {preset}",
-        "recipe": manifest.recipe,
-        "preset": preset,
-        "inference": inference.describe(),
-        "pictures": len(samples),
-        "labelled": sum(sample.truth is not None for sample in samples),
-        "classes": list(labels.names),
-        "rows": rows,
-    }
+    about = {"kind": "accuracy", "case": f"{manifest.recipe} {preset}", "recipe": manifest.recipe, "preset": preset}
+    labelled = sum(sample.truth is not None for sample in samples)
+    counts = {"inference": inference.describe(), "pictures": len(samples), "labelled": labelled}
+    return {**about, **counts, "classes": list(labels.names), "rows": rows}
 
 
-def _compare(
-    setup: Setup,
-    inference: Inference,
-    samples: Sequence[Sample],
-    expected: list[tuple[Labels, Mask | None]],
-    classes: int,
-) -> Tally:
+def _compare(setup: Setup, inference: Inference, samples: Samples, expected: list[Expected], classes: int) -> Tally:
     """Label every picture; the first contender, the checkpoint, fills ``expected``, which the others compare with."""
     runner = load(setup)
     tally = Tally(Confusion(classes), Confusion(classes))
@@ -198,14 +185,10 @@ def boundary(labels: NDArray[Any], width: int = BAND) -> NDArray[np.bool_]:
 def _row(name: str, tally: Tally) -> results.Record:
     metrics, agreement = tally.confusion.metrics(), tally.agreement.metrics()
     shares = {kind: [s[kind] for s in tally.shares if kind in s] for kind in ("all", "clear", "boundary")}
-    return {
-        "name": name,
-        "miou": _number(metrics.miou),
-        "pixel_accuracy": _number(metrics.all_accuracy),
-        "iou": [_number(v) for v in metrics.iou],
-        "agreement": {kind: float(np.mean(values)) if values else None for kind, values in shares.items()},
-        "class_agreement": [_number(v) for v in agreement.iou],
-    }
+    means = {kind: float(np.mean(values)) if values else None for kind, values in shares.items()}
+    figures = {"miou": _number(metrics.miou), "pixel_accuracy": _number(metrics.all_accuracy)}
+    by_class = {"iou": [_number(v) for v in metrics.iou], "class_agreement": [_number(v) for v in agreement.iou]}
+    return {"name": name, **figures, "agreement": means, **by_class}
 
 
 def _number(value: float) -> float | None:

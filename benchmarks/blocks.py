@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Container, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
 import onnx.inliner
+import onnx.utils
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper
 
@@ -28,6 +28,7 @@ from benchmarks.sessions import open_session
 from isnet_trt.errors import SettingsError
 from isnet_trt.export.functions import DOMAIN
 from isnet_trt.export.graph import block_outputs
+from isnet_trt.export.onnx_edit import attribute, copied, element_types
 from isnet_trt.settings import Size
 
 TAIL = "decoder_stage2"
@@ -40,8 +41,7 @@ Shapes = dict[str, tuple[int, ...]]
 Values = dict[str, NDArray[Any]]
 
 
-@dataclass(frozen=True)
-class Block:
+class Block(NamedTuple):
     """Part of the network between two borders: operations and least bytes."""
 
     name: str
@@ -75,8 +75,7 @@ class Network:
     def _run_shapes(self) -> Shapes:
         """The shape of every tensor, as a run gives it: exact also where sizes are free and inference gives up."""
         names = [name for node in self.nodes for name in node.output if name]
-        probe = onnx.ModelProto()
-        probe.CopyFrom(self.proto)
+        probe = copied(self.proto)
         probe.graph.node.extend(helper.make_node("Shape", [name], [f"shape of {name}"]) for name in names)
         del probe.graph.output[:]
         probe.graph.output.extend(
@@ -88,8 +87,8 @@ class Network:
             height, width = self._x.shape[2:]
             raise SettingsError(f"the graph cannot be run at {height}x{width}: {error}") from None
         constants = {weight.name: tuple(weight.dims) for weight in self.proto.graph.initializer}
-        made = {name: tuple(map(int, shape)) for name, shape in zip(names, shapes, strict=True)}
-        return made | constants | {self._input: self._x.shape}
+        computed = {name: tuple(map(int, shape)) for name, shape in zip(names, shapes, strict=True)}
+        return computed | constants | {self._input: self._x.shape}
 
     def _owners(self) -> dict[int, int]:
         """Node number -> block number: what the end of a block needs and no earlier block had.
@@ -98,21 +97,21 @@ class Network:
         """
         owner: dict[int, int] = {}
         for block, end in enumerate(self.ends):
-            for number in self._upstream([end], owner):
+            for number in self._upstream(end, owner):
                 owner[number] = block
             for number, node in enumerate(self.nodes):
                 if node.op_type == "QuantizeLinear" and node.input[0] == end:
                     owner.setdefault(number, block)
         return owner
 
-    def _upstream(self, tensors: Iterable[str], seen: Iterable[int] = (), inputs: Iterable[str] = ()) -> set[int]:
-        """Numbers of the nodes that ``tensors`` need, up to those ``seen`` before and to the tensors ``inputs``."""
+    def _upstream(self, tensor: str, seen: Container[int]) -> set[int]:
+        """Numbers of the nodes that ``tensor`` needs, up to those ``seen`` before."""
         numbers: set[int] = set()
-        waiting = list(tensors)
+        waiting = [tensor]
         while waiting:
             name = waiting.pop()
             number = self._producers.get(name)
-            if number is not None and name not in inputs and number not in numbers and number not in seen:
+            if number is not None and number not in numbers and number not in seen:
                 numbers.add(number)
                 waiting += self.nodes[number].input
         return numbers
@@ -127,26 +126,20 @@ class Network:
 
     def blocks(self) -> list[Block]:
         """Operations and least bytes of each block."""
-        sizes = self._element_sizes()
+        types = element_types(self.proto)
+        sizes = {name: helper.tensor_dtype_to_np_dtype(kind).itemsize for name, kind in types.items() if kind}
         outputs = {output.name for output in self.proto.graph.output}
         blocks = []
         for block, name in enumerate(self.names):
             inside = [self.nodes[i] for i, owner in self.owner.items() if owner == block]
             outside = [self.nodes[i] for i, owner in self.owner.items() if owner != block]
-            made = {tensor for node in inside for tensor in node.output}
+            computed = {tensor for node in inside for tensor in node.output}
             used = {tensor for node in inside for tensor in node.input if tensor}
             needed = {tensor for node in outside for tensor in node.input} | outputs
-            crossing = ((used - made) | (made & needed)) & self._shapes.keys()
+            crossing = ((used - computed) | (computed & needed)) & self._shapes.keys()
             moved = sum(math.prod(self._shapes[tensor]) * sizes.get(tensor, 4) for tensor in crossing)
             blocks.append(Block(name, sum(operations(node, self._shapes) for node in inside), float(moved)))
         return blocks
-
-    def _element_sizes(self) -> dict[str, int]:
-        """Tensor name -> bytes of an element, where inference finds its type."""
-        graph = onnx.shape_inference.infer_shapes(self.proto).graph
-        types = {value.name: value.type.tensor_type.elem_type for value in (*graph.value_info, *graph.input)}
-        types |= {weight.name: weight.data_type for weight in graph.initializer}
-        return {name: helper.tensor_dtype_to_np_dtype(kind).itemsize for name, kind in types.items() if kind}
 
     def seconds(self, threads: int, rounds: int) -> tuple[list[float], float]:
         """Seconds of each block and of the network as one: the least of interleaved rounds.
@@ -182,40 +175,30 @@ class Network:
     def border_values(self, threads: int) -> Values:
         """The value of the input and of every tensor that one block makes and another takes, in one run."""
         names = sorted(set().union(*map(self._inputs, range(len(self.ends)))) - {self._input})
-        probe = onnx.ModelProto()
-        probe.CopyFrom(self.proto)
-        del probe.graph.output[:]
+        probe = copied(self.proto)
         probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-        values: Values = {self._input: self._x}
-        if names:
-            values.update(zip(names, open_session(probe, threads).run(names, {self._input: self._x}), strict=True))
-        return values
+        computed = open_session(probe, threads).run([*names, self.ends[-1]], {self._input: self._x})
+        return {self._input: self._x} | dict(zip(names, computed, strict=False))
 
     def parts(self, values: Values) -> Iterator[onnx.ModelProto]:
         """Each block as a model, with inputs of the types and shapes of ``values``."""
         inputs = [self._inputs(block) for block in range(len(self.ends))]
+        cutter = onnx.utils.Extractor(self.proto)
+        cutter.value_infos = {name: _described(name, values) for name in (*values, *self.ends)}
         for block, end in enumerate(self.ends):
             taken = set().union(*(names for other, names in enumerate(inputs) if other != block))
             # Not what nobody outside needs: a result that has to come out in float32 keeps its kernel from being
             # quantised.
             outputs = {name for name in taken if self.owner.get(self._producers.get(name, -1)) == block} or {end}
-            nodes = [self.nodes[i] for i in sorted(self._upstream(outputs, inputs=inputs[block]))]
-            yield self._model(nodes, sorted(inputs[block]), sorted(outputs), values)
+            yield cutter.extract_model(sorted(inputs[block]), sorted(outputs))
 
-    def _model(
-        self, nodes: Sequence[NodeProto], inputs: Sequence[str], outputs: Sequence[str], values: Values
-    ) -> onnx.ModelProto:
-        used = {name for node in nodes for name in node.input}
-        types = {name: helper.np_dtype_to_tensor_dtype(values[name].dtype) for name in inputs}
-        graph = helper.make_graph(
-            nodes,
-            "block",
-            [helper.make_tensor_value_info(name, types[name], values[name].shape) for name in inputs],
-            [onnx.ValueInfoProto(name=name) for name in outputs],
-            [weight for weight in self.proto.graph.initializer if weight.name in used],
-        )
-        about = {"opset_imports": self.proto.opset_import, "functions": self.proto.functions}
-        return helper.make_model(graph, ir_version=self.proto.ir_version, **about)
+
+def _described(name: str, values: Values) -> onnx.ValueInfoProto:
+    """A tensor's name, and its type and shape where its value is known."""
+    if name not in values:
+        return onnx.ValueInfoProto(name=name)
+    value = values[name]
+    return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
 
 
 def _inlined(path: Path) -> onnx.ModelProto:
@@ -231,8 +214,7 @@ def operations(node: NodeProto, shapes: Shapes) -> float:
     if node.op_type in _WEIGHT_AT:
         return 2.0 * math.prod(out) * math.prod(shapes[node.input[_WEIGHT_AT[node.op_type]]][1:])
     if node.op_type in _PRODUCTS:
-        transposed = any(a.name == "transA" and a.i for a in node.attribute)
-        return 2.0 * math.prod(out) * shapes[node.input[0]][-2 if transposed else -1]
+        return 2.0 * math.prod(out) * shapes[node.input[0]][-2 if attribute(node, "transA", 0) else -1]
     if (node.domain, node.op_type) == _POOL:
         (batch, classes, positions), channels = shapes[node.input[0]], shapes[node.input[1]][-1]
         return 2.0 * batch * classes * positions * channels

@@ -46,14 +46,14 @@ def add_bundles(parser: argparse.ArgumentParser) -> None:
 def add_images(parser: argparse.ArgumentParser, size: Size) -> None:
     """``--images`` and ``--image-size``."""
     parser.add_argument("--images", nargs="+", metavar="PATH", help="picture files or folders (default: one built in)")
-    parser.add_argument(
-        "--image-size",
-        nargs=2,
-        type=cli.positive,
-        metavar=("H", "W"),
-        help=f"resize the pictures to this (default: the built-in one to {size[0]} {size[1]}, others as they are)",
-    )
+    default = f"the built-in one to {size[0]} {size[1]}, others as they are"
+    add_image_size(parser, f"resize the pictures to this (default: {default})")
     parser.set_defaults(default_size=size)
+
+
+def add_image_size(parser: argparse.ArgumentParser, text: str, default: Size | None = None) -> None:
+    """``--image-size H W``."""
+    parser.add_argument("--image-size", nargs=2, type=cli.positive, default=default, metavar=("H", "W"), help=text)
 
 
 def finish(records: Sequence[results.Record], gaps: Gaps, out: Path | None, measured: bool | None = None) -> int:
@@ -70,7 +70,7 @@ def finish(records: Sequence[results.Record], gaps: Gaps, out: Path | None, meas
         results.write(out, results.result(records, gaps))
     if not (bool(records) if measured is None else measured):
         return cli.ERROR
-    refused = any(one["status"] != "timed" for record in records for one in record.get("contenders", ()))
+    refused = any(c["status"] != "timed" for record in records for c in record.get("contenders", ()))
     return cli.FAILED if gaps or refused else 0
 
 

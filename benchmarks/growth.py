@@ -25,17 +25,11 @@ position to every position)."""
 SIZES = ((128, 171), (192, 256), (256, 341), (384, 512), (512, 683))
 COUNTS = (1, 2, 3, 4, 6)
 CLASSES = (5, 19, 50, 150)
+_SQUARE = "convolutions grow with the pixels, image-level attention with their square"
+_FEW = "each class is resampled and compared; what a tile costs besides shows where there are few"
 _ABOUT = {
-    "pixels": (
-        "network, whole picture",
-        "1 to 2",
-        "convolutions grow with the pixels, image-level attention with their square",
-    ),
-    "classes": (
-        "scores to labels, 512x683",
-        "up to 1",
-        "each class is resampled and compared; what a tile costs besides shows where there are few",
-    ),
+    "pixels": ("network, whole picture", "1 to 2", _SQUARE),
+    "classes": ("scores to labels, 512x683", "up to 1", _FEW),
     "windows": ("windows of 128x256 side by side", "1", "every window costs the same"),
     "passes": ("passes over a picture of 160x256", "1", "every pass costs the same"),
     "batch": ("network, batch of 128x256", "1", "the cores are busy with one picture already"),
@@ -46,13 +40,10 @@ AXES = tuple(_ABOUT)
 
 @dataclass(frozen=True)
 class Series:
-    """What grows, the work at each point, and the exponent that is expected, with the reason."""
+    """The work at each value of what grows (``axis``)."""
 
-    case: str
-    what: str
+    axis: str
     points: dict[int, Callable[[], object]]
-    expected: str
-    why: str
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -68,20 +59,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     records: list[results.Record] = []
     gaps: command.Gaps = []
     with Segmenter.open(arguments.bundle, threads=arguments.threads) as segmenter:
-        for one in series(segmenter, arguments.threads, arguments.axes, arguments.largest):
+        for growing in series(segmenter, arguments.threads, arguments.axes, arguments.largest):
             try:
-                records.append(measure(one, arguments.rounds))
+                records.append(measure(growing, arguments.rounds))
             except IsnetError as error:
-                gaps.append(results.gap(one.case, str(error)))
+                gaps.append(results.gap(_ABOUT[growing.axis][0], str(error)))
     return command.finish(records, gaps, arguments.out)
 
 
 def series(segmenter: Segmenter, threads: int, axes: Sequence[str], largest: int) -> Iterator[Series]:
     """The series of ``axes``, each with at most ``largest`` points."""
     for axis in axes:
-        case, expected, why = _ABOUT[axis]
-        points = dict(itertools.islice(_points(axis, segmenter, threads), largest))
-        yield Series(case, axis, points, expected, why)
+        yield Series(axis, dict(itertools.islice(_points(axis, segmenter, threads), largest)))
 
 
 def _points(axis: str, segmenter: Segmenter, threads: int) -> Iterator[tuple[int, Callable[[], object]]]:
@@ -113,24 +102,15 @@ def _merging(classes: int, threads: int) -> Callable[[], object]:
     return lambda: postprocess.ours(work, postprocess.copied(scores), threads)
 
 
-def measure(one: Series, rounds: int) -> results.Record:
+def measure(growing: Series, rounds: int) -> results.Record:
     """The growth record: the least seconds of interleaved rounds at each point, the first left out, and the fit."""
-    runs = [functools.partial(stats.seconds, work) for work in one.points.values()]
-    samples = stats.interleaved(runs, range(rounds + 1), one.case)
-    x, seconds = [float(point) for point in one.points], [min(values[1:]) for values in samples]
+    case, expected, why = _ABOUT[growing.axis]
+    runs = [functools.partial(stats.seconds, work) for work in growing.points.values()]
+    samples = stats.interleaved(runs, range(rounds + 1), case)
+    x, seconds = [float(point) for point in growing.points], [min(values[1:]) for values in samples]
     exponent, offset, error = fit(x, seconds)
-    return {
-        "kind": "growth",
-        "case": one.case,
-        "what": one.what,
-        "x": x,
-        "seconds": seconds,
-        "exponent": exponent,
-        "offset": offset,
-        "error": error,
-        "expected": one.expected,
-        "why": one.why,
-    }
+    about = {"kind": "growth", "case": case, "what": growing.axis, "x": x, "seconds": seconds}
+    return {**about, "exponent": exponent, "offset": offset, "error": error, "expected": expected, "why": why}
 
 
 def fit(x: Sequence[float], seconds: Sequence[float]) -> tuple[float, float, float]:

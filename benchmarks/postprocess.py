@@ -83,16 +83,18 @@ def measure(work: Work, threads: int, rounds: int) -> results.Record:
     torch.set_num_threads(threads)
     scores = synthetic_scores(work)
     equal = agreement(ours(work, copied(scores), threads), theirs(work, scores), None)["all"]
-    runs = [functools.partial(_timed, side, work, scores, threads) for side in (OURS, THEIRS)]
+
+    def seconds_of(side: str) -> float:
+        owned = copied(scores)  # before the clock starts
+        return stats.seconds(lambda: _merge(side, work, owned, threads))
+
+    runs = [functools.partial(seconds_of, side) for side in (OURS, THEIRS)]
     seconds = dict(zip((OURS, THEIRS), stats.interleaved(runs, range(rounds), work.name), strict=True))
+    about = {"kind": "postprocess", "case": work.name, "classes": work.classes, "output": list(work.size)}
+    passes = {"inference": work.inference.describe(), "passes": len(work.plan.passes), "threads": threads}
     return {
-        "kind": "postprocess",
-        "case": work.name,
-        "classes": work.classes,
-        "output": list(work.size),
-        "inference": work.inference.describe(),
-        "passes": len(work.plan.passes),
-        "threads": threads,
+        **about,
+        **passes,
         "labels_equal": equal,
         "seconds": seconds,
         "summary": {side: stats.spread(samples).to_json() for side, samples in seconds.items()},
@@ -118,10 +120,6 @@ def _logits(rng: np.random.Generator, classes: int, size: Size, every: int) -> N
 def copied(scores: Scores) -> Scores:
     """Scores that a merger may own, as it owns what it is given."""
     return [(window, values.copy()) for window, values in scores]
-
-
-def _timed(side: str, work: Work, scores: Scores, threads: int) -> float:
-    return stats.seconds(functools.partial(_merge, side, work, copied(scores), threads))
 
 
 def _merge(side: str, work: Work, scores: Scores, threads: int) -> NDArray:

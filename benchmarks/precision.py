@@ -151,16 +151,10 @@ def measured(todo: Sequence[Case], plain: Source, tuned: Source | None, judge: J
         search = _search(case, case.max_drop, origin, judge) if case.max_drop is not None else None
         skip = search.skip if search else ()
         graphs = lower_graph(origin.proto, case.arithmetic, case.engine, origin.ranges, origin.table, skip)
-        record = {
-            "kind": KIND,
-            "case": str(case),
-            "engine": case.engine,
-            "qat": case.qat,
-            "bytes": graphs.engine.ByteSize(),
-            "scores": {p: _score(judge, p, graphs.portable, plain.proto, origin.proto) for p in PRESETS},
-            **({"search": asdict(search)} if search else {}),
-        }
-        yield record, search
+        scores = {preset: _score(judge, preset, graphs.portable, plain.proto, origin.proto) for preset in PRESETS}
+        about = {"kind": KIND, "case": str(case), "engine": case.engine, "qat": case.qat}
+        record = {**about, "bytes": graphs.engine.ByteSize(), "scores": scores}
+        yield record | ({"search": asdict(search)} if search else {}), search
 
 
 def _search(case: Case, max_drop: float, origin: Source, judge: Judge) -> Mix:

@@ -44,14 +44,8 @@ def dates(data: Result) -> str:
 
 def result(records: Iterable[Record], gaps: Iterable[Record], **about: Any) -> Result:
     """Records with date, machine, versions and command around them."""
-    return {
-        "schema": SCHEMA,
-        "date": now(),
-        "machine": machine.describe(),
-        **about,
-        "records": list(records),
-        "gaps": list(gaps),
-    }
+    head = {"schema": SCHEMA, "date": now(), "machine": machine.describe()}
+    return {**head, **about, "records": list(records), "gaps": list(gaps)}
 
 
 def write(path: str | os.PathLike[str], data: Result) -> None:

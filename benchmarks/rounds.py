@@ -106,14 +106,11 @@ def measure(case: Case, setups: Sequence[Setup], bounds: dict[str, float] | None
         rounds = range(int(case.count_first), case.rounds)
         stats.interleaved([functools.partial(entry.run, case) for entry in timed], rounds, case.name)
     timed = [entry for entry in entries if not entry.refused]
+    about = {"kind": "latency", "case": case.name, "recipe": case.recipe, "preset": case.preset}
+    picture = {"picture": list(case.image.shape[:2]), "inference": case.inference.describe(), "windows": windows}
     return {
-        "kind": "latency",
-        "case": case.name,
-        "recipe": case.recipe,
-        "preset": case.preset,
-        "picture": list(case.image.shape[:2]),
-        "inference": case.inference.describe(),
-        "windows": windows,
+        **about,
+        **picture,
         "rounds": case.rounds,
         "first_counts": case.count_first,
         "contenders": [_figures(entry, windows) for entry in entries],
@@ -156,23 +153,14 @@ def agreement(labels: NDArray[Any], expected: NDArray[Any], clear: NDArray[np.bo
         return {"all": 0.0, "clear": 0.0, "clear_share": 0.0}
     equal = labels == expected
     mask = np.ones_like(equal) if clear is None else clear
-    return {
-        "all": float(equal.mean()),
-        "clear": float(equal[mask].mean()) if mask.any() else float(equal.mean()),
-        "clear_share": float(mask.mean()),
-    }
+    share = float(equal[mask].mean()) if mask.any() else float(equal.mean())
+    return {"all": float(equal.mean()), "clear": share, "clear_share": float(mask.mean())}
 
 
 def _figures(entry: Entry, windows: int) -> Record:
-    about = {
-        "name": entry.setup.name,
-        "kind": entry.setup.kind,
-        "description": entry.contender.description,
-        "threads": entry.setup.threads,
-        "agreement": entry.agreement,
-        "status": "refused" if entry.refused else "timed",
-        "why": entry.refused,
-    }
+    setup, status = entry.setup, "refused" if entry.refused else "timed"
+    about = {"name": setup.name, "kind": setup.kind, "description": entry.contender.description}
+    about |= {"threads": setup.threads, "agreement": entry.agreement, "status": status, "why": entry.refused}
     if entry.refused:
         return about
     figures = stats.spread(entry.seconds)

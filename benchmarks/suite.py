@@ -245,16 +245,11 @@ def _extrapolated(out: Path) -> Iterator[results.Record]:
         raise SettingsError("there is no slide case to extrapolate from")
     record, inference = measured[-1], recipe_named(CITY).ms_flip
     windows = window_count((1024, 2048), inference)
-    timed = [one for one in record["contenders"] if one["status"] == "timed"]
-    yield {
-        "kind": "extrapolated",
-        "case": "Cityscapes ms+flip 1024x2048",
-        "inference": inference.describe(),
-        "windows": windows,
-        "from": record["case"],
-        "how": f"seconds of {record['case']} x {windows} / {record['windows']} windows; not measured",
-        "seconds": {one["name"]: one["summary"]["p50"] * windows / record["windows"] for one in timed},
-    }
+    timed = [contender for contender in record["contenders"] if contender["status"] == "timed"]
+    about = {"kind": "extrapolated", "case": "Cityscapes ms+flip 1024x2048", "inference": inference.describe()}
+    how = f"seconds of {record['case']} x {windows} / {record['windows']} windows; not measured"
+    seconds = {contender["name"]: contender["summary"]["p50"] * windows / record["windows"] for contender in timed}
+    yield {**about, "windows": windows, "from": record["case"], "how": how, "seconds": seconds}
 
 
 if __name__ == "__main__":

@@ -1,13 +1,76 @@
-"""What isnet_trt is measured against, each peer in its best fair form; `PEERS` names them in the order of a report."""
+"""What isnet_trt is measured against, each peer in its best fair form; `PEERS` names them in the order of a report.
+
+A contender is a bundle or a peer: described by a `Setup`, loaded as a `Runner`, which labels pictures; `Missing` says
+why it cannot run.
+"""
 
 from __future__ import annotations
 
 import importlib
-from typing import NamedTuple
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from benchmarks.peers.base import Missing, Output, Runner, Setup
+import numpy as np
+from numpy.typing import NDArray
 
-__all__ = ["BUNDLE", "ORACLE", "PEERS", "Missing", "Output", "Runner", "Setup", "load"]
+from isnet_trt import Segmenter
+from isnet_trt.errors import IsnetError
+from isnet_trt.settings import Inference
+from isnet_trt.training.checkpoint import Checkpoint, load_checkpoint
+
+
+class Missing(Exception):
+    """This contender cannot run here; the message says what is missing."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a contender is loaded from; it is sent to a process of its own, so it holds no arrays."""
+
+    name: str
+    kind: str
+    """``bundle``, or a key of `benchmarks.peers.PEERS`."""
+    threads: int
+    ckpt: Path | None = None
+    bundle: Path | None = None
+    batch: int | None = None
+    checkout: Path | None = None
+
+    def checkpoint(self) -> Checkpoint:
+        """The checkpoint, read.
+
+        Raises:
+            Missing: none was given.
+        """
+        if self.ckpt is None:
+            raise Missing("a peer needs the checkpoint; give it with --ckpt")
+        return load_checkpoint(self.ckpt)
+
+
+@dataclass(frozen=True)
+class Output:
+    """A label map (H, W) and seconds by stage; ``clear``, where there is one, computes the clear pixels (H, W) bool."""
+
+    labels: NDArray[Any]
+    stages: dict[str, float] = field(default_factory=dict)
+    clear: Callable[[], NDArray[np.bool_]] | None = None
+
+
+class Runner(ABC):
+    """A loaded contender."""
+
+    description: str
+    """Library, version, device and form in one line."""
+
+    @abstractmethod
+    def run(self, image: NDArray[np.uint8], inference: Inference) -> Output:
+        """Label one uint8 (H, W, 3) RGB picture."""
+
+    def close(self) -> None:  # noqa: B027
+        """Free engines and memory; by default the end of the process frees them."""
 
 
 class Peer(NamedTuple):
@@ -35,6 +98,34 @@ BUNDLE = "bundle"
 """The kind of a contender that is no peer."""
 
 
+class BundleRunner(Runner):
+    """A bundle under isnet_trt itself, with the engine that it was built for.
+
+    Raises:
+        Missing: no bundle was given, or it cannot be opened here.
+    """
+
+    def __init__(self, setup: Setup) -> None:
+        if setup.bundle is None:
+            raise Missing("no bundle was given")
+        try:
+            self.segmenter = Segmenter.open(setup.bundle, threads=setup.threads)
+        except IsnetError as error:
+            raise Missing(str(error)) from None
+        if setup.batch:
+            self.segmenter.runtime.batch = setup.batch
+        self.description = self.segmenter.engine.description
+
+    def run(self, image: NDArray[np.uint8], inference: Inference) -> Output:
+        """See `Runner.run`."""
+        segmentation = self.segmenter(image, inference=inference)
+        return Output(segmentation.labels, segmentation.seconds)
+
+    def close(self) -> None:
+        """Close the engine."""
+        self.segmenter.close()
+
+
 def load(setup: Setup) -> Runner:
     """The contender of ``setup``, loaded.
 
@@ -43,5 +134,7 @@ def load(setup: Setup) -> Runner:
     """
     if setup.kind not in (BUNDLE, *PEERS):
         raise Missing(f"no peer is called {setup.kind!r}; there are: {', '.join(PEERS)}")
-    peer = PEERS.get(setup.kind, Peer("a bundle", "bundle"))
+    if setup.kind == BUNDLE:
+        return BundleRunner(setup)
+    peer = PEERS[setup.kind]
     return getattr(importlib.import_module(f"benchmarks.peers.{peer.module}"), peer.function)(setup)

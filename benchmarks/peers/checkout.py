@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from benchmarks.peers.base import Missing, Output, Setup
+from benchmarks.peers import Missing, Output, Runner, Setup
+from benchmarks.peers.evaluation import merged
 from benchmarks.peers.networks import device
 from isnet_trt.pictures.preprocess import normalise, resize
 from isnet_trt.settings import Inference
@@ -63,7 +63,7 @@ def _build(root: Path, checkpoint: Checkpoint) -> Any:
     return segmentor.to(device())
 
 
-class CheckoutRunner:
+class CheckoutRunner(Runner):
     """The reference's own evaluation of one picture."""
 
     def __init__(self, segmentor: Any, checkpoint: Checkpoint) -> None:
@@ -74,14 +74,13 @@ class CheckoutRunner:
 
     @torch.inference_mode()
     def run(self, image: NDArray[np.uint8], inference: Inference) -> Output:
-        """See `benchmarks.peers.base.Runner.run`."""
+        """See `benchmarks.peers.Runner.run`."""
         start = time.perf_counter()
         self._segmentor.cfg["inference"] = self._settings(inference)
         pixels = normalise(resize(image, self._recipe.preprocess), self._recipe.preprocess).transpose(2, 0, 1)
         volumes = self._segmentor.auginference(torch.from_numpy(np.ascontiguousarray(pixels)[None]))
         networks = time.perf_counter()
-        full = [F.interpolate(volume[:1], size=image.shape[:2], mode="bilinear") for volume in volumes]
-        labels = torch.argmax((sum(full[1:], full[0]) / len(full))[0], dim=0).numpy()
+        labels = merged([volume[:1] for volume in volumes], (image.shape[0], image.shape[1])).argmax(0).numpy()
         return Output(labels, {"engine": networks - start, "merge": time.perf_counter() - networks})
 
     def _settings(self, inference: Inference) -> dict[str, Any]:
@@ -90,10 +89,8 @@ class CheckoutRunner:
             "flip": inference.flip,
             "use_probs_before_resize": inference.softmax_before_resize,
         }
-        pairs = {"fixed_seg_target_pairs": list(p)} if (p := self._recipe.labels.flip_pairs) else {}
+        flip_pairs = self._recipe.labels.flip_pairs
+        pairs = {"fixed_seg_target_pairs": list(flip_pairs)} if flip_pairs else {}
         mode, windows = {"mode": inference.mode}, {"cropsize": inference.window, "stride": inference.stride}
         newer = {"forward": mode | windows, "tta": tta | pairs, "evaluate": {"metric_list": ["iou", "miou"]}}
         return newer | mode | {"opts": windows, "tricks": tta} | pairs
-
-    def close(self) -> None:
-        """The end of the process frees everything."""

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmarks.peers.base import Output, Setup
+from benchmarks.peers import Output, Runner, Setup
 from isnet_trt.merging import geometry
 from isnet_trt.pictures.preprocess import normalise, resize
 from isnet_trt.recipes import Recipe
@@ -83,7 +83,7 @@ def merged(volumes: list[Tensor], size: Size) -> Tensor:
     return (sum(full[1:], full[0]) / len(full))[0]
 
 
-class PipelineRunner:
+class PipelineRunner(Runner):
     """A network with the evaluation around it."""
 
     def __init__(self, setup: Setup, network: Network, description: str, recipe: Recipe) -> None:
@@ -94,7 +94,7 @@ class PipelineRunner:
 
     @torch.inference_mode()
     def run(self, image: NDArray[np.uint8], inference: Inference) -> Output:
-        """See `benchmarks.peers.base.Runner.run`."""
+        """See `benchmarks.peers.Runner.run`."""
         start, engine = time.perf_counter(), 0.0
 
         def network(x: Tensor) -> Tensor:
@@ -119,9 +119,6 @@ class PipelineRunner:
             mirrored = pass_scores(network, scaled.flip(3), inference)
             total = total + unmirrored(mirrored, self._recipe.labels.flip_pairs)
         return total[0].numpy()
-
-    def close(self) -> None:
-        """The end of the process frees everything."""
 
 
 def merge(volumes: list[NDArray[np.float32]], size: Size) -> NDArray[np.int16]:

@@ -8,6 +8,7 @@ documentation and have not run on one.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import logging
 import shutil
@@ -15,12 +16,12 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks.peers.base import Missing, Setup
+from benchmarks.peers import Missing, Setup
 from benchmarks.peers.evaluation import Network, PipelineRunner
 from benchmarks.sessions import open_session
 from isnet_trt.recipes import Recipe
@@ -56,6 +57,18 @@ def folded(checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> nn.Mod
     return channels_last(inference_form(load_model(checkpoint)).to(device(), dtype))
 
 
+def _library(module: str, package: str) -> Any:
+    """A library that not everyone has.
+
+    Raises:
+        Missing: it cannot be imported; the message has the command that installs it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise Missing(f"{module} cannot be imported ({error}); pip install {package}") from None
+
+
 def eager(setup: Setup) -> PipelineRunner:
     """PyTorch eager."""
     torch.set_num_threads(setup.threads)
@@ -81,10 +94,7 @@ def torch_tensorrt(setup: Setup) -> PipelineRunner:
     """torch.compile's TensorRT backend (docs.pytorch.org/TensorRT, "Torch-TensorRT torch.compile backend")."""
     if not torch.cuda.is_available():
         raise Missing("Torch-TensorRT needs an NVIDIA GPU, and torch sees none")
-    try:
-        import torch_tensorrt as library  # type: ignore[import-not-found, unused-ignore]
-    except ImportError as error:
-        raise Missing(f"Torch-TensorRT is not installed ({error}); pip install torch-tensorrt") from None
+    library = _library("torch_tensorrt", "torch-tensorrt")
     checkpoint = setup.checkpoint()
     network = torch.compile(folded(checkpoint, torch.float16), backend="torch_tensorrt", dynamic=False)
     about = f"Torch-TensorRT {library.__version__}, fp16"
@@ -93,10 +103,7 @@ def torch_tensorrt(setup: Setup) -> PipelineRunner:
 
 def onnxruntime_cpu(setup: Setup, provider: str = "CPUExecutionProvider") -> PipelineRunner:
     """ONNX Runtime with all its optimisations on the exported graph."""
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise Missing(f"ONNX Runtime cannot be imported ({error}); pip install onnxruntime") from None
+    onnxruntime = _library("onnxruntime", "onnxruntime")
     if provider not in onnxruntime.get_available_providers():
         raise Missing(f"this ONNX Runtime has no {provider}; pip install onnxruntime-gpu, on a machine with a GPU")
     with exported(setup) as (graph, recipe):
@@ -116,15 +123,9 @@ def onnxruntime_cuda(setup: Setup) -> PipelineRunner:
 
 def openvino_cpu(setup: Setup) -> PipelineRunner:
     """OpenVINO's CPU plugin in float32 (docs.openvino.ai, "Optimizing for latency")."""
-    try:
-        import openvino  # type: ignore[import-not-found, import-untyped, unused-ignore]
-    except ImportError as error:
-        raise Missing(f"OpenVINO is not installed ({error}); pip install openvino") from None
-    settings = {
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_NUM_THREADS": str(setup.threads),
-        "INFERENCE_PRECISION_HINT": "f32",
-    }
+    openvino = _library("openvino", "openvino")
+    settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    settings["INFERENCE_NUM_THREADS"] = str(setup.threads)
     with exported(setup) as (graph, recipe):
         try:
             model = openvino.Core().compile_model(str(graph), "CPU", settings)
@@ -160,14 +161,7 @@ def _export(model: nn.Module, path: Path) -> None:
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            model,
-            (torch.zeros(_SAMPLE),),
-            dynamo=True,
-            input_names=["image"],
-            output_names=["logits"],
-            dynamic_shapes=(sizes,),
-            verbose=False,
-        )
+        names = {"input_names": ["image"], "output_names": ["logits"], "dynamic_shapes": (sizes,)}
+        program = torch.onnx.export(model, (torch.zeros(_SAMPLE),), dynamo=True, verbose=False, **names)
     assert program is not None
     program.save(str(path))

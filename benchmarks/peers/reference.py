@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmarks.peers.base import Output, Setup
+from benchmarks.peers import Output, Runner, Setup
 from benchmarks.peers.evaluation import merged, network_input, score_volumes
 from benchmarks.peers.networks import device
 from isnet_trt.settings import Inference, Size
@@ -77,7 +77,7 @@ def load(setup: Setup) -> ReferenceRunner:
     return ReferenceRunner(setup.checkpoint())
 
 
-class ReferenceRunner:
+class ReferenceRunner(Runner):
     """The plain form as a contender, whose labels the others are compared with."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
@@ -87,7 +87,7 @@ class ReferenceRunner:
 
     @torch.inference_mode()
     def run(self, image: NDArray[np.uint8], inference: Inference) -> Output:
-        """See `benchmarks.peers.base.Runner.run`."""
+        """See `benchmarks.peers.Runner.run`."""
         start = time.perf_counter()
         x = network_input(image, self._recipe.preprocess).to(device())
         read = time.perf_counter()
@@ -97,9 +97,6 @@ class ReferenceRunner:
         labels = mean.argmax(0).numpy()
         stages = {"resize": read - start, "engine": networks - read, "merge": time.perf_counter() - networks}
         return Output(labels, stages, lambda: clear_pixels(mean))
-
-    def close(self) -> None:
-        """The end of the process frees everything."""
 
 
 CLEAR = 0.05

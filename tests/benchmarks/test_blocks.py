@@ -11,13 +11,13 @@ import pytest
 from bench_bundles import tiny
 from onnx import TensorProto, helper, numpy_helper
 
-from benchmarks import blocks, growth, limit, rates
+from benchmarks import blocks, growth, limit
 from benchmarks.accuracy import _truth, boundary
 from benchmarks.sessions import open_session
 from isnet_trt import Segmenter
 from isnet_trt.errors import SettingsError
 
-MACHINE = rates.Rates({"slow": 1e9, "fast": 2e9}, {"only": 8e9}, {"copy": 1e8, "add": 2e8})
+MACHINE = limit.Rates({"slow": 1e9, "fast": 2e9}, {"only": 8e9}, {"copy": 1e8, "add": 2e8})
 
 
 def graph(path: Path) -> Path:
@@ -83,15 +83,15 @@ def test_floor_is_the_larger_of_compute_and_memory() -> None:
 
 
 def test_rates_are_measured_and_positive() -> None:
-    machine = rates.measure(threads=1, repeats=1)
+    machine = limit.measure_rates(threads=1, repeats=1)
     # A machine that runs this at all is somewhere between 10 MFLOP/s and 1 PFLOP/s.
     assert all(1e7 < rate < 1e15 for kind in (machine.fp32, machine.int8, machine.memory) for rate in kind.values())
     assert machine.matrix(False) == max(machine.fp32.values())
 
 
 def test_the_better_of_two_measurements_counts() -> None:
-    again = rates.Rates({"slow": 3e9, "fast": 1e9}, {"only": 7e9}, {"copy": 1e8, "add": 5e8})
-    assert MACHINE.best(again) == rates.Rates({"slow": 3e9, "fast": 2e9}, {"only": 8e9}, {"copy": 1e8, "add": 5e8})
+    again = limit.Rates({"slow": 3e9, "fast": 1e9}, {"only": 7e9}, {"copy": 1e8, "add": 5e8})
+    assert MACHINE.best(again) == limit.Rates({"slow": 3e9, "fast": 2e9}, {"only": 8e9}, {"copy": 1e8, "add": 5e8})
 
 
 def test_blocks_of_a_model_are_timed_one_by_one(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import accuracy, limit, rates, results, suite
+from benchmarks import accuracy, limit, results, suite
 from isnet_trt import cli
 from isnet_trt.bundle import read_bundle
 from isnet_trt.errors import SettingsError
@@ -87,7 +87,7 @@ def test_accuracy_of_the_demo_bundle_is_the_checkpoints(workshop: suite.Workshop
 @pytest.mark.slow
 def test_limit_of_the_demo_bundle(workshop: suite.Workshop) -> None:
     (bundle,) = workshop.bundles(suite.DEMO, ("fp32",))
-    record = limit.measure("demo", read_bundle(bundle), (96, 160), rates.measure(1, 1), threads=1, rounds=1)
+    record = limit.measure("demo", read_bundle(bundle), (96, 160), limit.measure_rates(1, 1), threads=1, rounds=1)
     names = [stage["name"] for stage in record["stages"]]
     assert names[0] == "backbone_net.stem"
     assert names[-4:] == ["decoder_stage2", "resize", "gather", "merge"]
