@@ -141,7 +141,7 @@ def checkpoint(option: str | None, recipe: str) -> Iterator[Path | None]:
         SettingsError: there is no such file, or there are no synthetic weights for the recipe.
     """
     if option == FILLED:
-        from benchmarks.weights import filled_checkpoint
+        from benchmarks.synthetic import filled_checkpoint
 
         with tempfile.TemporaryDirectory() as folder:
             yield filled_checkpoint(recipe, Path(folder) / "filled.pth")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
+import math
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from benchmarks import kernel_cost as cost
 from benchmarks.kernel_cost import Card, Cost
 from isnet_trt.errors import EngineUnavailable
 from isnet_trt.merging import geometry
+from isnet_trt.merging.windows import plan
 from isnet_trt.pictures.preprocess import test_size
 
 TIMED = ("fp16", "bf16")
@@ -64,11 +67,10 @@ def measure_rates(quick: bool, device: str = "cuda", sides: tuple[int, int] = (8
     import torch
 
     side, size = sides[quick], 2 * sides[quick] ** 2 * 8
-    torch.backends.cuda.matmul.allow_tf32 = False
     rates: dict[str, float | str] = {}
-    for name, make in _PRODUCTS.items():
+    for name in ("fp16", "bf16", "tf32", "fp32", "int8", "fp8"):
         try:
-            rates[f"matrix {name}"] = 2 * side**3 / gpu_timing.seconds(make(side, device), captured=False).p50
+            rates[f"matrix {name}"] = 2 * side**3 / gpu_timing.seconds(_product(name, side, device), captured=False).p50
         except Exception as error:  # a type that this card or this PyTorch has not
             rates[f"matrix {name}"] = f"{type(error).__name__}: {error}"
     source = torch.randint(0, 255, (size,), dtype=torch.uint8, device=device)
@@ -77,44 +79,26 @@ def measure_rates(quick: bool, device: str = "cuda", sides: tuple[int, int] = (8
     return rates
 
 
-def _plain(dtype: str, tf32: bool = False) -> Callable[[int, str], gpu_timing.Work]:
-    def make(side: int, device: str) -> gpu_timing.Work:
-        import torch
-
-        a, b = (torch.randn(side, side, device=device).to(getattr(torch, dtype)) for _ in range(2))
-        out = torch.empty_like(a)
-
-        def work(_: int) -> None:
-            torch.backends.cuda.matmul.allow_tf32 = tf32
-            torch.mm(a, b, out=out)
-            torch.backends.cuda.matmul.allow_tf32 = False
-
-        return work
-
-    return make
-
-
-def _int8(side: int, device: str) -> gpu_timing.Work:
+def _product(kind: str, side: int, device: str) -> gpu_timing.Work:
+    """A product of two square matrices of random values."""
     import torch
 
-    a, b = (torch.randint(-127, 128, (side, side), dtype=torch.int8, device=device) for _ in range(2))
-    b = b.t()  # column-major, as the library wants the second factor
-    return lambda _: torch._int_mm(a, b)
+    if kind == "int8":
+        a, b = (torch.randint(-127, 128, (side, side), dtype=torch.int8, device=device) for _ in range(2))
+        return lambda _: torch._int_mm(a, b.t())  # the library wants the second factor column-major
+    dtype = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp8": torch.float8_e4m3fn}.get(kind, torch.float32)
+    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    if kind == "fp8":
+        unit = torch.ones((), device=device)
+        return lambda _: torch._scaled_mm(a, b.t(), scale_a=unit, scale_b=unit, out_dtype=torch.bfloat16)
+    out = torch.empty_like(a)
 
+    def multiply(_: int) -> None:
+        torch.backends.cuda.matmul.allow_tf32 = kind == "tf32"
+        torch.mm(a, b, out=out)
+        torch.backends.cuda.matmul.allow_tf32 = False
 
-def _fp8(side: int, device: str) -> gpu_timing.Work:
-    import torch
-
-    a, b = (torch.randn(side, side, device=device).to(torch.float8_e4m3fn) for _ in range(2))
-    one = torch.ones((), device=device)
-    b = b.t()
-    return lambda _: torch._scaled_mm(a, b, scale_a=one, scale_b=one, out_dtype=torch.bfloat16)
-
-
-_PRODUCTS: dict[str, Callable[[int, str], gpu_timing.Work]] = {
-    "fp16": _plain("float16"), "bf16": _plain("bfloat16"), "tf32": _plain("float32", tf32=True),
-    "fp32": _plain("float32"), "int8": _int8, "fp8": _fp8,
-}  # fmt: skip
+    return multiply
 
 
 def speed(bench: Bench, name: str) -> Iterator[Row]:
@@ -151,9 +135,7 @@ def beside_floor(spread: stats.Spread, least: Cost | None, card: Card) -> Row:
     return {**cells, "floor µs": 1e6 * floor, "floor reached %": 100 * floor / spread.p50}
 
 
-def attention_rate(
-    bench: Bench, sizes: Sequence[tuple[int, int]] = ((4096, 8), (8192, 8), (4096, 1), (8192, 1))
-) -> Iterator[Row]:
+def attention_rate(bench: Bench) -> Iterator[Row]:
     """Attention of 4,096 and 8,192 tokens, 1 and 8 windows, beside PyTorch's and this card's matrix rate."""
     import torch
 
@@ -180,22 +162,17 @@ def floors(case: Any) -> dict[str, Cost]:
     """Stage -> what it must move and compute; the engine is float32 at its borders. Whole mode: one plain pass."""
     picture = test_size(case.size, case.preprocess)
     classes, inference = case.labels.count, case.inference
-    least: dict[str, Cost] = {}
-    if picture != case.size:
-        least["resize"] = cost.resize(case.size, picture)
-    shown = [w for one in geometry.passes(picture, inference) for w in geometry.windows(one, inference)]
-    values = sum(w.size[0] * w.size[1] for w in shown)
-    least["gather"] = Cost(3.0 * picture[0] * picture[1] + FLOAT * 3 * values, 9 * 3 * values)
-    logits = classes * sum(h * w for h, w in (geometry.coarse_size(w.size, case.stride) for w in shown))
+    sizes = [window.size for window in plan(picture, inference).windows]
+    pixels = sum(height * width for height, width in sizes)
+    logits = classes * sum(math.prod(geometry.coarse_size(size, case.stride)) for size in sizes)
+    least = {} if picture == case.size else {"resize": cost.resize(case.size, picture)}
+    least["gather"] = Cost(3.0 * math.prod(picture) + FLOAT * 3 * pixels, cost.BILINEAR * 3 * pixels)
     least["finite"] = Cost(FLOAT * float(logits), logits)
     if inference.mode == "slide":
         least["accumulate"] = cost.accumulate(picture, inference, classes, case.stride, FLOAT)
         # What finish reads are volumes of the scaled pictures; it writes the source's size.
-        least["finish"] = cost.finish(picture, inference, classes)
-    else:
-        pixels = case.size[0] * case.size[1]
-        least["finish"] = Cost(FLOAT * float(logits) + pixels, (cost.BILINEAR + 1) * classes * pixels)
-    return least
+        return least | {"finish": cost.finish(picture, inference, classes)}
+    return least | {"finish": cost.upsample_argmax(classes, picture, case.size, case.stride)}
 
 
 def stage_times(bench: Bench, name: str, case: Any = None) -> Iterator[Row]:
@@ -256,7 +233,7 @@ def whole(bench: Bench, name: str) -> Iterator[Row]:
 
 def _torch_network(bench: Bench, name: str, case: Any) -> Any:
     """The published model of `MODELS` with synthetic weights, under PyTorch in float16."""
-    from benchmarks.weights import filled_checkpoint
+    from benchmarks.synthetic import filled_checkpoint
     from isnet_trt.training.checkpoint import load_checkpoint, load_model
     from tests.gpu.networks import Torch
 
@@ -274,10 +251,8 @@ def beside_network(bench: Bench, case: Any, network: Any) -> Iterator[Row]:
     from tests.gpu.comparison import around
 
     picture = test_size(case.size, case.preprocess)
-    shape = (case.batch, 3, *(case.inference.window or picture))
-    shown = [w for p in geometry.passes(picture, case.inference) for w in geometry.windows(p, case.inference)]
-    runs = -(-len(shown) // case.batch)
-    batch = torch.randn(shape, device=bench.target.device)
+    runs = -(-geometry.window_count(picture, case.inference) // case.batch)
+    batch = torch.randn(case.batch, 3, *(case.inference.window or picture), device=bench.target.device)
     graph, eager = (
         runs * gpu_timing.seconds(lambda _: network.logits(batch), bench.rounds, captured).p50
         for captured in (True, False)
@@ -298,9 +273,8 @@ def _called(bench: Bench, segmenter: Any, case: Any, network: float | None = Non
     network = engine if network is None else network
     stages = sum(spread.p50 for spread in times.values())
     if stages > ADDED_AIM * network:
-        bench.missed.append(
-            f"all other stages take {100 * stages / network:.0f} % of the network's time, the aim is 15 %"
-        )
+        share = 100 * stages / network
+        bench.missed.append(f"all other stages take {share:.0f} % of the network's time, the aim is 15 %")
     source = image(case.size, bench.target.seed)
     call = wall(lambda: segmenter(source, inference=case.inference), bench.rounds)
     several = wall(lambda: list(segmenter.map([source] * 4, inference=case.inference)), max(3, bench.rounds // 3))
@@ -359,9 +333,12 @@ def network_times(bench: Bench, contenders: dict[str, Callable[[Any], Any]], bat
         else:
             bench.missed.append(f"{name}: {100 * equal:.1f} % of the arg max are PyTorch's")
     works["PyTorch, CUDA graph"] = gpu_timing.captured(next(iter(works.values())))
-    spreads = gpu_timing.interleaved(works, bench.rounds)
-    eager = next(iter(spreads.values())).p50
-    for name, spread in spreads.items():
+    for work in works.values():
+        gpu_timing.warm(work)
+    runs = [functools.partial(gpu_timing.once, work, 0) for work in works.values()]
+    spreads = list(map(stats.spread, stats.interleaved(runs, range(bench.rounds), "networks")))
+    eager = spreads[0].p50
+    for name, spread in zip(works, spreads, strict=True):
         cells = {"ms": 1e3 * spread.p50, "spread %": 100 * spread.width}
         yield {"network": name, "shape": list(batch.shape), **cells, "times as fast as eager": eager / spread.p50}
 

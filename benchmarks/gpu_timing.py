@@ -33,17 +33,6 @@ def seconds(work: Work, rounds: int | None = None, captured: bool = True) -> sta
     return stats.spread([once(lambda _: replay(), number) / calls for number in range(rounds or ROUNDS)])
 
 
-def interleaved(contenders: dict[str, Work], rounds: int) -> dict[str, stats.Spread]:
-    """Seconds of one call of each, in rounds in which every one runs once, every second round in reverse order."""
-    for work in contenders.values():
-        warm(work)
-    samples: dict[str, list[float]] = {name: [] for name in contenders}
-    for number in range(rounds):
-        for name in list(contenders)[:: 1 if number % 2 == 0 else -1]:
-            samples[name].append(once(contenders[name], number))
-    return {name: stats.spread(seconds) for name, seconds in samples.items()}
-
-
 def captured(work: Work) -> Work:
     """One call, replayed from a CUDA graph."""
     warm(work)

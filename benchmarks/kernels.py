@@ -10,6 +10,7 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +39,8 @@ exit status: 0 all was measured, 1 an aim was missed or something could not be m
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     parser = cli.parser("benchmarks.kernels", _DESCRIPTION, _EPILOG)
-    parser.add_argument(
-        "--only", nargs="+", default=[], metavar="WORD", help="only measurements whose names hold a WORD"
-    )
+    only = "only measurements whose names hold a WORD"
+    parser.add_argument("--only", nargs="+", default=[], metavar="WORD", help=only)
     parser.add_argument("--quick", action="store_true", help="fewer types and rounds")
     parser.add_argument("--out", type=Path, metavar="FILE", help="JSON; records of the same name in it are replaced")
     parser.add_argument("--work", type=Path, metavar="DIR", help="keep compiled kernels in DIR")
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--bundle", nargs="+", type=Path, default=[], metavar="DIR", help="bundles to time as well")
     arguments = parser.parse_args(argv)
     every = measurements(arguments.bundle)
-    chosen = {n: call for n, call in every.items() if not arguments.only or any(word in n for word in arguments.only)}
+    chosen = {name: call for name, call in every.items() if any(part in name for part in arguments.only or [""])}
     if not chosen:
         raise SettingsError(f"--only {' '.join(arguments.only)}: no name holds it; there are {', '.join(every)}")
     with tempfile.TemporaryDirectory() as temporary:
@@ -85,7 +85,7 @@ def measure(name: str, call: Measurement, bench: Bench) -> Row:
     bench.missed = []
     try:
         rows, seconds = timed_call(lambda: list(call(bench)))
-        row = record(name, (call.__doc__ or name).splitlines()[0], seconds, rows, "; ".join(bench.missed))
+        row = record(name, _title(call) or name, seconds, rows, "; ".join(bench.missed))
     except Exception as error:  # such as kernels that do not compile: the others are still timed
         row = record(name, name, 0.0, why=f"{type(error).__name__}: {error}")
     print(f"\n{name}  {row['why']}")
@@ -109,27 +109,25 @@ def write(out: Path | None, records: Sequence[Row]) -> None:
         return
     cases = {row["case"] for row in records}
     before = results.read(out) if out.is_file() else {"records": [], "gaps": []}
-    kept = [row for row in before["records"] if row["case"] not in cases]
-    results.write(out, {**results.result((), ()), "records": [*kept, *records], "gaps": before["gaps"]})
+    others = [row for row in before["records"] if row["case"] not in cases]
+    results.write(out, results.result([*others, *records], before["gaps"]))
 
 
 def measurements(bundles: Sequence[Path] = ()) -> dict[str, Measurement]:
     """Name -> what is measured, as rows."""
     from tests.kernels.cases import FAMILIES
 
-    found = {f"speed.{name}": _bound(gpu_stages.speed, name) for name in FAMILIES}
-    found["attention.rate"] = gpu_stages.attention_rate
+    calls: dict[str, Measurement] = {f"speed.{name}": partial(gpu_stages.speed, name=name) for name in FAMILIES}
+    calls["attention.rate"] = gpu_stages.attention_rate
     for kind, work in {"stages": gpu_stages.stage_times, "whole": gpu_stages.whole, "peers": gpu_stages.peers}.items():
-        found |= {f"{kind}.{name}": _bound(work, name) for name in gpu_stages.MODELS}
-    return found | {f"bundle.{folder.name}": _bound(gpu_stages.bundle, folder) for folder in bundles}
+        calls |= {f"{kind}.{name}": partial(work, name=name) for name in gpu_stages.MODELS}
+    return calls | {f"bundle.{folder.name}": partial(gpu_stages.bundle, folder=folder) for folder in bundles}
 
 
-def _bound(work: Callable[[Bench, Any], Iterator[Row]], name: Any) -> Measurement:
-    def call(bench: Bench) -> Iterator[Row]:
-        return work(bench, name)
-
-    call.__doc__ = (work.__doc__ or "").replace("NAME", str(name))
-    return call
+def _title(call: Measurement) -> str:
+    """The first line of the function's documentation, with its argument for NAME."""
+    function, options = (call.func, call.keywords) if isinstance(call, partial) else (call, {})
+    return (function.__doc__ or "").partition("\n")[0].replace("NAME", str(options.get("name", "")))
 
 
 if __name__ == "__main__":

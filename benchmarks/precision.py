@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from benchmarks import results, sections
+from benchmarks.synthetic import scene_files
 from isnet_trt import cli
 from isnet_trt.errors import SettingsError
 from isnet_trt.evaluation.labelled import SCENES, DrawnScenes
@@ -35,11 +36,11 @@ from isnet_trt.export.quantise.plot import draw
 from isnet_trt.export.quantise.table import digest
 from isnet_trt.export.ranges import Ranges, measure_ranges
 from isnet_trt.export.samples import windows_at_scale_1
-from isnet_trt.pictures.files import replacing, write_png
+from isnet_trt.pictures.files import replacing
 from isnet_trt.recipes import PRESETS, Recipe
 from isnet_trt.training import DEMO_CHECKPOINT
 from isnet_trt.training.checkpoint import Checkpoint, load_checkpoint, load_model
-from isnet_trt.training.scenes import TRAIN_SEED, draw_scene
+from isnet_trt.training.scenes import TRAIN_SEED
 
 SIZE = (512, 1024)
 KIND = "precision"
@@ -130,20 +131,6 @@ def source(checkpoint: Checkpoint, street: Path, inputs: int, work: Path) -> Sou
     return Source(recipe, proto, table, measure_ranges(proto, (one.pixels for one in few)), Agreement(proto, few))
 
 
-def draw_street(folder: Path, count: int) -> Path:
-    """Training scenes as files: what calibration may see.
-
-    Raises:
-        ImageError: one cannot be written.
-    """
-    folder.mkdir(exist_ok=True)
-    for index in range(count):
-        path = folder / f"{TRAIN_SEED + index}.png"
-        if not path.exists():  # files are written whole: a stopped run is continued
-            write_png(path, draw_scene(TRAIN_SEED + index, *SIZE).image[..., ::-1])
-    return folder
-
-
 def measured(todo: Sequence[Case], plain: Source, tuned: Source | None, judge: Judge) -> Iterator[Row]:
     """Each case in turn, compared with float32."""
     for case in tqdm(todo, "precisions", disable=None):
@@ -181,7 +168,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as temporary:
         work = args.work or Path(temporary)
         work.mkdir(parents=True, exist_ok=True)
-        street = draw_street(work / "street", args.calib_inputs)
+        training = range(TRAIN_SEED, TRAIN_SEED + args.calib_inputs)  # calibration sees no held-out scene
+        street = scene_files(work / "street", training, SIZE)
         plain, *tuned = (source(one, street, args.calib_inputs, work) for one in checkpoints)
         counts = dict(zip(PRESETS, (args.scenes, args.ms_flip_scenes), strict=True))
         judge = Judge({preset: _scorer(plain.recipe, preset, count) for preset, count in counts.items()}, work)

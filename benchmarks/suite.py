@@ -11,11 +11,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 from tqdm import tqdm
 
-from benchmarks import accuracy, command, machine, results
-from benchmarks.weights import filled_checkpoint
+from benchmarks import command, machine, results
+from benchmarks.synthetic import filled_checkpoint, scene_files
 from isnet_trt import cli
 from isnet_trt.engines.library import PRECISIONS
 from isnet_trt.errors import IsnetError, SettingsError
@@ -24,7 +23,7 @@ from isnet_trt.export.network_inputs import PICTURES
 from isnet_trt.merging.geometry import window_count
 from isnet_trt.recipes import recipe as recipe_named
 from isnet_trt.training import DEMO_CHECKPOINT
-from isnet_trt.training.scenes import draw_scene
+from isnet_trt.training.scenes import HELD_OUT_SEED, SCENE_SIZE
 
 _DESCRIPTION = """Measure the committed cases on this machine and write one result file.
 
@@ -122,21 +121,12 @@ class Workshop:
         """Typical pictures: scenes for the demo model, the built-in photographs for synthetic weights."""
         if recipe != DEMO:
             return PICTURES
-        for seed in _CALIBRATION_SCENES:
-            self._drawn("scenes", seed, 256, 512)
-        return self.folder / "scenes"
-
-    def _drawn(self, folder: str, seed: int, height: int, width: int) -> Path:
-        path = self.folder / folder / f"{seed}.png"
-        path.parent.mkdir(exist_ok=True)
-        if not path.is_file():
-            cv2.imwrite(str(path), draw_scene(seed, height, width).image[..., ::-1])
-        return path
+        return scene_files(self.folder / "scenes", _CALIBRATION_SCENES, (256, 512))
 
     def command_line(self, name: str, part: Part) -> list[str]:
         """Arguments of the part's command; bundles and checkpoint are made where they are missing."""
-        scene = str(self._drawn("held-out", accuracy.FIRST_SCENE, 512, 1024))
-        arguments = [scene if word == "SCENE" else word for word in part.options.split()]
+        scene = scene_files(self.folder / "held-out", [HELD_OUT_SEED], SCENE_SIZE) / f"{HELD_OUT_SEED}.png"
+        arguments = [str(scene) if option == "SCENE" else option for option in part.options.split()]
         if part.recipe:
             bundles = self.bundles(part.recipe, part.precisions)
             arguments = [*map(str, bundles), *arguments]

@@ -13,6 +13,7 @@ import tiny_model
 from tiny_model import write_model
 
 from benchmarks import precision, results, sections
+from benchmarks.synthetic import scene_files
 from isnet_trt.errors import SettingsError
 from isnet_trt.export.lowering import Arithmetic
 from isnet_trt.export.quantise import MeanIoU
@@ -100,7 +101,6 @@ def test_other_models_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_a_half_drawn_scene_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What Ctrl-C leaves of the street is drawn again by the next run."""
-    monkeypatch.setattr(precision, "SIZE", (48, 80))
 
     def interrupted(self: Path, content: bytes) -> None:
         with self.open("wb") as stream:
@@ -110,8 +110,8 @@ def test_a_half_drawn_scene_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_bytes", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            precision.draw_street(tmp_path / "street", 1)
+            scene_files(tmp_path / "street", [7], (48, 80))
     assert not list((tmp_path / "street").iterdir())
-    precision.draw_street(tmp_path / "street", 1)
+    scene_files(tmp_path / "street", [7], (48, 80))
     (path,) = (tmp_path / "street").iterdir()
-    assert (read_image(path) == draw_scene(precision.TRAIN_SEED, 48, 80).image).all()
+    assert (read_image(path) == draw_scene(7, 48, 80).image).all()

@@ -98,7 +98,7 @@ def published(
     target: Target, kind: str, recipe: str, precision: str, static: tuple[int, int] | None, batch: int = 1
 ) -> tuple[Path, float]:
     """A bundle of a published model with synthetic weights, and the seconds of its build; ``static`` None: any size."""
-    from benchmarks.weights import filled_checkpoint
+    from benchmarks.synthetic import filled_checkpoint
 
     require(kind)
     precision = "fp32" if kind == "onnxruntime-cuda" else precision

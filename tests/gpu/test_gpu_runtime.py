@@ -138,7 +138,7 @@ def test_threads(record: Record, target: Target) -> None:
 )
 def test_golden(record: Record, target: Target, name: str) -> None:
     """Stored outputs of the reference and the host's labels, with PyTorch's network in fp32 and fp16."""
-    from benchmarks.weights import filled_checkpoint
+    from benchmarks.synthetic import filled_checkpoint
     from isnet_trt.training.checkpoint import load_checkpoint, load_model
 
     name = f"isnet_{name}"

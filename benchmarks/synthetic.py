@@ -1,19 +1,24 @@
-"""Deterministic synthetic weights for the published recipes: those of the test fixtures (``tests/golden/fill.py``).
+"""Synthetic inputs: weights for the published recipes, and drawn street scenes as files.
 
-Speed does not depend on what the weights are; labels of random networks agree less than those of trained ones.
+The weights are those of the test fixtures (``tests/golden/fill.py``). Speed does not depend on their values; labels of
+random networks agree less than those of trained ones.
 """
 
 from __future__ import annotations
 
 import json
 import runpy
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from isnet_trt.errors import SettingsError
+from isnet_trt.pictures.files import write_png
+from isnet_trt.settings import Size
 from isnet_trt.training.checkpoint import save_checkpoint
+from isnet_trt.training.scenes import draw_scene
 
 FIXTURES = Path(__file__).parents[1] / "tests" / "golden"
 
@@ -32,3 +37,18 @@ def filled_checkpoint(recipe: str, path: Path) -> Path:
     weights = fill(json.loads(shapes.read_text("utf-8")))
     save_checkpoint(path, {name: torch.from_numpy(np.array(value)) for name, value in weights.items()})
     return path
+
+
+def scene_files(folder: Path, seeds: Iterable[int], size: Size) -> Path:
+    """Draw the scenes that ``folder`` lacks, as SEED.png; returns the folder.
+
+    Files are written whole, so that a stopped run can be continued.
+
+    Raises:
+        ImageError: one cannot be written.
+    """
+    folder.mkdir(exist_ok=True)
+    for path, seed in ((folder / f"{seed}.png", seed) for seed in seeds):
+        if not path.exists():
+            write_png(path, draw_scene(seed, *size).image[..., ::-1])
+    return folder
