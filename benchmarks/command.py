@@ -29,13 +29,13 @@ EXIT_STATUS = """
 Exit status: 0 all was measured, 1 something could not be (the rest was, and the gap is named), 2 nothing could be."""
 
 
-def add_common(parser: argparse.ArgumentParser, rounds: int = 0) -> None:
+def add_common(parser: argparse.ArgumentParser, rounds: int = 0, out_needed: bool = False) -> None:
     """``--threads`` and ``--out``, and ``--rounds`` where there is a default of it."""
     if rounds:
         text = f"timed rounds (default: {rounds})"
         parser.add_argument("--rounds", type=cli.positive, default=rounds, help=text)
     parser.add_argument("--threads", type=cli.positive, default=usable_cores(), help="CPU threads (default: all cores)")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write the result as JSON")
+    parser.add_argument("--out", type=Path, metavar="FILE", required=out_needed, help="write the result as JSON")
 
 
 def add_bundles(parser: argparse.ArgumentParser) -> None:
@@ -64,14 +64,19 @@ def finish(records: Sequence[results.Record], gaps: Gaps, out: Path | None, meas
     """
     if records:
         print(sections.text(records), end="\n\n")
-    for gap in gaps:
-        print(f"not measured: {gap['what']}: {gap['why']}", file=sys.stderr)
+    print_gaps(gaps)
     if out:
         results.write(out, results.result(records, gaps))
     if not (bool(records) if measured is None else measured):
         return cli.ERROR
     refused = any(c["status"] != "timed" for record in records for c in record.get("contenders", ()))
     return cli.FAILED if gaps or refused else 0
+
+
+def print_gaps(gaps: Gaps) -> None:
+    """Name on stderr what was not measured, and why."""
+    for gap in gaps:
+        print(f"not measured: {gap['what']}: {gap['why']}", file=sys.stderr)
 
 
 def pictures(

@@ -85,12 +85,13 @@ def _product(kind: str, side: int, device: str) -> gpu_timing.Work:
 
     if kind == "int8":
         a, b = (torch.randint(-127, 128, (side, side), dtype=torch.int8, device=device) for _ in range(2))
-        return lambda _: torch._int_mm(a, b.t())  # the library wants the second factor column-major
+        columns = b.t()  # the library wants the second factor column-major
+        return lambda _: torch._int_mm(a, columns)
     dtype = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp8": torch.float8_e4m3fn}.get(kind, torch.float32)
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     if kind == "fp8":
-        unit = torch.ones((), device=device)
-        return lambda _: torch._scaled_mm(a, b.t(), scale_a=unit, scale_b=unit, out_dtype=torch.bfloat16)
+        unit, columns = torch.ones((), device=device), b.t()
+        return lambda _: torch._scaled_mm(a, columns, scale_a=unit, scale_b=unit, out_dtype=torch.bfloat16)
     out = torch.empty_like(a)
 
     def multiply(_: int) -> None:
@@ -200,10 +201,18 @@ def staged(pipeline: Any, case: Any, bench: Bench) -> dict[str, stats.Spread]:
     gpu_timing.warm(lambda _: pipeline(source, case.inference))
     samples: dict[str, list[float]] = {}
     stream = torch.cuda.ExternalStream(pipeline.stream)
+
+    def span(stage: str, call: Callable[[], None]) -> tuple[str, Any, Any]:
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record(stream)
+        call()
+        end.record(stream)
+        return stage, begin, end
+
     with pipeline.device:
         for number in range(bench.rounds + 1):
             gpu_timing.hold(stream)  # else a short step takes as long as Python takes to launch it
-            spans = [_span(stream, stage, call) for stage, call in pipeline.steps(case.size, case.inference)]
+            spans = [span(stage, call) for stage, call in pipeline.steps(case.size, case.inference)]
             torch.cuda.synchronize()
             total: dict[str, float] = {}
             for stage, begin, end in spans:
@@ -211,16 +220,6 @@ def staged(pipeline: Any, case: Any, bench: Bench) -> dict[str, stats.Spread]:
             for stage, seconds in total.items() if number else ():  # the first loads what later ones need not
                 samples.setdefault(stage, []).append(seconds)
     return {stage: stats.spread(seconds) for stage, seconds in samples.items()}
-
-
-def _span(stream: Any, stage: str, call: Callable[[], None]) -> tuple[str, Any, Any]:
-    import torch
-
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    begin.record(stream)
-    call()
-    end.record(stream)
-    return stage, begin, end
 
 
 def whole(bench: Bench, name: str) -> Iterator[Row]:

@@ -6,7 +6,6 @@ import functools
 import itertools
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -38,12 +37,8 @@ _ABOUT = {
 AXES = tuple(_ABOUT)
 
 
-@dataclass(frozen=True)
-class Series:
-    """The work at each value of what grows (``axis``)."""
-
-    axis: str
-    points: dict[int, Callable[[], object]]
+Points = dict[int, Callable[[], object]]
+"""The work at each value of what grows."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,47 +47,42 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("bundle", type=Path, metavar="BUNDLE", help="folder made by isnet_trt.build")
     parser.add_argument("--axes", nargs="+", choices=AXES, default=AXES, help="what grows (default: all)")
     parser.add_argument("--rounds", type=cli.positive, default=3, help="rounds; the least counts (default: 3)")
-    points = range(3, len(SIZES) + 1)  # fewer than three give no line with an error
-    parser.add_argument("--largest", type=int, choices=points, default=5, help="at most so many points (default: 5)")
+    counts = range(3, len(SIZES) + 1)  # fewer than three give no line with an error
+    parser.add_argument("--largest", type=int, choices=counts, default=5, help="at most so many points (default: 5)")
     command.add_common(parser)
     arguments = parser.parse_args(argv)
     records: list[results.Record] = []
     gaps: command.Gaps = []
     with Segmenter.open(arguments.bundle, threads=arguments.threads) as segmenter:
-        for growing in series(segmenter, arguments.threads, arguments.axes, arguments.largest):
+        for axis in arguments.axes:
             try:
-                records.append(measure(growing, arguments.rounds))
+                points = dict(itertools.islice(series(axis, segmenter, arguments.threads), arguments.largest))
+                records.append(measure(axis, points, arguments.rounds))
             except IsnetError as error:
-                gaps.append(results.gap(_ABOUT[growing.axis][0], str(error)))
+                gaps.append(results.gap(_ABOUT[axis][0], str(error)))
     return command.finish(records, gaps, arguments.out)
 
 
-def series(segmenter: Segmenter, threads: int, axes: Sequence[str], largest: int) -> Iterator[Series]:
-    """The series of ``axes``, each with at most ``largest`` points."""
-    for axis in axes:
-        yield Series(axis, dict(itertools.islice(_points(axis, segmenter, threads), largest)))
+def series(axis: str, segmenter: Segmenter, threads: int) -> Iterator[tuple[int, Callable[[], object]]]:
+    """Values of ``axis``, the smallest first, each with the work there."""
 
+    def score(size: Size, inference: Inference) -> Callable[[], object]:
+        return functools.partial(segmenter.score, _random(1, size), size, inference)
 
-def _points(axis: str, segmenter: Segmenter, threads: int) -> Iterator[tuple[int, Callable[[], object]]]:
-    """What grows and the work at that point, point by point."""
     if axis == "pixels":
-        yield from ((h * w, functools.partial(segmenter.logits, _blank(1, (h, w)))) for h, w in SIZES)
+        yield from ((h * w, functools.partial(segmenter.logits, _random(1, (h, w)))) for h, w in SIZES)
     elif axis == "batch":
-        yield from ((n, functools.partial(segmenter.logits, _blank(n, (128, 256)))) for n in COUNTS)
+        yield from ((n, functools.partial(segmenter.logits, _random(n, (128, 256)))) for n in COUNTS)
     elif axis == "classes":
         yield from ((classes, _merging(classes, threads)) for classes in CLASSES)
     elif axis == "windows":
         slide = Inference("slide", (128, 256), (128, 256))
-        yield from ((n, _scoring(segmenter, (128, 256 * n), slide)) for n in COUNTS)
+        yield from ((n, score((128, 256 * n), slide)) for n in COUNTS)
     else:
-        yield from ((n, _scoring(segmenter, (160, 256), Inference(scales=(1.0,) * n))) for n in COUNTS)
+        yield from ((n, score((160, 256), Inference(scales=(1.0,) * n))) for n in COUNTS)
 
 
-def _scoring(segmenter: Segmenter, size: Size, inference: Inference) -> Callable[[], object]:
-    return functools.partial(segmenter.score, _blank(1, size), size, inference)
-
-
-def _blank(count: int, size: Size) -> np.ndarray:
+def _random(count: int, size: Size) -> np.ndarray:
     return np.random.default_rng(0).standard_normal((count, 3, *size), dtype=np.float32)
 
 
@@ -102,14 +92,14 @@ def _merging(classes: int, threads: int) -> Callable[[], object]:
     return lambda: postprocess.ours(work, postprocess.copied(scores), threads)
 
 
-def measure(growing: Series, rounds: int) -> results.Record:
+def measure(axis: str, points: Points, rounds: int) -> results.Record:
     """The growth record: the least seconds of interleaved rounds at each point, the first left out, and the fit."""
-    case, expected, why = _ABOUT[growing.axis]
-    runs = [functools.partial(stats.seconds, work) for work in growing.points.values()]
+    case, expected, why = _ABOUT[axis]
+    runs = [functools.partial(stats.seconds, work) for work in points.values()]
     samples = stats.interleaved(runs, range(rounds + 1), case)
-    x, seconds = [float(point) for point in growing.points], [min(values[1:]) for values in samples]
+    x, seconds = [float(point) for point in points], [min(values[1:]) for values in samples]
     exponent, offset, error = fit(x, seconds)
-    about = {"kind": "growth", "case": case, "what": growing.axis, "x": x, "seconds": seconds}
+    about = {"kind": "growth", "case": case, "what": axis, "x": x, "seconds": seconds}
     return {**about, "exponent": exponent, "offset": offset, "error": error, "expected": expected, "why": why}
 
 

@@ -41,13 +41,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = cli.parser("benchmarks.latency", _DESCRIPTION, _EPILOG)
     command.add_bundles(parser)
     parser.add_argument("--against", nargs="*", metavar="PEER", help="peers (default: reference, if --ckpt is given)")
-    parser.add_argument(
-        "--ckpt", metavar="FILE", help="the bundles' checkpoint, for peers; 'filled': synthetic weights of the recipe"
-    )
+    ckpt = "the bundles' checkpoint, for peers; 'filled': synthetic weights of the recipe"
+    parser.add_argument("--ckpt", metavar="FILE", help=ckpt)
     parser.add_argument("--reference", type=Path, metavar="PATH", help="a checkout of the public reference, as a peer")
-    parser.add_argument(
-        "--count-first", action="store_true", help="the checking run is the first round (pictures of many seconds)"
-    )
+    count_first = "the checking run is the first round (pictures of many seconds)"
+    parser.add_argument("--count-first", action="store_true", help=count_first)
     parser.add_argument("--batch", type=cli.positive, help="windows per call of a bundle's engine")
     parser.add_argument("--case", help="name of the case in the result (default: recipe, preset and size)")
     command.add_images(parser, (512, 683))
@@ -66,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         records = _records(arguments, bundles, contenders, gaps)
     for record in records:
         gaps += [results.gap(f"{record['case']}: {gap['what']}", gap["why"]) for gap in record["gaps"]]
-    timed = any(one["status"] == "timed" for record in records for one in record["contenders"])
+    timed = any(contender["status"] == "timed" for record in records for contender in record["contenders"])
     return command.finish(records, gaps, arguments.out, timed)
 
 
@@ -77,24 +75,16 @@ def _records(
     pictures = command.pictures(arguments.images, arguments.image_size, arguments.default_size, gaps)
     manifest = bundles[0].manifest
     inference = choose_inference(manifest.presets, arguments)
+    options = {"rounds": arguments.rounds, "count_first": arguments.count_first}
+    options |= {"recipe": manifest.recipe, "preset": arguments.preset}
     records = []
     for name, image in tqdm(pictures, desc="pictures", unit="picture", disable=None, leave=False):
         about = f"{manifest.recipe} {arguments.preset} {inference.mode} {image.shape[0]}x{image.shape[1]} {name}"
-        case = Case(
-            arguments.case or about,
-            image,
-            inference,
-            manifest.preprocess,
-            arguments.rounds,
-            arguments.count_first,
-            manifest.recipe,
-            arguments.preset,
-        )
+        case = Case(arguments.case or about, image, inference, manifest.preprocess, **options)
         try:
             records.append(measure(case, contenders, bounds(bundles)))
         except ImageError as error:
             gaps.append(results.gap(f"picture {name}", str(error)))
-            continue
     return records
 
 
@@ -112,10 +102,7 @@ def setups(
     """
     names = ["reference"] if against is None and ckpt else list(against or ())
     names += ["checkout"] if reference else []
-    ours = [
-        Setup(name, "bundle", threads, ckpt, Path(bundle.folder), batch)
-        for name, bundle in command.named(bundles).items()
-    ]
+    ours = [Setup(n, "bundle", threads, ckpt, Path(b.folder), batch) for n, b in command.named(bundles).items()]
     peers = [Setup(name, name, threads, ckpt, checkout=reference) for name in dict.fromkeys(names)]
     return [*ours, *peers]
 

@@ -43,7 +43,7 @@ class Limits:
 class Change:
     """One figure in both results; ``verdict`` is worse, better, same, noisy or gap."""
 
-    what: str
+    name: str
     base: str
     new: str
     verdict: str
@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not any(change.verdict != "gap" for change in changes):
         raise SettingsError(f"{arguments.base} and {arguments.new} have no figure in common")
     for change in changes:
-        print(f"{change.verdict:7}{change.what}: {change.base} -> {change.new}")
+        print(f"{change.verdict:7}{change.name}: {change.base} -> {change.new}")
     verdicts = [change.verdict for change in changes]
     counts = (f"{verdicts.count(verdict)} {verdict}" for verdict in ("worse", "better", "noisy", "gap"))
     print(", ".join(counts) + f", of {len(changes)}")
@@ -96,20 +96,15 @@ def compare(base: Result, new: Result, limits: Limits = Limits()) -> list[Change
     same_machine = all(base["machine"].get(about) == new["machine"].get(about) for about in ("processor", "cores"))
     changes: list[Change] = []
     for kind, figures in _KINDS.items():
-        old, fresh = (dict(figures(data)) for data in (base, new))
-        for what, before in old.items():
-            changes.append(_change(kind, what, before, fresh.get(what), same_machine, limits))
+        after = dict(figures(new))
+        for name, measures in figures(base):
+            pairs = [(b, n) for b, n in zip(measures, after.get(name, ()), strict=False) if same_machine or b.portable]
+            text = ", ".join(figure.text for figure in after.get(name, ())) or "not in the new result"
+            verdict = _verdict(kind, pairs, limits) if pairs else "gap"
+            if name in after and not pairs:
+                text = "measured on another machine"
+            changes.append(Change(name, ", ".join(figure.text for figure in measures), text, verdict))
     return changes
-
-
-def _change(kind: str, what: str, base: Measures, new: Measures | None, same_machine: bool, limits: Limits) -> Change:
-    text = ", ".join(figure.text for figure in base)
-    if new is None:
-        return Change(what, text, "not in the new result", "gap")
-    pairs = [(b, n) for b, n in zip(base, new, strict=False) if same_machine or b.portable]
-    if not pairs:
-        return Change(what, text, "measured on another machine", "gap")
-    return Change(what, text, ", ".join(figure.text for figure in new), _verdict(kind, pairs, limits))
 
 
 def _verdict(kind: str, pairs: Sequence[tuple[Figure, Figure]], limits: Limits) -> str:
@@ -129,16 +124,16 @@ def _verdict(kind: str, pairs: Sequence[tuple[Figure, Figure]], limits: Limits) 
 def _bundles(data: Result) -> Iterator[tuple[str, Record, Record]]:
     """(name of the figures, latency record, contender) of every bundle, timed or not."""
     for record in of_kind(data, "latency"):
-        for one in record["contenders"]:
-            if one["kind"] == "bundle":
-                yield f"{record['case']}, {one['name']}", record, one
+        for contender in record["contenders"]:
+            if contender["kind"] == "bundle":
+                yield f"{record['case']}, {contender['name']}", record, contender
 
 
 def _times(data: Result) -> Figures:
-    for name, record, one in _bundles(data):
+    for name, record, bundle in _bundles(data):
         control = next((c.get("seconds") for c in record["contenders"] if c["name"] == CONTROL), None)
-        if one["status"] == "timed":
-            yield f"{name}, seconds", _time(one["seconds"], control)
+        if bundle["status"] == "timed":
+            yield f"{name}, seconds", _time(bundle["seconds"], control)
     for record in of_kind(data, "postprocess"):
         seconds = record["seconds"]
         yield f"{record['case']}, scores to labels, seconds", _time(seconds["isnet_trt"], seconds[CONTROL])
@@ -159,16 +154,16 @@ def _accuracies(data: Result) -> Figures:
     for record in of_kind(data, "accuracy"):
         for row in record["rows"]:
             shares = {"mIoU": row["miou"], **{f"labels equal ({k})": v for k, v in row["agreement"].items()}}
-            for what, share in shares.items():
+            for metric, share in shares.items():
                 if share is not None:
-                    yield f"{record['case']}, {row['name']}, {what}", _share(share)
+                    yield f"{record['case']}, {row['name']}, {metric}", _share(share)
     for record in of_kind(data, "postprocess"):
         yield f"{record['case']}, scores to labels, labels equal", _share(record["labels_equal"])
-    for name, _, one in _bundles(data):
-        timed = one["status"] == "timed"
-        yield f"{name}, answered", _exact(100.0 if timed else 0.0, "yes" if timed else one["why"])
-        if one["agreement"]:
-            yield f"{name}, labels equal", _share(one["agreement"]["all"])
+    for name, _, bundle in _bundles(data):
+        timed = bundle["status"] == "timed"
+        yield f"{name}, answered", _exact(100.0 if timed else 0.0, "yes" if timed else bundle["why"])
+        if bundle["agreement"]:
+            yield f"{name}, labels equal", _share(bundle["agreement"]["all"])
 
 
 def _share(share: float) -> Measures:
@@ -184,8 +179,8 @@ def _memories(data: Result) -> Figures:
         if (size := record["memory"]["isnet_trt"]) is not None:
             # Allocators round to pages and arenas: a few MiB are no change.
             yield f"{record['case']}, scores to labels, memory", _exact(size, f"{size / 2**20:.1f} MiB", 4 * 2**20)
-    for name, _, one in _bundles(data):
-        if one["status"] == "timed" and (size := one["memory"]["beyond"]) is not None:
+    for name, _, bundle in _bundles(data):
+        if bundle["status"] == "timed" and (size := bundle["memory"]["beyond"]) is not None:
             yield f"{name}, memory beyond weights", _exact(size, f"{size / 2**20:.0f} MiB", 0.1 * size)
 
 

@@ -159,7 +159,7 @@ def agreement(labels: NDArray[Any], expected: NDArray[Any], clear: NDArray[np.bo
 
 def _figures(entry: Entry, windows: int) -> Record:
     setup, status = entry.setup, "refused" if entry.refused else "timed"
-    about = {"name": setup.name, "kind": setup.kind, "description": entry.contender.description}
+    about: Record = {"name": setup.name, "kind": setup.kind, "description": entry.contender.description}
     about |= {"threads": setup.threads, "agreement": entry.agreement, "status": status, "why": entry.refused}
     if entry.refused:
         return about

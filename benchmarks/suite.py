@@ -7,7 +7,7 @@ import importlib
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,13 +48,12 @@ class Part:
     precisions: Sequence[str] = PRECISIONS
 
 
+_SLIDE = "--image-size 1024 2048 --mode slide --window 512 1024 --stride 341 341 --softmax-before-resize"
 PARTS = {
     # A merge takes a tenth of a second: with five rounds the spread was wider than the slowdown to be seen.
     "scores to labels": Part("postprocess", "--rounds 25"),
     "ADE whole 512x683": Part(
-        "latency",
-        "--image-size 512 683 --rounds 5 --against reference pytorch compile onnxruntime openvino",
-        ADE,
+        "latency", "--image-size 512 683 --rounds 5 --against reference pytorch compile onnxruntime openvino", ADE
     ),
     "LIP 473x473": Part("latency", "--image-size 473 473 --rounds 5 --against reference onnxruntime", LIP, FAST),
     "limit of ADE whole": Part("limit", "--image-size 512 683 --rounds 3", ADE, FAST),
@@ -68,13 +67,7 @@ PARTS = {
     "ADE ms+flip 512x683": Part(
         "latency", "--image-size 512 683 --preset ms-flip --rounds 3 --count-first --against reference", ADE, FAST
     ),
-    "Cityscapes slide 1024x2048": Part(
-        "latency",
-        "--image-size 1024 2048 --mode slide --window 512 1024 --stride 341 341 --softmax-before-resize "
-        "--rounds 1 --count-first --against reference",
-        CITY,
-        FAST,
-    ),
+    "Cityscapes slide 1024x2048": Part("latency", f"{_SLIDE} --rounds 1 --count-first --against reference", CITY, FAST),
     "Cityscapes ms+flip, extrapolated": Part("", ""),
 }
 """Name -> what to measure, short ones first; SCENE is a held-out drawn scene of 512x1024."""
@@ -137,7 +130,7 @@ class Workshop:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    arguments = _arguments(argv)
+    arguments = _parser().parse_args(argv)
     with tempfile.TemporaryDirectory() as temporary:
         workshop = Workshop(arguments.work or Path(temporary), [])
         workshop.folder.mkdir(parents=True, exist_ok=True)
@@ -151,32 +144,24 @@ def main(argv: Sequence[str] | None = None) -> int:
             records += _measure(name, workshop, arguments)
             records.sort(key=lambda record: [*PARTS, record["part"]].index(record["part"]))
             results.write(arguments.out, results.result(records, workshop.gaps))
-    for gap in workshop.gaps:
-        print(f"not measured: {gap['what']}: {gap['why']}", file=sys.stderr)
+    command.print_gaps(workshop.gaps)
     print(f"written: {arguments.out} ({len(records)} records, {len(workshop.gaps)} gaps)")
     return cli.ERROR if not records else 0
 
 
-def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+def _parser() -> argparse.ArgumentParser:
     parser = cli.parser("benchmarks.suite", _DESCRIPTION, "parts:\n  " + "\n  ".join(PARTS))
     parser.add_argument("--parts", nargs="+", metavar="NAME", help="only parts whose name holds one of these words")
     parser.add_argument("--rounds", type=cli.positive, help="this many rounds everywhere (default: the case's own)")
     parser.add_argument("--work", type=Path, metavar="DIR", help="keep checkpoints and bundles here and use them again")
     parser.add_argument("--reference", type=Path, metavar="PATH", help="a checkout of the public reference, as a peer")
     parser.add_argument("--resume", action="store_true", help="keep the parts that --out already has")
-    command.add_common(parser)
-    arguments = parser.parse_args(argv)
-    if arguments.out is None:
-        parser.error("--out FILE is needed")
-    return arguments
+    command.add_common(parser, out_needed=True)
+    return parser
 
 
 def _chosen(words: Sequence[str]) -> list[str]:
-    """The parts whose name holds one of ``words``.
-
-    Raises:
-        SettingsError: a word is in no name.
-    """
+    """The parts whose name holds one of ``words``; a word that is in no name is an error."""
     if unknown := [word for word in words if not any(word in name for name in PARTS)]:
         raise SettingsError(f"--parts {' '.join(unknown)}: no part is called so; there are: {', '.join(PARTS)}")
     return [name for name in PARTS if any(word in name for word in words)]
@@ -185,8 +170,7 @@ def _chosen(words: Sequence[str]) -> list[str]:
 def _kept(arguments: argparse.Namespace, chosen: Sequence[str]) -> list[results.Record]:
     """Records of an earlier run's file; without --resume those of parts that are not measured now.
 
-    Raises:
-        SettingsError: they were measured on another machine or with other versions.
+    It is an error if they were measured on another machine or with other versions.
     """
     if not arguments.out.is_file() or not (arguments.resume or arguments.parts):
         return []
@@ -197,15 +181,15 @@ def _kept(arguments: argparse.Namespace, chosen: Sequence[str]) -> list[results.
                 f"{arguments.out} was measured with {about} {earlier['machine'].get(about)}, here it is {here[about]}: "
                 "results do not mix; give another --out"
             )
-    kept = [r for r in earlier["records"] if "part" in r and (arguments.resume or r["part"] not in chosen)]
-    return [{"date": earlier["date"], **record} for record in kept]
+    records = [record for record in earlier["records"] if "part" in record]
+    return [{"date": earlier["date"], **r} for r in records if arguments.resume or r["part"] not in chosen]
 
 
 def _measure(name: str, workshop: Workshop, arguments: argparse.Namespace) -> list[results.Record]:
     """The records of a part; its gaps go to the workshop's."""
     start = time.perf_counter()
     try:
-        records = list(_run(name, workshop, arguments) if PARTS[name].command else _extrapolated(arguments.out))
+        records = _run(name, workshop, arguments) if PARTS[name].command else [_extrapolated(arguments.out)]
     except IsnetError as error:
         workshop.gaps.append(results.gap(name, str(error)))
         return []
@@ -213,21 +197,19 @@ def _measure(name: str, workshop: Workshop, arguments: argparse.Namespace) -> li
     return [{**record, "part": name, "date": results.now()} for record in records]
 
 
-def _run(name: str, workshop: Workshop, arguments: argparse.Namespace) -> Iterator[results.Record]:
+def _run(name: str, workshop: Workshop, arguments: argparse.Namespace) -> list[results.Record]:
     part, out = PARTS[name], workshop.folder / "part.json"
     options = ["--threads", str(arguments.threads), "--out", str(out)]
     options += ["--rounds", str(arguments.rounds)] if arguments.rounds and part.command != "accuracy" else []
     options += ["--reference", str(arguments.reference)] if arguments.reference and part.command == "latency" else []
     importlib.import_module(f"benchmarks.{part.command}").main([*workshop.command_line(name, part), *options])
     data = results.read(out)
-    workshop.gaps += [
-        results.gap(f"{name}: {gap['what'].removeprefix(f'{name}: ')}", gap["why"]) for gap in data["gaps"]
-    ]
-    for record in data["records"]:
-        yield {key: value for key, value in record.items() if key != "gaps"}
+    gaps = ((gap["what"].removeprefix(f"{name}: "), gap["why"]) for gap in data["gaps"])
+    workshop.gaps += [results.gap(f"{name}: {what}", why) for what, why in gaps]
+    return [{key: value for key, value in record.items() if key != "gaps"} for record in data["records"]]
 
 
-def _extrapolated(out: Path) -> Iterator[results.Record]:
+def _extrapolated(out: Path) -> results.Record:
     """Cityscapes ms+flip from the time per window of the slide case of the same file: labelled, not measured."""
     records = results.read(out)["records"] if out.is_file() else []
     measured = [record for record in records if record["case"].startswith("Cityscapes slide")]
@@ -239,7 +221,7 @@ def _extrapolated(out: Path) -> Iterator[results.Record]:
     about = {"kind": "extrapolated", "case": "Cityscapes ms+flip 1024x2048", "inference": inference.describe()}
     how = f"seconds of {record['case']} x {windows} / {record['windows']} windows; not measured"
     seconds = {contender["name"]: contender["summary"]["p50"] * windows / record["windows"] for contender in timed}
-    yield {**about, "windows": windows, "from": record["case"], "how": how, "seconds": seconds}
+    return {**about, "windows": windows, "from": record["case"], "how": how, "seconds": seconds}
 
 
 if __name__ == "__main__":

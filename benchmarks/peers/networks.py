@@ -161,7 +161,7 @@ def _export(model: nn.Module, path: Path) -> None:
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
-        names = {"input_names": ["image"], "output_names": ["logits"], "dynamic_shapes": (sizes,)}
+        names: dict[str, Any] = {"input_names": ["image"], "output_names": ["logits"], "dynamic_shapes": (sizes,)}
         program = torch.onnx.export(model, (torch.zeros(_SAMPLE),), dynamo=True, verbose=False, **names)
     assert program is not None
     program.save(str(path))

@@ -16,7 +16,7 @@ SLOWED = tuple(1.1 * s for s in TWIN)
 
 def verdicts(base: dict, new: dict, **limits: float) -> dict[str, str]:
     changes = regress.compare(base, new, regress.Limits(**limits))
-    return {change.what.split(", ")[-1]: change.verdict for change in changes}
+    return {change.name.split(", ")[-1]: change.verdict for change in changes}
 
 
 def test_two_runs_of_the_same_are_the_same() -> None:
@@ -50,7 +50,7 @@ def test_the_docs_say_what_is_found_in_the_committed_result() -> None:
     base = results.read(results.FOLDER / "cpu-epyc-2-cores.json")
     worse = []
     for factor in (1.1, 1.2):
-        changes = [c for c in regress.compare(base, slowed(base, factor)) if c.what.endswith("seconds")]
+        changes = [c for c in regress.compare(base, slowed(base, factor)) if c.name.endswith("seconds")]
         worse.append(sum(c.verdict == "worse" for c in changes))
     page = (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text("utf-8")
     assert f"{worse[0]} of the {len(changes)} figures are called worse, the other {len(changes) - worse[0]}" in page
