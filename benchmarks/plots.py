@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
 from benchmarks.results import Record, Result, of_kind
+from benchmarks.sections import timed
 
 _BLUE, _GREY = "#1f6fb2", "#555555"
 _STAGES = ("#4c9f70", "#8fc7a4", "#f0c05a", "#1f6fb2", "#d9794f", "#999999", "#7a5fa8")
@@ -36,28 +37,23 @@ def _drawing(width: float, height: float) -> Iterator[tuple[Axes, Callable[[], s
         yield axes, svg
 
 
-def _timed(record: Record) -> list[Record]:
-    """The timed contenders, last first: a bar chart is filled from below."""
-    return [one for one in record["contenders"] if one["status"] == "timed"][::-1]
-
-
 def bars(record: Record) -> str:
     """Stages of each timed contender, one after the other, and the interval of the median; empty without contenders."""
-    if not (timed := _timed(record)):
+    contenders = timed(record)[::-1]  # a bar chart is filled from below
+    if not contenders:
         return ""
-    labels = [one["name"] for one in timed]
-    longest = max((list(one["stages"]) for one in timed), key=len)
-    stages = list(dict.fromkeys([*longest, *(name for one in timed for name in one["stages"])]))
-    with _drawing(8, 1.0 + 0.42 * len(timed)) as (axes, svg):
-        left = np.zeros(len(timed))
+    labels = [contender["name"] for contender in contenders]
+    longest = max((list(contender["stages"]) for contender in contenders), key=len)
+    stages = list(dict.fromkeys([*longest, *(stage for contender in contenders for stage in contender["stages"])]))
+    with _drawing(8, 1.0 + 0.42 * len(contenders)) as (axes, svg):
+        left = np.zeros(len(contenders))
         for stage, colour in zip(stages, _STAGES * 3, strict=False):
-            widths = np.array([one["stages"].get(stage, 0.0) for one in timed])
+            widths = np.array([contender["stages"].get(stage, 0.0) for contender in contenders])
             axes.barh(labels, widths, left=left, color=colour, label=stage)
             left += widths
-        p50, low, high = (np.array([one["summary"][key] for one in timed]) for key in ("p50", "low", "high"))
+        p50, low, high = (np.array([c["summary"][key] for c in contenders]) for key in ("p50", "low", "high"))
         axes.errorbar(p50, labels, xerr=[p50 - low, high - p50], fmt="none", ecolor=_GREY, capsize=3)
-        axes.set_xlim(left=0)
-        axes.set_xlabel("seconds per picture by stage, and the interval of the median")
+        axes.set(xlim=(0, None), xlabel="seconds per picture by stage, and the interval of the median")
         axes.legend(ncols=len(stages), loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
         return svg()
 
@@ -82,8 +78,7 @@ def roofline(record: Record) -> str:
             axes.annotate(str(number), (at, speed), offset, textcoords="offset points", ha="center")
         axes.set_ylim(bottom=0.5 * min(axes.get_ylim()[0], axes.get_ylim()[1] / 2))
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, handlelength=0, markerscale=0)
-        axes.set_xlabel("operations per byte that must move")
-        axes.set_ylabel("10⁹ operations per second")
+        axes.set(xlabel="operations per byte that must move", ylabel="10⁹ operations per second")
         axes.set_title(f"{record['name']}, {record['case']}: area of a point is its share of the time", fontsize=9)
         return svg()
 
@@ -99,8 +94,7 @@ def growth(record: Record) -> str:
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_formatter("{x:g}")
-        axes.set_xlabel(record["what"])
-        axes.set_ylabel("seconds")
+        axes.set(xlabel=record["what"], ylabel="seconds")
         axes.set_title(f"exponent {record['exponent']:.2f}, expected {record['expected']}", fontsize=9)
         return svg()
 
@@ -113,7 +107,7 @@ def accuracy_against_speed(data: Result) -> Iterator[tuple[Record, str]]:
     for record in of_kind(data, "accuracy"):
         about = (record["recipe"], record["preset"])
         latencies = [r for r in of_kind(data, "latency") if (r.get("recipe"), r.get("preset")) == about]
-        seconds = {one["name"]: one["summary"]["p50"] for latency in latencies for one in _timed(latency)}
+        seconds = {c["name"]: c["summary"]["p50"] for latency in latencies for c in timed(latency)[::-1]}
         seconds["checkpoint"] = seconds.get("reference")
         shares = {r["name"]: r["miou"] if record["labelled"] else r["agreement"]["all"] for r in record["rows"]}
         points = [(n, seconds[n], 100 * share) for n, share in shares.items() if share is not None and seconds.get(n)]
@@ -123,17 +117,16 @@ def accuracy_against_speed(data: Result) -> Iterator[tuple[Record, str]]:
             for name, x, y in points:
                 axes.plot(x, y, "o", color=_BLUE)
                 axes.annotate(name, (x, y), xytext=(6, 4), textcoords="offset points")
-            axes.set_xscale("log")
-            axes.set_xlabel("seconds per picture")
+            axes.set(xscale="log", xlabel="seconds per picture")
             axes.set_ylabel("mIoU %" if record["labelled"] else "labels equal %")
             axes.margins(x=0.25, y=0.15)
             axes.grid(visible=True, which="both", alpha=0.3)
             yield record, svg()
 
 
-FIGURES: dict[str, dict[str, tuple[str, Callable[[Record], str]]]] = {
-    "latency": {"bars": ("seconds per picture", bars)},
-    "limit": {"roofline": ("roofline", roofline)},
-    "growth": {"growth": ("growth", growth)},
+FIGURES: dict[str, tuple[str, str, Callable[[Record], str]]] = {
+    "latency": ("bars", "seconds per picture", bars),
+    "limit": ("roofline", "roofline", roofline),
+    "growth": ("growth", "growth", growth),
 }
-"""Kind of record -> figure -> caption and function."""
+"""Kind of record -> name of its figure, caption and function."""

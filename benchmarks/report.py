@@ -50,11 +50,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.check and not (arguments.readme or arguments.gpu):
         parser.error("--check belongs to --readme FILE or --gpu FILE")
+    files = arguments.results or sorted(results.FOLDER.glob("*.json"))
     if arguments.gpu:
-        return _gpu(arguments.gpu, arguments.results or sorted(results.FOLDER.glob("*.json")), arguments.check)
+        table = f"\n{sections.gpu_table([results.read(file) for file in files])}\n"
+        return _fill(arguments.gpu, table, arguments.check, f"--gpu {arguments.gpu}")
     if arguments.readme:
         return _readme(arguments.readme, arguments.results, arguments.check)
-    files = arguments.results or sorted(results.FOLDER.glob("*.json"))
     if not files:
         raise SettingsError(f"there is no result in {results.FOLDER}; make one with python -m benchmarks.suite")
     report = Report()
@@ -89,22 +90,20 @@ class Report:
         if any(short := list(sections.summary(data))):
             yield from ("## In short", *short)
         for kind in dict.fromkeys(record["kind"] for record in data["records"]):
-            yield f"## {sections.title(kind)}"
+            title = sections.SECTIONS[kind][0] if kind in sections.SECTIONS else f"Checks ({kind.replace('_', ' ')})"
+            yield f"## {title}"
             records = results.of_kind(data, kind)
             for members in [[record] for record in records] if kind in plots.FIGURES else [records]:
                 yield from sections.section(kind, members)
-                yield from self._figures(name, members)
+                for record in members if kind in plots.FIGURES else ():
+                    figure, caption, draw = plots.FIGURES[kind]
+                    stem = "-".join((name, record.get("name", ""), record["case"], figure))
+                    if svg := draw(record):
+                        yield self._figure(stem, svg, f"{record['case']}: {caption}")
         for number, (record, svg) in enumerate(plots.accuracy_against_speed(data), 1):
             yield self._figure(f"{name}-accuracy-speed-{number}", svg, f"{record['case']}: accuracy against speed")
         if data["gaps"]:
             yield from ("## Not measured", sections.table(data["gaps"]))
-
-    def _figures(self, name: str, records: Sequence[Record]) -> Iterator[str]:
-        for record in records:
-            for what, (caption, draw) in plots.FIGURES.get(record["kind"], {}).items():
-                stem = "-".join((name, record.get("name", ""), record["case"], what))
-                if svg := draw(record):
-                    yield self._figure(stem, svg, f"{record['case']}: {caption}")
 
     def _figure(self, name: str, svg: str, caption: str) -> str:
         stem = re.sub(r"[^\w.]+", "-", name)
@@ -136,11 +135,6 @@ def page(text: str, figures: dict[str, str]) -> str:
     body = re.sub(r'<p><img src="\./(.+?)\.svg" alt="(.*?)" /></p>', inline, body)
     head = f'<meta charset="utf-8"><title>isnet_trt benchmarks</title><style>{_STYLE}</style>'
     return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n{body}</body></html>\n'
-
-
-def _gpu(page: Path, files: Sequence[Path], check: bool) -> int:
-    """Make the table of what has run on which GPU, or only say whether it is what the results give."""
-    return _fill(page, f"\n{sections.gpu_table([results.read(file) for file in files])}\n", check, f"--gpu {page}")
 
 
 def _readme(page: Path, files: Sequence[Path], check: bool) -> int:

@@ -72,13 +72,7 @@ def text(records: Sequence[Record]) -> str:
 
 def section(kind: str, records: Sequence[Record]) -> list[str]:
     """Paragraphs, headings and tables of the records of one kind."""
-    _, write = SECTIONS.get(kind, ("", _checks))
-    return list(filter(None, write(records)))
-
-
-def title(kind: str) -> str:
-    """The heading of a kind's section."""
-    return SECTIONS[kind][0] if kind in SECTIONS else f"Checks ({kind.replace('_', ' ')})"
+    return list(filter(None, SECTIONS.get(kind, ("", _checks))[1](records)))
 
 
 def machine(data: Result) -> Lines:
@@ -87,8 +81,7 @@ def machine(data: Result) -> Lines:
     cards = [gpu["name"] for gpu in about["gpus"]] if isinstance(about.get("gpus"), list) else []
     on = f" on {', '.join(cards)}" if cards else ""
     yield f"Measured {dates(data)}{on}, last by `{about['command']}`."
-    rows = (item for item in about.items() if item[0] != "command")
-    yield table({"machine": key.replace("_", " "), "": value} for key, value in rows)
+    yield table({"machine": key.replace("_", " "), "": value} for key, value in about.items() if key != "command")
 
 
 def summary(data: Result) -> Lines:
@@ -104,18 +97,19 @@ def summary(data: Result) -> Lines:
 
 def _bundle_rows(record: Record) -> Iterator[Mapping[str, str]]:
     """A row for each timed bundle; peers other than the reference are in the full report only."""
-    timed = {one["name"]: one for one in record["contenders"] if one["status"] == "timed"}
-    reference = timed.get("reference")
+    contenders = {contender["name"]: contender for contender in timed(record)}
+    reference = contenders.get("reference")
     ratios = {ratio["of"]: ratio for ratio in record["ratios"] if ratio["over"] == "reference"}
-    for name, one in timed.items():
-        if one["kind"] == "bundle":
+    for name, bundle in contenders.items():
+        if bundle["kind"] == "bundle":
+            beyond = mib(reference["memory"]["beyond"]) if reference else "–"
             yield {
                 "picture to labels": f"{record['case']}, {name.removeprefix('isnet_trt ')}",
-                "seconds": f"{one['summary']['p50']:.2f}",
+                "seconds": f"{bundle['summary']['p50']:.2f}",
                 "reference, s": f"{reference['summary']['p50']:.2f}" if reference else "–",
                 "times as fast (interval)": times(ratios[name], 2) if name in ratios else "–",
-                "labels equal %": percent(one["agreement"]["all"]),
-                "MiB": f"{mib(one['memory']['beyond'])} / {mib(reference['memory']['beyond']) if reference else '–'}",
+                "labels equal %": percent(bundle["agreement"]["all"]),
+                "MiB": f"{mib(bundle['memory']['beyond'])} / {beyond}",
             }
 
 
@@ -127,44 +121,48 @@ def _latency(records: Sequence[Record]) -> Lines:
         windows = f"{record['windows']} window{'s' * (record['windows'] > 1)}"
         yield f"### {record['case']}"
         yield f"{height}×{width}, {record['inference']}, {windows}; {rounds}{compared}."
-        timed = [one for one in record["contenders"] if one["status"] == "timed"]
-        yield table(_contender_rows(timed))
-        stages = [{name: f"{seconds:.3g}" for name, seconds in one["stages"].items()} for one in timed]
-        yield table({"seconds by stage": one["name"], **row} for one, row in zip(timed, stages, strict=True))
+        yield table(_contender_rows(timed(record)))
+        yield table(
+            {"seconds by stage": c["name"]} | {stage: f"{seconds:.3g}" for stage, seconds in c["stages"].items()}
+            for c in timed(record)
+        )
         yield table(
             {"contender": r["of"], "over": r["over"], "times as fast (interval)": times(r, 2), "rounds": str(r["n"])}
             for r in record["ratios"]
         )
-        yield "\n".join(f"- {one['name']}: {one['description']}" for one in record["contenders"])
-        yield from _warnings(f"{c['name']} is not timed: {c['why']}" for c in record["contenders"] if c not in timed)
-        yield from _warnings(record["warnings"])
+        yield "\n".join(f"- {c['name']}: {c['description']}" for c in record["contenders"])
+        refused = [c for c in record["contenders"] if c["status"] != "timed"]
+        yield from _warnings([*(f"{c['name']} is not timed: {c['why']}" for c in refused), *record["warnings"]])
 
 
-def _contender_rows(timed: Sequence[Record]) -> Iterator[Mapping[str, str]]:
-    """Figures of the contenders; what a GPU held and what was spent only where it is known of one."""
-    on_gpu = any(one["memory"]["device"] is not None for one in timed)
-    spent = any(one["energy_j"] for one in timed)
-    for one in timed:
+def timed(record: Record) -> list[Record]:
+    """The timed contenders of a latency record."""
+    return [contender for contender in record["contenders"] if contender["status"] == "timed"]
+
+
+def _contender_rows(contenders: Sequence[Record]) -> Iterator[Mapping[str, str]]:
+    """Figures of the contenders; GPU memory and energy only where they are known of one."""
+    on_gpu = any(c["memory"]["device"] is not None for c in contenders)
+    spent = any(c["energy_j"] for c in contenders)
+    for c in contenders:
         yield {
-            "contender": one["name"],
-            **{name: f"{one['summary'][key]:.3f}" for name, key in (("p50 s", "p50"), ("p90", "p90"), ("p99", "p99"))},
-            "images/s": f"{one['images_per_s']:.3g}",
-            "windows/s": f"{one['windows_per_s']:.3g}",
-            "cores busy": f"{one['cores_busy']:.1f}",
-            "labels equal %": percent(one["agreement"]["all"]),
-            "beyond weights MiB": mib(one["memory"]["beyond"]),
-            **({"on the GPU MiB": mib(one["memory"]["device"])} if on_gpu else {}),
-            **({"J": ", ".join(f"{k} {v:.1f}" for k, v in one["energy_j"].items()) or UNKNOWN} if spent else {}),
+            "contender": c["name"],
+            **{name: f"{c['summary'][key]:.3f}" for name, key in (("p50 s", "p50"), ("p90", "p90"), ("p99", "p99"))},
+            "images/s": f"{c['images_per_s']:.3g}",
+            "windows/s": f"{c['windows_per_s']:.3g}",
+            "cores busy": f"{c['cores_busy']:.1f}",
+            "labels equal %": percent(c["agreement"]["all"]),
+            "beyond weights MiB": mib(c["memory"]["beyond"]),
+            **({"on the GPU MiB": mib(c["memory"]["device"])} if on_gpu else {}),
+            **({"J": ", ".join(f"{k} {v:.1f}" for k, v in c["energy_j"].items()) or UNKNOWN} if spent else {}),
         }
 
 
 def _extrapolated(records: Sequence[Record]) -> Lines:
     for record in records:
         yield f"{record['case']} ({record['inference']}): {record['how']}."
-        yield table(
-            {"extrapolated, not measured": name, "seconds": f"{seconds:.0f}"}
-            for name, seconds in record["seconds"].items()
-        )
+        seconds = record["seconds"].items()
+        yield table({"extrapolated, not measured": name, "seconds": f"{value:.0f}"} for name, value in seconds)
 
 
 def _merge_table(records: Sequence[Record]) -> str:
@@ -212,15 +210,10 @@ def _limit(records: Sequence[Record]) -> Lines:
         yield f"### {record['name']}, {record['case']}"
         yield f"Measured in the same run with {record['threads']} threads: {', '.join(stated)}."
         yield table(
-            {
-                "stage": stage["name"],
-                "GFLOP": f"{stage['operations'] / 1e9:.2f}",
-                "least MB": f"{stage['bytes'] / 1e6:.1f}",
-                "ms": f"{1e3 * stage['seconds']:.1f}",
-                "floor ms": f"{1e3 * stage['floor']:.1f}",
-                "floor / time %": f"{100 * stage['share']:.0f}",
-                "bound by": stage["bound"],
-            }
+            {"stage": stage["name"], "GFLOP": f"{stage['operations'] / 1e9:.2f}"}
+            | {"least MB": f"{stage['bytes'] / 1e6:.1f}", "ms": f"{1e3 * stage['seconds']:.1f}"}
+            | {"floor ms": f"{1e3 * stage['floor']:.1f}", "floor / time %": f"{100 * stage['share']:.0f}"}
+            | {"bound by": stage["bound"]}
             for stage in (*record["stages"], record["total"])
         )
         yield f"Each block alone; the network as one takes {1e3 * record['network_seconds']:.1f} ms."
@@ -229,32 +222,21 @@ def _limit(records: Sequence[Record]) -> Lines:
 def _growth(records: Sequence[Record]) -> Lines:
     for record in records:
         yield f"### {record['case']}"
-        yield (
-            f"seconds ∝ {record['what']}^{record['exponent']:.2f} (standard error {record['error']:.2f}); "
-            f"expected {record['expected']}: {record['why']}."
-        )
-        yield table(
-            {record["what"]: f"{x:g}", "seconds": f"{seconds:.4g}"}
-            for x, seconds in zip(record["x"], record["seconds"], strict=True)
-        )
+        fit = f"{record['what']}^{record['exponent']:.2f} (standard error {record['error']:.2f})"
+        yield f"seconds ∝ {fit}; expected {record['expected']}: {record['why']}."
+        points = zip(record["x"], record["seconds"], strict=True)
+        yield table({record["what"]: f"{x:g}", "seconds": f"{seconds:.4g}"} for x, seconds in points)
 
 
 def _precision(records: Sequence[Record]) -> Lines:
     columns = {"mIoU %": ("miou", ".2f"), "lost": ("lost", "+.2f"), "labels equal %": ("equal", ".2f")}
     yield table(
         {"precision": record["case"], "engine": record["engine"], "graph, MB": f"{record['bytes'] / 1e6:.2f}"}
-        | {
-            f"{p}: {name}": f"{s[key]:{form}}"
-            for p, s in record["scores"].items()
-            for name, (key, form) in columns.items()
-        }
+        | {f"{p}: {c}": f"{s[key]:{form}}" for p, s in record["scores"].items() for c, (key, form) in columns.items()}
         for record in records
     )
-    yield "\n".join(
-        f"- {record['case']} ({record['engine']}) keeps {', '.join(record['search']['skip']) or 'nothing'}"
-        for record in records
-        if "search" in record
-    )
+    searched = [(f"{r['case']} ({r['engine']})", r["search"]["skip"]) for r in records if "search" in r]
+    yield "\n".join(f"- {case} keeps {', '.join(blocks) or 'nothing'}" for case, blocks in searched)
 
 
 def _checks(records: Sequence[Record]) -> Lines:
@@ -274,7 +256,7 @@ def _checks(records: Sequence[Record]) -> Lines:
 
 
 _NEEDS_NO_GPU = ("plans", "rtx.ahead_of_time", "rtx.plugins_ahead", "bundles.given")
-"""Cases of older results that ran without a GPU only, or on bundles that were given."""
+"""Cases of older results that ran without a GPU only, or on bundles of the user."""
 
 
 def gpu_table(data: Sequence[Result]) -> str:
@@ -286,10 +268,8 @@ def gpu_table(data: Sequence[Result]) -> str:
                 card = f"{result['machine']['gpus'][0]['name']}, {dates(result)}"
                 columns.setdefault(card, {}).setdefault(_group(record["case"]), []).append(record)
     groups = dict.fromkeys(group for column in columns.values() for group in column)
-    rows = (
-        {"tests": f"`{group}`"} | {card: _outcome(column.get(group, [])) for card, column in columns.items()}
-        for group in groups
-    )
+    outcomes = ({card: _outcome(column.get(group, [])) for card, column in columns.items()} for group in groups)
+    rows = ({"tests": f"`{group}`"} | outcome for group, outcome in zip(groups, outcomes, strict=True))
     return re.sub("-{3,}", "---", re.sub(" +", " ", table(rows)))
 
 
@@ -314,14 +294,14 @@ def _outcome(records: Sequence[Record], most: int = 160) -> str:
 
 
 def _check_row(record: Record) -> Mapping[str, object]:
-    known = ("kind", "case", "title", "status", "why", "seconds", "figures", "rows", "missing", "date", "part")
-    others = {key: value for key, value in record.items() if key not in known}
-    figures = {**record.get("figures", {}), **others}
+    fields = ("kind", "case", "title", "status", "why", "seconds", "figures", "rows", "missing", "date", "part")
+    figures = record.get("figures", {}) | {key: value for key, value in record.items() if key not in fields}
+    check = ": ".join(filter(None, (record["case"], record.get("title"))))
+    outcome = {"status": record.get("status", ""), "seconds": record.get("seconds", "")}
     return {
-        "check": ": ".join(filter(None, (record["case"], record.get("title")))),
-        "status": record.get("status", ""),
-        "seconds": record.get("seconds", ""),
-        "figures": "; ".join(filter(None, (record.get("why"), _cell(figures) if figures else ""))),
+        "check": check,
+        **outcome,
+        "figures": "; ".join(filter(None, (record.get("why"), figures and _cell(figures)))),
     }
 
 
