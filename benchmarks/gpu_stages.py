@@ -7,18 +7,28 @@ import dataclasses
 import functools
 import math
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from benchmarks import gpu_timing, stats
 from benchmarks import kernel_cost as cost
 from benchmarks.kernel_cost import Card, Cost
+from benchmarks.synthetic import filled_checkpoint
+from isnet_trt import Segmenter
 from isnet_trt.errors import EngineUnavailable
 from isnet_trt.merging import geometry
 from isnet_trt.merging.windows import plan
+from isnet_trt.pictures.interop import image_from
 from isnet_trt.pictures.preprocess import test_size
+from isnet_trt.runtime.gpu import GpuRuntime
+from isnet_trt.training.checkpoint import load_checkpoint, load_model
+from tests.gpu.comparison import Case, around, image, recipe_case
+from tests.gpu.networks import Strided, Torch
+from tests.kernels.cases import FAMILIES
+from tests.kernels.context_trials import AttentionCase, attention
 
 TIMED = ("fp16", "bf16")
 ATTENTION_AIM, ADDED_AIM = 0.5, 0.15
@@ -55,17 +65,9 @@ class Bench:
         return 5 if self.quick else gpu_timing.ROUNDS
 
 
-def timed_call(work: Callable[[], Any]) -> tuple[Any, float]:
-    """The result of ``work``, and its seconds."""
-    start = time.monotonic()
-    return work(), time.monotonic() - start
-
-
 def measure_rates(quick: bool, device: str = "cuda", sides: tuple[int, int] = (8192, 4096)) -> dict[str, float | str]:
     """Operations/s of products of large random matrices, and bytes/s read and written of a large copy; a string is why
     a type has no rate here."""
-    import torch
-
     side, size = sides[quick], 2 * sides[quick] ** 2 * 8
     rates: dict[str, float | str] = {}
     for name in ("fp16", "bf16", "tf32", "fp32", "int8", "fp8"):
@@ -81,8 +83,6 @@ def measure_rates(quick: bool, device: str = "cuda", sides: tuple[int, int] = (8
 
 def _product(kind: str, side: int, device: str) -> gpu_timing.Work:
     """A product of two square matrices of random values."""
-    import torch
-
     if kind == "int8":
         a, b = (torch.randint(-127, 128, (side, side), dtype=torch.int8, device=device) for _ in range(2))
         columns = b.t()  # the library wants the second factor column-major
@@ -104,8 +104,6 @@ def _product(kind: str, side: int, device: str) -> gpu_timing.Work:
 
 def speed(bench: Bench, name: str) -> Iterator[Row]:
     """NAME at the sizes of the published models, beside its floor."""
-    from tests.kernels.cases import FAMILIES
-
     family = FAMILIES[name]
     dtypes = [dtype for dtype in TIMED if dtype in family.dtypes] or list(family.dtypes)
     for case in family.real:
@@ -117,8 +115,6 @@ def speed(bench: Bench, name: str) -> Iterator[Row]:
 
 def _trials(bench: Bench, family: Any, case: Any, dtype: str) -> list[Any]:
     """Enough input sets that none is still in the level-2 cache when its turn comes again."""
-    import torch
-
     variant = bench.target.variants()[0]
     first = family.trial(variant, case, dtype, bench.target.seed)
     on_gpu = bench.target.device == "cuda"
@@ -138,10 +134,6 @@ def beside_floor(spread: stats.Spread, least: Cost | None, card: Card) -> Row:
 
 def attention_rate(bench: Bench) -> Iterator[Row]:
     """Attention of 4,096 and 8,192 tokens, 1 and 8 windows, beside PyTorch's and this card's matrix rate."""
-    import torch
-
-    from tests.kernels.context_trials import AttentionCase, attention
-
     matrix = bench.rates["matrix fp16"]
     for tokens, batch in ATTENTION:
         case = AttentionCase(f"{batch} x {tokens:,}", batch, tokens, tokens)
@@ -178,9 +170,6 @@ def floors(case: Any) -> dict[str, Cost]:
 
 def stage_times(bench: Bench, name: str, case: Any = None) -> Iterator[Row]:
     """NAME: all stages but the network, on the GPU's clock, beside their floors."""
-    from tests.gpu.comparison import recipe_case
-    from tests.gpu.networks import Strided
-
     case = case or recipe_case(*MODELS[name])
     pipeline = bench.target.pipeline(Strided(case.labels.count, case.stride, bench.target.seed), case)
     times, least = staged(pipeline, case, bench), floors(case)
@@ -192,11 +181,6 @@ def stage_times(bench: Bench, name: str, case: Any = None) -> Iterator[Row]:
 
 def staged(pipeline: Any, case: Any, bench: Bench) -> dict[str, stats.Spread]:
     """Stage -> spread of its seconds in one image, launched one by one."""
-    import torch
-
-    from isnet_trt.pictures.interop import image_from
-    from tests.gpu.comparison import image
-
     source = image_from(image(case.size, bench.target.seed))
     gpu_timing.warm(lambda _: pipeline(source, case.inference))
     samples: dict[str, list[float]] = {}
@@ -224,18 +208,12 @@ def staged(pipeline: Any, case: Any, bench: Bench) -> dict[str, stats.Spread]:
 
 def whole(bench: Bench, name: str) -> Iterator[Row]:
     """NAME: PyTorch's float16 network in a CUDA graph, all other stages beside it, and the whole call."""
-    from tests.gpu.comparison import recipe_case
-
     case = recipe_case(*MODELS[name])
     yield from beside_network(bench, case, _torch_network(bench, name, case))
 
 
 def _torch_network(bench: Bench, name: str, case: Any) -> Any:
     """The published model of `MODELS` with synthetic weights, under PyTorch in float16."""
-    from benchmarks.synthetic import filled_checkpoint
-    from isnet_trt.training.checkpoint import load_checkpoint, load_model
-    from tests.gpu.networks import Torch
-
     recipe = MODELS[name][0]
     with tempfile.TemporaryDirectory() as folder:
         model = load_model(load_checkpoint(filled_checkpoint(recipe, Path(folder) / "filled.pth"), recipe))
@@ -245,10 +223,6 @@ def _torch_network(bench: Bench, name: str, case: Any) -> Any:
 def beside_network(bench: Bench, case: Any, network: Any) -> Iterator[Row]:
     """The network's time is that of a CUDA graph: launched eagerly it takes what PyTorch's launching takes, and all
     stages would be compared with that."""
-    import torch
-
-    from tests.gpu.comparison import around
-
     picture = test_size(case.size, case.preprocess)
     runs = -(-geometry.window_count(picture, case.inference) // case.batch)
     batch = torch.randn(case.batch, 3, *(case.inference.window or picture), device=bench.target.device)
@@ -265,8 +239,6 @@ def beside_network(bench: Bench, case: Any, network: Any) -> Iterator[Row]:
 
 def _called(bench: Bench, segmenter: Any, case: Any, network: float | None = None) -> Row:
     """Cells of whole calls: the network's seconds (None: those of the engine's stage), what is added, the call."""
-    from tests.gpu.comparison import image
-
     times = staged(segmenter.runtime.pipeline, case, bench)
     engine = times.pop("engine").p50
     network = engine if network is None else network
@@ -289,10 +261,6 @@ def bundle(bench: Bench, folder: Path) -> Iterator[Row]:
     Raises:
         EngineUnavailable: its stages do not run on the GPU.
     """
-    from isnet_trt import Segmenter
-    from isnet_trt.runtime.gpu import GpuRuntime
-    from tests.gpu.comparison import Case
-
     with Segmenter.open(folder, device="cuda") as segmenter:
         if not isinstance(segmenter.runtime, GpuRuntime):
             raise EngineUnavailable(segmenter.description)
@@ -305,10 +273,6 @@ def bundle(bench: Bench, folder: Path) -> Iterator[Row]:
 
 def peers(bench: Bench, name: str) -> Iterator[Row]:
     """NAME: the network alone on one batch in float16, by PyTorch eager, in a CUDA graph, and by torch.compile."""
-    import torch
-
-    from tests.gpu.comparison import recipe_case
-
     case = recipe_case(*MODELS[name])
     network = _torch_network(bench, name, case)
     shape = (case.batch, 3, *(case.inference.window or test_size(case.size, case.preprocess)))
@@ -345,4 +309,4 @@ def network_times(bench: Bench, contenders: dict[str, Callable[[Any], Any]], bat
 def wall(work: Callable[[], object], rounds: int) -> stats.Spread:
     """Seconds of a call that returns when all is done, by the host's clock."""
     gpu_timing.warm(lambda _: work())
-    return stats.spread([timed_call(work)[1] for _ in range(rounds)])
+    return stats.spread([stats.seconds(work) for _ in range(rounds)])

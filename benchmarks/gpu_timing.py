@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import torch
+
 from benchmarks import stats
 
 Work = Callable[[int], object]
@@ -42,8 +44,6 @@ def captured(work: Work) -> Work:
 
 def warm(work: Work) -> None:
     """Call and wait for it, a few times and for `WARM_SECONDS`."""
-    import torch
-
     end, number = time.perf_counter() + WARM_SECONDS, 0
     while number < WARM or time.perf_counter() < end:
         work(number)
@@ -53,16 +53,12 @@ def warm(work: Work) -> None:
 
 def hold(stream: Any) -> None:
     """Keep a stream busy, so that what is queued next does not wait for Python between one launch and the other."""
-    import torch
-
     with torch.cuda.stream(stream):
         torch.cuda._sleep(HELD)
 
 
 def once(work: Work, number: int) -> float:
     """Seconds of one call, by events around it."""
-    import torch
-
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     begin.record()
     work(number)
@@ -73,8 +69,6 @@ def once(work: Work, number: int) -> float:
 
 def _graph(work: Work, calls: int) -> Callable[[], Any]:
     """``calls`` calls as one CUDA graph; PyTorch captures on a stream of its own, which is current meanwhile."""
-    import torch
-
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         for number in range(calls):

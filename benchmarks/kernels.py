@@ -9,16 +9,20 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks import gpu_stages, results
-from benchmarks.gpu_stages import Bench, Row, timed_call
+from benchmarks.gpu_stages import Bench, Row
 from benchmarks.kernel_cost import Card
 from isnet_trt import cli
+from isnet_trt.cuda.gpu import probe_gpu
 from isnet_trt.errors import EngineUnavailable, SettingsError
+from tests.gpu.target import Target
+from tests.kernels.cases import FAMILIES
 
 Measurement = Callable[[Bench], Iterator[Row]]
 _DESCRIPTION = """Time kernels and stages on this machine's GPU, beside the floors that its own rates give.
@@ -62,17 +66,15 @@ def run(chosen: Mapping[str, Measurement], arguments: argparse.Namespace, folder
     Raises:
         EngineUnavailable: there is no GPU.
     """
-    from isnet_trt.cuda.gpu import probe_gpu
-    from tests.gpu.target import Target
-
     gpu, reason = probe_gpu()
     if gpu is None:
         raise EngineUnavailable(f"kernels are timed on an NVIDIA GPU: {reason}")
-    rates, seconds = timed_call(lambda: gpu_stages.measure_rates(arguments.quick))
+    start = time.monotonic()
+    rates = gpu_stages.measure_rates(arguments.quick)
     numbers = {name: value for name, value in rates.items() if isinstance(value, float)}
     card = Card(gpu.name, numbers["copy"], numbers["matrix fp16"], numbers["matrix fp32"])
     bench = Bench(Target(folder.resolve(), arguments.quick, arguments.seed), arguments.quick, card, numbers)
-    records = [record("rates", "matrix and copy rates of this card", seconds, figures=numbers)]
+    records = [record("rates", "matrix and copy rates of this card", time.monotonic() - start, figures=numbers)]
     write(arguments.out, records)
     for name, call in chosen.items():
         records.append(measure(name, call, bench))
@@ -82,10 +84,10 @@ def run(chosen: Mapping[str, Measurement], arguments: argparse.Namespace, folder
 
 def measure(name: str, call: Measurement, bench: Bench) -> Row:
     """The record of one measurement; one that fails says why."""
-    bench.missed = []
+    bench.missed, start = [], time.monotonic()
     try:
-        rows, seconds = timed_call(lambda: list(call(bench)))
-        row = record(name, _title(call) or name, seconds, rows, "; ".join(bench.missed))
+        rows = list(call(bench))
+        row = record(name, _title(call) or name, time.monotonic() - start, rows, "; ".join(bench.missed))
     except Exception as error:  # such as kernels that do not compile: the others are still timed
         row = record(name, name, 0.0, why=f"{type(error).__name__}: {error}")
     print(f"\n{name}  {row['why']}")
@@ -115,8 +117,6 @@ def write(out: Path | None, records: Sequence[Row]) -> None:
 
 def measurements(bundles: Sequence[Path] = ()) -> dict[str, Measurement]:
     """Name -> what is measured, as rows."""
-    from tests.kernels.cases import FAMILIES
-
     calls: dict[str, Measurement] = {f"speed.{name}": partial(gpu_stages.speed, name=name) for name in FAMILIES}
     calls["attention.rate"] = gpu_stages.attention_rate
     for kind, work in {"stages": gpu_stages.stage_times, "whole": gpu_stages.whole, "peers": gpu_stages.peers}.items():

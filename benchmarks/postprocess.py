@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import cv2
 import numpy as np
@@ -97,8 +97,8 @@ def measure(work: Work, threads: int, rounds: int) -> results.Record:
         **passes,
         "labels_equal": equal,
         "seconds": seconds,
-        "summary": {side: stats.spread(samples).to_json() for side, samples in seconds.items()},
-        "ratio": stats.ratios(seconds[THEIRS], seconds[OURS]).to_json(),
+        "summary": {side: asdict(stats.spread(samples)) for side, samples in seconds.items()},
+        "ratio": asdict(stats.ratios(seconds[THEIRS], seconds[OURS])),
         "memory": {side: _memory(side, work, threads) for side in (OURS, THEIRS)},
         "warnings": [f"{side}: {note}" for side, samples in seconds.items() if (note := stats.noise(samples))],
     }

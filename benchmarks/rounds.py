@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -168,7 +168,7 @@ def _figures(entry: Entry, windows: int) -> Record:
         **about,
         "seconds": entry.seconds,
         "cores_busy": float(np.median([run.cpu / run.seconds for run in entry.runs])),
-        "summary": figures.to_json(),
+        "summary": asdict(figures),
         "images_per_s": 1 / figures.p50,
         "windows_per_s": windows / figures.p50,
         "stages": _stages(entry.runs),
@@ -208,5 +208,5 @@ def _ratios(timed: Sequence[Entry]) -> list[Record]:
     for number, bundle in enumerate(bundles):
         for other in (*bundles[:number], *(entry for entry in timed if entry.setup.kind != "bundle")):
             ratio = stats.ratios(other.seconds, bundle.seconds)
-            rows.append({"of": bundle.setup.name, "over": other.setup.name, **ratio.to_json()})
+            rows.append({"of": bundle.setup.name, "over": other.setup.name, **asdict(ratio)})
     return rows

@@ -298,11 +298,8 @@ def _check_row(record: Record) -> Mapping[str, object]:
     figures = record.get("figures", {}) | {key: value for key, value in record.items() if key not in fields}
     check = ": ".join(filter(None, (record["case"], record.get("title"))))
     outcome = {"status": record.get("status", ""), "seconds": record.get("seconds", "")}
-    return {
-        "check": check,
-        **outcome,
-        "figures": "; ".join(filter(None, (record.get("why"), figures and _cell(figures)))),
-    }
+    text = "; ".join(filter(None, (record.get("why"), figures and _cell(figures))))
+    return {"check": check, **outcome, "figures": text}
 
 
 def foreign(data: Mapping[str, Any]) -> Lines:

@@ -12,8 +12,8 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from tqdm import tqdm
@@ -45,14 +45,6 @@ class Spread:
     def width(self) -> float:
         """Span of the middle half of the samples, relative to the median."""
         return (self.quartiles[1] - self.quartiles[0]) / self.p50 if self.p50 else math.inf
-
-    def holds(self, value: float) -> bool:
-        """Whether ``value`` lies within the interval of the median."""
-        return self.low <= value <= self.high
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain numbers, for a result file."""
-        return asdict(self)
 
 
 def spread(samples: Sequence[float]) -> Spread:
@@ -106,8 +98,8 @@ def interleaved(runs: Sequence[Callable[[], T]], rounds: Iterable[int], label: s
     samples: list[list[T]] = [[] for _ in runs]
     pairs = list(zip(runs, samples, strict=True))
     for number in tqdm(rounds, desc=label, unit="round", disable=None, leave=False):
-        for run, found in reversed(pairs) if number % 2 else pairs:
-            found.append(run())
+        for run, results in reversed(pairs) if number % 2 else pairs:
+            results.append(run())
     return samples
 
 

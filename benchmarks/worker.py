@@ -69,7 +69,7 @@ class Contender(contextlib.AbstractContextManager["Contender"]):
         try:
             self.description = self._call(_load, setup)
         except Missing:
-            self.close()
+            self.__exit__()
             raise
 
     def run(self, image: NDArray[np.uint8], inference: Inference, clear: bool = False) -> Run:
@@ -92,12 +92,8 @@ class Contender(contextlib.AbstractContextManager["Contender"]):
         except Exception as error:  # any failure of a contender is its own; the others go on
             raise Missing(f"{type(error).__name__}: {error}") from None
 
-    def close(self) -> None:
-        """End the process."""
-        self._pool.shutdown()
-
     def __exit__(self, *error: object) -> None:
-        self.close()
+        self._pool.shutdown()
 
 
 _loaded: tuple[Runner, int | None]

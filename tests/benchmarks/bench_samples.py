@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from benchmarks import stats
@@ -28,7 +29,7 @@ def contender(name: str, seconds: tuple[float, ...], kind: str = "bundle", equal
         "why": "",
         "seconds": list(seconds),
         "cores_busy": 1.9,
-        "summary": figures.to_json(),
+        "summary": asdict(figures),
         "images_per_s": 1 / figures.p50,
         "windows_per_s": 1 / figures.p50,
         "stages": {"resize": 0.01, "engine": 1.7, "merge": 0.05, "other": 0.0},
@@ -43,7 +44,7 @@ def latency(ours: tuple[float, ...] = OURS, theirs: tuple[float, ...] | None = T
     ratios = []
     if theirs is not None:
         contenders.append(contender("reference", theirs, "reference"))
-        ratio = stats.ratios(theirs, ours).to_json()
+        ratio = asdict(stats.ratios(theirs, ours))
         ratios.append({"of": contenders[0]["name"], "over": "reference", **ratio})
     record = {
         "kind": "latency",

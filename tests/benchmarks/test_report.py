@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import asdict
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -40,7 +41,7 @@ GROWTH = {
     "expected": "1 to 2",
     "why": "attention",
 }
-SIDES = {side: stats.spread(seconds).to_json() for side, seconds in (("isnet_trt", OURS), ("reference", OURS))}
+SIDES = {side: asdict(stats.spread(seconds)) for side, seconds in (("isnet_trt", OURS), ("reference", OURS))}
 POST = {
     "kind": "postprocess",
     "case": "ADE ms+flip, 12 passes",
@@ -52,7 +53,7 @@ POST = {
     "labels_equal": 1.0,
     "seconds": {"isnet_trt": list(OURS), "reference": list(OURS)},
     "summary": SIDES,
-    "ratio": stats.ratios(OURS, OURS).to_json(),
+    "ratio": asdict(stats.ratios(OURS, OURS)),
     "memory": {"isnet_trt": 4 << 20, "reference": None},
     "warnings": ["isnet_trt: noisy"],
 }
