@@ -96,22 +96,15 @@ def accumulate(
     windows: tl.tensor,  # (count, 4) int32: slot, top, left, mirrored; those of the plain pass first
     swap: tl.tensor,  # (classes,) int32: the class that each one is in a mirrored picture
     volume: tl.tensor,  # (classes, rows, width) float32, written: rows first_row .. first_row + rows - 1
-    classes: tl.tensor,
-    coarse_height: tl.tensor,
-    coarse_width: tl.tensor,
-    window_height: tl.tensor,
+    classes: tl.tensor, coarse_height: tl.tensor, coarse_width: tl.tensor, window_height: tl.tensor,
     window_width: tl.tensor,
     step_y: tl.tensor,  # float32(coarse_height) / float32(window_height)
     step_x: tl.tensor,
     plain: tl.tensor,  # windows of the first pass
     count: tl.tensor,  # windows of both passes
-    first_row: tl.tensor,
-    rows: tl.tensor,
-    width: tl.tensor,
-    softmax: tl.tensor,
-    CLASSES: tl.constexpr,
-    BLOCK: tl.constexpr,
-) -> None:
+    first_row: tl.tensor, rows: tl.tensor, width: tl.tensor, softmax: tl.tensor,
+    CLASSES: tl.constexpr, BLOCK: tl.constexpr,
+) -> None:  # fmt: skip
     x = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     y = first_row + tl.program_id(1)
     score = tl.zeros((CLASSES, BLOCK), tl.float32)

@@ -47,16 +47,9 @@ def attention(
     out: tl.tensor,  # (batch, queries, WIDTH) of q's type; PARTIAL: (splits, batch, queries, WIDTH) float32; written
     norms: tl.tensor,  # PARTIAL: (splits, batch, queries) float32, written
     scale: tl.tensor,  # times log2(e)
-    batch: tl.tensor,
-    queries: tl.tensor,
-    keys: tl.tensor,
-    splits: tl.tensor,
-    BLOCK_Q: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-    WIDTH: tl.constexpr,
-    PARTIAL: tl.constexpr,
-    UPCAST: tl.constexpr,
-) -> None:
+    batch: tl.tensor, queries: tl.tensor, keys: tl.tensor, splits: tl.tensor,
+    BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, WIDTH: tl.constexpr, PARTIAL: tl.constexpr, UPCAST: tl.constexpr,
+) -> None:  # fmt: skip
     d = tl.arange(0, WIDTH)
     row = tl.program_id(0) * BLOCK_Q + tl.arange(0, BLOCK_Q)
     image = tl.program_id(1)
@@ -104,9 +97,8 @@ def combine(
     out: tl.tensor,  # (rows, WIDTH), written
     rows: tl.tensor,  # batch * queries
     splits: tl.tensor,
-    BLOCK: tl.constexpr,
-    WIDTH: tl.constexpr,
-) -> None:
+    BLOCK: tl.constexpr, WIDTH: tl.constexpr,
+) -> None:  # fmt: skip
     d = tl.arange(0, WIDTH)
     row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     top = tl.full((BLOCK,), float("-inf"), tl.float32)

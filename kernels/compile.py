@@ -32,7 +32,7 @@ _EPILOG = """examples:
   python -m isnet_trt.kernels.compile --arch sm_120 --only attention
 
 DIR/sm_XX/ receives NAME.ptx, NAME.cubin and launch.json: for every kernel its entry, arguments, grid, threads, shared
-memory and the digests of its files. Compiled is with Triton, which brings its own assembler; neither a GPU nor the CUDA
+memory and the digests of its files. Triton compiles them and brings its own assembler; neither a GPU nor the CUDA
 toolkit is needed. The exit status is 1 if a kernel spills registers to memory, which makes it slower but not wrong."""
 
 
@@ -89,7 +89,7 @@ def _source(spec: KernelSpec) -> Any:
 def trailing_parameters(ptx: bytes, arguments: int) -> int:
     """How many parameters an entry has after its ``arguments``: Triton's scratch memories, which no kernel here uses.
 
-    The driver reads as many as there are; their number is Triton's affair.
+    The driver reads all of them; their number depends on Triton's version.
     """
     begin = ptx.index(b".entry")
     return ptx[begin : ptx.index(b"{", begin)].count(b".param ") - arguments

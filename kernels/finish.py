@@ -51,15 +51,11 @@ def finish(
     steps: tl.tensor,  # (count, 2) float32: height / output_height, width / output_width
     labels: tl.tensor,  # uint8 or uint16, rows of `pitch` elements, written
     pitch: tl.tensor,  # int64
-    passes: tl.tensor,
-    count: tl.tensor,
-    classes: tl.tensor,
+    passes: tl.tensor, count: tl.tensor, classes: tl.tensor,
     first_row: tl.tensor,  # rows first_row .. first_row + rows - 1 of the output are written
-    rows: tl.tensor,
-    width: tl.tensor,
-    BLOCK_K: tl.constexpr,
-    BLOCK: tl.constexpr,
-) -> None:
+    rows: tl.tensor, width: tl.tensor,
+    BLOCK_K: tl.constexpr, BLOCK: tl.constexpr,
+) -> None:  # fmt: skip
     x = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     y = first_row + tl.program_id(1)
     inside = x[None, :] < width
@@ -95,16 +91,11 @@ def upsample_argmax(
     logits: tl.tensor,  # (classes, coarse_height, coarse_width)
     labels: tl.tensor,  # uint8 or uint16, rows of `pitch` elements, written
     pitch: tl.tensor,  # int64
-    classes: tl.tensor,
-    coarse_height: tl.tensor,
-    coarse_width: tl.tensor,
+    classes: tl.tensor, coarse_height: tl.tensor, coarse_width: tl.tensor,
     step_y: tl.tensor,  # float32(coarse_height) / float32(height)
-    step_x: tl.tensor,
-    height: tl.tensor,
-    width: tl.tensor,
-    BLOCK_K: tl.constexpr,
-    BLOCK: tl.constexpr,
-) -> None:
+    step_x: tl.tensor, height: tl.tensor, width: tl.tensor,
+    BLOCK_K: tl.constexpr, BLOCK: tl.constexpr,
+) -> None:  # fmt: skip
     x = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     y = tl.program_id(1)
     low, high, down = taps(y, step_y, coarse_height)

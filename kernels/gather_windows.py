@@ -83,12 +83,9 @@ def resize(
     pitch: tl.tensor,  # int64
     pixel: tl.tensor,  # 3 or 4
     bgr: tl.tensor,  # 1 where the source's channels are B, G, R
-    source_height: tl.tensor,
-    source_width: tl.tensor,
-    height: tl.tensor,
-    width: tl.tensor,
+    source_height: tl.tensor, source_width: tl.tensor, height: tl.tensor, width: tl.tensor,
     BLOCK: tl.constexpr,
-) -> None:
+) -> None:  # fmt: skip
     y = tl.program_id(1)
     x = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     # OpenCV finds positions in float64 and rounds them to float32.
@@ -122,14 +119,10 @@ def gather(
     out: tl.tensor,  # (batch, 3, height, width), written
     pitch: tl.tensor,  # int64
     pixel: tl.tensor,  # 3 or 4
-    bgr: tl.tensor,
-    picture_height: tl.tensor,
-    picture_width: tl.tensor,
-    batch: tl.tensor,
-    height: tl.tensor,
+    bgr: tl.tensor, picture_height: tl.tensor, picture_width: tl.tensor, batch: tl.tensor, height: tl.tensor,
     width: tl.tensor,
     BLOCK: tl.constexpr,
-) -> None:
+) -> None:  # fmt: skip
     x = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     y = tl.program_id(1)
     b = tl.program_id(2)

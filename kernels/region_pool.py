@@ -41,12 +41,9 @@ def assign(
     logits: tl.tensor,  # (batch, classes, positions)
     labels: tl.tensor,  # (batch, positions) int32, written
     scores: tl.tensor,  # (batch, positions) float32, written: the logit of the winning class, NaN if any is NaN
-    batch: tl.tensor,
-    classes: tl.tensor,
-    positions: tl.tensor,
-    BLOCK_K: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-) -> None:
+    batch: tl.tensor, classes: tl.tensor, positions: tl.tensor,
+    BLOCK_K: tl.constexpr, BLOCK_N: tl.constexpr,
+) -> None:  # fmt: skip
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     image = tl.program_id(1).to(tl.int64)
     best = tl.full((BLOCK_N,), float("-inf"), tl.float32)
@@ -76,16 +73,9 @@ def pool(
     tops: tl.tensor,  # (splits, batch, classes) float32, written: greatest score, −inf where the part has no position
     masses: tl.tensor,  # (splits, batch, classes) float32, written: Σ exp(score − top)
     counts: tl.tensor,  # (splits, batch, classes) int32, written
-    batch: tl.tensor,
-    classes: tl.tensor,
-    positions: tl.tensor,
-    channels: tl.tensor,
-    splits: tl.tensor,
-    BLOCK_K: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    UPCAST: tl.constexpr,
-) -> None:
+    batch: tl.tensor, classes: tl.tensor, positions: tl.tensor, channels: tl.tensor, splits: tl.tensor,
+    BLOCK_K: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_N: tl.constexpr, UPCAST: tl.constexpr,
+) -> None:  # fmt: skip
     # The grid has three axes for four indices: x counts tiles of classes and of channels.
     k = tl.program_id(0) % tl.cdiv(classes, BLOCK_K) * BLOCK_K + tl.arange(0, BLOCK_K)
     first_channel = tl.program_id(0) // tl.cdiv(classes, BLOCK_K) * BLOCK_C
@@ -128,19 +118,12 @@ def pool(
 
 @triton.jit
 def combine(
-    sums: tl.tensor,
-    tops: tl.tensor,
-    masses: tl.tensor,
-    counts: tl.tensor,
+    sums: tl.tensor, tops: tl.tensor, masses: tl.tensor, counts: tl.tensor,
     centres: tl.tensor,  # (batch, classes, channels), written
     log_counts: tl.tensor,  # (batch, classes) float32, written
-    batch: tl.tensor,
-    classes: tl.tensor,
-    channels: tl.tensor,
-    splits: tl.tensor,
-    BLOCK_K: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-) -> None:
+    batch: tl.tensor, classes: tl.tensor, channels: tl.tensor, splits: tl.tensor,
+    BLOCK_K: tl.constexpr, BLOCK_C: tl.constexpr,
+) -> None:  # fmt: skip
     rows = batch * classes
     k = tl.program_id(0) * BLOCK_K + tl.arange(0, BLOCK_K)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)

@@ -5,8 +5,8 @@ only. Axes are letters (B images, K classes, N positions or queries, M keys, C c
 letter is one size wherever it stands. Types are those of `isnet_trt.cuda.element_types.FLOATS`; L and T stand for any
 of them.
 
-Whoever has a `Launcher` and memory can launch an operation: the TensorRT plugins, checks on a GPU, and tests, which run
-the kernels in Triton's interpreter on host memory. Results and workspace must be multiples of 16.
+An operation needs a `Launcher` and memory only: the TensorRT plugins launch it, checks on a GPU, and tests, which run
+the kernels in Triton's interpreter on host memory. Addresses of results and workspace must be multiples of 16.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Find out which NVIDIA GPU this machine has, without importing any CUDA package.
 
-Only the driver library is opened (CUDA driver API: cuInit, cuDeviceGetCount, …): without one the answer comes at once,
-and nothing can abort the process.
+Only the driver library is opened (CUDA driver API: cuInit, cuDeviceGetCount, …): where there is none, this returns at
+once, and nothing can abort the process.
 """
 
 from __future__ import annotations

@@ -3,12 +3,11 @@
 The parser takes a plugin for a node of the domain ``isnet_trt`` that carries the attribute ``plugin_namespace``, if its
 creator is registered; `kernels_for` registers both creators while an engine is built or deserialised, and only then,
 and gives the plugins their kernels. ``enqueue`` queues the kernels of `isnet_trt.cuda.context_ops` on the stream that
-the engine names; captured in a CUDA graph, Python is not in the steady state.
+the engine names; once these are captured in a CUDA graph, a run takes no Python.
 
-No exception may leave a callback: its message is kept (`Host.failures`), and the callback returns what the library
-takes for a failure. Types and shapes are refused while the graph is read, where the library stops cleanly; TensorRT-RTX
-1.7 ends the process when a plugin refuses in ``configure_plugin`` or ``supports_format_combination``, so that neither
-does.
+No exception may leave a callback: its message is stored (`Host.failures`), and the callback returns the value that the
+library treats as a failure. Types and shapes are refused while the graph is read, where the library stops cleanly.
+TensorRT-RTX 1.7 ends the process when ``configure_plugin`` or ``supports_format_combination`` refuse: they never do.
 
 Engines with these plugins have been built with TensorRT-RTX; they have not yet run on a GPU.
 API: https://docs.nvidia.com/deeplearning/tensorrt/latest/_static/python-api/infer/Plugin/IPluginV3.html
@@ -41,7 +40,7 @@ LAYOUT = 1
 
 @dataclass
 class Host:
-    """What plugins run with: kernels (none where an engine is built for another machine), and the GPU's size.
+    """The environment of plugins: kernels (None where an engine is built for another machine), and the GPU's size.
 
     ``failures`` collects the messages of errors inside callbacks.
     """
@@ -51,7 +50,7 @@ class Host:
     failures: list[str] = field(default_factory=list)
 
     def note(self, error: BaseException) -> str:
-        """Keep and log an error that a callback must not raise; return its message."""
+        """Store and log an error that a callback must not raise; return its message."""
         message = str(error) if isinstance(error, IsnetError) else f"{type(error).__name__}: {error}"
         self.failures.append(message)
         _log.error("context plugin: %s", message)
@@ -155,13 +154,12 @@ class _Callbacks:
     @_guarded([])
     def get_output_shapes(self, inputs: Sequence[Any], shape_inputs: Sequence[Any], expressions: Any) -> list[Any]:
         # Sizes that vary from run to run are expressions: they are compared when the kernels are queued.
-        shapes = [[_constant(shape[axis]) for axis in range(len(shape))] for shape in inputs]
-        self.operation.sizes(self.node, shapes)
-        axes = {
-            letter: shape[axis]
-            for tensor, shape in zip(self.operation.inputs.values(), inputs, strict=True)
-            for axis, letter in enumerate(tensor.axes)
-        }
+        shapes = [[shape[axis] for axis in range(len(shape))] for shape in inputs]
+        sizes = [[int(x.get_constant_value()) if x.is_constant() else None for x in shape] for shape in shapes]
+        self.operation.sizes(self.node, sizes)
+        axes: dict[str, Any] = {}
+        for tensor, shape in zip(self.operation.inputs.values(), shapes, strict=True):
+            axes |= zip(tensor.axes, shape, strict=True)
         outputs = []
         for tensor in self.operation.outputs.values():
             shape = self.library.DimsExprs(len(tensor.axes))
@@ -232,13 +230,9 @@ def plugin_class(library: Any) -> Any:
     return type("ContextPlugin", (_Callbacks, *bases), {"library": library, "interfaces": bases})
 
 
-def _constant(expression: Any) -> int | None:
-    return int(expression.get_constant_value()) if expression.is_constant() else None
-
-
 @functools.cache
 def _creators(library: Any) -> tuple[Any, ...]:
-    """One creator for each operation; never freed, since the library keeps their addresses."""
+    """One creator for each operation; never freed, since the library stores their addresses."""
 
     class Creator(library.IPluginCreatorV3One):
         def __init__(self, operation: OperationType) -> None:
@@ -267,17 +261,13 @@ def _create(library: Any, operation: OperationType, node: str, fields: Any, runt
         raise BuildError(f"node {node}: {operation.name} lacks the attribute {', '.join(missing)}")
     attributes = {name: float(values[name][0]) for name in operation.attributes}
     plugin = plugin_class(library)(operation, node, attributes, _host)
-    if runtime:
-        plugin.inputs = _restored(operation, node, values)
-    return plugin
-
-
-def _restored(operation: OperationType, node: str, values: Mapping[str, Any]) -> tuple[str, ...]:
-    """The types of a serialised plugin's inputs."""
+    if not runtime:
+        return plugin
     layout = int(values["layout"][0]) if len(values.get("layout", ())) else 0
     codes = [int(code) for code in values.get("types", ())]
     if layout != LAYOUT or len(codes) != len(operation.inputs):
         raise EngineError(f"node {node}: the engine was built with another version of the plugin {operation.name}")
     if _host.kernels is None:
         raise EngineError(f"node {node}: {operation.name} is a plugin, and no kernels were given; open the bundle")
-    return tuple(FLOATS[code] for code in codes)
+    plugin.inputs = tuple(FLOATS[code] for code in codes)
+    return plugin
