@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +19,16 @@ from isnet_trt.engines.library import PORTABLE, PRECISIONS, EngineSource
 from isnet_trt.engines.select import check_engine, choose
 from isnet_trt.engines.table import library
 from isnet_trt.errors import EngineUnavailable
-from isnet_trt.evaluation.labelled import Labelled, check_labels, open_labelled
+from isnet_trt.evaluation.labelled import check_labels, open_labelled
 from isnet_trt.export import parity
 from isnet_trt.export.bundle_kernels import compile_kernels, include_kernels
 from isnet_trt.export.engines import engine_builder
 from isnet_trt.export.engines.base import BuildRequest, BuiltEngine
 from isnet_trt.export.engines.profiles import shapes_for
 from isnet_trt.export.graph import export_graph, save_graph
-from isnet_trt.export.job import Job
+from isnet_trt.export.job import Job, prepare_graphs
 from isnet_trt.export.lowering import Arithmetic, LoweredGraphs
 from isnet_trt.export.options import EngineOptions, EvidenceOptions, PrecisionOptions
-from isnet_trt.export.prepare import prepare_graphs
 from isnet_trt.export.quantise import Mix
 from isnet_trt.export.report import Report
 from isnet_trt.export.samples import samples
@@ -40,7 +39,7 @@ from isnet_trt.training.checkpoint import Checkpoint, load_checkpoint, load_mode
 __all__ = ["PRECISIONS", "EngineOptions", "EvidenceOptions", "PrecisionOptions", "build"]
 
 CALIBRATION = ".calibration"
-"""Behind the bundle's name: the folder beside it that keeps the calibration table for the next build."""
+"""Suffix of the folder beside the bundle that keeps the calibration table for the next build."""
 
 
 def build(
@@ -54,7 +53,7 @@ def build(
     force: bool = False,
     say: Callable[[str], None] = lambda text: None,
 ) -> Bundle:
-    """Build a bundle at ``out`` from a checkpoint; either a whole one is written or nothing.
+    """Build a bundle at ``out`` from a checkpoint. A build that fails writes no bundle.
 
     Args:
         ckpt: a released or trained ``.pth`` file.
@@ -62,7 +61,7 @@ def build(
         recipe: name of the recipe; found from the checkpoint's content when not given.
         engine, precision, evidence: see `isnet_trt.export.options`; None: their defaults.
         force: replace an existing bundle at ``out``.
-        say: receives a line for people at each stage.
+        say: receives the progress messages, one line each.
 
     Raises:
         CheckpointError, SettingsError, EngineUnavailable, BuildError, ParityError, BundleError: each says what is
@@ -70,15 +69,8 @@ def build(
     """
     target = Path(out).absolute()
     check_target(target, force)
-    job = _settle(
-        ckpt,
-        target,
-        recipe=recipe,
-        engine=engine or EngineOptions(),
-        precision=precision or PrecisionOptions(),
-        evidence=evidence or EvidenceOptions(),
-        say=say,
-    )
+    precision, evidence = precision or PrecisionOptions(), evidence or EvidenceOptions()
+    job = _settle(ckpt, target, recipe, engine or EngineOptions(), precision, evidence, say)
     job.introduce()
     with new_bundle(out, force) as draft:
         with job.stage("export"):
@@ -94,20 +86,21 @@ def build(
 def _settle(
     ckpt: str | os.PathLike[str],
     target: Path,
-    *,
     recipe: str | None,
     engine: EngineOptions,
     precision: PrecisionOptions,
     evidence: EvidenceOptions,
     say: Callable[[str], None],
 ) -> Job:
-    """Everything that can be decided or refused before the first long step."""
+    """Check all options and load the checkpoint, before the first long step."""
     choice, arithmetic = choose(engine.kind), Arithmetic(precision.precision, precision.rest)
     builder = engine_builder(choice.kind)
     arithmetic.check(choice.kind, engine)
     arithmetic.check_options(precision)
     checkpoint = load_checkpoint(ckpt, recipe)
-    labelled = _labelled(evidence)
+    labelled = evidence.score_on
+    if isinstance(labelled, str):
+        labelled = open_labelled(labelled, Path(evidence.data) if evidence.data else None, "val")
     if labelled is not None:
         check_labels(checkpoint.recipe.labels, labelled, str(ckpt))
     return Job(
@@ -127,13 +120,6 @@ def _settle(
     )
 
 
-def _labelled(evidence: EvidenceOptions) -> Labelled | None:
-    """The set to score on, opened where it is a name."""
-    if isinstance(evidence.score_on, str):
-        return open_labelled(evidence.score_on, Path(evidence.data) if evidence.data else None, "val")
-    return evidence.score_on
-
-
 def _engine(proto: onnx.ModelProto, folder: Path, job: Job, target: Path) -> BuiltEngine:
     """The kernels and the engine, in the bundle's folder."""
     precision = job.arithmetic.precision
@@ -142,7 +128,7 @@ def _engine(proto: onnx.ModelProto, folder: Path, job: Job, target: Path) -> Bui
         with job.stage("kernels"):
             spilling = compile_kernels(folder / KERNELS, proto, job.recipe.architecture, context, capabilities)
         if spilling:
-            job.note(f"warning: slower than they need be, since they spill registers: {', '.join(spilling)}")
+            job.note(f"warning: slower than they could be, since they spill registers: {', '.join(spilling)}")
     with job.stage(job.choice.kind) if job.builder.library.compiles else contextlib.nullcontext():
         request = BuildRequest(proto, job.shapes, job.engine, precision, kernels=folder / KERNELS, replaced=target)
         built = job.builder.build(request, folder)
@@ -152,9 +138,9 @@ def _engine(proto: onnx.ModelProto, folder: Path, job: Job, target: Path) -> Bui
 
 
 def _gate(job: Job, graphs: LoweredGraphs, folder: Path, built: BuiltEngine, mix: Mix | None) -> Report:
-    """Compare, score where there are labels, and leave the report in the bundle's folder."""
+    """Compare engine and checkpoint, score both where there are labels, and write the report."""
     precision, info = job.arithmetic.precision, built.info
-    with job.stage("parity"), _runnable(folder, info, job) as running:
+    with job.stage("parity"), _open_runnable(folder, info, job) as running:
         findings = parity.gate(
             job.model, graphs.portable, running, job.samples.gate, parity.TOLERANCES[precision], progress=True
         )
@@ -163,34 +149,21 @@ def _gate(job: Job, graphs: LoweredGraphs, folder: Path, built: BuiltEngine, mix
         job.note(str(row))
     if scores:
         job.note(f"mIoU on {scores.pictures}: {scores.drop:+.2f} points lost")
-    report = Report(
-        job.recipe.name,
-        precision,
-        f"{info.kind} {info.library_version}",
-        job.recipe.labels,
-        findings,
-        graphs.about,
-        dict(built.about),
-        scores,
-        mix,
-    )
+    engine, facts = f"{info.kind} {info.library_version}", (graphs.about, dict(built.about))
+    report = Report(job.recipe.name, precision, engine, job.recipe.labels, findings, *facts, scores, mix)
     report.write(folder)
     return report
 
 
-@contextlib.contextmanager
-def _runnable(folder: Path, info: EngineInfo, job: Job) -> Iterator[Engine]:
-    """The built engine where it can run, else the graph under ONNX Runtime."""
+def _open_runnable(folder: Path, info: EngineInfo, job: Job) -> Engine:
+    """Open the built engine where it can run, else the graph under ONNX Runtime."""
     try:
         check_engine(info)
     except EngineUnavailable as error:
         job.note(f"the gate runs the graph under ONNX Runtime. {error}")
         info = EngineInfo(PORTABLE, library(PORTABLE).load().__version__, ONNX)
-    recipe = job.recipe
-    output = {"classes": recipe.labels.count, "stride": recipe.architecture.output_stride}
-    source = EngineSource(folder / info.file, info, folder / KERNELS, **output)
-    with library(info.kind).open(source) as engine:
-        yield engine
+    classes, stride = job.recipe.labels.count, job.recipe.architecture.output_stride
+    return library(info.kind).open(EngineSource(folder / info.file, info, folder / KERNELS, classes, stride))
 
 
 def _manifest(checkpoint: Checkpoint, precision: str, info: EngineInfo, report: dict[str, Any]) -> Manifest:

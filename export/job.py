@@ -1,4 +1,4 @@
-"""One build's settled choices, and what it tells the user while it runs."""
+"""One build's settings and progress messages, and the way from its exported graph to the graphs of its bundle."""
 
 from __future__ import annotations
 
@@ -8,13 +8,28 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import onnx
+
 from isnet_trt.engines.select import Choice
 from isnet_trt.evaluation.labelled import Labelled
 from isnet_trt.export.engines.base import EngineBuilder
 from isnet_trt.export.engines.profiles import Shapes
 from isnet_trt.export.interrupts import interruptible
-from isnet_trt.export.lowering import Arithmetic
+from isnet_trt.export.lowering import Arithmetic, LoweredGraphs, flavour_of, lower_graph
 from isnet_trt.export.options import EngineOptions, PrecisionOptions
+from isnet_trt.export.quantise import (
+    Agreement,
+    CalibrationInputs,
+    Evaluate,
+    MeanIoU,
+    Mix,
+    Table,
+    calibrate,
+    find_mix,
+    quantisable_layers,
+)
+from isnet_trt.export.quantise.placement import select_layers
+from isnet_trt.export.ranges import measure_ranges
 from isnet_trt.export.samples import Samples
 from isnet_trt.recipes import Recipe
 from isnet_trt.training.checkpoint import Checkpoint
@@ -57,7 +72,7 @@ class Job:
         self.say(f"{name:11} {time.perf_counter() - start:.1f} s")
 
     def introduce(self) -> None:
-        """Tell the user what is built, and what of the options and images is left out."""
+        """Tell the user the recipe and the engine, and which options have no effect and images are left out."""
         self.say(f"recipe      {self.recipe.name}")
         for note in self.checkpoint.notes:
             self.note(note)
@@ -67,3 +82,47 @@ class Job:
         if not self.arithmetic.eight_bits:  # the calibration of eight bits reports it itself
             for reason in self.samples.left_out:
                 self.note(f"left out: {reason}")
+
+
+def prepare_graphs(proto: onnx.ModelProto, job: Job) -> tuple[LoweredGraphs, Mix | None]:
+    """Calibrate and lower ``proto``; returns its graphs, and the mix if ``max_drop`` asks for a search."""
+    keep, max_drop, inputs = job.precision.keep, job.precision.max_drop, job.samples.calibration
+    ranges, table, mixed = None, None, None
+    if job.arithmetic.eight_bits and inputs is not None:
+        flavour = flavour_of(job.arithmetic.precision, job.choice.kind)
+        select_layers(quantisable_layers(proto, flavour), keep)  # refuses unknown names before the long calibration
+        with job.stage("calibration"):
+            table = _calibrated(proto, inputs, job)
+        if max_drop is not None:
+            with job.stage("sensitivity"):
+                mixed = _mixed(proto, table, job, max_drop)
+    if job.arithmetic.precision != "fp32":
+        with job.stage("ranges"):
+            ranges = measure_ranges(proto, (image.pixels for image in job.samples.typical), progress=True)
+    skip = (*keep, *(mixed.skip if mixed else ()))
+    return lower_graph(proto, job.arithmetic, job.choice.kind, ranges, table, skip), mixed
+
+
+def _mixed(proto: onnx.ModelProto, table: Table, job: Job, max_drop: float) -> Mix:
+    """Search for the blocks to keep out of eight bits.
+
+    Blocks are ranked by the share of equal labels, which is finer; mIoU decides where there are labels.
+    """
+    rank = Agreement(proto, job.samples.typical)
+    evaluate: Evaluate = rank
+    if job.labelled is not None:
+        pairs = (job.labelled[index] for index in range(len(job.labelled)))
+        evaluate = MeanIoU(job.recipe, [(image[..., ::-1], truth) for image, truth in pairs], job.recipe.default)
+    flavour = flavour_of(job.arithmetic.precision, job.choice.kind)
+    mix = find_mix(proto, table, flavour, max_drop, evaluate, rank=rank, folder=job.table)
+    job.note(mix.summary())
+    return mix
+
+
+def _calibrated(proto: onnx.ModelProto, inputs: CalibrationInputs, job: Job) -> Table:
+    table = calibrate(proto, inputs, job.table)
+    for note in (*inputs.notes, *(f"left out: {reason}" for reason in inputs.skipped)):
+        job.note(note)
+    if idle := table.idle():
+        job.note(f"always zero on these pictures: {', '.join(idle[:5])}{' …' * (len(idle) > 5)}")
+    return table

@@ -1,9 +1,9 @@
-"""What a build can be told: about the engine, its arithmetic, and the images that it is judged on."""
+"""The options of a build: the engine, its arithmetic, and the images that it is checked on."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -17,12 +17,12 @@ OptionalPath = str | os.PathLike[str] | None
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """What engine is built. Which library has which option, its `EngineBuilder` says.
+    """The engine. `isnet_trt.engines.library.Library.options` says which library has which option.
 
     Attributes:
         kind: ``auto`` or a library of `isnet_trt.engines.table`.
-        context: ``plugin``: the two context operations are computed by the kernels of `isnet_trt.kernels`; ``native``:
-            by the engine's own layers, which hold N x N scores; None: plugin, where there is a choice.
+        context: the two context operations are computed by the kernels of `isnet_trt.kernels` (``plugin``) or by the
+            engine's own layers, which hold N x N scores (``native``); None: plugin, where there is a choice.
         batch: largest batch of windows.
         static: (height, width) of an engine for one input size only.
         targets: compute capabilities to build for ahead of time, such as "8.9"; None: all that the library knows.
@@ -44,16 +44,6 @@ class EngineOptions:
     timing_cache: Path | None = None
     kernels: bool = False
 
-    def given(self) -> list[str]:
-        """Names of the options that differ from their defaults."""
-        names = (field.name for field in fields(self) if getattr(self, field.name) != field.default)
-        return [name for name in names if name != "kind"]
-
-
-def flag(name: str) -> str:
-    """An option as on the command line."""
-    return "--" + name.replace("_", "-")
-
 
 @dataclass(frozen=True)
 class PrecisionOptions:
@@ -61,13 +51,13 @@ class PrecisionOptions:
 
     Attributes:
         precision: one of `isnet_trt.engines.library.PRECISIONS`.
-        rest: for int8 and fp8 on a GPU: the type of what stays out of eight bits.
-        calib: a folder of typical images: calibrates int8 and fp8, finds the fp32 fallback of fp16 and bf16, and
-            serves the gate.
-        calib_inputs: at most so many network inputs of them.
+        rest: for int8 and fp8 on a GPU: the type of the layers that are not quantised.
+        calib: a folder of typical images, for the calibration of int8 and fp8, the fp32 fallback of fp16 and bf16, and
+            the parity gate.
+        calib_inputs: the largest number of network inputs that are taken from them.
         keep: layers that stay out of eight bits, as module names (``backbone_net.layer4``).
-        max_drop: for int8 and fp8: the most points of mIoU (with labelled images, else of equal labels) that may be
-            lost; the most damaging blocks are kept out of eight bits until it holds.
+        max_drop: for int8 and fp8: points of mIoU (without labelled images, of equal labels) that may be lost; the
+            most damaging blocks stay out of eight bits until the loss is no larger.
     """
 
     precision: str = "fp32"
@@ -80,12 +70,12 @@ class PrecisionOptions:
 
 @dataclass(frozen=True)
 class EvidenceOptions:
-    """What the engine is compared with its checkpoint on.
+    """The images on which the engine is compared with its checkpoint.
 
     Attributes:
         images: an image or a folder of images for the parity gate instead of the built-in ones.
         score_on: a labelled set, or its name (as `isnet_trt.evaluate` takes it), on which both are scored.
-        data: the folder of a set that is named.
+        data: the folder of the set that ``score_on`` names.
     """
 
     images: OptionalPath = None

@@ -51,7 +51,7 @@ class TorchEngine(Engine):
             with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
                 logits = self._model(torch.from_numpy(batch).to(self.device))
                 return logits.float().contiguous().cpu().numpy()
-        except (torch.OutOfMemoryError, RuntimeError) as error:
+        except RuntimeError as error:
             raise EngineError(_explained(error, batch.shape)) from error
 
     def close(self) -> None:
@@ -61,10 +61,12 @@ class TorchEngine(Engine):
 
 def _explained(error: RuntimeError, shape: tuple[int, ...]) -> str:
     first = str(error).strip().splitlines()[0]
-    # On the CPU torch raises a bare RuntimeError when memory runs out ("… can't allocate memory …").
+    # torch has a type for device memory only. On the CPU it raises a bare RuntimeError, for its own allocator or C++'s,
+    # and only the text tells it from other errors.
+    on_cpu = any(allocator in first for allocator in ("DefaultCPUAllocator", "std::bad_alloc"))
     advice = (
         "; the picture is too large for this device: use one with more memory (the CPU), or a preset with windows"
-        if isinstance(error, torch.OutOfMemoryError) or "alloc" in first
+        if isinstance(error, torch.OutOfMemoryError) or on_cpu
         else ""
     )
     return f"PyTorch failed on an input of {shape}: {first}{advice}"

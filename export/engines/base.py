@@ -1,9 +1,9 @@
-"""What a build asks of each engine library."""
+"""The build's description of an engine library."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,13 +14,13 @@ from isnet_trt.engines.library import Library
 from isnet_trt.engines.table import KINDS, library
 from isnet_trt.errors import SettingsError
 from isnet_trt.export.engines.profiles import Shapes
-from isnet_trt.export.options import CONTEXTS, Context, EngineOptions, flag
+from isnet_trt.export.options import CONTEXTS, Context, EngineOptions
 from isnet_trt.export.quantise.formats import Flavour
 
 
 @dataclass(frozen=True)
 class BuildRequest:
-    """What an engine is built from.
+    """The graph and settings of an engine.
 
     ``kernels`` is the folder of the compiled kernels, for a library that runs plugins while it builds; ``replaced`` the
     bundle that the build will replace, whose measurements may be used again.
@@ -37,7 +37,7 @@ class BuildRequest:
 
 @dataclass(frozen=True)
 class BuiltEngine:
-    """An engine in a bundle's folder: its manifest entry, what the report says of it, and notes for the user."""
+    """An engine in a bundle's folder: its manifest entry, facts for the report, and notes for the user."""
 
     info: EngineInfo
     about: Mapping[str, Any]
@@ -48,9 +48,9 @@ class EngineBuilder:
     """One engine library at build time.
 
     Attributes:
-        library: what the runtime knows of it.
-        eight_bits: precision of eight bits -> the form of Q/DQ nodes that the library takes.
-        reasons: option that the library has not (`Library.options`) -> why.
+        library: its description for the runtime.
+        eight_bits: precision of eight bits -> the placement of Q/DQ nodes that the library takes.
+        reasons: option that the library lacks (`Library.options`) -> why.
     """
 
     library: Library
@@ -63,25 +63,19 @@ class EngineBuilder:
         return self.library.kind
 
     def check(self, options: EngineOptions) -> None:
-        """Refuse what an engine of this library cannot have.
-
-        Raises:
-            SettingsError: the message says why, and what can be had.
-        """
+        """Raise SettingsError, with the reason and the alternatives, where the library lacks one of ``options``."""
         if options.context not in (None, *CONTEXTS):
             raise SettingsError(f"context {options.context!r} is unknown; it is {' or '.join(CONTEXTS)}")
-        for name in options.given():
-            if name not in self.library.options:
-                titles = [library(kind).title for kind in KINDS if name in library(kind).options]
-                reason = self.reasons.get(name, f"{self.kind} has no such setting")
-                raise SettingsError(f"{flag(name)} is for {' and '.join(titles)}; {reason}")
+        changed = [option.name for option in fields(options) if getattr(options, option.name) != option.default]
+        for name in changed:
+            if name in self.library.options | {"kind"}:
+                continue
+            titles = [library(kind).title for kind in KINDS if name in library(kind).options]
+            reason = self.reasons.get(name, f"{self.kind} has no such setting")
+            raise SettingsError(f"--{name.replace('_', '-')} is for {' and '.join(titles)}; {reason}")
 
     def check_precision(self, precision: str, options: EngineOptions) -> None:
-        """Refuse a precision that this library, or one of the targets in ``options``, cannot do.
-
-        Raises:
-            SettingsError: the message says what can be had.
-        """
+        """Raise SettingsError, with the alternatives, where the library or one of its targets lacks ``precision``."""
         if precision not in self.library.precisions:
             others = [kind for kind in KINDS if precision in library(kind).precisions]
             place = "" if self.library.needs_gpu else " on a CPU"

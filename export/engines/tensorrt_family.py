@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import onnx
+from tqdm import tqdm
 
 from isnet_trt.bundle import ENGINE, TIMING_CACHE
 from isnet_trt.cuda import plugins
@@ -29,7 +30,6 @@ from isnet_trt.errors import BuildError, SettingsError
 from isnet_trt.export.engines.base import BuildRequest, BuiltEngine, EngineBuilder
 from isnet_trt.export.engines.inspection import Layer, check_context, check_types, parse_layers, summarise
 from isnet_trt.export.engines.profiles import Shape, set_shapes
-from isnet_trt.export.engines.tensorrt_progress import progress_monitor
 from isnet_trt.export.functions import remove_plugin_namespace
 from isnet_trt.export.graph import with_attention
 from isnet_trt.export.options import Context, EngineOptions
@@ -41,10 +41,9 @@ _LEAST = {"bf16": (8, 0), "fp8": (8, 9)}
 
 @dataclass(frozen=True)
 class SerialisedEngine:
-    """What was written: the compute capabilities it runs on, size in bytes, and layers as the engine has them.
+    """A built engine: the compute capabilities it runs on, its size in bytes, and its layers as it reports them.
 
-    ``timing_cache`` holds what the library measured (TensorRT only), ``reused`` says whether it began with an earlier
-    build's measurements.
+    ``timing_cache`` holds the measurements of kernels (TensorRT only); ``reused``: they include an earlier build's.
     """
 
     capabilities: tuple[str, ...]
@@ -90,10 +89,10 @@ class TensorRTFamilyBuilder(EngineBuilder):
         """The compute capabilities that an engine of these options runs on; by default those from ``least`` on."""
 
     def configure(self, module: Any, config: Any, options: EngineOptions, capabilities: tuple[str, ...]) -> None:
-        """Set everything of a builder's configuration but shapes, timing cache and progress.
+        """Set all of a builder's configuration but shapes, timing cache and progress.
 
         Raises:
-            EngineUnavailable: this version of the library lacks what was asked for.
+            EngineUnavailable: this version of the library lacks one of the options.
         """
         config.profiling_verbosity = module.ProfilingVerbosity.DETAILED
         tf32 = getattr(module.BuilderFlag, "TF32", None)
@@ -133,8 +132,8 @@ class TensorRTFamilyBuilder(EngineBuilder):
             EngineUnavailable: the library is missing, needs a GPU that is not there, or cannot take plugins here.
             EngineError: the library does not start.
             SettingsError: the options contradict each other, or a target has no units for the precision.
-            BuildError: the library refused the graph (its last errors are in the message), or the engine's layers do
-                not have the types of the graph, or the context operations are not computed as asked.
+            BuildError: the library refused the graph (its last errors are in the message), or the layers differ from
+                the graph's types or from the context option.
         """
         self.check(request.options)
         module = self.library.load()
@@ -222,7 +221,7 @@ def as_numbers(capability: str) -> tuple[int, ...]:
 
 
 def fix_input(graph: onnx.ModelProto, shape: Shape) -> None:
-    """Give the graph's input a static shape; what the exporter noted of free sizes inside is dropped."""
+    """Give the graph's input a static shape, and drop the free sizes that the exporter noted of tensors inside."""
     for dimension, value in zip(graph.graph.input[0].type.tensor_type.shape.dim, shape, strict=True):
         dimension.dim_value = value
     for output in graph.graph.output:
@@ -233,3 +232,32 @@ def fix_input(graph: onnx.ModelProto, shape: Shape) -> None:
 def _reasons(host: plugins.Host | None, errors: Sequence[str]) -> str:
     """The plugins' own messages where they refused, else the library's."""
     return "; ".join(host.failures[:1] if host and host.failures else errors)
+
+
+def progress_monitor(library: Any) -> Any:
+    """The library's build phases as progress bars; None where it does not report them."""
+    if not hasattr(library, "IProgressMonitor"):
+        return None
+
+    class ProgressBars(library.IProgressMonitor):
+        """Ctrl-C asks the library to stop. An exception must not cross into it, so it is noted and raised later."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.interrupted = False
+            self._bars: dict[str, tqdm] = {}
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            self._bars[phase_name] = tqdm(total=num_steps, desc=phase_name, leave=False, disable=None)
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            try:
+                self._bars[phase_name].update(step + 1 - self._bars[phase_name].n)
+            except KeyboardInterrupt:
+                self.interrupted = True
+            return not self.interrupted
+
+        def phase_finish(self, phase_name: str) -> None:
+            self._bars.pop(phase_name).close()
+
+    return ProgressBars()

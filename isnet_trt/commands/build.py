@@ -48,75 +48,55 @@ def _parser() -> argparse.ArgumentParser:
     parser = cli.parser(
         "isnet_trt.build", "Build a bundle from an ISNet checkpoint.", f"{_EPILOG}\n{_precision_table()}"
     )
-    parser.add_argument("--ckpt", required=True, metavar="FILE", help="the checkpoint (.pth), released or trained")
-    parser.add_argument("--out", required=True, metavar="DIR", help="the bundle's folder, made whole or not at all")
-    parser.add_argument("--recipe", metavar="NAME", help="the model's recipe (default: found from the checkpoint)")
-    parser.add_argument(
+    add = parser.add_argument
+    add("--ckpt", required=True, metavar="FILE", help="the checkpoint (.pth), released or trained")
+    add("--out", required=True, metavar="DIR", help="the bundle's folder; a build that fails writes none")
+    add("--recipe", metavar="NAME", help="the model's recipe (default: found from the checkpoint)")
+    add(
         "--engine",
         dest="kind",
         default="auto",
         choices=("auto", *KINDS),
         help="what runs the network (default: auto, the fastest that this machine can run; it says why)",
     )
-    parser.add_argument(
-        "--precision", default="fp32", choices=PRECISIONS, help="the engine's arithmetic, see below (default: fp32)"
-    )
-    parser.add_argument(
-        "--rest", default="fp16", choices=FLOATS, help="type of what int8 and fp8 leave out (default: fp16)"
-    )
-    parser.add_argument(
-        "--calib", metavar="PATH", help="folder of typical pictures: needed for int8 and fp8, and better for fp16"
-    )
-    parser.add_argument(
-        "--calib-inputs", type=cli.positive, default=128, metavar="N", help="at most N windows of them (default: 128)"
-    )
-    parser.add_argument(
-        "--keep", nargs="+", default=(), metavar="MODULE", help="modules that int8 and fp8 leave out, as in the report"
-    )
-    parser.add_argument(
-        "--max-drop", type=float, metavar="POINTS", help="keep blocks out of eight bits until no more is lost"
-    )
-    parser.add_argument("--images", metavar="PATH", help="picture or folder for the comparison (default: built in)")
-    parser.add_argument("--score-on", metavar="NAME", help="labelled set for mIoU, as isnet_trt.evaluate --dataset")
-    parser.add_argument("--data", metavar="DIR", help="the labelled set's folder")
+    add("--precision", default="fp32", choices=PRECISIONS, help="the engine's arithmetic, see below (default: fp32)")
+    add("--rest", default="fp16", choices=FLOATS, help="type of what int8 and fp8 leave out (default: fp16)")
+    add("--calib", metavar="PATH", help="folder of typical pictures: needed for int8 and fp8, and better for fp16")
+    add("--calib-inputs", type=cli.positive, default=128, metavar="N", help="at most N windows of them (default: 128)")
+    add("--keep", nargs="+", default=(), metavar="MODULE", help="modules that int8 and fp8 leave out, as in the report")
+    add("--max-drop", type=float, metavar="POINTS", help="keep blocks out of eight bits until no more is lost")
+    add("--images", metavar="PATH", help="picture or folder for the comparison (default: built in)")
+    add("--score-on", metavar="NAME", help="labelled set for mIoU, as isnet_trt.evaluate --dataset")
+    add("--data", metavar="DIR", help="the labelled set's folder")
     _add_engine_options(parser.add_argument_group("TensorRT engines (docs/engines.md)"))
-    parser.add_argument(
-        "--kernels", action="store_true", help="put kernels for the CUDA runtime into an onnxruntime bundle too"
-    )
-    parser.add_argument("--force", action="store_true", help="replace a bundle that is already there")
+    add("--kernels", action="store_true", help="put kernels for the CUDA runtime into an onnxruntime bundle too")
+    add("--force", action="store_true", help="replace a bundle that is already there")
     return parser
 
 
 def _add_engine_options(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        "--batch", type=cli.positive, default=1, metavar="N", help="largest batch of windows (default: 1)"
-    )
-    group.add_argument(
-        "--static", type=cli.positive, nargs=2, metavar=("H", "W"), help="an engine for one input size (default: any)"
-    )
-    group.add_argument(
-        "--targets", nargs="+", metavar="CC", help="compute capabilities that TensorRT-RTX builds for, such as 8.6 8.9"
-    )
-    group.add_argument(
+    add = group.add_argument
+    add("--batch", type=cli.positive, default=1, metavar="N", help="largest batch of windows (default: 1)")
+    add("--static", type=cli.positive, nargs=2, metavar=("H", "W"), help="an engine for one input size (default: any)")
+    add("--targets", nargs="+", metavar="CC", help="compute capabilities that TensorRT-RTX builds for, such as 8.6 8.9")
+    add(
         "--context",
         choices=("plugin", "native"),
         help="who computes the context operations: this library's kernels, or layers of the engine's own, "
         "which hold N x N scores (default: plugin)",
     )
-    group.add_argument(
-        "--workspace", type=float, metavar="GIB", help="most scratch memory of a layer (default: all that the GPU has)"
-    )
-    group.add_argument(
+    add("--workspace", type=float, metavar="GIB", help="most scratch memory of a layer (default: all that the GPU has)")
+    add(
         "--hardware-compatible",
         action="store_true",
         help="TensorRT: an engine for every GPU from Ampere on, somewhat slower (default: for this GPU)",
     )
-    group.add_argument(
+    add(
         "--version-compatible",
         action="store_true",
         help="TensorRT: an engine that later 10.x or 11.x run too; needs --context native",
     )
-    group.add_argument(
+    add(
         "--timing-cache",
         type=Path,
         metavar="FILE",

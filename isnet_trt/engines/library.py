@@ -28,7 +28,7 @@ PLACEMENTS: tuple[Placement, ...] = ("auto", "cpu", "cuda")
 class EngineSource:
     """What an engine is opened from.
 
-    ``path`` is the serialised engine, or the ONNX graph for a library that runs it as it is; ``kernels`` the bundle's
+    ``path`` is the serialised engine, or the ONNX graph for a library that does not compile; ``kernels`` the bundle's
     folder of compiled kernels; ``classes`` and ``stride`` describe the network's output.
     """
 
@@ -97,8 +97,9 @@ class Library:
     def check_builder(self, gpu: Gpu | None, reason: str) -> None:
         """Raise EngineUnavailable where engines cannot be built beside ``gpu``; ``reason`` says why there is none."""
 
-    def check(self, info: EngineInfo) -> None:
+    def check(self, info: EngineInfo) -> Gpu | None:
         """Raise EngineUnavailable where the engine of a manifest cannot run here; the library is not imported."""
+        return None
 
     def open(
         self, source: EngineSource, *, threads: int | None = None, device: Placement = "auto", on_device: bool = False
@@ -123,13 +124,10 @@ class Library:
         raise NotImplementedError
 
     def refusal(self, path: Path) -> str:
-        """Why the library cannot build the graph of static shapes in a file; empty where it can.
-
-        Only of libraries that compile.
+        """Why the library, one that compiles, cannot build the graph of static shapes in a file; empty where it can.
 
         Raises:
-            EngineUnavailable: the library is not installed.
-            EngineError: it does not start.
+            EngineUnavailable, EngineError: the library is not installed or does not start.
             SettingsError: the file cannot be read.
         """
         raise NotImplementedError

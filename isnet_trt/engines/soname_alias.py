@@ -17,7 +17,6 @@ import platform
 import struct
 import sys
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
 _MACHINES = {"x86_64": 62, "aarch64": 183}  # EM_X86_64, EM_AARCH64
@@ -34,29 +33,27 @@ def alias_object(name: str, target: str, machine: str) -> bytes:
 
     ``machine`` is ``x86_64`` or ``aarch64``.
     """
-    strings = b"\0" + name.encode() + b"\0" + target.encode() + b"\0"
-    table = struct.pack("<4I", 1, 1, 0, 0)  # hash table: one bucket and one chain, both empty
-    start = _HEADER + 3 * _SEGMENT
-    symbols, hashes = start, start + _SYMBOL
-    text = hashes + len(table)
-    dynamic = -(-(text + len(strings)) // 8) * 8
-    names = ((_SONAME, 1), (_NEEDED, 2 + len(name)), (_STRTAB, text), (_STRSZ, len(strings)))
+    text = b"\0" + name.encode() + b"\0" + target.encode() + b"\0"
+    # Offsets of the parts behind the header and the segments: symbols, hash table, strings, dynamic section.
+    symbols = _HEADER + 3 * _SEGMENT
+    hashes = symbols + _SYMBOL
+    strings = hashes + 16
+    dynamic = -(-(strings + len(text)) // 8) * 8
+    names = ((_SONAME, 1), (_NEEDED, 2 + len(name)), (_STRTAB, strings), (_STRSZ, len(text)))
     tables = ((_HASH, hashes), (_SYMTAB, symbols), (_SYMENT, _SYMBOL), (0, 0))
     section = b"".join(struct.pack("<2Q", *entry) for entry in (*names, *tables))
-    body = (bytes(_SYMBOL) + table + strings).ljust(dynamic - start, b"\0") + section
-    segments = ((_PT_LOAD, 0, dynamic + len(section)), (_PT_DYNAMIC, dynamic, len(section)), (_PT_GNU_STACK, 0, 0))
-    return _header(_MACHINES[machine], segments) + body
-
-
-def _header(machine: int, segments: Sequence[tuple[int, int, int]]) -> bytes:
-    """The ELF header, and a program header for each (type, offset, size); addresses are offsets."""
-    ident = b"\x7fELF\x02\x01\x01".ljust(16, b"\0")
-    head = struct.pack("<2HI3QI6H", 3, machine, 1, 0, _HEADER, 0, 0, _HEADER, _SEGMENT, len(segments), 0, 0, 0)
-    rows = (
-        struct.pack("<2I6Q", kind, _READ_WRITE, at, at, at, size, size, _PAGE if kind == _PT_LOAD else 8)
-        for kind, at, size in segments
+    segments = (
+        struct.pack("<2I6Q", kind, _READ_WRITE, offset, offset, offset, size, size, alignment)
+        for kind, offset, size, alignment in (
+            (_PT_LOAD, 0, dynamic + len(section), _PAGE),
+            (_PT_DYNAMIC, dynamic, len(section), 8),
+            (_PT_GNU_STACK, 0, 0, 8),
+        )
     )
-    return ident + head + b"".join(rows)
+    header = b"\x7fELF\x02\x01\x01".ljust(16, b"\0")
+    header += struct.pack("<2HI3QI6H", 3, _MACHINES[machine], 1, 0, _HEADER, 0, 0, _HEADER, _SEGMENT, 3, 0, 0, 0)
+    hash_table = struct.pack("<4I", 1, 1, 0, 0)  # one bucket and one chain, both empty
+    return (header + b"".join(segments) + bytes(_SYMBOL) + hash_table + text).ljust(dynamic, b"\0") + section
 
 
 def load_alias(name: str, target: str) -> ctypes.CDLL:

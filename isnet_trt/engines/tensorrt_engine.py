@@ -38,7 +38,7 @@ class TensorRTEngine(Engine):
     graph; they never run at the same time and share their device memory. `run` works from and to host memory, on a
     stream of the engine's own, and `enqueue` on device memory and any stream.
 
-    ``library`` is the module and ``gpu`` the GPU that it runs on (`TensorRTFamily.compatible_gpu`). ``kernels`` is the
+    ``library`` is the module and ``gpu`` the GPU that it runs on (`TensorRTFamily.check`). ``kernels`` is the
     bundle's folder of compiled kernels; an engine with context plugins needs it.
 
     Raises:
@@ -49,26 +49,22 @@ class TensorRTEngine(Engine):
 
     stream = 0
     """`enqueue` works on any stream."""
+    _runtime: Any = None
+    _engine: Any = None
+    _spare: Any = None
+    _options: Any = None
+    _host: Any = None
 
     def __init__(self, library: Any, gpu: Gpu, path: Path, info: EngineInfo, kernels: Path | None = None) -> None:
-        self.gpu = gpu
-        self.kind = info.kind
-        self.description = (
-            f"{info.kind} {info.library_version} on {self.gpu.name} (compute capability {self.gpu.compute_capability})"
-        )
+        self.gpu, self.kind = gpu, info.kind
+        capability = gpu.compute_capability
+        self.description = f"{info.kind} {info.library_version} on {gpu.name} (compute capability {capability})"
         needed = "the engine was built with context plugins" if info.context == "plugin" else ""
-        self.kernels, self.no_kernels = Kernels.find(kernels, self.gpu.compute_capability, needed)
-        self._path = path
-        self._library = library
-        self._log = collecting_logger(self._library)
-        self._runtime: Any = None
-        self._engine: Any = None
+        self.kernels, self.no_kernels = Kernels.find(kernels, capability, needed)
+        self._path, self._library = path, library
+        self._log = collecting_logger(library)
         self._contexts: OrderedDict[tuple[int, ...], Any] = OrderedDict()
-        self._pinned: set[tuple[int, ...]] = set()
-        self._spare: Any = None
-        self._options: Any = None
-        self._host: Any = None
-        self._stream = 0
+        self._pinned: set[tuple[int, ...]] = set()  # shapes that `enqueue` uses, possibly in a CUDA graph
         self._buffers: dict[str, tuple[int, int]] = {}
         self._device = Device(open_backend())
         self._owner = OwnerProcess(self)

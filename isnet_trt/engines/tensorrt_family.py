@@ -31,11 +31,8 @@ class TensorRTFamily(Library):
     def allow_plugins(self, module: Any) -> None:
         """Raise EngineUnavailable unless the ONNX parser of ``module`` can take a plugin node in this process."""
 
-    def check(self, info: EngineInfo) -> None:
-        self.compatible_gpu(info)
-
-    def compatible_gpu(self, info: EngineInfo) -> Gpu:
-        """The GPU that an engine with this manifest entry runs on; the library is not imported.
+    def check(self, info: EngineInfo) -> Gpu:
+        """See `Library.check`; returns the GPU that the engine runs on.
 
         Raises:
             EngineUnavailable: library missing or of another version, no GPU, or one that the engine is not built for.
@@ -64,7 +61,7 @@ class TensorRTFamily(Library):
             )
 
     def open_on_gpu(self, source: EngineSource, *, threads: int | None = None, on_device: bool = True) -> DeviceEngine:
-        gpu = self.compatible_gpu(source.info)
+        gpu = self.check(source.info)
         return TensorRTEngine(self.load(), gpu, source.path, source.info, source.kernels)
 
     def refusal(self, path: Path) -> str:

@@ -1,8 +1,8 @@
 """``python -m isnet_trt.engines.trial tensorrt-rtx FILE.onnx``: can the library build this graph?
 
 A library may end the process over a graph that it cannot build, so the trial is a process of its own. The graph has
-static shapes. Context operations are tried by their function bodies. exit status: 0 yes, 3 no (the reason is on
-stdout), 2 the library cannot be tried here. Python itself ends with 1 after an unexpected error, so 1 means neither.
+static shapes; context operations are tried by their function bodies. Exit status: 0 yes, 3 no (the reason is on
+stdout), 2 the library cannot be tried here. Python itself ends with 1 after an unexpected error.
 """
 
 from __future__ import annotations

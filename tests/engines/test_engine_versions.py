@@ -39,9 +39,9 @@ def test_the_manifest_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tensorrt_family, "probe_gpu", lambda: (gpu, ""))
     plain = EngineInfo("tensorrt", "10.13.3.9", ENGINE, ("8.9",), context="native")
     with pytest.raises(EngineUnavailable, match="runs only under the version that built it; pip install"):
-        LIBRARY.compatible_gpu(plain)
+        LIBRARY.check(plain)
     lasting = EngineInfo("tensorrt", "10.13.3.9", ENGINE, ("8.9",), context="native", version_compatible=True)
-    assert LIBRARY.compatible_gpu(lasting) is gpu
+    assert LIBRARY.check(lasting) is gpu
     monkeypatch.setattr(type(LIBRARY), "installed_version", lambda self: "11.0.0")
     with pytest.raises(EngineUnavailable, match="or a later one of the same major version"):
-        LIBRARY.compatible_gpu(lasting)
+        LIBRARY.check(lasting)

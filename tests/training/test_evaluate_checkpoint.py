@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -88,13 +89,22 @@ def test_the_engine_refuses_other_arrays(model: ISNet, batch: np.ndarray) -> Non
         TorchEngine(model, "cpu").run(batch)
 
 
-def test_running_out_of_memory_says_what_to_do(model: ISNet) -> None:
-    def fail(*_: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 4.00 GiB\nmore")
+def _exhaust_gpu(*_: object) -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 4.00 GiB\nmore")
 
+
+def _exhaust_cpu(*_: object) -> None:
+    torch.empty(10**15)
+
+
+@pytest.mark.parametrize(
+    ("fail", "message"),
+    [(_exhaust_gpu, "CUDA out of memory.*GiB"), (_exhaust_cpu, r".*DefaultCPUAllocator.*")],
+)
+def test_running_out_of_memory_says_what_to_do(model: ISNet, fail: Callable[..., None], message: str) -> None:
     hook = model.bottleneck.register_forward_hook(fail)
     try:
-        with pytest.raises(EngineError, match=r"\(1, 3, 33, 41\): CUDA out of memory.*GiB; the picture is too large"):
+        with pytest.raises(EngineError, match=rf"\(1, 3, 33, 41\): {message}; the picture is too large"):
             TorchEngine(model, "cpu").run(np.zeros((1, 3, 33, 41), np.float32))
     finally:
         hook.remove()

@@ -19,7 +19,7 @@ from isnet_trt.engines.tensorrt import LIBRARY as TENSORRT
 from isnet_trt.engines.tensorrt_api import collecting_logger
 from isnet_trt.engines.tensorrt_rtx import LIBRARY
 from isnet_trt.errors import EngineUnavailable
-from isnet_trt.export.engines import tensorrt, tensorrt_family, tensorrt_progress
+from isnet_trt.export.engines import tensorrt, tensorrt_family
 from isnet_trt.export.engines.base import BuildRequest
 from isnet_trt.export.engines.profiles import shapes_for
 from isnet_trt.export.engines.tensorrt import BUILDER as TENSORRT_BUILDER
@@ -127,7 +127,7 @@ def test_ctrl_c_during_a_build(graph: onnx.ModelProto, tmp_path: Path, monkeypat
         steps.append(n)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(tensorrt_progress.tqdm, "update", interrupted)
+    monkeypatch.setattr(tensorrt_family.tqdm, "update", interrupted)
     shapes, options = shapes_for(recipe("isnet_demo"), static=(97, 129)), EngineOptions(targets=("8.6",))
     with pytest.raises(KeyboardInterrupt):
         BUILDER.serialise(BuildRequest(graph, shapes, options), tmp_path / "model.engine")
