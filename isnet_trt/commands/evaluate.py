@@ -20,7 +20,7 @@ from isnet_trt.engines.table import KINDS
 from isnet_trt.errors import DataError, SettingsError
 from isnet_trt.evaluation import page
 from isnet_trt.evaluation.labelled import SCENES, Labelled, LabelWriter, open_labelled
-from isnet_trt.evaluation.models import TORCH, Choice, Model, open_model
+from isnet_trt.evaluation.models import TORCH, Model, open_model
 from isnet_trt.evaluation.picture import draw
 from isnet_trt.evaluation.report import Report
 from isnet_trt.evaluation.run import Tally, Watch, run, together
@@ -149,8 +149,8 @@ def _open_models(arguments: argparse.Namespace, pictures: Labelled, opened: Exit
     recipe = arguments.recipe or (arguments.dataset if is_described(arguments.dataset) else None)
     models = []
     for path, engine in paths:
-        choice = Choice(arguments.preset, engine, recipe, arguments.device, threads)
-        model = open_model(path, pictures, choice)
+        options = {"preset": arguments.preset, "recipe": recipe, "device": arguments.device, "threads": threads}
+        model = open_model(path, pictures, engine=engine, **options)
         opened.callback(model.segmenter.close)
         models.append(model)
     return models
