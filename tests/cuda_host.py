@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import tiny_model
 from cuda_double import Gpu, open_device
-from strided_model import write_strided
 
 from isnet_trt import Inference, Segmenter
 from isnet_trt.cuda.kernel_specs import bundle_kernels
@@ -235,7 +234,7 @@ class Form:
         **options: Any,
     ) -> None:
         self.path = folder / f"net{classes}.onnx"
-        write_strided(self.path, classes, stride)
+        tiny_model.write_model(self.path, classes, stride=stride)
         self.rule = rule
         labels = tiny_model.labels(classes, pairs)
         self.host = Segmenter(open_onnx(self.path, threads=1), labels, rule, output_stride=stride, threads=1)
@@ -291,7 +290,7 @@ class Pair:
 
     def __init__(self, folder: Path) -> None:
         path = folder / "net.onnx"
-        write_strided(path, CLASSES, 8)
+        tiny_model.write_model(path, CLASSES)
         labels = tiny_model.labels(CLASSES, PAIRS)
         self.host = Segmenter(open_onnx(path, threads=1), labels, RULE, presets=PRESETS, threads=1)
         self.gpu = Gpu()

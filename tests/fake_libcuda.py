@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from children import environment, run_python
 
 SOURCE = Path(__file__).parent / "cuda" / "fake_driver.c"
 COMPILER = shutil.which("cc") or shutil.which("gcc")
@@ -26,8 +26,5 @@ def run(
     library = folder / "libcuda.so.1"
     command = [str(COMPILER), "-shared", "-fPIC", "-w", f"-I{folder}", "-Wl,-soname,libcuda.so.1"]
     subprocess.run([*command, str(SOURCE), "-o", str(library), "-ldl"], check=True)
-    tests = SOURCE.parents[1]
-    paths = os.pathsep.join([str(tests.parent), str(tests), os.environ.get("PYTHONPATH", "")])
-    found = {"LD_LIBRARY_PATH": str(folder), "LD_PRELOAD": str(library), "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-W", "error::UserWarning", str(script), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=os.environ | found | variables, timeout=300)
+    variables = {"LD_LIBRARY_PATH": str(folder), "LD_PRELOAD": str(library), "OMP_NUM_THREADS": "1", **variables}
+    return run_python("-W", "error::UserWarning", script, *arguments, env=environment(**variables), timeout=300)

@@ -113,12 +113,7 @@ def make_lip(root: Path, train: int = 3, val: int = 2, lists: bool = False, size
     return truth
 
 
-MAKERS = {
-    "ade20k": make_ade20k,
-    "cityscapes": make_cityscapes,
-    "cocostuff10k": make_cocostuff10k,
-    "lip": make_lip,
-}
+MAKERS = {"ade20k": make_ade20k, "cityscapes": make_cityscapes, "cocostuff10k": make_cocostuff10k, "lip": make_lip}
 
 
 def _scenes(dataset: str, names: list[str], sizes: tuple[Size, ...], split: str) -> dict[str, NDArray[np.int16]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
 import shutil
 import subprocess
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 import small_bundle
 import tiny_model
+from children import environment, run_python
 
 from isnet_trt import Segmenter, embed
 from isnet_trt.errors import ImageError, SettingsError
@@ -59,8 +59,7 @@ def service(tmp_path_factory):
 
 def run(service: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
     command = [str(service), sys.executable, *map(str, arguments)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}  # also where isnet_trt is not installed; numpy is found anyway
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=environment)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=environment())
 
 
 @needs_compiler
@@ -145,8 +144,7 @@ def load_frames():
 
 @needs_compiler
 def test_the_frames_example_runs_as_it_says(library, bundle):
-    command = [sys.executable, EXAMPLES / "frames" / "frames.py", library, bundle, str(HEIGHT), str(WIDTH)]
-    ran = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    ran = run_python(EXAMPLES / "frames" / "frames.py", library, bundle, HEIGHT, WIDTH, check=True)
     lines = ran.stdout.splitlines()
     assert [line.split(":")[0] for line in lines] == ["frame 0", "frame 1", "frame 2"]
     assert all(sum(map(int, re.findall(r" (\d+)", line.split(":")[1]))) == HEIGHT * WIDTH for line in lines)
@@ -178,14 +176,8 @@ def test_the_pages_snippets_run_and_need_no_torch(bundle, tmp_path):
     heavy = "import sys\nassert not {'torch', 'onnx', 'triton'} & set(sys.modules), 'heavy'\n"
     script = tmp_path / "page.py"
     script.write_text("\n".join([f"bundle = {str(bundle)!r}", *snippets, heavy]), "utf-8")
-    ran = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False, timeout=180)
+    ran = run_python(script)
     assert ran.returncode == 0, ran.stderr
     assert len(snippets) >= 6
+    assert "make -C examples/embed PYTHON=.venv/bin/python" in page
     assert ran.stdout.count("1.0") == 8  # one class in each of the eight plain pictures
-
-
-def test_the_page_names_commands_and_files_that_exist():
-    text = (ROOT / "docs" / "embedding.md").read_text("utf-8")
-    for link in re.findall(r"\]\(([^)#:]+)\)", text):
-        assert (ROOT / "docs" / link).exists(), link
-    assert "make -C examples/embed PYTHON=.venv/bin/python" in text

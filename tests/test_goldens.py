@@ -49,10 +49,7 @@ def marked(quick: tuple[str, ...]) -> list[Any]:
 
 
 def missed(
-    recipe: str,
-    filled: Callable[[str], dict[str, np.ndarray]],
-    folder: Path,
-    precision: str,
+    recipe: str, filled: Callable[[str], dict[str, np.ndarray]], folder: Path, precision: str
 ) -> tuple[list[str], Bundle]:
     """The comparisons out of their bounds, of a bundle built from the fixtures' weights."""
     weights = {name: torch.from_numpy(np.array(value)) for name, value in filled(recipe).items()}

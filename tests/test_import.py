@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
+from children import run_python
 
 HEAVY = ("torch", "onnx", "onnxruntime", "triton", "cuda", "tensorrt", "tensorrt_rtx", "polygraphy")
 LIMIT = 0.5
@@ -22,8 +20,7 @@ print(time.process_time() - start, *sorted({{name.split(".")[0] for name in sys.
 def test_import_is_light_and_quick(statement):
     seconds = []
     for _ in range(6):
-        ran = [sys.executable, "-c", CODE.format(statement=statement)]
-        took, *modules = subprocess.run(ran, capture_output=True, text=True, check=True).stdout.split()
+        took, *modules = run_python("-c", CODE.format(statement=statement), check=True).stdout.split()
         assert not set(HEAVY) & set(modules)
         seconds.append(float(took))
         if seconds[-1] < LIMIT:

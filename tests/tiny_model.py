@@ -6,11 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import small_bundle
 from onnx import TensorProto, helper, numpy_helper
 
+from isnet_trt.bundle import ONNX, new_bundle
 from isnet_trt.engines.base import Engine
 from isnet_trt.engines.onnxruntime import open_onnx
-from isnet_trt.settings import Labels
+from isnet_trt.settings import Labels, Preprocess
 
 STRIDE = 8
 
@@ -20,14 +22,14 @@ def weights(classes: int) -> np.ndarray:
     return np.random.default_rng(classes).standard_normal((classes, 3, 7, 7), dtype=np.float32) / 7
 
 
-def write_model(path: Path, classes: int, gain: float = 1.0, batch: int | str = "batch") -> Path:
-    """An ONNX file: a 7x7 convolution with stride 8; ``gain`` scales its filters, ``batch`` may be fixed."""
+def write_model(path: Path, classes: int, gain: float = 1.0, batch: int | str = "batch", stride: int = STRIDE) -> Path:
+    """An ONNX file: a 7x7 convolution; ``gain`` scales its filters, ``batch`` may be fixed."""
     size = (
         [TensorProto.FLOAT, [batch, 3, "height", "width"]],
         [TensorProto.FLOAT, [batch, classes, "rows", "columns"]],
     )
     graph = helper.make_graph(
-        [helper.make_node("Conv", ["x", "w"], ["y"], strides=[STRIDE, STRIDE], pads=[3, 3, 3, 3])],
+        [helper.make_node("Conv", ["x", "w"], ["y"], strides=[stride, stride], pads=[3, 3, 3, 3])],
         "tiny",
         [helper.make_tensor_value_info("x", *size[0])],
         [helper.make_tensor_value_info("y", *size[1])],
@@ -41,6 +43,15 @@ def write_model(path: Path, classes: int, gain: float = 1.0, batch: int | str = 
 def open_tiny(folder: Path, classes: int, gain: float = 1.0) -> Engine:
     """The model, written to ``folder`` and opened."""
     return open_onnx(write_model(folder / f"tiny{classes}.onnx", classes, gain), threads=1)
+
+
+def write_bundle(folder: Path, names: Labels, **changes: object) -> Path:
+    """A bundle of the demo's recipe around the model, for pictures resized to 200x64; ``changes`` to its manifest."""
+    fields = {"recipe": "isnet_demo", "preprocess": Preprocess((200, 64)), "output_stride": STRIDE, "parity": {}}
+    with new_bundle(folder) as draft:
+        write_model(draft.folder / ONNX, names.count)
+        draft.finish(small_bundle.manifest(labels=names, **fields, **changes))
+    return folder
 
 
 def labels(classes: int, pairs: tuple[tuple[int, int], ...] = ((1, 2),)) -> Labels:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
 import os
 import shlex
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -19,6 +17,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from children import start_python
+from marks import needs_rtx, no_tensorrt
 
 from isnet_trt import Segmenter, cli
 from isnet_trt import build as command
@@ -35,9 +35,6 @@ from isnet_trt.training.model import ISNet
 from isnet_trt.training.scenes import draw_scene
 
 CPU = EngineOptions("onnxruntime")
-needs_rtx = pytest.mark.skipif(
-    importlib.util.find_spec("tensorrt_rtx") is None, reason="there is no tensorrt-rtx wheel for this platform"
-)
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +143,7 @@ def test_engine_options_that_cannot_be_had(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.skipif(importlib.util.find_spec("tensorrt") is not None, reason="TensorRT is installed")
+@no_tensorrt
 def test_tensorrt_missing_says_what_to_install(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -249,9 +246,9 @@ def test_interrupt_leaves_nothing(checkpoint: Path, tmp_path: Path) -> None:
     assert list(folder.iterdir()) == []
 
 
-def interrupted_build(checkpoint: Path, folder: Path) -> tuple[int, bytes]:
-    words = [sys.executable, "-m", "isnet_trt.build", "--ckpt", str(checkpoint), "--out", str(folder / "bundle")]
-    process = subprocess.Popen([*words, "--engine", "onnxruntime"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+def interrupted_build(checkpoint: Path, folder: Path) -> tuple[int, str]:
+    command = ("-m", "isnet_trt.build", "--ckpt", checkpoint, "--out", folder / "bundle", "--engine", "onnxruntime")
+    process = start_python(*command)
     deadline = time.monotonic() + 120
     while not list(folder.glob(".bundle*")):  # the temporary folder: the export has begun
         assert process.poll() is None, process.communicate()
@@ -260,12 +257,6 @@ def interrupted_build(checkpoint: Path, folder: Path) -> tuple[int, bytes]:
     os.kill(process.pid, signal.SIGINT)
     errors = process.communicate(timeout=120)[1]
     return process.returncode, errors
-
-
-def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        command.main(["--help"])
-    assert "examples:" in capsys.readouterr().out
 
 
 def test_what_is_left_out_and_what_has_no_meaning_is_said(

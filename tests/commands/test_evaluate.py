@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,44 +11,29 @@ import cv2
 import numpy as np
 import pytest
 import tiny_model
+from children import environment, run_python
 from miniature import MAKERS, SIZES
 
 from isnet_trt import Inference, Segmenter, cli
-from isnet_trt.bundle import CheckpointInfo, Manifest, new_bundle
+from isnet_trt.bundle import CheckpointInfo
 from isnet_trt.commands import evaluate
 from isnet_trt.commands.evaluate import _choose_gpu
 from isnet_trt.datasets.layouts import label_values, open_dataset
-from isnet_trt.engines.info import EngineInfo
 from isnet_trt.errors import SettingsError
 from isnet_trt.evaluation.labelled import DrawnScenes, open_labelled
 from isnet_trt.evaluation.picture import draw, row_shares
 from isnet_trt.metrics import Agreement, Confusion
 from isnet_trt.pictures.files import write_file
 from isnet_trt.recipes import DATASETS
-from isnet_trt.settings import Labels, Preprocess
+from isnet_trt.settings import Labels
 
 WHOLE = Inference()
 FLIP = Inference(scales=(0.75, 1.0), flip=True, softmax_before_resize=True)
 
 
 def make_bundle(folder: Path, labels: Labels, default: Inference = WHOLE, sha256: str = "0" * 64) -> Path:
-    manifest = Manifest(
-        recipe="isnet_demo",
-        labels=labels,
-        preprocess=Preprocess((200, 64)),
-        presets={"default": default, "ms-flip": FLIP},
-        output_stride=tiny_model.STRIDE,
-        precision="fp32",
-        engine=EngineInfo("onnxruntime", "1", "model.onnx"),
-        checkpoint=CheckpointInfo("tiny.pth", sha256),
-        parity={},
-        created_at="2026-01-01T00:00:00+00:00",
-        isnet_trt_version="0",
-    )
-    with new_bundle(folder) as draft:
-        tiny_model.write_model(draft.folder / "model.onnx", labels.count)
-        draft.finish(manifest)
-    return folder
+    presets = {"default": default, "ms-flip": FLIP}
+    return tiny_model.write_bundle(folder, labels, presets=presets, checkpoint=CheckpointInfo("tiny.pth", sha256))
 
 
 @pytest.fixture(scope="module")
@@ -322,7 +306,7 @@ def test_a_bundle_needs_no_torch(made, tmp_path):
         f"status = evaluate.main([{str(bundle)!r}, '--dataset', 'cityscapes', '--data', {str(data)!r}, "
         f"'--out', {str(tmp_path)!r}]); sys.exit(status or 'torch' in sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    run_python("-c", code, check=True)
 
 
 def test_without_matplotlib_the_figures_are_written_all_the_same(made, tmp_path, capsys, monkeypatch):
@@ -382,11 +366,9 @@ def test_each_process_gets_its_own_gpu(monkeypatch, visible, local, wanted):
     assert os.environ["CUDA_VISIBLE_DEVICES"] == wanted
 
 
-def torchrun(*arguments) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += ["-m", "isnet_trt.evaluate", *map(str, arguments)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240, check=False)
+def torchrun(*arguments):
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2, "-m", "isnet_trt.evaluate")
+    return run_python(*launcher, *arguments, env=environment(OMP_NUM_THREADS="1"))
 
 
 @pytest.mark.slow
@@ -425,11 +407,3 @@ def test_an_unreadable_picture_ends_all_processes(made, tmp_path):
     found = report(tmp_path / "out")
     assert found["pictures"] == 3
     assert len(found["skipped"]) == 1
-
-
-def test_help_teaches():
-    ran = subprocess.run(
-        [sys.executable, "-m", "isnet_trt.evaluate", "--help"], capture_output=True, text=True, check=True
-    )
-    for text in ("--dataset scenes", "examples:", "--against", "torchrun", "Exit status", "evaluation.json"):
-        assert text in ran.stdout

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -14,39 +12,15 @@ import pytest
 import tiny_model
 
 from isnet_trt import Inference, Segmenter, cli
-from isnet_trt.bundle import CheckpointInfo, Manifest, new_bundle
 from isnet_trt.commands import predict
-from isnet_trt.engines.info import EngineInfo
 from isnet_trt.errors import ImageError, SettingsError
-from isnet_trt.settings import Preprocess
 
-CLASSES = 6
 SLIDE = Inference("slide", (48, 64), (32, 43), (0.75, 1.0), flip=True, softmax_before_resize=True)
-
-
-def make_bundle(folder: Path, classes: int = CLASSES, ms_flip: Inference = SLIDE) -> Path:
-    manifest = Manifest(
-        recipe="isnet_demo",
-        labels=tiny_model.labels(classes),
-        preprocess=Preprocess((200, 64)),
-        presets={"default": Inference(), "ms-flip": ms_flip},
-        output_stride=tiny_model.STRIDE,
-        precision="fp32",
-        engine=EngineInfo("onnxruntime", "1", "model.onnx"),
-        checkpoint=CheckpointInfo("tiny.pth", "0" * 64),
-        parity={},
-        created_at="2026-01-01T00:00:00+00:00",
-        isnet_trt_version="0",
-    )
-    with new_bundle(folder) as draft:
-        tiny_model.write_model(draft.folder / "model.onnx", classes)
-        draft.finish(manifest)
-    return folder
 
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory):
-    return make_bundle(tmp_path_factory.mktemp("bundles") / "tiny")
+    return tiny_model.write_bundle(tmp_path_factory.mktemp("bundles") / "tiny", tiny_model.labels(6))
 
 
 @pytest.fixture
@@ -125,7 +99,7 @@ def test_a_failed_write_leaves_nothing(tmp_path):
 
 
 def test_more_than_256_classes_are_written_in_16_bits(tmp_path, photos):
-    bundle = make_bundle(tmp_path / "large", 300)
+    bundle = tiny_model.write_bundle(tmp_path / "large", tiny_model.labels(300))
     assert run(bundle, photos / "a.png", "--out", tmp_path / "out") == 0
     got = labels_of(tmp_path / "out" / "a_labels.png")
     assert got.dtype == np.uint16
@@ -193,14 +167,6 @@ def test_what_cannot_be_done_at_all(bundle, photos, tmp_path, capsys):
         assert said.startswith("error: ")
         assert message in said
     assert not list(tmp_path.glob("out/*"))
-
-
-def test_help_teaches():
-    ran = subprocess.run(
-        [sys.executable, "-m", "isnet_trt.predict", "--help"], capture_output=True, text=True, check=True
-    )
-    for text in ("_labels.png", "examples:", "--preset ms-flip", "Exit status", "--no-softmax-before-resize"):
-        assert text in ran.stdout
 
 
 def test_names_that_are_no_unicode(bundle, tmp_path, capsys):

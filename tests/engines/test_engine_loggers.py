@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import gc
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import pytest
+from children import run_python
+from marks import needs_rtx
 
 from isnet_trt.engines import tensorrt_api
 from isnet_trt.engines.tensorrt_api import collecting_logger, give_back
-from isnet_trt.engines.tensorrt_rtx import LIBRARY
 
 ONE_AFTER_THE_OTHER = """
 import gc
@@ -34,9 +33,9 @@ print("alive")
 
 
 @pytest.mark.rtx
-@pytest.mark.skipif(LIBRARY.installed_version() is None, reason="tensorrt-rtx is not installed")
+@needs_rtx
 def test_what_the_registry_says_after_the_first_user_of_the_library_is_gone() -> None:
-    ran = subprocess.run([sys.executable, "-c", ONE_AFTER_THE_OTHER], capture_output=True, text=True, timeout=300)
+    ran = run_python("-c", ONE_AFTER_THE_OTHER)
     assert (ran.returncode, ran.stdout) == (0, "alive\n"), ran.stderr[-2000:]
 
 

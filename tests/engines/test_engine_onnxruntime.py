@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from children import run_python
 from onnx import TensorProto, helper
 from small_bundle import expected, save_model
 
@@ -153,7 +153,7 @@ def test_default_threads_follow_the_affinity_mask() -> None:
         "import os; from isnet_trt.engines.cores import usable_cores;"
         "os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]); print(usable_cores())"
     )
-    assert subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True).stdout == "1\n"
+    assert run_python("-c", command, check=True).stdout == "1\n"
     assert 1 <= cores.usable_cores() <= len(os.sched_getaffinity(0))
 
 
@@ -196,7 +196,7 @@ print(engine.run(np.ones((1, 3, 8, 8), np.float32)).shape)
 def test_out_of_memory_is_an_error_and_the_engine_goes_on(tmp_path: Path) -> None:
     value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["b", 3, "h", "w"]) for name in "xu"]
     path = _save(tmp_path / "model.onnx", value[:1], value[1:], [helper.make_node("Exp", ["x"], ["u"])])
-    result = subprocess.run([sys.executable, "-c", _GREEDY, path], capture_output=True, text=True, check=False)
+    result = run_python("-c", _GREEDY, path)
     said = result.stdout.splitlines()
     assert "(1, 3, 8192, 8192)" in said[0], result
     assert "use a smaller window or scale" in said[0]
@@ -226,5 +226,5 @@ def test_large_pictures_do_not_keep_their_memory(tmp_path: Path) -> None:
     nodes = [helper.make_node("Exp", ["x"], ["a"]), helper.make_node("Sin", ["a"], ["c"])]
     nodes += [helper.make_node("Atan", ["c"], ["d"]), helper.make_node("Add", ["d", "a"], ["u"])]
     path = _save(tmp_path / "model.onnx", value[:1], value[1:], nodes)
-    result = subprocess.run([sys.executable, "-c", _GROWTH, path], capture_output=True, text=True, check=True)
+    result = run_python("-c", _GROWTH, path, check=True)
     assert float(result.stdout) < 64

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from children import run_python
+from marks import needs_rtx, no_gpu, no_tensorrt
 from small_bundle import expected, write_bundle
 
 from isnet_trt.bundle import ENGINE
-from isnet_trt.cuda.gpu import find_gpu
 from isnet_trt.engines.info import EngineInfo
 from isnet_trt.engines.library import PORTABLE, PRECISIONS
 from isnet_trt.engines.select import check_engine
@@ -21,9 +20,6 @@ from isnet_trt.errors import EngineUnavailable, SettingsError
 from isnet_trt.runtime.opening import open_engine
 
 RTX = library("tensorrt-rtx").installed_version()
-needs_rtx = pytest.mark.skipif(RTX is None, reason="tensorrt-rtx is not installed")
-no_tensorrt = pytest.mark.skipif(library("tensorrt").installed_version() is not None, reason="tensorrt is installed")
-no_gpu = pytest.mark.skipif(find_gpu() is not None, reason="there is a GPU")
 
 
 def _rtx(version: str = RTX or "") -> EngineInfo:
@@ -98,8 +94,7 @@ def test_refusals_import_no_engine_library(tmp_path: Path) -> None:
         "except EngineUnavailable: print([m for m in sys.modules if m.split('.')[0] in"
         " ('onnxruntime', 'tensorrt', 'tensorrt_rtx', 'cuda', 'torch', 'onnx')])"
     )
-    result = subprocess.run([sys.executable, "-c", command, bundle.folder], capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "[]"
+    assert run_python("-c", command, bundle.folder, check=True).stdout.strip() == "[]"
 
 
 def test_onnx_runtime_bundles_run_under_any_version(tmp_path: Path) -> None:

@@ -7,11 +7,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from marks import needs_rtx
 
 from isnet_trt.cuda.gpu import Gpu, find_gpu, probe_gpu
 from isnet_trt.engines.select import Machine, choose, look
-from isnet_trt.engines.table import library
-from isnet_trt.errors import EngineUnavailable, SettingsError
+from isnet_trt.errors import SettingsError
 
 BOTH = {"tensorrt": "10.13", "tensorrt-rtx": "1.7"}
 
@@ -60,15 +60,9 @@ def test_asked_for() -> None:
         choose("trt")
 
 
-@pytest.mark.skipif(library("tensorrt-rtx").installed_version() is None, reason="tensorrt-rtx is not installed")
+@needs_rtx
 def test_tensorrt_rtx_builds_without_a_gpu() -> None:
     assert choose("tensorrt-rtx", Machine(None, "no driver")).kind == "tensorrt-rtx"
-
-
-@pytest.mark.skipif(library("tensorrt").installed_version() is not None, reason="tensorrt is installed")
-def test_tensorrt_missing() -> None:
-    with pytest.raises(EngineUnavailable, match=r"pip install 'isnet_trt\[gpu\]'"):
-        choose("tensorrt")
 
 
 def test_no_driver_library() -> None:

@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 from cuda_double import Stream
 from forked import in_child, needs_fork
+from marks import needs_rtx, no_gpu
 from small_bundle import expected, save_model
 from tensorrt_double import SHAPES, Context, Cuda, Library, RuntimeConfig
 
 from isnet_trt.bundle import ENGINE
 from isnet_trt.cuda import plugins
 from isnet_trt.cuda.backends import open_backend
-from isnet_trt.cuda.gpu import Gpu, find_gpu
+from isnet_trt.cuda.gpu import Gpu
 from isnet_trt.engines import tensorrt_api, tensorrt_engine, tensorrt_family
 from isnet_trt.engines.info import EngineInfo
 from isnet_trt.engines.library import EngineSource
@@ -34,8 +35,6 @@ GPU = Gpu("NVIDIA Double", "8.9", "CUDA 13.0")
 INFO = EngineInfo("tensorrt-rtx", "1.7.1.116", ENGINE, ("8.9",), shapes=SHAPES)
 STREAM = 99
 """The caller's."""
-needs_rtx = pytest.mark.skipif(RTX is None, reason="tensorrt-rtx is not installed")
-no_gpu = pytest.mark.skipif(find_gpu() is not None, reason="there is a GPU")
 
 
 def opened(path: Path, info: EngineInfo, kernels: Path | None = None) -> TensorRTEngine:

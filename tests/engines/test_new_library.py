@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+from children import run_python
 
 ADDED = """
 import sys, types
@@ -50,7 +49,7 @@ build.main(["--help"])
 
 def test_a_library_that_is_added() -> None:
     """In a process of its own, since the command lines read the table when they are imported."""
-    ran = subprocess.run([sys.executable, "-c", ADDED], capture_output=True, text=True, timeout=120)
+    ran = run_python("-c", ADDED)
     assert ran.returncode == 0, ran.stderr[-2000:]
     refused, without, *lines = ran.stdout.splitlines()
     assert refused.startswith("Added One has no fp16 convolutions on a CPU; use fp32, or --engine tensorrt or ")

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
 import platform
 import struct
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from children import CHECKOUT, run_python
+from marks import needs_rtx
 
 from isnet_trt.engines.soname_alias import alias_object, load_alias
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or platform.machine() not in ("x86_64", "aarch64"), reason="no second names here"
-)
-needs_rtx = pytest.mark.skipif(
-    importlib.util.find_spec("tensorrt_rtx") is None, reason="there is no tensorrt-rtx wheel for this platform"
 )
 
 MATHS = """
@@ -34,24 +31,20 @@ assert cosine(0.0) == 1.0
 """
 
 
-def run(code: str, **options: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, **options)
-
-
 def test_a_library_answers_to_its_second_name() -> None:
-    ran = run(MATHS)
+    ran = run_python("-c", MATHS)
     assert ran.returncode == 0, ran.stderr
 
 
 def test_nothing_is_left(tmp_path: Path) -> None:
-    ran = run(MATHS, env={"TMPDIR": str(tmp_path), "PATH": "/usr/bin"}, cwd=Path(__file__).parents[2])
+    ran = run_python("-c", MATHS, env={"TMPDIR": str(tmp_path), "PATH": "/usr/bin"}, cwd=CHECKOUT)
     assert ran.returncode == 0, ran.stderr
     assert list(tmp_path.iterdir()) == []
 
 
 def test_many_processes_at_once() -> None:
     with ThreadPoolExecutor(4) as pool:
-        codes = [ran.returncode for ran in pool.map(run, [MATHS] * 8)]
+        codes = [ran.returncode for ran in pool.map(run_python, ["-c"] * 8, [MATHS] * 8)]
     assert codes == [0] * 8
 
 
@@ -85,7 +78,7 @@ assert ctypes.CDLL("libtensorrt_rtx.so").getPrivateApi_INTERNAL
 @needs_rtx
 @pytest.mark.parametrize("first", ["", "import tensorrt_rtx"])
 def test_the_parsers_library_is_found(first: str) -> None:
-    ran = run(RTX.format(first=first, then=""))
+    ran = run_python("-c", RTX.format(first=first, then=""))
     assert ran.returncode == 0, ran.stderr
 
 
@@ -104,7 +97,7 @@ tensorrt_rtx.load_alias = load_alias
 @needs_rtx
 @pytest.mark.parametrize(("then", "said"), [(FOREIGN, "getPrivateApi_INTERNAL"), (BROKEN, "read-only file system")])
 def test_what_cannot_work_is_refused_in_words(then: str, said: str) -> None:
-    ran = run(RTX.format(first="", then=then))
+    ran = run_python("-c", RTX.format(first="", then=then))
     assert ran.returncode == 1
     error = ran.stderr.splitlines()[-1]
     assert error.startswith("isnet_trt.errors.EngineUnavailable: TensorRT-RTX 1.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import signal
@@ -18,6 +17,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from children import start_python
+from marks import needs_rtx
 
 from isnet_trt import Segmenter, cli
 from isnet_trt import build as command
@@ -28,9 +29,6 @@ from isnet_trt.training import DEMO_CHECKPOINT
 
 CPU = ("--engine", "onnxruntime")
 RTX = ("--engine", "tensorrt-rtx")
-needs_rtx = pytest.mark.skipif(
-    importlib.util.find_spec("tensorrt_rtx") is None, reason="there is no tensorrt-rtx wheel for this platform"
-)
 
 
 def words(out: Path, *more: object, ckpt: Path = DEMO_CHECKPOINT) -> list[str]:
@@ -168,9 +166,9 @@ def test_interrupted_calibration_goes_on(tmp_path: Path) -> None:
     street, limit = pictures(tmp_path / "street", 6, noise), 2 * SAVE_EVERY
     compared = ("--images", street / "00.png")
     options = (*CPU, "--precision", "int8", "--calib", street, "--calib-inputs", limit, *compared)
-    run = [sys.executable, "-m", "isnet_trt.build", *words(tmp_path / "bundle", *options)]
     kept = tmp_path / "bundle.calibration"
-    process = subprocess.Popen(run, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    command = ("-m", "isnet_trt.build", *words(tmp_path / "bundle", *options))
+    process = start_python(*command, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 240
     while not (kept / "calibration.json").exists():
         assert process.poll() is None, process.communicate()

@@ -6,7 +6,6 @@ import dataclasses
 import importlib.util
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from children import start_python
 
 from isnet_trt.cuda.architectures import KERNEL_TARGETS
 from isnet_trt.errors import BuildError, EngineUnavailable, SettingsError
@@ -118,7 +118,7 @@ with bundle_kernels._running(command) as process:
 
 @linux
 def test_ctrl_c_ends_the_compiler_too() -> None:
-    with subprocess.Popen([sys.executable, "-c", WAITS], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with start_python("-c", WAITS) as process:
         assert process.stdout is not None
         child = int(process.stdout.readline())
         os.kill(process.pid, signal.SIGINT)

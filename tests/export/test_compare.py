@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import onnx
 import pytest
+from marks import needs_rtx
 from onnx import helper, numpy_helper
 from small_bundle import write_bundle
 
@@ -25,10 +26,6 @@ from isnet_trt.export.lowering import Arithmetic, lower_graph
 from isnet_trt.export.network_inputs import NetworkInput
 from isnet_trt.export.ranges import measure_ranges
 from isnet_trt.training.scenes import draw_scene
-
-needs_rtx = pytest.mark.skipif(
-    importlib.util.find_spec("tensorrt_rtx") is None, reason="there is no tensorrt-rtx wheel for this platform"
-)
 
 
 def run(*words: object) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections import Counter
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from marks import needs_rtx
 from onnx import TensorProto
 
 from isnet_trt.errors import BuildError, SettingsError
@@ -31,9 +31,6 @@ from isnet_trt.training.data.scenes import held_out_scenes
 
 DEMO = recipe("isnet_demo")
 SHAPES = Shapes((1, 3, 32, 32), (1, 3, 128, 192), (2, 3, 256, 256))
-needs_rtx = pytest.mark.skipif(
-    importlib.util.find_spec("tensorrt_rtx") is None, reason="there is no tensorrt-rtx wheel for this platform"
-)
 Trained = tuple[onnx.ModelProto, Table, list[NetworkInput]]
 
 

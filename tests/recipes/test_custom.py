@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from children import run_python
 from miniature import SIZES
 from own_pictures import CLASSES, DESCRIPTION, make_pictures, write
 
@@ -222,8 +221,7 @@ def test_from_pictures_to_a_bundle(tmp_path: Path) -> None:
 
 def command(module: str, *arguments: str) -> str:
     """Run one of the command lines; what it printed."""
-    line = [sys.executable, "-m", f"isnet_trt.{module}", *arguments]
-    done = subprocess.run(line, capture_output=True, text=True)
+    done = run_python("-m", f"isnet_trt.{module}", *arguments, timeout=900)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -234,5 +232,5 @@ def test_recipes_command_shows_it_without_torch(tmp_path: Path) -> None:
         "assert 'yaml' not in sys.modules;"
         f"main([{str(write(tmp_path))!r}]); assert 'torch' not in sys.modules"
     )
-    shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    shown = run_python("-c", code, check=True).stdout
     assert '"name": "tiles"' in shown

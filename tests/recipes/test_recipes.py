@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import zlib
 
 import numpy as np
 import pytest
+from children import run_python
 from golden_files import GOLDEN
 
 from isnet_trt.errors import SettingsError
@@ -65,7 +64,7 @@ def test_table_needs_no_torch() -> None:
         "import sys; sys.modules['torch'] = None; import runpy; sys.argv = ['recipes'];"
         "runpy.run_module('isnet_trt.training.recipes', run_name='__main__')"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = run_python("-c", code)
     assert done.returncode == 0, done.stderr
     assert all(name in done.stdout for name in RECIPES)
 

@@ -6,16 +6,15 @@ import csv
 import dataclasses
 import math
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from children import CHECKOUT, run_python
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tiny_training import CHECKOUT, SCENES, TINY, data, environment
+from tiny_training import SCENES, TINY, data
 from torch import nn
 
 from isnet_trt.errors import CheckpointError, DataError, SettingsError, TrainingError
@@ -297,8 +296,7 @@ def test_command_line_names_a_missing_dataset(tmp_path: Path) -> None:
 
 def test_child_processes_import_the_checkout(tmp_path: Path) -> None:
     code = "import isnet_trt.training.train as train, miniature; print(train.__file__, miniature.__file__)"
-    line = [sys.executable, "-c", code]
-    child = subprocess.run(line, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=True)
+    child = run_python("-c", code, cwd=tmp_path, check=True)
     assert all(Path(file).is_relative_to(CHECKOUT) for file in child.stdout.split())
 
 

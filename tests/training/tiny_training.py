@@ -16,6 +16,7 @@ from pathlib import Path
 
 import psutil
 import torch
+from children import environment, start_python
 
 from isnet_trt import cli
 from isnet_trt.recipes import DATASETS, RECIPES, Augmentation, Recipe, recipe
@@ -25,7 +26,6 @@ from isnet_trt.training.data.scenes import SceneSet, held_out_scenes, training_s
 from isnet_trt.training.run_folder import LATEST
 from isnet_trt.training.trainer import Data, Trainer
 
-CHECKOUT = Path(__file__).parents[2]
 HOLD_AFTER = "TINY_HOLD_AFTER"
 """Environment variable: the run waits at its first save from this iteration on, until it is let go."""
 SCENES = SceneSet(count=4, size=(64, 128), repeats=2)
@@ -68,17 +68,11 @@ def start(*args: str, processes: int = 1, hold_after: int | None = None) -> subp
     meets it at that place on a slow machine too.
     """
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
-    command = [sys.executable, *launcher, __file__, *args, "--threads", "1", "--device", "cpu"]
-    variables = environment()
+    variables = {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     if hold_after is not None:
         variables[HOLD_AFTER] = str(hold_after)
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=variables)
-
-
-def environment() -> dict[str, str]:
-    """Environment of a child process that imports the checkout and its tests, whatever package is installed."""
-    path = os.pathsep.join(map(str, (CHECKOUT, CHECKOUT / "tests")))
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
+    command = (*launcher, __file__, *args, "--threads", "1", "--device", "cpu")
+    return start_python(*command, stderr=subprocess.STDOUT, env=environment(**variables))
 
 
 def finished(process: subprocess.Popen[str], seconds: float = 120) -> tuple[int, str]:

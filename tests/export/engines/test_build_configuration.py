@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import onnx
 import pytest
+from marks import needs_rtx
 from small_bundle import manifest, save_model
 from tqdm import tqdm
 
@@ -26,10 +26,6 @@ from isnet_trt.export.engines.tensorrt import BUILDER as TENSORRT_BUILDER
 from isnet_trt.export.engines.tensorrt_rtx import BUILDER
 from isnet_trt.export.options import EngineOptions
 from isnet_trt.recipes import recipe
-
-needs_rtx = pytest.mark.skipif(
-    importlib.util.find_spec("tensorrt_rtx") is None, reason="there is no tensorrt-rtx wheel for this platform"
-)
 
 
 @pytest.fixture

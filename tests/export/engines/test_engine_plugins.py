@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+from children import run_python
 from export_models import random_model
+from marks import needs_rtx
 
 from isnet_trt.export.engines.profiles import shapes_for
 from isnet_trt.export.functions import context_nodes
@@ -23,12 +22,7 @@ from isnet_trt.export.quantise import calibrate
 from isnet_trt.export.ranges import measure_ranges
 from isnet_trt.recipes import recipe
 
-pytestmark = [
-    pytest.mark.rtx,
-    pytest.mark.skipif(
-        importlib.util.find_spec("tensorrt_rtx") is None, reason="there is no tensorrt-rtx wheel for this platform"
-    ),
-]
+pytestmark = [pytest.mark.rtx, needs_rtx]
 PROCESS = Path(__file__).parent / "engine_process.py"
 ARITHMETICS = [Arithmetic(), Arithmetic("fp16"), Arithmetic("bf16"), Arithmetic("int8", "fp16")]
 PUBLISHED = ("isnet_resnet50os8_ade20k", "isnet_resnet101os8_cityscapes", "isnet_resnest101os8_lip")
@@ -37,8 +31,7 @@ PUBLISHED = ("isnet_resnet50os8_ade20k", "isnet_resnet101os8_cityscapes", "isnet
 def build_all(jobs: list[dict[str, Any]], folder: Path) -> list[dict[str, Any]]:
     """What the process saw for each job; it must have come to its end."""
     (folder / "jobs.json").write_text(json.dumps(jobs), "utf-8")
-    command = [sys.executable, str(PROCESS), str(folder / "jobs.json")]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=1800)
+    ran = run_python(PROCESS, folder / "jobs.json", timeout=1800)
     assert ran.returncode == 0, ran.stderr[-3000:]
     answers = [json.loads(line) for line in ran.stdout.splitlines()]
     assert len(answers) == len(jobs)

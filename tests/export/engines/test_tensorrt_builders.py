@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import importlib.util
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +14,7 @@ import numpy as np
 import onnx
 import pytest
 from export_models import random_model
+from marks import needs_rtx, no_tensorrt
 
 from isnet_trt import Inference
 from isnet_trt.cuda import plugins
@@ -42,9 +42,6 @@ DEMO = recipe("isnet_demo")
 ONE_WAY = dataclasses.replace(shapes_for(DEMO), both_ways=False)
 """Half the time of a build for both."""
 PUBLISHED = ("isnet_resnet50os8_ade20k", "isnet_resnet101os8_cityscapes", "isnet_resnest101os8_lip")
-needs_rtx = pytest.mark.skipif(
-    importlib.util.find_spec("tensorrt_rtx") is None, reason="there is no tensorrt-rtx wheel for this platform"
-)
 
 
 @pytest.mark.rtx
@@ -165,7 +162,7 @@ def test_unknown_target(graph: onnx.ModelProto, tmp_path: Path) -> None:
         BUILDER.serialise(BuildRequest(graph, shapes_for(DEMO), options), tmp_path / "model.engine")
 
 
-@pytest.mark.skipif(importlib.util.find_spec("tensorrt") is not None, reason="TensorRT is installed")
+@no_tensorrt
 def test_tensorrt_missing(graph: onnx.ModelProto, tmp_path: Path) -> None:
     with pytest.raises(EngineUnavailable, match=r"pip install 'isnet_trt\[gpu\]'"):
         TENSORRT_BUILDER.serialise(BuildRequest(graph, shapes_for(DEMO)), tmp_path / "model.engine")
