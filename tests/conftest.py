@@ -1,15 +1,12 @@
-"""What the tests share: the reference's fixtures and checkpoints made from them."""
+"""What all tests share: Ctrl-C as in a terminal, and the generator of the reference's fixtures."""
 
 from __future__ import annotations
 
-import json
 import signal
-from collections.abc import Callable
 from types import ModuleType
 
-import numpy as np
 import pytest
-from golden_files import GOLDEN, load_golden
+from golden_files import load_golden
 
 # A shell starts background jobs with Ctrl-C ignored, and children inherit that: tests that interrupt one would hang.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
@@ -20,13 +17,3 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 def fill() -> ModuleType:
     """The generator of the fixtures' weights and pictures."""
     return load_golden("fill")
-
-
-@pytest.fixture(scope="session")
-def filled(fill: ModuleType) -> Callable[[str], dict[str, np.ndarray]]:
-    """Recipe name -> the fixtures' weights as numpy arrays."""
-
-    def weights(recipe: str) -> dict[str, np.ndarray]:
-        return fill.fill(json.loads((GOLDEN / f"state_dict_{recipe}.json").read_text("utf-8")))
-
-    return weights

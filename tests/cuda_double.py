@@ -287,14 +287,14 @@ class Driver:
         self.gpu.check_range(source, size)
         ctypes.memmove(to, source, size)
 
-    def cuMemcpy2DAsync(self, what: Any, stream: int) -> tuple[int]:
+    def cuMemcpy2DAsync(self, copy: Any, stream: int) -> tuple[int]:
         status = self._status("cuMemcpy2DAsync")
-        assert what.srcMemoryType == what.dstMemoryType == 4
-        assert what.WidthInBytes <= min(what.srcPitch, what.dstPitch)
+        assert copy.srcMemoryType == copy.dstMemoryType == 4
+        assert copy.WidthInBytes <= min(copy.srcPitch, copy.dstPitch)
 
         def rows() -> None:
-            for y in range(what.Height):
-                self._move(what.dstDevice + y * what.dstPitch, what.srcDevice + y * what.srcPitch, what.WidthInBytes)
+            for y in range(copy.Height):
+                self._move(copy.dstDevice + y * copy.dstPitch, copy.srcDevice + y * copy.srcPitch, copy.WidthInBytes)
 
         if not status:
             self.gpu.put(stream, rows)

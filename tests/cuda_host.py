@@ -79,8 +79,8 @@ class ReferenceKernels:
         from isnet_trt.kernels import gather_windows
 
         source = self._picture(a.source, a.source_height, a.source_width, a)
-        made = gather_windows.resize_reference(source, a.height, a.width)
-        at(a.picture, np.uint8, a.height, a.width, 3)[...] = made
+        result = gather_windows.resize_reference(source, a.height, a.width)
+        at(a.picture, np.uint8, a.height, a.width, 3)[...] = result
 
     def _gather(self, a: Any) -> None:
         from isnet_trt.kernels import gather_windows
@@ -91,8 +91,8 @@ class ReferenceKernels:
             at(a.windows, np.int32, a.batch, 4),
             at(a.steps, np.float32, a.batch),
         )
-        made = gather_windows.gather_reference(picture, *tables, a.height, a.width)
-        at(a.out, np.float32, a.batch, 3, a.height, a.width)[...] = made
+        result = gather_windows.gather_reference(picture, *tables, a.height, a.width)
+        at(a.out, np.float32, a.batch, 3, a.height, a.width)[...] = result
 
     def _finite(self, a: Any) -> None:
         from isnet_trt.kernels import finite
@@ -108,16 +108,16 @@ class ReferenceKernels:
         height = max(int(windows[:, 1].max()) + a.window_height, a.first_row + a.rows)
         swap, window = at(a.swap, np.int32, a.classes), (a.window_height, a.window_width)
         size = (height, a.width)
-        made = accumulate.reference(logits, windows, swap, a.plain, size, window, bool(a.softmax))
+        result = accumulate.reference(logits, windows, swap, a.plain, size, window, bool(a.softmax))
         volume = at(a.volume, np.float32, a.classes, a.rows, a.width)
-        volume[...] = made[:, a.first_row : a.first_row + a.rows]
+        volume[...] = result[:, a.first_row : a.first_row + a.rows]
 
     def _finish(self, a: Any) -> None:
         volumes = []
         offsets, sizes = at(a.offsets, np.int64, a.count), at(a.sizes, np.int32, a.count, 4)
-        for offset, (first, held, height, width) in zip(offsets, sizes, strict=True):
+        for offset, (first, present, height, width) in zip(offsets, sizes, strict=True):
             whole = np.full((a.classes, height, width), np.nan)  # rows that are not there must not be needed
-            whole[:, first : first + held] = at(a.volumes + 4 * int(offset), np.float32, a.classes, held, width)
+            whole[:, first : first + present] = at(a.volumes + 4 * int(offset), np.float32, a.classes, present, width)
             volumes.append(whole)
         # The height of the label map is that which the steps were made for.
         height = round(float(sizes[0, 2]) / float(at(a.steps, np.float32, 2)[0]))
@@ -243,8 +243,8 @@ class Form:
         self.host_kernels = kernels(classes)
 
     def open(self, not_capturable: str = "") -> None:
-        made = open_pipeline(self.gpu, self.path, self.model, self.host_kernels, not_capturable)
-        self.pipeline, self.kernels, self.engine = made
+        result = open_pipeline(self.gpu, self.path, self.model, self.host_kernels, not_capturable)
+        self.pipeline, self.kernels, self.engine = result
 
     def __enter__(self) -> Form:
         self.open()
@@ -260,17 +260,17 @@ class Form:
         """A picture through the pipeline, and its label map checked."""
         self.check(picture, self.pipeline(image_from(picture), inference), inference)
 
-    def check(self, picture: np.ndarray, made: Any, inference: Inference = WHOLE) -> None:
+    def check(self, picture: np.ndarray, result: Any, inference: Inference = WHOLE) -> None:
         """Equal to the host's wherever one class leads clearly, and nearly everywhere."""
-        wanted = self.host(picture, inference=inference).labels
+        expected = self.host(picture, inference=inference).labels
         scores = self.host.score(normalise(resize(picture, self.rule), self.rule), picture.shape[:2], inference)
         best = np.partition(scores, -2, axis=0)[-2:]
         clear = best[1] - best[0] > MARGIN * scores.std()
-        assert made.dtype == wanted.dtype
+        assert result.dtype == expected.dtype
         assert clear.mean() > 0.99
-        np.testing.assert_array_equal(made[clear], wanted[clear])
-        assert (made == wanted).mean() >= 0.999
-        assert len(np.unique(wanted)) > 1
+        np.testing.assert_array_equal(result[clear], expected[clear])
+        assert (result == expected).mean() >= 0.999
+        assert len(np.unique(expected)) > 1
 
 
 def picture(height: int, width: int, seed: int = 0) -> np.ndarray:

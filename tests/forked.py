@@ -20,10 +20,10 @@ def in_child(work: Callable[[], str]) -> str:
     child = os.fork()
     if not child:
         try:
-            said = work()
+            message = work()
         except BaseException as error:
-            said = f"{type(error).__name__}: {error}"
-        os.write(writer, said.encode())
+            message = f"{type(error).__name__}: {error}"
+        os.write(writer, message.encode())
         os._exit(0)
     os.close(writer)
     for _ in range(PATIENCE * 50):

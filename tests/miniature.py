@@ -144,7 +144,7 @@ def _write_png(path: Path, values: NDArray[np.uint8], paletted: bool = False) ->
     image.save(path)
 
 
-def _write_list(path: Path, names: Mapping[str, object] | list[str], wanted: bool) -> None:
-    if wanted:
+def _write_list(path: Path, names: Mapping[str, object] | list[str], needed: bool) -> None:
+    if needed:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("".join(f"{name}\n" for name in names), "utf-8")

@@ -1,7 +1,8 @@
-"""A small set of pictures of one's own with its YAML file, as the tests need it."""
+"""Pictures of one's own: a small labelled set with its YAML file, and folders of images."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -53,3 +54,11 @@ def make_pictures(folder: Path, count: int = 10, classes: dict[int, str] = CLASS
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(values.astype(np.uint8 if values.max() < 256 else np.uint16)).save(folder / file)
     return truth
+
+
+def write_pngs(folder: Path, images: Iterable[np.ndarray]) -> Path:
+    """Write images uint8 (H, W, 3), R, G, B, as 00.png, 01.png, … to a folder that may not exist yet."""
+    folder.mkdir(exist_ok=True)
+    for number, image in enumerate(images):
+        Image.fromarray(image).save(folder / f"{number:02}.png")
+    return folder

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import onnx
-from onnx import TensorProto, helper, numpy_helper
+from networks import save_network
+from onnx import helper
 
 from isnet_trt.bundle import ENGINE, ONNX, Bundle, CheckpointInfo, Manifest, new_bundle, read_bundle
 from isnet_trt.engines.info import EngineInfo
@@ -23,17 +23,8 @@ def save_model(path: Path, height: int | str = "height", width: int | str = "wid
         helper.make_node("AveragePool", ["image"], ["cells"], kernel_shape=[8, 8], strides=[8, 8], ceil_mode=1),
         helper.make_node("Conv", ["cells", "weight"], ["logits"]),
     ]
-    graph = helper.make_graph(
-        nodes,
-        "small",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 3, height, width])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 3, "rows", "columns"])],
-        [numpy_helper.from_array(weight, "weight")],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=10)
-    onnx.checker.check_model(model)
-    onnx.save(model, path, save_as_external_data=external, location="model.onnx.data", size_threshold=0)
-    return path
+    options = {"save_as_external_data": external, "location": "model.onnx.data", "size_threshold": 0}
+    return save_network(path, nodes, 3, {"weight": weight}, (height, width), **options)
 
 
 def expected(batch: np.ndarray) -> np.ndarray:

@@ -42,7 +42,7 @@ def bundle(tmp_path_factory):
 def want(bundle):
     with Segmenter.open(bundle, threads=1) as segmenter:
         labels = {preset: segmenter(PICTURE, inference=preset).labels for preset in ("default", "ms-flip")}
-    assert all(len(np.unique(one)) > 1 for one in labels.values())
+    assert all(len(np.unique(values)) > 1 for values in labels.values())
     return labels
 
 
@@ -51,8 +51,8 @@ def service(tmp_path_factory):
     """The C program of examples/embed, made as its Makefile makes it."""
     folder = shutil.copytree(EXAMPLES / "embed", tmp_path_factory.mktemp("embed") / "embed")
     command = ["make", "-C", str(folder), f"PYTHON={sys.executable}", f"CFLAGS={WARNINGS}"]
-    made = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert made.returncode == 0, made.stderr
+    build = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert build.returncode == 0, build.stderr
     (folder / "picture.ppm").write_bytes(b"P6 %d %d 255\n" % (WIDTH, HEIGHT) + PICTURE.tobytes())
     return folder / "service"
 

@@ -43,10 +43,10 @@ def test_use_in_a_child_is_refused_and_the_parent_goes_on(model):
         lambda: segmenter.engine.run(BATCH),
     )
     for call in calls:
-        said = in_child(call)
-        assert said.startswith("EngineError: this ")
-        assert f"opened in process {os.getpid()} and cannot be used in process" in said
-        assert "Open a new one in the child" in said
+        message = in_child(call)
+        assert message.startswith("EngineError: this ")
+        assert f"opened in process {os.getpid()} and cannot be used in process" in message
+        assert "Open a new one in the child" in message
     assert (segmenter(PICTURE).labels == want).all()
     segmenter.close()
 

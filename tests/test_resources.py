@@ -13,11 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import onnx
 import psutil
 import pytest
 import tiny_model
-from onnx import TensorProto, helper, numpy_helper
+from networks import save_network
+from onnx import helper
 
 from isnet_trt import RawImage, Segmenter
 from isnet_trt.engines.onnxruntime import open_onnx
@@ -42,15 +42,7 @@ def write_wide(path: Path) -> Path:
         helper.make_node("Conv", ["a", "middle"], ["b"]),
         helper.make_node("Conv", ["b", "last"], ["y"]),
     ]
-    graph = helper.make_graph(
-        nodes,
-        "wide",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 3, "height", "width"])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 11, "rows", "columns"])],
-        [numpy_helper.from_array(weight, name) for name, weight in weights.items()],
-    )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path)
-    return path
+    return save_network(path, nodes, 11, weights)
 
 
 @pytest.fixture(scope="module")

@@ -37,10 +37,10 @@ PEERS = {"openvino", "torch-tensorrt"}
 @pytest.fixture
 def declared(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Requirement]]:
     """The requirements of each extra, and of none under ""."""
-    given: dict[str, Any] = {}
-    monkeypatch.setattr(setuptools, "setup", given.update)
+    keywords: dict[str, Any] = {}
+    monkeypatch.setattr(setuptools, "setup", keywords.update)
     runpy.run_path(str(ROOT / "setup.py"))
-    lists = {"": given["install_requires"], **given["extras_require"]}
+    lists = {"": keywords["install_requires"], **keywords["extras_require"]}
     return {extra: [Requirement(line) for line in lines] for extra, lines in lists.items()}
 
 
@@ -64,9 +64,9 @@ def imported(folder: str) -> Iterator[tuple[str, str]]:
 @pytest.mark.parametrize("folder", ["isnet_trt", "training", "export", "kernels", "benchmarks"])
 def test_every_import_is_declared(declared: dict[str, list[Requirement]], folder: str) -> None:
     users = {canonicalize_name(one.name) for extra, lines in declared.items() if extra != "dev" for one in lines}
-    found = dict(imported(folder))
-    assert "numpy" in found
-    assert {project: file for project, file in found.items() if project not in users | PEERS} == {}
+    projects = dict(imported(folder))
+    assert "numpy" in projects
+    assert {project: file for project, file in projects.items() if project not in users | PEERS} == {}
 
 
 def test_everything_but_tensorrt_and_pycuda_is_pinned_within_its_bounds(declared: dict[str, list[Requirement]]) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import onnx
 import small_bundle
-from onnx import TensorProto, helper, numpy_helper
+from networks import save_network
+from onnx import helper
 
 from isnet_trt.bundle import ONNX, new_bundle
 from isnet_trt.engines.base import Engine
@@ -24,20 +24,8 @@ def weights(classes: int) -> np.ndarray:
 
 def write_model(path: Path, classes: int, gain: float = 1.0, batch: int | str = "batch", stride: int = STRIDE) -> Path:
     """An ONNX file: a 7x7 convolution; ``gain`` scales its filters, ``batch`` may be fixed."""
-    size = (
-        [TensorProto.FLOAT, [batch, 3, "height", "width"]],
-        [TensorProto.FLOAT, [batch, classes, "rows", "columns"]],
-    )
-    graph = helper.make_graph(
-        [helper.make_node("Conv", ["x", "w"], ["y"], strides=[stride, stride], pads=[3, 3, 3, 3])],
-        "tiny",
-        [helper.make_tensor_value_info("x", *size[0])],
-        [helper.make_tensor_value_info("y", *size[1])],
-        [numpy_helper.from_array(weights(classes) * np.float32(gain), "w")],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    onnx.save(model, path)
-    return path
+    node = helper.make_node("Conv", ["x", "w"], ["y"], strides=[stride, stride], pads=[3, 3, 3, 3])
+    return save_network(path, [node], classes, {"w": weights(classes) * np.float32(gain)}, batch=batch)
 
 
 def open_tiny(folder: Path, classes: int, gain: float = 1.0) -> Engine:

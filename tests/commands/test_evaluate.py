@@ -37,7 +37,7 @@ def make_bundle(folder: Path, labels: Labels, default: Inference = WHOLE, sha256
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def dataset(tmp_path_factory):
     """Dataset -> (its miniature tree, the truth of val, a bundle with its classes)."""
 
     def make(name: str):
@@ -80,15 +80,15 @@ def counted(predicted: dict, truth: dict, classes: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("name", "preset"), [*((name, "default") for name in MAKERS), ("lip", "ms-flip")])
-def test_every_dataset_is_scored_exactly(made, tmp_path, capsys, monkeypatch, name, preset):
-    data, truth, bundle = made(name)
+def test_every_dataset_is_scored_exactly(dataset, tmp_path, capsys, monkeypatch, name, preset):
+    data, truth, bundle = dataset(name)
     if DATASETS[name].labels.count > 100:
         without_picture(monkeypatch)
     assert run(bundle, "--dataset", name, "--data", data, "--preset", preset, "--out", tmp_path) == 0
-    found = report(tmp_path)
+    result = report(tmp_path)
     classes = DATASETS[name].labels.count
     counts = counted(answers(bundle, open_dataset(name, data, "val"), preset), truth, classes)
-    [model] = found["models"]
+    [model] = result["models"]
     assert (np.array(model["confusion"]) == counts).all()
     confusion = Confusion(classes)
     confusion.counts = counts
@@ -98,18 +98,18 @@ def test_every_dataset_is_scored_exactly(made, tmp_path, capsys, monkeypatch, na
     assert [c["predicted_pixels"] for c in model["classes"]] == counts.sum(0).tolist()
     nowhere = (counts.sum(0) + counts.sum(1)) == 0
     assert [c["iou"] is None for c in model["classes"]] == nowhere.tolist()
-    assert found["dataset"]["name"] == name
-    assert found["pictures"] == len(truth)
-    assert found["images_per_second"] > 0
+    assert result["dataset"]["name"] == name
+    assert result["pictures"] == len(truth)
+    assert result["images_per_second"] > 0
     assert model["inference"]["flip"] is (preset == "ms-flip")
-    said = capsys.readouterr()
-    assert f"{100 * model['miou']:.2f}" in said.out
-    assert "picture/s" not in said.err  # no bar where there is no terminal
+    output = capsys.readouterr()
+    assert f"{100 * model['miou']:.2f}" in output.out
+    assert "picture/s" not in output.err  # no bar where there is no terminal
     assert {p.name for p in tmp_path.iterdir()} - {"confusion.png"} == {"evaluation.json", "evaluation.md"}
 
 
-def test_the_page_has_a_row_for_each_class(made, tmp_path):
-    data, _, bundle = made("cityscapes")
+def test_the_page_has_a_row_for_each_class(dataset, tmp_path):
+    data, _, bundle = dataset("cityscapes")
     run(bundle, "--dataset", "cityscapes", "--data", data, "--out", tmp_path)
     model = report(tmp_path)["models"][0]
     summary, classes = (tmp_path / "evaluation.md").read_text("utf-8").split("## Most")[0].split("## Classes")
@@ -120,24 +120,24 @@ def test_the_page_has_a_row_for_each_class(made, tmp_path):
         assert (cells[0], cells[1], cells[-1]) == (entry["name"].strip(), iou, str(entry["pixels"]))
 
 
-def test_a_bundle_against_itself_agrees_everywhere(made, tmp_path, capsys):
-    data, _, bundle = made("cityscapes")
+def test_a_bundle_against_itself_agrees_everywhere(dataset, tmp_path, capsys):
+    data, _, bundle = dataset("cityscapes")
     assert run(bundle, "--dataset", "cityscapes", "--data", data, "--against", bundle, "--out", tmp_path) == 0
-    found = report(tmp_path)
-    comparison = found["comparison"]
+    result = report(tmp_path)
+    comparison = result["comparison"]
     assert comparison["equal_pixels"] == comparison["equal_labelled_pixels"] == 1
     assert comparison["least_equal_picture"]["equal_pixels"] == 1
     assert comparison["same_weights"] is True
     assert comparison["miou_difference"] == 0
     assert set(comparison["iou_differences"]) <= {0, None}
-    assert found["models"][0]["confusion"] == found["models"][1]["confusion"]
+    assert result["models"][0]["confusion"] == result["models"][1]["confusion"]
     assert "label 100 % of the pixels alike, 100 % of those with a truth" in capsys.readouterr().out
     names = ["confusion.png", "confusion_against.png", "evaluation.json", "evaluation.md"]
     assert sorted(path.name for path in tmp_path.iterdir()) == names
 
 
-def test_two_models_side_by_side(made, tmp_path, capsys):
-    data, truth, bundle = made("lip")
+def test_two_models_side_by_side(dataset, tmp_path, capsys):
+    data, truth, bundle = dataset("lip")
     other = make_bundle(tmp_path / "other", DATASETS["lip"].labels, FLIP, "1" * 64)
     assert run(bundle, "--dataset", "lip", "--data", data, "--against", other, "--out", tmp_path / "out") == 0
     pictures = open_dataset("lip", data, "val")
@@ -145,8 +145,8 @@ def test_two_models_side_by_side(made, tmp_path, capsys):
     agreement = Agreement(20)
     for name in pictures.names:
         agreement.add(one[name], two[name], truth[name], name)
-    found = report(tmp_path / "out")
-    comparison, models = found["comparison"], found["models"]
+    result = report(tmp_path / "out")
+    comparison, models = result["comparison"], result["models"]
     assert 0 < comparison["equal_pixels"] < 1
     assert comparison["same_weights"] is False
     assert comparison["equal_pixels"] == agreement.all_pixels
@@ -157,24 +157,24 @@ def test_two_models_side_by_side(made, tmp_path, capsys):
         both = [model["classes"][place]["iou"] for model in models]
         assert difference == (None if None in both else both[1] - both[0])
     assert (np.array(models[1]["confusion"]) == counted(two, truth, 20)).all()
-    said = capsys.readouterr().out
-    assert "B − A" in said
-    assert f"{100 * comparison['miou_difference']:+.4f}" in said
+    output = capsys.readouterr().out
+    assert "B − A" in output
+    assert f"{100 * comparison['miou_difference']:+.4f}" in output
 
 
-def test_limit_takes_pictures_evenly_spaced(made, tmp_path):
-    data, truth, bundle = made("cityscapes")
+def test_limit_takes_pictures_evenly_spaced(dataset, tmp_path):
+    data, truth, bundle = dataset("cityscapes")
     names = open_dataset("cityscapes", data, "val").names
-    for limit, wanted in ((1, names[:1]), (2, names[:2]), (9, names)):
+    for limit, expected in ((1, names[:1]), (2, names[:2]), (9, names)):
         assert run(bundle, "--dataset", "cityscapes", "--data", data, "--limit", limit, "--out", tmp_path) == 0
-        pixels = sum((truth[name] >= 0).sum() for name in wanted)
+        pixels = sum((truth[name] >= 0).sum() for name in expected)
         assert np.array(report(tmp_path)["models"][0]["confusion"]).sum() == pixels
     assert run(bundle, "--dataset", "cityscapes", "--data", data, "--split", "train", "--out", tmp_path) == 0
     assert report(tmp_path)["pictures"] == 1
 
 
-def test_an_unreadable_picture_stops_or_is_listed(made, tmp_path, capsys):
-    _, _, bundle = made("lip")
+def test_an_unreadable_picture_stops_or_is_listed(dataset, tmp_path, capsys):
+    _, _, bundle = dataset("lip")
     MAKERS["lip"](tmp_path / "data", train=1, val=3)
     pictures = open_dataset("lip", tmp_path / "data", "val")
     damaged, annotation = pictures.files[1][0], pictures.files[2][1]
@@ -185,10 +185,10 @@ def test_an_unreadable_picture_stops_or_is_listed(made, tmp_path, capsys):
     assert not list((tmp_path / "out").iterdir())
     cv2.imwrite(str(annotation), np.full(SIZES[2], 77, np.uint8))
     assert run(*options, "--skip-unreadable") == cli.FAILED
-    found = report(tmp_path / "out")
-    assert found["pictures"] == 1
-    assert [str(damaged) in found["skipped"][0], str(annotation) in found["skipped"][1]] == [True, True]
-    assert np.array(found["models"][0]["confusion"]).sum() == SIZES[0][0] * SIZES[0][1]
+    result = report(tmp_path / "out")
+    assert result["pictures"] == 1
+    assert [str(damaged) in result["skipped"][0], str(annotation) in result["skipped"][1]] == [True, True]
+    assert np.array(result["models"][0]["confusion"]).sum() == SIZES[0][0] * SIZES[0][1]
     assert str(damaged) in (tmp_path / "out" / "evaluation.md").read_text("utf-8")
     assert str(damaged) in capsys.readouterr().err
     pictures.files[0][0].write_bytes(b"damaged too")
@@ -196,8 +196,8 @@ def test_an_unreadable_picture_stops_or_is_listed(made, tmp_path, capsys):
     assert "none of the 3 pictures" in capsys.readouterr().err
 
 
-def test_other_classes_are_refused_before_any_work(made, tmp_path, capsys):
-    data, _, bundle = made("lip")
+def test_other_classes_are_refused_before_any_work(dataset, tmp_path, capsys):
+    data, _, bundle = dataset("lip")
     for labels, message in [
         (DATASETS["cityscapes"].labels, "has 19 classes (road, sidewalk, building, …) but lip has 20"),
         (tiny_model.labels(20), "class 0 is 'class 0' in"),
@@ -205,15 +205,15 @@ def test_other_classes_are_refused_before_any_work(made, tmp_path, capsys):
         other = make_bundle(tmp_path / str(labels.count), labels)
         for models in ((other,), (bundle, "--against", other)):
             assert run(*models, "--dataset", "lip", "--data", data, "--out", tmp_path / "out") == cli.ERROR
-            said = capsys.readouterr().err
-            assert message in said
-            assert str(other) in said
+            output = capsys.readouterr().err
+            assert message in output
+            assert str(other) in output
     assert not list((tmp_path / "out").iterdir())
 
 
 @pytest.mark.parametrize("name", MAKERS)
-def test_exported_labels_are_in_the_files_own_values(made, tmp_path, monkeypatch, name):
-    data, _, bundle = made(name)
+def test_exported_labels_are_in_the_files_own_values(dataset, tmp_path, monkeypatch, name):
+    data, _, bundle = dataset(name)
     without_picture(monkeypatch)
     export = tmp_path / "server"
     assert run(bundle, "--dataset", name, "--data", data, "--out", tmp_path / "out", "--export", export) == 0
@@ -235,28 +235,28 @@ def test_exported_labels_are_in_the_files_own_values(made, tmp_path, monkeypatch
         ("lip", "testing_images", ["100_7", "99_3"]),
     ],
 )
-def test_labels_of_test_pictures_for_a_server(made, tmp_path, capsys, name, folder, pictures):
-    _, _, bundle = made(name)
+def test_labels_of_test_pictures_for_a_server(dataset, tmp_path, capsys, name, folder, pictures):
+    _, _, bundle = dataset(name)
     end = "_leftImg8bit.png" if name == "cityscapes" else ".jpg"
-    wanted = {}
+    expected = {}
     for number, picture in enumerate(pictures):
         path = tmp_path / "data" / folder / f"{picture}{end}"
         path.parent.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(path), np.random.default_rng(number).integers(0, 256, (41, 67 + number, 3), np.uint8))
         with Segmenter.open(bundle) as segmenter:
-            wanted[picture] = segmenter(path).labels
+            expected[picture] = segmenter(path).labels
     options = (bundle, "--dataset", name, "--data", tmp_path / "data", "--split", "test", "--out", tmp_path / "out")
     assert run(*options) == cli.ERROR
     assert "add --export DIR" in capsys.readouterr().err
     assert run(*options, "--export", tmp_path / "server", "--against", bundle) == 0
     values = label_values(name)
-    for picture, labels in wanted.items():
+    for picture, labels in expected.items():
         path = tmp_path / "server" / f"{picture}.png"
         assert (values.apply(cv2.imread(str(path), cv2.IMREAD_UNCHANGED), path) == labels).all()
-    said = capsys.readouterr().out
-    assert f"{name} test: {len(pictures)} pictures" in said
-    assert "label 100 % of the pixels alike, – % of those with a truth" in said
-    assert "mIoU" not in said
+    output = capsys.readouterr().out
+    assert f"{name} test: {len(pictures)} pictures" in output
+    assert "label 100 % of the pixels alike, – % of those with a truth" in output
+    assert "mIoU" not in output
     assert not (tmp_path / "out").exists()
 
 
@@ -281,13 +281,13 @@ def test_labels_of_test_pictures_for_a_server(made, tmp_path, capsys, name, fold
         ("{bundle} --dataset lip --data {data} --export {data}/val_segmentations", "is one of the files read"),
     ],
 )
-def test_what_cannot_be_done_says_why(made, tmp_path, capsys, monkeypatch, options, message):
-    data, _, bundle = made("lip")
+def test_what_cannot_be_done_says_why(dataset, tmp_path, capsys, monkeypatch, options, message):
+    data, _, bundle = dataset("lip")
     monkeypatch.chdir(tmp_path)
     assert run(*options.format(bundle=bundle, data=data).split()) == cli.ERROR
-    said = capsys.readouterr().err
-    assert said.startswith("error: ")
-    assert message in said
+    output = capsys.readouterr().err
+    assert output.startswith("error: ")
+    assert message in output
     assert not list(tmp_path.glob("evaluation/*"))
 
 
@@ -299,8 +299,8 @@ def test_wrong_arguments_end_with_usage(options, capsys):
     assert options.split()[0] in capsys.readouterr().err
 
 
-def test_a_bundle_needs_no_torch(made, tmp_path):
-    data, _, bundle = made("cityscapes")
+def test_a_bundle_needs_no_torch(dataset, tmp_path):
+    data, _, bundle = dataset("cityscapes")
     code = (
         "import sys; from isnet_trt import evaluate; "
         f"status = evaluate.main([{str(bundle)!r}, '--dataset', 'cityscapes', '--data', {str(data)!r}, "
@@ -309,8 +309,8 @@ def test_a_bundle_needs_no_torch(made, tmp_path):
     run_python("-c", code, check=True)
 
 
-def test_without_matplotlib_the_figures_are_written_all_the_same(made, tmp_path, capsys, monkeypatch):
-    data, _, bundle = made("lip")
+def test_without_matplotlib_the_figures_are_written_all_the_same(dataset, tmp_path, capsys, monkeypatch):
+    data, _, bundle = dataset("lip")
     without_picture(monkeypatch)
     assert run(bundle, "--dataset", "lip", "--data", data, "--out", tmp_path) == 0
     assert sorted(p.name for p in tmp_path.iterdir()) == ["evaluation.json", "evaluation.md"]
@@ -352,9 +352,9 @@ def test_a_failed_write_leaves_what_was_there(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("visible", "local", "wanted"), [(None, 1, "1"), ("4,6", 1, "6"), ("4,6", 2, "4"), ("", 1, "")]
+    ("visible", "local", "expected"), [(None, 1, "1"), ("4,6", 1, "6"), ("4,6", 2, "4"), ("", 1, "")]
 )
-def test_each_process_gets_its_own_gpu(monkeypatch, visible, local, wanted):
+def test_each_process_gets_its_own_gpu(monkeypatch, visible, local, expected):
     monkeypatch.setenv("LOCAL_RANK", str(local))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
@@ -363,7 +363,7 @@ def test_each_process_gets_its_own_gpu(monkeypatch, visible, local, wanted):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # so that it is taken back afterwards
         del os.environ["CUDA_VISIBLE_DEVICES"]
     _choose_gpu()
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == wanted
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == expected
 
 
 def torchrun(*arguments):
@@ -372,8 +372,8 @@ def torchrun(*arguments):
 
 
 @pytest.mark.slow
-def test_two_processes_count_what_one_counts(made, tmp_path):
-    data, _, bundle = made("ade20k")  # three pictures: the processes get two and one
+def test_two_processes_count_what_one_counts(dataset, tmp_path):
+    data, _, bundle = dataset("ade20k")  # three pictures: the processes get two and one
     other = make_bundle(tmp_path / "other", DATASETS["ade20k"].labels, FLIP)
     options = (bundle, "--dataset", "ade20k", "--data", data, "--against", other, "--threads", 1)
     assert run(*options, "--out", tmp_path / "one") == 0
@@ -393,8 +393,8 @@ def test_two_processes_count_what_one_counts(made, tmp_path):
 
 
 @pytest.mark.slow
-def test_an_unreadable_picture_ends_all_processes(made, tmp_path):
-    _, _, bundle = made("lip")
+def test_an_unreadable_picture_ends_all_processes(dataset, tmp_path):
+    _, _, bundle = dataset("lip")
     MAKERS["lip"](tmp_path / "data", train=1, val=4)
     damaged = open_dataset("lip", tmp_path / "data", "val").files[3][0]
     damaged.write_bytes(b"damaged")
@@ -404,6 +404,6 @@ def test_an_unreadable_picture_ends_all_processes(made, tmp_path):
     assert str(damaged) in ran.stderr
     assert not list((tmp_path / "out").iterdir())
     ran = torchrun(*options, "--skip-unreadable")
-    found = report(tmp_path / "out")
-    assert found["pictures"] == 3
-    assert len(found["skipped"]) == 1
+    result = report(tmp_path / "out")
+    assert result["pictures"] == 3
+    assert len(result["skipped"]) == 1

@@ -54,10 +54,10 @@ def test_labels_and_overlay_of_each_picture_of_a_folder(bundle, photos, tmp_path
             assert (got == want.labels).all()
             overlay = cv2.imread(str(tmp_path / "out" / f"{photo.stem}_overlay.png"))[:, :, ::-1]
             assert (overlay == want.overlay(predict.read_image(photo))).all()
-    said = capsys.readouterr()
-    assert "2 of 2 pictures" in said.err
-    assert "picture/s" not in said.err  # no bar where there is no terminal
-    assert not said.out
+    output = capsys.readouterr()
+    assert "2 of 2 pictures" in output.err
+    assert "picture/s" not in output.err  # no bar where there is no terminal
+    assert not output.out
 
 
 def test_globs_and_files_of_one_stem_do_not_meet(bundle, photos, tmp_path):
@@ -75,12 +75,12 @@ def test_one_unreadable_picture_does_not_stop_the_rest(bundle, photos, tmp_path,
     cv2.imwrite(str(photos / "ab.png"), narrow)
     assert run(bundle, photos, photos / "gone.jpg", "--out", tmp_path / "out") == cli.FAILED
     assert len(list((tmp_path / "out").glob("*_labels.png"))) == 2
-    said = capsys.readouterr().err
-    assert "2 of 5 pictures" in said
-    failed = [line for line in said.splitlines() if line.startswith("failed:")]
+    output = capsys.readouterr().err
+    assert "2 of 5 pictures" in output
+    failed = [line for line in output.splitlines() if line.startswith("failed:")]
     assert len(failed) == 3
     assert all(name in line for name, line in zip(("aa.png", "ab.png", "gone.jpg"), failed, strict=True))
-    assert "Traceback" not in said
+    assert "Traceback" not in output
 
 
 def test_results_never_replace_pictures(bundle, photos, capsys):
@@ -163,9 +163,9 @@ def test_what_cannot_be_done_at_all(bundle, photos, tmp_path, capsys):
         ((bundle, photos, "--out", tmp_path / "file"), "cannot be created"),
     ]:
         assert run(*arguments) == cli.ERROR
-        said = capsys.readouterr().err
-        assert said.startswith("error: ")
-        assert message in said
+        output = capsys.readouterr().err
+        assert output.startswith("error: ")
+        assert message in output
     assert not list(tmp_path.glob("out/*"))
 
 

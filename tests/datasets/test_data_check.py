@@ -36,26 +36,26 @@ def test_a_sound_dataset(name: str, tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_classes_are_counted_exactly(tmp_path: Path) -> None:
     truth = make_ade20k(tmp_path, train=7)["train"]
     for workers in (1, 3):
-        found = examine(open_dataset("ade20k", tmp_path, "train"), workers=workers)
+        examined = examine(open_dataset("ade20k", tmp_path, "train"), workers=workers)
         whole = np.concatenate([labels.ravel() for labels in truth.values()])
-        np.testing.assert_array_equal(found.pixels, np.bincount(whole[whole >= 0], minlength=150))
-        assert found.pictures.sum() == sum(len(np.unique(labels[labels >= 0])) for labels in truth.values())
-        assert found.ignored == (whole == IGNORE).sum()
-        assert found.usable == list(range(7))
-        assert sorted(found.sizes) == sorted(labels.shape for labels in truth.values())
+        np.testing.assert_array_equal(examined.pixels, np.bincount(whole[whole >= 0], minlength=150))
+        assert examined.pictures.sum() == sum(len(np.unique(labels[labels >= 0])) for labels in truth.values())
+        assert examined.ignored == (whole == IGNORE).sum()
+        assert examined.usable == list(range(7))
+        assert sorted(examined.sizes) == sorted(labels.shape for labels in truth.values())
 
 
 def test_the_report_names_common_and_absent_classes(tmp_path: Path) -> None:
     make_ade20k(tmp_path, train=1)
     opened = open_dataset("ade20k", tmp_path, "train")
-    found = examine(opened)
-    text = report(opened, found, 20210)
+    examined = examine(opened)
+    text = report(opened, examined, 20210)
     assert "the complete dataset has 20210" in text
-    assert "complete" not in report(opened, found, 1)
-    share = 100 * found.pixels.max() / (found.pixels.sum() + found.ignored)
-    assert f"{share:.1f} %        1  {DATASETS['ade20k'].labels.names[found.pixels.argmax()].split(',')[0]}" in text
-    assert f"absent:  {(found.pixels == 0).sum()} of 150 classes" in text
-    assert f"ignored: {100 * found.ignored / (61 * 83):.1f} %" in text
+    assert "complete" not in report(opened, examined, 1)
+    share = 100 * examined.pixels.max() / (examined.pixels.sum() + examined.ignored)
+    assert f"{share:.1f} %        1  {DATASETS['ade20k'].labels.names[examined.pixels.argmax()].split(',')[0]}" in text
+    assert f"absent:  {(examined.pixels == 0).sum()} of 150 classes" in text
+    assert f"ignored: {100 * examined.ignored / (61 * 83):.1f} %" in text
 
 
 def test_every_bad_file_is_told_and_the_others_are_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from children import run_python
+from networks import save_network
 from onnx import TensorProto, helper
 from small_bundle import expected, save_model
 
@@ -104,12 +105,6 @@ def test_external_data_missing(tmp_path: Path) -> None:
         open_onnx(path)
 
 
-def _save(path: Path, inputs: list, outputs: list, nodes: list) -> Path:
-    graph = helper.make_graph(nodes, "other", inputs, outputs)
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=10), path)
-    return path
-
-
 @pytest.mark.parametrize("kind", ["two inputs", "two outputs", "float16", "three axes"])
 def test_other_peoples_models(tmp_path: Path, kind: str) -> None:
     type_ = TensorProto.FLOAT16 if kind == "float16" else TensorProto.FLOAT
@@ -118,19 +113,17 @@ def test_other_peoples_models(tmp_path: Path, kind: str) -> None:
     inputs = [helper.make_tensor_value_info(name, type_, shape) for name in names]
     outputs = [helper.make_tensor_value_info(name, type_, shape) for name in ("u", "v")]
     nodes = [helper.make_node("Add", [names[0], names[-1]], ["u"]), helper.make_node("Relu", ["x"], ["v"])]
-    path = _save(tmp_path / "model.onnx", inputs, outputs if kind == "two outputs" else outputs[:1], nodes)
+    graph = helper.make_graph(nodes, "other", inputs, outputs if kind == "two outputs" else outputs[:1])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=10)
+    onnx.save(model, tmp_path / "model.onnx")
     with pytest.raises(EngineError, match=r"model\.onnx is no segmentation model: it has"):
-        open_onnx(path)
+        open_onnx(tmp_path / "model.onnx")
 
 
 def test_an_unknown_operation_is_named(tmp_path: Path) -> None:
-    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["b", 3, "h", "w"]) for name in "xu"]
-    nodes = [helper.make_node("RegionPool", ["x"], ["u"], domain="elsewhere")]
-    graph = helper.make_graph(nodes, "other", value[:1], value[1:])
-    opsets = [helper.make_opsetid("", 19), helper.make_opsetid("elsewhere", 1)]
-    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), tmp_path / "model.onnx")
+    node = helper.make_node("RegionPool", ["x"], ["u"], domain="elsewhere")
     with pytest.raises(EngineError, match="RegionPool"):
-        open_onnx(tmp_path / "model.onnx")
+        open_onnx(save_network(tmp_path / "model.onnx", [node], 3))
 
 
 @pytest.mark.parametrize("threads", [0, -1])
@@ -194,13 +187,12 @@ print(engine.run(np.ones((1, 3, 8, 8), np.float32)).shape)
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits the address space as Linux does")
 def test_out_of_memory_is_an_error_and_the_engine_goes_on(tmp_path: Path) -> None:
-    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["b", 3, "h", "w"]) for name in "xu"]
-    path = _save(tmp_path / "model.onnx", value[:1], value[1:], [helper.make_node("Exp", ["x"], ["u"])])
+    path = save_network(tmp_path / "model.onnx", [helper.make_node("Exp", ["x"], ["u"])], 3)
     result = run_python("-c", _GREEDY, path)
-    said = result.stdout.splitlines()
-    assert "(1, 3, 8192, 8192)" in said[0], result
-    assert "use a smaller window or scale" in said[0]
-    assert said[1] == "(1, 3, 8, 8)"
+    lines = result.stdout.splitlines()
+    assert "(1, 3, 8192, 8192)" in lines[0], result
+    assert "use a smaller window or scale" in lines[0]
+    assert lines[1] == "(1, 3, 8, 8)"
 
 
 _GROWTH = """
@@ -222,9 +214,8 @@ print(resident() - before)
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_large_pictures_do_not_keep_their_memory(tmp_path: Path) -> None:
     """Twenty sizes up to 100 MiB a tensor: with ONNX Runtime's own settings 440 MiB would stay, here 12 MiB do."""
-    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["b", 3, "h", "w"]) for name in "xu"]
     nodes = [helper.make_node("Exp", ["x"], ["a"]), helper.make_node("Sin", ["a"], ["c"])]
     nodes += [helper.make_node("Atan", ["c"], ["d"]), helper.make_node("Add", ["d", "a"], ["u"])]
-    path = _save(tmp_path / "model.onnx", value[:1], value[1:], nodes)
+    path = save_network(tmp_path / "model.onnx", nodes, 3)
     result = run_python("-c", _GROWTH, path, check=True)
     assert float(result.stdout) < 64

@@ -126,8 +126,8 @@ def test_a_provider_that_does_not_load_is_no_silent_cpu(
     runtime: Runtime, path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     runtime.loads, runtime.lacking = False, "libcudnn.so.9"
-    said = r"could not load it: .* are missing \(Failed to load libcudnn\.so\.9: no such file\); pip uninstall onnx"
-    with pytest.raises(EngineUnavailable, match=said):
+    message = r"could not load it: .* are missing \(Failed to load libcudnn\.so\.9: no such file\); pip uninstall onnx"
+    with pytest.raises(EngineUnavailable, match=message):
         OnnxRuntimeCudaEngine(runtime, path, (3, 8))
     assert capsys.readouterr().out == ""
 

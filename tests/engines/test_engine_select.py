@@ -21,7 +21,7 @@ def _gpu(capability: str) -> Gpu:
 
 
 @pytest.mark.parametrize(
-    ("machine", "kind", "said"),
+    ("machine", "kind", "explanation"),
     [
         (Machine(None, "no driver", BOTH), "onnxruntime", "no NVIDIA GPU is usable here: no driver"),
         (Machine(_gpu("8.9"), "", BOTH), "tensorrt", "NVIDIA Something (compute capability 8.9) with tensorrt 10"),
@@ -41,10 +41,10 @@ def _gpu(capability: str) -> Gpu:
         (Machine(_gpu("8.9"), "", BOTH, False), "onnxruntime", "needs cuda-bindings"),
     ],
 )
-def test_automatic(machine: Machine, kind: str, said: str) -> None:
+def test_automatic(machine: Machine, kind: str, explanation: str) -> None:
     choice = choose("auto", machine)
     assert choice.kind == kind
-    assert said in choice.reason
+    assert explanation in choice.reason
 
 
 def test_this_machine() -> None:

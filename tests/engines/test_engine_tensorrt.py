@@ -86,8 +86,8 @@ def test_runs_and_frees(path: Path, cuda: Cuda, library: Library) -> None:
         for shape in ((1, 3, 16, 24), (2, 3, 64, 48), (1, 3, 8, 8)):
             batch = _batch(*shape)
             results.append((engine.run(batch), expected(batch)))
-        for got, wanted in results:  # all of them after the last call: none may have been overwritten
-            np.testing.assert_allclose(got, wanted, atol=1e-5)  # float32
+        for got, reference in results:  # all of them after the last call: none may have been overwritten
+            np.testing.assert_allclose(got, reference, atol=1e-5)  # float32
         assert sorted(cuda.gpu.memory.values()) == [2 * 3 * 8 * 6 * 4, 4096, 2 * 3 * 64 * 48 * 4]
     engine.close()
     cuda.gpu.nothing_is_left()
@@ -138,8 +138,8 @@ def test_each_shape_in_the_profile_that_has_it(path: Path, cuda: Cuda, library: 
             np.testing.assert_allclose(out, expected(batch), atol=1e-5)  # float32
         with pytest.raises(EngineError, match=r"not take \(1, 3, 64, 64\): it was built for .* or \(1, 3, 8, 8\) to"):
             engine.run(_batch(1, 3, 64, 64))
-        found = {context.shape: context.active_optimization_profile for context in library.contexts if context.fits}
-    assert found == {(1, 3, 64, 8): 0, (2, 3, 48, 64): 1, (1, 3, 16, 16): 0, (1, 3, 8, 56): 1}
+        profiles = {context.shape: context.active_optimization_profile for context in library.contexts if context.fits}
+    assert profiles == {(1, 3, 64, 8): 0, (2, 3, 48, 64): 1, (1, 3, 16, 16): 0, (1, 3, 8, 56): 1}
 
 
 def test_whether_it_can_be_captured(path: Path, cuda: Cuda, library: Library) -> None:
@@ -162,7 +162,7 @@ def test_a_forgotten_engine_gives_its_memory_back(path: Path, cuda: Cuda, librar
 def test_a_forked_child_leaves_the_device_alone(path: Path, cuda: Cuda, library: Library) -> None:
     engine = opened(path, INFO)
     batch = _batch(1, 3, 8, 8)
-    wanted = engine.run(batch)
+    reference = engine.run(batch)
 
     def leave() -> str:
         nonlocal engine
@@ -175,7 +175,7 @@ def test_a_forked_child_leaves_the_device_alone(path: Path, cuda: Cuda, library:
         return str(before == (list(cuda.gpu.memory), list(cuda.gpu.streams), len(library.contexts)))
 
     assert in_child(leave) == "True"
-    assert (engine.run(batch) == wanted).all()
+    assert (engine.run(batch) == reference).all()
     engine.close()
     cuda.gpu.nothing_is_left()
 
@@ -212,22 +212,22 @@ def test_outside_the_shapes_that_it_was_built_for(
     with opened(path, INFO) as engine:
         with pytest.raises(EngineError) as caught:
             engine.run(_batch(*shape))
-        for said in (str(shape), "built for (1, 3, 8, 8) to (2, 3, 64, 48)", "dimensions not in profile"):
-            assert said in str(caught.value)
+        for message in (str(shape), "built for (1, 3, 8, 8) to (2, 3, 64, 48)", "dimensions not in profile"):
+            assert message in str(caught.value)
         assert engine.run(_batch(1, 3, 8, 8)).shape == (1, 3, 1, 1)
 
 
 @pytest.mark.parametrize(
-    ("failing", "said"),
+    ("failing", "message"),
     [
         ("cuMemAlloc", r"cuMemAlloc failed: out of memory \(2\); use a smaller picture"),
         ("cuStreamSynchronize", r"cuStreamSynchronize failed: an illegal memory access \(700\)"),
     ],
 )
-def test_cuda_failures_in_cudas_words(path: Path, cuda: Cuda, library: Library, failing: str, said: str) -> None:
+def test_cuda_failures_in_cudas_words(path: Path, cuda: Cuda, library: Library, failing: str, message: str) -> None:
     with opened(path, INFO) as engine:
         cuda.gpu.fails[failing] = 2 if failing == "cuMemAlloc" else 700
-        with pytest.raises(EngineError, match=said):
+        with pytest.raises(EngineError, match=message):
             engine.run(_batch(1, 3, 8, 8))
     cuda.gpu.nothing_is_left()
 
@@ -250,18 +250,18 @@ def test_a_library_that_does_not_start(path: Path, cuda: Cuda, library: Library)
 def test_closing_gives_its_logger_to_the_next_engine(path: Path, cuda: Cuda, library: Library) -> None:
     """Loggers live as long as the process, so that there must not be one for every engine that was ever opened."""
     with opened(path, INFO), opened(path, INFO):
-        held = len(tensorrt_api._kept_alive)
+        count = len(tensorrt_api._kept_alive)
     for _ in range(3):
         with opened(path, INFO) as engine:
             engine.close()
             with pytest.raises(EngineError, match="closed"):
                 engine.run(_batch(1, 3, 8, 8))
-    assert len(tensorrt_api._kept_alive) == held
+    assert len(tensorrt_api._kept_alive) == count
 
 
 @pytest.mark.parametrize("kind", ["foreign", "no context", "half", "two inputs", "no file"])
 def test_what_cannot_be_loaded_leaves_nothing(path: Path, cuda: Cuda, library: Library, kind: str) -> None:
-    said = {
+    message = {
         "foreign": r"cannot load .*model\.engine \(MALFORMED_ENGINE\): magic tag does not match; build",
         "no context": "no execution context",
         "half": "no segmentation engine",
@@ -274,7 +274,7 @@ def test_what_cannot_be_loaded_leaves_nothing(path: Path, cuda: Cuda, library: L
         path.unlink()
     library.no_context = kind == "no context"
     library.dtypes |= {"two inputs": {"image2": 0}, "half": {"logits": 1}}.get(kind, {})
-    with pytest.raises(EngineError, match=said):
+    with pytest.raises(EngineError, match=message):
         opened(path, INFO)
     cuda.gpu.nothing_is_left()
 
@@ -314,8 +314,8 @@ def test_plugins_have_their_kernels_while_it_is_deserialised(
     host = plugins.Host(kernels, failures=["node 7: no such kernel"])
 
     @contextlib.contextmanager
-    def kernels_for(given: Any, launcher: Any, multiprocessors: int) -> Any:
-        assert (given, launcher, multiprocessors) == (library, kernels, GPU.multiprocessors)
+    def kernels_for(module: Any, launcher: Any, multiprocessors: int) -> Any:
+        assert (module, launcher, multiprocessors) == (library, kernels, GPU.multiprocessors)
         open_now.append(True)
         yield host
         open_now.pop()
@@ -324,11 +324,11 @@ def test_plugins_have_their_kernels_while_it_is_deserialised(
     monkeypatch.setattr(library, "_engine", lambda: seen.append(list(open_now)) or engine())
     monkeypatch.setattr(plugins, "kernels_for", kernels_for)
     monkeypatch.setattr(tensorrt_engine.Kernels, "find", lambda folder, capability, needed: (kernels, ""))
-    with opened(path, PLUGIN, path.parent) as made:
-        assert made.kernels is kernels
+    with opened(path, PLUGIN, path.parent) as loaded:
+        assert loaded.kernels is kernels
         library.execute_fails = True
         with pytest.raises(EngineError, match="node 7: no such kernel; enqueue failed"):
-            made.run(_batch(1, 3, 8, 8))
+            loaded.run(_batch(1, 3, 8, 8))
         assert host.kernels is kernels
     assert host.kernels is None  # plugins that the library never frees would hold them
     assert seen == [[True]]

@@ -50,11 +50,11 @@ def test_many_processes_at_once() -> None:
 
 @pytest.mark.parametrize(("machine", "number"), [("x86_64", 62), ("aarch64", 183)])
 def test_the_object_is_for_the_machine(machine: str, number: int) -> None:
-    made = alias_object("libone.so", "libone.so.7", machine)
-    assert made[:4] == b"\x7fELF"
-    assert struct.unpack_from("<2H", made, 16) == (3, number)
-    assert b"\0libone.so\0libone.so.7\0" in made
-    assert len(made) < 1000
+    data = alias_object("libone.so", "libone.so.7", machine)
+    assert data[:4] == b"\x7fELF"
+    assert struct.unpack_from("<2H", data, 16) == (3, number)
+    assert b"\0libone.so\0libone.so.7\0" in data
+    assert len(data) < 1000
 
 
 def test_a_library_that_is_not_there() -> None:
@@ -95,11 +95,11 @@ tensorrt_rtx.load_alias = load_alias
 
 @pytest.mark.rtx
 @needs_rtx
-@pytest.mark.parametrize(("then", "said"), [(FOREIGN, "getPrivateApi_INTERNAL"), (BROKEN, "read-only file system")])
-def test_what_cannot_work_is_refused_in_words(then: str, said: str) -> None:
+@pytest.mark.parametrize(("then", "message"), [(FOREIGN, "getPrivateApi_INTERNAL"), (BROKEN, "read-only file system")])
+def test_what_cannot_work_is_refused_in_words(then: str, message: str) -> None:
     ran = run_python("-c", RTX.format(first="", then=then))
     assert ran.returncode == 1
     error = ran.stderr.splitlines()[-1]
     assert error.startswith("isnet_trt.errors.EngineUnavailable: TensorRT-RTX 1.")
-    assert said in error
+    assert message in error
     assert error.endswith("use --context native, or add a link of that name beside libtensorrt_rtx.so.1")

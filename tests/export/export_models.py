@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import numpy as np
+import onnx
 import torch
+from onnx import numpy_helper
 from torch import nn
 
+from isnet_trt.export.onnx_edit import copied
 from isnet_trt.recipes import recipe
 from isnet_trt.training.model import ISNet
 
@@ -23,3 +29,13 @@ def random_model(name: str = "isnet_demo", seed: int = 5) -> ISNet:
             module.running_mean.normal_(0, 0.1, generator=generator)
             module.bias.data.normal_(0, 0.1, generator=generator)
     return model
+
+
+def altered(graph: onnx.ModelProto, changes: dict[str, Callable[[np.ndarray], np.ndarray]]) -> onnx.ModelProto:
+    """A copy of the graph in which each initializer named in ``changes`` has the values computed from its own."""
+    copy = copied(graph)
+    stored = {tensor.name: tensor for tensor in copy.graph.initializer}
+    for name, change in changes.items():
+        values = change(numpy_helper.to_array(stored[name]).copy())
+        stored[name].CopyFrom(numpy_helper.from_array(np.asarray(values, np.float32), name))
+    return copy

@@ -12,13 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import onnx
 import pytest
 import torch
 from children import start_python
 from marks import needs_rtx
+from own_pictures import write_pngs
 
 from isnet_trt import Segmenter, cli
 from isnet_trt import build as command
@@ -31,22 +31,15 @@ CPU = ("--engine", "onnxruntime")
 RTX = ("--engine", "tensorrt-rtx")
 
 
-def words(out: Path, *more: object, ckpt: Path = DEMO_CHECKPOINT) -> list[str]:
-    return [str(word) for word in ("--ckpt", ckpt, "--out", out, *more)]
+def arguments(out: Path, *more: object, ckpt: Path = DEMO_CHECKPOINT) -> list[str]:
+    return [str(argument) for argument in ("--ckpt", ckpt, "--out", out, *more)]
 
 
 def refused(capsys: pytest.CaptureFixture[str], out: Path, *more: object, ckpt: Path = DEMO_CHECKPOINT) -> str:
     """What the command says when it refuses; nothing is left at ``out``."""
-    assert cli.run(command.main, words(out, *more, ckpt=ckpt)) == cli.ERROR
+    assert cli.run(command.main, arguments(out, *more, ckpt=ckpt)) == cli.ERROR
     assert not out.exists()
     return capsys.readouterr().err
-
-
-def pictures(folder: Path, count: int, make: Callable[[int], np.ndarray]) -> Path:
-    folder.mkdir(exist_ok=True)
-    for number in range(count):
-        cv2.imwrite(str(folder / f"{number:02}.png"), make(number))
-    return folder
 
 
 def noise(seed: int) -> np.ndarray:
@@ -61,31 +54,14 @@ def altered(path: Path, change: Callable[[dict[str, torch.Tensor]], Any]) -> Pat
     return path
 
 
-def test_no_calibration_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = (*CPU, "--precision", "int8")
-    assert "give --calib FOLDER" in refused(capsys, tmp_path / "bundle", *options)
-    assert "does not exist" in refused(capsys, tmp_path / "bundle", *options, "--calib", tmp_path / "nowhere")
-    empty = pictures(tmp_path / "empty", 0, noise)
-    assert "no pictures for the calibration" in refused(capsys, tmp_path / "bundle", *options, "--calib", empty)
-
-
-def test_no_readable_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = pictures(tmp_path / "damaged", 1, noise)
-    (folder / "00.png").write_bytes((folder / "00.png").read_bytes()[:99])
-    (folder / "01.jpg").write_bytes(b"a text")
-    said = refused(capsys, tmp_path / "bundle", *CPU, "--precision", "int8", "--calib", folder)
-    assert "none of the 2 pictures can be read" in said
-    assert "00.png" in said
-
-
 def test_unknown_layers_are_refused_before_the_calibration(
     graph: onnx.ModelProto, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys.modules["isnet_trt.export.build"], "export_graph", lambda *words: graph)
-    street = pictures(tmp_path / "street", 1, noise)
+    monkeypatch.setattr(sys.modules["isnet_trt.export.build"], "export_graph", lambda *arguments: graph)
+    street = write_pngs(tmp_path / "street", [noise(0)])
     options = (*CPU, "--precision", "int8", "--calib", street, "--keep", "nonsense")
-    said = refused(capsys, tmp_path / "bundle", *options)
-    assert "no layer is called 'nonsense'; layers begin with backbone_net" in said
+    output = refused(capsys, tmp_path / "bundle", *options)
+    assert "no layer is called 'nonsense'; layers begin with backbone_net" in output
     assert [path.name for path in tmp_path.iterdir()] == ["street"]  # no table was begun
 
 
@@ -93,23 +69,21 @@ def test_unknown_layers_are_refused_before_the_calibration(
     ("options", "message"),
     [
         ((*CPU, "--precision", "bf16"), "no bf16 convolutions on a CPU"),
-        ((*CPU, "--precision", "fp8", "--calib", "street"), "no fp8 convolutions on a CPU"),
+        ((*CPU, "--precision", "int8"), "give --calib FOLDER"),
+        ((*CPU, "--precision", "int8", "--calib", "nowhere"), "does not exist"),
+        ((*CPU, "--score-on", "nowhere.yaml"), "nowhere.yaml"),
         pytest.param(
             (*RTX, "--precision", "fp8", "--calib", "street", "--targets", "8.6", "8.9"),
             "fp8 needs compute capability 8.9 or newer, not 8.6",
             marks=needs_rtx,
         ),
-        pytest.param(
-            (*RTX, "--precision", "int8", "--calib", "street", "--targets", "9.0"),
-            "does not build for compute capability 9.0",
-            marks=needs_rtx,
-        ),
         ((*CPU, "--precision", "int8", "--max-drop", "-1", "--calib", "street"), "0 points or more"),
         ((*CPU, "--precision", "int8", "--max-drop", "nan", "--calib", "street"), "0 points or more"),
+        ((*CPU, "--precision", "fp16", "--max-drop", "0.5"), "it is for int8 and fp8"),
         ((*CPU, "--precision", "fp16", "--keep", "bottleneck"), "keep bottleneck with fp16: it is for int8 and fp8"),
     ],
 )
-def test_precision_that_the_target_lacks(
+def test_what_cannot_be_built_is_refused_first(
     options: tuple[str, ...], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert message in refused(capsys, tmp_path / "bundle", *options)
@@ -117,14 +91,14 @@ def test_precision_that_the_target_lacks(
 
 def test_one_picture_among_unreadable_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Documented fallback: the bundle is built, and the command says what the ranges are worth."""
-    folder = pictures(tmp_path / "street", 1, noise)
+    folder = write_pngs(tmp_path / "street", [noise(0)])
     (folder / "01.jpg").write_bytes(b"a text")
     options = (*CPU, "--precision", "int8", "--calib", folder, "--calib-inputs", 2)
-    assert cli.run(command.main, words(tmp_path / "bundle", *options)) == 0
-    said = capsys.readouterr().out
-    assert "00.png is the only picture" in said
-    assert "left out:" in said
-    assert "01.jpg" in said
+    assert cli.run(command.main, arguments(tmp_path / "bundle", *options)) == 0
+    output = capsys.readouterr().out
+    assert "00.png is the only picture" in output
+    assert "left out:" in output
+    assert "01.jpg" in output
     assert read_bundle(tmp_path / "bundle").manifest.parity["graph"]["calibration inputs"] == 2  # two windows
 
 
@@ -137,9 +111,9 @@ def kill_channels(state: dict[str, torch.Tensor]) -> None:
 
 def test_constant_pictures_and_dead_channels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ckpt = altered(tmp_path / "dead.pth", kill_channels)
-    grey = pictures(tmp_path / "grey", 2, lambda seed: np.full((64, 96, 3), 128, np.uint8))
+    grey = write_pngs(tmp_path / "grey", [np.full((64, 96, 3), 128, np.uint8)] * 2)
     options = (*CPU, "--precision", "int8", "--calib", grey, "--calib-inputs", 2)
-    assert cli.run(command.main, words(tmp_path / "bundle", *options, ckpt=ckpt)) == 0
+    assert cli.run(command.main, arguments(tmp_path / "bundle", *options, ckpt=ckpt)) == 0
     assert "always zero on these pictures" in capsys.readouterr().out
     with Segmenter.open(tmp_path / "bundle", threads=2) as segmenter:
         answer = segmenter(noise(3), probabilities=True)
@@ -153,21 +127,21 @@ def test_activations_beyond_float32(tmp_path: Path, capsys: pytest.CaptureFixtur
             state[f"backbone_net.layer3.0.{layer}.weight"] *= 1e30
 
     ckpt = altered(tmp_path / "huge.pth", blow_up)
-    street = pictures(tmp_path / "street", 1, noise)
+    street = write_pngs(tmp_path / "street", [noise(0)])
     options = (*CPU, "--precision", "int8", "--calib", street, "--calib-inputs", 1)
-    said = refused(capsys, tmp_path / "bundle", *options, ckpt=ckpt)
-    assert "has NaN or infinite values" in said
-    assert "cannot be quantised" in said
+    output = refused(capsys, tmp_path / "bundle", *options, ckpt=ckpt)
+    assert "has NaN or infinite values" in output
+    assert "cannot be quantised" in output
 
 
 @pytest.mark.slow
 def test_interrupted_calibration_goes_on(tmp_path: Path) -> None:
     """What the first process wrote is in the second's table: a mark put between them is still there."""
-    street, limit = pictures(tmp_path / "street", 6, noise), 2 * SAVE_EVERY
+    street, limit = write_pngs(tmp_path / "street", map(noise, range(6))), 2 * SAVE_EVERY
     compared = ("--images", street / "00.png")
     options = (*CPU, "--precision", "int8", "--calib", street, "--calib-inputs", limit, *compared)
     kept = tmp_path / "bundle.calibration"
-    command = ("-m", "isnet_trt.build", *words(tmp_path / "bundle", *options))
+    command = ("-m", "isnet_trt.build", *arguments(tmp_path / "bundle", *options))
     process = start_python(*command, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 240
     while not (kept / "calibration.json").exists():
@@ -183,7 +157,7 @@ def test_interrupted_calibration_goes_on(tmp_path: Path) -> None:
     content = json.loads((kept / "calibration.json").read_text("utf-8"))
     content["tensors"]["image"]["low"] = -12345.0
     (kept / "calibration.json").write_text(json.dumps(content), "utf-8")
-    assert cli.run(command.main, words(tmp_path / "bundle", *options)) == 0
+    assert cli.run(command.main, arguments(tmp_path / "bundle", *options)) == 0
     again = Table.load(kept)
     assert again.inputs[:SAVE_EVERY] == table.inputs
     assert len(again.inputs) == limit

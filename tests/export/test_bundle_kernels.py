@@ -30,7 +30,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="triton has no wheels
 
 
 @pytest.mark.parametrize(
-    ("capabilities", "wanted"),
+    ("capabilities", "expected"),
     [
         (("8.9",), (80, 89)),
         (("8.0", "8.6", "8.9", "12.0", "12.1"), (80, 86, 89, 120)),
@@ -39,8 +39,8 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="triton has no wheels
         (None, tuple(KERNEL_TARGETS)),
     ],
 )
-def test_architectures(capabilities: tuple[str, ...] | None, wanted: tuple[int, ...]) -> None:
-    assert architectures(capabilities) == wanted
+def test_architectures(capabilities: tuple[str, ...] | None, expected: tuple[int, ...]) -> None:
+    assert architectures(capabilities) == expected
 
 
 @pytest.mark.parametrize(
@@ -57,9 +57,9 @@ def test_architectures(capabilities: tuple[str, ...] | None, wanted: tuple[int, 
 def test_plugins_of_a_graph_launch_these(graph: onnx.ModelProto, arithmetic: Arithmetic, kind: str) -> None:
     pixels = np.random.default_rng(1).standard_normal((1, 3, 65, 97)).astype(np.float32)
     table = calibrate(graph, [NetworkInput("noise", pixels)], progress=False) if arithmetic.eight_bits else None
-    made = lower_graph(graph, arithmetic, "tensorrt-rtx", measure_ranges(graph, [pixels]), table).engine
+    lowered = lower_graph(graph, arithmetic, "tensorrt-rtx", measure_ranges(graph, [pixels]), table).engine
     attention = {f"{name}_{kind}_w32" for name in ("attention", "attention_part", "attention_combine")}
-    names = set(context_kernels(made, 32))
+    names = set(context_kernels(lowered, 32))
     assert attention <= names
     assert {f"pool_{kind}", f"pool_combine_{kind}"} <= names
     assert len(names) == 6

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import onnx
 import pytest
+from export_models import altered
 from marks import needs_rtx
 from onnx import helper, numpy_helper
 from small_bundle import write_bundle
@@ -28,22 +29,22 @@ from isnet_trt.export.ranges import measure_ranges
 from isnet_trt.training.scenes import draw_scene
 
 
-def run(*words: object) -> int:
-    return cli.run(command.main, [str(word) for word in words])
+def run(*arguments: object) -> int:
+    return cli.run(command.main, [str(argument) for argument in arguments])
 
 
 @pytest.fixture(scope="module")
 def folder(graph: onnx.ModelProto, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """one.onnx, its half.onnx, and a picture."""
-    made = tmp_path_factory.mktemp("compare")
+    root = tmp_path_factory.mktemp("compare")
     pixels = np.random.default_rng(2).standard_normal((1, 3, 65, 97)).astype(np.float32)
-    onnx.save(graph, made / "one.onnx")
+    onnx.save(graph, root / "one.onnx")
     onnx.save(
         lower_graph(graph, Arithmetic("fp16"), "onnxruntime", measure_ranges(graph, [pixels])).portable,
-        made / "half.onnx",
+        root / "half.onnx",
     )
-    cv2.imwrite(str(made / "scene.png"), draw_scene(3, 72, 104).image[..., ::-1])
-    return made
+    cv2.imwrite(str(root / "scene.png"), draw_scene(3, 72, 104).image[..., ::-1])
+    return root
 
 
 def test_half_precision_block_by_block(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -81,11 +82,9 @@ def test_every_tensor_and_a_tight_bound(folder: Path, tmp_path: Path, capsys: py
 
 
 def test_where_it_begins_to_differ_is_named(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    broken = onnx.load(str(folder / "one.onnx"))
-    node = [n for n in broken.graph.node if n.op_type == "Conv"][9]
-    weight = next(t for t in broken.graph.initializer if t.name == node.input[1])
-    weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * np.float32(1.5), weight.name))
-    onnx.save(broken, tmp_path / "broken.onnx")
+    graph = onnx.load(str(folder / "one.onnx"))
+    node = [n for n in graph.graph.node if n.op_type == "Conv"][9]
+    onnx.save(altered(graph, {node.input[1]: lambda weight: weight * 1.5}), tmp_path / "broken.onnx")
     options = ("--all", "--images", folder / "scene.png")
     assert run(folder / "one.onnx", tmp_path / "broken.onnx", *options) == cli.FAILED
     assert f"first beyond 0.05: {node.output[0]}, made by Conv" in capsys.readouterr().out
@@ -124,7 +123,7 @@ def test_groups_and_sizes_are_no_matter(graph: onnx.ModelProto, monkeypatch: pyt
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("arguments", "message"),
     [
         (("nowhere", "nowhere"), "nowhere is no bundle and no .onnx file"),
         (("{one}", "{text}"), "text.onnx cannot be read as an ONNX graph"),
@@ -136,11 +135,14 @@ def test_groups_and_sizes_are_no_matter(graph: onnx.ModelProto, monkeypatch: pyt
     ],
 )
 def test_errors_in_words(
-    folder: Path, tmp_path: Path, words: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+    folder: Path, tmp_path: Path, arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "text.onnx").write_text("no graph")
     names = {"one": folder / "one.onnx", "half": folder / "half.onnx", "text": tmp_path / "text.onnx"}
-    assert run(*(word.format(**names) if word.startswith("{") else word for word in words)) == cli.ERROR
+    assert (
+        run(*(argument.format(**names) if argument.startswith("{") else argument for argument in arguments))
+        == cli.ERROR
+    )
     assert message in capsys.readouterr().err
 
 

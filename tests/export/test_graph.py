@@ -13,6 +13,7 @@ from export_models import random_model
 from isnet_trt.engines.onnxruntime import open_onnx
 from isnet_trt.errors import BuildError
 from isnet_trt.export.graph import BLOCKS, block_outputs, export_graph, save_graph, with_attention
+from isnet_trt.export.onnx_edit import copied
 from isnet_trt.training.model import ISNet
 
 FP32 = 2e-5
@@ -64,8 +65,7 @@ def test_large_graphs_keep_their_weights_beside(model: ISNet, graph: onnx.ModelP
 
 
 def test_invalid_graph_is_refused(graph: onnx.ModelProto, tmp_path: Path) -> None:
-    broken = onnx.ModelProto()
-    broken.CopyFrom(graph)
+    broken = copied(graph)
     broken.graph.node[5].input[0] = "nowhere"
     with pytest.raises(BuildError, match="not valid ONNX"):
         save_graph(broken, tmp_path / "model.onnx")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import cv2
 import pytest
+from own_pictures import write_pngs
 
 from isnet_trt import build as command
 from isnet_trt import cli
@@ -20,13 +20,10 @@ BOUND = 0.1
 
 @pytest.mark.slow
 def test_bound_holds_and_the_search_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    street = tmp_path / "street"
-    street.mkdir()
-    for seed in range(2):
-        cv2.imwrite(str(street / f"{seed}.png"), draw_scene(seed, 256, 512).image[..., ::-1])
+    street = write_pngs(tmp_path / "street", [draw_scene(seed, 256, 512).image for seed in range(2)])
     options = ["--precision", "int8", "--engine", "onnxruntime", "--calib", street, "--calib-inputs", 4]
-    words = ["--ckpt", DEMO_CHECKPOINT, "--out", tmp_path / "bundle", *options, "--max-drop", BOUND]
-    assert cli.run(command.main, [str(word) for word in words]) == 0
+    arguments = ["--ckpt", DEMO_CHECKPOINT, "--out", tmp_path / "bundle", *options, "--max-drop", BOUND]
+    assert cli.run(command.main, [str(argument) for argument in arguments]) == 0
     assert "sensitivity" in capsys.readouterr().out
     bundle = read_bundle(tmp_path / "bundle")
     report = bundle.manifest.parity
@@ -44,5 +41,5 @@ def test_bound_holds_and_the_search_is_kept(tmp_path: Path, capsys: pytest.Captu
     assert content["drop"] <= BOUND
     content["skip"] = ["decoder_stage1"]  # a mark: the second build takes what is stored
     stored.write_text(json.dumps(content), "utf-8")
-    assert cli.run(command.main, [*(str(word) for word in words), "--force"]) == 0
+    assert cli.run(command.main, [*(str(argument) for argument in arguments), "--force"]) == 0
     assert read_bundle(tmp_path / "bundle").manifest.parity["graph"]["kept out"] == ["decoder_stage1"]

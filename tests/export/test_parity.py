@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
+from export_models import altered
 
 from isnet_trt.engines.onnxruntime import open_onnx
 from isnet_trt.errors import ParityError, SettingsError
@@ -24,13 +24,8 @@ PREPROCESS = recipe("isnet_demo").preprocess
 
 def planted(graph: onnx.ModelProto, scope: str, value: float) -> onnx.ModelProto:
     """The graph with the first convolution of ``scope`` multiplied by ``value``."""
-    wrong = onnx.ModelProto()
-    wrong.CopyFrom(graph)
-    tensor = next(t for t in wrong.graph.initializer if t.name.startswith(scope) and len(t.dims) == 4)
-    weights = numpy_helper.to_array(tensor).copy()
-    weights *= value
-    tensor.CopyFrom(numpy_helper.from_array(weights, tensor.name))
-    return wrong
+    name = next(t.name for t in graph.graph.initializer if t.name.startswith(scope) and len(t.dims) == 4)
+    return altered(graph, {name: lambda weights: weights * value})
 
 
 def run_gate(model: ISNet, graph: onnx.ModelProto, path: Path) -> dict:

@@ -9,7 +9,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import TensorProto, numpy_helper
+from export_models import altered
+from onnx import TensorProto
 
 from isnet_trt.engines.onnxruntime import open_onnx
 from isnet_trt.export.fp32_fallback import Half, find_fp32_fallback
@@ -18,6 +19,7 @@ from isnet_trt.export.onnx_edit import element_types
 from isnet_trt.export.parity import compare_logits
 from isnet_trt.export.precision import cast_to_half, count_casts, emulate_bf16
 from isnet_trt.export.ranges import Ranges, measure_ranges
+from isnet_trt.export.sessions import open_session
 from isnet_trt.training.model import ISNet
 
 RMS = {"fp16": 5e-3, "bf16": 4e-2}
@@ -33,15 +35,10 @@ def ranges(graph: onnx.ModelProto) -> Ranges:
 
 def scaled(graph: onnx.ModelProto, factor: float) -> onnx.ModelProto:
     """The same function, with one tensor in the middle ``factor`` times as large: conv -> relu -> conv."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(graph)
-    weights = {t.name: t for t in copy.graph.initializer}
-    reader = next(n for n in copy.graph.node if n.input and n.input[-1] == "backbone_net.layer3.0.conv2.bias")
-    maker = next(n for n in copy.graph.node if n.input and n.input[-1] == "backbone_net.layer3.0.conv1.bias")
-    for name, value in ((maker.input[1], factor), (maker.input[2], factor), (reader.input[1], 1 / factor)):
-        array = (numpy_helper.to_array(weights[name]).astype(np.float64) * value).astype(np.float32)
-        weights[name].CopyFrom(numpy_helper.from_array(array, name))
-    return copy
+    nodes = {node.input[-1]: node for node in graph.graph.node if node.input}
+    maker, reader = (nodes[f"backbone_net.layer3.0.{name}.bias"] for name in ("conv1", "conv2"))
+    larger = dict.fromkeys(maker.input[1:3], lambda weights: weights.astype(np.float64) * factor)
+    return altered(graph, {**larger, reader.input[1]: lambda weights: weights.astype(np.float64) / factor})
 
 
 @pytest.mark.parametrize("half", ["fp16", "bf16"])
@@ -98,25 +95,20 @@ def test_a_whole_float32_graph_is_possible(graph: onnx.ModelProto) -> None:
     assert count_casts(same) == 0
 
 
+def round_to_bf16(values: np.ndarray) -> np.ndarray:
+    """Float32 values, each the nearest bfloat16 number."""
+    return values.astype(ml_dtypes.bfloat16).astype(np.float32)
+
+
 def test_emulation_rounds_to_nearest_bfloat16(graph: onnx.ModelProto, picture: np.ndarray) -> None:
     """The first convolution's result in the emulation: float32 sums of bfloat16 factors, rounded once."""
-    import onnxruntime
-
     emulation = emulate_bf16(cast_to_half(graph, "bf16", {"node_mean"}))
     first = next(n for n in graph.graph.node if n.op_type == "Conv")
     values = {}
-    for name, proto in (("emulated", emulation), ("exact", graph)):
-        probe = onnx.ModelProto()
-        probe.CopyFrom(proto)
-        probe.graph.output.append(onnx.ValueInfoProto(name=first.output[0]))
-        if name == "exact":
-            for tensor in probe.graph.initializer:
-                if tensor.name in first.input:
-                    rounded = numpy_helper.to_array(tensor).astype(ml_dtypes.bfloat16).astype(np.float32)
-                    tensor.CopyFrom(numpy_helper.from_array(rounded, tensor.name))
-        session = onnxruntime.InferenceSession(probe.SerializeToString(), providers=["CPUExecutionProvider"])
-        fed = picture.astype(ml_dtypes.bfloat16).astype(np.float32) if name == "exact" else picture
-        values[name] = session.run([first.output[0]], {"image": fed})[0]
-    expected = values["exact"].astype(ml_dtypes.bfloat16).astype(np.float32)
+    exact = altered(graph, dict.fromkeys(first.input[1:], round_to_bf16))
+    for name, proto, fed in (("emulated", emulation, picture), ("exact", exact, round_to_bf16(picture))):
+        with open_session(proto, first.output) as session:
+            values[name] = session.run(list(first.output), {"image": fed})[0]
+    expected = round_to_bf16(values["exact"])
     # A float32 sum near the middle between two bfloat16 numbers may fall either way.
     assert (values["emulated"] == expected).mean() > 0.999

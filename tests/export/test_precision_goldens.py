@@ -6,14 +6,12 @@ bundle and runtime, with windows, scales and flip, is in test_goldens.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
+import golden_model
 import numpy as np
 import onnx
 import pytest
-import torch
 from golden_files import GOLDEN, NEAR_TIES, load_golden
 
 from isnet_trt.engines.base import Engine
@@ -24,8 +22,6 @@ from isnet_trt.export.network_inputs import NetworkInput
 from isnet_trt.export.quantise import Flavour, calibrate, emulate_qdq, quantise
 from isnet_trt.export.ranges import measure_ranges
 from isnet_trt.export.sessions import open_session
-from isnet_trt.recipes import RECIPES, recipe
-from isnet_trt.training.model import ISNet
 
 CHECK = load_golden("check_example")
 FLAVOURS: tuple[Flavour, ...] = ("tensorrt", "cpu")
@@ -37,7 +33,6 @@ LEAST = {
 """Cosine of every border and of the logits. Weights are made up, so nothing is redundant and rounding adds up over the
 layers: measured were at least 0.948 and 0.972 with ResNet-50, 0.826 and 0.894 with ResNet-101,
 0.961 and 0.980 with ResNeSt-101."""
-PUBLISHED = [name for name in RECIPES if name != "isnet_demo"]
 
 
 class Logits:
@@ -55,7 +50,7 @@ def half(name: str, proto: onnx.ModelProto, x: np.ndarray, folder: Path) -> list
         rows = list(CHECK.rows(name, str(GOLDEN), lambda *_: Logits(engine), CHECK.BOUNDS["fp16"]))
     assert len(rows) == 4
     print(f"\n| {name} | " + " | ".join(text.split(" ")[0] for _, _, text in rows[1:]), end=" | ")
-    return [f"{what}: {text}" for what, within, text in rows if not within]
+    return [f"{compared}: {text}" for compared, within, text in rows if not within]
 
 
 def cosines(proto: onnx.ModelProto, x: np.ndarray) -> dict[Flavour, dict[str, float]]:
@@ -76,16 +71,11 @@ def cosines(proto: onnx.ModelProto, x: np.ndarray) -> dict[Flavour, dict[str, fl
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_fixtures_in_lower_precision(
-    name: str, fill: ModuleType, filled: Callable[[str], dict[str, np.ndarray]], tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("name", golden_model.NAMES)
+def test_fixtures_in_lower_precision(name: str, tmp_path: Path) -> None:
     golden = np.load(GOLDEN / f"golden_{name}.npz")
-    model = ISNet(recipe(name).architecture).eval()
-    model.load_state_dict({key: torch.from_numpy(np.array(value)) for key, value in filled(name).items()})
-    proto = export_graph(model, name)
-    image = fill.image(int(golden["seed"]), *map(int, golden["image_hw"]))
-    x = np.ascontiguousarray(fill.network_input(image), np.float32)
+    proto = export_graph(golden_model.model(name), name)
+    x = golden_model.picture(golden["seed"], *golden["image_hw"]).numpy()
     wrong = half(name, proto, x, tmp_path)
     assert not [text for text in wrong if not text.startswith(NEAR_TIES.get(name, "none"))]
     result = cosines(proto, x)

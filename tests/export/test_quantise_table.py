@@ -10,7 +10,9 @@ import cv2
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, numpy_helper
+from export_models import altered
+from onnx import TensorProto
+from own_pictures import write_pngs
 
 from isnet_trt.errors import BuildError, SettingsError
 from isnet_trt.export.network_inputs import NetworkInput
@@ -139,10 +141,7 @@ def test_table_of_other_inputs_or_damaged_is_made_anew(graph: onnx.ModelProto, t
 
 def test_table_of_another_graph_is_made_anew(graph: onnx.ModelProto, tmp_path: Path) -> None:
     calibrate(graph, Counted(pictures(2)), tmp_path, progress=False)
-    other = onnx.ModelProto()
-    other.CopyFrom(graph)
-    weight = next(t for t in other.graph.initializer if t.name == "backbone_net.layer2.0.conv1.weight")
-    weight.CopyFrom(numpy_helper.from_array(3 * numpy_helper.to_array(weight), weight.name))
+    other = altered(graph, {"backbone_net.layer2.0.conv1.weight": lambda weight: 3 * weight})
     table = calibrate(other, Counted(pictures(2)), tmp_path, progress=False)
     assert table.graph == digest(other) != digest(graph)
     fresh = calibrate(other, pictures(2), progress=False)
@@ -174,11 +173,9 @@ def test_table_of_an_earlier_version_still_serves(graph: onnx.ModelProto, tmp_pa
 
 
 def test_nan_names_the_tensor(graph: onnx.ModelProto) -> None:
-    wrong = onnx.ModelProto()
-    wrong.CopyFrom(graph)
-    bias = next(t for t in wrong.graph.initializer if t.name == "backbone_net.layer2.0.conv1.bias")
-    bias.CopyFrom(numpy_helper.from_array(np.full(tuple(bias.dims), np.inf, np.float32), bias.name))
-    node = next(node for node in wrong.graph.node if bias.name in node.input)
+    bias = "backbone_net.layer2.0.conv1.bias"
+    wrong = altered(graph, {bias: lambda values: np.full_like(values, np.inf)})
+    node = next(node for node in wrong.graph.node if bias in node.input)
     relu = next(other.output[0] for other in wrong.graph.node if node.output[0] in other.input)
     with pytest.raises(BuildError, match=f"'({node.output[0]}|{relu})' has NaN or infinite"):
         calibrate(wrong, pictures(1), progress=False)
@@ -187,13 +184,8 @@ def test_nan_names_the_tensor(graph: onnx.ModelProto) -> None:
 
 
 def test_constant_pictures_and_dead_channels_work(graph: onnx.ModelProto) -> None:
-    dead = onnx.ModelProto()
-    dead.CopyFrom(graph)
-    for name in ("backbone_net.layer3.0.conv1.weight", "backbone_net.layer3.0.conv1.bias"):
-        tensor = next(t for t in dead.graph.initializer if t.name == name)
-        values = numpy_helper.to_array(tensor).copy()
-        values[:] = 0  # the whole layer gives zero: a range without width behind it
-        tensor.CopyFrom(numpy_helper.from_array(values, name))
+    names = [f"backbone_net.layer3.0.conv1.{part}" for part in ("weight", "bias")]
+    dead = altered(graph, dict.fromkeys(names, np.zeros_like))  # the layer gives zero: a range without width behind it
     grey = [NetworkInput("grey", np.zeros((1, 3, 41, 57), np.float32))]
     table = calibrate(dead, grey, progress=False)
     assert "image" in table.idle()
@@ -203,11 +195,8 @@ def test_constant_pictures_and_dead_channels_work(graph: onnx.ModelProto) -> Non
             assert np.isfinite(engine.run(grey[0].pixels)).all()
 
 
-def folder_of(path: Path, count: int, height: int = 60, width: int = 90) -> Path:
-    random = np.random.default_rng(count)
-    for i in range(count):
-        cv2.imwrite(str(path / f"{i:02}.png"), random.integers(0, 255, (height, width, 3), np.uint8))
-    return path
+def folder_of(path: Path, count: int) -> Path:
+    return write_pngs(path, np.random.default_rng(count).integers(0, 255, (count, 60, 90, 3), np.uint8))
 
 
 def test_inputs_are_the_windows_of_the_runtime(tmp_path: Path) -> None:
@@ -216,11 +205,11 @@ def test_inputs_are_the_windows_of_the_runtime(tmp_path: Path) -> None:
     inputs = calibration_inputs(tmp_path, DEMO.preprocess, inference, limit=9)
     result = list(inputs)
     assert len(result) == 9
-    assert len({one.name for one in result}) == 9
-    assert [one.name.split(":")[0] for one in result[:4]] == ["00.png", "01.png", "00.png", "01.png"]
-    assert {one.pixels.shape for one in result} == {(1, 3, 256, 512)}
+    assert len({entry.name for entry in result}) == 9
+    assert [entry.name.split(":")[0] for entry in result[:4]] == ["00.png", "01.png", "00.png", "01.png"]
+    assert {entry.pixels.shape for entry in result} == {(1, 3, 256, 512)}
     whole = list(calibration_inputs(tmp_path, DEMO.preprocess, DEMO.default))
-    assert [one.pixels.shape for one in whole] == [(1, 3, 512, 768)] * 2  # one window each, then there are no more
+    assert [entry.pixels.shape for entry in whole] == [(1, 3, 512, 768)] * 2  # one window each, then there are no more
     np.testing.assert_array_equal(result[0].pixels, next(iter(inputs)).pixels)
 
 
@@ -236,12 +225,13 @@ def test_bad_folders_are_told_apart(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"none of the 1 pictures can be read: .*bad\.jpg"):
         list(calibration_inputs(tmp_path, *ask))
     folder_of(tmp_path, 1)
+    (tmp_path / "cut.png").write_bytes((tmp_path / "00.png").read_bytes()[:99])
     inputs = calibration_inputs(tmp_path, *ask)
-    assert [one.name for one in inputs] == ["00.png:0"]
-    assert len(inputs.skipped) == 1
-    assert "bad.jpg" in inputs.skipped[0]
+    assert [entry.name for entry in inputs] == ["00.png:0"]
+    assert [Path(reason.partition(": ")[0]).name for reason in inputs.skipped] == ["bad.jpg", "cut.png"]
     assert "00.png is the only picture" in inputs.notes[0]
     (tmp_path / "bad.jpg").unlink()
+    (tmp_path / "cut.png").unlink()
     (note,) = calibration_inputs(tmp_path, *ask).notes
     assert "00.png is the only picture" in note
 
@@ -254,7 +244,7 @@ def test_what_is_no_picture_in_a_folder(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "line.png"), np.zeros((1, 5000, 3), np.uint8))
     inputs = calibration_inputs(tmp_path, *ask)
     assert len(inputs.fingerprint) == 64
-    assert [one.name for one in inputs] == ["00.png:0"]
+    assert [entry.name for entry in inputs] == ["00.png:0"]
     assert [reason.partition(": ")[0] for reason in inputs.skipped] == [
         str(tmp_path / "gone.jpg"),
         str(tmp_path / "line.png"),

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
-from onnx import numpy_helper
+from export_models import altered
 
 from isnet_trt.errors import BuildError
 from isnet_trt.export.functions import context_nodes
 from isnet_trt.export.ranges import float32_outputs, measure_ranges, scores_bound_name
+from isnet_trt.export.sessions import open_session
 
 
 def tensors(graph: onnx.ModelProto, names: list[str], picture: np.ndarray) -> list[np.ndarray]:
-    probe = onnx.ModelProto()
-    probe.CopyFrom(graph)
-    probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
-    session = onnxruntime.InferenceSession(probe.SerializeToString(), providers=["CPUExecutionProvider"])
-    return session.run(names, {"image": picture})
+    with open_session(graph, names) as session:
+        return session.run(names, {"image": picture})
 
 
 def test_ranges_of_every_tensor(graph: onnx.ModelProto, picture: np.ndarray) -> None:
@@ -48,13 +45,8 @@ def test_scores_are_bounded(graph: onnx.ModelProto, picture: np.ndarray) -> None
 
 
 def test_nan_names_the_tensor(graph: onnx.ModelProto, picture: np.ndarray) -> None:
-    wrong = onnx.ModelProto()
-    wrong.CopyFrom(graph)
-    node = next(n for n in wrong.graph.node if n.op_type == "Conv" and n.input[1].startswith("backbone_net.layer2"))
-    tensor = next(t for t in wrong.graph.initializer if t.name == node.input[1])
-    weights = numpy_helper.to_array(tensor).copy()
-    weights[0] = np.nan
-    tensor.CopyFrom(numpy_helper.from_array(weights, tensor.name))
+    node = next(n for n in graph.graph.node if n.op_type == "Conv" and n.input[1].startswith("backbone_net.layer2"))
+    wrong = altered(graph, {node.input[1]: lambda weights: weights * np.nan})
     with pytest.raises(BuildError, match=f"tensor {node.output[0]} .*NaN.*picture 1"):
         measure_ranges(wrong, [picture])
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from own_pictures import write_pngs
 
 from isnet_trt.errors import ImageError, SettingsError
 from isnet_trt.export.network_inputs import load_inputs
@@ -49,8 +50,7 @@ def test_ranges_are_those_of_typical_pictures(street: Path, tmp_path: Path) -> N
 
 
 def test_no_more_pictures_are_read_than_are_compared(tmp_path: Path) -> None:
-    for number in range(COMPARED + 2):
-        cv2.imwrite(str(tmp_path / f"{number:02}.png"), np.full((40, 60, 3), number, np.uint8))
+    write_pngs(tmp_path, [np.full((40, 60, 3), number, np.uint8) for number in range(COMPARED + 2)])
     (tmp_path / f"{COMPARED:02}.png").write_bytes(b"a text")
     assert len(samples(DEMO, None, 8, tmp_path, (33, 47)).gate) == COMPARED
     with pytest.raises(ImageError, match=f"{COMPARED:02}.png"):

@@ -25,28 +25,28 @@ DEMO = Path(__file__).parents[2] / "training" / "assets" / "isnet_demo.pth"
 
 def test_a_recipe_from_every_key(tmp_path: Path) -> None:
     file = write(tmp_path, min_lr=0.001, weight_decay=0, rotation=[0.5, 20], photometric=True, backbone="resnet50")
-    made = recipe(str(file))
-    assert made == custom_recipe(file)
-    assert (made.name, made.dataset) == ("tiles", str(file.resolve()))
-    assert made.labels.names == tuple(CLASSES.values())
-    assert made.labels.palette[1] == (255, 128, 0)
-    assert made.labels.flip_pairs == ((3, 4),)
-    assert (made.architecture.num_classes, made.architecture.backbone.name) == (5, "resnet50")
-    assert (made.crop, made.preprocess.size) == ((96, 160), (320, 160))
-    rule = made.augmentation
+    own = recipe(str(file))
+    assert own == custom_recipe(file)
+    assert (own.name, own.dataset) == ("tiles", str(file.resolve()))
+    assert own.labels.names == tuple(CLASSES.values())
+    assert own.labels.palette[1] == (255, 128, 0)
+    assert own.labels.flip_pairs == ((3, 4),)
+    assert (own.architecture.num_classes, own.architecture.backbone.name) == (5, "resnet50")
+    assert (own.crop, own.preprocess.size) == ((96, 160), (320, 160))
+    rule = own.augmentation
     assert (rule.base, rule.factors, rule.rotation, rule.photometric) == ((320, 160), (0.75, 1.5), (0.5, 20), True)
     assert not rule.pad_turns
-    assert (made.optimiser.lr, made.optimiser.min_lr, made.optimiser.weight_decay) == (0.01, 0.001, 0)
-    assert (made.batch, made.epochs) == (2, 3)
+    assert (own.optimiser.lr, own.optimiser.min_lr, own.optimiser.weight_decay) == (0.01, 0.001, 0)
+    assert (own.batch, own.epochs) == (2, 3)
 
 
 def test_defaults_are_those_of_the_likened_recipe(tmp_path: Path) -> None:
     optional = set(DESCRIPTION) - {"name", "images", "classes"}
-    made = recipe(str(write(tmp_path, **dict.fromkeys(optional, ...))))
+    own = recipe(str(write(tmp_path, **dict.fromkeys(optional, ...))))
     like = RECIPES["isnet_resnet50os8_ade20k"]
-    assert (made.crop, made.batch, made.epochs, made.optimiser) == (like.crop, like.batch, like.epochs, like.optimiser)
-    assert (made.preprocess, made.ms_flip) == (like.preprocess, like.ms_flip)
-    assert made.labels.palette == colours(5)
+    assert (own.crop, own.batch, own.epochs, own.optimiser) == (like.crop, like.batch, like.epochs, like.optimiser)
+    assert (own.preprocess, own.ms_flip) == (like.preprocess, like.ms_flip)
+    assert own.labels.palette == colours(5)
     human = recipe(str(write(tmp_path, like="isnet_resnet50os8_lip", size=[236, 236], flip_pairs=..., crop=...)))
     assert human.architecture.shortcut_channels == 48
     assert human.augmentation.base == (259, 259)  # 236 · 520 / 473
@@ -208,8 +208,8 @@ def test_from_pictures_to_a_bundle(tmp_path: Path) -> None:
     make_pictures(tmp_path)
     file, run, out = str(write(tmp_path)), tmp_path / "run", tmp_path / "bundle"
     assert "0 bad" in command("training.data", "check", file, "--out", str(tmp_path / "page.png"))
-    said = command("training.train", "--recipe", file, "--init", str(DEMO), "--out", str(run), "--workers", "1")
-    assert "9 classes instead of 5" in said
+    output = command("training.train", "--recipe", file, "--init", str(DEMO), "--out", str(run), "--workers", "1")
+    assert "9 classes instead of 5" in output
     checkpoint = str(run / "checkpoints-epoch-latest.pth")
     assert load_checkpoint(checkpoint, file).recipe == recipe(file)
     command("build", "--ckpt", checkpoint, "--recipe", file, "--out", str(out), "--engine", "onnxruntime")

@@ -26,20 +26,20 @@ def test_label_sets_are_the_published_ones(name: str) -> None:
 
 def test_twelve_published_and_the_demo() -> None:
     assert len(RECIPES) == 13
-    assert {one.dataset for one in RECIPES.values()} == {*DATASETS, "scenes"}
-    assert all(one.architecture.num_classes == one.labels.count for one in RECIPES.values())
+    assert {model.dataset for model in RECIPES.values()} == {*DATASETS, "scenes"}
+    assert all(model.architecture.num_classes == model.labels.count for model in RECIPES.values())
 
 
 @pytest.mark.parametrize("name", [name for name in RECIPES if name != "isnet_demo"])
 def test_architecture_is_that_of_the_fixtures(name: str) -> None:
     shapes = {key: shape for key, shape, _ in json.loads((GOLDEN / f"state_dict_{name}.json").read_text("utf-8"))}
-    one = recipe(name).architecture
-    assert shapes["decoder_stage1.4.weight"][0] == one.num_classes
-    assert shapes["bottleneck.0.weight"][:2] == [one.head_channels, one.backbone.stage_channels[3]]
-    assert ("shortcut.0.weight" in shapes) == bool(one.shortcut_channels)
-    assert ("backbone_net.layer1.0.conv2.fc1.weight" in shapes) == (one.backbone.block == "split_attention")
+    model = recipe(name).architecture
+    assert shapes["decoder_stage1.4.weight"][0] == model.num_classes
+    assert shapes["bottleneck.0.weight"][:2] == [model.head_channels, model.backbone.stage_channels[3]]
+    assert ("shortcut.0.weight" in shapes) == bool(model.shortcut_channels)
+    assert ("backbone_net.layer1.0.conv2.fc1.weight" in shapes) == (model.backbone.block == "split_attention")
     blocks = {key.split(".")[2] for key in shapes if key.startswith("backbone_net.layer3.")}
-    assert len(blocks) == one.backbone.depths[2]
+    assert len(blocks) == model.backbone.depths[2]
 
 
 def test_documented_inference() -> None:
@@ -49,7 +49,7 @@ def test_documented_inference() -> None:
     assert not recipe("isnet_resnet101os8_cocostuff10k").ms_flip.softmax_before_resize
     assert recipe("isnet_resnet50os8_ade20k").ms_flip.scales == (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
     assert recipe("isnet_resnet50os8_lip").labels.flip_pairs == ((14, 15), (16, 17), (18, 19))
-    assert all(one.default.describe() == "whole, scale 1, logits" for one in RECIPES.values())
+    assert all(model.default.describe() == "whole, scale 1, logits" for model in RECIPES.values())
 
 
 def test_unknown_names_are_answered_with_the_known() -> None:

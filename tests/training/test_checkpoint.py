@@ -40,8 +40,8 @@ def saved(folder: Path, content: Any) -> Path:
     return path
 
 
-def same(found: Checkpoint, state: State) -> bool:
-    return list(found.state_dict) == list(state) and all(torch.equal(found.state_dict[n], state[n]) for n in state)
+def same(loaded: Checkpoint, state: State) -> bool:
+    return list(loaded.state_dict) == list(state) and all(torch.equal(loaded.state_dict[n], state[n]) for n in state)
 
 
 def refusal(path: Path, recipe: str | None = None) -> str:
@@ -58,19 +58,19 @@ def refusal(path: Path, recipe: str | None = None) -> str:
 def test_published_layout(tmp_path: Path, state: State) -> None:
     momentum = {"state": {0: {"momentum_buffer": torch.ones(3)}}, "param_groups": [{"lr": 0.1, "params": [0]}]}
     path = saved(tmp_path, {"cur_epoch": 3, "cur_iter": 40, "optimizer": momentum, "model": state})
-    found = load_checkpoint(path)
-    assert found.recipe is DEMO
-    assert same(found, state)
-    assert found.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert found.notes[0] == "left out beside the weights: cur_epoch, cur_iter, optimizer"
-    assert "recipe isnet_demo found" in found.notes[1]
-    assert "9 classes" in found.notes[1]
+    loaded = load_checkpoint(path)
+    assert loaded.recipe is DEMO
+    assert same(loaded, state)
+    assert loaded.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert loaded.notes[0] == "left out beside the weights: cur_epoch, cur_iter, optimizer"
+    assert "recipe isnet_demo found" in loaded.notes[1]
+    assert "9 classes" in loaded.notes[1]
 
 
 def test_bare_state_dict_with_prefix(tmp_path: Path, state: State) -> None:
-    found = load_checkpoint(saved(tmp_path, {f"module.{name}": tensor for name, tensor in state.items()}))
-    assert same(found, state)
-    assert "'module.'" in found.notes[0]
+    loaded = load_checkpoint(saved(tmp_path, {f"module.{name}": tensor for name, tensor in state.items()}))
+    assert same(loaded, state)
+    assert "'module.'" in loaded.notes[0]
 
 
 def test_parameters_and_any_order(tmp_path: Path, model: ISNet, state: State) -> None:
@@ -80,43 +80,43 @@ def test_parameters_and_any_order(tmp_path: Path, model: ISNet, state: State) ->
 
 def test_missing_batch_counters_become_zero(tmp_path: Path, state: State) -> None:
     kept = {name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
-    found = load_checkpoint(saved(tmp_path, kept))
-    assert same(found, state)
-    assert any(f"{len(state) - len(kept)} missing batch counters" in note for note in found.notes)
+    loaded = load_checkpoint(saved(tmp_path, kept))
+    assert same(loaded, state)
+    assert any(f"{len(state) - len(kept)} missing batch counters" in note for note in loaded.notes)
 
 
 def test_missing_auxiliary_head(tmp_path: Path, model: ISNet, state: State) -> None:
     kept = {name: tensor for name, tensor in state.items() if not name.startswith("auxiliary_decoder.")}
-    found = load_checkpoint(saved(tmp_path, kept))
-    assert same(found, kept)
-    assert any("auxiliary head is missing" in note for note in found.notes)
+    loaded = load_checkpoint(saved(tmp_path, kept))
+    assert same(loaded, kept)
+    assert any("auxiliary head is missing" in note for note in loaded.notes)
     x = torch.randn(1, 3, 33, 41)
     with torch.no_grad():
-        assert torch.equal(load_model(found)(x), model(x))
+        assert torch.equal(load_model(loaded)(x), model(x))
 
 
 def test_half_precision_is_converted_and_said(tmp_path: Path, state: State) -> None:
     half = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in state.items()}
-    found = load_checkpoint(saved(tmp_path, {"model": half}))
-    assert {t.dtype for t in found.state_dict.values()} == {torch.float32, torch.int64}
-    assert torch.equal(found.state_dict["bottleneck.0.weight"], half["bottleneck.0.weight"].float())
-    assert any("torch.float16" in note for note in found.notes)
+    loaded = load_checkpoint(saved(tmp_path, {"model": half}))
+    assert {t.dtype for t in loaded.state_dict.values()} == {torch.float32, torch.int64}
+    assert torch.equal(loaded.state_dict["bottleneck.0.weight"], half["bottleneck.0.weight"].float())
+    assert any("torch.float16" in note for note in loaded.notes)
 
 
 def test_model_does_not_share_memory_with_the_checkpoint(tmp_path: Path, model: ISNet, state: State) -> None:
-    found = load_checkpoint(saved(tmp_path, {"model": state}), DEMO)
-    net = load_model(found)
+    loaded = load_checkpoint(saved(tmp_path, {"model": state}), DEMO)
+    net = load_model(loaded)
     assert not net.training
     assert all(p.requires_grad for p in net.parameters())
     net.bottleneck[0].weight.data.zero_()
-    assert same(found, state)
+    assert same(loaded, state)
 
 
 def test_weights_stay_when_the_file_is_overwritten(tmp_path: Path, state: State) -> None:
     path = saved(tmp_path, {"model": state})
-    found = load_checkpoint(path)
+    loaded = load_checkpoint(path)
     path.write_bytes(bytes(path.stat().st_size))
-    assert same(found, state)
+    assert same(loaded, state)
 
 
 def test_dangling_link_of_a_trainer(tmp_path: Path, state: State, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,9 +125,9 @@ def test_dangling_link_of_a_trainer(tmp_path: Path, state: State, monkeypatch: p
     path = saved(folder, {"model": state})
     link = folder / "latest.pth"
     link.symlink_to(Path("out") / path.name)
-    found = load_checkpoint(link)
-    assert found.path == path
-    assert str(path) in found.notes[0]
+    loaded = load_checkpoint(link)
+    assert loaded.path == path
+    assert str(path) in loaded.notes[0]
     monkeypatch.chdir(tmp_path / "run")
     path.rename(folder / "other.pth")
     assert "link" in refusal(link)
@@ -150,9 +150,9 @@ def test_recipe_is_found_from_the_content(name: str) -> None:
 
 def test_recipe_noted_by_the_trainer(tmp_path: Path, state: State) -> None:
     torch.save({"model": state, "recipe": "isnet_demo"}, tmp_path / "noted.pth")
-    found = load_checkpoint(tmp_path / "noted.pth")
-    assert found.recipe.name == "isnet_demo"
-    assert "recipe isnet_demo, as noted in the file" in found.notes
+    loaded = load_checkpoint(tmp_path / "noted.pth")
+    assert loaded.recipe.name == "isnet_demo"
+    assert "recipe isnet_demo, as noted in the file" in loaded.notes
 
 
 def test_described_recipe_is_not_taken_for_a_published_one(tmp_path: Path, state: State) -> None:
@@ -327,11 +327,11 @@ def test_saved_and_loaded_again(tmp_path: Path, model: ISNet, state: State) -> N
     path = tmp_path / "new.pth"
     save_checkpoint(path, {f"module.{name}": tensor for name, tensor in state.items()}, cur_epoch=4)
     assert set(torch.load(path, weights_only=True)) == {"model", "cur_epoch"}
-    found = load_checkpoint(path)
-    assert same(found, state)
+    loaded = load_checkpoint(path)
+    assert same(loaded, state)
     x = torch.randn(2, 3, 35, 50)
     with torch.no_grad():
-        assert torch.equal(load_model(found)(x), model(x))
+        assert torch.equal(load_model(loaded)(x), model(x))
     assert [p.name for p in tmp_path.iterdir()] == ["new.pth"]
 
 

@@ -61,10 +61,10 @@ def test_the_engine_answers_what_the_model_does(model: ISNet, size: tuple[int, i
     with TorchEngine(model, "cpu") as engine:
         answer = engine.run(pixels)
         with torch.inference_mode():
-            wanted = model.eval()(torch.from_numpy(pixels)).numpy()
+            expected = model.eval()(torch.from_numpy(pixels)).numpy()
         assert answer.dtype == np.float32
         assert answer.flags.c_contiguous
-        np.testing.assert_array_equal(answer, wanted)
+        np.testing.assert_array_equal(answer, expected)
         assert "PyTorch" in engine.description
     with pytest.raises(EngineError, match="closed"):
         engine.run(pixels)
@@ -125,16 +125,16 @@ def test_the_score_is_the_one_that_training_shows(model: ISNet) -> None:
         labels = segmenter(image, order="bgr").labels
     confusion = Confusion(demo.labels.count)
     confusion.add(labels, truth)
-    found = confusion.metrics()
-    assert found.all_accuracy == pytest.approx(watched.all_accuracy, abs=1 - EQUAL_LABELS)
-    np.testing.assert_allclose(found.iou, watched.iou, atol=5e-3)  # of 0..1; a class may have a hundred pixels
+    result = confusion.metrics()
+    assert result.all_accuracy == pytest.approx(watched.all_accuracy, abs=1 - EQUAL_LABELS)
+    np.testing.assert_allclose(result.iou, watched.iou, atol=5e-3)  # of 0..1; a class may have a hundred pixels
 
 
 def test_checkpoint_and_bundle_side_by_side(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ("--dataset", "scenes", "--limit", 1, "--device", "cpu", "--threads", 1, "--out", tmp_path)
     assert run(bundle, *options, "--against", DEMO_CHECKPOINT) == 0
-    found = report(tmp_path)
-    comparison, models = found["comparison"], found["models"]
+    result = report(tmp_path)
+    comparison, models = result["comparison"], result["models"]
     assert comparison["same_weights"] is True
     assert comparison["equal_pixels"] >= EQUAL_LABELS
     assert abs(comparison["miou_difference"]) < 1e-3  # of 0..1
@@ -157,11 +157,11 @@ def test_by_windows_scales_and_flip_they_agree_too(bundle: Path) -> None:
     image, _ = DrawnScenes(1, (67, 113))[0]
     pixels = normalise(np.ascontiguousarray(image[..., ::-1]), demo.preprocess)
     with open_checkpoint(load_checkpoint(DEMO_CHECKPOINT), device="cpu", threads=1) as segmenter:
-        wanted = segmenter.score(pixels, (67, 113), windows)
+        expected = segmenter.score(pixels, (67, 113), windows)
     with Segmenter.open(bundle, threads=1) as segmenter:
         scores = segmenter.score(pixels, (67, 113), windows)
-    assert float((scores.argmax(0) == wanted.argmax(0)).mean()) >= 0.999  # 7571 pixels: seven near ties
-    np.testing.assert_allclose(scores, wanted, atol=5e-3)  # float32 probabilities; a near tie inside moves some
+    assert float((scores.argmax(0) == expected.argmax(0)).mean()) >= 0.999  # 7571 pixels: seven near ties
+    np.testing.assert_allclose(scores, expected, atol=5e-3)  # float32 probabilities; a near tie inside moves some
 
 
 def test_a_checkpoint_of_other_classes_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -183,10 +183,10 @@ def test_pictures_of_ones_own(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "own.pth", ISNet(own.architecture).state_dict())
     options = ("--dataset", tmp_path / "own.yaml", "--out", tmp_path / "out", "--export", tmp_path / "labelled")
     assert run(tmp_path / "own.pth", *options, "--device", "cpu") == 0
-    found = report(tmp_path / "out")
-    assert found["dataset"]["classes"] == list(classes.values())
+    result = report(tmp_path / "out")
+    assert result["dataset"]["classes"] == list(classes.values())
     written = sorted((tmp_path / "labelled").rglob("*.png"))
-    assert found["pictures"] == len(written) == 2
+    assert result["pictures"] == len(written) == 2
     counted = sum((truth[f"{path.parent.name}/{path.stem}"] >= 0).sum() for path in written)
-    assert np.array(found["models"][0]["confusion"]).sum() == counted
+    assert np.array(result["models"][0]["confusion"]).sum() == counted
     assert all(set(np.unique(np.asarray(Image.open(path)))) <= set(classes) for path in written)

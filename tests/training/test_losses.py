@@ -4,6 +4,7 @@ import golden_model
 import numpy as np
 import pytest
 import torch
+from golden_files import GOLDEN
 from torch import nn
 
 from isnet_trt.recipes import IGNORE, RECIPES
@@ -18,7 +19,7 @@ LOSS, GRADIENT = 1e-4, 1e-3
     "name", ["isnet_resnet50os8_ade20k", pytest.param("isnet_resnest101os8_lip", marks=pytest.mark.slow)]
 )
 def test_losses_and_gradients_of_the_reference(name: str) -> None:
-    golden = np.load(golden_model.FOLDER / "golden_train.npz")
+    golden = np.load(GOLDEN / "golden_train.npz")
     model = golden_model.model(name).train()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d | nn.Dropout2d):

@@ -8,6 +8,7 @@ import golden_model
 import numpy as np
 import pytest
 import torch
+from golden_files import GOLDEN, load_golden
 from torch import Tensor, nn
 
 from isnet_trt.errors import SettingsError
@@ -61,7 +62,7 @@ def recorded(net: nn.Module) -> Iterator[dict[str, Tensor]]:
 
 
 def check_golden(name: str, form: str) -> None:
-    golden = np.load(golden_model.FOLDER / f"golden_{name}.npz")
+    golden = np.load(GOLDEN / f"golden_{name}.npz")
     model = golden_model.model(name)
     net = inference_form(model) if form == "inference" else model
     with torch.no_grad(), recorded(net) as seen:
@@ -71,7 +72,7 @@ def check_golden(name: str, form: str) -> None:
         assert values.shape == tuple(golden[f"probe_{probe}_shape"]), probe
         error = np.abs(values.reshape(-1)[golden[f"probe_{probe}_idx"]] - golden[f"probe_{probe}_f32"]).max()
         assert error / golden[f"probe_{probe}_stats"][1] < ROUNDING, probe
-    check = golden_model.module("check_example")
+    check = load_golden("check_example")
     std = float(golden["logits_f16"].astype(np.float32).std())
     difference = logits.numpy().reshape(-1)[golden["logits_idx"]] - golden["logits_f32"]
     assert logits.shape[1:] == tuple(golden["logits_shape"])
@@ -85,8 +86,8 @@ def check_golden(name: str, form: str) -> None:
 def test_parameters_have_the_published_names_shapes_types_and_order(name: str) -> None:
     with torch.device("meta"):
         state = ISNet(RECIPES[name].architecture).state_dict()
-    found = [[key, list(tensor.shape), str(tensor.dtype).removeprefix("torch.")] for key, tensor in state.items()]
-    assert found == golden_model.spec(name)
+    entries = [[key, list(tensor.shape), str(tensor.dtype).removeprefix("torch.")] for key, tensor in state.items()]
+    assert entries == golden_model.spec(name)
 
 
 @pytest.mark.parametrize("form", ["training", "inference"])

@@ -85,8 +85,8 @@ def test_the_layouts_made_here_are_the_libraries(shapes: Shapes, count: int, che
 def weights(shapes: Shapes, seed: int = 0) -> dict[str, Tensor]:
     """Random tensors of these names and shapes, from which no other entry has the values."""
     generator = torch.Generator().manual_seed(seed)
-    made = {name: torch.rand(shape, generator=generator) for name, shape in shapes.items()}
-    return {n: torch.tensor(7) if n.endswith("num_batches_tracked") else value for n, value in made.items()}
+    tensors = {name: torch.rand(shape, generator=generator) for name, shape in shapes.items()}
+    return {n: torch.tensor(7) if n.endswith("num_batches_tracked") else value for n, value in tensors.items()}
 
 
 def network(backbone: Backbone) -> ISNet:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import re
 import signal
@@ -15,7 +14,7 @@ import psutil
 import pytest
 import torch
 import torch.multiprocessing
-from tiny_training import TINY, data, finished, let_go, start, train_in_process, wait_for, weights
+from tiny_training import TINY, data, finished, let_go, rows, start, train_in_process, wait_for, weights
 from torch import nn
 
 from isnet_trt.recipes import IGNORE
@@ -90,9 +89,9 @@ def norm_step(folder: Path) -> None:
         norm = HostSyncBatchNorm.of(layer) if group.size == 2 else layer
         y = norm(part)
         (y.square() * y.sin()).sum().backward()
-        found = {"y": y.detach(), "x": part.grad, "state": norm.state_dict()}
-        found |= {"weight": norm.weight.grad, "bias": norm.bias.grad}
-        torch.save(found, folder / f"{group.size}_{group.rank}.pt")
+        outcome = {"y": y.detach(), "x": part.grad, "state": norm.state_dict()}
+        outcome |= {"weight": norm.weight.grad, "bias": norm.bias.grad}
+        torch.save(outcome, folder / f"{group.size}_{group.rank}.pt")
 
 
 @pytest.mark.slow
@@ -108,11 +107,6 @@ def test_batch_norm_over_unequal_parts_is_exact(tmp_path: Path) -> None:
     for part in two:
         for name, value in one["state"].items():
             torch.testing.assert_close(part["state"][name], value, **exact)
-
-
-def rows(path: Path) -> list[list[str]]:
-    with path.open(newline="") as file:
-        return list(csv.reader(file))
 
 
 @pytest.mark.slow
@@ -131,8 +125,8 @@ def test_two_processes_train_and_resume_as_if_uninterrupted(tmp_path: Path) -> N
 
 def ranks(launcher: int) -> list[psutil.Process]:
     """The training processes under a torchrun, by rank."""
-    found = [p for p in psutil.Process(launcher).children() if "LOCAL_RANK" in p.environ()]
-    return sorted(found, key=lambda p: int(p.environ()["LOCAL_RANK"]))
+    outcome = [p for p in psutil.Process(launcher).children() if "LOCAL_RANK" in p.environ()]
+    return sorted(outcome, key=lambda p: int(p.environ()["LOCAL_RANK"]))
 
 
 def in_mid_epoch(out: Path, *more: str) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import signal
 import subprocess
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from tiny_training import finished, let_go, start, train_in_process, wait_for, weights
+from tiny_training import finished, let_go, rows, start, train_in_process, wait_for, weights, without_rates
 
 from isnet_trt.training.run_folder import LATEST
 
@@ -35,16 +34,11 @@ def in_second_epoch(out: Path, workers: int = 0) -> subprocess.Popen[str]:
     return process
 
 
-def iterations(out: Path) -> list[list[str]]:
-    with (out / "iterations.csv").open(newline="") as file:
-        return [row[:-1] for row in csv.reader(file)]
-
-
 def assert_same_run(out: Path, undisturbed: Path) -> None:
     mine = weights(out)
     for name, tensor in weights(undisturbed).items():
         assert torch.equal(mine[name], tensor), name
-    numbers = [int(row[0]) for row in iterations(out)[1:]]
+    numbers = [int(row[0]) for row in rows(out / "iterations.csv")[1:]]
     assert numbers == sorted(set(numbers))
     assert numbers[-1] == 2 * LENGTH
     assert (out / "epochs.csv").read_text() == (undisturbed / "epochs.csv").read_text()
@@ -63,7 +57,7 @@ def test_after_kill_9_the_resumed_run_ends_with_the_same_weights(
     assert LENGTH < reached < 2 * LENGTH
     train_in_process(*RUN, "--workers", "0", "--out", str(tmp_path), "--resume")
     assert_same_run(tmp_path, undisturbed)
-    assert iterations(tmp_path) == iterations(undisturbed)
+    assert without_rates(tmp_path / "iterations.csv") == without_rates(undisturbed / "iterations.csv")
     _, left = psutil.wait_procs(children, timeout=60)
     assert not left, "the workers of a killed run end by themselves"
 
@@ -72,9 +66,9 @@ def test_after_kill_9_the_resumed_run_ends_with_the_same_weights(
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_all_processes_saves_and_ends_with_0(tmp_path: Path, undisturbed: Path, number: int) -> None:
     process = in_second_epoch(tmp_path, workers=2)
-    for one in (psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)):
-        if "resource_tracker" not in " ".join(one.cmdline()):
-            one.send_signal(number)
+    for target in (psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)):
+        if "resource_tracker" not in " ".join(target.cmdline()):
+            target.send_signal(number)
     let_go(tmp_path)
     status, output = finished(process)
     assert status == 0, output

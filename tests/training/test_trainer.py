@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import math
 import signal
@@ -14,7 +13,7 @@ import pytest
 import torch
 from children import CHECKOUT, run_python
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tiny_training import SCENES, TINY, data
+from tiny_training import SCENES, TINY, data, rows, without_rates
 from torch import nn
 
 from isnet_trt.errors import CheckpointError, DataError, SettingsError, TrainingError
@@ -24,13 +23,7 @@ from isnet_trt.training.checkpoint import load_checkpoint, load_model
 from isnet_trt.training.run_folder import LATEST, MID_EPOCH
 from isnet_trt.training.trainer import Data, Options, Trainer
 
-
-@pytest.fixture(autouse=True)
-def _few_threads() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def options(out: Path, **changes: Any) -> Options:
@@ -39,15 +32,6 @@ def options(out: Path, **changes: Any) -> Options:
 
 def trainer_of(out: Path, **changes: Any) -> Trainer:
     return Trainer(TINY, options(out, **changes), data())
-
-
-def rows(path: Path) -> list[list[str]]:
-    with path.open(newline="") as file:
-        return list(csv.reader(file))
-
-
-def without_rates(path: Path) -> list[list[str]]:
-    return [row[:-1] for row in rows(path)]
 
 
 def test_a_run_learns_and_leaves_logs_and_checkpoints(tmp_path: Path) -> None:
@@ -105,9 +89,9 @@ def test_tensorboard_holds_what_the_csv_files_hold(tmp_path: Path) -> None:
     second.run()
     board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     for tag, file, column in (("train/loss", "iterations.csv", 3), ("val/miou", "epochs.csv", 2)):
-        wanted = {int(row[0]): float(row[column]) for row in rows(tmp_path / file)[1:]}
-        found = {event.step: event.value for event in board.Scalars(tag)}
-        assert found == pytest.approx(wanted, abs=1e-4)  # the CSV has four digits
+        logged = {int(row[0]): float(row[column]) for row in rows(tmp_path / file)[1:]}
+        shown = {event.step: event.value for event in board.Scalars(tag)}
+        assert shown == pytest.approx(logged, abs=1e-4)  # the CSV has four digits
 
 
 def test_rows_after_the_checkpoint_and_torn_rows_are_dropped(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ python tests/training/tiny_training.py --recipe tiny …     (the arguments of i
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import functools
 import os
@@ -34,14 +35,14 @@ BACKBONE = Backbone("tiny", "bottleneck", (1, 1, 1, 1), stem_width=4, width=4)
 
 def tiny(name: str, base: str) -> Recipe:
     """The recipe ``base`` with a tiny network, crops of 40×56 and pictures of about 64×128; the rest as it is."""
-    one = recipe(base)
-    spec = dataclasses.replace(one.architecture, backbone=BACKBONE, head_channels=8, context_channels=8)
+    model = recipe(base)
+    spec = dataclasses.replace(model.architecture, backbone=BACKBONE, head_channels=8, context_channels=8)
     # Turning is for crops of another shape than these pictures have.
-    rule = dataclasses.replace(one.augmentation, base=(128, 64), pad_turns=False)
-    size = (128, 64) if one.preprocess.keep_ratio else (64, 72)
-    preprocess = dataclasses.replace(one.preprocess, size=size)
+    rule = dataclasses.replace(model.augmentation, base=(128, 64), pad_turns=False)
+    size = (128, 64) if model.preprocess.keep_ratio else (64, 72)
+    preprocess = dataclasses.replace(model.preprocess, size=size)
     return dataclasses.replace(
-        one, name=name, architecture=spec, augmentation=rule, preprocess=preprocess, crop=(40, 56)
+        model, name=name, architecture=spec, augmentation=rule, preprocess=preprocess, crop=(40, 56)
     )
 
 
@@ -52,7 +53,7 @@ TINY = dataclasses.replace(
     ),
     augmentation=Augmentation((128, 64), (0.8, 1.2)),
 )
-TINY_RECIPES = {one.name: one for one in (TINY, *(tiny(f"tiny_{d}", f"isnet_resnet50os8_{d}") for d in DATASETS))}
+TINY_RECIPES = {model.name: model for model in (TINY, *(tiny(f"tiny_{d}", f"isnet_resnet50os8_{d}") for d in DATASETS))}
 
 
 @functools.cache
@@ -107,6 +108,17 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return torch.load(folder / LATEST, weights_only=True)["model"]
 
 
+def rows(path: Path) -> list[list[str]]:
+    """A CSV file of a run, its head included."""
+    with path.open(newline="") as file:
+        return list(csv.reader(file))
+
+
+def without_rates(path: Path) -> list[list[str]]:
+    """The rows of iterations.csv without the samples per second, in which runs differ."""
+    return [row[:-1] for row in rows(path)]
+
+
 def let_go(out: Path) -> None:
     """Let a run that writes into ``out`` go on from where it is held."""
     (out / "go").touch()
@@ -127,7 +139,7 @@ def hold_after_save(iteration: int) -> None:
 def main() -> int:
     """``isnet_trt.training.train`` that also knows the tiny recipes and draws tiny scenes."""
     RECIPES.update(TINY_RECIPES)
-    train.SceneSet = lambda **given: dataclasses.replace(SCENES, **given)  # type: ignore[assignment, misc]
+    train.SceneSet = lambda **changes: dataclasses.replace(SCENES, **changes)  # type: ignore[assignment, misc]
     if HOLD_AFTER in os.environ:
         hold_after_save(int(os.environ[HOLD_AFTER]))
     return cli.run(train.main)

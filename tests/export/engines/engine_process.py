@@ -28,7 +28,7 @@ KERNELS_FOR = plugins.kernels_for
 
 
 @contextlib.contextmanager
-def unregistered(*given: Any) -> Any:
+def unregistered(*arguments: Any) -> Any:
     """`plugins.kernels_for` that registers nothing: the parser falls back to the bodies."""
     yield plugins.Host()
 
@@ -40,7 +40,7 @@ def registered(self: Any, module: Any, *rest: Any) -> Any:
         yield host
 
 
-def one(job: dict[str, Any], folder: Path) -> dict[str, Any]:
+def run_job(job: dict[str, Any], folder: Path) -> dict[str, Any]:
     graph = onnx.load(job["graph"])
     if job.get("break") == "unregistered":
         plugins.kernels_for = unregistered
@@ -64,7 +64,7 @@ def one(job: dict[str, Any], folder: Path) -> dict[str, Any]:
 def main() -> None:
     for job in json.loads(Path(sys.argv[1]).read_text("utf-8")):
         with tempfile.TemporaryDirectory() as folder:
-            print(json.dumps(one(job, Path(folder))), flush=True)
+            print(json.dumps(run_job(job, Path(folder))), flush=True)
 
 
 if __name__ == "__main__":

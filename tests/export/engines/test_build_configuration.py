@@ -36,8 +36,8 @@ def library() -> Any:
 @pytest.mark.rtx
 @needs_rtx
 def test_settings_reach_the_library(library: Any) -> None:
-    made = library.Builder(collecting_logger(library))
-    config = made.create_builder_config()
+    builder = library.Builder(collecting_logger(library))
+    config = builder.create_builder_config()
     config.set_flag(library.BuilderFlag.TF32)
     options = EngineOptions(targets=("8.6", "12.0"), workspace=1.5)
     BUILDER.configure(library, config, options, ("8.6", "12.0"))
@@ -45,16 +45,16 @@ def test_settings_reach_the_library(library: Any) -> None:
     assert not config.get_flag(library.BuilderFlag.TF32)
     assert config.get_flag(library.BuilderFlag.REQUIRE_USER_ALLOCATION)
     assert config.profiling_verbosity == library.ProfilingVerbosity.DETAILED
-    found = [config.get_compute_capability(index) for index in range(config.num_compute_capabilities)]
-    assert found == [library.ComputeCapability.SM86, library.ComputeCapability.SM120]
+    capabilities = [config.get_compute_capability(index) for index in range(config.num_compute_capabilities)]
+    assert capabilities == [library.ComputeCapability.SM86, library.ComputeCapability.SM120]
 
 
 @pytest.mark.rtx
 @needs_rtx
 def test_names_of_what_only_tensorrt_has(library: Any) -> None:
     """TensorRT-RTX keeps TensorRT's names, so that they can be held against a real module."""
-    made = library.Builder(collecting_logger(library))
-    config = made.create_builder_config()
+    builder = library.Builder(collecting_logger(library))
+    config = builder.create_builder_config()
     for name in ("hardware_compatibility_level", "create_timing_cache", "set_timing_cache", "set_flag"):
         assert hasattr(config, name)
     assert library.HardwareCompatibilityLevel.AMPERE_PLUS != library.HardwareCompatibilityLevel.NONE

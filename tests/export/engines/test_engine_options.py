@@ -20,7 +20,7 @@ ADA = Gpu("NVIDIA Ada", "8.9", "CUDA 13.0")
 
 
 @pytest.mark.parametrize(
-    ("kind", "options", "said"),
+    ("kind", "options", "message"),
     [
         ("tensorrt", {"context": "both"}, "context 'both' is unknown; it is plugin or native"),
         ("tensorrt", {"workspace": 0.0}, "--workspace 0: it must be more than 0 GiB"),
@@ -33,8 +33,8 @@ ADA = Gpu("NVIDIA Ada", "8.9", "CUDA 13.0")
         ("onnxruntime", {"workspace": 2.0}, "TensorRT and TensorRT-RTX; onnxruntime has no such setting"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_had_is_said(kind: str, options: dict, said: str) -> None:
-    with pytest.raises(SettingsError, match=said):
+def test_what_cannot_be_had_is_said(kind: str, options: dict, message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
         engine_builder(kind).check(EngineOptions(**options))
 
 

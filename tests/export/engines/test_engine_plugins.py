@@ -57,11 +57,11 @@ def saved(graph: onnx.ModelProto, arithmetic: Arithmetic, folder: Path) -> Path:
 def assert_plugins(answer: dict[str, Any], graph: onnx.ModelProto, kind: str, what: str) -> None:
     """One layer of a plugin for each context node, reading tensors of type ``kind``, and no other plugins."""
     assert "error" not in answer, (what, answer)
-    made = {node: inputs for _, plugin, inputs, nodes in answer["layers"] if plugin for node in nodes}
+    inputs_of = {node: inputs for _, plugin, inputs, nodes in answer["layers"] if plugin for node in nodes}
     nodes = context_nodes(graph)
     assert sorted(node.op_type for node in nodes) == ["ContextAttention", "ContextAttention", "RegionPool"]
     for node in nodes:
-        assert kind in made[node.name], (what, node.name, made)
+        assert kind in inputs_of[node.name], (what, node.name, inputs_of)
     assert sum(plugin for _, plugin, _, _ in answer["layers"]) == 3, what
 
 

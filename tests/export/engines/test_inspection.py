@@ -53,23 +53,23 @@ def test_another_format_is_refused() -> None:
 
 
 def test_expected_types_follow_the_graph(graph: onnx.ModelProto) -> None:
-    asked = expected_types(graph)
-    assert set(asked.values()) == {"fp32"}
+    types = expected_types(graph)
+    assert set(types.values()) == {"fp32"}
     island = next(n.name for n in graph.graph.node if n.op_type == "Conv")
     half = expected_types(cast_to_half(graph, "fp16", {"node_mean", island}))
     assert {name for name, kind in half.items() if kind == "fp32"} == {island}
     assert set(half.values()) == {"fp32", "fp16"}
-    assert set(half) == set(asked)
+    assert set(half) == set(types)
 
 
 def test_wrong_types_are_named(graph: onnx.ModelProto) -> None:
     half = cast_to_half(graph, "fp16", {"node_mean"})
-    asked = expected_types(half)
-    right = [Layer(node, "correlation", (kind,), (kind,), (kind,), (node,)) for node, kind in asked.items()]
+    types = expected_types(half)
+    right = [Layer(node, "correlation", (kind,), (kind,), (kind,), (node,)) for node, kind in types.items()]
     check_types(right, half)
     first = right[0]
     wide = Layer(first.name, first.kind, ("fp32",), ("fp32",), ("fp32",), first.nodes)
-    assert wrong_types([wide, *right[1:]], asked) == [f"{first.name}: asked fp16, built fp32"]
+    assert wrong_types([wide, *right[1:]], types) == [f"{first.name}: asked fp16, built fp32"]
     with pytest.raises(BuildError, match=rf"{first.name}: asked fp16, built fp32"):
         check_types([wide, *right[1:]], half)
     with pytest.raises(BuildError, match="are in no layer"):
@@ -124,23 +124,23 @@ def without_region_pool(graph: onnx.ModelProto) -> tuple[onnx.ModelProto, str]:
 def test_plugins_read_rows_without_gaps(
     graph: onnx.ModelProto, kind: str, shape: str, strides: str, dense: bool
 ) -> None:
-    one, name = without_region_pool(graph)
+    reduced, name = without_region_pool(graph)
     layers = parse_layers(attention_layer(kind, shape, strides).replace("{}", name))
     assert (layers[0].plugin, layers[0].dense) == (True, dense)
     if dense:
-        check_context(layers, one, "plugin")
+        check_context(layers, reduced, "plugin")
     else:
         with pytest.raises(BuildError, match="node_attention_myl0_67 would read tensors with gaps"):
-            check_context(layers, one, "plugin")
+            check_context(layers, reduced, "plugin")
     with pytest.raises(BuildError, match=f"native context asked, plugin built: ContextAttention node {name}"):
-        check_context(layers, one, "native")
+        check_context(layers, reduced, "native")
 
 
 def test_native_layers_where_plugins_were_asked(graph: onnx.ModelProto) -> None:
-    one, name = without_region_pool(graph)
+    reduced, name = without_region_pool(graph)
     layers = parse_layers(attention_layer("kgen", "1,357,32", "11424,32,1").replace("{}", name))
-    check_context(layers, one, "native")
+    check_context(layers, reduced, "native")
     with pytest.raises(BuildError, match=f"plugin asked, native built: ContextAttention node {name} became kgen"):
-        check_context(layers, one, "plugin")
+        check_context(layers, reduced, "plugin")
     with pytest.raises(BuildError, match=f"node {name} became no layer of its name"):
-        check_context([], one, "plugin")
+        check_context([], reduced, "plugin")

@@ -183,8 +183,8 @@ def test_kernels_that_a_build_runs_are_unloaded_after_it(tmp_path: Path, monkeyp
     kernels, host = SimpleNamespace(close=lambda: closed.append(True)), plugins.Host()
 
     @contextlib.contextmanager
-    def kernels_for(library: Any, given: Any, multiprocessors: int) -> Any:
-        host.kernels = given
+    def kernels_for(library: Any, opened: Any, multiprocessors: int) -> Any:
+        host.kernels = opened
         with contextlib.ExitStack() as after:
             after.callback(lambda: unregistered.append(len(closed)))
             yield host
@@ -193,8 +193,8 @@ def test_kernels_that_a_build_runs_are_unloaded_after_it(tmp_path: Path, monkeyp
     monkeypatch.setattr(tensorrt_family.Kernels, "open", lambda folder, capability: kernels)
     gpu, library = Gpu("NVIDIA Double", "8.9", "CUDA 13.0", 84), SimpleNamespace(__name__="tensorrt")
     request = BuildRequest(onnx.ModelProto(), ONE_WAY, kernels=tmp_path)
-    with TENSORRT_BUILDER._plugins(library, request, gpu) as given:
-        assert given is host
+    with TENSORRT_BUILDER._plugins(library, request, gpu) as opened:
+        assert opened is host
         assert host.kernels is kernels
     assert host.kernels is None
     with pytest.raises(BuildError), TENSORRT_BUILDER._plugins(library, request, gpu):
@@ -216,5 +216,5 @@ def test_the_documented_inference_of_any_picture_is_in_a_profile(name: str) -> N
         picture = test_size(size, one.preprocess)
         for inference in (Inference(), one.ms_flip):
             for height, width in {window.size for window in windows.plan(picture, inference).windows}:
-                held = [low[2] <= height <= high[2] and low[3] <= width <= high[3] for low, _, high in profiles]
-                assert any(held), (size, inference.describe(), (height, width), profiles)
+                covered = [low[2] <= height <= high[2] and low[3] <= width <= high[3] for low, _, high in profiles]
+                assert any(covered), (size, inference.describe(), (height, width), profiles)
