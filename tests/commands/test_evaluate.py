@@ -291,14 +291,6 @@ def test_what_cannot_be_done_says_why(dataset, tmp_path, capsys, monkeypatch, op
     assert not list(tmp_path.glob("evaluation/*"))
 
 
-@pytest.mark.parametrize("options", ["--limit 0", "--split all", "--device tpu", "--engine caffe"])
-def test_wrong_arguments_end_with_usage(options, capsys):
-    with pytest.raises(SystemExit) as ended:
-        evaluate._parser().parse_args(["bundle", "--dataset", "lip", *options.split()])
-    assert ended.value.code == cli.ERROR
-    assert options.split()[0] in capsys.readouterr().err
-
-
 def test_a_bundle_needs_no_torch(dataset, tmp_path):
     data, _, bundle = dataset("cityscapes")
     code = (

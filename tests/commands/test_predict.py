@@ -147,14 +147,6 @@ def test_settings_that_make_no_sense_are_refused(options, presets, message):
         predict.choose_inference(presets, parsed(options))
 
 
-@pytest.mark.parametrize("options", ["--window 0 5", "--threads x", "--engine cuda", "--mode both"])
-def test_wrong_arguments_end_with_usage(options, capsys):
-    with pytest.raises(SystemExit) as ended:
-        parsed(options)
-    assert ended.value.code == cli.ERROR
-    assert options.split()[0] in capsys.readouterr().err
-
-
 def test_what_cannot_be_done_at_all(bundle, photos, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     for arguments, message in [

@@ -166,13 +166,6 @@ def test_what_could_not_be_written_is_refused_first(tmp_path: Path) -> None:
     assert mine.read_bytes() == DEMO_CHECKPOINT.read_bytes()
 
 
-@pytest.mark.parametrize("options", [("--workers", "-1"), ("--lr", "nan"), ("--epochs", "0")])
-def test_numbers_that_make_no_sense(options: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
-        qat.main(["--ckpt", "a.pth", "--out", "b.pth", *options])
-    assert f"argument {options[0]}" in capsys.readouterr().err
-
-
 def test_described_pictures_lie_beside_their_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As in training: --data is for those that lie elsewhere."""
     opened = []

@@ -68,8 +68,10 @@ def _batch(*shape: int) -> np.ndarray:
     return np.random.default_rng(1).standard_normal(shape, dtype=np.float32)
 
 
-def _enqueue(cuda: Cuda, engine: TensorRTEngine, batch: np.ndarray, out: np.ndarray) -> None:
-    """On the caller's memory and stream, in the primary context."""
+def _enqueue(cuda: Cuda, engine: TensorRTEngine, shape: tuple[int, int, int, int]) -> None:
+    """On the caller's memory and stream, in the primary context; the output is checked."""
+    batch, out = _batch(*shape), np.empty((shape[0], 3, shape[2] // 8, shape[3] // 8), np.float32)
+    assert engine.output_shape(shape) == out.shape
     cuda.gpu.foreign |= {batch.ctypes.data: batch.nbytes, out.ctypes.data: out.nbytes}
     cuda.gpu.streams[STREAM] = stream = Stream(cuda.gpu)
     cuda.push()
@@ -77,6 +79,7 @@ def _enqueue(cuda: Cuda, engine: TensorRTEngine, batch: np.ndarray, out: np.ndar
     stream.run()
     cuda.cuCtxPopCurrent()
     del cuda.gpu.streams[STREAM]
+    np.testing.assert_allclose(out, expected(batch), atol=1e-5)  # float32
 
 
 def test_runs_and_frees(path: Path, cuda: Cuda, library: Library) -> None:
@@ -98,10 +101,7 @@ def test_runs_and_frees(path: Path, cuda: Cuda, library: Library) -> None:
 def test_on_device_memory_and_any_stream(path: Path, cuda: Cuda, library: Library) -> None:
     with opened(path, INFO) as engine:
         for shape in ((1, 3, 16, 24), (2, 3, 64, 48), (1, 3, 16, 24)):
-            batch, out = _batch(*shape), np.empty((shape[0], 3, shape[2] // 8, shape[3] // 8), np.float32)
-            assert engine.output_shape(shape) == out.shape
-            _enqueue(cuda, engine, batch, out)
-            np.testing.assert_allclose(out, expected(batch), atol=1e-5)  # float32
+            _enqueue(cuda, engine, shape)
         assert list(cuda.gpu.memory.values()) == [4096]  # nothing but what the contexts share
         with pytest.raises(EngineError, match=r"does not take \(3, 3, 8, 8\): it was built for"):
             engine.enqueue(1, 1, (3, 3, 8, 8), STREAM)
@@ -115,8 +115,7 @@ def test_a_context_for_each_shape_in_use(path: Path, cuda: Cuda, library: Librar
     with opened(path, INFO) as engine:
         assert len(library.contexts) == 1  # made with the engine, used by the first shape
         for shape in shapes[:2]:
-            batch, out = _batch(*shape), np.empty((1, 3, 1, shape[3] // 8), np.float32)
-            _enqueue(cuda, engine, batch, out)
+            _enqueue(cuda, engine, shape)
         assert len(library.contexts) == 2
         for shape in shapes[2:] * 2:
             engine.run(_batch(*shape))
@@ -133,9 +132,7 @@ def test_a_context_for_each_shape_in_use(path: Path, cuda: Cuda, library: Librar
 def test_each_shape_in_the_profile_that_has_it(path: Path, cuda: Cuda, library: Library) -> None:
     with opened(path, INFO) as engine:
         for shape in ((1, 3, 64, 8), (2, 3, 48, 64), (1, 3, 16, 16), (1, 3, 8, 56)):
-            batch, out = _batch(*shape), np.empty((shape[0], 3, shape[2] // 8, shape[3] // 8), np.float32)
-            _enqueue(cuda, engine, batch, out)
-            np.testing.assert_allclose(out, expected(batch), atol=1e-5)  # float32
+            _enqueue(cuda, engine, shape)
         with pytest.raises(EngineError, match=r"not take \(1, 3, 64, 64\): it was built for .* or \(1, 3, 8, 8\) to"):
             engine.run(_batch(1, 3, 64, 64))
         profiles = {context.shape: context.active_optimization_profile for context in library.contexts if context.fits}

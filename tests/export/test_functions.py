@@ -18,22 +18,13 @@ FP16 = 2e-3
 
 
 def session(
-    kind: str,
-    inputs: list[str],
-    outputs: list[str],
-    body: AttentionBody = "plain",
-    half: bool = False,
-    **attributes: float,
-):
+    kind: str, inputs: list[str], outputs: list[str], body: AttentionBody = "plain", half: bool = False, **attributes
+):  # type: ignore[no-untyped-def]
     node = helper.make_node(kind, inputs, outputs, domain=functions.DOMAIN, **attributes)
     ranks = {"bias": 2, "log_counts": 2}
     element = TensorProto.FLOAT16 if half else TensorProto.FLOAT
-    values = [
-        helper.make_tensor_value_info(
-            name, TensorProto.FLOAT if name in ranks else element, [None] * ranks.get(name, 3)
-        )
-        for name in (*inputs, *outputs)
-    ]
+    types = {name: TensorProto.FLOAT if name in ranks else element for name in (*inputs, *outputs)}
+    values = [helper.make_tensor_value_info(name, kind, [None] * ranks.get(name, 3)) for name, kind in types.items()]
     graph = helper.make_graph([node], "one", values[: len(inputs)], values[len(inputs) :])
     opsets = [helper.make_opsetid("", functions.OPSET), helper.make_opsetid(functions.DOMAIN, 1)]
     model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
@@ -57,6 +48,14 @@ def region_pool(logits: np.ndarray, features: np.ndarray) -> tuple[np.ndarray, n
                 centres[b, k] = weights @ features[b, own] / weights.sum()
     with np.errstate(divide="ignore"):
         return centres, np.log(counts)
+
+
+def attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, bias: np.ndarray, scale: float) -> np.ndarray:
+    """The definition, in float64."""
+    q, k, v = (x.astype(np.float64) for x in (q, k, v))
+    scores = q @ k.transpose(0, 2, 1) * scale + bias[:, None]
+    weights = np.exp(scores - scores.max(2, keepdims=True))
+    return weights / weights.sum(2, keepdims=True) @ v
 
 
 @pytest.mark.parametrize(("batch", "classes", "positions", "width"), [(1, 5, 123, 17), (3, 19, 41, 8), (2, 7, 1, 3)])
@@ -89,9 +88,7 @@ def test_attention(body: AttentionBody, batch: int, queries: int, keys: int, wid
     bias[:, 1:2] = -np.inf  # an absent class, where there is more than one
     run = session("ContextAttention", ["q", "k", "v", "bias"], ["out"], body, scale=width**-0.5)
     out = run.run(None, {"q": q, "k": k, "v": v, "bias": bias})[0]
-    scores = q.astype(np.float64) @ k.transpose(0, 2, 1) * width**-0.5 + bias[:, None]
-    weights = np.exp(scores - scores.max(2, keepdims=True))
-    expected = weights / weights.sum(2, keepdims=True) @ v
+    expected = attention(q, k, v, bias, width**-0.5)
     assert np.abs(out - expected).max() <= FP32 * np.abs(expected).max()
 
 
@@ -122,9 +119,7 @@ def test_attention_of_halves(body: AttentionBody) -> None:
     run = session("ContextAttention", ["q", "k", "v", "bias"], ["out"], body, True, scale=24**-0.5)
     out = run.run(None, {"q": q, "k": k, "v": v, "bias": bias})[0]
     assert out.dtype == np.float16
-    scores = q.astype(np.float64) @ k.astype(np.float64).transpose(0, 2, 1) * 24**-0.5 + bias[:, None]
-    weights = np.exp(scores - scores.max(2, keepdims=True))
-    expected = weights / weights.sum(2, keepdims=True) @ v.astype(np.float64)
+    expected = attention(q, k, v, bias, 24**-0.5)
     assert np.abs(out - expected).max() <= FP16 * np.abs(expected).max()
 
 

@@ -5,6 +5,7 @@ import io
 import os
 import pickle
 import zipfile
+from math import inf, nan
 from pathlib import Path
 from typing import Any
 
@@ -208,15 +209,15 @@ def test_weights_of_another_network(tmp_path: Path) -> None:
     assert "none of its 2 entries belongs to an ISNet" in text
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-def test_values_that_are_not_finite(tmp_path: Path, state: State, value: float) -> None:
-    state["slc_net.bottleneck.1.bias"][7] = value
-    assert "slc_net.bottleneck.1.bias" in refusal(saved(tmp_path, state))
-
-
-def test_negative_variance(tmp_path: Path, state: State) -> None:
-    state["bottleneck.1.running_var"][0] = -1e-3
-    assert "bottleneck.1.running_var" in refusal(saved(tmp_path, state))
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [*(("slc_net.bottleneck.1.bias", value) for value in (nan, inf, -inf)), ("bottleneck.1.running_var", -1e-3)],
+)
+def test_values_that_are_not_finite_and_negative_variances(
+    tmp_path: Path, state: State, name: str, value: float
+) -> None:
+    state[name][7] = value
+    assert name in refusal(saved(tmp_path, state))
 
 
 @pytest.mark.parametrize(
