@@ -162,8 +162,8 @@ class Pool(Operation):
     """``region_pool`` of one size: B images, K classes, N positions, C channels, and types of `FLOATS`."""
 
     name = "RegionPool"
-    inputs = {"logits": Tensor("BKN", "L"), "features": Tensor("BNC", "T")}  # noqa: RUF012
-    outputs = {"centres": Tensor("BKC", "T"), "log_counts": Tensor("BK", "fp32")}  # noqa: RUF012
+    inputs: ClassVar[Mapping[str, Tensor]] = {"logits": Tensor("BKN", "L"), "features": Tensor("BNC", "T")}
+    outputs: ClassVar[Mapping[str, Tensor]] = {"centres": Tensor("BKC", "T"), "log_counts": Tensor("BK", "fp32")}
 
     batch: int
     classes: int
@@ -220,10 +220,10 @@ class Attention(Operation):
     """``attention`` of one size: B images, N queries, M keys, D channels of a type of `FLOATS`."""
 
     name = "ContextAttention"
-    inputs = {  # noqa: RUF012
+    inputs: ClassVar[Mapping[str, Tensor]] = {
         "q": Tensor("BND", "T"), "k": Tensor("BMD", "T"), "v": Tensor("BMD", "T"), "bias": Tensor("BM", "fp32"),
     }  # fmt: skip
-    outputs = {"out": Tensor("BND", "T")}  # noqa: RUF012
+    outputs: ClassVar[Mapping[str, Tensor]] = {"out": Tensor("BND", "T")}
     attributes = ("scale",)
 
     batch: int
