@@ -1,7 +1,7 @@
 """The compiled kernels of a bundle: those of the runtime around the network, and those of the engine's plugins.
 
-They are compiled by `isnet_trt.kernels.compile` in a process of its own: Triton's memory goes with it, and an
-interpreter that the caller may have chosen (TRITON_INTERPRET) does not come along.
+`isnet_trt.kernels.compile` compiles them in a process of its own, which gives Triton's memory back when it ends and
+does not inherit TRITON_INTERPRET.
 """
 
 from __future__ import annotations
@@ -99,8 +99,8 @@ def compile_kernels(
 ) -> tuple[str, ...]:
     """Compile into ``folder``/sm_XX what the runtime launches for a float32 input and output, and the plugins' kernels.
 
-    Returns the kernels that spill registers to memory, such as "finish_fp32_u8 (sm_86)": they are slower than they
-    need be on that architecture, but right.
+    Returns the kernels that spill registers to memory, such as "finish_fp32_u8 (sm_86)": on that architecture they are
+    slower than they could be, but correct.
 
     Raises:
         BuildError: a kernel cannot be compiled; the last lines of the compiler's output are in the message.

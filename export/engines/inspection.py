@@ -69,7 +69,7 @@ def parse_layers(text: str) -> list[Layer]:
     """The layers in an inspector's text (`LAYERS_HEAD`, then one line each, then an empty line).
 
     Raises:
-        BuildError: there are none: the library's format is another one.
+        BuildError: there are none, since the library writes another format.
     """
     layers = []
     for line in text.removeprefix(LAYERS_HEAD).lstrip("\n").splitlines():

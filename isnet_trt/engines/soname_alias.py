@@ -1,9 +1,10 @@
 """A second name for a shared library that is already loaded.
 
-A caller that opens ``libx.so`` fails where only ``libx.so.1`` is installed. The loader, however, answers with any
-loaded object whose soname is the name asked for, before it searches a single folder. So an object without code or
-symbols is loaded whose soname is the missing name and which needs the real library: the caller gets it, and looks up
-symbols in what it needs. Nothing is written beside the real library, and no environment variable is set.
+A caller that opens ``libx.so`` fails where only ``libx.so.1`` is installed. Before the loader searches any folder, it
+compares the name with the sonames of the loaded objects. So an object without code or symbols is loaded whose soname is
+the missing name and which needs the real library: the caller gets that object, and symbols are found in the library
+behind it. A symbolic link would not do: the loader then knows the library by the link's path, not by the bare name.
+Nothing is written beside the real library, and no environment variable is set.
 
 The object is 64-bit little-endian ELF (System V ABI, chapters 4 and 5: https://refspecs.linuxfoundation.org/elf/):
 one segment that holds the headers, the dynamic section and the three tables that every shared object must have. Tried

@@ -1,8 +1,7 @@
 """The engine libraries, one line each.
 
-A library KIND is described in `isnet_trt.engines.KIND` (what the runtime needs, an object called ``LIBRARY``) and in
-`isnet_trt.export.engines.KIND` (what a build needs, ``BUILDER``), a hyphen being an underscore there. Both are imported
-when they are needed: the runtime imports nothing of the export.
+A library KIND is described in two modules, imported on demand: `isnet_trt.engines.KIND` for the runtime (its object
+``LIBRARY``) and `isnet_trt.export.engines.KIND` for a build (``BUILDER``), with underscores for hyphens.
 """
 
 from __future__ import annotations
