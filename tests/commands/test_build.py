@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 from children import start_python
-from marks import needs_rtx, no_tensorrt
+from marks import builds_rtx, needs_rtx, no_tensorrt
 from own_pictures import write_pngs
 from small_bundle import write_bundle
 
@@ -63,8 +63,7 @@ def test_command_builds_a_bundle(checkpoint: Path, tmp_path: Path, capsys: pytes
     assert labels.shape == (67, 91)
 
 
-@pytest.mark.rtx
-@needs_rtx
+@builds_rtx
 def test_tensorrt_rtx_bundle(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ("--engine", "tensorrt-rtx", "--static", 97, 129, "--targets", 8.6, "--workspace", 0.5)
     assert run("--ckpt", checkpoint, *options, "--out", tmp_path / "bundle") == 0
@@ -96,8 +95,7 @@ def assert_kernels(folder: Path, plugins: set[str]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.rtx
-@needs_rtx
+@builds_rtx
 def test_native_context(checkpoint: Path, tmp_path: Path) -> None:
     engine = EngineOptions("tensorrt-rtx", context="native", static=(97, 129), targets=("8.6",))
     bundle = build(checkpoint, tmp_path / "bundle", engine=engine)

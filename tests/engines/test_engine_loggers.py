@@ -5,9 +5,8 @@ from __future__ import annotations
 import gc
 from types import SimpleNamespace
 
-import pytest
 from children import run_python
-from marks import needs_rtx
+from marks import builds_rtx
 
 from isnet_trt.engines import tensorrt_api
 from isnet_trt.engines.tensorrt_api import collecting_logger, give_back
@@ -32,8 +31,7 @@ print("alive")
 """
 
 
-@pytest.mark.rtx
-@needs_rtx
+@builds_rtx
 def test_what_the_registry_says_after_the_first_user_of_the_library_is_gone() -> None:
     ran = run_python("-c", ONE_AFTER_THE_OTHER)
     assert (ran.returncode, ran.stdout) == (0, "alive\n"), ran.stderr[-2000:]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from children import CHECKOUT, run_python
-from marks import needs_rtx
+from marks import builds_rtx
 
 from isnet_trt.engines.soname_alias import alias_object, load_alias
 
@@ -74,8 +74,7 @@ assert ctypes.CDLL("libtensorrt_rtx.so").getPrivateApi_INTERNAL
 """
 
 
-@pytest.mark.rtx
-@needs_rtx
+@builds_rtx
 @pytest.mark.parametrize("first", ["", "import tensorrt_rtx"])
 def test_the_parsers_library_is_found(first: str) -> None:
     ran = run_python("-c", RTX.format(first=first, then=""))
@@ -93,8 +92,7 @@ tensorrt_rtx.load_alias = load_alias
 """
 
 
-@pytest.mark.rtx
-@needs_rtx
+@builds_rtx
 @pytest.mark.parametrize(("then", "message"), [(FOREIGN, "getPrivateApi_INTERNAL"), (BROKEN, "read-only file system")])
 def test_what_cannot_work_is_refused_in_words(then: str, message: str) -> None:
     ran = run_python("-c", RTX.format(first="", then=then))

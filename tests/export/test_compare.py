@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import pytest
 from export_models import altered
-from marks import needs_rtx
+from marks import builds_rtx
 from onnx import helper, numpy_helper
 from small_bundle import write_bundle
 
@@ -153,8 +153,7 @@ def test_the_engine_of_a_bundle(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "labels equal 100.000 %" in capsys.readouterr().out
 
 
-@pytest.mark.rtx
-@needs_rtx
+@builds_rtx
 def test_a_graph_under_tensorrt_rtx(graph: onnx.ModelProto, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The engine that shows inner tensors is really built; to run it takes a GPU, and that is said."""
     side = TensorRTBackend("demo", graph, "tensorrt-rtx")
@@ -181,8 +180,7 @@ def strange(path: Path) -> None:
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
 
 
-@pytest.mark.rtx
-@needs_rtx
+@builds_rtx
 def test_the_smallest_part_that_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("onnx_graphsurgeon")
     strange(tmp_path / "strange.onnx")
@@ -230,8 +228,7 @@ def test_a_library_that_cannot_be_tried_refuses_nothing(
     assert not (tmp_path / "small.onnx").exists()
 
 
-@pytest.mark.rtx
-@needs_rtx
+@builds_rtx
 def test_nothing_to_reduce(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("onnx_graphsurgeon")
     assert run(folder / "one.onnx", "tensorrt-rtx", "--reduce", tmp_path / "small.onnx") == 0
@@ -239,8 +236,7 @@ def test_nothing_to_reduce(folder: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.rtx
-@needs_rtx
+@builds_rtx
 def test_without_polygraphy(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(sys.modules, "polygraphy", None)
     assert run(folder / "one.onnx", folder / "one.onnx", "--images", folder / "scene.png") == 0

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from marks import needs_rtx
+from marks import builds_rtx
 from onnx import TensorProto
 
 from isnet_trt.errors import BuildError, SettingsError
@@ -167,8 +167,7 @@ CASES = [
 ]
 
 
-@pytest.mark.rtx
-@needs_rtx
+@builds_rtx
 @pytest.mark.parametrize(("flavour", "half", "targets"), CASES)
 def test_engine_is_built(trained: Trained, flavour: Flavour, half, targets, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     proto, table, _ = trained
@@ -178,8 +177,7 @@ def test_engine_is_built(trained: Trained, flavour: Flavour, half, targets, tmp_
     assert path.stat().st_size > 1_000_000
 
 
-@pytest.mark.rtx
-@needs_rtx
+@builds_rtx
 def test_fp8_needs_a_gpu_that_has_it(trained: Trained, tmp_path: Path) -> None:
     proto, table, _ = trained
     graph, ampere = quantise(proto, table, "fp8"), EngineOptions(targets=("8.6",))

@@ -8,7 +8,7 @@ from typing import Any
 
 import onnx
 import pytest
-from marks import needs_rtx
+from marks import builds_rtx
 from small_bundle import manifest, save_model
 from tqdm import tqdm
 
@@ -33,8 +33,7 @@ def library() -> Any:
     return LIBRARY.load()
 
 
-@pytest.mark.rtx
-@needs_rtx
+@builds_rtx
 def test_settings_reach_the_library(library: Any) -> None:
     builder = library.Builder(collecting_logger(library))
     config = builder.create_builder_config()
@@ -49,8 +48,7 @@ def test_settings_reach_the_library(library: Any) -> None:
     assert capabilities == [library.ComputeCapability.SM86, library.ComputeCapability.SM120]
 
 
-@pytest.mark.rtx
-@needs_rtx
+@builds_rtx
 def test_names_of_what_only_tensorrt_has(library: Any) -> None:
     """TensorRT-RTX keeps TensorRT's names, so that they can be held against a real module."""
     builder = library.Builder(collecting_logger(library))
@@ -113,8 +111,7 @@ def test_earlier_measurements_are_taken_where_they_fit(earlier: bytes, taken: by
     assert config.caches == [taken]
 
 
-@pytest.mark.rtx
-@needs_rtx
+@builds_rtx
 def test_ctrl_c_during_a_build(graph: onnx.ModelProto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The library is asked to stop and does; no exception crosses it, and no engine is left."""
     steps = []
@@ -131,8 +128,7 @@ def test_ctrl_c_during_a_build(graph: onnx.ModelProto, tmp_path: Path, monkeypat
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.rtx
-@needs_rtx
+@builds_rtx
 @pytest.mark.filterwarnings("ignore:Use Deprecated in TensorRT-RTX:DeprecationWarning")
 def test_tensorrts_path_through_its_sibling(
     graph: onnx.ModelProto, library: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

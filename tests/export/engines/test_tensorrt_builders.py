@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 import pytest
 from export_models import random_model
-from marks import needs_rtx, no_tensorrt
+from marks import builds_rtx, no_tensorrt
 
 from isnet_trt import Inference
 from isnet_trt.cuda import plugins
@@ -44,8 +44,7 @@ ONE_WAY = dataclasses.replace(shapes_for(DEMO), both_ways=False)
 PUBLISHED = ("isnet_resnet50os8_ade20k", "isnet_resnet101os8_cityscapes", "isnet_resnest101os8_lip")
 
 
-@pytest.mark.rtx
-@needs_rtx
+@builds_rtx
 @pytest.mark.parametrize("static", [None, (129, 161)])
 def test_demo_engine(graph: onnx.ModelProto, static: tuple[int, int] | None, tmp_path: Path) -> None:
     shapes = shapes_for(DEMO, batch=2, static=static)
@@ -79,8 +78,7 @@ def built_types(built: SerialisedEngine) -> dict[str, int]:
     return dict(Counter(heavy))
 
 
-@pytest.mark.rtx
-@needs_rtx
+@builds_rtx
 @pytest.mark.parametrize("arithmetic", arithmetics(), ids=str)
 def test_engine_has_the_types_asked_for(graph: onnx.ModelProto, arithmetic: Arithmetic, tmp_path: Path) -> None:
     typed = prepared(graph, arithmetic)
@@ -97,8 +95,7 @@ def test_engine_has_the_types_asked_for(graph: onnx.ModelProto, arithmetic: Arit
         assert built.capabilities == ("8.9", "12.0", "12.1")
 
 
-@pytest.mark.rtx
-@needs_rtx
+@builds_rtx
 def test_float32_engine_is_not_taken_for_half(graph: onnx.ModelProto, tmp_path: Path) -> None:
     built = BUILDER.serialise(BuildRequest(graph, ONE_WAY, progress=False), tmp_path / "model.engine")
     with pytest.raises(BuildError, match="asked fp16, built fp32"):
@@ -112,8 +109,7 @@ def test_targets_without_units(precision: str, targets: tuple[str, ...]) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.rtx
-@needs_rtx
+@builds_rtx
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_engines_of_every_precision(name: str, tmp_path: Path) -> None:
     graph, sizes = published(name), {}
@@ -132,8 +128,7 @@ def test_published_engines_of_every_precision(name: str, tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.rtx
-@needs_rtx
+@builds_rtx
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_engines(name: str, tmp_path: Path) -> None:
     graph, one = published(name), recipe(name)
@@ -143,8 +138,7 @@ def test_published_engines(name: str, tmp_path: Path) -> None:
         assert path.stat().st_size > 0.9 * graph.ByteSize()
 
 
-@pytest.mark.rtx
-@needs_rtx
+@builds_rtx
 def test_refused_graph_says_why(graph: onnx.ModelProto, tmp_path: Path) -> None:
     strange = onnx.ModelProto()
     strange.CopyFrom(graph)
@@ -154,8 +148,7 @@ def test_refused_graph_says_why(graph: onnx.ModelProto, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.rtx
-@needs_rtx
+@builds_rtx
 def test_unknown_target(graph: onnx.ModelProto, tmp_path: Path) -> None:
     options = EngineOptions(targets=("9.0",))
     with pytest.raises(SettingsError, match=r"9\.0.*it knows 8\.0"):
