@@ -77,7 +77,8 @@ class Tally:
         self.shares.append({k: float(equal[m].mean()) for k, m in masks.items() if m is not None and m.any()})
 
 
-def _parser() -> argparse.ArgumentParser:
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
     parser = cli.parser("benchmarks.accuracy", _DESCRIPTION, _EPILOG + command.EXIT_STATUS)
     command.add_bundles(parser)
     parser.add_argument("--ckpt", required=True, metavar="FILE", help="their checkpoint; 'filled': synthetic weights")
@@ -86,12 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--labels", type=Path, metavar="DIR", help="PNG files of class numbers, named as the pictures")
     command.add_images(parser, (256, 341))
     command.add_common(parser)
-    return parser
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    arguments = _parser().parse_args(argv)
+    arguments = parser.parse_args(argv)
     gaps: command.Gaps = []
     bundles = command.read_bundles(arguments.bundles, gaps)
     presets = arguments.presets or list(bundles[0].manifest.presets)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import results, sections
+from benchmarks.synthetic import filled_checkpoint
 from isnet_trt import cli
 from isnet_trt.bundle import Bundle, read_bundle
 from isnet_trt.engines.cores import usable_cores
@@ -22,7 +23,6 @@ from isnet_trt.pictures.files import find_images, read_image
 from isnet_trt.settings import Size
 
 PICTURE = Path(__file__).parents[1] / "export" / "pictures" / "coffee.jpg"
-FILLED = "filled"
 Gaps = list[results.Record]
 EXIT_STATUS = """
 
@@ -119,11 +119,11 @@ def read_bundles(folders: Sequence[Path], gaps: Gaps) -> list[Bundle]:
         except BundleError as error:
             gaps.append(results.gap(f"bundle {folder}", str(error)))
             continue
-        first = bundles[0].manifest.recipe if bundles else bundle.manifest.recipe
-        if bundle.manifest.recipe == first:
+        first, recipe = (bundles or [bundle])[0].manifest.recipe, bundle.manifest.recipe
+        if recipe == first:
             bundles.append(bundle)
         else:
-            why = f"it is of recipe {bundle.manifest.recipe}, the first of {first}; measure it alone"
+            why = f"it is of recipe {recipe}, the first of {first}; measure it alone"
             gaps.append(results.gap(f"bundle {folder}", why))
     if not bundles:
         raise SettingsError("no bundle can be measured: " + "; ".join(gap["why"] for gap in gaps))
@@ -145,9 +145,7 @@ def checkpoint(option: str | None, recipe: str) -> Iterator[Path | None]:
     Raises:
         SettingsError: there is no such file, or there are no synthetic weights for the recipe.
     """
-    if option == FILLED:
-        from benchmarks.synthetic import filled_checkpoint
-
+    if option == "filled":
         with tempfile.TemporaryDirectory() as folder:
             yield filled_checkpoint(recipe, Path(folder) / "filled.pth")
         return

@@ -37,12 +37,13 @@ examples:
 )
 
 
-def _parser() -> argparse.ArgumentParser:
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
     parser = cli.parser("benchmarks.latency", _DESCRIPTION, _EPILOG)
     command.add_bundles(parser)
     parser.add_argument("--against", nargs="*", metavar="PEER", help="peers (default: reference, if --ckpt is given)")
-    ckpt = "the bundles' checkpoint, for peers; 'filled': synthetic weights of the recipe"
-    parser.add_argument("--ckpt", metavar="FILE", help=ckpt)
+    ckpt_help = "the bundles' checkpoint, for peers; 'filled': synthetic weights of the recipe"
+    parser.add_argument("--ckpt", metavar="FILE", help=ckpt_help)
     parser.add_argument("--reference", type=Path, metavar="PATH", help="a checkout of the public reference, as a peer")
     count_first = "the checking run is the first round (pictures of many seconds)"
     parser.add_argument("--count-first", action="store_true", help=count_first)
@@ -51,12 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_images(parser, (512, 683))
     command.add_common(parser, rounds=7)
     add_inference(parser)
-    return parser
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    arguments = _parser().parse_args(argv)
+    arguments = parser.parse_args(argv)
     gaps: command.Gaps = []
     bundles = command.read_bundles(arguments.bundles, gaps)
     with command.checkpoint(arguments.ckpt, bundles[0].manifest.recipe) as ckpt:

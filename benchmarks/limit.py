@@ -92,23 +92,20 @@ def measure(name: str, bundle: Bundle, size: Size, machine: Rates, threads: int,
         raise SettingsError(f"blocks are timed under ONNX Runtime only; this bundle is for {manifest.engine.kind}")
     inputs = test_size(size, manifest.preprocess)
     network = Network(bundle.path(manifest.engine.file or ONNX), inputs)
-    seconds, whole = network.seconds(threads, rounds)
+    seconds, network_seconds = network.seconds(threads, rounds)
     host = _host(bundle, size, inputs, threads, rounds)
     machine = machine.best(measure_rates(threads))
     blocks = zip(network.blocks(), seconds, strict=True)
     stages = [stage(*block, block_seconds, machine, network.quantised) for block, block_seconds in blocks]
     stages += [stage(*figures, machine, quantised=False) for figures in host]
-    about = {"kind": "limit", "case": f"{manifest.recipe} {size[0]}x{size[1]}", "name": name}
-    return {
-        **about,
-        "precision": manifest.precision,
-        "threads": threads,
-        "quantised": network.quantised,
-        "rates": asdict(machine),
-        "network_seconds": whole,
-        "stages": stages,
-        "total": _total(stages, machine, network.quantised),
-    }
+    sums = {key: sum(part[key] for part in stages) for key in ("operations", "bytes", "seconds", "floor")}
+    total_stage = stage("all", sums["operations"], sums["bytes"], sums["seconds"], machine, network.quantised)
+    # The floor of the sum is the sum of the floors.
+    total_stage |= {"floor": sums["floor"], "share": sums["floor"] / sums["seconds"]}
+    about: results.Record = {"kind": "limit", "case": f"{manifest.recipe} {size[0]}x{size[1]}", "name": name}
+    about |= {"precision": manifest.precision, "threads": threads, "quantised": network.quantised}
+    about |= {"rates": asdict(machine), "network_seconds": network_seconds}
+    return about | {"stages": stages, "total": total_stage}
 
 
 def stage(name: str, operations: float, size: float, seconds: float, machine: Rates, quantised: bool) -> results.Record:
@@ -117,13 +114,6 @@ def stage(name: str, operations: float, size: float, seconds: float, machine: Ra
     floor, bound = max(compute, memory), "compute" if compute >= memory else "memory"
     figures = {"name": name, "operations": operations, "bytes": size, "seconds": seconds}
     return figures | {"floor": floor, "bound": bound, "share": floor / seconds if seconds else 0.0}
-
-
-def _total(stages: Sequence[results.Record], machine: Rates, quantised: bool) -> results.Record:
-    """All stages added; the floor of the sum is the sum of the floors."""
-    sums = {key: sum(part[key] for part in stages) for key in ("operations", "bytes", "seconds", "floor")}
-    total = stage("all", sums["operations"], sums["bytes"], sums["seconds"], machine, quantised)
-    return total | {"floor": sums["floor"], "share": sums["floor"] / sums["seconds"]}
 
 
 def _host(bundle: Bundle, size: Size, inputs: Size, threads: int, rounds: int) -> list[tuple[str, float, float, float]]:

@@ -12,14 +12,17 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import psutil
 
 from isnet_trt.engines.cores import usable_cores
 
-_PACKAGES = ("isnet_trt", "torch", "onnxruntime", "onnxruntime-gpu", "numpy", "opencv-python", "openvino")
-_TENSORRT = ("tensorrt", "tensorrt_rtx_cu13", "torch_tensorrt")
+_PACKAGES = (
+    *("isnet_trt", "torch", "onnxruntime", "onnxruntime-gpu", "numpy", "opencv-python", "openvino"),
+    *("tensorrt", "tensorrt_rtx_cu13", "torch_tensorrt"),
+)
 _CPU, _RAPL = Path("/sys/devices/system/cpu"), Path("/sys/class/powercap")
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY", "KMP_BLOCKTIME", "ORT_NUM_THREADS")
 # Named by `nvidia-smi --help-query-gpu`; drivers before 535 do not know the last one.
@@ -51,7 +54,7 @@ def describe() -> dict[str, object]:
         "energy_counters": sorted(energy()) or UNKNOWN,
         "thread_settings": {name: os.environ[name] for name in _THREADS if name in os.environ},
         "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
-        "versions": {name: version for name in (*_PACKAGES, *_TENSORRT) if (version := _version(name))},
+        "versions": _versions(_PACKAGES),
         "command": command(),
     }
 
@@ -88,11 +91,12 @@ def _read(path: Path) -> str:
         return ""
 
 
-def _version(name: str) -> str:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return ""
+def _versions(packages: Iterable[str]) -> dict[str, str]:
+    versions = {}
+    for name in packages:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return versions
 
 
 def _nvidia_smi(*arguments: str) -> list[list[str]]:

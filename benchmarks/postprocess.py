@@ -90,11 +90,10 @@ def measure(work: Work, threads: int, rounds: int) -> results.Record:
 
     runs = [functools.partial(seconds_of, side) for side in (OURS, THEIRS)]
     seconds = dict(zip((OURS, THEIRS), stats.interleaved(runs, range(rounds), work.name), strict=True))
-    about = {"kind": "postprocess", "case": work.name, "classes": work.classes, "output": list(work.size)}
-    passes = {"inference": work.inference.describe(), "passes": len(work.plan.passes), "threads": threads}
-    return {
-        **about,
-        **passes,
+    about: results.Record = {"kind": "postprocess", "case": work.name, "classes": work.classes}
+    about |= {"output": list(work.size), "inference": work.inference.describe(), "passes": len(work.plan.passes)}
+    return about | {
+        "threads": threads,
         "labels_equal": equal,
         "seconds": seconds,
         "summary": {side: asdict(stats.spread(samples)) for side, samples in seconds.items()},

@@ -10,7 +10,6 @@ with the same folder continues where the first stopped.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -87,19 +86,14 @@ class Judge:
 
     def labels(self, proto: onnx.ModelProto, preset: str) -> Labels:
         """The label maps of all scenes of ``preset``: those of an earlier run, and what is missing computed now."""
-        count = len(self.scores[preset].pictures)
-        folder = self.folder / f"{preset}-{digest(proto)[:20]}"
-        files = [folder / f"{index}.png" for index in range(count)]
-        if missing := [index for index, file in enumerate(files) if not file.exists()]:
-            self._compute(self.scores[preset], proto, [(index, files[index]) for index in missing])
-        return [np.asarray(cv2.imread(str(file), cv2.IMREAD_GRAYSCALE)) for file in files]
-
-    def _compute(self, score: MeanIoU, proto: onnx.ModelProto, missing: Sequence[tuple[int, Path]]) -> None:
-        missing[0][1].parent.mkdir(exist_ok=True)
-        maps = score.labels(proto, [index for index, _ in missing])
-        for (_, file), labels in zip(missing, maps, strict=True):
-            with replacing(file) as temporary:
+        score, folder = self.scores[preset], self.folder / f"{preset}-{digest(proto)[:20]}"
+        files = [folder / f"{index}.png" for index in range(len(score.pictures))]
+        folder.mkdir(exist_ok=True)
+        missing = [index for index, file in enumerate(files) if not file.exists()]
+        for index, labels in zip(missing, score.labels(proto, missing) if missing else (), strict=True):
+            with replacing(files[index]) as temporary:
                 temporary.write_bytes(cv2.imencode(".png", labels)[1])
+        return [np.asarray(cv2.imread(str(file), cv2.IMREAD_GRAYSCALE)) for file in files]
 
     @property
     def fingerprint(self) -> str:
@@ -116,8 +110,8 @@ def cases(max_drops: Sequence[float], qat: bool) -> list[Case]:
     int8, fp8 = (("tensorrt", Arithmetic(precision)) for precision in ("int8", "fp8"))
     cpu = ("onnxruntime", Arithmetic("int8"))
     plain = [Case("tensorrt", Arithmetic(precision)) for precision in ("fp32", "fp16", "bf16", "int8", "fp8")]
-    mixed = [Case(*one, max_drop) for max_drop in max_drops for one in (int8, cpu, fp8)]
-    tuned = [Case(*one, qat=True) for one in (("tensorrt", Arithmetic("fp32")), int8, cpu)]
+    mixed = [Case(*engine, max_drop) for max_drop in max_drops for engine in (int8, cpu, fp8)]
+    tuned = [Case(*engine, qat=True) for engine in (("tensorrt", Arithmetic("fp32")), int8, cpu)]
     return [*plain, Case(*cpu), *mixed, *(tuned if qat else [])]
 
 
@@ -128,26 +122,25 @@ def source(checkpoint: Checkpoint, street: Path, inputs: int, work: Path) -> Sou
     pictures = calibration_inputs(street, recipe.preprocess, windows_at_scale_1(recipe), inputs)
     table = calibrate(proto, pictures, work / checkpoint.sha256[:20])
     few = [picture for picture, _ in zip(pictures, range(_RANKED), strict=False)]
-    return Source(recipe, proto, table, measure_ranges(proto, (one.pixels for one in few)), Agreement(proto, few))
+    ranges = measure_ranges(proto, (picture.pixels for picture in few))
+    return Source(recipe, proto, table, ranges, Agreement(proto, few))
 
 
 def measured(todo: Sequence[Case], plain: Source, tuned: Source | None, judge: Judge) -> Iterator[Row]:
     """Each case in turn, compared with float32."""
     for case in tqdm(todo, "precisions", disable=None):
         origin = tuned if case.qat and tuned else plain
-        search = _search(case, case.max_drop, origin, judge) if case.max_drop is not None else None
+        search = None
+        if case.max_drop is not None:
+            flavour = flavour_of(case.arithmetic.precision, case.engine)
+            judged = origin.proto, origin.table, flavour, case.max_drop, judge
+            search = find_mix(*judged, rank=origin.agreement, folder=judge.folder / f"mix-{case.max_drop:g}")
         skip = search.skip if search else ()
         graphs = lower_graph(origin.proto, case.arithmetic, case.engine, origin.ranges, origin.table, skip)
         scores = {preset: _score(judge, preset, graphs.portable, plain.proto, origin.proto) for preset in PRESETS}
         about = {"kind": KIND, "case": str(case), "engine": case.engine, "qat": case.qat}
         record = {**about, "bytes": graphs.engine.ByteSize(), "scores": scores}
         yield record | ({"search": asdict(search)} if search else {}), search
-
-
-def _search(case: Case, max_drop: float, origin: Source, judge: Judge) -> Mix:
-    flavour = flavour_of(case.arithmetic.precision, case.engine)
-    folder = judge.folder / f"mix-{max_drop:g}"
-    return find_mix(origin.proto, origin.table, flavour, max_drop, judge, rank=origin.agreement, folder=folder)
 
 
 def _score(
@@ -163,20 +156,31 @@ def _score(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    args = _parser().parse_args(argv)
+    parser = cli.parser("benchmarks.precision", __doc__ or "")
+    parser.add_argument("--ckpt", type=Path, default=DEMO_CHECKPOINT, help="another checkpoint of the demo model")
+    parser.add_argument("--qat", type=Path, metavar="FILE", help="the same, fine-tuned with --qat: adds its rows")
+    number: dict[str, Any] = {"type": cli.positive, "metavar": "N"}
+    parser.add_argument("--scenes", default=12, help="held-out scenes (default: 12)", **number)
+    parser.add_argument("--ms-flip-scenes", default=6, help="also with ms-flip (default: 6)", **number)
+    parser.add_argument("--calib-inputs", default=32, help="training scenes (default: 32)", **number)
+    help = "bounds to search for (default: 0.5)"
+    parser.add_argument("--max-drop", type=float, nargs="*", default=[0.5], metavar="POINTS", help=help)
+    parser.add_argument("--out", type=Path, metavar="NAME", help="write NAME.json, NAME.md and pictures")
+    parser.add_argument("--work", type=Path, metavar="DIR", help="keep tables and label maps there for the next run")
+    args = parser.parse_args(argv)
     checkpoints = [_demo_checkpoint(path) for path in (args.ckpt, args.qat) if path]
     with tempfile.TemporaryDirectory() as temporary:
         work = args.work or Path(temporary)
         work.mkdir(parents=True, exist_ok=True)
         training = range(TRAIN_SEED, TRAIN_SEED + args.calib_inputs)  # calibration sees no held-out scene
         street = scene_files(work / "street", training, SIZE)
-        plain, *tuned = (source(one, street, args.calib_inputs, work) for one in checkpoints)
+        plain, *tuned = (source(checkpoint, street, args.calib_inputs, work) for checkpoint in checkpoints)
         counts = dict(zip(PRESETS, (args.scenes, args.ms_flip_scenes), strict=True))
         judge = Judge({preset: _scorer(plain.recipe, preset, count) for preset, count in counts.items()}, work)
         rows = list(measured(cases(args.max_drop, bool(tuned)), plain, tuned[0] if tuned else None, judge))
     print(sections.text([record for record, _ in rows]))
     if args.out:
-        about = {"scenes": counts, "checkpoints": {one.path.name: one.sha256 for one in checkpoints}}
+        about = {"scenes": counts, "checkpoints": {c.path.name: c.sha256 for c in checkpoints}}
         _write(args.out, rows, about)
     return 0
 
@@ -184,8 +188,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _demo_checkpoint(path: Path) -> Checkpoint:
     """A checkpoint whose classes are those of the drawn scenes."""
     checkpoint = load_checkpoint(path)
-    name, dataset = checkpoint.recipe.name, checkpoint.recipe.dataset
-    if dataset != SCENES:
+    if checkpoint.recipe.dataset != SCENES:
+        name = checkpoint.recipe.name
         raise SettingsError(f"{path} belongs to {name}; here drawn scenes are scored: give a demo model")
     return checkpoint
 
@@ -214,24 +218,6 @@ def head(data: results.Result) -> list[str]:
     scenes = ", ".join(f"{count} {preset}" for preset, count in data["scenes"].items())
     command = f"`{data['machine']['command']}`; held-out scenes of {SIZE[0]}×{SIZE[1]}: {scenes}."
     return ["# Precision on the demo model", command, *sections.section(KIND, data["records"])]
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = cli.parser("benchmarks.precision", __doc__ or "")
-    parser.add_argument("--ckpt", type=Path, default=DEMO_CHECKPOINT, help="another checkpoint of the demo model")
-    parser.add_argument("--qat", type=Path, metavar="FILE", help="the same, fine-tuned with --qat: adds its rows")
-    for option, default, help in (
-        ("--scenes", 12, "held-out scenes"),
-        ("--ms-flip-scenes", 6, "also with ms-flip"),
-        ("--calib-inputs", 32, "training scenes"),
-    ):
-        help = f"{help} (default: {default})"
-        parser.add_argument(option, type=cli.positive, default=default, metavar="N", help=help)
-    help = "bounds to search for (default: 0.5)"
-    parser.add_argument("--max-drop", type=float, nargs="*", default=[0.5], metavar="POINTS", help=help)
-    parser.add_argument("--out", type=Path, metavar="NAME", help="write NAME.json, NAME.md and pictures")
-    parser.add_argument("--work", type=Path, metavar="DIR", help="keep tables and label maps there for the next run")
-    return parser
 
 
 if __name__ == "__main__":

@@ -152,7 +152,10 @@ def _readme(page: Path, files: Sequence[Path], check: bool) -> int:
     if not file.resolve().is_relative_to(folder):
         raise SettingsError(f"{file} lies outside the folder of {page}: a table must come from a committed result")
     try:
-        table = _table(file, file.resolve().relative_to(folder).as_posix())
+        data, name = results.read(file), file.resolve().relative_to(folder).as_posix()
+        machine = f"{data['machine']['processor']}, {data['machine']['cores']} cores in use"
+        about = f"{machine}, {results.dates(data)}; `{name}`."
+        table = "\n\n".join(filter(None, (f"\n<!-- from {name} -->\n{about}", *sections.summary(data)))) + "\n"
     except SettingsError as error:
         if not check:
             raise
@@ -182,14 +185,6 @@ def _split(page: Path) -> tuple[str, str, str]:
     if not begin or not end:
         raise SettingsError(f"{page} has no markers; add the lines {BEGIN} and {END} where the table shall be")
     return before, between, after
-
-
-def _table(source: Path, name: str) -> str:
-    """What stands between the markers of a page beside which the result lies as ``name``."""
-    data = results.read(source)
-    machine = data["machine"]
-    about = f"{machine['processor']}, {machine['cores']} cores in use, {results.dates(data)}; `{name}`."
-    return "\n\n".join(filter(None, (f"\n<!-- from {name} -->\n{about}", *sections.summary(data)))) + "\n"
 
 
 if __name__ == "__main__":

@@ -49,11 +49,7 @@ def result(records: Iterable[Record], gaps: Iterable[Record], **about: Any) -> R
 
 
 def write(path: str | os.PathLike[str], data: Result) -> None:
-    """Write a result whole or not at all.
-
-    Raises:
-        SettingsError: the file cannot be written.
-    """
+    """Write a result whole or not at all; raises what `write_text` raises."""
     write_text(path, json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
@@ -80,10 +76,8 @@ def read(path: str | os.PathLike[str]) -> Result:
     """
     data = load_json(path)
     if data.get("schema") != SCHEMA or not isinstance(data.get("records"), list):
-        raise SettingsError(
-            f"{path} is no result of schema {SCHEMA} (it has {data.get('schema')!r}); "
-            "measure again with python -m benchmarks.suite or python -m benchmarks.latency"
-        )
+        again = "measure again with python -m benchmarks.suite or python -m benchmarks.latency"
+        raise SettingsError(f"{path} is no result of schema {SCHEMA} (it has {data.get('schema')!r}); {again}")
     return data
 
 

@@ -44,12 +44,6 @@ class Case:
     recipe: str = ""
     preset: str = ""
 
-    @property
-    def windows(self) -> int:
-        """How many windows the network sees."""
-        size = (self.image.shape[0], self.image.shape[1])
-        return window_count(test_size(size, self.preprocess), self.inference)
-
 
 @dataclass
 class Entry:
@@ -90,7 +84,7 @@ def measure(case: Case, setups: Sequence[Setup], bounds: dict[str, float] | None
     Raises:
         ImageError: the picture is too small or too narrow for the case's scales.
     """
-    windows = case.windows
+    windows = window_count(test_size((case.image.shape[0], case.image.shape[1]), case.preprocess), case.inference)
     entries, gaps = [], []
     with contextlib.ExitStack() as stack:
         for setup in tqdm(setups, desc="loading", unit="contender", disable=None, leave=False):
@@ -106,19 +100,12 @@ def measure(case: Case, setups: Sequence[Setup], bounds: dict[str, float] | None
         rounds = range(int(case.count_first), case.rounds)
         stats.interleaved([functools.partial(entry.run, case) for entry in timed], rounds, case.name)
     timed = [entry for entry in entries if not entry.refused]
-    about = {"kind": "latency", "case": case.name, "recipe": case.recipe, "preset": case.preset}
-    picture = {"picture": list(case.image.shape[:2]), "inference": case.inference.describe(), "windows": windows}
-    return {
-        **about,
-        **picture,
-        "rounds": case.rounds,
-        "first_counts": case.count_first,
-        "contenders": [_figures(entry, windows) for entry in entries],
-        "ratios": _ratios(timed),
-        "warnings": [f"{entry.setup.name}: {warning}" for entry in timed if (warning := stats.noise(entry.seconds))],
-        "gaps": gaps,
-        "labels_of": oracle,
-    }
+    warnings = [f"{entry.setup.name}: {warning}" for entry in timed if (warning := stats.noise(entry.seconds))]
+    about: Record = {"kind": "latency", "case": case.name, "recipe": case.recipe, "preset": case.preset}
+    about |= {"picture": list(case.image.shape[:2]), "inference": case.inference.describe(), "windows": windows}
+    about |= {"rounds": case.rounds, "first_counts": case.count_first}
+    about |= {"contenders": [_figures(entry, windows) for entry in entries], "ratios": _ratios(timed)}
+    return about | {"warnings": warnings, "gaps": gaps, "labels_of": oracle}
 
 
 def _check(case: Case, entries: Sequence[Entry]) -> str:
@@ -164,17 +151,11 @@ def _figures(entry: Entry, windows: int) -> Record:
     if entry.refused:
         return about
     figures = stats.spread(entry.seconds)
-    return {
-        **about,
-        "seconds": entry.seconds,
-        "cores_busy": float(np.median([run.cpu / run.seconds for run in entry.runs])),
-        "summary": asdict(figures),
-        "images_per_s": 1 / figures.p50,
-        "windows_per_s": windows / figures.p50,
-        "stages": _stages(entry.runs),
-        "memory": _memory([run for run in (entry.first, *entry.runs) if run]),
-        "energy_j": _energy(entry.runs),
-    }
+    cores_busy = float(np.median([run.cpu / run.seconds for run in entry.runs]))
+    memory = _memory([run for run in (entry.first, *entry.runs) if run])
+    about |= {"seconds": entry.seconds, "cores_busy": cores_busy, "summary": asdict(figures)}
+    about |= {"images_per_s": 1 / figures.p50, "windows_per_s": windows / figures.p50}
+    return about | {"stages": _stages(entry.runs), "memory": memory, "energy_j": _energy(entry.runs)}
 
 
 def _stages(runs: Sequence[Run]) -> dict[str, float]:

@@ -100,7 +100,10 @@ class Workshop:
                 continue
             try:
                 if not out.is_dir():
-                    options = PrecisionOptions(precision, calib=self._calibration(recipe))
+                    # Typical pictures: scenes for the demo model, photographs for synthetic weights.
+                    scenes = self.folder / "scenes", _CALIBRATION_SCENES, (256, 512)
+                    calibration = scene_files(*scenes) if recipe == DEMO else PICTURES
+                    options = PrecisionOptions(precision, calib=calibration)
                     checkpoint = self.checkpoint(recipe)
                     build(checkpoint, out, recipe=recipe, engine=EngineOptions("onnxruntime"), precision=options)
                 bundles.append(out)
@@ -109,12 +112,6 @@ class Workshop:
         if not bundles:
             raise SettingsError(f"no bundle of {recipe} could be built")
         return bundles
-
-    def _calibration(self, recipe: str) -> Path:
-        """Typical pictures: scenes for the demo model, the built-in photographs for synthetic weights."""
-        if recipe != DEMO:
-            return PICTURES
-        return scene_files(self.folder / "scenes", _CALIBRATION_SCENES, (256, 512))
 
     def command_line(self, name: str, part: Part) -> list[str]:
         """Arguments of the part's command; bundles and checkpoint are made where they are missing."""
@@ -130,11 +127,21 @@ class Workshop:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    arguments = _parser().parse_args(argv)
+    parser = cli.parser("benchmarks.suite", _DESCRIPTION, "parts:\n  " + "\n  ".join(PARTS))
+    parser.add_argument("--parts", nargs="+", metavar="NAME", help="only parts whose name holds one of these words")
+    parser.add_argument("--rounds", type=cli.positive, help="this many rounds everywhere (default: the case's own)")
+    parser.add_argument("--work", type=Path, metavar="DIR", help="keep checkpoints and bundles here and use them again")
+    parser.add_argument("--reference", type=Path, metavar="PATH", help="a checkout of the public reference, as a peer")
+    parser.add_argument("--resume", action="store_true", help="keep the parts that --out already has")
+    command.add_common(parser, out_needed=True)
+    arguments = parser.parse_args(argv)
+    parts = arguments.parts or [""]
+    if unknown := [part for part in parts if not any(part in name for name in PARTS)]:
+        raise SettingsError(f"--parts {' '.join(unknown)}: no part is called so; there are: {', '.join(PARTS)}")
+    chosen = [name for name in PARTS if any(part in name for part in parts)]
     with tempfile.TemporaryDirectory() as temporary:
         workshop = Workshop(arguments.work or Path(temporary), [])
         workshop.folder.mkdir(parents=True, exist_ok=True)
-        chosen = _chosen(arguments.parts or [""])
         records = _kept(arguments, chosen)
         fresh = [name for name in chosen if not any(record["part"] == name for record in records)]
         if records:  # gaps of parts that are measured now would be found again
@@ -147,24 +154,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     command.print_gaps(workshop.gaps)
     print(f"written: {arguments.out} ({len(records)} records, {len(workshop.gaps)} gaps)")
     return cli.ERROR if not records else 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = cli.parser("benchmarks.suite", _DESCRIPTION, "parts:\n  " + "\n  ".join(PARTS))
-    parser.add_argument("--parts", nargs="+", metavar="NAME", help="only parts whose name holds one of these words")
-    parser.add_argument("--rounds", type=cli.positive, help="this many rounds everywhere (default: the case's own)")
-    parser.add_argument("--work", type=Path, metavar="DIR", help="keep checkpoints and bundles here and use them again")
-    parser.add_argument("--reference", type=Path, metavar="PATH", help="a checkout of the public reference, as a peer")
-    parser.add_argument("--resume", action="store_true", help="keep the parts that --out already has")
-    command.add_common(parser, out_needed=True)
-    return parser
-
-
-def _chosen(words: Sequence[str]) -> list[str]:
-    """The parts whose name holds one of ``words``; a word that is in no name is an error."""
-    if unknown := [word for word in words if not any(word in name for name in PARTS)]:
-        raise SettingsError(f"--parts {' '.join(unknown)}: no part is called so; there are: {', '.join(PARTS)}")
-    return [name for name in PARTS if any(word in name for word in words)]
 
 
 def _kept(arguments: argparse.Namespace, chosen: Sequence[str]) -> list[results.Record]:

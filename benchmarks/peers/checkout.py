@@ -38,9 +38,8 @@ def load(setup: Setup) -> CheckoutRunner:
     if not (root / "ssseg" / "modules").is_dir():
         raise Missing(f"{root} is no checkout of SSSegmentation: it has no ssseg/modules")
     if not (root / "ssseg" / "configs" / "isnet").is_dir():
-        raise Missing(
-            f"{root} has no ssseg/configs/isnet: the package on PyPI leaves the configs out; take the repository"
-        )
+        why = "the package on PyPI leaves the configs out; take the repository"
+        raise Missing(f"{root} has no ssseg/configs/isnet: {why}")
     torch.set_num_threads(setup.threads)
     checkpoint = setup.checkpoint()
     try:

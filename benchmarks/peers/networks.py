@@ -16,7 +16,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,6 @@ from isnet_trt.recipes import Recipe
 from isnet_trt.training.checkpoint import Checkpoint, load_model
 from isnet_trt.training.model import inference_form
 
-M = TypeVar("M", bound=nn.Module)
 _SAMPLE = (2, 3, 73, 105)
 """Input that the exporter traces the network with; every size but the channels stays free."""
 
@@ -36,11 +35,6 @@ _SAMPLE = (2, 3, 73, 105)
 def device() -> str:
     """``cuda`` where torch has one, else ``cpu``."""
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def channels_last(model: M) -> M:
-    """``model`` with its convolution weights in the layout that channels-last inputs want."""
-    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def on_device(model: Network, dtype: torch.dtype = torch.float32) -> Network:
@@ -54,7 +48,8 @@ def on_device(model: Network, dtype: torch.dtype = torch.float32) -> Network:
 
 def folded(checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> nn.Module:
     """The network with batch-norm folded and contexts collapsed, channels last, on a GPU if torch has one."""
-    return channels_last(inference_form(load_model(checkpoint)).to(device(), dtype))
+    model = inference_form(load_model(checkpoint)).to(device(), dtype)
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def _library(module: str, package: str) -> Any:

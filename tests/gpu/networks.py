@@ -100,12 +100,11 @@ class Torch(Network):
     no_graph = "PyTorch allocates while it runs"
 
     def __init__(self, model: Any, classes: int, stride: int, dtype: str, device: str = "cuda") -> None:
-        from benchmarks.peers.networks import channels_last
         from isnet_trt.training.model import inference_form
 
         super().__init__(classes, stride)
         self.dtype, self.device = getattr(torch, dtype), device
-        self.model = channels_last(inference_form(model).to(device, self.dtype))
+        self.model = inference_form(model).to(device, self.dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.description = f"PyTorch {torch.__version__}, {dtype}"
 
     def logits(self, source: torch.Tensor) -> torch.Tensor:
