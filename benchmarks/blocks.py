@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper
 
 from benchmarks import stats
-from benchmarks.sessions import open_session
+from benchmarks.peers.networks import open_session
 from isnet_trt.errors import SettingsError
 from isnet_trt.export.functions import DOMAIN
 from isnet_trt.export.graph import block_outputs
@@ -60,7 +60,10 @@ class Network:
     """
 
     def __init__(self, path: Path, size: Size) -> None:
-        self.proto = _inlined(path)
+        self.proto = onnx.load(str(path))
+        if self.proto.functions:  # all but the two context operations in line
+            opaque = [(f.domain, f.name) for f in self.proto.functions if (f.domain, f.name) in (_POOL, _ATTENTION)]
+            self.proto = onnx.inliner.inline_selected_functions(self.proto, opaque, exclude=True)
         self.nodes = list(self.proto.graph.node)
         self.quantised = any(node.op_type == "QuantizeLinear" for node in self.nodes)
         self._input = self.proto.graph.input[0].name
@@ -199,13 +202,6 @@ def _described(name: str, values: Values) -> onnx.ValueInfoProto:
         return onnx.ValueInfoProto(name=name)
     value = values[name]
     return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
-
-
-def _inlined(path: Path) -> onnx.ModelProto:
-    """The model with every function but the two context operations in line."""
-    proto = onnx.load(str(path))
-    kept = [(f.domain, f.name) for f in proto.functions if (f.domain, f.name) in (_POOL, _ATTENTION)]
-    return onnx.inliner.inline_selected_functions(proto, kept, exclude=True) if proto.functions else proto
 
 
 def operations(node: NodeProto, shapes: Shapes) -> float:

@@ -64,19 +64,14 @@ def finish(records: Sequence[results.Record], gaps: Gaps, out: Path | None, meas
     """
     if records:
         print(sections.text(records), end="\n\n")
-    print_gaps(gaps)
+    for gap in gaps:
+        print(f"not measured: {gap['what']}: {gap['why']}", file=sys.stderr)
     if out:
         results.write(out, results.result(records, gaps))
     if not (bool(records) if measured is None else measured):
         return cli.ERROR
     refused = any(c["status"] != "timed" for record in records for c in record.get("contenders", ()))
     return cli.FAILED if gaps or refused else 0
-
-
-def print_gaps(gaps: Gaps) -> None:
-    """Name on stderr what was not measured, and why."""
-    for gap in gaps:
-        print(f"not measured: {gap['what']}: {gap['why']}", file=sys.stderr)
 
 
 def pictures(

@@ -41,10 +41,7 @@ SAME = 0.9
 ties: PyTorch's float16 has 0.964 of its own float32's there, its bfloat16 0.884, and two roundings differ more."""
 FLOAT = 4
 """Bytes of an engine's input and output values."""
-MODELS = {
-    "ADE": ("isnet_resnet50os8_ade20k", "default"),
-    "Cityscapes": ("isnet_resnet50os8_cityscapes", "ms-flip"),
-}
+MODELS = {"ADE": ("isnet_resnet50os8_ade20k", "default"), "Cityscapes": ("isnet_resnet50os8_cityscapes", "ms-flip")}
 """Case -> recipe and preset: whole 512x683, and 262 windows of 512x1024."""
 Row = dict[str, Any]
 
@@ -106,21 +103,16 @@ def speed(bench: Bench, name: str) -> Iterator[Row]:
     """NAME at the sizes of the published models, beside its floor."""
     family = FAMILIES[name]
     dtypes = [dtype for dtype in TIMED if dtype in family.dtypes] or list(family.dtypes)
+    variant, on_gpu = bench.target.variants()[0], bench.target.device == "cuda"
+    cache = getattr(torch.cuda.get_device_properties(0), "L2_cache_size", 50 << 20) if on_gpu else 0
     for case in family.real:
         for dtype in dtypes[: 1 if bench.quick else None]:
-            trials = _trials(bench, family, case, dtype)
+            trials = [family.trial(variant, case, dtype, bench.target.seed)]
+            # Enough input sets that none is still in the level-2 cache when its turn comes again.
+            seeds = range(1, gpu_timing.sets(int(trials[0].cost.bytes), cache))
+            trials += [family.trial(variant, case, dtype, bench.target.seed + number) for number in seeds]
             spread = gpu_timing.seconds(lambda number, trials=trials: trials[number % len(trials)].launch())  # type: ignore[misc]
             yield {"case": case.label, "type": dtype, **beside_floor(spread, trials[0].cost, bench.card)}
-
-
-def _trials(bench: Bench, family: Any, case: Any, dtype: str) -> list[Any]:
-    """Enough input sets that none is still in the level-2 cache when its turn comes again."""
-    variant = bench.target.variants()[0]
-    first = family.trial(variant, case, dtype, bench.target.seed)
-    on_gpu = bench.target.device == "cuda"
-    cache = getattr(torch.cuda.get_device_properties(0), "L2_cache_size", 50 << 20) if on_gpu else 0
-    count = gpu_timing.sets(int(first.cost.bytes), cache)
-    return [first, *(family.trial(variant, case, dtype, bench.target.seed + i) for i in range(1, count))]
 
 
 def beside_floor(spread: stats.Spread, least: Cost | None, card: Card) -> Row:

@@ -37,10 +37,6 @@ _ABOUT = {
 AXES = tuple(_ABOUT)
 
 
-Points = dict[int, Callable[[], object]]
-"""The work at each value of what grows."""
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     parser = cli.parser("benchmarks.growth", _DESCRIPTION)
@@ -66,15 +62,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 def series(axis: str, segmenter: Segmenter, threads: int) -> Iterator[tuple[int, Callable[[], object]]]:
     """Values of ``axis``, the smallest first, each with the work there."""
 
+    def random(count: int, size: Size) -> np.ndarray:
+        return np.random.default_rng(0).standard_normal((count, 3, *size), dtype=np.float32)
+
     def score(size: Size, inference: Inference) -> Callable[[], object]:
-        return functools.partial(segmenter.score, _random(1, size), size, inference)
+        return functools.partial(segmenter.score, random(1, size), size, inference)
+
+    def merge(classes: int) -> Callable[[], object]:
+        work = postprocess.Work(f"{classes} classes", classes, (512, 683), Inference())
+        scores = postprocess.synthetic_scores(work)
+        return lambda: postprocess.ours(work, postprocess.copied(scores), threads)
 
     if axis == "pixels":
-        yield from ((h * w, functools.partial(segmenter.logits, _random(1, (h, w)))) for h, w in SIZES)
+        yield from ((h * w, functools.partial(segmenter.logits, random(1, (h, w)))) for h, w in SIZES)
     elif axis == "batch":
-        yield from ((n, functools.partial(segmenter.logits, _random(n, (128, 256)))) for n in COUNTS)
+        yield from ((n, functools.partial(segmenter.logits, random(n, (128, 256)))) for n in COUNTS)
     elif axis == "classes":
-        yield from ((classes, _merging(classes, threads)) for classes in CLASSES)
+        yield from ((classes, merge(classes)) for classes in CLASSES)
     elif axis == "windows":
         slide = Inference("slide", (128, 256), (128, 256))
         yield from ((n, score((128, 256 * n), slide)) for n in COUNTS)
@@ -82,18 +86,8 @@ def series(axis: str, segmenter: Segmenter, threads: int) -> Iterator[tuple[int,
         yield from ((n, score((160, 256), Inference(scales=(1.0,) * n))) for n in COUNTS)
 
 
-def _random(count: int, size: Size) -> np.ndarray:
-    return np.random.default_rng(0).standard_normal((count, 3, *size), dtype=np.float32)
-
-
-def _merging(classes: int, threads: int) -> Callable[[], object]:
-    work = postprocess.Work(f"{classes} classes", classes, (512, 683), Inference())
-    scores = postprocess.synthetic_scores(work)
-    return lambda: postprocess.ours(work, postprocess.copied(scores), threads)
-
-
-def measure(axis: str, points: Points, rounds: int) -> results.Record:
-    """The growth record: the least seconds of interleaved rounds at each point, the first left out, and the fit."""
+def measure(axis: str, points: dict[int, Callable[[], object]], rounds: int) -> results.Record:
+    """The growth record: least seconds at each value of ``axis``, the first of the interleaved rounds left out; fit."""
     case, expected, why = _ABOUT[axis]
     runs = [functools.partial(stats.seconds, work) for work in points.values()]
     samples = stats.interleaved(runs, range(rounds + 1), case)

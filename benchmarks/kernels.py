@@ -6,11 +6,10 @@ shown by ``make test-gpu``. Records have the layout of that suite (kind ``gpu_ch
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -55,31 +54,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen = {name: call for name, call in every.items() if any(part in name for part in arguments.only or [""])}
     if not chosen:
         raise SettingsError(f"--only {' '.join(arguments.only)}: no name holds it; there are {', '.join(every)}")
-    with tempfile.TemporaryDirectory() as temporary:
-        records = run(chosen, arguments, arguments.work or Path(temporary))
-    return cli.FAILED if any(record["status"] != "passed" for record in records) else 0
-
-
-def run(chosen: Mapping[str, Measurement], arguments: argparse.Namespace, folder: Path) -> list[Row]:
-    """Measure and print; every record is written as it comes.
-
-    Raises:
-        EngineUnavailable: there is no GPU.
-    """
     gpu, reason = probe_gpu()
     if gpu is None:
         raise EngineUnavailable(f"kernels are timed on an NVIDIA GPU: {reason}")
     start = time.monotonic()
     rates = gpu_stages.measure_rates(arguments.quick)
     numbers = {name: value for name, value in rates.items() if isinstance(value, float)}
-    card = Card(gpu.name, numbers["copy"], numbers["matrix fp16"], numbers["matrix fp32"])
-    bench = Bench(Target(folder.resolve(), arguments.quick, arguments.seed), arguments.quick, card, numbers)
     records = [record("rates", "matrix and copy rates of this card", time.monotonic() - start, figures=numbers)]
     write(arguments.out, records)
-    for name, call in chosen.items():
-        records.append(measure(name, call, bench))
-        write(arguments.out, records)
-    return records
+    card = Card(gpu.name, numbers["copy"], numbers["matrix fp16"], numbers["matrix fp32"])
+    with tempfile.TemporaryDirectory() as temporary:
+        target = Target((arguments.work or Path(temporary)).resolve(), arguments.quick, arguments.seed)
+        bench = Bench(target, arguments.quick, card, numbers)
+        for name, call in chosen.items():
+            records.append(measure(name, call, bench))
+            write(arguments.out, records)  # each as it comes: a run cut short keeps what it has
+    return cli.FAILED if any(row["status"] != "passed" for row in records) else 0
 
 
 def measure(name: str, call: Measurement, bench: Bench) -> Row:
@@ -87,7 +77,9 @@ def measure(name: str, call: Measurement, bench: Bench) -> Row:
     bench.missed, start = [], time.monotonic()
     try:
         rows = list(call(bench))
-        row = record(name, _title(call) or name, time.monotonic() - start, rows, "; ".join(bench.missed))
+        function, options = (call.func, call.keywords) if isinstance(call, partial) else (call, {})
+        title = (function.__doc__ or name).partition("\n")[0].replace("NAME", str(options.get("name")))
+        row = record(name, title, time.monotonic() - start, rows, "; ".join(bench.missed))
     except Exception as error:  # such as kernels that do not compile: the others are still timed
         row = record(name, name, 0.0, why=f"{type(error).__name__}: {error}")
     print(f"\n{name}  {row['why']}")
@@ -122,12 +114,6 @@ def measurements(bundles: Sequence[Path] = ()) -> dict[str, Measurement]:
     for kind, work in {"stages": gpu_stages.stage_times, "whole": gpu_stages.whole, "peers": gpu_stages.peers}.items():
         calls |= {f"{kind}.{name}": partial(work, name=name) for name in gpu_stages.MODELS}
     return calls | {f"bundle.{folder.name}": partial(gpu_stages.bundle, folder=folder) for folder in bundles}
-
-
-def _title(call: Measurement) -> str:
-    """The first line of the function's documentation, with its argument for NAME."""
-    function, options = (call.func, call.keywords) if isinstance(call, partial) else (call, {})
-    return (function.__doc__ or "").partition("\n")[0].replace("NAME", str(options.get("name", "")))
 
 
 if __name__ == "__main__":

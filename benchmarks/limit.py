@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -16,7 +17,7 @@ from onnx import numpy_helper
 
 from benchmarks import command, results, stats
 from benchmarks.blocks import Network
-from benchmarks.sessions import open_session
+from benchmarks.peers.networks import open_session
 from isnet_trt import Segmenter, cli
 from isnet_trt.bundle import ONNX, Bundle
 from isnet_trt.engines.onnxruntime import LIBRARY
@@ -147,26 +148,15 @@ def measure_rates(threads: int, repeats: int = REPEATS) -> Rates:
     int8: dict[str, float] = {}
     for name, (channels, side) in _KERNELS.items():
         for rates, quantised in ((fp32, False), (int8, True)):
-            rate = _convolution_rate(channels, side, quantised, threads, repeats)
-            rates[f"ONNX Runtime {name} convolution"] = rate
-    return Rates(fp32, int8, _memory(repeats))
-
-
-def _convolution_rate(channels: int, side: int, quantised: bool, threads: int, repeats: int) -> float:
-    session = open_session(_convolution(channels, side, quantised), threads)
-    x = np.random.default_rng(0).standard_normal((1, channels, _POSITIONS, _POSITIONS), dtype=np.float32)
-    operations = 2.0 * _POSITIONS**2 * channels**2 * side**2
-    return operations / _least(lambda: session.run(None, {"x": x}), repeats)
-
-
-def _memory(repeats: int) -> dict[str, float]:
-    """Copy and sum of arrays far larger than any cache (J. McCalpin's STREAM counts the same way)."""
-    a, b, c = (torch.ones(48 * 2**20) for _ in range(3))
+            session = open_session(_convolution(channels, side, quantised), threads)
+            x = np.random.default_rng(0).standard_normal((1, channels, _POSITIONS, _POSITIONS), dtype=np.float32)
+            least = _least(functools.partial(session.run, None, {"x": x}), repeats)
+            rates[f"ONNX Runtime {name} convolution"] = 2.0 * _POSITIONS**2 * channels**2 * side**2 / least
+    # Copy and sum of arrays far larger than any cache (J. McCalpin's STREAM counts the same way).
+    a, b, out = (torch.ones(48 * 2**20) for _ in range(3))
     size = a.numel() * 4
-    return {
-        "copy": 2 * size / _least(lambda: b.copy_(a), repeats),
-        "add": 3 * size / _least(lambda: torch.add(a, b, out=c), repeats),
-    }
+    copy, add = _least(lambda: b.copy_(a), repeats), _least(lambda: torch.add(a, b, out=out), repeats)
+    return Rates(fp32, int8, {"copy": 2 * size / copy, "add": 3 * size / add})
 
 
 def _least(work: Callable[[], object], repeats: int) -> float:

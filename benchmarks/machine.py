@@ -40,10 +40,13 @@ def describe() -> dict[str, object]:
 
     Only what has a bearing on a figure: no host name, no user, no path of this machine.
     """
+    frequency = psutil.cpu_freq()
+    largest = f" (largest {frequency.max:.0f})" if frequency and frequency.max else ""
+    clock = f"{frequency.current:.0f} MHz{largest}" if frequency else UNKNOWN
     return {
         "processor": _processor(),
         "cores": usable_cores(),
-        "clock": _clock(),
+        "clock": clock,
         "governor": _read(_CPU / "cpu0/cpufreq/scaling_governor") or UNKNOWN,
         "numa_nodes": len(list(Path("/sys/devices/system/node").glob("node[0-9]*"))) or 1,
         "cpus_allowed": _allowed("Cpus"),
@@ -69,13 +72,6 @@ def command() -> str:
 def _processor() -> str:
     names = re.findall(r"^model name\s*: (.+)$", _read(Path("/proc/cpuinfo")), re.MULTILINE)
     return f"{names[0]} ({len(names)} cores)" if names else platform.processor()
-
-
-def _clock() -> str:
-    frequency = psutil.cpu_freq()
-    if frequency is None:
-        return UNKNOWN
-    return f"{frequency.current:.0f} MHz" + (f" (largest {frequency.max:.0f})" if frequency.max else "")
 
 
 def _allowed(what: str) -> str:
@@ -152,8 +148,3 @@ def _rapl_energy() -> float | None:
         with contextlib.suppress(OSError, ValueError):
             joules.append(int(counter.read_text("ascii")) / 1e6)
     return sum(joules) if joules else None
-
-
-def energy_spent(before: dict[str, float], after: dict[str, float]) -> dict[str, float]:
-    """Joules between two readings; a counter that wrapped around in between is left out."""
-    return {name: after[name] - before[name] for name in before if after.get(name, 0.0) >= before[name]}

@@ -142,20 +142,17 @@ def ours(work: Work, scores: Scores, threads: int) -> NDArray[np.unsignedinteger
 @torch.inference_mode()
 def theirs(work: Work, scores: Scores) -> NDArray[np.int64]:
     """Labels as the reference evaluation makes them, each pass's volume kept whole."""
-    logits = {_seen(window): torch.from_numpy(values)[None] for window, values in scores}
-    volumes = []
+    logits, volumes = {}, []
+    for window, values in scores:
+        # A mirrored pass is queued from the left of the mirrored picture.
+        left = window.of.size[1] - window.right if window.of.mirrored else window.left
+        logits[window.of.index, window.top, left] = torch.from_numpy(values)[None]
     for step in work.plan.passes:
         queue = iter(sorted(key for key in logits if key[0] == step.index))
         blank = torch.zeros(1, 1, 1, 1).expand(1, 3, *step.size)
         volume = evaluation.pass_scores(lambda _, queue=queue: logits[next(queue)], blank, work.inference)  # type: ignore[misc]
         volumes.append(evaluation.unmirrored(volume, ()) if step.mirrored else volume)
     return evaluation.merged(volumes, work.size).argmax(0).numpy()
-
-
-def _seen(window: Window) -> tuple[int, int, int]:
-    """(pass, top, left) of a window in the picture as the network sees it, mirrored or not."""
-    left = window.of.size[1] - window.right if window.of.mirrored else window.left
-    return window.of.index, window.top, left
 
 
 def _memory(side: str, work: Work, threads: int) -> int | None:

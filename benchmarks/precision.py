@@ -176,7 +176,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         street = scene_files(work / "street", training, SIZE)
         plain, *tuned = (source(checkpoint, street, args.calib_inputs, work) for checkpoint in checkpoints)
         counts = dict(zip(PRESETS, (args.scenes, args.ms_flip_scenes), strict=True))
-        judge = Judge({preset: _scorer(plain.recipe, preset, count) for preset, count in counts.items()}, work)
+        drawn = DrawnScenes(size=SIZE)
+        scenes = [(image[..., ::-1], truth) for image, truth in map(drawn.__getitem__, range(max(counts.values())))]
+        scores = {p: MeanIoU(plain.recipe, scenes[:count], plain.recipe.preset(p)) for p, count in counts.items()}
+        judge = Judge(scores, work)
         rows = list(measured(cases(args.max_drop, bool(tuned)), plain, tuned[0] if tuned else None, judge))
     print(sections.text([record for record, _ in rows]))
     if args.out:
@@ -192,12 +195,6 @@ def _demo_checkpoint(path: Path) -> Checkpoint:
         name = checkpoint.recipe.name
         raise SettingsError(f"{path} belongs to {name}; here drawn scenes are scored: give a demo model")
     return checkpoint
-
-
-def _scorer(recipe: Recipe, preset: str, count: int) -> MeanIoU:
-    drawn = DrawnScenes(count, SIZE)
-    scenes = [(image[..., ::-1], truth) for image, truth in (drawn[index] for index in range(count))]
-    return MeanIoU(recipe, scenes, recipe.preset(preset))
 
 
 def _write(out: Path, rows: Sequence[Row], about: dict[str, Any]) -> None:

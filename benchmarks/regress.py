@@ -51,18 +51,19 @@ class Change:
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure with the interval it may lie in."""
+    """A figure with the interval it may lie in.
+
+    ``portable``: it means the same on another machine; ``noisy``: its rounds say that the machine was busy; ``few``:
+    there are too few rounds to say so.
+    """
 
     value: float
     low: float
     high: float
     text: str
     portable: bool = True
-    """It means the same on another machine."""
     noisy: bool = False
-    """Its rounds say that the machine was busy."""
     few: bool = False
-    """There are too few rounds to say so."""
 
 
 Measures = tuple[Figure, ...]

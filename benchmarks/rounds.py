@@ -57,11 +57,6 @@ class Entry:
     agreement: dict[str, float] = field(default_factory=dict)
 
     @property
-    def setup(self) -> Setup:
-        """What it was loaded from."""
-        return self.contender.setup
-
-    @property
     def seconds(self) -> list[float]:
         """Wall seconds of its timed runs."""
         return [run.seconds for run in self.runs]
@@ -100,7 +95,7 @@ def measure(case: Case, setups: Sequence[Setup], bounds: dict[str, float] | None
         rounds = range(int(case.count_first), case.rounds)
         stats.interleaved([functools.partial(entry.run, case) for entry in timed], rounds, case.name)
     timed = [entry for entry in entries if not entry.refused]
-    warnings = [f"{entry.setup.name}: {warning}" for entry in timed if (warning := stats.noise(entry.seconds))]
+    warnings = [f"{e.contender.setup.name}: {warning}" for e in timed if (warning := stats.noise(e.seconds))]
     about: Record = {"kind": "latency", "case": case.name, "recipe": case.recipe, "preset": case.preset}
     about |= {"picture": list(case.image.shape[:2]), "inference": case.inference.describe(), "windows": windows}
     about |= {"rounds": case.rounds, "first_counts": case.count_first}
@@ -110,7 +105,7 @@ def measure(case: Case, setups: Sequence[Setup], bounds: dict[str, float] | None
 
 def _check(case: Case, entries: Sequence[Entry]) -> str:
     """The first run of each, the oracle's before the others'; the name of the one whose labels the others need."""
-    order = sorted(entries, key=lambda entry: entry.setup.kind != ORACLE)
+    order = sorted(entries, key=lambda entry: entry.contender.setup.kind != ORACLE)
     oracle: Run | None = None
     name = ""
     for entry in tqdm(order, desc=f"{case.name}: same labels?", unit="contender", disable=None, leave=False):
@@ -123,7 +118,7 @@ def _check(case: Case, entries: Sequence[Entry]) -> str:
             entry.refused = f"failed: {error}"
             continue
         if oracle is None:
-            oracle, name = entry.first, entry.setup.name
+            oracle, name = entry.first, entry.contender.setup.name
         entry.agreement = agreement(entry.first.labels, oracle.labels, oracle.clear)
         if entry.agreement["clear"] < entry.least:
             share = 100 * entry.agreement["clear"]
@@ -145,7 +140,7 @@ def agreement(labels: NDArray[Any], expected: NDArray[Any], clear: NDArray[np.bo
 
 
 def _figures(entry: Entry, windows: int) -> Record:
-    setup, status = entry.setup, "refused" if entry.refused else "timed"
+    setup, status = entry.contender.setup, "refused" if entry.refused else "timed"
     about: Record = {"name": setup.name, "kind": setup.kind, "description": entry.contender.description}
     about |= {"threads": setup.threads, "agreement": entry.agreement, "status": status, "why": entry.refused}
     if entry.refused:
@@ -155,7 +150,9 @@ def _figures(entry: Entry, windows: int) -> Record:
     memory = _memory([run for run in (entry.first, *entry.runs) if run])
     about |= {"seconds": entry.seconds, "cores_busy": cores_busy, "summary": asdict(figures)}
     about |= {"images_per_s": 1 / figures.p50, "windows_per_s": windows / figures.p50}
-    return about | {"stages": _stages(entry.runs), "memory": memory, "energy_j": _energy(entry.runs)}
+    counters = sorted(set.intersection(*(set(run.energy) for run in entry.runs)))  # those read in every round
+    energy = {name: float(np.median([run.energy[name] for run in entry.runs])) for name in counters}
+    return about | {"stages": _stages(entry.runs), "memory": memory, "energy_j": energy}
 
 
 def _stages(runs: Sequence[Run]) -> dict[str, float]:
@@ -176,18 +173,12 @@ def _memory(runs: Sequence[Run]) -> dict[str, int | None]:
     return {"loaded": loaded, "peak": peak, "beyond": beyond, "device": device}
 
 
-def _energy(runs: Sequence[Run]) -> dict[str, float]:
-    """Median joules per picture of each counter that could be read in every round."""
-    names = set.intersection(*(set(run.energy) for run in runs))
-    return {name: float(np.median([run.energy[name] for run in runs])) for name in sorted(names)}
-
-
 def _ratios(timed: Sequence[Entry]) -> list[Record]:
     """How many times faster each bundle is than every other contender; one bundle against the next as well."""
     rows = []
-    bundles = [entry for entry in timed if entry.setup.kind == "bundle"]
+    bundles = [entry for entry in timed if entry.contender.setup.kind == "bundle"]
     for number, bundle in enumerate(bundles):
-        for other in (*bundles[:number], *(entry for entry in timed if entry.setup.kind != "bundle")):
+        for other in (*bundles[:number], *(entry for entry in timed if entry.contender.setup.kind != "bundle")):
             ratio = stats.ratios(other.seconds, bundle.seconds)
-            rows.append({"of": bundle.setup.name, "over": other.setup.name, **asdict(ratio)})
+            rows.append({"of": bundle.contender.setup.name, "over": other.contender.setup.name, **asdict(ratio)})
     return rows

@@ -151,7 +151,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             records += _measure(name, workshop, arguments)
             records.sort(key=lambda record: [*PARTS, record["part"]].index(record["part"]))
             results.write(arguments.out, results.result(records, workshop.gaps))
-    command.print_gaps(workshop.gaps)
+    for gap in workshop.gaps:
+        print(f"not measured: {gap['what']}: {gap['why']}", file=sys.stderr)
     print(f"written: {arguments.out} ({len(records)} records, {len(workshop.gaps)} gaps)")
     return cli.ERROR if not records else 0
 
@@ -176,26 +177,22 @@ def _kept(arguments: argparse.Namespace, chosen: Sequence[str]) -> list[results.
 
 def _measure(name: str, workshop: Workshop, arguments: argparse.Namespace) -> list[results.Record]:
     """The records of a part; its gaps go to the workshop's."""
-    start = time.perf_counter()
-    try:
-        records = _run(name, workshop, arguments) if PARTS[name].command else [_extrapolated(arguments.out)]
-    except IsnetError as error:
-        workshop.gaps.append(results.gap(name, str(error)))
-        return []
-    tqdm.write(f"[{name}: {time.perf_counter() - start:.0f} s]\n")
-    return [{**record, "part": name, "date": results.now()} for record in records]
-
-
-def _run(name: str, workshop: Workshop, arguments: argparse.Namespace) -> list[results.Record]:
-    part, out = PARTS[name], workshop.folder / "part.json"
+    part, out, start = PARTS[name], workshop.folder / "part.json", time.perf_counter()
     options = ["--threads", str(arguments.threads), "--out", str(out)]
     options += ["--rounds", str(arguments.rounds)] if arguments.rounds and part.command != "accuracy" else []
     options += ["--reference", str(arguments.reference)] if arguments.reference and part.command == "latency" else []
-    importlib.import_module(f"benchmarks.{part.command}").main([*workshop.command_line(name, part), *options])
-    data = results.read(out)
+    try:
+        if part.command:
+            importlib.import_module(f"benchmarks.{part.command}").main([*workshop.command_line(name, part), *options])
+        data = results.read(out) if part.command else {"records": [_extrapolated(arguments.out)], "gaps": []}
+    except IsnetError as error:
+        workshop.gaps.append(results.gap(name, str(error)))
+        return []
     gaps = ((gap["what"].removeprefix(f"{name}: "), gap["why"]) for gap in data["gaps"])
-    workshop.gaps += [results.gap(f"{name}: {what}", why) for what, why in gaps]
-    return [{key: value for key, value in record.items() if key != "gaps"} for record in data["records"]]
+    workshop.gaps += [results.gap(f"{name}: {subject}", why) for subject, why in gaps]
+    tqdm.write(f"[{name}: {time.perf_counter() - start:.0f} s]\n")
+    about = {"part": name, "date": results.now()}
+    return [{key: value for key, value in record.items() if key != "gaps"} | about for record in data["records"]]
 
 
 def _extrapolated(out: Path) -> results.Record:

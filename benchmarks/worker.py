@@ -113,7 +113,8 @@ def _run(image: NDArray[np.uint8], inference: Inference, clear: bool) -> Run:
     energy, start, cpu = machine.energy(), time.perf_counter(), time.process_time()
     output = runner.run(image, inference)
     seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
-    joules = machine.energy_spent(energy, machine.energy())
+    after = machine.energy()  # a counter that wrapped around in between is left out
+    joules = {name: after[name] - energy[name] for name in energy if after.get(name, 0.0) >= energy[name]}
     peak, device_memory = peak_memory(), machine.gpu_memory(os.getpid())
     mask = output.clear() if clear and output.clear else None
     return Run(output.labels, seconds, cpu, output.stages, loaded, peak, device_memory, joules, mask)

@@ -7,8 +7,9 @@ is made class by class with a running maximum, so that no volume of classes x he
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import cv2
 import numpy as np
@@ -40,13 +41,18 @@ def score_volumes(
 
     They are collected on the CPU, wherever ``x`` and the network are.
     """
-    volumes = []
-    for scale in inference.scales:
-        scaled = F.interpolate(x, scale_factor=scale, mode="bilinear", recompute_scale_factor=False)
-        volumes.append(pass_scores(logits_of, scaled, inference).cpu())
-        if inference.flip:
-            volumes.append(unmirrored(pass_scores(logits_of, scaled.flip(3), inference).cpu(), flip_pairs))
-    return volumes
+    scales = (scale_scores(logits_of, x, scale, inference, flip_pairs) for scale in inference.scales)
+    return [scores.cpu() for passes in scales for scores in passes]
+
+
+def scale_scores(
+    logits_of: Network, x: Tensor, scale: float, inference: Inference, flip_pairs: tuple[tuple[int, int], ...]
+) -> Iterator[Tensor]:
+    """Scores (1, K, h, w) of one scale: of the plain pass and, with flip, of the mirrored one."""
+    scaled = F.interpolate(x, scale_factor=scale, mode="bilinear", recompute_scale_factor=False)
+    yield pass_scores(logits_of, scaled, inference)
+    if inference.flip:
+        yield unmirrored(pass_scores(logits_of, scaled.flip(3), inference), flip_pairs)
 
 
 def unmirrored(scores: Tensor, flip_pairs: tuple[tuple[int, int], ...]) -> Tensor:
@@ -106,19 +112,12 @@ class PipelineRunner(Runner):
 
         x = network_input(image, self._recipe.preprocess)
         resize = time.perf_counter() - start
-        volumes = [self._scale(x, scale, inference, network) for scale in inference.scales]
+        pairs = self._recipe.labels.flip_pairs
+        scales = (scale_scores(network, x, scale, inference, pairs) for scale in inference.scales)
+        volumes = [functools.reduce(torch.add, scores)[0].numpy() for scores in scales]
         labels = merge(volumes, (image.shape[0], image.shape[1]))
         rest = time.perf_counter() - start - resize - engine
         return Output(labels, {"resize": resize, "engine": engine, "merge": rest})
-
-    def _scale(self, x: Tensor, scale: float, inference: Inference, network: Network) -> NDArray[np.float32]:
-        """Scores (K, h, w) of one scale, the mirrored pass added."""
-        scaled = F.interpolate(x, scale_factor=scale, mode="bilinear", recompute_scale_factor=False)
-        total = pass_scores(network, scaled, inference)
-        if inference.flip:
-            mirrored = pass_scores(network, scaled.flip(3), inference)
-            total = total + unmirrored(mirrored, self._recipe.labels.flip_pairs)
-        return total[0].numpy()
 
 
 def merge(volumes: list[NDArray[np.float32]], size: Size) -> NDArray[np.int16]:

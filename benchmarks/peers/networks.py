@@ -11,6 +11,7 @@ import contextlib
 import importlib
 import io
 import logging
+import os
 import shutil
 import tempfile
 import warnings
@@ -18,12 +19,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import onnx
 import torch
 from torch import Tensor, nn
 
 from benchmarks.peers import Missing, Setup
 from benchmarks.peers.evaluation import Network, PipelineRunner
-from benchmarks.sessions import open_session
 from isnet_trt.recipes import Recipe
 from isnet_trt.training.checkpoint import Checkpoint, load_model
 from isnet_trt.training.model import inference_form
@@ -50,6 +51,23 @@ def folded(checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> nn.Mod
     """The network with batch-norm folded and contexts collapsed, channels last, on a GPU if torch has one."""
     model = inference_form(load_model(checkpoint)).to(device(), dtype)
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def open_session(
+    model: onnx.ModelProto | str | os.PathLike[str], threads: int, provider: str = "CPUExecutionProvider"
+) -> Any:
+    """An ``onnxruntime.InferenceSession`` with all optimisations whose idle threads sleep.
+
+    Several sessions wait for their turn in one run: a waiting pool must not spin on the cores of the one that is timed.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4  # failures are raised
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    source = model.SerializeToString() if isinstance(model, onnx.ModelProto) else os.fspath(model)
+    return onnxruntime.InferenceSession(source, options, providers=[provider])
 
 
 def _library(module: str, package: str) -> Any:

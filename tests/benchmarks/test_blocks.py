@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks import blocks, growth, limit
 from benchmarks.accuracy import _truth, boundary
-from benchmarks.sessions import open_session
+from benchmarks.peers.networks import open_session
 from isnet_trt import Segmenter
 from isnet_trt.errors import SettingsError
 
