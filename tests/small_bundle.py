@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from networks import save_network
 from onnx import helper
+from onnx_networks import save_network
 
 from isnet_trt.bundle import ENGINE, ONNX, Bundle, CheckpointInfo, Manifest, new_bundle, read_bundle
 from isnet_trt.engines.info import EngineInfo

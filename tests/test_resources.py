@@ -16,8 +16,8 @@ import numpy as np
 import psutil
 import pytest
 import tiny_model
-from networks import save_network
 from onnx import helper
+from onnx_networks import save_network
 
 from isnet_trt import RawImage, Segmenter
 from isnet_trt.engines.onnxruntime import open_onnx

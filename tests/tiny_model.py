@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import small_bundle
-from networks import save_network
 from onnx import helper
+from onnx_networks import save_network
 
 from isnet_trt.bundle import ONNX, new_bundle
 from isnet_trt.engines.base import Engine

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-import tiny_model
 from tiny_model import write_model
 
 from benchmarks import precision, results, sections
@@ -31,8 +30,8 @@ def scorer(count: int) -> MeanIoU:
 
 
 def test_label_maps_are_kept_and_extended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tiny_model, "STRIDE", LIP.architecture.output_stride)
-    proto = onnx.load(write_model(tmp_path / "model.onnx", LIP.labels.count))
+    stride = LIP.architecture.output_stride
+    proto = onnx.load(write_model(tmp_path / "model.onnx", LIP.labels.count, stride=stride))
     judge = precision.Judge({"default": scorer(2)}, tmp_path)
     first = judge.labels(proto, "default")
     wanted = list(scorer(3).labels(proto))
@@ -46,7 +45,7 @@ def test_label_maps_are_kept_and_extended(tmp_path: Path, monkeypatch: pytest.Mo
     again = precision.Judge({"default": more}, tmp_path).labels(proto, "default")
     assert asked == [[2]]
     assert all(np.array_equal(one, other) for one, other in zip(again, wanted, strict=True))
-    other = onnx.load(write_model(tmp_path / "other.onnx", LIP.labels.count, gain=-1.0))
+    other = onnx.load(write_model(tmp_path / "other.onnx", LIP.labels.count, gain=-1.0, stride=stride))
     assert judge(other) != judge(proto)  # another graph is another folder
 
 

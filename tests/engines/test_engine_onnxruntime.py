@@ -10,8 +10,8 @@ import numpy as np
 import onnx
 import pytest
 from children import run_python
-from networks import save_network
 from onnx import TensorProto, helper
+from onnx_networks import save_network
 from small_bundle import expected, save_model
 
 from isnet_trt.engines import cores
