@@ -46,6 +46,7 @@ class Draft:
         names = sorted(unlisted_files(self.folder, ()))
         manifest = dataclasses.replace(manifest, files={name: self._record(name) for name in names})
         try:
+            # NaN and infinity are no JSON, and the reader refuses them.
             text = json.dumps(manifest.to_json(), indent=1, ensure_ascii=False, allow_nan=False, default=_number)
         except (TypeError, ValueError) as error:
             raise BundleError(f"the manifest cannot be written as JSON: {error}") from None
@@ -192,6 +193,7 @@ def _lock(folder: Path) -> int | None:
     except (ImportError, OSError):
         return None
     try:
+        # A lock and not a file with a process number: the kernel drops it however the process ends.
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(descriptor)

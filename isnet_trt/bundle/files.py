@@ -15,8 +15,10 @@ from isnet_trt.bundle.manifest import MANIFEST, ONNX, FileInfo, Manifest, manife
 from isnet_trt.errors import BundleError
 
 _CHUNK = 1 << 20
+# Far above any manifest: a huge file under its name is not read into memory.
 _LARGEST_MANIFEST = 16 << 20
 _REBUILD = "Copy the bundle again, or build it again with python -m isnet_trt.build"
+# .npy and .npz may hold pickled objects, and .bin is a common name of PyTorch checkpoints.
 _PICKLES = {".pkl", ".pickle", ".joblib", ".pth", ".pt", ".ckpt", ".npy", ".npz", ".bin"}
 
 
@@ -83,12 +85,14 @@ def read_json(root: Path) -> Any:
         raise BundleError(f"{root} is not a bundle: it has no {MANIFEST}") from None
     except OSError as error:
         raise BundleError(f"{path} cannot be read: {error.strerror or error}") from None
+    # The parser of JSON recurses: deep nesting is a RecursionError.
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{path} is damaged: it is no JSON ({error}). {_REBUILD}") from None
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     names = [name for name, _ in pairs]
+    # JSON leaves open which of two equal names counts: another reader could see another manifest.
     if len(set(names)) != len(names):
         raise ValueError(f"the name {max(names, key=names.count)!r} comes twice")
     return dict(pairs)
@@ -152,6 +156,7 @@ def check_no_pickle(path: Path) -> None:
         head = stream.read(4)
         stream.seek(max(0, path.stat().st_size - 1))
         last = stream.read(1)
+    # From protocol 2 on a pickle begins with PROTO and its version, and ends with STOP, a full stop.
     pickled = head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05") and last == b"."
     # Raw tensors may start with these bytes by chance; nothing but the ONNX reader opens them.
     if path.suffix != ".data" and (pickled or head == b"PK\x03\x04"):

@@ -23,6 +23,7 @@ from isnet_trt.errors import EngineError, OutOfMemory
 _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: not ordered with the legacy default stream
 
 _backends: dict[int, Backend] = {}
+# Held while a backend is opened: two threads must not retain the context twice or choose different owners.
 _backends_lock = threading.Lock()
 
 
@@ -102,6 +103,7 @@ class PycudaBackend(Backend):
         """Re-raise pycuda's exceptions as EngineError."""
         try:
             yield
+        # pycuda's MemoryError is an Error of pycuda too, so it has to come first.
         except self._cuda.MemoryError as error:
             raise OutOfMemory(f"{error}{driver.OUT_OF_MEMORY_HINT}") from None
         except self._cuda.Error as error:
@@ -112,6 +114,7 @@ class PycudaBackend(Backend):
             self._context.push()
 
     def pop(self) -> None:
+        # As in `Backend.pop`: errors of earlier work are left to the calls that wait.
         with contextlib.suppress(self._cuda.Error):
             self._context.pop()
 
@@ -128,6 +131,7 @@ class PycudaBackend(Backend):
     def allocate_host(self, size: int) -> int:
         with self._errors():
             array = self._cuda.pagelocked_empty(size, np.uint8)
+        # The base owns the memory and can free it; the array is a view.
         self._objects[array.ctypes.data] = array.base
         return int(array.ctypes.data)
 

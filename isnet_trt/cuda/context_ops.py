@@ -140,6 +140,7 @@ class Operation:
         parts may fit.
         """
         rows, width = self._partial()
+        # The GPU may not be there when an engine is built, so the most parts of any GPU are assumed.
         rows = max(rows, min(MOST_SPLITS * rows, _most_rows(width)))
         return sum(aligned(size, _ALIGNMENT) for size in self._buffers(rows).values())
 
@@ -178,6 +179,7 @@ class Pool(Operation):
         return cls(sizes["B"], sizes["K"], sizes["N"], sizes["C"], types["L"], types["T"])
 
     def _partial(self) -> tuple[int, int]:
+        # Beside the sums of the channels: top, mass and count.
         return self.batch * self.classes, self.channels + 3
 
     def _buffers(self, rows: int) -> dict[str, int]:
@@ -238,6 +240,7 @@ class Attention(Operation):
         return cls(sizes["B"], sizes["N"], sizes["M"], sizes["D"], types["T"])
 
     def _partial(self) -> tuple[int, int]:
+        # Beside the output of the part: its norm.
         return self.batch * self.queries, self.width + 1
 
     def _buffers(self, rows: int) -> dict[str, int]:
@@ -268,6 +271,7 @@ class Attention(Operation):
         parts = self.parts(kernels, multiprocessors)
         rows = self.batch * self.queries
         partial = _addresses(workspace, self._buffers(parts * rows))
+        # The kernels take powers of 2: exp(x) = 2**(x * log2(e)), with the factor folded into the scale.
         arguments = {"q": q, "k": k, "v": v, "bias": bias, "norms": partial["norms"], "scale": scale * LOG2_E}
         arguments |= {"batch": self.batch, "queries": self.queries, "keys": self.keys, "splits": parts}
         if parts == 1:  # written at once; the norms' memory is passed but not used

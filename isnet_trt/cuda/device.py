@@ -74,12 +74,14 @@ class Device:
 
     def allocate(self, size: int) -> int:
         """Allocate ``size`` bytes of device memory; the address is a multiple of 256."""
+        # The driver refuses to allocate 0 bytes.
         address = self._backend.allocate(max(size, 1))
         self._memory.add(address)
         return address
 
     def free(self, address: int) -> None:
         """Free what `allocate` returned; nothing queued may use it."""
+        # Off the record first: whatever the driver answers, `close` must not free it again.
         self._memory.remove(address)
         self._backend.free(address)
 
@@ -156,6 +158,7 @@ class Device:
             return
         api = self._backend.api
         copy = api.CUDA_MEMCPY2D()
+        # UNIFIED: the driver tells from the address whether memory is the host's or the device's.
         copy.srcMemoryType = copy.dstMemoryType = api.CUmemorytype.CU_MEMORYTYPE_UNIFIED
         copy.srcDevice, copy.srcPitch = source, source_pitch
         copy.dstDevice, copy.dstPitch = to, to_pitch
@@ -185,6 +188,8 @@ class Device:
             try:
                 yield graph
             except BaseException:
+                # Not through `_call`: ending an invalidated capture fails too, and the block's own error is
+                # the one to raise.
                 status, captured = api.cuStreamEndCapture(stream)
                 if not int(status):
                     api.cuGraphDestroy(captured)
@@ -193,6 +198,7 @@ class Device:
             try:
                 graph.executable = self._call("cuGraphInstantiate", captured, 0)
             finally:
+                # An executable graph does not need the graph that it was made from.
                 api.cuGraphDestroy(captured)
 
     def _call(self, name: str, *arguments: Any) -> Any:
@@ -210,6 +216,7 @@ class Device:
             (self._staging, self._backend.free_host),
         ):
             while handles:
+                # Popped before it is freed: after an error the loop goes on with the next handle.
                 with contextlib.suppress(EngineError):
                     free(handles.pop())
 

@@ -69,6 +69,7 @@ class Function:
             EngineError: the driver refuses the code, or it has no function called ``name``.
         """
         self._api, self._shared = api, shared
+        # For `unload`, which may run where another context or none is current.
         self._context = call(api, "cuCtxGetCurrent")
         self._module = call(api, "cuModuleLoadData", code)
         try:

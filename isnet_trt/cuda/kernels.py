@@ -82,6 +82,7 @@ class Kernel(KernelInterface):
             if address % ALIGNMENT and name not in self.unaligned:
                 raise EngineError(f"kernel {self.name}: {name} is at {address:#x}, no multiple of {ALIGNMENT}")
             return ctypes.c_uint64(address)
+        # fp32 may round; an integer that lost bits would be another size or offset.
         number = ELEMENT_TYPES[kind].ctype(value)  # ctypes cuts off what does not fit
         if kind != "fp32" and number.value != value:
             raise EngineError(f"kernel {self.name}: {name} is {value}, which does not fit {kind}")
@@ -92,6 +93,7 @@ class Parameters:
     """Kernel parameters in host memory, and the array of their addresses that cuLaunchKernel reads."""
 
     def __init__(self, values: list[Any]) -> None:
+        # Kept alive here: the array has only their addresses.
         self.values = values
         self._pointers = (ctypes.c_void_p * len(values))(*map(ctypes.addressof, values))
 
@@ -150,6 +152,7 @@ def read(folder: str | os.PathLike[str], compute_capability: str) -> KernelFiles
         if not re.fullmatch(r"\w+", name):  # it becomes part of a path
             raise BundleError(f"{path / DESCRIPTION}: {name!r} is no name of a kernel; {_REBUILD}")
         kernels[name] = _kernel(name, entry, path / DESCRIPTION)
+        # Read and checked at opening, loaded at the first launch: damage shows early, GPU memory is taken late.
         code[name] = _code(path / f"{name}.{code_format}", entry[f"{code_format}_sha256"])
     return KernelFiles(path, code_format, data["classes"], kernels, code)
 
@@ -172,6 +175,7 @@ def _description(path: Path) -> dict[str, Any]:
         raise BundleError(f"{path} is damaged: it lists no kernels; {_REBUILD}")
     if data.get("schema") != SCHEMA:
         raise BundleError(f"{path} has schema {data.get('schema')!r}; this isnet_trt reads {SCHEMA}; {_REBUILD}")
+    # A renamed folder would pass as code for another GPU.
     if data.get("arch") != path.parent.name:
         raise BundleError(f"{path} is for {data.get('arch')!r}, not for {path.parent.name}; {_REBUILD}")
     if not isinstance(data.get("classes"), int):
@@ -189,7 +193,9 @@ def _kernel(name: str, entry: Any, path: Path) -> Kernel:
     except (TypeError, ValueError):
         raise BundleError(f"{path} is damaged: arguments or grid of {name} cannot be read; {_REBUILD}") from None
     unknown = [kind for kind in arguments.values() if not kind.startswith("*") and kind not in SCALARS]
+    # The grid is a quotient of an integer argument and a tile: a tile below 1 has none.
     invalid = [term for term, size in (*x, *y, *z) if arguments.get(term) not in ("i32", "i64") or size < 1]
+    # 1024 threads are the most of a block on every architecture (CUDA programming guide, compute capabilities).
     if unknown or invalid or not 0 < entry["threads"] <= 1024:
         defects = ", ".join([*unknown, *invalid]) or f"{entry['threads']} threads"
         raise BundleError(f"{path} is damaged: {name} cannot be launched with {defects}; {_REBUILD}")
@@ -263,6 +269,7 @@ class Kernels:
         """
         kernel = self._kernel(name)
         parameters, grid = kernel.pack(arguments), kernel.blocks(arguments)
+        # The driver refuses a grid with a 0.
         if all(grid):
             self._function(kernel).launch(grid, kernel.threads, stream, parameters.address)
 
@@ -286,6 +293,7 @@ class Kernels:
         try:
             return driver.Function(self._api, code, kernel.entry, kernel.shared)
         except EngineError as error:
+            # Of the same type: callers treat `OutOfMemory` differently from other errors.
             raise type(error)(f"{file} cannot be loaded: {error}") from None
 
     def close(self) -> None:

@@ -82,6 +82,7 @@ class Pipeline:
         Raises:
             EngineUnavailable: ``kernels`` lacks one that the model needs.
         """
+        # Checked here: a missing kernel would otherwise show at the first image whose plan launches it.
         missing = [name for name in sorted(kernel_names(model.head.classes)) if name not in kernels]
         if missing:
             raise EngineUnavailable(
@@ -93,11 +94,13 @@ class Pipeline:
         self._arena_bytes = 0
         self._evictions = 0
         self._failed_captures = 0
+        # Without shapes: an engine that can never be captured (ONNX Runtime) says so before any image.
         self._no_graphs = engine.no_graph(frozenset(), stream)
         self._closed = False
         with device:
             self.stream = stream or device.create_stream()
             self._transfers = Transfers(device, self.stream)
+        # Last: `__del__` takes it as the sign that the constructor was completed.
         self._owner = OwnerProcess(self)
 
     @property
@@ -149,6 +152,7 @@ class Pipeline:
         Raises:
             EngineError: the logits have NaN or infinite values, or the driver fails.
         """
+        # Taken off the ticket first: a second `collect` must not give the slot back twice.
         slot, ticket.slot = ticket.slot, None
         if slot is None:
             raise EngineError("the label map of this picture was collected already")
@@ -197,6 +201,8 @@ class Pipeline:
 
     def _run(self, prepared: _Prepared) -> None:
         """Queue all steps: one by one the first time, later as a graph where that can be."""
+        # Not the first time: libraries load code and settle shapes at their first run, which cannot be captured, and a
+        # signature that occurs once costs no capture.
         if prepared.graph is None and prepared.has_run and not self._no_graphs:
             self._capture(prepared)
         if prepared.graph is not None:
@@ -204,6 +210,7 @@ class Pipeline:
             return
         for step in prepared.plan.steps:
             self._queue(step, prepared)
+        # Only after every step was queued: a run that failed half-way is no preparation for a capture.
         prepared.has_run = True
 
     def _capture(self, prepared: _Prepared) -> None:
@@ -215,11 +222,13 @@ class Pipeline:
             with self.device.capture(self.stream) as graph:
                 for step in prepared.plan.steps:
                     self._queue(step, prepared)
+        # `Device.capture` leaves the stream usable, so that this image can still run step by step.
         except EngineError as error:
             self._failed_captures += 1
             if self._failed_captures == CAPTURES:
                 self._no_graphs = f"capturing failed ({error})"
             return  # the caller queues the steps one by one
+        # Only failures in a row count: another thread may disturb one capture and not the next.
         self._failed_captures = 0
         prepared.graph = graph
 
@@ -258,7 +267,9 @@ class Pipeline:
             size, order, inference = signature
             prepared = _Prepared(self.plan(size, inference, order))
             for shape in prepared.plan.shapes:
+                # Before any launch: kernels address the planned shape and would read past a smaller output.
                 self.model.head.check_output(shape, self.engine.output_shape(shape))
+        # For known plans as well: the block may have been freed since, when memory was short (`_room`).
         with self._room(prepared.plan):
             self._reserve(prepared.plan.arena_bytes)
         # Only now: a plan for which memory was short must not push out one that works.
@@ -274,14 +285,17 @@ class Pipeline:
         Graphs have the addresses of the old block in them and go with it.
         """
         if size > self._arena_bytes:
+            # Freed before the larger block is allocated: both together might not fit.
             self._drop_arena()
             self._arena = self.device.allocate(size)
             self._arena_bytes = size
 
     def _drop_arena(self) -> None:
+        # Kernels of images in flight still use the block.
         self._drain()
         for prepared in self._prepared.values():
             prepared.close_graph()
+        # Forgotten before it is freed: if the driver refuses, the address is not used again.
         address, self._arena, self._arena_bytes = self._arena, 0, 0
         if address:
             self.device.free(address)
@@ -306,6 +320,7 @@ class Pipeline:
         try:
             yield
         except OutOfMemory:
+            # Read before anything is freed: the message states what was free when the allocation failed.
             free, total = self.device.memory_info()
             self._drop_arena()
             self._transfers.trim()
@@ -334,12 +349,14 @@ class Pipeline:
         """
         if self._closed or not self._owner.is_here:
             return
+        # Set first, so that `__del__` does not try again after a failure below.
         self._closed = True
         with self.device:
             self._drain()
             for prepared in self._prepared.values():
                 prepared.close_graph()
             self._prepared.clear()
+            # Frees arena, slots, streams and events: the device records all that was created on it.
             self.device.close()
 
     def __del__(self) -> None:

@@ -82,6 +82,7 @@ class _Planner:
         self.size, self.inference, self.model, self.order = size, inference, model, order
         self.head = model.head
         self.test_size = test_size(size, model.preprocess)
+        # Scales apply to the test size: windows are cut from the resized image, as on the host.
         self.queue = windows.plan(self.test_size, inference)
         self.tables = Tables()
         self.buffers: dict[str, int] = {}
@@ -95,13 +96,16 @@ class _Planner:
     def plan(self) -> Plan:
         """Return the plan."""
         source, layout = self._resize()
+        # Gather and engine alternate: the steps run in order on one stream, so one input buffer serves all batches.
         for batch in self._assign_slots():
             self._gather(source, layout, batch)
             self._infer(batch)
+        # After all batches: one launch per window size instead of one per batch.
         self._check_finite()
         self._merge()
         self.buffers["tables"] = len(self.tables.data)
         self.buffers["result"] = self.flags + FLOAT * len(self.regions)
+        # In the order of the queue, in which the host's merge takes downloaded logits.
         slots = tuple(self.slot_of[id(window)] for window in self.queue.windows)
         return Plan(
             self.size, self.order, self.inference, label_type(self.head.classes), tuple(self.steps), self.buffers,
@@ -122,6 +126,7 @@ class _Planner:
     def _resize(self) -> tuple[BufferOffset, dict[str, int]]:
         """Plan the resize; return the image that windows are cut from, and its layout as `gather` takes it."""
         pixel, bgr = len(self.order), int(self.order.startswith("bgr"))
+        # The upload drops the caller's row padding: in the buffer a row is exactly its pixels.
         layout = {"pitch": self.size[1] * pixel, "pixel": pixel, "bgr": bgr}
         # Source and tables are uploaded together, so they come first; the tables' size is known in the end.
         self.buffers |= {"source": self.size[0] * layout["pitch"], "tables": 0}
@@ -133,6 +138,7 @@ class _Planner:
             "resize", kernel_specs.resize(), source=("source", 0), picture=("picture", 0), **layout,
             source_height=self.size[0], source_width=self.size[1], height=height, width=width,
         )  # fmt: skip
+        # `resize` writes RGB without alpha, whatever the order of the source.
         return ("picture", 0), {"pitch": 3 * width, "pixel": 3, "bgr": 0}
 
     def _assign_slots(self) -> list[_Batch]:
@@ -143,6 +149,7 @@ class _Planner:
         for size in dict.fromkeys(window.size for window in self.queue.windows):
             groups = list(windows.batches([w for w in self.queue.windows if w.size == size], self.model.batch))
             lengths = [self._batch_size(group) for group in groups]
+            # Unused slots of full batches need memory too: the engine writes logits for them.
             region = Region(size, coarse_size(size, self.head.stride), sum(lengths), offset, max(lengths))
             slot = 0
             for group, length in zip(groups, lengths, strict=True):
@@ -150,6 +157,7 @@ class _Planner:
                 self.slot_of |= {id(window): (len(self.regions), slot + i) for i, window in enumerate(group)}
                 slot += length
             self.regions.append(region)
+            # A region begins aligned, so that the engine can write at least its first batch in place.
             offset += aligned(region.slots * self._logits_bytes(region.coarse), ALIGNMENT)
         self.buffers["logits"] = offset
         return batches
@@ -168,6 +176,8 @@ class _Planner:
         table, steps = np.zeros((count, 4), np.int32), np.ones(count, np.float32)
         for i, window in enumerate(batch.windows):
             table[i] = window.top, window.left, window.of.mirrored, 1
+            # 1 / scale in float32, as `resample.scale_rows` has it; the ratio of the sizes differs where n * s is no
+            # whole number.
             steps[i] = np.float32(1 / window.of.scale)
         self._reserve("input", FLOAT * count * 3 * height * width)
         self._launch(
@@ -203,6 +213,7 @@ class _Planner:
         inference = self.inference
         if inference.mode == "slide":
             self._merge_slide()
+        # Flip adds two passes, and softmax is not linear: both need a volume before the last resampling.
         elif inference.flip or inference.softmax_before_resize:
             self._merge_whole_scores()
         elif len(inference.scales) == 1:
@@ -232,6 +243,7 @@ class _Planner:
         """Whole passes with softmax or flip: a volume of each scale at the low resolution, then the label map."""
         volumes, end = [], 0
         for scale in self._by_scale():
+            # Plain and mirrored pass share a volume: what follows is linear, so that adding at low resolution is exact.
             size = coarse_size(scale[0].size, self.head.stride)
             volumes.append(_Volume(size, end, (0, size[0])))
             self._accumulate(scale, size, volumes[-1], covers_volume=True)
@@ -276,6 +288,7 @@ class _Planner:
         itself, where each window ``covers_volume``.
         """
         ordered = sorted(scale_windows, key=lambda w: w.of.mirrored)  # the kernel takes the plain pass first
+        # The windows of a scale have one size (`geometry.starts`), so all of them lie in one region.
         region = self.regions[self.slot_of[id(ordered[0])][0]]
         table = np.zeros((len(ordered), 4), np.int32)
         for i, w in enumerate(ordered):
@@ -297,6 +310,7 @@ class _Planner:
         offsets = np.array([volume.begin for volume in volumes], np.int64)
         sizes = np.array([(v.rows[0], v.rows[1] - v.rows[0], *v.size) for v in volumes], np.int32)
         steps = np.array([_ratios(volume.size, self.size) for volume in volumes], np.float32)
+        # The mean is over passes, not over volumes: a plain and a mirrored pass share one.
         self._launch(
             "finish", kernel_specs.finish("fp32", self.head.classes), volumes=base, offsets=self.tables.add(offsets),
             sizes=self.tables.add(sizes), steps=self.tables.add(steps), labels=("result", 0), pitch=self.size[1],
@@ -321,6 +335,7 @@ def swap(head: Head) -> NDArray[np.int32]:
 
 def span(n_in: int, n_out: int, rows: Span) -> Span:
     """The input rows from which the output rows ``rows`` of ``n_out`` are interpolated."""
+    # Rounded as in the merge: a span from exact positions could lack the row that the rounding selects.
     low, high, _ = positions(n_in, np.float32(n_in) / np.float32(n_out), *rows)
     return int(low[0]), int(high[-1]) + 1
 

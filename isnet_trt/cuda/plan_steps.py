@@ -137,6 +137,7 @@ class Plan:
     @property
     def tables_offset(self) -> int:
         """Where the tables begin in the upload, in bytes."""
+        # Also the distance of the buffers `source` and `tables` in the arena: one copy fills both.
         return aligned(self.source_bytes, ALIGNMENT)
 
     @property
@@ -163,12 +164,14 @@ class Plan:
     def offsets(self) -> dict[str, int]:
         """Where each buffer lies in one block of memory."""
         ends = itertools.accumulate((aligned(size, ALIGNMENT) for size in self.buffers.values()), initial=0)
+        # Not strict: the last end is that of the block and belongs to no buffer.
         return dict(zip(self.buffers, ends, strict=False))
 
     @property
     def bytes(self) -> int:
         """Device memory that the plan takes while it runs, without the engine's own: its buffers, and the upload and
         the result of one image in flight."""
+        # A slot holds upload and result once more, so that copies of one image overlap with the work on another.
         return self.arena_bytes + aligned(self.upload_bytes, ALIGNMENT) + aligned(self.result_bytes, ALIGNMENT)
 
     @property
@@ -186,6 +189,7 @@ class Tables:
 
     def add(self, array: NDArray[Any]) -> BufferOffset:
         """Store ``array`` unless an equal array is stored already; return where it lies."""
+        # The bytes alone are the key: kernels only read tables, so arrays of different types may share them.
         content = array.tobytes()
         if content not in self._offsets:
             # Windows repeat from band to band, and value tables from batch to batch: each is uploaded once.

@@ -72,6 +72,7 @@ def kernels_for(library: Any, kernels: Launcher | None = None, multiprocessors: 
     """
     global _host
     with _lock:
+        # Creators are made once per library, so they find the host of the open engine in this variable.
         before, _host = _host, Host(kernels, multiprocessors)
         registry = library.get_plugin_registry()
         registered = []
@@ -82,6 +83,7 @@ def kernels_for(library: Any, kernels: Launcher | None = None, multiprocessors: 
                 registered.append(creator)
             yield _host
         finally:
+            # Only what was registered here, also after a refusal half-way: never somebody else's creator.
             for creator in registered:
                 registry.deregister_creator(creator)
             _host = before
@@ -120,6 +122,7 @@ class _Callbacks:
 
     def __init__(self, operation: OperationType, node: str, attributes: Mapping[str, float], host: Host) -> None:
         for interface in self.interfaces:
+            # Each base by itself: the classes of pybind11 do not call super().__init__.
             interface.__init__(self)
         self.plugin_name = operation.name
         self.plugin_version = VERSION
@@ -134,13 +137,16 @@ class _Callbacks:
 
     def clone(self) -> Any:
         copy = type(self)(self.operation, self.node, self.attributes, self.host)
+        # The types were given to this object, and the clone may be the one that is serialised.
         copy.inputs = self.inputs
         return copy
 
+    # The interface wants an object of its own for each execution context.
     def attach_to_context(self, context: Any) -> Any:
         return self.clone()
 
     def get_capability_interface(self, kind: Any) -> Any:
+        # One class implements the capabilities core, build and runtime.
         return self
 
     @_guarded([])  # fewer types than outputs: the library refuses the node
@@ -177,6 +183,7 @@ class _Callbacks:
         # The network is strongly typed: types were settled when the graph was read.
         return bool(tensors[index].desc.format == self.library.TensorFormat.LINEAR)
 
+    # There is nothing to choose: tiles are constants of the compiled kernels.
     def get_valid_tactics(self) -> list[int]:
         return []
 
@@ -185,6 +192,7 @@ class _Callbacks:
 
     @_guarded(0)
     def get_workspace_size(self, inputs: Sequence[Any], outputs: Sequence[Any]) -> int:
+        # For the largest shapes of the profile: smaller ones take no more (`Operation.workspace`).
         return self._size([tensor.desc for tensor in inputs], [tuple(tensor.max) for tensor in inputs]).workspace()
 
     @_guarded(None)
@@ -261,6 +269,7 @@ def _create(library: Any, operation: OperationType, node: str, fields: Any, runt
         raise BuildError(f"node {node}: {operation.name} lacks the attribute {', '.join(missing)}")
     attributes = {name: float(values[name][0]) for name in operation.attributes}
     plugin = plugin_class(library)(operation, node, attributes, _host)
+    # While a graph is parsed, nothing has been serialised: the types come with the inputs later.
     if not runtime:
         return plugin
     layout = int(values["layout"][0]) if len(values.get("layout", ())) else 0

@@ -31,6 +31,7 @@ class _Buffer:
         """Make room for ``size`` bytes, at least one; the old content is lost."""
         size = max(size, 1)
         if len(self.host) < size:
+            # Nothing queued uses the old memory: a slot is free only after its image was collected or drained.
             self.free(device)
             self.host = device.allocate_staging(size)
             self.address = device.allocate(size)
@@ -108,6 +109,7 @@ class Transfers:
         start = _host_start(plan, image.on_host)
         size, staging = plan.upload_bytes - start, slot.source.host
         if image.on_host:
+            # Page-locked memory lets the upload run while the host goes on; the caller's array is free at once.
             np.copyto(staging[: plan.source_bytes].reshape(image.height, -1), image.array().reshape(image.height, -1))
         staging[plan.tables_offset - start : size] = np.frombuffer(plan.tables, np.uint8)
         # In two steps: the slot's own device memory takes the upload while the work still reads the last image from
@@ -117,6 +119,7 @@ class Transfers:
         self._device.copy(source + start, slot.source.address, size, self._stream)
         if not image.on_host:
             rows = (source, image.row_bytes, image.address, image.row_pitch, image.row_bytes, image.height)
+            # On the stream of the work: a copy within the device needs no staging.
             self._copy_with_caller(slot, (image.stream, stream), rows)
 
     def download(self, plan: Plan, slot: Slot, result: int, out: RawLabels | None, stream: int | None) -> None:
@@ -135,15 +138,19 @@ class Transfers:
         self._device.copy(address + start, result + start, size, self._stream)
         self._order(self._stream, self._down, slot.events["done"])
         self._device.copy(staging.ctypes.data + start, address + start, size, self._down)
+        # An event and not the stream: `labels` waits for this image alone, not for those queued after it.
         self._device.record(slot.events["down"], self._down)
 
     def _copy_with_caller(
         self, slot: Slot, streams: tuple[int | None, ...], rows: tuple[int, int, int, int, int, int]
     ) -> None:
         """Copy rows from or to the caller's device memory, between what is queued on ``streams`` before and after."""
+        # The stream of the memory and that of the call are often the same one: it is waited for once.
         callers = list(dict.fromkeys(stream for stream in streams if stream is not None))
         for stream in callers:
             self._order(stream, self._stream, slot.events["caller"])
+        # One event serves every wait here: a wait takes what was recorded when it was queued, so that recording the
+        # event again does not change it.
         self._device.copy_rows(*rows, self._stream)
         for stream in callers:
             self._order(self._stream, stream, slot.events["caller"])
@@ -163,6 +170,7 @@ class Transfers:
         """
         self._device.synchronize_event(slot.events["down"])
         staging = slot.result.host
+        # Before the labels are copied: the caller's host memory stays as it was when logits are not finite.
         _check_finite(plan, staging[plan.flags : plan.result_bytes])
         if out is not None and not out.on_host:
             return None
@@ -180,8 +188,10 @@ class Transfers:
             EngineError: the logits have NaN or infinite values, or the driver fails.
         """
         size = plan.buffers["logits"]
+        # For this call alone: it is large, and only outputs that are merged on the host need it.
         staging = self._device.allocate_staging(size + plan.result_bytes - plan.flags)
         try:
+            # On the stream of the work: the call waits anyway, so that a stream of its own would gain nothing.
             self._device.copy(staging.ctypes.data, logits, size, self._stream)
             self._device.copy(staging.ctypes.data + size, flags, len(staging) - size, self._stream)
             self._device.synchronize(self._stream)
@@ -205,6 +215,7 @@ def _check_finite(plan: Plan, flags: NDArray[np.uint8]) -> None:
     """Raise EngineError where the kernel ``finite`` set the int32 flag of a region."""
     for region, flag in zip(plan.regions, flags.view(np.int32), strict=True):
         if flag:
+            # A region has one flag for all of its batches: the shape is that of its largest batch.
             raise not_finite((region.batch, 3, *region.window))
 
 
@@ -216,5 +227,6 @@ def split_logits(plan: Plan, logits: NDArray[np.uint8], classes: int) -> list[ND
         shape = (classes, *region.coarse)
         size = FLOAT * shape[0] * shape[1] * shape[2]
         start = region.offset + slot * size
+        # Copied: the caller of this function frees the staging memory.
         copies.append(logits[start : start + size].view(np.float32).reshape(shape).copy())
     return copies

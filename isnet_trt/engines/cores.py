@@ -17,6 +17,7 @@ def usable_cores() -> int:
     ONNX Runtime's own default counts neither the quota nor a mask that was set after start.
     """
     affinity = getattr(os, "sched_getaffinity", None)
+    # macOS and Windows have no sched_getaffinity.
     if affinity is None:
         return os.cpu_count() or 1
     return max(1, min(_physical(affinity(0)), _quota()))
@@ -31,6 +32,7 @@ def _siblings(cpu: int, topology: Path) -> str:
     try:
         return (topology / f"cpu{cpu}" / "topology" / "thread_siblings_list").read_text("ascii").strip()
     except (OSError, ValueError):
+        # Without a readable topology every logical CPU counts as a core of its own.
         return str(cpu)
 
 

@@ -68,6 +68,7 @@ class Library:
         """The library's version, without importing it; None where it is not installed."""
         if importlib.util.find_spec(self.module) is None:
             return None
+        # Versions are looked up by distribution, and several distributions bring the same module.
         for package in self.packages:
             try:
                 return importlib.metadata.version(package)

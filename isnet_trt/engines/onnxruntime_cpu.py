@@ -32,6 +32,7 @@ class SessionEngine(Engine):
             raise EngineError(f"{path} does not exist or is no file: there is no model to load")
         try:
             self._session = runtime.InferenceSession(str(path), session_options(runtime, threads), providers=[provider])
+        # The exceptions of ONNX Runtime have no base class of their own.
         except Exception as error:
             raise EngineError(f"ONNX Runtime {runtime.__version__} cannot load {path}: {_line(error)}") from None
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
@@ -92,8 +93,10 @@ def session_options(runtime: Any, threads: int) -> Any:
     """The options of a session with ``threads`` threads."""
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads
+    # Nodes run one after the other, ONNX Runtime's default: a second pool would have no work.
     options.inter_op_num_threads = 1
     options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    # 3 is ERROR: failures are raised, and warnings on stderr are nothing that a caller could act on.
     options.log_severity_level = 3
     # Planned memory patterns hold one block per input shape that was ever seen; windows and scales have many.
     options.enable_mem_pattern = False

@@ -52,6 +52,7 @@ class OnnxRuntimeCudaEngine(SessionEngine):
         on_device: bool = False,
         threads: int | None = None,
     ) -> None:
+        # Before the providers are listed: some builds list CUDA's only once its libraries are loaded.
         missing = _preload(runtime)
         self.gpu = _gpu(runtime)
         self.description = (
@@ -69,6 +70,7 @@ class OnnxRuntimeCudaEngine(SessionEngine):
         self._owner = OwnerProcess(self)
         try:
             self._load(runtime, path, threads or usable_cores(), (PROVIDER, _options(self.stream)), "gpu:0")
+            # ONNX Runtime itself goes on with the CPU when a provider cannot be loaded.
             if self._session.get_providers()[0] != PROVIDER:
                 raise EngineUnavailable(
                     f"ONNX Runtime {runtime.__version__} has a CUDA provider but could not load it: the CUDA or cuDNN "
@@ -77,6 +79,7 @@ class OnnxRuntimeCudaEngine(SessionEngine):
         except BaseException:
             self.close()
             raise
+        # By default a run waits for the GPU before it returns, and `enqueue` must not wait.
         self._queue_options = run_options(runtime, "disable_synchronize_execution_providers", "1")
 
     def output_shape(self, shape: tuple[int, int, int, int]) -> tuple[int, ...]:
@@ -109,6 +112,7 @@ class OnnxRuntimeCudaEngine(SessionEngine):
         """Do nothing: no memory is held for a shape."""
 
     def close(self) -> None:
+        # The session goes first: it works on the stream that is destroyed with the device.
         super().close()
         if not self._owner.is_here:
             return

@@ -40,6 +40,7 @@ def alias_object(name: str, target: str, machine: str) -> bytes:
     hashes = symbols + _SYMBOL
     strings = hashes + 16
     dynamic = -(-(strings + len(text)) // 8) * 8
+    # Values of SONAME and NEEDED are offsets in the string table, which begins with a zero byte.
     names = ((_SONAME, 1), (_NEEDED, 2 + len(name)), (_STRTAB, strings), (_STRSZ, len(text)))
     tables = ((_HASH, hashes), (_SYMTAB, symbols), (_SYMENT, _SYMBOL), (0, 0))
     section = b"".join(struct.pack("<2Q", *entry) for entry in (*names, *tables))
@@ -48,6 +49,7 @@ def alias_object(name: str, target: str, machine: str) -> bytes:
         for kind, offset, size, alignment in (
             (_PT_LOAD, 0, dynamic + len(section), _PAGE),
             (_PT_DYNAMIC, dynamic, len(section), 8),
+            # Without this entry the loader takes it that the object needs an executable stack.
             (_PT_GNU_STACK, 0, 0, 8),
         )
     )
@@ -71,4 +73,5 @@ def load_alias(name: str, target: str) -> ctypes.CDLL:
     with tempfile.TemporaryDirectory(prefix="isnet_trt-") as folder:
         path = Path(folder, name)
         path.write_bytes(alias_object(name, target, machine))
+        # The loader maps the file, so that the object stays loaded after the folder is gone.
         return ctypes.CDLL(str(path))

@@ -80,6 +80,7 @@ def collecting_logger(module: Any) -> Any:
     """A logger of `logger_class` for one user of the library; idle ones are used again."""
     with _loggers_lock:
         for index, logger in enumerate(_idle):
+            # TensorRT and TensorRT-RTX share the list, and each takes only subclasses of its own ILogger.
             if isinstance(logger, logger_class(module)):
                 return _idle.pop(index)
     logger = logger_class(module)()

@@ -69,6 +69,7 @@ class TensorRTEngine(Engine):
         self._device = Device(open_backend())
         self._owner = OwnerProcess(self)
         try:
+            # Plugins are registered only while the engine is deserialised; other threads that need them wait.
             with self._device, self._plugins(info):
                 self._stream = self._device.create_stream()
                 self._load(info)
@@ -164,10 +165,12 @@ class TensorRTEngine(Engine):
         """The context for inputs of ``shape``."""
         if self._engine is None:
             raise EngineError("this engine was closed; open it again")
+        # Messages of an earlier call would explain the wrong failure.
         self._log.errors.clear()
         if shape not in self._contexts:
             context, self._spare = self._spare or self._create_context(), None
             if not self._shape(context, shape):
+                # A context whose shape was refused serves the next shape.
                 self._spare = context
                 raise EngineError(f"the engine does not take {shape}: {self._limits()}. {self._messages()}")
             self._contexts[shape] = context
@@ -181,6 +184,7 @@ class TensorRTEngine(Engine):
             for index, (smallest, _, largest) in enumerate(self._profiles())
             if all(a <= b <= c for a, b, c in zip(smallest, shape, largest, strict=True))
         )
+        # Where no profile fits, the first one: the library then refuses the shape with its own message.
         profile = next(fitting, 0)
         if context.active_optimization_profile != profile:
             if not context.set_optimization_profile_async(profile, self._stream):
@@ -275,6 +279,7 @@ class TensorRTEngine(Engine):
             with self._device:
                 self._release()
                 self._device.close()
+        # The library's objects go also where the context cannot be made current any more.
         except EngineError:  # a lost device
             self._release()
 

@@ -44,6 +44,7 @@ class Window:
 
 def scaled_size(size: Size, scale: float) -> Size:
     """floor(side * scale) for both sides; ImageError if one would become 0."""
+    # Rounded down, as the reference evaluation computes sizes from a factor.
     height, width = (math.floor(side * scale) for side in size)
     if min(height, width) < 1:
         raise ImageError(
@@ -69,6 +70,7 @@ def passes(size: Size, inference: Inference) -> tuple[Pass, ...]:
 
     Raises ImageError if a scale leaves no pixel.
     """
+    # Mirrored right after plain: `isnet_trt.cuda.plan` finds the passes of a scale by their index.
     sides = (False, True) if inference.flip else (False,)
     kinds = [(scale, mirrored) for scale in inference.scales for mirrored in sides]
     return tuple(Pass(i, s, mirrored, scaled_size(size, s)) for i, (s, mirrored) in enumerate(kinds))
@@ -82,6 +84,7 @@ def windows(pass_: Pass, inference: Inference) -> list[Window]:
     rows = starts(height, inference.window[0], inference.stride[0])
     columns = starts(width, inference.window[1], inference.stride[1])
     if pass_.mirrored:
+        # The windows are laid out from the left edge of the mirrored pass but stated in columns of the plain one.
         columns = [(width - end, width - start) for start, end in columns]
     return [Window(pass_, *row, *column) for row in rows for column in columns]
 

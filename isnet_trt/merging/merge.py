@@ -68,6 +68,7 @@ def largest(scores: Array) -> NDArray[np.unsignedinteger]:
     codes = _codes(len(scores)).reshape(-1, *[1] * (scores.ndim - 1))
     # Earlier classes have larger codes, so that the largest code among equal scores is the first class's.
     hits = np.equal(scores, scores.max(axis=0))
+    # Booleans taken as bytes 0 and 1: the products stay as narrow as the codes.
     best = np.multiply(hits.view(np.uint8), codes, dtype=codes.dtype).max(axis=0)
     np.subtract(codes.flat[0], best, out=best)
     return best.astype(label_type(len(scores)), copy=False)
@@ -76,6 +77,7 @@ def largest(scores: Array) -> NDArray[np.unsignedinteger]:
 @functools.lru_cache(maxsize=64)
 def _codes(classes: int) -> NDArray[np.unsignedinteger]:
     """classes, …, 1: the first class has the largest."""
+    # Codes run from 1 to the number of classes: 256 classes need uint16 here, although labels 0 to 255 do not.
     code: type[np.unsignedinteger] = np.uint8 if classes < 256 else np.uint16
     codes: NDArray[np.unsignedinteger] = np.arange(classes, 0, -1).astype(code)
     codes.flags.writeable = False
@@ -89,6 +91,7 @@ def label_type(classes: int) -> type[np.unsignedinteger]:
 
 def tile_size(classes: int, output: Size, volumes: Sequence[Size]) -> Size:
     """(rows, columns) of a tile of the output such that neither it nor any volume's block for it grows large."""
+    # Whole chunks: `combine` takes CHUNK columns per product, and a remainder would be a small product of its own.
     rows, columns = TILE_ROWS, max(1, TILE_VALUES // (TILE_ROWS * classes * CHUNK)) * CHUNK
     vertical = max(size[0] for size in volumes) / output[0]
     horizontal = max(size[1] for size in volumes) / output[1]
@@ -130,6 +133,7 @@ class Merger:
             elif not pass_.mirrored:
                 size, count = coarse_size(pass_.size, self._head.stride), 1 + plan.inference.flip
                 volumes.append(Coarse(size, count, self._softmax, self._head.pairs))
+            # In whole mode a mirrored pass goes into the volume of the plain pass before it.
             self._volume_of[pass_.index] = volumes[-1]
         return volumes
 
@@ -149,7 +153,9 @@ class Merger:
             self._next = band[1]
         # NumPy releases the GIL in its long operations, so that threads merge bands in parallel.
         if self._threads > 1 and len(bands) > 1:
+            # Started when there are two bands at once: one band at a time needs no threads.
             self._pool = self._pool or ThreadPoolExecutor(self._threads)
+            # list() waits for every band and raises what one of them raised.
             list(self._pool.map(self._band, bands))
         else:
             for band in bands:

@@ -55,7 +55,9 @@ def positions(n_in: int, step: np.float32, start: int, stop: int) -> tuple[NDArr
     PyTorch's compilers contract step * (j + 0.5) - 0.5 to one fused multiply-add: float64, rounded once, is the same.
     """
     exact = (np.arange(start, stop) + 0.5) * np.float64(step) - 0.5
+    # Rounded before the weight is taken, as in PyTorch: the weight inherits the rounding.
     at = np.clip(exact.astype(np.float32), np.float32(0), np.float32(n_in - 1))
+    # Truncation is floor here, since positions are clamped to 0 and above.
     low = at.astype(np.intp)
     return low, np.minimum(low + 1, n_in - 1), at - low.astype(np.float32)
 
@@ -93,6 +95,7 @@ def combine(parts: Sequence[Part], share: np.float32 = _ONE) -> Array:
 
     The blocks are stacked after their columns are done, so that one product does the rows of all of them and adds up.
     """
+    # The factor goes into the small matrix instead of over all scores.
     rows = np.concatenate([part.rows for part in parts], axis=1) * share
     width = sum(len(chunk.matrix) for chunk in parts[0].columns)
     stack = np.empty((rows.shape[1], len(parts[0].block), width), np.float32)
@@ -112,9 +115,11 @@ def scale_rows(planes: Array, scale: float, width: int, top: int, bottom: int) -
 
     Returns (C, bottom - top, width) float32, for scale 1 a view.
     """
+    # At scale 1 positions are whole numbers and every weight is 0.
     if scale == 1:
         return planes[:, top:bottom, :width]
     channels, height, source = planes.shape
+    # Not source / width: the reference resamples by the factor, also where n * s is no whole number.
     step = np.float32(1 / scale)
     left, right, across = positions(source, step, 0, width)
     out = np.empty((channels, bottom - top, width), np.float32)

@@ -48,6 +48,7 @@ class Coarse:
         if self.scores is None and not window.of.mirrored:
             self.scores = scores  # the first pass becomes the sum: no second array of this size
             return
+        # Windows come in any order: a mirrored pass that is first needs a sum to be added to.
         self.scores = np.zeros_like(scores) if self.scores is None else self.scores
         if window.of.mirrored:
             add_mirrored(self.scores, scores, self.pairs)
@@ -90,6 +91,7 @@ class Mosaic:
         # Not softmaxed here: in slide mode softmax follows the enlargement to the window (`_enlarged`).
         self.outstanding.remove(window)
         if window.of.mirrored:
+            # Mirrored once at low resolution, instead of in every block that is enlarged from it.
             plain, scores = scores, np.zeros_like(scores)
             add_mirrored(scores, plain, self.pairs)
         self.placed.append((window, scores))
@@ -110,6 +112,7 @@ class Mosaic:
                 total = np.zeros((len(scores), *count.shape), np.float32)
             total[:, y, x] += scores
         assert total is not None
+        # Where no windows overlap the division would change nothing.
         return total if count.max() == 1 else np.divide(total, count, out=total)
 
     def _pieces(self, rows: Span, columns: Span) -> Iterator[tuple[slice, slice, Array]]:

@@ -92,5 +92,6 @@ class _Rows:
         key = self._key(window)
         if key not in self._rows:
             self._rows[key] = scale_rows(self._planes, key[0], window.of.size[1], *key[1:])
+        # Windows side by side, plain and mirrored, share the rows; the last of them takes the rows out of memory.
         self._uses[key] -= 1
         return self._rows[key] if self._uses[key] else self._rows.pop(key)

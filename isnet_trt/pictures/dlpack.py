@@ -126,6 +126,7 @@ def of_dlpack(source: Any, stream: int | None = None) -> Memory | None:
 
 
 def _device(kind: int, index: int) -> str:
+    # The CPU reads page-locked memory like any other; managed memory is left to the GPU.
     if kind in (CPU, CUDA_HOST):
         return HOST
     if kind in (CUDA, CUDA_MANAGED):

@@ -57,6 +57,7 @@ def image_from(image: Any, order: Order = "rgb", *, stream: int | None = None) -
         check_format(memory.shape, memory.dtype, order)
         memory = memory.as_rows()
     except Refused as reason:
+        # From the cause: the message of `Refused` is in this one, and the producer's own exception stays visible.
         raise ImageError(f"the image {reason}") from reason.__cause__
     height, width, _ = memory.shape
     origin = {"device": memory.device, "stream": memory.stream, "owner": memory.owner}

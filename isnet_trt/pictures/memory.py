@@ -55,6 +55,7 @@ class Memory:
             row_bytes *= size
         if self.shape[0] == 1:
             return row_bytes
+        # A smaller stride means rows that overlap or run from the bottom up: no pitch describes them.
         return self.strides[0] if self.strides[0] >= row_bytes else None
 
     def as_rows(self) -> Memory:
@@ -123,6 +124,7 @@ def of_cuda_interface(source: Any) -> Memory | None:
     except (KeyError, TypeError, ValueError) as error:
         raise Refused(f"has a __cuda_array_interface__ without a usable entry: {error!r}") from None
     _check_interface(version, interface)
+    # None stands for C-contiguous.
     strides = interface.get("strides") or contiguous(shape, dtype.itemsize)
     if len(strides) != len(shape):
         raise Refused(f"has a __cuda_array_interface__ with {len(shape)} sizes but {len(strides)} strides")

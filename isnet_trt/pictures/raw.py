@@ -74,6 +74,7 @@ class Raw:
         row_bytes = self.width * pixel_bytes
         pitch = row_bytes if self.pitch is None else self.pitch
         self._set(size=(self.height, self.width), row_bytes=row_bytes, pitch=pitch, row_pitch=pitch)
+        # Padding behind the last row may lie outside the allocation: it does not count.
         self._set(end=self.address + (self.height - 1) * pitch + row_bytes)
         self._set(on_host=self.device == HOST, device_index=int(self.device.partition(":")[2] or 0))
         if problem := self._problem(item_bytes):

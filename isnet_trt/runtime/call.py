@@ -95,6 +95,7 @@ class Outputs:
 
 def _check_points(points: Sequence[tuple[int, int]], size: Size) -> NDArray[np.intp]:
     pixels = np.asarray(points)
+    # An empty list becomes float64 in numpy and would fail the check of the type.
     if pixels.size == 0:
         return np.empty((0, 2), np.intp)
     if pixels.ndim != 2 or pixels.shape[1] != 2 or pixels.dtype.kind not in "iu":

@@ -13,6 +13,7 @@ from isnet_trt.runtime.host import Runtime
 class GpuRuntime(Runtime):
     """`submit` queues an image, `collect` waits for its label map; probabilities and scores are merged on the host."""
 
+    # One image more keeps the GPU at work while the host handles a result; each further one holds a slot's memory.
     prefetch = 1
 
     def __init__(self, engine: Engine, pipeline: Pipeline, threads: int | None = None) -> None:
@@ -45,7 +46,9 @@ class GpuRuntime(Runtime):
         outputs = Outputs.allocate(request, self.model.head.classes)
         with timer("gpu"):
             logits = self.pipeline.window_logits(image, inference, request.stream)
+        # The queue depends on size and settings, not on the channel order.
         plan = self.pipeline.plan(image.size, inference).queue
+        # One window at a time: rows are merged, and their logits freed, while later windows still wait.
         self.merge(plan, ([pair] for pair in logits), image.size, outputs.add_tile, timer)
         return outputs
 
@@ -61,6 +64,7 @@ class GpuRuntime(Runtime):
         return super().infer(batch)
 
     def close(self) -> None:
+        # The pipeline first, whose queued work uses the engine; the engine also where closing the pipeline fails.
         try:
             self.pipeline.close()
         finally:

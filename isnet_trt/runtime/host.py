@@ -61,6 +61,7 @@ class Runtime(ABC):
         """
         logits = self.engine.run(batch)
         self.model.head.check_output(batch.shape, logits.shape)
+        # NaN and infinity show in the extremes: no array of booleans as large as the logits is made.
         if not (np.isfinite(logits.min()) and np.isfinite(logits.max())):
             raise not_finite(batch.shape)
         return logits

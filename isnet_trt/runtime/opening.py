@@ -25,6 +25,7 @@ def open_runtime(bundle: Bundle, kind: str | None, *, threads: int | None, devic
     if not (library.needs_gpu or device == "cuda"):
         return HostRuntime(library.open_on_cpu(source, threads=threads), model, threads)
     with contextlib.ExitStack() as undo:
+        # Before the engine: a session of ONNX Runtime has to know at its creation whether it works on a device stream.
         gpu, reason = _open_device(source)
         if gpu is not None:
             undo.callback(_close, gpu)
@@ -37,6 +38,7 @@ def open_runtime(bundle: Bundle, kind: str | None, *, threads: int | None, devic
         except EngineUnavailable as error:  # the engine itself is open: only the stages around it go to the host
             if gpu is not None:
                 _close(gpu)
+            # The device is closed already and the engine stays open: nothing is left to undo.
             undo.pop_all()
             return HostRuntime(engine, model, threads, str(error))
         undo.pop_all()
@@ -47,9 +49,11 @@ def _model(bundle: Bundle, kind: str) -> Model:
     """The network's output, and the batches that the engine was built for: (smallest, usual, largest) shape."""
     manifest = bundle.manifest
     head = Head(manifest.labels.count, manifest.output_stride, manifest.labels.flip_pairs)
+    # The shapes are those of the built engine, not of the ONNX graph opened in its place.
     shapes = manifest.engine.shapes if kind == manifest.engine.kind else ()
     if not shapes:
         return Model(head, manifest.preprocess)
+    # An engine whose smallest batch is above 1 takes no shorter one: the batch is filled up.
     return Model(head, manifest.preprocess, batch=shapes[1][0], full_batches=shapes[0][0] > 1)
 
 

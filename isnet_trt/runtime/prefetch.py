@@ -39,6 +39,7 @@ def prefetch(
             yield collect(jobs.popleft())
     finally:
         while jobs:
+            # After an early end nobody takes the results, but collecting gives their memory back.
             with suppress(EngineError):
                 collect(jobs.popleft())
     if failure is not None:

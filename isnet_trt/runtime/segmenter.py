@@ -171,8 +171,10 @@ class Segmenter:
             return self.runtime.submit(request)
 
     def _collect(self, outputs: Outputs) -> Segmentation:
+        # Without a ticket the outputs are complete: neither the lock nor an open segmenter is needed.
         with self._turn() if outputs.ticket else nullcontext():
             self.runtime.collect(outputs)
+        # The palette is copied because every array of a result is the caller's own.
         labels, names, palette = outputs.labels, self.labels.names, self._palette.copy()
         return Segmentation(labels, names, palette, outputs.probabilities, outputs.scores, outputs.timer.seconds)
 
