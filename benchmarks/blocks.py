@@ -86,6 +86,7 @@ class Network:
         )
         try:
             shapes = open_session(probe, threads=1).run(None, {self._input: self._x})
+        # ONNX Runtime's exceptions have no common base class.
         except Exception as error:
             height, width = self._x.shape[2:]
             raise SettingsError(f"the graph cannot be run at {height}x{width}: {error}") from None
@@ -153,6 +154,7 @@ class Network:
         sessions = [open_session(model, threads) for model in (*self.parts(values), self.proto)]
         feeds = [{entry.name: values[entry.name] for entry in session.get_inputs()} for session in sessions]
         runs = [functools.partial(session.run, None, feed) for session, feed in zip(sessions, feeds, strict=True)]
+        # Thrown away: the first run of a session allocates its memory.
         for run in runs:
             run()
         timed = [functools.partial(stats.seconds, run) for run in runs]
@@ -187,6 +189,7 @@ class Network:
         """Each block as a model, with inputs of the types and shapes of ``values``."""
         inputs = [self._inputs(block) for block in range(len(self.ends))]
         cutter = onnx.utils.Extractor(self.proto)
+        # The cutter declares the inputs of a part from these; inference does not know all shapes.
         cutter.value_infos = {name: _described(name, values) for name in (*values, *self.ends)}
         for block, end in enumerate(self.ends):
             taken = set().union(*(names for other, names in enumerate(inputs) if other != block))

@@ -95,6 +95,7 @@ def measure(name: str, bundle: Bundle, size: Size, machine: Rates, threads: int,
     network = Network(bundle.path(manifest.engine.file or ONNX), inputs)
     seconds, network_seconds = network.seconds(threads, rounds)
     host = _host(bundle, size, inputs, threads, rounds)
+    # Again after the stages: a clock that rose in between must not put a stage below its floor.
     machine = machine.best(measure_rates(threads))
     blocks = zip(network.blocks(), seconds, strict=True)
     stages = [stage(*block, block_seconds, machine, network.quantised) for block, block_seconds in blocks]
@@ -126,6 +127,7 @@ def _host(bundle: Bundle, size: Size, inputs: Size, threads: int, rounds: int) -
     """
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
     with Segmenter.open(bundle.folder, threads=threads) as segmenter:
+        # The first run is thrown away: it starts thread pools and allocates.
         runs = [segmenter(image, inference=Inference()).seconds for _ in range(rounds + 1)][1:]
         classes, stride = segmenter.labels.count, segmenter.output_stride
     pixels, resized, scores = np.prod(size), np.prod(inputs), np.prod(coarse_size(inputs, stride))
@@ -173,6 +175,7 @@ def _convolution(channels: int, side: int, quantised: bool) -> onnx.ModelProto:
     if not quantised:
         body, constants = f"y = Conv<{pads}>(x, w)", {"w": weight}
     else:
+        # The result is quantised too: only then does ONNX Runtime compute the convolution in integers.
         body = f"""xq = QuantizeLinear(x, s, z)  xd = DequantizeLinear(xq, s, z)  wd = DequantizeLinear(wq, s, wz)
             yf = Conv<{pads}>(xd, wd)  yq = QuantizeLinear(yf, s, z)  y = DequantizeLinear(yq, s, z)"""
         scale, zero = np.array(0.05, np.float32), np.array(128, np.uint8)

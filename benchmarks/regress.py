@@ -113,10 +113,13 @@ def _verdict(kind: str, pairs: Sequence[tuple[Figure, Figure]], limits: Limits) 
         lost = pairs[0][0].value - pairs[0][1].value
         return "worse" if lost >= limits.points else "better" if -lost >= limits.points else "same"
     least = limits.least if kind == "times" else limits.counts
+    # So few rounds say nothing of their noise: the bound for a busy machine is taken instead.
     if any(b.few or n.few for b, n in pairs):
         least = max(least, stats.NOISY)
+    # One measure apart, all moved: on a slower machine seconds move, but not their share of the control's.
     rose = any(n.low > b.high for b, n in pairs) and all(n.value >= b.value * (1 + least) for b, n in pairs)
     fell = any(n.high < b.low for b, n in pairs) and all(n.value <= b.value * (1 - least) for b, n in pairs)
+    # A share is never noisy, so that only a change of seconds alone is put down to a busy machine.
     if (rose or fell) and all(b.noisy or n.noisy for b, n in pairs):
         return "noisy"
     return "worse" if rose else "better" if fell else "same"

@@ -81,6 +81,7 @@ def measure(case: Case, setups: Sequence[Setup], bounds: dict[str, float] | None
     """
     windows = window_count(test_size((case.image.shape[0], case.image.shape[1]), case.preprocess), case.inference)
     entries, gaps = [], []
+    # All are loaded before the first round, so that rounds can go from one to the next.
     with contextlib.ExitStack() as stack:
         for setup in tqdm(setups, desc="loading", unit="contender", disable=None, leave=False):
             try:
@@ -94,6 +95,7 @@ def measure(case: Case, setups: Sequence[Setup], bounds: dict[str, float] | None
             entry.runs += [entry.first] if entry.first else []
         rounds = range(int(case.count_first), case.rounds)
         stats.interleaved([functools.partial(entry.run, case) for entry in timed], rounds, case.name)
+    # Again: one that failed in a later round has fewer rounds, and ratios need pairs.
     timed = [entry for entry in entries if not entry.refused]
     warnings = [f"{e.contender.setup.name}: {warning}" for e in timed if (warning := stats.noise(e.seconds))]
     about: Record = {"kind": "latency", "case": case.name, "recipe": case.recipe, "preset": case.preset}
@@ -160,6 +162,7 @@ def _stages(runs: Sequence[Run]) -> dict[str, float]:
     met = dict.fromkeys(name for run in runs for name in run.stages)
     names = sorted(met, key=lambda name: _STAGES.index(name) if name in _STAGES else len(_STAGES))
     medians = {name: float(np.median([run.stages.get(name, 0.0) for run in runs])) for name in names}
+    # Below 0 where stages overlap in time.
     rest = float(np.median([run.seconds - sum(run.stages.values()) for run in runs]))
     return {**medians, "other": max(rest, 0.0)}
 

@@ -61,10 +61,13 @@ class Contender(contextlib.AbstractContextManager["Contender"]):
     def __init__(self, setup: Setup) -> None:
         self.setup = setup
         self.process: multiprocessing.process.BaseProcess | None = None
+        # Spawned: a forked child would start with this process's libraries and memory.
         self._pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
         # Libraries that read their number of threads when they are loaded find it in the child's environment.
         with mock.patch.dict(os.environ, dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(setup.threads))):
+            # The pool starts its process at the first call: it must be made under the patched environment.
             pid = self._call(os.getpid)
+        # The pool keeps its process to itself, but a contender that dies is reported with its exit status.
         self.process = next(child for child in multiprocessing.active_children() if child.pid == pid)
         try:
             self.description = self._call(_load, setup)
@@ -110,6 +113,7 @@ def _load(setup: Setup) -> str:
 def _run(image: NDArray[np.uint8], inference: Inference, clear: bool) -> Run:
     runner, loaded = _loaded
     forget_peak()
+    # The counters of energy are read outside the clock.
     energy, start, cpu = machine.energy(), time.perf_counter(), time.process_time()
     output = runner.run(image, inference)
     seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
@@ -123,6 +127,7 @@ def _run(image: NDArray[np.uint8], inference: Inference, clear: bool) -> Run:
 def settled_memory() -> int | None:
     """Resident bytes after garbage has been given back to the system."""
     gc.collect()
+    # Only glibc has malloc_trim.
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
     return _status("VmRSS")

@@ -68,6 +68,7 @@ def build(
             wrong, with which file or value, and what to do.
     """
     target = Path(out).absolute()
+    # Before anything is loaded: an occupied folder must not show only after a build.
     check_target(target, force)
     precision, evidence = precision or PrecisionOptions(), evidence or EvidenceOptions()
     job = _settle(ckpt, target, recipe, engine or EngineOptions(), precision, evidence, say)
@@ -76,6 +77,7 @@ def build(
         with job.stage("export"):
             proto = export_graph(job.model, job.recipe.name)
         graphs, mix = prepare_graphs(proto, job)
+        # Before the engine: for ONNX Runtime this file is the engine.
         save_graph(graphs.portable, draft.folder / ONNX)
         built = _engine(graphs.engine, draft.folder, job, target)
         report = _gate(job, graphs, draft.folder, built, mix)
@@ -123,6 +125,7 @@ def _settle(
 def _engine(proto: onnx.ModelProto, folder: Path, job: Job, target: Path) -> BuiltEngine:
     """The kernels and the engine, in the bundle's folder."""
     precision = job.arithmetic.precision
+    # Before the engine: TensorRT runs the plugins, and so their kernels, while it builds.
     if job.kernels:
         context, capabilities = job.builder.context(job.engine), job.builder.capabilities(job.engine, precision)
         with job.stage("kernels"):
@@ -160,6 +163,7 @@ def _open_runnable(folder: Path, info: EngineInfo, job: Job) -> Engine:
     try:
         check_engine(info)
     except EngineUnavailable as error:
+        # An engine can be built ahead of time for GPUs that are not here; the graph is what can be checked then.
         job.note(f"the gate runs the graph under ONNX Runtime. {error}")
         info = EngineInfo(PORTABLE, library(PORTABLE).load().__version__, ONNX)
     classes, stride = job.recipe.labels.count, job.recipe.architecture.output_stride

@@ -109,6 +109,7 @@ def compile_kernels(
     plugins = context_kernels(proto, architecture.context_channels) if context == "plugin" else ()
     command = [sys.executable, "-m", "isnet_trt.kernels.compile", "--out", str(folder), "--dtype", "fp32"]
     command += ["--arch", *(f"sm_{arch}" for arch in arches), "--classes", str(architecture.num_classes)]
+    # A kernel that spills is slow but correct: it is reported, and does not end the build.
     command += ["--allow-spills", "--jobs", str(usable_cores()), "--context", *plugins]
     if plugins:
         command += ["--width", str(architecture.context_channels)]
@@ -130,6 +131,7 @@ def _spilling(folder: Path, arches: Iterable[int]) -> Iterator[str]:
 def _running(command: list[str]) -> Iterator[subprocess.Popen[str]]:
     """A process that does not outlive an error or Ctrl-C here."""
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    # One pipe for both: with two, a child that fills the one that nobody reads would wait for ever.
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     with subprocess.Popen(command, env=environment, **pipes) as process:
         try:

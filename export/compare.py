@@ -75,8 +75,10 @@ class TensorErrors:
         """
         if one.shape != other.shape:
             raise SettingsError(f"tensor {self.tensor} is {one.shape} on one side and {other.shape} on the other")
+        # float32 sums over millions of values would lose the small differences that are looked for.
         first, second = one.astype(np.float64), other.astype(np.float64)
         finite = np.isfinite(first) & np.isfinite(second)
+        # Equal infinities are no error: log_counts is -inf on both sides for a class without positions.
         same = (first == second) | finite | (np.isnan(first) & np.isnan(second))
         self.strange += int(same.size - same.sum())
         first = first[finite]
@@ -90,6 +92,7 @@ class TensorErrors:
     @property
     def deviation(self) -> float:
         """Standard deviation of ONE's values."""
+        # For a constant tensor the difference of the two means may be slightly below 0, by rounding.
         mean = self.total / max(self.count, 1)
         return math.sqrt(max(self.total_squares / max(self.count, 1) - mean * mean, 0.0))
 
@@ -106,6 +109,7 @@ class TensorErrors:
     def _relative(self, error: float) -> float:
         if self.strange:
             return math.inf
+        # A constant tensor has deviation 0: a difference in it shows as huge instead of dividing by zero.
         return 0.0 if error == 0 else error / max(self.deviation, 1e-12)
 
     def to_json(self) -> dict[str, Any]:
@@ -124,6 +128,7 @@ class Comparison:
 
     def first_beyond(self, bound: float) -> TensorErrors | None:
         """The first tensor whose relative rms error is beyond ``bound``."""
+        # `not <=` instead of `>`: NaN is beyond every bound.
         return next((row for row in self.rows if not row.rms <= bound), None)
 
 

@@ -130,6 +130,7 @@ class TensorRTBackend:
         types = element_types(self.proto)
         for name in names:
             if name not in available:
+                # Without a shape: sizes inside the graph may be free, and the parser infers them.
                 graph.graph.output.append(onnx.helper.make_tensor_value_info(name, types[name], None))
         path = folder / "model.engine"
         plugin = self.kernels is not None and self.info is not None and self.info.context == "plugin"
@@ -147,12 +148,14 @@ class TensorRTBackend:
         Raises:
             EngineUnavailable: there is no GPU to run on.
         """
+        # Asked before the build, which takes long and under TensorRT-RTX would succeed without a GPU.
         gpu, reason = probe_gpu()
         if gpu is None:
             raise EngineUnavailable(f"{self.label} needs an NVIDIA GPU to run: {reason}")
         with tempfile.TemporaryDirectory() as folder:
             path = self.build(names, shape, Path(folder))
             with _polygraphy_runner(self.kind, path.read_bytes(), self.kernels, gpu) as run:
+                # The engine also returns the graph's own output, which may not be among ``names``.
                 yield lambda pixels: {name: value for name, value in run(pixels).items() if name in names}
 
 
@@ -177,6 +180,7 @@ def _polygraphy_runner(kind: str, serialised: bytes, kernels: Path | None, gpu: 
     registered = plugins.kernels_for(library(kind).load(), loaded, gpu.multiprocessors)
     with registered, TrtRunner(EngineFromBytes(serialised)) as runner:
         source = next(iter(runner.get_input_metadata()))
+        # Copied: the runner reuses its output buffers in the next inference.
         yield lambda pixels: {name: np.array(value) for name, value in runner.infer({source: pixels}).items()}
 
 

@@ -37,6 +37,7 @@ def find_fp32_fallback(proto: onnx.ModelProto, ranges: Ranges, half: Half) -> Fp
     }
     if half == "bf16":
         return fallback
+    # Weights are cast as well: one beyond float16's range would become infinite.
     known = ranges | _weight_ranges(proto)
     for node in proto.graph.node:
         for name in _tensors(node):
@@ -49,11 +50,13 @@ def find_fp32_fallback(proto: onnx.ModelProto, ranges: Ranges, half: Half) -> Fp
 def _tensors(node: onnx.NodeProto) -> Iterator[str]:
     yield from node.input
     yield from node.output
+    # The node's body computes q·k in half precision before it widens the scores: they could overflow unseen inside it.
     if node.op_type == "ContextAttention":
         yield scores_bound_name(node)
 
 
 def _hazard(measured: Range | None) -> str:
+    # 0 is exact in every type; indices, shapes and what else `measure_ranges` leaves out have no range.
     if measured is None or measured.reach == 0:
         return ""
     if measured.reach > LARGEST / MARGIN:

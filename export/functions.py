@@ -153,6 +153,7 @@ def attach(model: ModelProto, body: AttentionBody = "blocked") -> None:
     TensorRT's parser prefers a plugin to the body only where the node has the attribute ``plugin_namespace``.
     """
     kept = [function for function in model.functions if function.domain != DOMAIN]
+    # Replaced, not only added: `with_attention` exchanges the body of a graph that already has one.
     del model.functions[:]
     model.functions.extend([*kept, region_pool(), attention(body)])
     if all(entry.domain != DOMAIN for entry in model.opset_import):

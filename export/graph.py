@@ -61,6 +61,7 @@ def export_graph(model: ISNet, recipe: str) -> onnx.ModelProto:
             raise BuildError(f"the ONNX exporter failed: {error}\n{output.getvalue()[-2000:]}") from error
     functions.attach(proto)
     proto.producer_name, proto.producer_version = "isnet_trt", __version__
+    # Before `_strip`: the blocks' borders are read from the metadata that it removes.
     onnx.helper.set_model_props(proto, {_RECIPE_KEY: recipe, _BLOCKS_KEY: json.dumps(_traced_blocks(proto))})
     _strip(proto)
     return proto
@@ -71,6 +72,7 @@ def _export(model: nn.Module) -> onnx.ModelProto:
     program = torch.onnx.export(
         model,
         (torch.zeros(_SAMPLE),),
+        # Only this exporter has a table of translations for custom operators.
         dynamo=True,
         opset_version=functions.OPSET,
         input_names=[INPUT],
@@ -102,6 +104,7 @@ def _translations() -> dict[Callable, Callable]:
 def _operator(
     name: str, inputs: tuple[str, ...], outputs: tuple[str, ...], **attributes: OpSchema.AttrType
 ) -> values.Op:
+    # One type for all tensors: the exported graph is float32. `precision.py` knows which ones stay so.
     schema = OpSchema(
         name,
         functions.DOMAIN,
@@ -178,6 +181,7 @@ def save_graph(proto: onnx.ModelProto, path: str | os.PathLike[str], max_bytes: 
     """
     save(proto, Path(path), max_bytes)
     try:
+        # By path: a model beyond protobuf's 2 GiB can be checked only as a file.
         onnx.checker.check_model(str(path), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise BuildError(f"the exported graph is not valid ONNX: {error}") from None

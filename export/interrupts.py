@@ -20,6 +20,7 @@ def interruptible() -> Iterator[None]:
         KeyboardInterrupt: Ctrl-C was pressed.
     """
     before = signal.getsignal(signal.SIGINT)
+    # Not callable: SIGINT is ignored, as in a shell's background jobs, or ends the process by default.
     if not callable(before) or threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -28,12 +29,14 @@ def interruptible() -> Iterator[None]:
     def note(number: int, frame: Any) -> None:
         nonlocal pressed
         pressed = True
+        # The former handler still raises, so that code which lets the exception through ends at once.
         before(number, frame)
 
     signal.signal(signal.SIGINT, note)
     try:
         yield
     except Exception:
+        # The library has turned the interruption into an error of its own.
         if pressed:
             raise KeyboardInterrupt from None
         raise

@@ -96,6 +96,7 @@ def prepare_graphs(proto: onnx.ModelProto, job: Job) -> tuple[LoweredGraphs, Mix
         if max_drop is not None:
             with job.stage("sensitivity"):
                 mixed = _mixed(proto, table, job, max_drop)
+    # Also for int8 and fp8: what stays out of eight bits may be half precision with an fp32 fallback.
     if job.arithmetic.precision != "fp32":
         with job.stage("ranges"):
             ranges = measure_ranges(proto, (image.pixels for image in job.samples.typical), progress=True)
@@ -112,6 +113,7 @@ def _mixed(proto: onnx.ModelProto, table: Table, job: Job, max_drop: float) -> M
     evaluate: Evaluate = rank
     if job.labelled is not None:
         pairs = (job.labelled[index] for index in range(len(job.labelled)))
+        # Labelled sets give B, G, R; the runtime takes R, G, B.
         evaluate = MeanIoU(job.recipe, [(image[..., ::-1], truth) for image, truth in pairs], job.recipe.default)
     flavour = flavour_of(job.arithmetic.precision, job.choice.kind)
     mix = find_mix(proto, table, flavour, max_drop, evaluate, rank=rank, folder=job.table)

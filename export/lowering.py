@@ -57,6 +57,7 @@ class Arithmetic:
         builder.check(options)
         builder.check_precision(self.precision, options)
         if self.eight_bits:
+            # The layers that are not quantised have demands of their own: bf16 beside int8 needs Ampere.
             builder.capabilities(options, self.rest)
 
     def check_options(self, options: PrecisionOptions) -> None:
@@ -100,9 +101,11 @@ def lower_graph(
         BuildError: ranges or table belong to another graph.
     """
     if arithmetic.precision == "fp32":
+        # TensorRT gets the plain convolutions, for which it has kernels of its own.
         return LoweredGraphs(proto, winograd.rewrite(proto))
     if arithmetic.eight_bits:
         return _eight_bits(proto, arithmetic, kind, ranges, table, tuple(skip))
+    # On a CPU ONNX Runtime runs float16 graphs as they are, but has no bfloat16 convolutions.
     graph, about = _half(proto, cast(Half, arithmetic.precision), ranges)
     return LoweredGraphs(graph, emulate_bf16(graph) if arithmetic.precision == "bf16" else graph, about)
 
@@ -143,6 +146,7 @@ def _eight_bits(
         "calibration inputs": len(table.inputs),
         "ranges by observer": table.observers_taken(ACTIVATIONS[flavour]),
     }
+    # Nothing to emulate: uint8 Q/DQ is what ONNX Runtime itself runs.
     if flavour == "cpu":
         return LoweredGraphs(plain, plain, about)
     if arithmetic.rest == "fp32":

@@ -50,6 +50,7 @@ def attribute(node: NodeProto, name: str, default: int) -> int:
 def element_types(proto: ModelProto) -> dict[str, int]:
     """Tensor name -> ONNX element type, of everything that shape inference knows."""
     bare = copied(proto)
+    # Inference keeps recorded types, which may be those from before a rewriting.
     del bare.graph.value_info[:]
     for tensor in bare.graph.initializer:
         _drop_large(tensor)
@@ -80,6 +81,7 @@ def set_opset(proto: ModelProto, opset: int) -> None:
             if entry.version > LATEST_OPSET:
                 raise BuildError(f"the graph has opset {entry.version}; opsets up to {LATEST_OPSET} are supported")
             entry.version = opset
+    # Opset 23 and IR version 11 came with the same release, ONNX 1.18.
     if opset == LATEST_OPSET:
         proto.ir_version = max(proto.ir_version, _IR_OF_LATEST)
 

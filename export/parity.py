@@ -190,6 +190,7 @@ def _block(name: str, values: NDArray[np.float32], reference: NDArray[np.float32
 
 def _histogram(earlier: Histogram | None, reference: NDArray[np.float32], values: NDArray[Any]) -> Histogram:
     """Add the values of one picture. The first picture decides the edges; values beyond them count at the ends."""
+    # The margin keeps the edges increasing where all values are equal.
     edges = earlier[0] if earlier else np.linspace(float(reference.min()), float(reference.max()) + 1e-6, BINS + 1)
     first, second = (
         np.histogram(np.clip(array, edges[0], edges[-1]), edges)[0] for array in (reference, values.astype(np.float32))
@@ -200,6 +201,7 @@ def _histogram(earlier: Histogram | None, reference: NDArray[np.float32], values
 def _failure(row: LogitsErrors, tolerance: Tolerance, engine: Engine, blocks: Sequence[BlockErrors]) -> str:
     problem = "gives NaN or Inf" if np.isnan(row.max) else "does not compute what the checkpoint does"
     lines = [f"  {block.block:22} max {block.max:.1e}, cosine {block.cosine:.6f}" for block in blocks]
+    # Blocks have no bound of their own for the largest error; in fp32 that of the logits is ten times the rms bound.
     bad = (b.block for b in blocks if not (b.max <= 10 * tolerance.rms and b.cosine >= tolerance.cosine))
     first = next(bad, None)
     return "\n".join(
@@ -228,8 +230,9 @@ def _run_with_blocks(
     outputs: dict[str, NDArray[np.float32]] = {}
     handles = []
     for name in names:
-
+        # ``name`` as a default: a closure would see the last name of the loop.
         def keep(module: nn.Module, inputs: Any, output: Tensor, name: str = name) -> None:
+            # Copied: activations work in place, so that a later module may overwrite the tensor.
             outputs[name] = output.detach().numpy().copy()
 
         handles.append(model.get_submodule(name).register_forward_hook(keep))

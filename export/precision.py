@@ -58,6 +58,7 @@ class _HalfWriter:
             for name in outputs.intersection(node.output):
                 self._restore(name)
         result = with_nodes(self.proto, self.nodes, self.added.values())
+        # They record float32 for tensors that are half precision now.
         del result.graph.value_info[:]
         if self.half == "bf16":
             set_opset(result, _BF16_OPSET)
@@ -81,6 +82,7 @@ class _HalfWriter:
         if node.name in self.fp32_nodes:
             return FLOAT
         if node.op_type in _TYPE_PRESERVING:
+            # Passing a float32 tensor through half precision and back would cost two casts and its accuracy.
             activations = [
                 name for name in node.input if self.old_types.get(name) == FLOAT and name not in self.weights
             ]
@@ -93,6 +95,7 @@ class _HalfWriter:
         if node.op_type == "RegionPool":
             self.types[node.output[1]] = FLOAT  # log_counts
         if node.op_type == "Cast":
+            # In the exported graph a cast to float32 means the type that the network computes in.
             for attribute in node.attribute:
                 if attribute.name == "to" and attribute.i == FLOAT:
                     attribute.i = element
@@ -116,6 +119,7 @@ class _HalfWriter:
         if self.types[name] == FLOAT:
             return
         inner = f"{name}::{self.half}"
+        # `write` calls this right behind the node that makes the output.
         producer = self.nodes[-1]
         producer.output[list(producer.output).index(name)] = inner
         self.nodes.append(helper.make_node("Cast", [inner], [name], name=f"cast {name}", to=FLOAT))
@@ -146,6 +150,7 @@ def emulate_bf16(proto: onnx.ModelProto) -> onnx.ModelProto:
 def _emulated(node: NodeProto, types: dict[str, int]) -> list[NodeProto]:
     halves = [name for name in node.output if types.get(name) == BFLOAT16]
     if node.op_type == "Cast" and types.get(node.input[0]) == BFLOAT16:
+        # The value is rounded already and float32 in this graph: only the tensor's name must stay.
         return [helper.make_node("Identity", node.input, node.output, name=node.name)]
     if node.op_type == "Cast" and halves:
         return _rounding(node.input[0], node.output[0])

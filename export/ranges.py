@@ -87,8 +87,11 @@ def _with_reductions(proto: onnx.ModelProto, names: Sequence[str]) -> onnx.Model
     for name in names:
         for reduction in _REDUCTIONS:
             _add_output(copy, helper.make_node(reduction, [name], [f"{name}::{reduction}"], keepdims=0))
+        # Pictures differ in size: the mean square needs the number of values of each run.
         _add_output(copy, helper.make_node("Size", [name], [f"{name}::Size"]), TensorProto.INT64)
+    # Since opset 18 the axes of ReduceL2 are an input.
     copy.graph.initializer.append(numpy_helper.from_array(np.array([2]), "::last"))
+    # A set: a tensor that two attentions read must not become two outputs of one name.
     for tensor in {tensor for node in _attentions(proto) for tensor in node.input[:2]}:
         norms = helper.make_node("ReduceL2", [tensor, "::last"], [f"{tensor}::norms"], keepdims=0)
         copy.graph.node.append(norms)

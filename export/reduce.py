@@ -31,6 +31,7 @@ from isnet_trt.export.graph import INPUT, with_attention
 _SHAPE = (1, 3, 65, 97)
 """Small and odd: a refusal does not depend on the size."""
 _TRIAL = [sys.executable, "-m", "isnet_trt.engines.trial"]
+# Not the command `polygraphy`, which may not be on PATH or may belong to another interpreter.
 _POLYGRAPHY = [sys.executable, "-c", "import sys; from polygraphy.tools import main; sys.exit(main())"]
 
 
@@ -53,6 +54,7 @@ def reduce_graph(one: str, kind: str, out: Path, say: Callable[[str], None]) -> 
     library(kind).load()
     if missing := [name for name in ("polygraphy", "onnx_graphsurgeon") if importlib.util.find_spec(name) is None]:
         raise EngineUnavailable(f"--reduce needs {' and '.join(missing)}; pip install 'isnet_trt[build]'")
+    # As a build passes it to the parser, which refuses the Scan of the blocked body.
     proto = with_attention(load_graph(one)[0], "plain")
     remove_plugin_namespace(proto)
     shape = _static_shape(proto)
@@ -66,6 +68,7 @@ def reduce_graph(one: str, kind: str, out: Path, say: Callable[[str], None]) -> 
         say(f"{kind} {reason}")
         say("looking for the smallest part that it cannot build …")
         command = [*_POLYGRAPHY, "debug", "reduce", "whole.onnx", "-o", "part.onnx", "--quiet", "--mode", "bisect"]
+        # --fail-code: a part that fails in another way, such as one that is invalid by itself, must not count.
         command += ["--model-input-shapes", f"{INPUT}:[{','.join(map(str, shape))}]", "--fail-code", str(status)]
         process = _run([*command, "--check", *_TRIAL, kind, "polygraphy_debug.onnx"], folder)
         if process.returncode or not Path(folder, "part.onnx").is_file():
@@ -85,6 +88,7 @@ def _try(kind: str, file: str, folder: str) -> tuple[int, str]:
     Raises:
         EngineError: the library could not be tried; whether it builds the graph is not known.
     """
+    # In a process of its own, since the library may end it.
     process = _run([*_TRIAL, kind, file], folder)
     if process.returncode == 0:
         return 0, "builds it"

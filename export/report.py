@@ -160,6 +160,7 @@ def _draw(result: ParityResult, path: Path) -> None:
     names = list(result.histograms)
     columns = 3
     rows = -(-(len(names) + 1) // columns)
+    # Without pyplot, which would keep the figure and may look for a display.
     figure = Figure(figsize=(4 * columns, 2.4 * rows), layout="constrained")
     FigureCanvasAgg(figure)
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)

@@ -54,6 +54,7 @@ def samples(recipe: Recipe, calib: OptionalPath, limit: int, images: OptionalPat
         return Samples(gate, gate)
     inputs = calibration_inputs(calib, recipe.preprocess, windows_at_scale_1(recipe), limit)
     typical = list(itertools.islice(inputs, COMPARED))
+    # Those met so far; the calibration reads on from there and reports the rest itself.
     left_out = tuple(inputs.skipped)
     gate = typical
     if chosen or static:

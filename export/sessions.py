@@ -21,11 +21,13 @@ def open_session(proto: onnx.ModelProto, outputs: Iterable[str] = (), threads: i
 
     graph = copied(proto)
     available = {value.name for value in (*graph.graph.output, *graph.graph.input)}
+    # A name is enough: ONNX Runtime infers the type and shape of an output.
     graph.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs if name not in available)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or usable_cores()
     options.log_severity_level = 3
     with tempfile.TemporaryDirectory() as folder:
+        # Through a file: in memory, weights beyond protobuf's 2 GiB cannot be passed.
         path = Path(folder) / "graph.onnx"
         save(graph, path)
         yield onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

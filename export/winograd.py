@@ -130,6 +130,7 @@ def rewrite(model: ModelProto) -> ModelProto:
     replaced = [node for node in copy.graph.node if _is_wide(node, shapes)]
     for node in replaced:
         node.op_type, node.domain = NAME, DOMAIN
+        # Stride, padding and kernel size are fixed in the function's body.
         del node.attribute[:]
     if replaced:
         copy.functions.append(winograd_conv())
@@ -141,6 +142,7 @@ def _is_wide(node: NodeProto, shapes: dict[str, tuple[int, ...]]) -> bool:
     """Whether ``node`` is a wide 3×3 convolution with bias, stride 1, padding 1, neither dilated nor grouped."""
     if node.op_type != "Conv" or node.domain or len(node.input) != 3:
         return False
+    # A weight that is no initializer has no known shape: its node stays a convolution.
     outputs, inputs, *kernel = shapes.get(node.input[1], (0, 0))
     attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
     return (

@@ -77,6 +77,7 @@ def load_checkpoint(path: str | os.PathLike[str], recipe: str | Recipe | None = 
     _check_tensors(state, file)
     fitting = _choose(state, given or _noted_recipe(content, file, notes), file, notes)
     state = _complete(state, fitting, notes)
+    # After the fit: a file of another network should be called that, not damaged.
     _check_values(state, file)
     return Checkpoint(file, fitting, state, sha256(file), tuple(notes))
 
@@ -96,6 +97,7 @@ def read_weights(path: str | os.PathLike[str]) -> StateDict:
 
 def load_model(checkpoint: Checkpoint) -> ISNet:
     """The network of a checkpoint, in evaluation mode; without an auxiliary head if the checkpoint has none."""
+    # No time for random weights, which the state dict would replace.
     with torch.device("meta"):
         model = ISNet(checkpoint.recipe.architecture, auxiliary=checkpoint.has_auxiliary)
     model = model.to_empty(device="cpu")
@@ -117,11 +119,15 @@ def save_checkpoint(path: str | os.PathLike[str], model_state: Mapping[str, Tens
     try:
         with replacing(file) as temporary:
             with temporary.open("wb") as stream:
+                # ``model`` last: no extra entry can take its place.
                 torch.save({**extra, "model": model}, stream)
                 stream.flush()
+                # Before the rename: else a power cut could leave the new name with an empty file.
                 os.fsync(stream.fileno())
+            # Read back while the old file is still there: a failing disk may not show when it is written to.
             _read(temporary, shown=file)
         _sync_folder(file.parent)
+    # torch's ZIP writer reports a full disk as RuntimeError.
     except (OSError, RuntimeError) as error:
         raise CheckpointError(f"{file} could not be written: {error}; it is as it was") from error
 

@@ -33,6 +33,7 @@ class _Total(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, value: Tensor) -> Tensor:
+        # all_reduce works in place, on contiguous memory.
         result = value.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(result)
         return result
@@ -68,8 +69,10 @@ class HostSyncBatchNorm(nn.BatchNorm2d):
         x = input if input.dtype == torch.float64 else input.float()
         count = total(x.new_tensor(x.numel() // x.shape[1]))
         mean = total(x.sum((0, 2, 3))) / count
+        # In a second pass over the values: E[x²] - E[x]² cancels where the mean is large.
         centred = x - mean[:, None, None]
         variance = total(centred.square().sum((0, 2, 3))) / count
+        # torch keeps the unbiased variance as running statistics and normalises with the biased one.
         self._update_running(mean.detach(), variance.detach() * (count / (count - 1)))
         scale = self.weight * (variance + self.eps).rsqrt()
         return (centred * scale[:, None, None] + self.bias[:, None, None]).to(input.dtype)

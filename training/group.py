@@ -53,6 +53,7 @@ class Group:
             return values
         import torch
 
+        # all_reduce writes its result into its argument.
         total = torch.from_numpy(values.copy())
         with lost_process(self):
             torch.distributed.all_reduce(total)
@@ -108,6 +109,7 @@ def _device(name: str | None) -> str:
     local, count = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
     if local >= count:
         raise TrainingError(f"process {local} of this machine has no GPU: there are {count}; lower --nproc-per-node")
+    # Otherwise what names no device would be allocated on GPU 0 by every process of the machine.
     torch.cuda.set_device(local)
     return f"cuda:{local}"
 
@@ -122,6 +124,7 @@ def lost_process(group: Group) -> Iterator[None]:
 
     try:
         yield
+    # A RuntimeError as well, but this process's own: the caller explains it.
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:

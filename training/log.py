@@ -150,11 +150,13 @@ def _begin(path: Path, header: Sequence[str], start: int) -> set[int]:
             # A row that a killed run wrote in part has too few cells.
             rows = [row for row in list(csv.reader(file))[1:] if len(row) == len(header)]
         kept = [row for row in rows if int(row[0]) <= start]
+    # Atomically: a run that is killed while it resumes keeps its record.
     with replacing(path) as temporary, temporary.open("w", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([list(header), *kept])
     return {int(row[0]) for row in kept}
 
 
 def _append(path: Path, row: Sequence[object]) -> None:
+    # Opened for each row: a killed run loses none that was recorded.
     with path.open("a", newline="") as file:
         csv.writer(file, lineterminator="\n").writerow(row)

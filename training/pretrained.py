@@ -72,6 +72,7 @@ def load_backbone(model: ISNet, path: str | os.PathLike[str]) -> Report:
     target = {n.removeprefix(BACKBONE): t for n, t in model.state_dict().items() if n.startswith(BACKBONE)}
     stemless = layout.startswith("torchvision")
     needed = {name: tensor for name, tensor in target.items() if not (stemless and name.startswith("stem."))}
+    # Before anything is loaded: a backbone that was filled in part would train badly without a message.
     misfits = differences(shapes_of({new: state[old] for new, old in renamed.items()}), shapes_of(needed))
     if misfits.count:
         raise CheckpointError(_no_backbone(path, model, layout, misfits.describe(), renamed))
@@ -108,6 +109,7 @@ def _no_backbone(
         names = first_few(list(renamed))
         return f"{path}: no ResNet or ResNeSt: none of its entries is called layer1.…; it begins with {names}"
     hint = ""
+    # Index 2 exists only where an average pool stands in front of convolution and batch-norm.
     if backbone.block == "bottleneck" and "layer2.0.downsample.2.weight" in renamed:
         hint = (
             "\nIts shortcuts average before they convolve (ResNet-D or ResNeSt); take a ResNet-C (v1c) or plain ResNet."
@@ -159,6 +161,7 @@ def _apply(
     model: ISNet, taken: StateDict, path: Path, layout: str, left_out: tuple[tuple[tuple[str, ...], str], ...]
 ) -> Report:
     state = model.state_dict()
+    # All entries, so that the strict check of names stays on.
     model.load_state_dict({**state, **taken})
     kept = (name for name in state if name not in taken and not name.endswith(COUNTER))
     return Report(

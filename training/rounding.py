@@ -21,6 +21,7 @@ from isnet_trt.training.model.ops import class_mask, class_weights
 Type = Literal["int8", "fp8"]
 _FP8 = torch.float8_e4m3fn
 _LARGEST: dict[Type, float] = {"int8": 127.0, "fp8": 448.0}
+# As in export/quantise/formats.py, whose layer is above this one and cannot be imported here.
 _SMALLEST_SCALE = 1e-10
 
 
@@ -46,6 +47,7 @@ def rounded(x: Tensor, scale: Tensor | float, type_: Type) -> Tensor:
     """``x`` rounded to scale · (a number of the type), of the same shape and dtype; ``scale`` broadcasts."""
     lowest = -128.0 if type_ == "int8" else -_LARGEST[type_]
     inside = (x / scale).clamp(lowest, _LARGEST[type_])
+    # Straight-through: the value is rounded, the gradient is that of the clamp alone.
     with torch.no_grad():
         stored = inside.round() if type_ == "int8" else inside.to(_FP8).to(x.dtype)
         rest = stored - inside
@@ -61,6 +63,7 @@ class RoundedWeight(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         """(O, I, h, w) -> the same shape."""
+        # The scale is a constant to the gradient, as it is one in the engine.
         largest = weight.detach().abs().amax((1, 2, 3), keepdim=True)
         return rounded(weight, (largest / _LARGEST[self.number_type]).clamp_min(_SMALLEST_SCALE), self.number_type)
 
@@ -125,5 +128,6 @@ def _pool_gradient(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, Tenso
     return of_logits, of_features
 
 
+# Here and not beside the operators: only quantisation-aware training differentiates the inference form.
 torch.library.register_autograd("isnet_trt::attention", _attention_gradient, setup_context=_keep_attention)
 torch.library.register_autograd("isnet_trt::region_pool", _pool_gradient, setup_context=_keep_pool)

@@ -57,7 +57,9 @@ class RunFolder:
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / (epoch_file(epoch) if epoch_ended else MID_EPOCH)
         save_checkpoint(path, model, cur_epoch=epoch, **extra)
+        # The link after the file: it never names one that is not whole.
         self._link_to(path)
+        # Only now: until the link was set, the newest checkpoint may have been the mid-epoch file.
         if epoch_ended:
             self._clear(epoch)
         return path
@@ -72,6 +74,7 @@ class RunFolder:
     def _clear(self, epoch: int) -> None:
         """Remove the checkpoints that are not needed after the end of ``epoch``."""
         (self.folder / MID_EPOCH).unlink(missing_ok=True)
+        # One file is enough: the earlier ones went after the epochs before.
         if self.keep and epoch > self.keep:
             (self.folder / epoch_file(epoch - self.keep)).unlink(missing_ok=True)
 

@@ -83,6 +83,7 @@ class Trainer:
     """
 
     def __init__(self, recipe: Recipe, options: Options, data: Data, group: Group | None = None) -> None:
+        # Before the model is created, which draws its initial weights.
         torch.manual_seed(options.seed)
         self.recipe, self.options, self.group = recipe, options, group or Group()
         group = self.group
@@ -141,6 +142,7 @@ class Trainer:
         """
         span = Span(self.iteration, self.total, self.options.batch)
         with StopRequest() as stop, RunLog(self.options.out, self.recipe.labels.names, span, self.group.first) as log:
+            # Due here: the run was stopped between an epoch's checkpoint and its scoring.
             if self._score_is_due(log):
                 self._score(log, stop)
             while self.iteration < self._end and not self._any_stop(stop):
@@ -158,6 +160,7 @@ class Trainer:
         """Train for the rest of an epoch, to its end or to the end of the run."""
         self.sampler.epoch, self.sampler.skip = self.epoch, self.iteration % len(self.sampler)
         for x, labels in batches(self.loader):
+            # One message for both: in every exchange the processes wait for each other.
             labelled, stops = self.group.sum([int((labels != IGNORE).sum()), stop.made])
             if stops:
                 return
@@ -165,9 +168,11 @@ class Trainer:
             every = self.options.save_every
             if self.iteration >= self._end:
                 break
+            # The end of an epoch is saved below, under the epoch's name.
             if every and self.iteration % every == 0 and self.iteration % len(self.sampler):
                 log.flush()
                 self.save()
+        # Rows before the checkpoint: a resumed run can drop rows beyond it, but not write missing ones.
         log.flush()
         self.save()
         if self._score_is_due(log):
@@ -195,8 +200,11 @@ class Trainer:
             with self._autocast():
                 outputs = self.network(x)
             parts = losses(Outputs(*(scores.float() for scores in outputs)), labels, count)
+            # One copy from the GPU instead of four that each wait for it.
             values = torch.stack([parts.total, parts.stage2, parts.stage1, parts.auxiliary]).tolist()
             total, stage2, stage1, auxiliary = (v / self.group.size for v in self.group.sum(values))
+            # Before the step, which would carry NaN into the weights. All processes have the same sum and stop
+            # together.
             if not math.isfinite(total):
                 raise TrainingError(self._diagnosis(total, x, lr))
             self.optimiser.zero_grad(set_to_none=True)

@@ -16,6 +16,7 @@ from isnet_trt.training.model import InferenceISNet, ISNet
 from isnet_trt.training.model.inference import MeanConv, ShortcutDecoder
 
 _AUXILIARY = "auxiliary_decoder"
+# The first prefix that fits is taken: the general ones stand last.
 _RENAMED = (
     ("ilc_net.correlate_net.key_project.0.0", "ilc_net.key_project1"),
     ("ilc_net.correlate_net.key_project.1.", "ilc_net.key_project2."),
@@ -66,6 +67,7 @@ def _trained(network: InferenceISNet, name: str) -> tuple[Tensor, Tensor]:
     final = network.decoder_stage2
     if isinstance(final, ShortcutDecoder) and name.startswith("decoder_stage2"):
         if name.endswith(".0"):
+            # In the order in which the training form concatenates context and shortcut.
             return torch.cat([final.context.weight, final.detail.weight], 1), _bias(final.detail)
         assert isinstance(final.classifier, nn.Conv2d)
         return final.classifier.weight, _bias(final.classifier)

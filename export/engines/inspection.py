@@ -115,7 +115,9 @@ def _is_dense(tensor: str) -> bool:
     """Whether a tensor's strides, as far as they are known, are those of rows without gaps."""
     step = 1
     shape, strides = _numbers(tensor, "Dimensions"), _numbers(tensor, "Strides")
+    # Not strict: a tensor whose strides the text leaves out is taken as dense.
     for size, stride in zip(reversed(shape), reversed(strides), strict=False):
+        # -1: the stride depends on a free size. That of an axis of size 1 is never used.
         if stride not in (step, -1) and size != 1:
             return False
         if size < 0:

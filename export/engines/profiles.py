@@ -42,6 +42,7 @@ class Shapes:
         if not self.both_ways:
             return (plain,)
         smallest, usual, largest = ((b, c, w, h) for b, c, h, w in plain)
+        # Turned square shapes are the same: one profile.
         return tuple(dict.fromkeys((plain, (smallest, usual, largest))))
 
 

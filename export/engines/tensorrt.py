@@ -42,6 +42,7 @@ class TensorRTBuilder(TensorRTFamilyBuilder):
         if options.hardware_compatible:
             return AMPERE_PLUS
         gpu = find_gpu()
+        # Without a GPU no target can be said to lack the precision; the build itself is refused later.
         return (gpu.compute_capability,) if gpu else ()
 
     def configure(self, module: Any, config: Any, options: EngineOptions, capabilities: tuple[str, ...]) -> None:
@@ -62,6 +63,7 @@ def earlier_measurements(options: EngineOptions, replaced: Path | None) -> bytes
     if options.timing_cache is not None:
         return options.timing_cache.read_bytes()
     try:
+        # A damaged bundle is about to be replaced: only its measurements are lost.
         return read_bundle(replaced).path(TIMING_CACHE).read_bytes() if replaced else b""
     except BundleError:
         return b""
@@ -73,6 +75,7 @@ def timing_cache(config: Any, earlier: bytes) -> tuple[Any, bool]:
     TensorRT takes measurements of the same version on the same GPU only. Not yet run on a GPU.
     """
     cache = config.create_timing_cache(earlier)
+    # False: measurements of another GPU or version are refused, not used in spite of the difference.
     if cache is not None and config.set_timing_cache(cache, False):
         return cache, bool(earlier)
     cache = config.create_timing_cache(b"")

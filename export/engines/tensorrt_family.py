@@ -94,6 +94,7 @@ class TensorRTFamilyBuilder(EngineBuilder):
         Raises:
             EngineUnavailable: this version of the library lacks one of the options.
         """
+        # At the default verbosity the inspector gives the layers' names without their types.
         config.profiling_verbosity = module.ProfilingVerbosity.DETAILED
         tf32 = getattr(module.BuilderFlag, "TF32", None)
         if tf32 is not None:  # float32 means float32: TF32 keeps ten bits of each factor
@@ -143,11 +144,13 @@ class TensorRTFamilyBuilder(EngineBuilder):
         logger = collecting_logger(module)
         with self._plugins(module, request, gpu) as host:
             serialised, cache, reused = self._compile(module, request, capabilities, logger, host)
+            # While the plugins are registered: the inspector has to load the engine.
             text = logger.layers or self._inspect(module, request, logger, serialised, host)
         logger.layers = ""  # long, and the logger is never freed
         layers = parse_layers(text)
         check_types(layers, request.proto)
         check_context(layers, request.proto, self.context(request.options))
+        # After the checks, so that an engine with other types is never on the disk.
         path.write_bytes(serialised)
         return SerialisedEngine(capabilities, len(serialised), tuple(layers), cache, reused)
 
@@ -194,6 +197,7 @@ class TensorRTFamilyBuilder(EngineBuilder):
         if monitor is not None:
             config.progress_monitor = monitor
         serialised = builder.build_serialized_network(network, config)
+        # Before the check for None, which a build that was stopped returns as well.
         if monitor is not None and monitor.interrupted:
             raise KeyboardInterrupt
         if serialised is None:

@@ -54,6 +54,7 @@ def calibrate(
     total = total or getattr(inputs, "limit", None)
     with open_session(proto, names, threads) as session:
         for number, item in enumerate(tqdm(inputs, "calibration", total, disable=None if progress else True)):
+            # Made again but not run: the order of the inputs is fixed, so that the table simply goes on.
             if number < done:
                 continue
             _add(session, table, names, item)
@@ -76,6 +77,7 @@ def _stored_or_new(
     if folder is not None and (Path(folder) / JSON).exists():
         try:
             table = Table.load(folder)
+        # A damaged table costs a new calibration, not the build.
         except BuildError:
             table = Table()
         few_enough = len(table.inputs) <= getattr(inputs, "limit", len(table.inputs))
@@ -89,6 +91,7 @@ def _add(session: Any, table: Table, names: list[str], item: NetworkInput) -> No
     group_size = max(8, _RUN_BYTES // (item.pixels[0, 0].size * _BYTES_PER_PIXEL))
     for start in range(0, len(names), group_size):
         group = names[start : start + group_size]
+        # The network's input is calibrated too, but is no output of the session.
         inner = [name for name in group if name != INPUT]
         values = dict(zip(inner, session.run(inner, {INPUT: item.pixels}), strict=True))
         for name in group:

@@ -43,6 +43,7 @@ class Format:
 
     def fit(self, low: float, high: float) -> Scale:
         """The smallest scale that covers ``low`` … ``high`` and 0; scale 1 for a range of width 0."""
+        # 0 must be exact: it is what convolutions pad with and what a ReLU gives.
         low, high = min(low, 0.0), max(high, 0.0)
         if self.symmetric:
             return Scale(_positive(max(-low, high) / self.highest))
@@ -51,6 +52,7 @@ class Format:
 
     def store(self, x: Array, scale: Array | float, zero: int = 0) -> NDArray:
         """Round ``x`` to stored numbers, half to even, saturated; ``scale`` broadcasts."""
+        # Clipped first: E4M3 has no infinity, and ml_dtypes turns values beyond 448 into NaN.
         y = np.clip(x / np.asarray(scale, np.float32), self.lowest - zero, self.highest - zero)
         if self is FP8:
             return y.astype(ml_dtypes.float8_e4m3fn)
@@ -76,4 +78,5 @@ def weight_scales(weight: Array, form: Format) -> Array:
 
 
 def _positive(scale: float) -> float:
+    # As the graph stores it, so that fake quantisation here rounds as the engine does.
     return float(np.float32(scale)) if scale > SMALLEST_SCALE else 1.0

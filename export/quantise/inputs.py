@@ -55,6 +55,7 @@ class CalibrationInputs:
     def __iter__(self) -> Iterator[NetworkInput]:
         self.skipped, self._used = [], set()
         inputs = itertools.islice(self._rounds(), self.limit)
+        # Taken apart, so that a folder without a readable picture is an error and not an empty table.
         first = next(inputs, None)
         if first is None:
             raise SettingsError(f"none of the {len(self.files)} pictures can be read: {'; '.join(self.skipped[:3])}")
@@ -70,6 +71,7 @@ class CalibrationInputs:
                     window = self._window(file, turn, number)
                 except ImageError as error:
                     self.skipped.append(named(file, error))
+                    # Left out of ``remaining``: not tried again in later rounds.
                     continue
                 if window is not None:
                     self._used.add(file)
@@ -81,10 +83,12 @@ class CalibrationInputs:
 
     def _window(self, file: Path, turn: int, number: int) -> NetworkInput | None:
         """The window of one picture that round ``turn`` takes; None when all were taken."""
+        # Read anew in each round: keeping every picture would take memory in proportion to the folder.
         image = normalise(resize(read_image(file), self.preprocess), self.preprocess)
         plan = windows.plan((image.shape[0], image.shape[1]), self.inference)
         if turn >= len(plan.windows):
             return None
+        # Seeded by the file's place: every round and every build sees the same order of its windows.
         order = np.random.default_rng(number).permutation(len(plan.windows))
         planes = np.ascontiguousarray(image.transpose(2, 0, 1), np.float32)
         index = int(order[turn])

@@ -66,6 +66,7 @@ class _Writer:
         nodes = {node.name: node for node in self.index.nodes}
         rounded: dict[tuple[str, str], str] = {}
         for entry in inputs:
+            # One Q/DQ pair for each tensor and scale, whatever the number of readers.
             key = (entry.tensor, entry.like)
             if key not in rounded:
                 rounded[key] = self._round(*key)
@@ -105,6 +106,7 @@ class _Writer:
     def _store_weight(self, layer: Layer, node: NodeProto) -> None:
         weight = self.index.array(layer.weight)
         scales = weight_scales(weight, self.weights)
+        # ONNX Runtime's integer convolution takes an int32 bias; TensorRT adds a floating-point one.
         if self.flavour == "cpu" and len(node.input) > 2 and node.input[2]:
             scales = self._store_bias(layer, node, scales)
         stored = self.weights.store(weight, scales[:, None, None, None])
@@ -118,7 +120,9 @@ class _Writer:
         source = np.float32(self._scale(self.likes[layer.node, 0]).scale)
         scales = np.maximum(scales, np.abs(bias) / (source * np.float32(_LARGEST_BIAS))).astype(np.float32)
         units = (source * scales).astype(np.float32)
+        # In float64: an int32 has more digits than a float32.
         stored = np.rint(bias / units.astype(np.float64)).astype(np.int32)
+        # Named after the node too: the unit depends on the scale of the node's input.
         constants = (stored, units, np.zeros(len(units), np.int32))
         node.input[2] = self._store(node, f"{node.input[2]}_of_{node.name}", constants, TensorProto.FLOAT)
         return scales

@@ -102,6 +102,7 @@ def _best_clipping(seen: TensorStatistics, form: Format, loss: Callable[[Scale],
     return min(ranges, key=lambda limits: loss(form.fit(*limits)))
 
 
+# The first of equals is chosen: the plain maximum before those that clip.
 OBSERVERS: dict[str, Callable[[TensorStatistics, Format], Range]] = {
     "max": maximum,
     "percentile": percentile,
@@ -117,6 +118,7 @@ def choose(seen: TensorStatistics, form: Format) -> Choice:
     most.
     """
     values, counts = _histogram(seen)
+    # A tensor that is always zero has error 0, not 0 / 0.
     energy = max(float((counts * values.astype(np.float64) ** 2).sum()), 1e-30)
     ranges = {name: observe(seen, form) for name, observe in OBSERVERS.items()}
     errors = {

@@ -98,6 +98,7 @@ def quantisable_layers(proto: ModelProto, flavour: Flavour = "tensorrt") -> list
     for node in index.nodes:
         if node.op_type == "Conv" and node.input[0] not in vectors and not _is_classifier(index, node):
             output = node.output[0]
+            # In a typed graph weights are called ``<name>::fp16``.
             name = node.input[1].split("::")[0].removesuffix(".weight")
             layer = Layer(name, node.name, node.input[1], node.input[0], output, index.after_relu(output))
             if flavour != "cpu" or not _makes_keys(index, layer):
@@ -164,6 +165,7 @@ def in_scope(name: str, scope: str) -> bool:
 def quantised_inputs(proto: ModelProto, flavour: Flavour, layers: Iterable[Layer]) -> list[QuantisedInput]:
     """Every input of a node that reads a rounded tensor when ``layers`` are quantised."""
     place = _place_for_cpu if flavour == "cpu" else _place_for_tensorrt
+    # Two layers behind one concatenation would name its inputs twice.
     return list(dict.fromkeys(place(GraphIndex(proto), list(layers))))
 
 
@@ -186,11 +188,13 @@ def _place_for_tensorrt(index: GraphIndex, layers: list[Layer]) -> Iterator[Quan
     for layer in layers:
         producer = index.producers.get(layer.source)
         if producer is not None and producer.op_type == "Concat":
+            # In front of the concatenation, on one scale, so that it only moves eight-bit values.
             yield from (QuantisedInput(producer.name, i, name, layer.source) for i, name in enumerate(producer.input))
         else:
             yield QuantisedInput(layer.node, 0, layer.source, layer.source)
     for node in index.nodes:
         skip = _identity_input(index, node)
+        # Only beside a quantised convolution, whose kernel can then add the branch.
         if skip is not None and node.input[1 - skip] in quantised:
             yield QuantisedInput(node.name, skip, node.input[skip], node.input[skip])
 
@@ -201,6 +205,7 @@ def _identity_input(index: GraphIndex, node: NodeProto) -> int | None:
         return None
     operators = [index.producer_op(name) for name in node.input]
     if operators == ["Conv", "Conv"]:
+        # The other is the projection, which the residual blocks compute first.
         positions = [index.nodes.index(index.producers[name]) for name in node.input]
         return positions.index(min(positions))
     return operators.index("Relu") if {"Conv", "Relu"} <= set(operators) else None
@@ -212,6 +217,7 @@ def _place_for_cpu(index: GraphIndex, layers: list[Layer]) -> Iterator[Quantised
         like[layer.source] = layer.source
         like[layer.result] = layer.result
     for node in index.nodes:
+        # Nodes are in topological order: one pass also reaches what is behind other merges.
         follow = _FOLLOW.get(node.op_type)
         if follow is not None and all(name in like for name in node.input):
             tensor, source = follow(index, node)

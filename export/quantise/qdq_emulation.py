@@ -28,6 +28,7 @@ def emulate_qdq(proto: ModelProto) -> ModelProto:
     writer = _Writer(proto)
     nodes = [part for node in proto.graph.node for part in writer.emulated(node)]
     result = with_nodes(proto, nodes, writer.constants)
+    # Only typed Q/DQ, which is gone now, needed a later opset.
     set_opset(result, _OPSET)
     return result
 
@@ -52,6 +53,7 @@ class _Writer:
         result = node.output[0]
         form = _FORMATS[self.index.initializers[zero].data_type]
         shift = int(self.index.array(zero))
+        # Scales are float32, and Div takes operands of one type only.
         if self.types.get(source) != TensorProto.FLOAT:
             yield _node("Cast", [source], f"{result}::x", to=TensorProto.FLOAT)
             source = f"{result}::x"
@@ -66,6 +68,7 @@ class _Writer:
             yield _node("Cast", [f"{result}::clipped"], f"{result}::fp8", to=TensorProto.FLOAT8E4M3FN)
             yield _node("Cast", [f"{result}::fp8"], result, to=TensorProto.FLOAT)
         else:
+            # ONNX's Round rounds halves to even, as QuantizeLinear does.
             yield _node("Round", [units], f"{result}::whole")
             yield _node("Clip", [f"{result}::whole", *bounds], result)
 

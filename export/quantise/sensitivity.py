@@ -199,6 +199,7 @@ class _Search:
         self.baseline = self.evaluate(self.proto)
         ranking: tuple[BlockSensitivity, ...] = ()
         kept = 0
+        # Everything in eight bits first: where that meets the bound, no ranking is needed.
         if self._step([]).drop > self.max_drop:
             ranking = self._rank(rank)
             kept = self._least([entry.block for entry in ranking])
@@ -226,6 +227,7 @@ class _Search:
 
     def _least(self, order: Sequence[str]) -> int:
         """The smallest number of kept blocks that meets the bound, by bisection."""
+        # That 0 kept blocks fail is known; that all kept ones suffice is checked after the loop only.
         low, high = 0, len(order)
         while high - low > 1:
             middle = (low + high) // 2
@@ -238,6 +240,7 @@ class _Search:
         return high
 
     def _step(self, skip: Sequence[str]) -> Step:
+        # Some numbers are asked for twice, and an evaluation is the expensive part.
         if len(skip) not in self.steps:
             share = 1 - sum(self.shares[name] for name in skip)
             drop = self.baseline - self.evaluate(self._quantised(skip))

@@ -90,11 +90,13 @@ class Table:
         }
         with write_errors(target):
             target.mkdir(parents=True, exist_ok=True)
+            # The arrays first, under a name of their own: until the JSON names them, readers find the old pair.
             with replacing(target / arrays) as path, path.open("wb") as stream:
                 counts = {f"{name}\ncounts": statistics.counts for name, statistics in self.records.items()}
                 np.savez(stream, **counts)  # type: ignore[arg-type]
             with replacing(target / JSON) as path:
                 path.write_text(json.dumps(content, indent=1), "utf-8")
+            # Last, when nothing names the old arrays any more.
             for old in target.glob("calibration-*.npz"):
                 if old.name != arrays:
                     old.unlink()
@@ -137,4 +139,5 @@ def write_errors(folder: Path) -> Iterator[None]:
 
 def digest(proto: ModelProto) -> str:
     """SHA-256 of a graph and its weights, in hex."""
+    # protobuf may write one message in several ways; only the deterministic form can be compared.
     return hashlib.sha256(proto.SerializeToString(deterministic=True)).hexdigest()

@@ -60,6 +60,7 @@ class TensorStatistics:
             self.counts[BINS // 2 : BINS // 2 + BINS] = pairs
             self.reach *= 2
         bins = ((values / np.float32(self.reach) + 1) * BINS).astype(np.int64)
+        # Clipped: in float32 the largest value below the reach may round up to the bin behind the last.
         self.counts += np.bincount(np.clip(bins, 0, 2 * BINS - 1), minlength=2 * BINS)
 
     @property

@@ -35,6 +35,7 @@ def training_placement(proto: ModelProto, table: Table, flavour: Flavour, skip: 
         raise SettingsError(f"there is no training for {flavour!r} graphs; train for 'tensorrt', it serves both")
     candidates = quantisable_layers(proto, flavour)
     layers = select_layers(candidates, skip)
+    # Of all candidates: an identity branch is rounded also where its projection is skipped.
     by_output = {layer.output: layer.name for layer in candidates}
     nodes = {node.name: node for node in GraphIndex(proto).nodes}
 

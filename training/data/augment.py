@@ -97,6 +97,7 @@ def random_flip(
         return image, labels
     mirrored = labels[:, ::-1].copy()
     for a, b in pairs:
+        # Both masks before either class is written: else the two classes would merge.
         was_a, was_b = mirrored == a, mirrored == b
         mirrored[was_a], mirrored[was_b] = b, a
     return np.ascontiguousarray(image[:, ::-1]), mirrored

@@ -40,6 +40,7 @@ class CropDataset(Dataset):
         """
         epoch, index = key
         image, labels = self.source[index % len(self.source)]
+        # From the key alone: the worker, and what it drew before, have no part in it.
         rng = np.random.default_rng([self.seed, epoch, index])
         x, target = self.augment(image, labels.astype(np.int16), rng)
         return torch.from_numpy(x), torch.from_numpy(target)
@@ -86,6 +87,7 @@ def crop_loader(
         # inherits one waits for it for ever.
         multiprocessing_context="spawn" if workers else None,
         prefetch_factor=4 if workers else None,
+        # A spawned worker imports everything anew: not at every epoch.
         persistent_workers=workers > 0,
         timeout=timeout if workers else 0,
         pin_memory=pinned,
@@ -101,6 +103,7 @@ class _ErrorsAsSamples(Dataset):
     def __getitem__(self, key: Key) -> tuple[torch.Tensor, torch.Tensor] | IsnetError:
         try:
             return self.dataset[key]
+        # torch would create an exception that leaves a worker anew, from its text alone.
         except IsnetError as error:
             return error
 

@@ -62,6 +62,7 @@ class SplitAttention(nn.Module):
 
     def __init__(self, width: int, dilation: int) -> None:
         super().__init__()
+        # The authors' max(width · radix / reduction, 32), with radix 2 and reduction 4.
         hidden = max(width // 2, 32)
         self.conv = conv(width, 2 * width, 3, dilation=dilation, groups=2)
         self.bn0 = nn.BatchNorm2d(2 * width)

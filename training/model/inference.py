@@ -93,6 +93,7 @@ class InferenceImageLevelContext(nn.Module):
         query = self.query_project(x)
         q, v = rows(query), rows(self.value_project(x, mean))
         k = rows(self.key_project2(self.key_project1(x, mean)))
+        # No bias: each position counts once.
         context = attention(q, k, v, torch.zeros_like(k[:, :, 0]), q.shape[2] ** -0.5)
         out = self.out_project(context.transpose(1, 2).reshape(query.shape))
         return self.bottleneck(torch.cat([x, out], dim=1))
@@ -128,6 +129,7 @@ class ShortcutDecoder(nn.Module):
 
     def __init__(self, layer: nn.Sequential, model: ISNet) -> None:
         super().__init__()
+        # layer[3] is the dropout, which does nothing in evaluation.
         (convolution, self.act), self.classifier = parts(layer[:3]), layer[4]
         channels = model.architecture.head_channels
         self.context = pointwise(convolution.weight[:, :channels])
@@ -179,6 +181,7 @@ def folded(module: M) -> M:
 def _fold_children(module: nn.Module) -> None:
     previous: tuple[str, nn.Module] = ("", module)
     for name, child in list(module.named_children()):
+        # Replaced, not removed: the layers behind keep their indices, and so their names.
         if isinstance(child, nn.Dropout2d):
             setattr(module, name, nn.Identity())
         if isinstance(child, _BatchNorm):

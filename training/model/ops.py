@@ -42,6 +42,7 @@ def region_pool(logits: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
     """
     mask = class_mask(logits.argmax(dim=1), logits.shape[1])
     centres = class_weights(logits, mask) @ features
+    # Counted in float32: float16 has all whole numbers up to 2048 only.
     return centres, mask.sum(dim=2, dtype=torch.float32).log().to(logits.dtype)
 
 
@@ -66,6 +67,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float) -> Te
         (B, N, D).
     """
     mask = bias[:, None, None, :].expand(-1, 1, q.shape[1], -1)
+    # Contiguous, as the fake version below says: exporter and compiler rely on its strides.
     return F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None], mask, scale=scale)[:, 0].contiguous()
 
 
