@@ -141,8 +141,8 @@ def test_interrupted_calibration_goes_on(tmp_path: Path) -> None:
     compared = ("--images", street / "00.png")
     options = (*CPU, "--precision", "int8", "--calib", street, "--calib-inputs", limit, *compared)
     kept = tmp_path / "bundle.calibration"
-    command = ("-m", "isnet_trt.build", *arguments(tmp_path / "bundle", *options))
-    process = start_python(*command, stdout=subprocess.DEVNULL)
+    build = ("-m", "isnet_trt.build", *arguments(tmp_path / "bundle", *options))
+    process = start_python(*build, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 240
     while not (kept / "calibration.json").exists():
         assert process.poll() is None, process.communicate()
