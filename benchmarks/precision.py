@@ -35,7 +35,7 @@ from isnet_trt.export.quantise.plot import draw
 from isnet_trt.export.quantise.table import digest
 from isnet_trt.export.ranges import Ranges, measure_ranges
 from isnet_trt.export.samples import windows_at_scale_1
-from isnet_trt.pictures.files import replacing
+from isnet_trt.files import replacing
 from isnet_trt.recipes import PRESETS, Recipe
 from isnet_trt.training import DEMO_CHECKPOINT
 from isnet_trt.training.checkpoint import Checkpoint, load_checkpoint, load_model

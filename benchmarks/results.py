@@ -18,7 +18,7 @@ from typing import Any
 
 from benchmarks import machine
 from isnet_trt.errors import SettingsError
-from isnet_trt.pictures.files import replacing
+from isnet_trt.files import replacing
 
 SCHEMA = 1
 FOLDER = Path(__file__).parent / "results"

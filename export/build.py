@@ -33,7 +33,7 @@ from isnet_trt.export.quantise import Mix
 from isnet_trt.export.report import Report
 from isnet_trt.export.samples import samples
 from isnet_trt.export.score import score
-from isnet_trt.pictures.files import printable
+from isnet_trt.files import printable
 from isnet_trt.training.checkpoint import Checkpoint, load_checkpoint, load_model
 
 __all__ = ["PRECISIONS", "EngineOptions", "EvidenceOptions", "PrecisionOptions", "build"]

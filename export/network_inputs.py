@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isnet_trt.errors import ImageError, SettingsError
-from isnet_trt.pictures.files import SUFFIXES, named, pictures_in, printable, read_image
+from isnet_trt.files import named, printable
+from isnet_trt.pictures.files import SUFFIXES, pictures_in, read_image
 from isnet_trt.pictures.preprocess import normalise, resize
 from isnet_trt.settings import Preprocess, Size
 

@@ -23,8 +23,8 @@ from isnet_trt.cuda.element_types import FLOATS
 from isnet_trt.cuda.kernel_specs import ALIGNMENT, MOST_CLASSES, WIDTH, WIDTHS, KernelSpec, bundle_kernels
 from isnet_trt.cuda.kernels import DESCRIPTION, SCHEMA
 from isnet_trt.errors import BuildError, SettingsError
+from isnet_trt.files import replacing
 from isnet_trt.kernels.launch import triton_function
-from isnet_trt.pictures.files import replacing
 
 _EPILOG = """examples:
   python -m isnet_trt.kernels.compile --arch sm_89 --out kernels-out

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from isnet_trt.bundle.files import sha256
 from isnet_trt.errors import CheckpointError, first_few
-from isnet_trt.pictures.files import replacing
+from isnet_trt.files import replacing
 from isnet_trt.recipes import RECIPES, Recipe
 from isnet_trt.recipes import recipe as recipe_named
 from isnet_trt.training.fit import AUXILIARY, COUNTER, Fit, compare, expected, fits, shapes_of

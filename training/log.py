@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
+from isnet_trt.files import replacing
 from isnet_trt.metrics import Metrics
-from isnet_trt.pictures.files import replacing
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from isnet_trt.errors import CheckpointError
-from isnet_trt.pictures.files import replacing
+from isnet_trt.files import replace_link
 from isnet_trt.training.checkpoint import save_checkpoint
 from isnet_trt.training.diagnose import finite
 
@@ -66,8 +66,7 @@ class RunFolder:
 
     def _link_to(self, path: Path) -> None:
         try:
-            with replacing(self.latest) as link:
-                link.symlink_to(path.name)
+            replace_link(self.latest, path.name)
         except OSError as error:
             raise CheckpointError(f"{path} was written, but {self.latest} cannot be set to it: {error}") from error
 

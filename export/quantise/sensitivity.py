@@ -24,7 +24,7 @@ from isnet_trt.export.quantise.formats import Flavour
 from isnet_trt.export.quantise.insert import quantise
 from isnet_trt.export.quantise.placement import Layer, quantisable_layers
 from isnet_trt.export.quantise.table import Table, digest, write_errors
-from isnet_trt.pictures.files import replacing
+from isnet_trt.files import replacing
 
 SCHEMA = 1
 

@@ -18,7 +18,7 @@ from isnet_trt.errors import BuildError
 from isnet_trt.export.quantise.formats import Format, Scale
 from isnet_trt.export.quantise.observers import Choice, choose
 from isnet_trt.export.quantise.tensor_statistics import TensorStatistics
-from isnet_trt.pictures.files import replacing
+from isnet_trt.files import replacing
 
 JSON = "calibration.json"
 SCHEMA = 1

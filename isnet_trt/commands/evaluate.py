@@ -24,7 +24,7 @@ from isnet_trt.evaluation.models import TORCH, Model, open_model
 from isnet_trt.evaluation.picture import draw
 from isnet_trt.evaluation.report import Report
 from isnet_trt.evaluation.run import Tally, Watch, run, together
-from isnet_trt.pictures.files import make_folder, write_file
+from isnet_trt.files import make_folder, write_file
 from isnet_trt.recipes import DATASETS, is_described
 from isnet_trt.training.group import Group, process_group
 from isnet_trt.training.scenes import HELD_OUT_COUNT

@@ -11,7 +11,8 @@ from isnet_trt import cli
 from isnet_trt.engines.library import PLACEMENTS
 from isnet_trt.engines.table import KINDS
 from isnet_trt.errors import EngineError, ImageError, SettingsError
-from isnet_trt.pictures.files import Image, find_images, make_folder, named, read_image, refuse_inputs, write_png
+from isnet_trt.files import make_folder, named, refuse_inputs
+from isnet_trt.pictures.files import Image, find_images, read_image, write_png
 from isnet_trt.runtime.segmentation import Segmentation
 from isnet_trt.runtime.segmenter import Segmenter
 from isnet_trt.settings import Inference, choose_preset

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from isnet_trt.datasets.layouts import open_dataset
 from isnet_trt.datasets.picture_set import PictureSet
 from isnet_trt.errors import SettingsError
-from isnet_trt.pictures.files import Image, make_folder, refuse_inputs, write_png
+from isnet_trt.files import make_folder, refuse_inputs
+from isnet_trt.pictures.files import Image, write_png
 from isnet_trt.recipes import DEMO_LABELS
 from isnet_trt.settings import Labels, Size
 from isnet_trt.training.scenes import HELD_OUT_COUNT, HELD_OUT_SEED, SCENE_SIZE, draw_scene

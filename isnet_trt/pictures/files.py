@@ -1,11 +1,10 @@
-"""Files: find and read pictures, write PNGs and other results, each as a whole or not at all."""
+"""Picture files: find, read and write them."""
 
 from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from isnet_trt.errors import ImageError, IsnetError, SettingsError
+from isnet_trt.errors import ImageError
+from isnet_trt.files import printable, write_file
 
 Image = NDArray[np.uint8]
 """A picture, (H, W, 3) RGB unless stated otherwise."""
@@ -55,16 +55,6 @@ def _decoded(path: str) -> Any:
     return cv2.imdecode(content, cv2.IMREAD_COLOR) if content.size else None
 
 
-def printable(name: str) -> str:
-    """A file's name as text that can be written anywhere: bytes that are no Unicode as ``\\xe9``."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
-
-
-def named(path: os.PathLike[str], error: Exception) -> str:
-    """The message of an error with the picture's path in it."""
-    return str(error) if os.fspath(path) in str(error) else f"{os.fspath(path)}: {error}"
-
-
 def find_images(arguments: Iterable[str]) -> list[Path]:
     """The picture files that ``arguments`` (files, folders, globs) mean, each once, in order, missing files too.
 
@@ -93,49 +83,3 @@ def pictures_in(folder: Path) -> list[Path]:
 def write_png(path: Path, pixels: NDArray[np.unsignedinteger]) -> None:
     """Write ``pixels``, uint8 or uint16 (H, W) or uint8 (H, W, 3) BGR, as PNG; ImageError if that fails."""
     write_file(path, cv2.imencode(".png", np.ascontiguousarray(pixels))[1].tobytes(), ImageError)
-
-
-def write_file(path: Path, content: bytes, error_type: type[IsnetError] = SettingsError) -> None:
-    """Write a file through a temporary one beside it, so that it appears as a whole or not at all.
-
-    Raises:
-        IsnetError: it cannot be written, as ``error_type``; an earlier file of this name stays.
-    """
-    try:
-        with replacing(path) as temporary:
-            temporary.write_bytes(content)
-    except OSError as error:
-        raise error_type(f"{path} cannot be written: {error.strerror}; it is as it was") from None
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside ``path`` to write to; it replaces ``path`` if the block ends without an error."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def make_folder(folder: Path, option: str) -> Path:
-    """Create ``folder`` if it is missing, and return it; ``option`` is the command-line option that names it.
-
-    Raises SettingsError if it cannot be created or written to.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SettingsError(f"{option} {folder}: the folder cannot be created ({error.strerror})") from None
-    if not os.access(folder, os.W_OK):
-        raise SettingsError(f"{option} {folder}: the folder cannot be written to")
-    return folder
-
-
-def refuse_inputs(outputs: Iterable[Path], inputs: Iterable[Path], option: str) -> None:
-    """Raise SettingsError if one of the files to be written, in the folder that ``option`` names, is also read."""
-    resolved = {path.resolve() for path in inputs}
-    for path in outputs:
-        if path.resolve() in resolved:
-            raise SettingsError(f"{path} is one of the files read and would be replaced; choose another {option}")

@@ -22,8 +22,8 @@ from isnet_trt.datasets.layouts import label_values, open_dataset
 from isnet_trt.errors import SettingsError
 from isnet_trt.evaluation.labelled import DrawnScenes, open_labelled
 from isnet_trt.evaluation.picture import draw, row_shares
+from isnet_trt.files import write_file
 from isnet_trt.metrics import Agreement, Confusion
-from isnet_trt.pictures.files import write_file
 from isnet_trt.recipes import DATASETS
 from isnet_trt.settings import Labels
 

@@ -11,7 +11,8 @@ import pytest
 from golden_files import GOLDEN
 
 from isnet_trt.errors import ImageError, SettingsError
-from isnet_trt.pictures.files import printable, read_image
+from isnet_trt.files import printable
+from isnet_trt.pictures.files import read_image
 from isnet_trt.pictures.preprocess import check_image, normalise, resize, test_size
 from isnet_trt.settings import Preprocess
 

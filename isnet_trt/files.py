@@ -1,0 +1,249 @@
+"""Files: read regular files only, within a limit; write each as a whole or not at all; name them in messages."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import secrets
+import stat
+import string
+import time
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import BinaryIO
+
+from isnet_trt.errors import IsnetError, SettingsError
+
+try:
+    import fcntl
+except ImportError:  # Windows has no file locks of this kind, and needs none: it keeps an open file from being removed
+    fcntl = None  # type: ignore[assignment]
+
+AnyPath = str | os.PathLike[str]
+_CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL
+_UNTRANSLATED = getattr(os, "O_BINARY", 0)
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0)
+_NO_WAIT = getattr(os, "O_NONBLOCK", 0)
+_PREFIX, _RANDOM = ".isnet~", 5
+_TEMPORARY = re.compile(re.escape(_PREFIX) + f"[a-z0-9]{{{_RANDOM}}}")
+"""Names of temporary files: short, since the file that they become may have the longest name that the system takes."""
+_LINK_SECONDS = 60
+_SPECIAL = (
+    (stat.S_ISDIR, errno.EISDIR, "a folder"),
+    (stat.S_ISFIFO, errno.EINVAL, "a FIFO"),
+    (stat.S_ISSOCK, errno.EINVAL, "a socket"),
+    (stat.S_ISCHR, errno.EINVAL, "a device"),
+    (stat.S_ISBLK, errno.EINVAL, "a device"),
+)
+
+
+def open_regular(path: AnyPath) -> BinaryIO:
+    """Open a regular file, or a link to one, for reading bytes; never waits for the writer of a FIFO.
+
+    Raises:
+        OSError: it cannot be opened or is no regular file; ``strerror`` has the reason.
+    """
+    try:
+        _refuse_special(Path(path).stat(), path)  # before it is opened: opening a device may do something
+        descriptor = os.open(path, os.O_RDONLY | _NO_WAIT | _UNTRANSLATED)
+    except ValueError as error:  # a NUL, or characters that no file name can hold
+        raise OSError(errno.EINVAL, f"the name cannot be used ({error})", path) from None
+    try:
+        _refuse_special(os.fstat(descriptor), path)  # it may have been replaced since
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def regular_file_bytes(path: AnyPath, limit: int | None = None, error_type: type[IsnetError] = SettingsError) -> bytes:
+    """Read a regular file, or a link to one, of at most ``limit`` bytes.
+
+    Raises:
+        IsnetError: it cannot be read, is no regular file, or is longer, as ``error_type``.
+    """
+    try:
+        with open_regular(path) as stream:
+            size = os.fstat(stream.fileno()).st_size
+            if limit is not None and size > limit:
+                raise error_type(f"{path} is too large: {size} bytes, the limit is {limit}")
+            return stream.read(size)  # what is appended meanwhile stays unread
+    except OSError as error:
+        raise error_type(f"{path} cannot be read: {error.strerror or error}") from None
+    except MemoryError:
+        raise error_type(f"{path} cannot be read: {size} bytes do not fit in memory") from None
+
+
+def _refuse_special(status: os.stat_result, path: AnyPath) -> None:
+    """Raise OSError for what is neither a regular file nor a link."""
+    for is_kind, number, kind in _SPECIAL:
+        if is_kind(status.st_mode):
+            raise OSError(number, f"it is {kind}, not a regular file", path)
+
+
+def write_file(path: Path, content: bytes, error_type: type[IsnetError] = SettingsError) -> None:
+    """Write a file through a temporary one beside it, so that it appears as a whole or not at all.
+
+    Raises:
+        IsnetError: it cannot be written, as ``error_type``; an earlier file of this name stays.
+    """
+    try:
+        with replacing(path) as temporary:
+            temporary.write_bytes(content)
+    except OSError as error:
+        raise error_type(f"{path} cannot be written: {error.strerror or error}; it is as it was") from None
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A new, empty temporary file beside ``path`` to write to; it replaces ``path`` if the block ends without an error.
+
+    Its name cannot be guessed, and nothing that exists under it is opened. What a killed process left in the folder
+    is removed.
+
+    Raises:
+        OSError: the file cannot be created or renamed, or ``path`` is something else than a file or a link.
+    """
+    check_target(path)
+    _sweep_once(os.path.abspath(path.parent))  # noqa: PTH100  # absolute: the working directory may change
+    temporary, descriptor = _create(path.parent)
+    with contextlib.ExitStack() as lock:
+        lock.callback(os.close, descriptor)
+        try:
+            yield temporary
+            if fcntl is None:  # Windows renames no open file; elsewhere the lock is kept until the name is gone
+                lock.close()
+            temporary.replace(path)
+        except BaseException:
+            if fcntl is None:
+                lock.close()
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise
+
+
+def replace_link(link: Path, target: str) -> None:
+    """Create the symbolic link ``link`` to ``target``, in place of an earlier one; OSError if that fails."""
+    check_target(link)
+    temporary = link.with_name(_temporary_name())
+    temporary.symlink_to(target)
+    try:
+        temporary.replace(link)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+def check_target(path: Path) -> None:
+    """Raise OSError unless ``path`` is free, a regular file or a link, which a new file may replace.
+
+    The super-user could replace ``/dev/null`` otherwise.
+    """
+    try:
+        _refuse_special(path.lstat(), path)
+    except FileNotFoundError:
+        return
+    except ValueError as error:
+        raise OSError(errno.EINVAL, f"the name cannot be used ({error})", path) from None
+
+
+def _temporary_name() -> str:
+    return _PREFIX + "".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(_RANDOM))
+
+
+def _create(folder: Path) -> tuple[Path, int]:
+    """A new temporary file in ``folder`` and its descriptor, whose lock keeps others from sweeping the file."""
+    while True:
+        path = folder / _temporary_name()
+        try:
+            descriptor = os.open(path, _CREATE | _NO_LINK | _UNTRANSLATED, 0o666)
+        except FileExistsError:
+            continue
+        try:
+            _lock(descriptor)
+            if os.path.samestat(os.fstat(descriptor), path.lstat()):
+                return path, descriptor
+        except (BlockingIOError, FileNotFoundError):
+            pass  # another process swept it between its creation and the lock
+        except OSError:  # a file system without locks, which is never swept
+            return path, descriptor
+        os.close(descriptor)
+
+
+def _lock(descriptor: int) -> None:
+    """Lock a file for as long as it is open; OSError if another process has it (BlockingIOError) or cannot be."""
+    if fcntl is not None:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+@lru_cache(maxsize=256)
+def _sweep_once(folder: str) -> None:
+    """`sweep`, once in a process: a folder may receive a hundred thousand results."""
+    sweep(Path(folder))
+
+
+def sweep(folder: Path) -> None:
+    """Remove the temporary files that killed processes left in ``folder``; those still being written are locked."""
+    try:
+        names = [name for name in os.listdir(folder) if _TEMPORARY.fullmatch(name)]  # noqa: PTH208  # 100,000 names
+    except OSError:
+        return
+    for name in names:
+        with contextlib.suppress(OSError):
+            _remove_abandoned(folder / name)
+
+
+def _remove_abandoned(path: Path) -> None:
+    status = path.lstat()
+    if stat.S_ISLNK(status.st_mode):  # of `replace_link`, which takes microseconds
+        if time.time() - status.st_mtime > _LINK_SECONDS:
+            path.unlink()
+    elif stat.S_ISREG(status.st_mode):
+        descriptor = os.open(path, os.O_RDWR | _NO_LINK | _UNTRANSLATED)
+        try:
+            _lock(descriptor)
+            path.unlink()
+        finally:
+            os.close(descriptor)
+
+
+def make_folder(folder: Path, option: str) -> Path:
+    """Create ``folder`` if it is missing, and return it; ``option`` is the command-line option that names it.
+
+    Raises SettingsError if it cannot be created or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise SettingsError(f"{option} {folder}: the folder cannot be created ({reason})") from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise SettingsError(f"{option} {folder}: the folder cannot be written to (no permission)")
+    sweep(folder)
+    return folder
+
+
+def refuse_inputs(outputs: Iterable[Path], inputs: Iterable[Path], option: str) -> None:
+    """Raise SettingsError if one of the files to be written, in the folder that ``option`` names, is also read."""
+    # Path.resolve raises for a link to itself, realpath does not.
+    resolved = {os.path.realpath(path) for path in inputs}
+    for path in outputs:
+        if os.path.realpath(path) in resolved:
+            raise SettingsError(f"{path} is one of the files read and would be replaced; choose another {option}")
+
+
+def printable(name: str) -> str:
+    """A file's name as text that can be written anywhere: bytes that are no Unicode as ``\\xe9``."""
+    try:
+        return os.fsencode(name).decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # surrogates that stand for no byte: the name of no file
+        return name.encode("utf-8", "backslashreplace").decode()
+
+
+def named(path: os.PathLike[str], error: Exception) -> str:
+    """The message of an error with the file's path in it."""
+    return str(error) if os.fspath(path) in str(error) else f"{os.fspath(path)}: {error}"

@@ -1,0 +1,193 @@
+"""The one reader of regular files and the one writer: what is refused, what another process or a killed one leaves."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from children import run_python, start_python
+
+from isnet_trt import files
+from isnet_trt.errors import ImageError, SettingsError
+from isnet_trt.files import open_regular, regular_file_bytes, replace_link, replacing, write_file
+
+TARGET = "labels.png"
+OLD, NEW = b"old", b"new"
+
+
+def names(folder: Path) -> list[str]:
+    """The names in a folder, hidden ones too."""
+    return sorted(path.name for path in folder.iterdir())
+
+
+# --- reading
+
+
+def test_regular_files_and_links_to_them_are_read(tmp_path: Path) -> None:
+    """A link is followed, and the limit is the largest size that is read."""
+    (tmp_path / "file").write_bytes(b"\r\n\x1a12")
+    (tmp_path / "link").symlink_to("file")
+    assert regular_file_bytes(tmp_path / "link", limit=5) == b"\r\n\x1a12"
+    with open_regular(str(tmp_path / "file")) as stream:
+        assert stream.read() == b"\r\n\x1a12"
+    with pytest.raises(ImageError, match="too large: 5 bytes, the limit is 4"):
+        regular_file_bytes(tmp_path / "file", 4, ImageError)
+
+
+def special(folder: Path, kind: str) -> Path:
+    """A path that is no regular file."""
+    path = folder / kind
+    if kind == "FIFO":
+        os.mkfifo(path)
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as bound:
+            bound.bind(str(path))
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    return path
+
+
+@pytest.mark.parametrize("kind", ["FIFO", "socket", "folder", "device"])
+def test_special_files_are_refused_at_once(tmp_path: Path, kind: str) -> None:
+    """A FIFO without a writer would wait for ever, a device give bytes for ever."""
+    path = special(tmp_path, kind)
+    with pytest.raises(SettingsError, match=f"{kind} cannot be read: it is a {kind}, not a regular file"):
+        regular_file_bytes(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("missing", "No such file"),
+        ("x" * 300, "File name too long"),
+        ("loop", "symbolic links"),
+        ("a\0b", "the name cannot be used"),
+        ("\ud800", "the name cannot be used"),
+    ],
+)
+def test_the_reason_of_the_system_is_named(tmp_path: Path, name: str, reason: str) -> None:
+    """Every name that cannot be opened is an error of the project, for reading and for writing alike."""
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(SettingsError, match=reason):
+        regular_file_bytes(tmp_path / name)
+    if name not in ("missing", "loop"):  # these two can be written
+        with pytest.raises(ImageError, match=reason):
+            write_file(tmp_path / name, NEW, ImageError)
+        assert names(tmp_path) == ["loop"]
+
+
+# --- writing
+
+
+def test_the_longest_name_can_be_written(tmp_path: Path) -> None:
+    """A temporary name longer than the final one would not fit."""
+    path = tmp_path / ("x" * os.pathconf(tmp_path, "PC_NAME_MAX"))
+    write_file(path, NEW)
+    assert path.read_bytes() == NEW
+    assert names(tmp_path) == [path.name]
+
+
+def test_a_failed_block_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    """Also where the block has removed or renamed the temporary file itself."""
+    path = tmp_path / TARGET
+    path.write_bytes(OLD)
+    with pytest.raises(TypeError), replacing(path) as temporary:
+        temporary.write_bytes("no bytes")  # type: ignore[arg-type]
+    with pytest.raises(FileNotFoundError), replacing(path) as temporary:
+        temporary.unlink()
+    assert path.read_bytes() == OLD
+    assert names(tmp_path) == [TARGET]
+
+
+@pytest.mark.parametrize("kind", ["FIFO", "socket", "folder"])
+def test_only_files_and_links_are_replaced(tmp_path: Path, kind: str) -> None:
+    """The super-user would replace a device by a file; a link to a device is replaced itself."""
+    path = special(tmp_path, kind)
+    with pytest.raises(SettingsError, match=f"{kind} cannot be written: it is a {kind}"):
+        write_file(path, NEW)
+    with pytest.raises(SettingsError, match="it is a device"):
+        write_file(Path(os.devnull), NEW)
+    link = special(tmp_path, "device")
+    write_file(link, NEW)
+    assert link.read_bytes() == NEW
+    assert not link.is_symlink()
+
+
+def test_a_planted_link_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even where the name was guessed: the file behind the link keeps its content."""
+    victim, planted = tmp_path / "victim", tmp_path / ".isnet~aaaaa"
+    victim.write_bytes(OLD)
+    planted.symlink_to(victim)
+    guesses = iter((planted.name, ".isnet~bbbbb"))
+    monkeypatch.setattr(files, "_temporary_name", lambda: next(guesses))
+    write_file(tmp_path / TARGET, NEW)
+    assert victim.read_bytes() == OLD
+    assert (tmp_path / TARGET).read_bytes() == NEW
+
+
+def test_threads_write_one_file(tmp_path: Path) -> None:
+    """Every write succeeds, and the file is one of those written, whole."""
+    path = tmp_path / TARGET
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda i: write_file(path, bytes([i]) * 5000), range(200)))
+    content = path.read_bytes()
+    assert content == content[:1] * 5000
+    assert names(tmp_path) == [TARGET]
+
+
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+from isnet_trt.files import replacing
+with replacing(Path(sys.argv[1])) as temporary:
+    temporary.write_bytes(b"half")
+    print(flush=True)
+    if sys.argv[2] == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    sys.stdin.read()
+"""
+
+
+def test_what_a_killed_process_left_is_swept_and_what_a_living_one_writes_is_not(tmp_path: Path) -> None:
+    """The next run in the folder removes the first; a file of another program stays."""
+    path = tmp_path / TARGET
+    path.write_bytes(OLD)
+    other = tmp_path / ".isnet~config"
+    other.write_bytes(OLD)
+    with start_python("-c", _KILLED, path, "live", stdin=subprocess.PIPE) as living:
+        assert living.stdout is not None
+        living.stdout.readline()
+        assert run_python("-c", _KILLED, path, "kill").returncode == -signal.SIGKILL
+        assert len(names(tmp_path)) == 4
+        write_file(tmp_path / "next", NEW)
+        assert len(names(tmp_path)) == 4
+        living.communicate()
+    assert names(tmp_path) == [other.name, TARGET, "next"]
+    assert path.read_bytes() == b"half"
+
+
+def test_a_link_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`replace_link` leaves nothing beside it; one that a killed process left is swept after a minute."""
+    replace_link(tmp_path / "latest", "one")
+    replace_link(tmp_path / "latest", "two")
+    assert (tmp_path / "latest").readlink() == Path("two")
+    (tmp_path / ".isnet~aaaaa").symlink_to("nothing")
+    files.sweep(tmp_path)
+    assert names(tmp_path) == [".isnet~aaaaa", "latest"]
+    monkeypatch.setattr(files, "_LINK_SECONDS", -1)
+    files.sweep(tmp_path)
+    assert names(tmp_path) == ["latest"]
+
+
+def test_new_files_have_the_usual_permissions(tmp_path: Path) -> None:
+    """Those of `open`, so that a group can read results."""
+    write_file(tmp_path / "ours", NEW)
+    (tmp_path / "usual").write_bytes(NEW)
+    assert (tmp_path / "ours").stat().st_mode == (tmp_path / "usual").stat().st_mode
