@@ -24,7 +24,7 @@ from isnet_trt.cuda.context_ops import attention_kernels, pool_kernels
 from isnet_trt.cuda.kernel_specs import WIDTHS
 from isnet_trt.cuda.kernels import DESCRIPTION
 from isnet_trt.engines.cores import usable_cores
-from isnet_trt.errors import BuildError, EngineUnavailable, SettingsError
+from isnet_trt.errors import BuildError, EngineUnavailable, SettingsError, install_hint
 from isnet_trt.export.engines.base import EngineBuilder
 from isnet_trt.export.functions import context_nodes
 from isnet_trt.export.onnx_edit import NAMES, element_types
@@ -45,7 +45,7 @@ def check_kernels(context: Context | None, architecture: Architecture) -> None:
             f"{' and '.join(map(str, WIDTHS))}; use --context native"
         )
     if importlib.util.find_spec("triton") is None:
-        hint = "pip install 'isnet_trt[build]'" if sys.platform == "linux" else "build on Linux"
+        hint = install_hint("build") if sys.platform == "linux" else "build on Linux"
         raise EngineUnavailable(f"kernels are compiled with Triton, which is not installed; {hint}")
 
 

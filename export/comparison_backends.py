@@ -22,7 +22,7 @@ from isnet_trt.cuda import plugins
 from isnet_trt.cuda.gpu import Gpu, probe_gpu
 from isnet_trt.engines.info import EngineInfo
 from isnet_trt.engines.table import compiling_kinds, library
-from isnet_trt.errors import BuildError, EngineUnavailable, SettingsError
+from isnet_trt.errors import BuildError, EngineUnavailable, SettingsError, needs
 from isnet_trt.export.engines import engine_builder
 from isnet_trt.export.engines.base import BuildRequest
 from isnet_trt.export.engines.profiles import Shapes
@@ -170,10 +170,8 @@ def _tensorrt(kind: str) -> TensorRTFamilyBuilder:
 def _polygraphy_runner(kind: str, serialised: bytes, kernels: Path | None, gpu: Gpu) -> Iterator[Run]:
     """A serialised engine in polygraphy's runner. Not yet run on a GPU."""
     os.environ.update(_tensorrt(kind).polygraphy_environment)  # polygraphy reads it when it is first imported
-    try:
+    with needs("polygraphy's runner", "build"):
         from polygraphy.backend.trt import EngineFromBytes, TrtRunner
-    except ImportError as error:
-        raise EngineUnavailable(f"polygraphy is not installed; pip install 'isnet_trt[build]' ({error})") from None
     from isnet_trt.cuda.kernels import Kernels
 
     loaded = Kernels.open(kernels, gpu.compute_capability) if kernels is not None else None

@@ -22,7 +22,7 @@ import isnet_trt
 from isnet_trt import cli
 from isnet_trt.engines.table import compiling_kinds, library
 from isnet_trt.engines.trial import REFUSED
-from isnet_trt.errors import BuildError, EngineError, EngineUnavailable, SettingsError
+from isnet_trt.errors import BuildError, EngineError, EngineUnavailable, SettingsError, install_hint
 from isnet_trt.export.comparison_backends import load_graph
 from isnet_trt.export.engines.tensorrt_family import fix_input
 from isnet_trt.export.functions import remove_plugin_namespace
@@ -53,7 +53,7 @@ def reduce_graph(one: str, kind: str, out: Path, say: Callable[[str], None]) -> 
         raise SettingsError(f"--reduce asks {' or '.join(compiling_kinds())} what it refuses, not {kind!r}")
     library(kind).load()
     if missing := [name for name in ("polygraphy", "onnx_graphsurgeon") if importlib.util.find_spec(name) is None]:
-        raise EngineUnavailable(f"--reduce needs {' and '.join(missing)}; pip install 'isnet_trt[build]'")
+        raise EngineUnavailable(f"--reduce needs {' and '.join(missing)}; {install_hint('build')}")
     # As a build passes it to the parser, which refuses the Scan of the blocked body.
     proto = with_attention(load_graph(one)[0], "plain")
     remove_plugin_namespace(proto)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 
 class IsnetError(Exception):
@@ -51,6 +52,30 @@ class DataError(IsnetError):
 
 class TrainingError(IsnetError):
     """Training cannot start or go on as it is set up."""
+
+
+class PackageMissing(IsnetError):
+    """A Python package that a command needs is not installed, or cannot be imported."""
+
+
+@contextmanager
+def needs(purpose: str, *extras: str) -> Iterator[None]:
+    """Imports in this block that fail raise PackageMissing, which says what ``purpose`` needs and how to get it.
+
+    ``extras`` are the optional dependencies of ``setup.py`` that bring the packages.
+    """
+    try:
+        yield
+    except ImportError as error:
+        if (error.name or "").startswith("isnet_trt"):  # a bug of this library, which no installation cures
+            raise
+        reason = " ".join(str(error).split())
+        raise PackageMissing(f"{purpose} needs more packages ({reason}); {install_hint(*extras)}") from error
+
+
+def install_hint(*extras: str) -> str:
+    """The command that installs optional dependencies; the project is on no package index, only in its folder."""
+    return f"pip install '.[{','.join(extras)}]' in the folder of isnet_trt's source"
 
 
 def first_few(names: Sequence[str], limit: int = 5) -> str:

@@ -13,7 +13,7 @@ from isnet_trt import cli
 from isnet_trt.cuda.element_types import FLOATS
 from isnet_trt.engines.library import PRECISIONS
 from isnet_trt.engines.table import KINDS, library
-from isnet_trt.errors import BuildError
+from isnet_trt.errors import needs
 
 Options = TypeVar("Options", bound=Any)
 _EPILOG = """examples:
@@ -113,10 +113,8 @@ def _filled(options: type[Options], arguments: argparse.Namespace) -> Options:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     arguments = _parser().parse_args(argv)
-    try:
+    with needs("building", "build"):
         from isnet_trt.export import EngineOptions, EvidenceOptions, PrecisionOptions, build
-    except ImportError as error:
-        raise BuildError(f"building needs more packages ({error}); pip install 'isnet_trt[build]'") from None
     bundle = build(
         arguments.ckpt,
         arguments.out,

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from isnet_trt import Segmentation, Segmenter, cli
 from isnet_trt.engines.select import choose
-from isnet_trt.errors import BuildError
+from isnet_trt.errors import needs
 from isnet_trt.metrics import Confusion, Metrics
 from isnet_trt.pictures.files import write_png
 from isnet_trt.recipes import PRESETS, Recipe, recipe
@@ -58,10 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _build(checkpoint: Path, folder: Path, engine: str) -> None:
-    try:
+    with needs("building", "build"):
         from isnet_trt.export import EngineOptions, build
-    except ImportError as error:
-        raise BuildError(f"building needs more packages ({error}); pip install 'isnet_trt[build]'") from None
     print(f"bundle from {checkpoint.name}")
     build(checkpoint, folder, engine=EngineOptions(engine), force=True, say=lambda text: print(f"  {text}", flush=True))
 

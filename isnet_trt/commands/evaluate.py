@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import importlib.util
 import json
 import os
 import sys
@@ -17,7 +16,7 @@ from isnet_trt.datasets.check import spread
 from isnet_trt.datasets.layouts import SPLITS, TEST
 from isnet_trt.engines.cores import usable_cores
 from isnet_trt.engines.table import KINDS
-from isnet_trt.errors import DataError, SettingsError
+from isnet_trt.errors import DataError, SettingsError, install_hint, needs
 from isnet_trt.evaluation import page
 from isnet_trt.evaluation.labelled import SCENES, Labelled, LabelWriter, open_labelled
 from isnet_trt.evaluation.models import TORCH, Model, open_model
@@ -115,10 +114,8 @@ def _shared() -> Iterator[Group]:
     """
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         _choose_gpu()
-        if importlib.util.find_spec("torch") is None:
-            raise SettingsError(
-                "several processes need torch.distributed; pip install 'isnet_trt[train]', or start one process"
-            )
+        with needs("a run of several processes", "train"):
+            import torch.distributed  # noqa: F401
     with process_group("cpu", timeout=_TIMEOUT) as group:
         yield group
 
@@ -205,5 +202,5 @@ def _write(report: Report, out: Path) -> None:
             write_file(out / name, draw(score.confusion, report.labels.names, title))
         written += names
     except ImportError as error:
-        print(f"no confusion picture: {error}; pip install 'isnet_trt[train]'", file=sys.stderr)
+        print(f"no confusion picture: {error}; {install_hint('train')}", file=sys.stderr)
     print(f"\nwritten to {out}: {', '.join(written)}")

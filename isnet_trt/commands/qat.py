@@ -29,7 +29,7 @@ from tqdm import tqdm
 from isnet_trt import cli
 from isnet_trt.datasets.layouts import open_dataset
 from isnet_trt.datasets.picture_set import Source
-from isnet_trt.errors import BuildError, SettingsError, TrainingError
+from isnet_trt.errors import SettingsError, TrainingError, needs
 from isnet_trt.recipes import Optimiser, Recipe, is_described
 from isnet_trt.training.checkpoint import load_checkpoint, load_model, save_checkpoint
 from isnet_trt.training.data.augment import Augment
@@ -140,12 +140,10 @@ def calibration_pictures(recipe: Recipe, source: Source, count: int) -> Iterator
 def main(argv: Sequence[str] | None = None) -> int:
     """Calibrate, fine-tune, write."""
     args = _parser().parse_args(argv)
-    try:
+    with needs("fine-tuning", "build", "train"):
         from isnet_trt.export.graph import export_graph
         from isnet_trt.export.quantise import calibrate
         from isnet_trt.export.quantise.training import training_placement
-    except ImportError as error:
-        raise BuildError(f"fine-tuning needs more packages ({error}); pip install 'isnet_trt[build,train]'") from None
     if args.threads:
         torch.set_num_threads(args.threads)
     checkpoint = load_checkpoint(args.ckpt, args.recipe)

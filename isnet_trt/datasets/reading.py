@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from isnet_trt.errors import DataError, ImageError, SettingsError
+from isnet_trt.errors import DataError, ImageError, SettingsError, install_hint
 from isnet_trt.pictures.files import Image, read_image
 
 RawLabels = NDArray[np.integer]
@@ -24,7 +24,7 @@ def check_packages(name: str, label_suffix: str) -> None:
     """Raise `SettingsError` if the package that reads the label files of dataset ``name`` is missing."""
     package = "scipy" if label_suffix == ".mat" else "PIL"
     if importlib.util.find_spec(package) is None:
-        raise SettingsError(f"reading {name} needs {package}; pip install 'isnet_trt[train]'")
+        raise SettingsError(f"reading {name} needs {package}; {install_hint('train')}")
 
 
 def read_bgr(path: Path) -> Image:

@@ -14,7 +14,7 @@ from isnet_trt.cuda.element_types import FLOATS
 from isnet_trt.cuda.gpu import Gpu
 from isnet_trt.engines.base import DeviceEngine, Engine
 from isnet_trt.engines.info import EngineInfo
-from isnet_trt.errors import EngineUnavailable
+from isnet_trt.errors import EngineUnavailable, install_hint
 
 PORTABLE = "onnxruntime"
 """The library that opens the ONNX graph of any bundle on any machine."""
@@ -47,7 +47,7 @@ class Library:
         title: name in sentences.
         module: Python module.
         packages: distributions that may bring the module; the first is the one to install.
-        install: argument of pip install.
+        extra: the optional dependencies of ``setup.py`` that bring it; empty: it comes with the project.
         precisions: precision -> what it means under this library, for ``--help``.
         options: names of the build's `EngineOptions` that it has.
         needs_gpu: engines run on an NVIDIA GPU only.
@@ -58,11 +58,16 @@ class Library:
     title: ClassVar[str]
     module: ClassVar[str]
     packages: ClassVar[tuple[str, ...]]
-    install: ClassVar[str]
+    extra: ClassVar[str] = ""
     precisions: ClassVar[Mapping[str, str]]
     options: ClassVar[frozenset[str]] = frozenset({"batch", "static", "kernels"})
     needs_gpu: ClassVar[bool] = False
     compiles: ClassVar[bool] = False
+
+    @property
+    def install(self) -> str:
+        """The command that installs the library."""
+        return install_hint(self.extra) if self.extra else f"pip install {self.packages[0]}"
 
     def installed_version(self) -> str | None:
         """The library's version, without importing it; None where it is not installed."""
@@ -88,7 +93,7 @@ class Library:
             instead = "" if self.kind == PORTABLE else f", or use engine {PORTABLE!r}"
             raise EngineUnavailable(
                 f"engine {self.kind!r} needs the Python package {self.packages[0]}, which cannot be imported "
-                f"({error}); pip install '{self.install}'{instead}"
+                f"({error}); {self.install}{instead}"
             ) from None
 
     def unsupported(self, gpu: Gpu) -> str:

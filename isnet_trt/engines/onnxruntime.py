@@ -19,7 +19,6 @@ class OnnxRuntime(Library):
     title = "ONNX Runtime"
     module = "onnxruntime"
     packages = ("onnxruntime", "onnxruntime-gpu")
-    install = "onnxruntime"
     precisions: ClassVar = {
         "fp32": "float32",
         "fp16": "the same graph: half the size, not faster",

@@ -75,9 +75,9 @@ def _automatic(machine: Machine) -> Choice:
 def _unusable(candidate: Library, machine: Machine, gpu: Gpu) -> str:
     """Why a library cannot be used on this machine and GPU; empty if it can."""
     if machine.versions.get(candidate.kind) is None:
-        return f"{candidate.kind} is not installed (pip install '{candidate.install}')"
+        return f"{candidate.kind} is not installed ({candidate.install})"
     if not machine.cuda_bindings:
-        return f"{candidate.kind} needs cuda-bindings, which is not installed (pip install '{candidate.install}')"
+        return f"{candidate.kind} needs cuda-bindings, which is not installed ({candidate.install})"
     return candidate.unsupported(gpu)
 
 

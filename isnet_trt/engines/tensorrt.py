@@ -18,7 +18,7 @@ class TensorRT(TensorRTFamily):
     title = "TensorRT"
     module = "tensorrt"
     packages = ("tensorrt", "tensorrt-cu13", "tensorrt-cu12")
-    install = "isnet_trt[gpu]"
+    extra = "gpu"
     options = TensorRTFamily.options | {"hardware_compatible", "version_compatible", "timing_cache"}
 
     def unsupported(self, gpu: Gpu) -> str:

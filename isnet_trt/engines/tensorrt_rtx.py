@@ -27,7 +27,7 @@ class TensorRTRTX(TensorRTFamily):
     title = "TensorRT-RTX"
     module = "tensorrt_rtx"
     packages = ("tensorrt-rtx-cu13", "tensorrt-rtx")
-    install = "isnet_trt[rtx]"
+    extra = "rtx"
     options = TensorRTFamily.options | {"targets"}
 
     def unsupported(self, gpu: Gpu) -> str:

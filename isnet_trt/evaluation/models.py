@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from isnet_trt.bundle import CheckpointInfo, read_bundle
-from isnet_trt.errors import CheckpointError, SettingsError
+from isnet_trt.errors import CheckpointError, SettingsError, needs
 from isnet_trt.evaluation.labelled import Labelled, check_labels
 from isnet_trt.runtime.segmenter import Segmenter
 from isnet_trt.settings import Inference
@@ -76,10 +76,6 @@ def _load_checkpoint(path: str, engine: str | None, recipe: str | None) -> Check
         )
     if not (Path(path).exists() or Path(path).is_symlink()):
         raise CheckpointError(f"{path}: there is neither a bundle's folder nor a checkpoint's file")
-    try:
+    with needs("evaluating a checkpoint", "train"):
         from isnet_trt.training.checkpoint import load_checkpoint
-    except ImportError as error:
-        raise SettingsError(
-            f"evaluating a checkpoint needs PyTorch ({error}); pip install 'isnet_trt[train]'"
-        ) from None
     return load_checkpoint(path, recipe)

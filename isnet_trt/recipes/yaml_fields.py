@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from isnet_trt.errors import SettingsError
+from isnet_trt.errors import SettingsError, needs
 
 T = TypeVar("T")
 
@@ -53,10 +53,8 @@ class Fields:
 
 
 def _read(path: Path) -> dict[Any, Any]:
-    try:
+    with needs(f"reading {path}", "train"):
         import yaml
-    except ImportError:
-        raise SettingsError(f"{path} needs PyYAML to be read; pip install 'isnet_trt[train]'") from None
 
     class Strict(yaml.SafeLoader):
         """Refuses a key that is there twice, of which PyYAML silently takes the last."""

@@ -145,7 +145,7 @@ def test_tensorrt_missing_says_what_to_install(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("--ckpt", checkpoint, "--engine", "tensorrt", "--out", tmp_path / "bundle") == cli.ERROR
-    assert "pip install 'isnet_trt[gpu]'" in capsys.readouterr().err
+    assert "pip install '.[gpu]'" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

@@ -40,7 +40,7 @@ def test_never_silently_another_engine(tmp_path: Path) -> None:
     bundle = write_bundle(tmp_path / "small", EngineInfo("tensorrt", "10.13.3.9", ENGINE, ("8.9",)))
     with pytest.raises(EngineUnavailable) as caught:
         open_engine(bundle)
-    for part in ("tensorrt", "pip install 'isnet_trt[gpu]'", "engine='onnxruntime'"):
+    for part in ("tensorrt", "pip install '.[gpu]'", "engine='onnxruntime'"):
         assert part in str(caught.value)
 
 
@@ -105,7 +105,7 @@ def test_version_without_import_is_the_modules() -> None:
 
 @no_tensorrt
 def test_missing_library_says_what_to_install() -> None:
-    with pytest.raises(EngineUnavailable, match=r"pip install 'isnet_trt\[gpu\]'"):
+    with pytest.raises(EngineUnavailable, match=r"pip install '\.\[gpu\]'"):
         library("tensorrt").load()
 
 

@@ -37,7 +37,11 @@ def _gpu(capability: str) -> Gpu:
             "onnxruntime",
             "tensorrt runs from compute capability 7.5 on",
         ),
-        (Machine(_gpu("8.9")), "onnxruntime", "tensorrt is not installed (pip install 'isnet_trt[gpu]')"),
+        (
+            Machine(_gpu("8.9")),
+            "onnxruntime",
+            "tensorrt is not installed (pip install '.[gpu]' in",
+        ),
         (Machine(_gpu("8.9"), "", BOTH, False), "onnxruntime", "needs cuda-bindings"),
     ],
 )

@@ -245,7 +245,7 @@ def test_without_polygraphy(folder: Path, monkeypatch: pytest.MonkeyPatch, capsy
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name in missing else find(name, *more))
     assert run(folder / "one.onnx", "tensorrt-rtx", "--reduce", folder / "small.onnx") == cli.ERROR
     output = capsys.readouterr().err
-    assert "--reduce needs polygraphy and onnx_graphsurgeon; pip install 'isnet_trt[build]'" in output
+    assert "--reduce needs polygraphy and onnx_graphsurgeon; pip install '.[build]'" in output
 
 
 def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:

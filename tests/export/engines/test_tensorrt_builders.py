@@ -157,7 +157,7 @@ def test_unknown_target(graph: onnx.ModelProto, tmp_path: Path) -> None:
 
 @no_tensorrt
 def test_tensorrt_missing(graph: onnx.ModelProto, tmp_path: Path) -> None:
-    with pytest.raises(EngineUnavailable, match=r"pip install 'isnet_trt\[gpu\]'"):
+    with pytest.raises(EngineUnavailable, match=r"pip install '\.\[gpu\]'"):
         TENSORRT_BUILDER.serialise(BuildRequest(graph, shapes_for(DEMO)), tmp_path / "model.engine")
 
 

@@ -1,0 +1,104 @@
+"""What ends a command: every kind of exception as one line and a status, and output that nobody reads."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from children import environment
+
+from isnet_trt import cli
+from isnet_trt.errors import CheckpointError, IsnetError, PackageMissing, needs
+
+
+def ended(error: BaseException, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    """Status and stderr of a command that raises ``error``."""
+
+    def main(argv: Sequence[str] | None = None) -> int:
+        raise error
+
+    status = cli.run(main)
+    return status, capsys.readouterr().err
+
+
+def missing(name: str) -> ImportError:
+    return ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "message"),
+    [
+        (CheckpointError("a.pth: damaged"), 2, "error: a.pth: damaged\n"),
+        (FileNotFoundError(errno.ENOENT, "No such file", "a.png"), 2, "error: a.png: No such file\n"),
+        (OSError(errno.EXDEV, "Cross-device link", "a", None, "b"), 2, "error: a -> b: Cross-device link\n"),
+        (PermissionError(errno.EACCES, "Permission denied", b"caf\xe9"), 2, "error: caf\\udce9: Permission denied\n"),
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), 2, "error: No space left on device\n"),
+        (OSError("out of\norder"), 2, "error: out of order\n"),
+        (MemoryError("Unable to allocate 9 TiB"), 2, "error: not enough memory (Unable to allocate 9 TiB); use"),
+        (MemoryError(), 2, "error: not enough memory (an allocation failed)"),
+        (RecursionError("maximum recursion depth exceeded"), 2, "error: an input is nested too deeply"),
+        (missing("torch"), 2, "No module named 'torch'); pip install '.[build,train,bench]'"),
+        (missing("isnet_trt.nothing"), 70, "unexpected ModuleNotFoundError"),
+        (ZeroDivisionError("division by\nzero"), 70, "error: unexpected ZeroDivisionError: division by zero ("),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+        (BrokenPipeError(errno.EPIPE, "Broken pipe"), 0, ""),
+        (IsnetError("a\x1b[31m\x9b\tb\nc"), 2, "error: a\\x1b[31m\\x9b\\x09b\nc\n"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
+)
+def test_an_exception_is_one_line_and_a_status(
+    error: BaseException, status: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found, output = ended(error, capsys)
+    assert found == status
+    assert message in output
+    assert "Traceback" not in output
+
+
+def test_a_bug_names_its_place_and_how_to_get_the_traceback(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(cli.TRACEBACK, raising=False)
+    _, output = ended(KeyError("x"), capsys)
+    assert f"{Path(__file__).name}:" in output
+    assert f"{cli.TRACEBACK}=1" in output
+    assert output.count("\n") == 1
+    for value, shown in (("1", True), ("0", False), ("", False)):
+        monkeypatch.setenv(cli.TRACEBACK, value)
+        assert ("Traceback" in ended(CheckpointError("a"), capsys)[1]) == shown
+
+
+def test_needs_names_the_extra_but_hides_no_bug() -> None:
+    with (
+        pytest.raises(
+            PackageMissing, match=r"building needs more packages \(No module named 'onnx'\); .*'\.\[build\]'"
+        ),
+        needs("building", "build"),
+    ):
+        raise missing("onnx")
+    with pytest.raises(ModuleNotFoundError), needs("building", "build"):
+        raise missing("isnet_trt.export.nothing")
+
+
+@pytest.mark.parametrize("option", ["", "--help"])
+@pytest.mark.parametrize("stream", ["closed", "full"])
+def test_output_that_cannot_be_written(option: str, stream: str) -> None:
+    if stream == "full" and not Path("/dev/full").exists():
+        pytest.skip("there is no /dev/full")
+    if stream == "closed":
+        reading, writing = os.pipe()
+        os.close(reading)
+    else:
+        writing = os.open("/dev/full", os.O_WRONLY)
+    command = [sys.executable, "-m", "isnet_trt.training.recipes", *option.split()]
+    pipes = {"stdout": writing, "stderr": subprocess.PIPE, "env": environment(PYTHONUNBUFFERED="")}
+    result = subprocess.run(command, **pipes, text=True, timeout=60)
+    os.close(writing)
+    message = "" if stream == "closed" else "error: No space left on device\n"
+    assert result.stderr == message
+    assert result.returncode == (cli.ERROR if message else 0)
