@@ -1,7 +1,8 @@
 """Building engines of TensorRT and TensorRT-RTX, which share one Python API.
 
 The network is strongly typed: its precision is the graph's. The layer information of the built engine must have the
-same types, and the context operations computed by plugins or natively as chosen. What a library or a version of
+same types, and the context operations computed by plugins or natively as chosen; where it cannot be read the build goes
+on with a warning, and the parity gate decides. What a library or a version of
 TensorRT from 10.13 to 11 lacks is found in its module, not by comparing versions.
 
 API: https://docs.nvidia.com/deeplearning/tensorrt/latest/_static/python-api/infer/Core/BuilderConfig.html
@@ -28,13 +29,15 @@ from isnet_trt.engines.tensorrt_api import collecting_logger, create, network_fl
 from isnet_trt.engines.tensorrt_family import TensorRTFamily
 from isnet_trt.errors import BuildError, SettingsError
 from isnet_trt.export.engines.base import BuildRequest, BuiltEngine, EngineBuilder
-from isnet_trt.export.engines.inspection import Layer, check_context, check_types, parse_layers, summarise
+from isnet_trt.export.engines.inspection import Layer, inspect, summarise
 from isnet_trt.export.engines.profiles import Shape, set_shapes
 from isnet_trt.export.functions import remove_plugin_namespace
 from isnet_trt.export.graph import with_attention
 from isnet_trt.export.options import Context, EngineOptions
 
 GIB = 1 << 30
+LAYERS = "layers.txt"
+"""The file of a bundle with the library's own text about its layers, kept where it could not be checked."""
 _LEAST = {"bf16": (8, 0), "fp8": (8, 9)}
 """Oldest capability with matrix units for a type: Ampere for bfloat16, Ada for E4M3 (CUDA programming guide)."""
 
@@ -43,12 +46,15 @@ _LEAST = {"bf16": (8, 0), "fp8": (8, 9)}
 class SerialisedEngine:
     """A built engine: the compute capabilities it runs on, its size in bytes, and its layers as it reports them.
 
-    ``timing_cache`` holds the measurements of kernels (TensorRT only); ``reused``: they include an earlier build's.
+    ``unchecked`` says what could not be checked in ``layer_information``, the library's own text. ``timing_cache``
+    holds the measurements of kernels (TensorRT only); ``reused``: they include an earlier build's.
     """
 
     capabilities: tuple[str, ...]
     size: int
     layers: tuple[Layer, ...]
+    layer_information: str = ""
+    unchecked: tuple[str, ...] = ()
     timing_cache: bytes = b""
     reused: bool = False
 
@@ -108,10 +114,17 @@ class TensorRTFamilyBuilder(EngineBuilder):
 
     def build(self, request: BuildRequest, folder: Path) -> BuiltEngine:
         built = self.serialise(request, folder / ENGINE)
-        notes: tuple[str, ...] = ()
+        notes: list[str] = []
+        about: dict[str, Any] = {"bytes": built.size, "layers": summarise(built.layers)}
         if built.timing_cache:
             (folder / TIMING_CACHE).write_bytes(built.timing_cache)
-            notes = (f"measured {'only what was not known before' if built.reused else 'from the start'}",)
+            notes.append(f"measured {'only what was not known before' if built.reused else 'from the start'}")
+        if built.unchecked:
+            about["not checked"] = list(built.unchecked)
+            notes += [f"warning: {reason}" for reason in built.unchecked]
+        if built.unchecked and built.layer_information:
+            (folder / LAYERS).write_text(built.layer_information, "utf-8", errors="backslashreplace")
+            notes.append(f"the library's own text about the layers of the engine: {LAYERS}")
         gpu, shapes = find_gpu(), request.shapes
         info = EngineInfo(
             self.kind,
@@ -124,7 +137,7 @@ class TensorRTFamilyBuilder(EngineBuilder):
             context=self.context(request.options),
             version_compatible=request.options.version_compatible,
         )
-        return BuiltEngine(info, {"bytes": built.size, "layers": summarise(built.layers)}, notes)
+        return BuiltEngine(info, about, tuple(notes))
 
     def serialise(self, request: BuildRequest, path: Path) -> SerialisedEngine:
         """Build an engine and write it to ``path``.
@@ -145,14 +158,15 @@ class TensorRTFamilyBuilder(EngineBuilder):
         with self._plugins(module, request, gpu) as host:
             serialised, cache, reused = self._compile(module, request, capabilities, logger, host)
             # While the plugins are registered: the inspector has to load the engine.
-            text = logger.layers or self._inspect(module, request, logger, serialised, host)
+            text, reason = logger.layers, ""
+            if not text:
+                text, reason = self._layer_information(module, request, logger, serialised, host)
         logger.layers = ""  # long, and the logger is never freed
-        layers = parse_layers(text)
-        check_types(layers, request.proto)
-        check_context(layers, request.proto, self.context(request.options))
+        context = self.context(request.options)
+        layers, unchecked = ([], [reason]) if reason else inspect(text, request.proto, context)
         # After the checks, so that an engine with other types is never on the disk.
         path.write_bytes(serialised)
-        return SerialisedEngine(capabilities, len(serialised), tuple(layers), cache, reused)
+        return SerialisedEngine(capabilities, len(serialised), tuple(layers), text, tuple(unchecked), cache, reused)
 
     @contextlib.contextmanager
     def _plugins(self, module: Any, request: BuildRequest, gpu: Gpu | None) -> Iterator[plugins.Host | None]:
@@ -205,18 +219,39 @@ class TensorRTFamilyBuilder(EngineBuilder):
             raise BuildError(f"{self.kind} {module.__version__} could not build the engine: {reasons}")
         return bytes(serialised), bytes(cache.serialize()) if cache is not None else b"", reused
 
-    def _inspect(
+    def _layer_information(
         self, module: Any, request: BuildRequest, logger: Any, serialised: bytes, host: plugins.Host | None
-    ) -> str:
-        """The engine inspector's text; it needs the GPU that the engine was built for. Not yet run on a GPU."""
-        runtime = create(module.Runtime, logger, f"{self.kind} {module.__version__}")
-        if request.options.version_compatible:  # the engine carries code, the lean runtime, and was built just now
-            runtime.engine_host_code_allowed = True
-        engine = runtime.deserialize_cuda_engine(serialised)
-        if engine is None:
-            raise BuildError(f"the built engine cannot be loaded for inspection: {_reasons(host, logger.errors[-3:])}")
-        inspector = engine.create_engine_inspector()
-        return str(inspector.get_engine_information(module.LayerInformationFormat.ONELINE))
+    ) -> tuple[str, str]:
+        """The engine inspector's text, or "" and why there is none. Not yet run on a GPU.
+
+        It needs the GPU that the engine was built for.
+        """
+        failed = "the layers of the engine cannot be inspected"
+        try:
+            runtime = create(module.Runtime, logger, f"{self.kind} {module.__version__}")
+            if request.options.version_compatible:  # the engine carries the lean runtime, code that was built just now
+                runtime.engine_host_code_allowed = True
+            engine = runtime.deserialize_cuda_engine(serialised)
+            if engine is None:  # such as one that was built ahead of time; else opening it for the gate fails as well
+                return "", f"{failed}: {_reasons(host, logger.errors[-3:])}"
+            return layer_information(module, engine, request.shapes.usual), ""
+        except Exception as error:  # whatever the library raises: an engine is not lost for its description
+            return "", f"{failed}: {error}"
+
+
+def layer_information(module: Any, engine: Any, shape: Shape) -> str:
+    """The inspector's JSON text about an engine on this GPU.
+
+    Types of tensors depend on free sizes: a context gives the first input ``shape`` (TensorRT's documentation, "Engine
+    Inspector"). Not yet run on a GPU.
+    """
+    inspector, context = engine.create_engine_inspector(), engine.create_execution_context()
+    # None: no memory for it. Then the text has types where sizes are fixed.
+    if context is not None and context.set_input_shape(engine.get_tensor_name(0), shape):
+        inspector.execution_context = context
+    text = str(inspector.get_engine_information(module.LayerInformationFormat.JSON))
+    del inspector  # it does not keep the context alive
+    return text
 
 
 def as_numbers(capability: str) -> tuple[int, ...]:

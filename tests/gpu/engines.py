@@ -14,6 +14,7 @@ from benchmarks import gpu_timing
 from isnet_trt.engines.table import library as library_of
 from isnet_trt.engines.tensorrt_api import collecting_logger, create, network_flags, parser_errors
 from isnet_trt.errors import EngineError
+from isnet_trt.export.engines.tensorrt_family import layer_information
 
 OPSET = 20
 FLOATS = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
@@ -234,8 +235,7 @@ class Loaded:
 
     def layers(self) -> str:
         """What the engine's inspector says of its layers."""
-        inspector = self._engine.create_engine_inspector()
-        return str(inspector.get_engine_information(self.library.LayerInformationFormat.ONELINE))
+        return layer_information(self.library, self._engine, tuple(self._engine.get_tensor_shape("image")))
 
     def bind(self, image: torch.Tensor) -> torch.Tensor:
         """Let the engine read ``image``; returns the output, which `run` fills, poisoned with NaN."""

@@ -143,12 +143,11 @@ def compare_eight_bits(record: Record, name: str, dtype: str, out: Any, plain: A
 
 def types_of(layers: str) -> str:
     """The types that the engine's convolutions read, most frequent first; the inspector's text if it is another."""
-    from isnet_trt.errors import BuildError
-    from isnet_trt.export.engines.inspection import parse_layers
+    from isnet_trt.export.engines.inspection import UnreadableLayers, parse_layers
 
     try:
         counts = Counter(kind for layer in parse_layers(layers) for kind in layer.inputs)
-    except BuildError as error:
+    except UnreadableLayers as error:
         return str(error)
     return ", ".join(f"{kind} {count}" for kind, count in counts.most_common())
 

@@ -14,16 +14,17 @@ import numpy as np
 import onnx
 import pytest
 from export_models import random_model
-from marks import builds_rtx, no_tensorrt
+from marks import builds_rtx, no_gpu, no_tensorrt
 
 from isnet_trt import Inference
 from isnet_trt.cuda import plugins
 from isnet_trt.cuda.gpu import Gpu
+from isnet_trt.engines import tensorrt_api
 from isnet_trt.engines.tensorrt_rtx import COMPUTE_CAPABILITIES as RTX_COMPUTE_CAPABILITIES
 from isnet_trt.errors import BuildError, EngineUnavailable, SettingsError
 from isnet_trt.export.engines import tensorrt_family
 from isnet_trt.export.engines.base import BuildRequest
-from isnet_trt.export.engines.inspection import check_types
+from isnet_trt.export.engines.inspection import check_types, inspect
 from isnet_trt.export.engines.profiles import shapes_for
 from isnet_trt.export.engines.tensorrt import BUILDER as TENSORRT_BUILDER
 from isnet_trt.export.engines.tensorrt_family import SerialisedEngine
@@ -100,6 +101,34 @@ def test_float32_engine_is_not_taken_for_half(graph: onnx.ModelProto, tmp_path: 
     built = BUILDER.serialise(BuildRequest(graph, ONE_WAY, progress=False), tmp_path / "model.engine")
     with pytest.raises(BuildError, match="asked fp16, built fp32"):
         check_types(built.layers, prepared(graph, Arithmetic("fp16")))
+
+
+@builds_rtx
+@no_gpu
+def test_layers_that_cannot_be_checked_are_a_warning(
+    graph: onnx.ModelProto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine is there, with what the library says of it in a file."""
+    request = BuildRequest(graph, shapes_for(DEMO, static=(65, 97)), progress=False)
+    monkeypatch.setattr(
+        tensorrt_family, "inspect", lambda text, *settings: inspect(text.replace("Name", "N"), *settings)
+    )
+    built = BUILDER.build(request, tmp_path)
+    assert (tmp_path / built.info.file).stat().st_size == built.about["bytes"]
+    (reason,) = built.about["not checked"]
+    assert reason.startswith("the engine's layer information cannot be read; it begins with 'Layers:")
+    assert built.notes[0] == f"warning: {reason}"
+    assert (tmp_path / tensorrt_family.LAYERS).read_text("utf-8").startswith("Layers:\nName: ")
+    (tmp_path / tensorrt_family.LAYERS).unlink()
+    # A version that writes them nowhere but in the inspector, which needs a GPU.
+    monkeypatch.setattr(tensorrt_api, "LAYERS_HEAD", "no message begins so")
+    built = BUILDER.build(request, tmp_path)
+    (reason,) = built.about["not checked"]
+    assert reason.startswith(
+        "the layers of the engine cannot be inspected: IRuntime::deserializeCudaEngine: Error Code 1"
+    )
+    assert built.about["layers"] == {}
+    assert not (tmp_path / tensorrt_family.LAYERS).exists()
 
 
 @pytest.mark.parametrize(("precision", "targets"), [("fp8", ("8.6", "8.9")), ("bf16", ("7.5",))])
