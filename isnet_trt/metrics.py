@@ -36,6 +36,24 @@ class Metrics:
     dice: NDArray[np.float64]
 
     @property
+    def occurring(self) -> int:
+        """Number of classes that the truth has."""
+        return int((~np.isnan(self.accuracy)).sum())
+
+    @property
+    def meaningful_miou(self) -> float:
+        """``miou``, or NaN where the truth has fewer than two classes: a constant prediction would score 1."""
+        return self.miou if self.occurring > 1 else float("nan")
+
+    def describe_miou(self) -> str:
+        """`meaningful_miou` in per cent, with the number of classes behind it unless all occur in the truth."""
+        classes, figure = len(self.accuracy), self.meaningful_miou
+        if np.isnan(figure):
+            return f"– (only {self.occurring} of {classes} classes occur in the labels)"
+        part = f" ({self.occurring} of {classes} classes occur in the labels)" if self.occurring < classes else ""
+        return f"{100 * figure:.2f} %{part}"
+
+    @property
     def mean_accuracy(self) -> float:
         """Mean of ``accuracy`` over the classes that are present; NaN if none is."""
         return _mean(self.accuracy)

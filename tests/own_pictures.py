@@ -56,6 +56,27 @@ def make_pictures(folder: Path, count: int = 10, classes: dict[int, str] = CLASS
     return truth
 
 
+def make_masks(folder: Path, masks: Iterable[np.ndarray], **changes: Any) -> Path:
+    """Pictures with masks uint8 or uint16 of two classes, listed as 0 and 1; the YAML file, some keys changed."""
+    for number, mask in enumerate(masks):
+        noise = np.random.default_rng(number).integers(0, 255, (*mask.shape, 3), dtype=np.uint8)
+        for kind, pixels in (("photos", noise), ("masks", mask)):
+            (folder / kind).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(folder / kind / f"p{number}.png")
+    data = {"name": "binary", "like": "isnet_demo", "images": "photos", "labels": "masks/{name}.png", "split": 0.3}
+    data |= {"classes": ["background", "crack"], "crop": [40, 64], "size": [96, 48], **changes}
+    (folder / "own.yaml").write_text(yaml.safe_dump(data, sort_keys=False), "utf-8")
+    return folder / "own.yaml"
+
+
+def mask(*values: int, size: tuple[int, int] = (48, 64)) -> np.ndarray:
+    """A mask of the first value with an upright bar of each of the others."""
+    pixels = np.full(size, values[0], np.uint8)
+    for number, value in enumerate(values[1:]):
+        pixels[:, 8 + 16 * number : 16 + 16 * number] = value
+    return pixels
+
+
 def write_pngs(folder: Path, images: Iterable[np.ndarray]) -> Path:
     """Write images uint8 (H, W, 3), R, G, B, as 00.png, 01.png, … to a folder that may not exist yet."""
     folder.mkdir(exist_ok=True)

@@ -101,13 +101,13 @@ class RunLog:
     def epoch(self, epoch: int, iteration: int, metrics: Metrics) -> None:
         """Record the held-out figures after an epoch."""
         if self._active:
-            figures = [metrics.miou, metrics.all_accuracy, *metrics.iou]
+            figures = [metrics.meaningful_miou, metrics.all_accuracy, *metrics.iou]
             _append(self._epochs, [iteration, epoch, *(f"{figure:.4f}" for figure in figures)])
             self._scored.add(iteration)
             by_class = {f"val_iou/{name}": iou for name, iou in zip(self._names, metrics.iou, strict=True)}
-            overall = {"val/miou": metrics.miou, "val/all_accuracy": metrics.all_accuracy}
+            overall = {"val/miou": metrics.meaningful_miou, "val/all_accuracy": metrics.all_accuracy}
             self._add_scalars(iteration, {**overall, **by_class})
-        self.say(f"epoch {epoch}: held-out mIoU {100 * metrics.miou:.2f} %")
+        self.say(f"epoch {epoch}: held-out mIoU {metrics.describe_miou()}")
 
     def scored(self, iteration: int) -> bool:
         """Whether the held-out figures after this iteration are recorded."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from isnet_trt.datasets.picture_set import Source
+from isnet_trt.datasets.coverage import doubts, refuse_unlabelled, shared_pictures, survey
+from isnet_trt.datasets.picture_set import PictureSet, Source
 from isnet_trt.errors import CheckpointError, TrainingError
+from isnet_trt.pictures.files import make_folder
 from isnet_trt.recipes import IGNORE, Recipe
 from isnet_trt.training.data.augment import Augment
 from isnet_trt.training.data.crops import CropDataset, EpochSampler, batches, crop_loader
@@ -85,7 +88,7 @@ class Trainer:
     def __init__(self, recipe: Recipe, options: Options, data: Data, group: Group | None = None) -> None:
         # Before the model is created, which draws its initial weights.
         torch.manual_seed(options.seed)
-        self.recipe, self.options, self.group = recipe, options, group or Group()
+        self.recipe, self.options, self.data, self.group = recipe, options, data, group or Group()
         group = self.group
         model = synchronised(ISNet(recipe.architecture), group)
         self.model: ISNet = model.to(group.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -137,9 +140,12 @@ class Trainer:
         """Train to the end; return False if Ctrl-C or SIGTERM ended it (the state is saved and can be resumed).
 
         Raises:
+            DataError: no training picture or no held-out picture has a labelled pixel; nothing was written.
             TrainingError: the loss became NaN or infinite, memory ran out, or another process died; earlier checkpoints
                 stay.
         """
+        self._check_labels()
+        make_folder(self.options.out, "--out")
         span = Span(self.iteration, self.total, self.options.batch)
         with StopRequest() as stop, RunLog(self.options.out, self.recipe.labels.names, span, self.group.first) as log:
             # Due here: the run was stopped between an epoch's checkpoint and its scoring.
@@ -152,6 +158,22 @@ class Trainer:
             self.save()
         return not stopped
 
+    def _check_labels(self) -> None:
+        """Refuse sets of which nothing is labelled, and warn of labels that are probably not what is meant."""
+        data, classes = self.data, self.recipe.labels.count
+        warnings = []
+        for source, part, count in ((data.train, "training", None), (data.val, "validation", self.validator.count)):
+            if count == 0:  # --val-limit 0: nothing is scored
+                continue
+            coverage = survey(source, classes, count)
+            refuse_unlabelled(source, coverage, part)
+            warnings += doubts(source, coverage) if isinstance(source, PictureSet) else []
+        if isinstance(data.train, PictureSet) and isinstance(data.val, PictureSet):
+            warnings += shared_pictures(data.train, data.val)
+        if self.group.first:
+            for warning in warnings:
+                print(f"warning: {warning}", file=sys.stderr)
+
     def _any_stop(self, stop: StopRequest) -> bool:
         """Whether any process was asked to stop; all processes get the same result."""
         return self.group.sum([stop.made])[0] > 0
@@ -159,12 +181,14 @@ class Trainer:
     def _epoch(self, log: RunLog, stop: StopRequest) -> None:
         """Train for the rest of an epoch, to its end or to the end of the run."""
         self.sampler.epoch, self.sampler.skip = self.epoch, self.iteration % len(self.sampler)
+        used = self.sampler.skip > 0
         for x, labels in batches(self.loader):
             # One message for both: in every exchange the processes wait for each other.
             labelled, stops = self.group.sum([int((labels != IGNORE).sum()), stop.made])
             if stops:
                 return
             self._iterate(x, labels, labelled, log)
+            used = used or labelled > 0
             every = self.options.save_every
             if self.iteration >= self._end:
                 break
@@ -172,6 +196,11 @@ class Trainer:
             if every and self.iteration % every == 0 and self.iteration % len(self.sampler):
                 log.flush()
                 self.save()
+        if not used and self.iteration % len(self.sampler) == 0:
+            raise TrainingError(
+                f"no crop of epoch {self.epoch - 1} has a labelled pixel, so nothing was trained: label more of the "
+                "pictures, or give the recipe a larger crop"
+            )
         # Rows before the checkpoint: a resumed run can drop rows beyond it, but not write missing ones.
         log.flush()
         self.save()
@@ -234,7 +263,7 @@ class Trainer:
 
     def _score_is_due(self, log: RunLog) -> bool:
         """Whether an epoch has just ended after which the held-out pictures are to be scored and have not been."""
-        if self.iteration == 0 or self.iteration % len(self.sampler):
+        if self.iteration == 0 or self.iteration % len(self.sampler) or not self.validator.count:
             return False
         due = (self.epoch - 1) % self.options.val_every == 0 or self.iteration == self.total
         return due and self.group.sum([log.scored(self.iteration)])[0] == 0

@@ -101,6 +101,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise DataError(
                 f"none of the {len(chosen)} pictures could be used; the first: {report.tally.skipped[0][1]}"
             )
+        if arguments.split != TEST and not report.metrics[0].occurring:
+            raise DataError(
+                f"none of the {report.tally.pictures} pictures scored has a labelled pixel, so there is nothing to "
+                f"score: look through the labels with python -m isnet_trt.training.data check {arguments.dataset}"
+            )
         if group.rank == 0:
             _present(report, arguments)
     return cli.FAILED if report.tally.skipped else 0
@@ -198,7 +203,7 @@ def _write(report: Report, out: Path) -> None:
     names = ["confusion.png", "confusion_against.png"][: len(report.models)]
     try:
         for name, model, score, figures in zip(names, report.models, report.tally.scores, report.metrics, strict=True):
-            title = f"{Path(model.path).name} on {report.dataset} {report.split}, mIoU {100 * figures.miou:.2f} %"
+            title = f"{Path(model.path).name} on {report.dataset} {report.split}, mIoU {figures.describe_miou()}"
             write_file(out / name, draw(score.confusion, report.labels.names, title))
         written += names
     except ImportError as error:

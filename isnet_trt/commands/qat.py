@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from isnet_trt import cli
+from isnet_trt.datasets.coverage import refuse_unlabelled, survey
 from isnet_trt.datasets.layouts import open_dataset
 from isnet_trt.datasets.picture_set import Source
 from isnet_trt.errors import SettingsError, TrainingError, needs
@@ -150,6 +151,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _check_out(args.out, checkpoint.path)
     model, recipe = load_model(checkpoint), checkpoint.recipe
     source = _source(args, recipe)
+    refuse_unlabelled(source, survey(source, recipe.labels.count), "training")
     proto = export_graph(model, recipe.name)
     table = calibrate(
         proto, calibration_pictures(recipe, source, args.calibration), total=args.calibration, threads=args.threads

@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from isnet_trt import cli
+from isnet_trt.datasets.coverage import Coverage, doubts, shared_pictures
 from isnet_trt.datasets.layouts import LAYOUTS, SPLITS, open_dataset
 from isnet_trt.datasets.picture_set import PictureSet
 from isnet_trt.errors import DataError, first_few
 from isnet_trt.pictures.files import Image, write_png
 from isnet_trt.pictures.overlay import PAPER, draw, pad
+from isnet_trt.recipes import IGNORE
 from isnet_trt.settings import Size
 
 _LISTED = 20
@@ -32,7 +34,8 @@ _INK = (30, 30, 30)
 _DESCRIPTION = """Look through a dataset before training on it.
 
 Opens the dataset as training does, reads every picture with its labels (files that cannot be read, sizes that differ,
-label values out of range), counts the classes, and draws a page of samples with their labels."""
+label values out of range), counts the classes, reports classes that never occur and ignored values that may be meant as
+a class, and draws a page of samples with their labels."""
 
 _FOLDERS = "\n".join(f"  {name:<14}" + layout.about.replace("\n", "\n" + " " * 16) for name, layout in LAYOUTS.items())
 _EPILOG = f"""folders, relative to DIR:
@@ -44,7 +47,9 @@ examples:
   python -m isnet_trt.training.data check cityscapes /data/cityscapes --split val --limit 100 --out city.png
   python -m isnet_trt.training.data check my_pictures.yaml
 
-Exit status: 0 all files can be used, 1 some cannot, 2 the dataset cannot be opened."""
+Exit status: 0 all files can be used and the labels are plausible, 1 some cannot or the labels are probably not what is
+meant (a class of your own that never occurs, nothing but ignored values, one class only), 2 the dataset cannot be
+opened."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -53,11 +58,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     splits = SPLITS if arguments.split == "both" else (arguments.split,)
     datasets = [open_dataset(arguments.name, arguments.dir, split) for split in splits]
     findings = [examine(dataset, arguments.limit, arguments.workers) for dataset in datasets]
+    if len(datasets) == len(SPLITS):
+        findings[0].doubts += shared_pictures(*datasets)
     layout = LAYOUTS.get(arguments.name)
     for dataset, of_split in zip(datasets, findings, strict=True):
         print(report(dataset, of_split, layout.complete[dataset.split] if layout else None))
     _draw_samples(datasets, findings, arguments.samples, arguments.out or Path(f"{datasets[0].name}_check.png"))
-    return cli.FAILED if any(of_split.problems for of_split in findings) else 0
+    return cli.FAILED if any(of_split.problems or of_split.doubts for of_split in findings) else 0
 
 
 def _draw_samples(datasets: list[PictureSet], findings: list[Findings], samples: int, out: Path) -> None:
@@ -93,57 +100,49 @@ def _parser() -> argparse.ArgumentParser:
 
 
 @dataclass
-class Findings:
-    """Counts of one split.
+class Findings(Coverage):
+    """Counts of one split, of its usable pictures.
 
-    ``pixels`` int64 (K,) and ``pictures`` int64 (K,): the number of pixels of each class, and of pictures with it.
-    ``sizes`` are the (height, width) of the usable pictures, ``usable`` their indices, ``problems`` a sentence for
-    each of the others.
+    ``sizes`` are their (height, width), ``usable`` their indices, ``problems`` a sentence for each of the others.
+    ``doubts`` are about the labels as a whole.
     """
 
-    pixels: NDArray[np.int64]
-    pictures: NDArray[np.int64]
-    ignored: int = 0
     sizes: list[Size] = field(default_factory=list)
     usable: list[int] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
 
 
 def examine(dataset: PictureSet, limit: int | None = None, workers: int = 4) -> Findings:
     """Read pictures and labels of a split, all or ``limit`` of them evenly spaced, in ``workers`` threads."""
-    findings = Findings(np.zeros(dataset.labels.count, np.int64), np.zeros(dataset.labels.count, np.int64))
+    classes = dataset.labels.count
+    findings = Findings(np.zeros(classes, np.int64), np.zeros(classes, np.int64))
     indices = spread(len(dataset), limit or len(dataset))
     pool = ThreadPoolExecutor(workers)
     try:
         counted = pool.map(lambda index: _count(dataset, index), indices)
         bar = tqdm(counted, f"{dataset.name} {dataset.split}", len(indices), unit="picture", dynamic_ncols=True)
         for index, result in zip(indices, bar, strict=True):
-            _add(findings, index, result)
+            if isinstance(result, str):
+                findings.problems.append(result)
+                continue
+            findings.add(result[0])
+            findings.sizes.append(result[1])
+            findings.usable.append(index)
     finally:
         pool.shutdown(cancel_futures=True)
+    findings.doubts += doubts(dataset, findings, complete=len(indices) == len(dataset) and not findings.problems)
     return findings
 
 
-def _count(dataset: PictureSet, index: int) -> tuple[NDArray[np.int64], int, Size] | str:
-    """Pixels of each class, ignored pixels, and size; or the problem."""
+def _count(dataset: PictureSet, index: int) -> tuple[Coverage, Size] | str:
+    """Counts and size of one picture; or the problem."""
     try:
-        labels = dataset[index][1]
+        image, label_map = dataset.read(index)
     except DataError as error:
         return str(error)
-    valid = labels[labels >= 0]
-    return np.bincount(valid, minlength=dataset.labels.count), labels.size - valid.size, labels.shape
-
-
-def _add(findings: Findings, index: int, result: tuple[NDArray[np.int64], int, Size] | str) -> None:
-    if isinstance(result, str):
-        findings.problems.append(result)
-        return
-    pixels, ignored, size = result
-    findings.pixels += pixels
-    findings.pictures += pixels > 0
-    findings.ignored += ignored
-    findings.sizes.append(size)
-    findings.usable.append(index)
+    labels, stored = label_map or (np.full(image.shape[:2], IGNORE, np.int16), None)
+    return Coverage.of(labels, stored, dataset.labels.count), labels.shape
 
 
 def spread(count: int, number: int) -> list[int]:
@@ -161,7 +160,8 @@ def report(dataset: PictureSet, findings: Findings, complete: int | None) -> str
     lines += [*_sizes(findings.sizes), *_classes(dataset, findings)] if findings.usable else []
     lines += [f"  cannot be used: {problem}" for problem in findings.problems[:_LISTED]]
     more = bad - _LISTED
-    return "\n".join([*lines, *([f"  … and {more} more"] if more > 0 else [])])
+    lines += [f"  … and {more} more"] if more > 0 else []
+    return "\n".join([*lines, *(f"  wrong as a whole: {doubt}" for doubt in findings.doubts)])
 
 
 def _sizes(sizes: list[Size]) -> Iterator[str]:
@@ -170,13 +170,12 @@ def _sizes(sizes: list[Size]) -> Iterator[str]:
 
 
 def _classes(dataset: PictureSet, findings: Findings) -> Iterator[str]:
-    total = int(findings.pixels.sum()) + findings.ignored
     names = [name.split(",")[0] for name in dataset.labels.names]
-    yield f"  ignored: {100 * findings.ignored / total:.1f} % of the pixels"
+    yield f"  ignored: {100 * findings.ignored / findings.total:.1f} % of the pixels"
     yield "  pixels   pictures  most common classes"
     for c in np.argsort(-findings.pixels, kind="stable")[:_COMMON]:
         if findings.pixels[c]:
-            yield f"  {100 * findings.pixels[c] / total:6.1f} % {findings.pictures[c]:8}  {names[c]}"
+            yield f"  {100 * findings.pixels[c] / findings.total:6.1f} % {findings.pictures[c]:8}  {names[c]}"
     absent = [names[c] for c in np.flatnonzero(findings.pixels == 0)]
     if absent:
         yield f"  absent:  {len(absent)} of {dataset.labels.count} classes: {first_few(absent, _LISTED)}"

@@ -25,7 +25,8 @@ def open_custom(path: Path, root: Path | None, split: str) -> PictureSet:
     custom = read_custom(path)
     check_packages(str(path), PurePosixPath(custom.files.labels).suffix)
     names, files = find_pairs(custom.files, root or path.resolve().parent, split)
-    return PictureSet(custom.recipe.name, split, custom.recipe.labels, names, files, LabelValues(custom.values))
+    values = LabelValues(custom.values, custom.assumed)
+    return PictureSet(custom.recipe.name, split, custom.recipe.labels, names, files, values, own=True)
 
 
 def find_pairs(patterns: FilePatterns, root: Path, split: str) -> tuple[tuple[str, ...], Files]:

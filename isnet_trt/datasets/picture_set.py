@@ -6,7 +6,7 @@ import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,10 +37,17 @@ class Source(Protocol):
 class LabelValues:
     """Stored label values (0 and above) -> training ids: ``ids[value]`` is 0..K−1 or `recipes.IGNORE`.
 
-    A value without training id is an error.
+    A value without training id is an error. ``assumed`` are values that are ignored by default, since the user's YAML
+    file does not mention them.
     """
 
     ids: Mapping[int, int]
+    assumed: frozenset[int] = frozenset()
+
+    @functools.cached_property
+    def stored(self) -> Mapping[int, int]:
+        """Stored value by training id, the smallest where there are several."""
+        return {number: value for value, number in sorted(self.ids.items(), reverse=True) if number != IGNORE}
 
     @functools.cached_property
     def table(self) -> NDArray[np.int16]:
@@ -82,6 +89,13 @@ def _ranges(values: list[int]) -> str:
     return ", ".join(str(a) if a == b else f"{a}..{b}" for a, b in parts)
 
 
+class LabelMap(NamedTuple):
+    """Training ids int16 (H, W), and the values (H, W) that the file holds."""
+
+    labels: NDArray[np.int16]
+    stored: RawLabels
+
+
 @dataclass(frozen=True)
 class PictureSet:
     """One split of a dataset on disk; files are read on indexing, and the set can be pickled (worker processes).
@@ -93,6 +107,7 @@ class PictureSet:
         names: one name per picture, unique, in the order of the index: its path in the image folder without suffix.
         files: picture and label file of each; without label file every pixel is `recipes.IGNORE`.
         values: how the stored label values become training ids.
+        own: the user's data, described by a YAML file, of which every class is expected to occur.
     """
 
     name: str
@@ -101,6 +116,7 @@ class PictureSet:
     names: tuple[str, ...]
     files: Files
     values: LabelValues
+    own: bool = False
 
     def __len__(self) -> int:
         return len(self.names)
@@ -113,14 +129,24 @@ class PictureSet:
         Raises:
             DataError: a file cannot be read, the sizes differ, or a label value is out of range.
         """
+        image, label_map = self.read(index)
+        return image, np.full(image.shape[:2], IGNORE, np.int16) if label_map is None else label_map.labels
+
+    def read(self, index: int) -> tuple[Image, LabelMap | None]:
+        """Picture and label map, which is None where the set has no label files; errors as on indexing."""
         picture, annotation = self.files[index]
         image = read_bgr(picture)
         if annotation is None:
-            return image, np.full(image.shape[:2], IGNORE, np.int16)
+            return image, None
         stored = read_labels(annotation)
         if image.shape[:2] != stored.shape:
             raise DataError(_sizes_differ(picture, image.shape, annotation, stored.shape))
-        return image, self.values.apply(stored, annotation)
+        return image, LabelMap(self.values.apply(stored, annotation), stored)
+
+    def label_map(self, annotation: Path) -> LabelMap:
+        """One of the label files, read without its picture; DataError if it cannot be read or a value is no class."""
+        stored = read_labels(annotation)
+        return LabelMap(self.values.apply(stored, annotation), stored)
 
 
 def _sizes_differ(picture: Path, size: tuple[int, ...], annotation: Path, labels: tuple[int, ...]) -> str:

@@ -126,7 +126,5 @@ class LabelWriter:
 def _stored_values(pictures: Labelled) -> NDArray[np.unsignedinteger]:
     """Training id -> stored value (the smallest where there are several), uint8 or uint16 (K,)."""
     count = pictures.labels.count
-    stored = pictures.values.ids if isinstance(pictures, PictureSet) else {number: number for number in range(count)}
-    by_id = {number: value for value, number in sorted(stored.items(), reverse=True)}
-    table = np.array([by_id[number] for number in range(count)])
+    table = np.array([pictures.values.stored[n] if isinstance(pictures, PictureSet) else n for n in range(count)])
     return table.astype(np.uint8 if table.max() < 256 else np.uint16)

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from isnet_trt.evaluation.report import MEANS, Report
+from isnet_trt.errors import first_few
+from isnet_trt.evaluation.report import MEANS, Report, figure
 
 _WIDEST = 32
 """Characters of a cell on a terminal."""
@@ -15,7 +16,8 @@ MISTAKES = 10
 """The most frequent confusions that are listed."""
 _NOTE = (
     "Figures are per cent, differences percentage points. A class that occurs neither in the truth nor in the "
-    "predictions has – and no part in a mean; one that is predicted but never present counts 0 in the mIoU."
+    "predictions has – and no part in a mean; one that is predicted but never present counts 0 in the mIoU. "
+    "Where only one class is present there is no mIoU, which any constant prediction could have perfect."
 )
 
 
@@ -55,8 +57,19 @@ def facts(report: Report) -> list[str]:
         lines.append(f"{name}{model.kind} {model.path} ({model.recipe}), {engine}")
         lines.append(f"{name}preset {model.preset}: {model.inference.describe()}")
     several = f", {report.processes} processes" if report.processes > 1 else ""
+    lines += _occurring(report)
     lines.append(f"{tally.wall:.1f} s, {report.rate:.2f} images/s with reading and counting{several}")
     return lines + _agreement(report)
+
+
+def _occurring(report: Report) -> list[str]:
+    """How many classes the labels have, unless they have all; pictures without any labels have none."""
+    pixels, names = report.tally.scores[0].confusion.counts.sum(1), report.labels.names
+    absent = [name for name, count in zip(names, pixels, strict=True) if not count]
+    if not absent or len(absent) == len(names):
+        return []
+    note = "; one class gives no mIoU" if len(names) - len(absent) == 1 else ""
+    return [f"{len(names) - len(absent)} of {len(names)} classes occur in the labels, not {first_few(absent)}{note}"]
 
 
 def _agreement(report: Report) -> list[str]:
@@ -73,7 +86,7 @@ def _agreement(report: Report) -> list[str]:
 
 def summary(report: Report) -> Table:
     """The figures over all classes, and images/s of each model alone."""
-    rows = [(title, *_columns([getattr(m, key) for m in report.metrics])) for key, title in MEANS.items()]
+    rows = [(title, *_columns([figure(m, key) for m in report.metrics])) for key, title in MEANS.items()]
     rates = [f"{report.model_rate(score):.2f}" for score in report.tally.scores]
     blank = ("",) if len(rates) > 1 else ()
     return Table(("", *_names(report, "value")), [*rows, ("model alone, images/s", *rates, *blank)])

@@ -77,7 +77,8 @@ class Report:
             "engine": self.engines[number],
             "preset": model.preset,
             "inference": asdict(model.inference),
-            **{key: _number(getattr(figures, key)) for key in MEANS},
+            **{key: _number(figure(figures, key)) for key in MEANS},
+            "classes_in_truth": figures.occurring,
             "images_per_second": _number(self.model_rate(score)),
             "seconds_per_picture": {stage: seconds / pictures for stage, seconds in score.seconds.items()},
             "classes": self._classes(figures, score),
@@ -110,9 +111,14 @@ class Report:
             "equal_pixels": _number(agreement.all_pixels),
             "equal_labelled_pixels": _number(agreement.labelled_pixels),
             "least_equal_picture": {"name": name, "equal_pixels": _number(share)},
-            **{f"{key}_difference": _number(getattr(second, key) - getattr(first, key)) for key in MEANS},
+            **{f"{key}_difference": _number(figure(second, key) - figure(first, key)) for key in MEANS},
             "iou_differences": [_number(value) for value in second.iou - first.iou],
         }
+
+
+def figure(metrics: Metrics, key: str) -> float:
+    """One of `MEANS`; the mIoU is NaN where the truth has fewer than two classes."""
+    return metrics.meaningful_miou if key == "miou" else float(getattr(metrics, key))
 
 
 def _number(value: float) -> float | None:

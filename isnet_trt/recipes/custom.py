@@ -54,12 +54,14 @@ class FilePatterns:
 class Custom:
     """Content of a YAML file: the recipe, the patterns of the files, and the meaning of stored label values.
 
-    ``values``: stored label value -> training id 0..K−1 or `IGNORE`.
+    ``values``: stored label value -> training id 0..K−1 or `IGNORE`; ``assumed``: values that are ignored by default,
+    without a key ``ignore`` in the file.
     """
 
     recipe: Recipe
     files: FilePatterns
     values: Mapping[int, int]
+    assumed: frozenset[int] = frozenset()
 
 
 def custom_recipe(path: Path) -> Recipe:
@@ -82,11 +84,11 @@ def read_custom(path: Path) -> Custom:
     like = file.get("like", RECIPES[LIKE], f"one of the recipes {', '.join(RECIPES)}", _one_of(RECIPES))
     stored = file.take("classes", "a list of class names, or a mapping of stored values to class names", _classes)
     labels = _labels(file, list(stored.values()))
-    values = _values(file, tuple(stored))
+    values, assumed = _values(file, tuple(stored))
     files = _files(file)
     recipe = _recipe(file, name, like, labels)
     file.finish()
-    return Custom(recipe, files, values)
+    return Custom(recipe, files, values, assumed)
 
 
 def _recipe(file: Fields, name: str, like: Recipe, labels: Labels) -> Recipe:
@@ -142,11 +144,13 @@ def _labels(file: Fields, names: list[str]) -> Labels:
     return Labels(tuple(names), palette, pairs)
 
 
-def _values(file: Fields, stored: tuple[int, ...]) -> dict[int, int]:
+def _values(file: Fields, stored: tuple[int, ...]) -> tuple[dict[int, int], frozenset[int]]:
+    """Training ids by stored value, and the values that are ignored by default."""
     expected = "a stored value (or a list of them) that no class has, or null"
     default: tuple[int, ...] = () if 255 in stored else (255,)
     ignored = file.get("ignore", default, expected, functools.partial(_ignored, stored))
-    return {**{value: i for i, value in enumerate(stored)}, **dict.fromkeys(ignored, IGNORE)}
+    assumed = frozenset(default if ignored is default else ())
+    return {**{value: i for i, value in enumerate(stored)}, **dict.fromkeys(ignored, IGNORE)}, assumed
 
 
 def _files(file: Fields) -> FilePatterns:
