@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from isnet_trt.datasets.coverage import doubts, refuse_unlabelled, shared_pictures, survey
 from isnet_trt.datasets.picture_set import PictureSet, Source
 from isnet_trt.errors import CheckpointError, TrainingError
-from isnet_trt.pictures.files import make_folder
+from isnet_trt.files import make_folder
 from isnet_trt.recipes import IGNORE, Recipe
 from isnet_trt.training.data.augment import Augment
 from isnet_trt.training.data.crops import CropDataset, EpochSampler, batches, crop_loader
