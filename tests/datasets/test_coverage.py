@@ -93,7 +93,7 @@ def test_labels_that_cannot_be_meant_fail_the_check(case: str, make: Any, capsys
     ],
 )
 def test_labels_that_can_be_meant_pass(masks: list[np.ndarray], changes: Any, make: Any) -> None:
-    assert check(make(masks, **changes)) == 0
+    assert check(make(masks, **changes), "--split", "train") == 0
 
 
 def test_a_part_of_the_pictures_proves_no_absence(make: Any) -> None:
