@@ -72,9 +72,15 @@ def regular_file_bytes(path: AnyPath, limit: int | None = None, error_type: type
                 raise error_type(f"{path} is too large: {size} bytes, the limit is {limit}")
             return stream.read(size)  # what is appended meanwhile stays unread
     except OSError as error:
-        raise error_type(f"{path} cannot be read: {error.strerror or error}") from None
+        raise error_type(f"{path} cannot be read: {_reason(path, error)}") from None
     except MemoryError:
         raise error_type(f"{path} cannot be read: {size} bytes do not fit in memory") from None
+
+
+def _reason(path: AnyPath, error: OSError) -> str:
+    if isinstance(error, FileNotFoundError) and (link := Path(path)).is_symlink():
+        return f"it is a link to {link.readlink()}, which does not exist"
+    return error.strerror or str(error)
 
 
 def _refuse_special(status: os.stat_result, path: AnyPath) -> None:
@@ -220,11 +226,25 @@ def make_folder(folder: Path, option: str) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
+        if isinstance(error, FileExistsError):
+            reason = "there is a file of this name"
         raise SettingsError(f"{option} {folder}: the folder cannot be created ({reason})") from None
     if not os.access(folder, os.W_OK | os.X_OK):
         raise SettingsError(f"{option} {folder}: the folder cannot be written to (no permission)")
     sweep(folder)
     return folder
+
+
+@contextlib.contextmanager
+def output_folder(folder: Path, option: str) -> Iterator[Path]:
+    """`make_folder`; those folders that it created are removed at the end if nothing was written into them."""
+    missing = [path for path in (folder, *folder.parents) if not os.path.lexists(path)]
+    try:
+        yield make_folder(folder, option)
+    finally:
+        for path in missing:  # the innermost first
+            with contextlib.suppress(OSError, ValueError):
+                path.rmdir()
 
 
 def refuse_inputs(outputs: Iterable[Path], inputs: Iterable[Path], option: str) -> None:

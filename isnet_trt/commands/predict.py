@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,8 +11,8 @@ from pathlib import Path
 from isnet_trt import cli
 from isnet_trt.engines.library import PLACEMENTS
 from isnet_trt.engines.table import KINDS
-from isnet_trt.errors import EngineError, ImageError, SettingsError
-from isnet_trt.files import make_folder, named, refuse_inputs
+from isnet_trt.errors import ImageError, IsnetError, SettingsError, first_few
+from isnet_trt.files import check_target, named, output_folder, refuse_inputs
 from isnet_trt.pictures.files import Image, find_images, read_image, write_png
 from isnet_trt.runtime.segmentation import Segmentation
 from isnet_trt.runtime.segmenter import Segmenter
@@ -32,8 +33,9 @@ _EPILOG = """examples:
   the same without mirroring:   … --preset ms-flip --no-flip
   windows of your own:          … --mode slide --window 512 1024 --stride 341 341 --scales 0.75 1 1.25
 
-The preset comes from the bundle; each option given replaces one field of it. Exit status: 0 all done, 1 some picture
-could not be segmented (the others are), 2 nothing could be done."""
+The preset comes from the bundle; each option given replaces one field of it. Pictures of more than 2^28 pixels are
+refused; the environment variable ISNET_TRT_MAX_PIXELS sets another limit. Exit status: 0 all done, 1 some picture
+could not be segmented (the others are), 2 none could be, or the arguments are wrong."""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -66,17 +68,25 @@ def add_inference(parser: argparse.ArgumentParser) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     arguments = _parser().parse_args(argv)
-    jobs = plan_outputs(find_images(arguments.images), arguments.out)
+    failures: list[str] = []
+    pictures = find_images(arguments.images, failures)
+    if not pictures:
+        raise ImageError(first_few(failures))
     options = {"engine": arguments.engine, "threads": arguments.threads, "device": arguments.device}
-    with Segmenter.open(arguments.bundle, **options) as segmenter:
-        inference = choose_inference(segmenter.presets, arguments)
-        print(f"{segmenter.description}; {inference.describe()}", file=sys.stderr)
-        failures = _segment_all(segmenter, inference, jobs)
-    done = len(jobs) - len(failures)
-    print(f"{done} of {len(jobs)} pictures segmented, results in {arguments.out}", file=sys.stderr)
-    for failure in failures:
+    with output_folder(arguments.out, "--out") as out:
+        jobs = plan_outputs(pictures, out)
+        with Segmenter.open(arguments.bundle, **options) as segmenter:
+            inference = choose_inference(segmenter.presets, arguments)
+            print(f"{segmenter.description}; {inference.describe()}", file=sys.stderr)
+            failed = _segment_all(segmenter, inference, jobs)
+    done = len(jobs) - len(failed)
+    results = f", results in {out}" if done else ""
+    print(f"{done} of {len(jobs)} pictures segmented{results}", file=sys.stderr)
+    for failure in (*failures, *failed):
         print(f"failed: {failure}", file=sys.stderr)
-    return cli.FAILED if failures else 0
+    if not done:
+        return cli.ERROR
+    return cli.FAILED if failures or failed else 0
 
 
 def choose_inference(presets: dict[str, Inference], arguments: argparse.Namespace) -> Inference:
@@ -108,11 +118,10 @@ def _fallback_window(presets: dict[str, Inference], preset: Inference, fields: d
 
 
 def plan_outputs(pictures: Sequence[Path], out: Path) -> dict[Path, Path]:
-    """Picture -> results' path without ``_labels.png``, in ``out``, which is created if it is missing.
+    """Picture -> results' path without ``_labels.png``, in ``out``.
 
-    Raises SettingsError if that fails, or if a result would replace one of the pictures.
+    Raises SettingsError if a result would replace one of the pictures.
     """
-    make_folder(out, "--out")
     jobs = {picture: out / stem for picture, stem in zip(pictures, output_stems(pictures), strict=True)}
     refuse_inputs((path for stem in jobs.values() for path in outputs(stem)), pictures, "--out")
     return jobs
@@ -126,7 +135,8 @@ def output_stems(pictures: Sequence[Path]) -> list[str]:
     taken: set[str] = set()
     stems = []
     for picture in pictures:
-        named = f"{picture.resolve().parent.name}_{picture.stem}"
+        # Path.resolve raises for a link to itself, realpath does not.
+        named = f"{Path(os.path.realpath(picture)).parent.name}_{picture.stem}"
         choices = (picture.stem, named, *(f"{named}_{i}" for i in range(2, len(pictures) + 2)))
         stem = next(choice for choice in choices if choice.lower() not in taken)
         taken.add(stem.lower())
@@ -146,11 +156,23 @@ def _segment_all(segmenter: Segmenter, inference: Inference, jobs: dict[Path, Pa
     failures = []
     for picture, stem in tqdm(jobs.items(), unit="picture", disable=None, leave=False):
         try:
+            _check_targets(stem)
             image = read_image(picture)
             save(segmenter(image, inference=inference), image, stem)
-        except (ImageError, EngineError) as error:
+        except MemoryError as error:
+            failures.append(f"{picture}: there is too little memory for it ({error}); make it smaller")
+        except (IsnetError, OSError) as error:
             failures.append(named(picture, error))
     return failures
+
+
+def _check_targets(stem: Path) -> None:
+    """Raise ImageError if the system takes a result's name for no file, before time is spent on the picture."""
+    for path in outputs(stem):
+        try:
+            check_target(path)
+        except OSError as error:
+            raise ImageError(f"{path} cannot be written: {error.strerror}") from None
 
 
 def save(segmentation: Segmentation, image: Image, stem: Path) -> None:

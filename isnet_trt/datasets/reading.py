@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import io
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -11,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isnet_trt.errors import DataError, ImageError, SettingsError, install_hint
-from isnet_trt.pictures.files import Image, read_image
+from isnet_trt.files import regular_file_bytes
+from isnet_trt.pictures.files import Image, max_pixels, picture_bytes, read_image
 
 RawLabels = NDArray[np.integer]
 _COLOUR = ("RGB", "RGBA")
-_JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 _NARROW_GREY = {2: 85, 4: 17}
 """Bits of a grey PNG -> what Pillow (like OpenCV) multiplies its values by to fill a byte."""
 
@@ -35,26 +37,8 @@ def read_bgr(path: Path) -> Image:
     try:
         image = read_image(path)
     except ImageError as error:
-        raise DataError(f"{error}; unpack or copy it again") from None
-    _refuse_cut_off(path)
+        raise DataError(str(error)) from None
     return np.ascontiguousarray(image[..., ::-1])
-
-
-def _refuse_cut_off(path: Path) -> None:
-    """Raise `DataError` for an incomplete JPEG: OpenCV fills the missing part with grey, Pillow raises an error."""
-    with path.open("rb") as stream:
-        start = stream.read(2)
-        stream.seek(-2, os.SEEK_END)
-        complete = start != _JPEG_START or stream.read(2) == _JPEG_END
-    if complete:
-        return
-    from PIL import Image as Pillow
-
-    try:  # some cameras add bytes after the end mark, which is no fault
-        with Pillow.open(path) as picture:
-            picture.load()
-    except (OSError, SyntaxError, ValueError, Pillow.DecompressionBombError) as error:
-        raise DataError(f"{path}: the picture is cut off ({error}); unpack or copy it again") from None
 
 
 def read_labels(path: Path) -> RawLabels:
@@ -62,7 +46,7 @@ def read_labels(path: Path) -> RawLabels:
 
     Raises DataError if the file is missing, damaged, or not one whole number per pixel.
     """
-    if not path.is_file():
+    if not os.path.lexists(path):
         raise DataError(f"{path}: there is no such label file; unpack the annotations again")
     return _read_matrix(path) if path.suffix == ".mat" else _read_png(path)
 
@@ -72,9 +56,13 @@ def _read_png(path: Path) -> RawLabels:
     from PIL import Image as Pillow
 
     try:
-        with Pillow.open(path) as picture:
+        content = picture_bytes(path)
+    except ImageError as error:
+        raise DataError(str(error)) from None
+    try:
+        with Pillow.open(io.BytesIO(content)) as picture:
             mode, values = picture.mode, np.asarray(picture)
-    except (OSError, SyntaxError, ValueError, Pillow.DecompressionBombError) as error:
+    except Exception as error:  # a damaged file makes the reader raise anything
         raise DataError(f"{path}: not a label picture that can be read ({error}); unpack or copy it again") from None
     if mode in _COLOUR and (values[..., :1] == values[..., 1:3]).all():
         return values[..., 0]
@@ -84,22 +72,23 @@ def _read_png(path: Path) -> RawLabels:
             "convert it to class numbers"
         )
     if mode == "L":
-        return values // np.uint8(_NARROW_GREY.get(_grey_bits(path), 1))
+        return values // np.uint8(_NARROW_GREY.get(_grey_bits(content), 1))
     return values if values.dtype == np.uint8 else values.astype(np.int32)
 
 
-def _grey_bits(path: Path) -> int:
+def _grey_bits(content: bytes) -> int:
     """Bits per pixel of a grey PNG, from its header; 0 for any other file."""
-    with path.open("rb") as stream:
-        header = stream.read(26)
-    return header[24] if header.startswith(b"\x89PNG") and header[25] == 0 else 0
+    return content[24] if content.startswith(b"\x89PNG") and content[25] == 0 else 0
 
 
 def _read_matrix(path: Path) -> RawLabels:
-    from scipy.io import loadmat
+    from scipy.io import loadmat, whosmat
 
+    stream = io.BytesIO(regular_file_bytes(path, max_pixels() * 8, DataError))
     try:
-        content: dict[str, Any] = loadmat(os.fspath(path), variable_names=["S"])
+        if any(math.prod(shape) > max_pixels() for name, shape, _ in whosmat(stream) if name == "S"):
+            raise ValueError(f"the matrix 'S' has more than {max_pixels()} elements")
+        content: dict[str, Any] = loadmat(stream, variable_names=["S"])
     except Exception as error:  # a damaged file makes the reader raise anything
         raise DataError(f"{path}: not a MATLAB file that can be read ({error}); unpack or copy it again") from None
     matrix = content.get("S")

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
-import cv2
 import numpy as np
 import pytest
 from golden_files import GOLDEN
 
 from isnet_trt.errors import ImageError, SettingsError
-from isnet_trt.files import printable
-from isnet_trt.pictures.files import read_image
 from isnet_trt.pictures.preprocess import check_image, normalise, resize, test_size
 from isnet_trt.settings import Preprocess
 
@@ -134,59 +128,3 @@ def test_bad_images_are_refused_with_the_way_out(name):
 def test_unknown_order_is_refused(picture):
     with pytest.raises(SettingsError, match="gbr"):
         check_image(picture, "gbr")
-
-
-def test_files_are_read_as_opencv_reads_them(tmp_path, picture):
-    cv2.imwrite(str(tmp_path / "colour.png"), picture[..., ::-1])
-    assert (read_image(tmp_path / "colour.png") == picture).all()
-    grey = picture[..., 0]
-    cv2.imwrite(str(tmp_path / "grey.png"), grey)
-    assert (read_image(str(tmp_path / "grey.png")) == grey[..., None]).all()
-    cv2.imwrite(str(tmp_path / "deep.png"), picture[..., ::-1].astype(np.uint16) * 257)
-    assert (read_image(tmp_path / "deep.png") == picture).all()
-    cv2.imwrite(str(tmp_path / "alpha.png"), np.dstack([picture[..., ::-1], grey]))
-    assert (read_image(tmp_path / "alpha.png") == picture).all()
-
-
-def test_exif_orientation_is_applied(tmp_path):
-    image = np.zeros((16, 32, 3), np.uint8)
-    image[:, :8] = 255
-    encoded = cv2.imencode(".jpg", image)[1].tobytes()
-    # One entry, tag 0x0112 (orientation) = 6: turn by 90 degrees clockwise to look at it.
-    tiff = b"MM\x00*\x00\x00\x00\x08\x00\x01\x01\x12\x00\x03\x00\x00\x00\x01\x00\x06\x00\x00\x00\x00\x00\x00"
-    body = b"Exif\x00\x00" + tiff
-    (tmp_path / "turned.jpg").write_bytes(
-        encoded[:2] + b"\xff\xe1" + (len(body) + 2).to_bytes(2, "big") + body + encoded[2:]
-    )
-    turned = read_image(tmp_path / "turned.jpg")
-    assert turned.shape == (32, 16, 3)
-    assert turned[:6].min() > 200
-    assert turned[12:].max() < 50
-
-
-@pytest.mark.parametrize("content", [b"", b"no picture", b"\x89PNG\r\n\x1a\n" + bytes(40)])
-def test_unreadable_files_are_named(tmp_path, content):
-    path = tmp_path / "photo.png"
-    path.write_bytes(content)
-    with pytest.raises(ImageError, match=r"photo\.png: .*OpenCV"):
-        read_image(path)
-
-
-def test_missing_files_and_folders_are_named(tmp_path):
-    for path in (tmp_path / "none.jpg", tmp_path):
-        with pytest.raises(ImageError, match=f"{path.name}: there is no such picture file"):
-            read_image(path)
-
-
-def test_names_that_are_no_unicode_are_read(tmp_path, picture):
-    path = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png")  # as a Latin-1 system wrote it
-    try:
-        Path(path).write_bytes(cv2.imencode(".png", picture[..., ::-1])[1])
-    except OSError:
-        pytest.skip("this file system takes no such names")
-    assert (read_image(path) == picture).all()
-    assert printable(path).endswith(r"caf\xe9.png")
-    for content in (b"", b"no picture"):
-        Path(path).write_bytes(content)
-        with pytest.raises(ImageError, match="OpenCV"):
-            read_image(path)
