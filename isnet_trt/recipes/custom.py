@@ -27,7 +27,10 @@ from isnet_trt.recipes.yaml_fields import Fields
 from isnet_trt.settings import Inference, Labels, Size
 
 LIKE = "isnet_resnet50os8_ade20k"
-_SMALLEST_CROP = 32
+_SMALLEST_CROP, _LARGEST_SIDE = 32, 32_768
+_SIDES = f"from {_SMALLEST_CROP} to {_LARGEST_SIDE} pixels"
+_MOST_CLASSES = 10_000
+_LARGEST_BATCH, _MOST_EPOCHS = 65_536, 1_000_000
 _LARGEST_VALUE = 65535
 """The largest value of a 16-bit PNG."""
 
@@ -80,7 +83,8 @@ def read_custom(path: Path) -> Custom:
         SettingsError: the file cannot be read, or a key or value is wrong; the message has file, key and value.
     """
     file = Fields(path)
-    name = file.take("name", "a name of letters, digits, '_', '-' and '.' that no published recipe has", _name)
+    expected = "a name of up to 100 letters, digits, '_', '-' and '.' that no published recipe has"
+    name = file.take("name", expected, _name)
     like = file.get("like", RECIPES[LIKE], f"one of the recipes {', '.join(RECIPES)}", _one_of(RECIPES))
     stored = file.take("classes", "a list of class names, or a mapping of stored values to class names", _classes)
     labels = _labels(file, list(stored.values()))
@@ -94,22 +98,26 @@ def read_custom(path: Path) -> Custom:
 def _recipe(file: Fields, name: str, like: Recipe, labels: Labels) -> Recipe:
     backbone = file.get("backbone", like.architecture.backbone, f"one of {', '.join(BACKBONES)}", _one_of(BACKBONES))
     sides = "[longer side, shorter side]" if like.preprocess.keep_ratio else "[height, width]"
-    expected = f"{sides} in pixels of the network's input"
-    size = file.get("size", like.preprocess.size, expected, fields.pair(fields.whole(_SMALLEST_CROP)))
+    expected = f"{sides} of the network's input, each {_SIDES}"
+    size = file.get("size", like.preprocess.size, expected, fields.pair(_side))
     return Recipe(
         name=name,
         architecture=dataclasses.replace(like.architecture, backbone=backbone, num_classes=labels.count),
         dataset=str(file.path.resolve()),
         labels=labels,
         preprocess=dataclasses.replace(like.preprocess, size=size),
-        crop=file.get("crop", like.crop, f"[height, width] of at least {_SMALLEST_CROP} pixels, or one number", _crop),
+        crop=file.get("crop", like.crop, f"[height, width], each {_SIDES}, or one number for both", _crop),
         augmentation=_augmentation(file, like, size),
         optimiser=_optimiser(file, like.optimiser),
-        batch=file.get("batch", like.batch, "a whole number from 1 on", fields.whole(1)),
-        epochs=file.get("epochs", like.epochs, "a whole number from 1 on", fields.whole(1)),
+        batch=_count(file, "batch", like.batch, _LARGEST_BATCH),
+        epochs=_count(file, "epochs", like.epochs, _MOST_EPOCHS),
         default=Inference(),
         ms_flip=like.ms_flip,
     )
+
+
+def _count(file: Fields, key: str, default: int, highest: int) -> int:
+    return file.get(key, default, f"a whole number from 1 to {highest}", fields.whole(1, highest))
 
 
 def _augmentation(file: Fields, like: Recipe, size: tuple[int, int]) -> Augmentation:
@@ -162,7 +170,8 @@ def _files(file: Fields) -> FilePatterns:
         folders = file.get("split", {"train": "train", "val": "val"}, expected, _two_texts)
         return FilePatterns(images, labels, folders, None)
     if "{split}" in labels:
-        raise SettingsError(f"{file.path}: labels: {labels!r} has {{split}}, but images ({images!r}) has not")
+        texts = fields.shown(labels), fields.shown(images)
+        raise SettingsError(f"{file.path}: labels: {texts[0]} has {{split}}, but images ({texts[1]}) has not")
     expected = "the share of pictures to validate on (above 0, below 1), or {train: FILE, val: FILE} with picture names"
     default: float | dict[str, str] = 0.1
     split = file.get("split", default, expected, _share_or_lists)
@@ -171,7 +180,7 @@ def _files(file: Fields) -> FilePatterns:
 
 
 def _name(value: Any) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", fields.text(value)) or value in RECIPES:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", fields.text(value)) or value in RECIPES:
         raise ValueError
     return value
 
@@ -188,17 +197,18 @@ def _one_of(table: Mapping[str, Any]) -> Any:
 def _classes(value: Any) -> dict[int, str]:
     """Stored value -> name, in the order of the training ids."""
     classes = dict(enumerate(value)) if isinstance(value, list) else value
-    if not isinstance(classes, dict) or len(classes) < 2:
-        raise ValueError("two classes at least")
+    if not isinstance(classes, dict) or not 2 <= len(classes) <= _MOST_CLASSES:
+        raise ValueError(f"two classes at least, and {_MOST_CLASSES} at most")
+    seen: set[str] = set()
     for stored, name in classes.items():
         if isinstance(stored, bool) or not isinstance(stored, int) or not 0 <= stored <= _LARGEST_VALUE:
-            raise ValueError(f"{stored!r} is no stored value; they are whole numbers from 0 to {_LARGEST_VALUE}")
+            value = fields.shown(stored)
+            raise ValueError(f"{value} is no stored value; they are whole numbers from 0 to {_LARGEST_VALUE}")
         if not isinstance(name, str) or not name:
-            raise ValueError(f"{name!r} is no name; put it in quotes")
-    names = list(classes.values())
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise ValueError(f"{twice!r} is there twice")
+            raise ValueError(f"{fields.shown(name)} is no name; put it in quotes")
+        if fields.text(name) in seen:
+            raise ValueError(f"{fields.shown(name)} is there twice")
+        seen.add(name)
     return classes
 
 
@@ -214,7 +224,7 @@ def _colour(value: Any) -> Colour:
         return red, green, blue
     byte = fields.whole(0, 255)
     if not isinstance(value, list) or len(value) != 3:
-        raise ValueError(f"{value!r} is no colour")
+        raise ValueError(f"{fields.shown(value)} is no colour")
     return byte(value[0]), byte(value[1]), byte(value[2])
 
 
@@ -235,18 +245,19 @@ def _pairs(names: list[str], value: Any) -> tuple[tuple[int, int], ...]:
         raise ValueError
     pairs = [fields.pair(fields.text)(item) for item in value]
     paired = [name for pair in pairs for name in pair]
-    unknown = next((name for name in paired if name not in names), None)
+    numbers = {name: number for number, name in enumerate(names)}
+    unknown = next((name for name in paired if name not in numbers), None)
     if unknown is not None:
-        raise ValueError(f"no class is called {unknown!r}")
+        raise ValueError(f"no class is called {fields.shown(unknown)}")
     if len(set(paired)) < len(paired):
         raise ValueError("a class can change places with one other only")
-    return tuple((names.index(a), names.index(b)) for a, b in pairs)
+    return tuple((numbers[a], numbers[b]) for a, b in pairs)
 
 
 def _ignored(stored: tuple[int, ...], value: Any) -> tuple[int, ...]:
     listed = value if isinstance(value, list) else [] if value is None else [value]
     values = tuple(fields.whole(0, _LARGEST_VALUE)(item) for item in listed)
-    taken = next((value for value in values if value in stored), None)
+    taken = next(iter(set(values).intersection(stored)), None)
     if taken is not None:
         raise ValueError(f"{taken} is a class")
     return values
@@ -268,9 +279,12 @@ def _share_or_lists(value: Any) -> float | dict[str, str]:
     return _two_texts(value) if isinstance(value, dict) else fields.number(1e-6, 1 - 1e-6)(value)
 
 
+def _side(value: Any) -> int:
+    return fields.whole(_SMALLEST_CROP, _LARGEST_SIDE)(value)
+
+
 def _crop(value: Any) -> Size:
-    side = fields.whole(_SMALLEST_CROP)
-    return fields.pair(side)(value) if isinstance(value, list) else (side(value), side(value))
+    return fields.pair(_side)(value) if isinstance(value, list) else (_side(value), _side(value))
 
 
 def _scales(value: Any) -> tuple[float, float]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,8 @@ from isnet_trt import Segmenter
 from isnet_trt.datasets.layouts import open_dataset
 from isnet_trt.errors import DataError, SettingsError
 from isnet_trt.recipes import DATASETS, IGNORE, RECIPES, recipe
-from isnet_trt.recipes.custom import colours, custom_recipe
+from isnet_trt.recipes.custom import colours, custom_recipe, read_custom
+from isnet_trt.recipes.yaml_fields import text
 from isnet_trt.training.checkpoint import load_checkpoint
 from isnet_trt.training.data.augment import Augment
 
@@ -78,7 +81,7 @@ def test_default_colours_are_the_usual_map() -> None:
         ({"ignore": "none"}, r"ignore: 'none' is not"),
         ({"flip_pairs": [["left", "up"]]}, r"no class is called 'up'"),
         ({"flip_pairs": [["left", "right"], ["left", "tile"]]}, r"one other only"),
-        ({"crop": [96]}, r"crop: \[96\] is not \[height, width\] of at least 32"),
+        ({"crop": [96]}, r"crop: \[96\] is not \[height, width\], each from 32 to 32768"),
         ({"crop": 16}, r"crop: 16 is not"),
         ({"size": [0, 5]}, r"size: \[0, 5\] is not \[longer side, shorter side\]"),
         ({"scales": [2, 1]}, r"scales: \[2, 1\] is not"),
@@ -234,3 +237,101 @@ def test_recipes_command_shows_it_without_torch(tmp_path: Path) -> None:
     )
     shown = run_python("-c", code, check=True).stdout
     assert '"name": "tiles"' in shown
+
+
+VALID = 'name: t\nimages: "*.jpg"\nclasses: [a, b]\n'
+
+
+def error_of(file: Path) -> str:
+    with pytest.raises(SettingsError) as raised:
+        read_custom(file)
+    message = str(raised.value)
+    assert message.startswith(str(file))
+    assert len(message) < len(str(file)) + 600
+    return message[len(str(file)) :]
+
+
+def laughs() -> str:
+    """Forty lists, each of twice the one before: 2**40 values."""
+    lists = ["x0: &x0 [lol, lol]", *(f"x{n + 1}: &x{n + 1} [*x{n}, *x{n}]" for n in range(40))]
+    return "\n".join(lists)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (VALID + "lr: !!python/object/apply:os.system ['false']", "could not determine a constructor for the tag"),
+        (VALID + "like: !!binary aGk=", "like: b'hi' is not one of"),
+        (VALID + "batch: !!int ''", "line 4: '' is no int"),
+        (VALID + "lr: 2024-13-41", "line 4: '2024-13-41' is no timestamp; put it in quotes"),
+        (VALID + "lr: 1e999", "lr: '1e999' is not a learning rate"),
+        (VALID + "lr: .nan", "lr: nan is not"),
+        (VALID + "lr: .inf", "lr: inf is not"),
+        (VALID + f"lr: {10**400}", "is not a learning rate"),
+        (VALID + "lr: 0x" + 4000 * "f", "lr: a number of thousands of digits is not"),
+        (VALID + f"batch: {2**63}", "batch: 9223372036854775808 is not a whole number from 1 to 65536"),
+        (VALID + f"size: [{2**31}, 64]", "size: [2147483648, 64] is not"),
+        (VALID + "epochs: -1", "epochs: -1 is not"),
+        (VALID + "palette: [[300, 0, 0], [0, 0, 0]]", "palette: [[300"),
+        (VALID + "x: " + 100_000 * "[", "is nested more than 16 deep"),
+        (VALID + "x:\n" + 100_000 * "- ", "is nested more than 16 deep"),
+        (VALID + laughs(), "has more than 100000 values"),
+        (VALID + "x: &a [*a]", "*a stands for nothing, or for what it is part of"),
+        (VALID + "x: " + 5000 * "1:", "line 4: longer than 4096 letters"),
+        (VALID + "split: {train: a, val: b, train: c}", "the key 'train' is there twice"),
+        (VALID + "epoch: 3", "the key 'epoch' is unknown; did you mean 'epochs'?"),
+        (VALID + "\tlr: 1", "indent with spaces, not with tabs"),
+        (VALID + "---\n" + VALID, "expected a single document"),
+        (VALID.replace("*.jpg", "a\\0"), "it has a NUL or half a surrogate pair"),
+        (VALID.replace("name: t", "name: " + 200 * "t"), "up to 100 letters"),
+        ("name: t\nimages: x\nclasses: " + str(list(map("c{}".format, range(20_000)))), "and 10000 at most"),
+        ("name: t\nimages: x\nclasses: " + str(list(map("c{}".format, range(100_000)))), "more than 100000 values"),
+        ("name: t\nimages: x\nclasses: {1: a, true: b, 2: c}", "the key True is there twice"),
+        ("", "expected keys and values"),
+    ],
+)
+def test_hostile_files_are_refused_at_once(tmp_path: Path, content: str, message: str) -> None:
+    file = tmp_path / "own.yaml"
+    file.write_text(content, "utf-8")
+    start = time.process_time()
+    assert message in error_of(file)
+    assert time.process_time() - start < 3
+
+
+@pytest.mark.parametrize("letter", ["\0", "\ud800"])
+def test_half_surrogates_and_nul_are_no_text(letter: str) -> None:
+    with pytest.raises(ValueError, match="half a surrogate pair"):
+        text(f"a{letter}b")
+    assert text("caf\xe9 \U0001f600\n") == "caf\xe9 \U0001f600\n"
+
+
+def test_encodings(tmp_path: Path) -> None:
+    file = tmp_path / "own.yaml"
+    file.write_bytes(b"\xef\xbb\xbf" + VALID.replace("\n", "\r\n").encode())
+    assert read_custom(file).recipe.labels.names == ("a", "b")
+    for content in (VALID.encode("utf-16"), b"# caf\xe9\n" + VALID.encode()):
+        file.write_bytes(content)
+        assert "is not UTF-8 text" in error_of(file)
+
+
+def test_an_alias_and_a_merge_key_work_within_bounds(tmp_path: Path) -> None:
+    file = tmp_path / "own.yaml"
+    file.write_text("name: t\nimages: x\nclasses: &names [a, b]\nflip_pairs: [*names]\n", "utf-8")
+    assert read_custom(file).recipe.labels.flip_pairs == ((0, 1),)
+    split = "images: '{split}/*'\nsplit: &s {train: a, val: b}\nx: {<<: *s, val: c}\n"
+    file.write_text(f"name: t\nclasses: [a, b]\n{split}", "utf-8")
+    assert "the key 'x' is unknown" in error_of(file)  # and not: the key 'val' is there twice
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no FIFOs")
+def test_only_regular_files_of_moderate_size_are_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo.yaml")
+    (tmp_path / "folder.yaml").mkdir()
+    (tmp_path / "device.yaml").symlink_to("/dev/zero")
+    (tmp_path / "loop.yaml").symlink_to("loop.yaml")
+    with (tmp_path / "large.yaml").open("wb") as stream:
+        stream.truncate(2**30)
+    reasons = {"fifo": "it is a FIFO", "folder": "it is a folder", "device": "it is a device", "loop": "symbolic links"}
+    for name, reason in (reasons | {"large": "too large: 1073741824 bytes, the limit is 1048576"}).items():
+        assert reason in error_of(tmp_path / f"{name}.yaml")
+    assert "File name too long" in error_of(tmp_path / f"{300 * 'x'}.yaml")
