@@ -96,6 +96,7 @@ def _settle(
 ) -> Job:
     """Check all options and load the checkpoint, before the first long step."""
     choice, arithmetic = choose(engine.kind), Arithmetic(precision.precision, precision.rest)
+    library(choice.kind).start_builder()
     builder = engine_builder(choice.kind)
     arithmetic.check(choice.kind, engine)
     arithmetic.check_options(precision)

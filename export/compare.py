@@ -22,7 +22,7 @@ from isnet_trt.errors import SettingsError
 from isnet_trt.export.comparison_backends import ComparisonBackend, Shape, open_backend
 from isnet_trt.export.graph import OUTPUT, block_outputs, recipe_name
 from isnet_trt.export.network_inputs import NetworkInput, load_inputs
-from isnet_trt.export.reduce import reduce_graph
+from isnet_trt.export.reduce import TIMEOUT, reduce_graph
 from isnet_trt.recipes import RECIPES, recipe
 from isnet_trt.settings import Preprocess, Size
 
@@ -246,6 +246,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--reduce", type=Path, metavar="FILE", help="write the smallest part of ONE that the library OTHER cannot build"
     )
+    parser.add_argument(
+        "--timeout", type=cli.positive, default=TIMEOUT, metavar="SECONDS",
+        help=f"with --reduce: most for one trial of the library (default: {TIMEOUT})",
+    )  # fmt: skip
     return parser
 
 
@@ -253,7 +257,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     arguments = _parser().parse_args(argv)
     if arguments.reduce:
-        return reduce_graph(arguments.one, arguments.other, arguments.reduce, lambda text: print(text, flush=True))
+        output = arguments.reduce, lambda text: print(text, flush=True)
+        return reduce_graph(arguments.one, arguments.other, *output, timeout=arguments.timeout)
     (one, first), (other, second) = open_backend(arguments.one), open_backend(arguments.other, arguments.one)
     images = Path(arguments.images) if arguments.images else None
     inputs = load_inputs(_preprocess((first, second), (one, other)), images, _static_size(one) or _static_size(other))

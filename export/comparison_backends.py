@@ -22,6 +22,7 @@ from isnet_trt.cuda import plugins
 from isnet_trt.cuda.gpu import Gpu, probe_gpu
 from isnet_trt.engines.info import EngineInfo
 from isnet_trt.engines.table import compiling_kinds, library
+from isnet_trt.engines.tensorrt_api import collecting_logger
 from isnet_trt.errors import BuildError, EngineUnavailable, SettingsError, needs
 from isnet_trt.export.engines import engine_builder
 from isnet_trt.export.engines.base import BuildRequest
@@ -175,8 +176,11 @@ def _polygraphy_runner(kind: str, serialised: bytes, kernels: Path | None, gpu: 
     from isnet_trt.cuda.kernels import Kernels
 
     loaded = Kernels.open(kernels, gpu.compute_capability) if kernels is not None else None
-    registered = plugins.kernels_for(library(kind).load(), loaded, gpu.multiprocessors)
-    with registered, TrtRunner(EngineFromBytes(serialised)) as runner:
+    module = library(kind).load()
+    registered = plugins.kernels_for(module, loaded, gpu.multiprocessors)
+    # A runtime of ours: polygraphy's own would end the process where CUDA does not start.
+    runtime = _tensorrt(kind).library.create_runtime(collecting_logger(module))
+    with registered, TrtRunner(EngineFromBytes(serialised, runtime=runtime)) as runner:
         source = next(iter(runner.get_input_metadata()))
         # Copied: the runner reuses its output buffers in the next inference.
         yield lambda pixels: {name: np.array(value) for name, value in runner.infer({source: pixels}).items()}

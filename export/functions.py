@@ -150,12 +150,10 @@ def _parsed(text: str) -> FunctionProto:
 def attach(model: ModelProto, body: AttentionBody = "blocked") -> None:
     """Add or replace the bodies of the isnet_trt nodes of ``model``, and set their plugin namespace, in place.
 
-    TensorRT's parser prefers a plugin to the body only where the node has the attribute ``plugin_namespace``.
+    TensorRT's parser from 10.7 on prefers a plugin to the body where the node has the attribute ``plugin_namespace``.
     """
-    kept = [function for function in model.functions if function.domain != DOMAIN]
-    # Replaced, not only added: `with_attention` exchanges the body of a graph that already has one.
-    del model.functions[:]
-    model.functions.extend([*kept, region_pool(), attention(body)])
+    remove_bodies(model)  # `with_attention` exchanges the body of a graph that already has one
+    model.functions.extend([region_pool(), attention(body)])
     if all(entry.domain != DOMAIN for entry in model.opset_import):
         model.opset_import.append(helper.make_opsetid(DOMAIN, DOMAIN_VERSION))
     for node in context_nodes(model):
@@ -174,3 +172,13 @@ def remove_plugin_namespace(model: ModelProto) -> None:
         kept = [attribute for attribute in node.attribute if attribute.name != "plugin_namespace"]
         del node.attribute[:]
         node.attribute.extend(kept)
+
+
+def remove_bodies(model: ModelProto) -> None:
+    """Remove the bodies of the isnet_trt nodes, in place: a parser then takes a plugin or refuses the node.
+
+    TensorRT's parser up to 10.6 prefers a body to a plugin, whatever the node says (its release notes to 10.7).
+    """
+    kept = [function for function in model.functions if function.domain != DOMAIN]
+    del model.functions[:]
+    model.functions.extend(kept)

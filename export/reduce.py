@@ -13,10 +13,12 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
+import onnx.parser
 
 import isnet_trt
 from isnet_trt import cli
@@ -30,22 +32,27 @@ from isnet_trt.export.graph import INPUT, with_attention
 
 _SHAPE = (1, 3, 65, 97)
 """Small and odd: a refusal does not depend on the size."""
+TIMEOUT = 3600
+"""Seconds that one trial may take."""
+_CONTROL = """<ir_version: 8, opset_import: ["" : 17]>
+control (float[1, 3, 8, 8] image) => (float[1, 3, 8, 8] logits) { logits = Relu (image) }"""
 _TRIAL = [sys.executable, "-m", "isnet_trt.engines.trial"]
 # Not the command `polygraphy`, which may not be on PATH or may belong to another interpreter.
 _POLYGRAPHY = [sys.executable, "-c", "import sys; from polygraphy.tools import main; sys.exit(main())"]
 
 
-def reduce_graph(one: str, kind: str, out: Path, say: Callable[[str], None]) -> int:
+def reduce_graph(one: str, kind: str, out: Path, say: Callable[[str], None], timeout: int = TIMEOUT) -> int:
     """Write the smallest part of a graph that the library ``kind`` cannot build to ``out``; returns the exit status.
 
     ``one`` is a bundle's folder or a ``.onnx`` file. A library that ends the process over a graph cannot build it
-    either; parts are then counted that end it in the same way. 0: the library builds all of the graph, and nothing is
-    written; 1: a part was written.
+    either; parts are then counted that end it in the same way. A trial takes at most ``timeout`` seconds. 0: the
+    library builds all of the graph, and nothing is written; 1: a part was written.
 
     Raises:
         SettingsError: ``kind`` is no TensorRT library, or ``one`` no graph.
         EngineUnavailable: polygraphy, onnx-graphsurgeon or the library is not installed.
-        EngineError: the library cannot be tried, for example because it does not start.
+        EngineError: the library cannot be tried, because it does not start, builds no graph at all, or does not come
+            to an end in time.
         BuildError: polygraphy failed, for example because ONNX Runtime cannot run the graph; the message has the end of
             its output.
     """
@@ -60,47 +67,83 @@ def reduce_graph(one: str, kind: str, out: Path, say: Callable[[str], None]) -> 
     shape = _static_shape(proto)
     fix_input(proto, shape)
     with tempfile.TemporaryDirectory() as folder:
+        trials = _Trials(kind, folder, timeout)
         onnx.save(proto, f"{folder}/whole.onnx")
-        status, reason = _try(kind, "whole.onnx", folder)
+        status, reason = trials.run("whole.onnx")
         if status == 0:
             say(f"{kind} builds all of {one}")
             return 0
+        trials.check_control(reason)
         say(f"{kind} {reason}")
         say("looking for the smallest part that it cannot build …")
-        command = [*_POLYGRAPHY, "debug", "reduce", "whole.onnx", "-o", "part.onnx", "--quiet", "--mode", "bisect"]
-        # --fail-code: a part that fails in another way, such as one that is invalid by itself, must not count.
-        command += ["--model-input-shapes", f"{INPUT}:[{','.join(map(str, shape))}]", "--fail-code", str(status)]
-        process = _run([*command, "--check", *_TRIAL, kind, "polygraphy_debug.onnx"], folder)
-        if process.returncode or not Path(folder, "part.onnx").is_file():
-            raise BuildError(f"polygraphy debug reduce failed: {(process.stdout + process.stderr).strip()[-500:]}")
+        trials.bisect(shape, status)
+        # Once more: what polygraphy wrote counts only if it fails as the graph does.
+        again, reason = trials.run("part.onnx")
+        if again != status:
+            raise BuildError(f"polygraphy debug reduce went astray: {kind} {reason}, but not as it did all of {one}")
         part = onnx.load(f"{folder}/part.onnx")
         _write(part, out)
-        say(f"this part: {kind} {_try(kind, 'part.onnx', folder)[1]}")
+        say(f"this part: {kind} {reason}")
     for node in part.graph.node:
         say(f"  {node.op_type} {node.name}: {', '.join(node.input)} -> {', '.join(node.output)}")
     say(f"written: {out}")
     return cli.FAILED
 
 
-def _try(kind: str, file: str, folder: str) -> tuple[int, str]:
-    """Exit status of building a graph, and what the library did: 0, `REFUSED`, or negative if it ended the process.
+@dataclass(frozen=True)
+class _Trials:
+    """Trials of graphs in ``folder``, each in a process of its own, since the library may end it."""
 
-    Raises:
-        EngineError: the library could not be tried; whether it builds the graph is not known.
-    """
-    # In a process of its own, since the library may end it.
-    process = _run([*_TRIAL, kind, file], folder)
-    if process.returncode == 0:
-        return 0, "builds it"
-    if process.returncode == REFUSED:
-        return REFUSED, f"refuses: {process.stdout.strip()[:300]}"
-    if process.returncode < 0:
-        name = signal.Signals(-process.returncode).name
-        return process.returncode, f"ends the process ({name}): {process.stderr.strip()[-300:]}"
-    raise EngineError(
-        f"{kind} could not be tried (exit status {process.returncode}), so what it refuses is not known: "
-        f"{process.stderr.strip()[-500:]}"
-    )
+    kind: str
+    folder: str
+    timeout: int
+
+    @property
+    def command(self) -> list[str]:
+        """The command that tries the file whose name follows."""
+        return [*_TRIAL, "--timeout", str(self.timeout), self.kind]
+
+    def run(self, file: str) -> tuple[int, str]:
+        """Exit status of building a graph, and what the library did: 0, `REFUSED`, or negative if it ended the process.
+
+        Raises:
+            EngineError: the library could not be tried, or not to the end: whether it builds the graph is not known.
+        """
+        process = _run([*self.command, file], self.folder)
+        status, errors = process.returncode, process.stderr.strip()
+        if status == 0:
+            return 0, "builds it"
+        if status == REFUSED:
+            return REFUSED, f"refuses: {process.stdout.strip()[:300]}"
+        if status == -signal.SIGALRM:
+            raise EngineError(
+                f"{self.kind} was still building after {self.timeout} seconds, so whether it refuses the graph is not "
+                "known; give it more with --timeout"
+            )
+        if status < 0:
+            return status, f"ends the process ({signal.Signals(-status).name}): {errors[-300:]}"
+        raise EngineError(
+            f"{self.kind} could not be tried (exit status {status}), so what it refuses is not known: {errors[-500:]}"
+        )
+
+    def check_control(self, reason: str) -> None:
+        """Raise EngineError where the library builds not even a single Relu: then the graph is not what it refuses."""
+        onnx.save(onnx.parser.parse_model(_CONTROL), f"{self.folder}/control.onnx")
+        status, control = self.run("control.onnx")
+        if status:
+            raise EngineError(
+                f"{self.kind} builds no graph here, so what it refuses is not known. A single Relu: it {control}. The "
+                f"graph: it {reason}"
+            )
+
+    def bisect(self, shape: Sequence[int], status: int) -> None:
+        """Let polygraphy write the smallest part of ``whole.onnx`` that ends with ``status`` to ``part.onnx``."""
+        command = [*_POLYGRAPHY, "debug", "reduce", "whole.onnx", "-o", "part.onnx", "--quiet", "--mode", "bisect"]
+        # --fail-code: a part that fails in another way, such as one that is invalid by itself, must not count.
+        command += ["--model-input-shapes", f"{INPUT}:[{','.join(map(str, shape))}]", "--fail-code", str(status)]
+        process = _run([*command, "--check", *self.command, "polygraphy_debug.onnx"], self.folder)
+        if process.returncode or not Path(self.folder, "part.onnx").is_file():
+            raise BuildError(f"polygraphy debug reduce failed: {(process.stdout + process.stderr).strip()[-500:]}")
 
 
 def _static_shape(proto: onnx.ModelProto) -> tuple[int, int, int, int]:

@@ -20,7 +20,7 @@ documentation, "Hardware Compatibility")."""
 
 
 class TensorRTBuilder(TensorRTFamilyBuilder):
-    """TensorRT 10.13 to 11."""
+    """TensorRT 10.6 to 11."""
 
     library = LIBRARY
     reasons: ClassVar = {

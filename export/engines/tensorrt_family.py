@@ -2,8 +2,8 @@
 
 The network is strongly typed: its precision is the graph's. The layer information of the built engine must have the
 same types, and the context operations computed by plugins or natively as chosen; where it cannot be read the build goes
-on with a warning, and the parity gate decides. What a library or a version of
-TensorRT from 10.13 to 11 lacks is found in its module, not by comparing versions.
+on with a warning, and the parity gate decides. What a library or a version of TensorRT from 10.6 to 11 lacks is found
+in its module, not by comparing versions.
 
 API: https://docs.nvidia.com/deeplearning/tensorrt/latest/_static/python-api/infer/Core/BuilderConfig.html
 """
@@ -31,7 +31,7 @@ from isnet_trt.errors import BuildError, SettingsError
 from isnet_trt.export.engines.base import BuildRequest, BuiltEngine, EngineBuilder
 from isnet_trt.export.engines.inspection import Layer, inspect, summarise
 from isnet_trt.export.engines.profiles import Shape, set_shapes
-from isnet_trt.export.functions import remove_plugin_namespace
+from isnet_trt.export.functions import remove_bodies, remove_plugin_namespace
 from isnet_trt.export.graph import with_attention
 from isnet_trt.export.options import Context, EngineOptions
 
@@ -185,10 +185,12 @@ class TensorRTFamilyBuilder(EngineBuilder):
             yield host
 
     def _prepare(self, request: BuildRequest) -> onnx.ModelProto:
-        """The graph for the parser: plain function bodies, one shape if static, plugins only with a plugin context."""
+        """The graph for the parser: plugins without bodies or plain bodies without plugins, and one shape if static."""
         graph = with_attention(request.proto, "plain")
         if self.context(request.options) == "native":
             remove_plugin_namespace(graph)  # a creator that somebody else has registered must not be taken
+        else:
+            remove_bodies(graph)  # a missing plugin is then an error, not a native engine
         if request.shapes.static:
             fix_input(graph, request.shapes.usual)
         return graph
@@ -197,13 +199,14 @@ class TensorRTFamilyBuilder(EngineBuilder):
         self, module: Any, request: BuildRequest, capabilities: tuple[str, ...], logger: Any, host: plugins.Host | None
     ) -> tuple[bytes, bytes, bool]:
         """The serialised engine, the timing cache, and whether an earlier one was used."""
-        builder = create(module.Builder, logger, f"{self.kind} {module.__version__}")
-        network = builder.create_network(network_flags(module))
-        parser = module.OnnxParser(network, logger)
+        label = self.library.label(module)
+        builder = self.library.create_builder(logger)
+        network = create(label, logger, builder.create_network, network_flags(module))
+        parser = create(label, logger, module.OnnxParser, network, logger)
         if not parser.parse(self._prepare(request).SerializeToString()):
             reasons = _reasons(host, parser_errors(parser) or logger.errors)
             raise BuildError(f"{self.kind} cannot read the graph: {reasons}")
-        config = builder.create_builder_config()
+        config = create(label, logger, builder.create_builder_config)
         self.configure(module, config, request.options, capabilities)
         set_shapes(builder, config, request.shapes)
         cache, reused = self.attach_timing_cache(config, request)
@@ -216,7 +219,7 @@ class TensorRTFamilyBuilder(EngineBuilder):
             raise KeyboardInterrupt
         if serialised is None:
             reasons = _reasons(host, logger.errors[-3:])
-            raise BuildError(f"{self.kind} {module.__version__} could not build the engine: {reasons}")
+            raise BuildError(f"{label} could not build the engine: {reasons}")
         return bytes(serialised), bytes(cache.serialize()) if cache is not None else b"", reused
 
     def _layer_information(
@@ -228,7 +231,7 @@ class TensorRTFamilyBuilder(EngineBuilder):
         """
         failed = "the layers of the engine cannot be inspected"
         try:
-            runtime = create(module.Runtime, logger, f"{self.kind} {module.__version__}")
+            runtime = self.library.create_runtime(logger)
             if request.options.version_compatible:  # the engine carries the lean runtime, code that was built just now
                 runtime.engine_host_code_allowed = True
             engine = runtime.deserialize_cuda_engine(serialised)

@@ -54,7 +54,7 @@ class Backend:
 
     def pop(self) -> None:
         """Make current what was current before `push`. Errors of earlier work are left to the calls that wait."""
-        self.api.cuCtxPopCurrent()
+        driver.ignore_errors(self.api, "cuCtxPopCurrent")
 
     def allocate(self, size: int) -> int:
         """Allocate ``size`` > 0 bytes of device memory; the address is a multiple of 256."""

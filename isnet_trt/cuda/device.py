@@ -188,18 +188,16 @@ class Device:
             try:
                 yield graph
             except BaseException:
-                # Not through `_call`: ending an invalidated capture fails too, and the block's own error is
-                # the one to raise.
-                status, captured = api.cuStreamEndCapture(stream)
-                if not int(status):
-                    api.cuGraphDestroy(captured)
+                # Ending an invalidated capture fails too, and the block's own error is the one to raise.
+                with contextlib.suppress(EngineError):
+                    driver.ignore_errors(api, "cuGraphDestroy", self._call("cuStreamEndCapture", stream))
                 raise
             captured = self._call("cuStreamEndCapture", stream)
             try:
                 graph.executable = self._call("cuGraphInstantiate", captured, 0)
             finally:
                 # An executable graph does not need the graph that it was made from.
-                api.cuGraphDestroy(captured)
+                driver.ignore_errors(api, "cuGraphDestroy", captured)
 
     def _call(self, name: str, *arguments: Any) -> Any:
         return driver.call(self._backend.api, name, *arguments)
@@ -255,5 +253,5 @@ class Graph:
     def close(self) -> None:
         """Destroy it, when it is not running; closing twice is harmless."""
         if self.executable is not None:
-            self._api.cuGraphExecDestroy(self.executable)
+            driver.ignore_errors(self._api, "cuGraphExecDestroy", self.executable)
             self.executable = None

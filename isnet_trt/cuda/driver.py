@@ -5,6 +5,8 @@ API: https://nvidia.github.io/cuda-python/cuda-bindings/latest/module/driver.htm
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from typing import Any
 
 from isnet_trt.errors import EngineError, EngineUnavailable, OutOfMemory
@@ -28,7 +30,7 @@ def import_driver() -> Any:
     """
     try:
         from cuda.bindings import driver
-    except ImportError as error:
+    except (ImportError, OSError, RuntimeError) as error:
         raise EngineUnavailable(f"cuda-bindings cannot be imported ({error}); pip install cuda-bindings") from None
     return driver
 
@@ -41,19 +43,34 @@ def call(api: Any, name: str, *arguments: Any) -> Any:
 
     Raises:
         OutOfMemory: the driver reports CUDA_ERROR_OUT_OF_MEMORY.
-        EngineError: any other status but success, with the driver's description of it, or the driver has no such
-            function, which the bindings raise themselves.
+        EngineError: any other status but success, with the driver's description of it, or the driver or the bindings
+            have no such function.
     """
-    try:
-        status, *values = getattr(api, name)(*arguments)
-    except RuntimeError as error:  # cuda.bindings' FunctionNotFoundError and the like
-        raise EngineError(f"{name} failed: {error}; upgrade the NVIDIA driver") from None
+    status, *values = _invoke(api, name, *arguments)
     if int(status):
         failure = OutOfMemory if int(status) == OUT_OF_MEMORY else EngineError
-        _, text = api.cuGetErrorString(status)
+        _, text = _invoke(api, "cuGetErrorString", status)
         description = text.decode(errors="replace") if isinstance(text, bytes) else str(text)
         raise failure(f"{name} failed: {description} ({int(status)}){_HINTS.get(int(status), '')}")
     return tuple(values) if len(values) > 1 else next(iter(values), None)
+
+
+def ignore_errors(api: Any, name: str, *arguments: Any) -> None:
+    """Call a function that gives something back; errors of a lost device or an old driver are ignored."""
+    with contextlib.suppress(EngineError):
+        _invoke(api, name, *arguments)
+
+
+def _invoke(api: Any, name: str, *arguments: Any) -> Any:
+    """Status and values of a function of the driver API; EngineError where there is none."""
+    function = getattr(api, name, None)
+    if function is None:
+        version = getattr(sys.modules.get("cuda.bindings"), "__version__", "of an unknown version")
+        raise EngineError(f"cuda-bindings {version} has no {name}; pip install --upgrade cuda-bindings")
+    try:
+        return function(*arguments)
+    except RuntimeError as error:  # its FunctionNotFoundError, and pathfinder's DynamicLibNotFoundError
+        raise EngineError(f"{name} failed: {error}; upgrade the NVIDIA driver") from None
 
 
 class Function:
@@ -88,6 +105,7 @@ class Function:
 
     def unload(self) -> None:
         """Unload the module, in any current context or none; errors of a lost device are ignored."""
-        self._api.cuCtxPushCurrent(self._context)
-        self._api.cuModuleUnload(self._module)
-        self._api.cuCtxPopCurrent()
+        with contextlib.suppress(EngineError):
+            call(self._api, "cuCtxPushCurrent", self._context)
+            ignore_errors(self._api, "cuModuleUnload", self._module)
+            ignore_errors(self._api, "cuCtxPopCurrent")

@@ -11,6 +11,16 @@ import os
 from dataclasses import dataclass
 
 _LIBRARY = "nvcuda.dll" if os.name == "nt" else "libcuda.so.1"
+_HINTS = {
+    34: "; it is the stub that the CUDA toolkit has for linkers: take its folder off LD_LIBRARY_PATH",
+    100: "; is the GPU visible (nvidia-smi, CUDA_VISIBLE_DEVICES, a container's --gpus)?",
+    802: "; is NVIDIA's Fabric Manager running?",
+    803: "; its version is not that of the loaded kernel module: restart the machine, or give the container the driver "
+    "of its host",
+    804: "; the CUDA forward compatibility package does not support this GPU: take its folder off LD_LIBRARY_PATH",
+    999: "; restart the machine, or load the kernel module nvidia_uvm again",
+}
+"""What to do about a status of the driver (CUresult of the CUDA driver API)."""
 # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_{MAJOR,MINOR} and _MULTIPROCESSOR_COUNT of the CUDA driver API
 _MAJOR, _MINOR, _MULTIPROCESSORS = 75, 76, 16
 
@@ -60,7 +70,7 @@ class _Driver:
         except AttributeError:
             raise _NoGpu(f"the NVIDIA driver library has no {name}: it is broken or not NVIDIA's") from None
         if status:
-            raise _NoGpu(f"the NVIDIA driver answers {self._error(status)} to {name}")
+            raise _NoGpu(f"the NVIDIA driver answers {self._error(status)} to {name}{_HINTS.get(status, '')}")
 
     def number(self, name: str, *arguments: object) -> int:
         """The integer that a function of the driver writes through its first argument."""

@@ -97,8 +97,19 @@ class Library:
             ) from None
 
     def unsupported(self, gpu: Gpu) -> str:
-        """Why engines of this library cannot run on ``gpu``; empty if they can."""
+        """Why engines of this library cannot run on ``gpu``, or under its driver; empty if they can."""
         return ""
+
+    def unsupported_version(self, version: str) -> str:
+        """Why ``version`` of the library cannot be used; empty if it can."""
+        return ""
+
+    def start_builder(self) -> None:
+        """Start what engines are built with, and stop it: a build does so before anything that takes long.
+
+        Raises:
+            EngineUnavailable, EngineError: the library is missing or does not start here; the message has its reason.
+        """
 
     def check_builder(self, gpu: Gpu | None, reason: str) -> None:
         """Raise EngineUnavailable where engines cannot be built beside ``gpu``; ``reason`` says why there is none."""

@@ -74,11 +74,12 @@ def _automatic(machine: Machine) -> Choice:
 
 def _unusable(candidate: Library, machine: Machine, gpu: Gpu) -> str:
     """Why a library cannot be used on this machine and GPU; empty if it can."""
-    if machine.versions.get(candidate.kind) is None:
+    version = machine.versions.get(candidate.kind)
+    if version is None:
         return f"{candidate.kind} is not installed ({candidate.install})"
     if not machine.cuda_bindings:
         return f"{candidate.kind} needs cuda-bindings, which is not installed ({candidate.install})"
-    return candidate.unsupported(gpu)
+    return candidate.unsupported_version(version) or candidate.unsupported(gpu)
 
 
 def check_engine(info: EngineInfo) -> None:

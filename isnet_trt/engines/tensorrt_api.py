@@ -5,6 +5,7 @@ https://docs.nvidia.com/deeplearning/tensorrt/latest/_static/python-api/
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import re
 import threading
@@ -13,6 +14,7 @@ from typing import Any
 
 from isnet_trt.errors import EngineError
 
+_HINT = "; see whether nvidia-smi shows the GPU, and a CUDA version not older than the library's"
 LAYERS_HEAD = "Layers:"
 """First line of the layer information of an engine."""
 
@@ -36,11 +38,12 @@ def runs_engine_of(installed: str, built: str, compatible: bool) -> bool:
     engines run under later versions of the same major version as well (TensorRT's documentation, "Engine
     Compatibility").
     """
-    newer, older = ([int(part) for part in _release(version).split(".")] for version in (installed, built))
+    newer, older = ([int(part) for part in release(version).split(".")] for version in (installed, built))
     return newer == older or (compatible and newer[0] == older[0] and newer > older)
 
 
-def _release(version: str) -> str:
+def release(version: str) -> str:
+    """The numbers that a version begins with, such as 10.13.3.9; "0" where there are none."""
     match = re.match(r"\d+(\.\d+)*", version)
     return match.group() if match else "0"
 
@@ -94,13 +97,24 @@ def give_back(logger: Any) -> None:
     _idle.append(logger)
 
 
-def create(factory: Callable[[Any], Any], logger: Any, library: str) -> Any:
-    """Create a ``Builder`` or ``Runtime`` that logs to ``logger``; ``library`` is its name and version, for messages.
+def create(library: str, logger: Any, factory: Callable[..., Any], *arguments: Any) -> Any:
+    """Create an object of the library, such as a ``Runtime``, that logs to ``logger``: ``factory(*arguments)``.
+
+    ``library`` is its name and version, for messages.
 
     Raises:
-        EngineError: the library creates none, such as where the driver is too old; the message has its reason.
+        EngineError: the library creates none, such as where CUDA does not start; the message has its reason.
     """
+    known = len(logger.errors)
     try:
-        return factory(logger)
+        created, reason = factory(*arguments), "the library gave no reason"
     except TypeError as error:  # "factory function returned nullptr"
-        raise EngineError(f"{library} does not start: {'; '.join(logger.errors) or error}") from None
+        created, reason = None, str(error)
+    errors = logger.errors[known:]
+    if created is None or errors:
+        # Without CUDA, Python's Runtime (TensorRT 10 and 11) is an object around a null pointer: to use it, to destroy
+        # it, and to end the interpreter, which destroys it, are a SIGSEGV. With one reference more it never dies.
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(created))
+        hint = _HINT if factory.__name__ in ("Runtime", "Builder") else ""
+        raise EngineError(f"{library} creates no {factory.__name__}: {'; '.join(errors) or reason}{hint}")
+    return created

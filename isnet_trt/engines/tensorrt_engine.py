@@ -90,14 +90,14 @@ class TensorRTEngine(Engine):
             yield
 
     def _load(self, info: EngineInfo) -> None:
-        self._runtime = create(self._library.Runtime, self._log, f"{self.kind} {self._library.__version__}")
+        library = f"{self.kind} {self._library.__version__}"
+        self._runtime = create(library, self._log, self._library.Runtime, self._log)
         if info.version_compatible:  # it carries the lean runtime of the version that built it
             self._runtime.engine_host_code_allowed = True
         serialised = _read(self._path)
         self._engine = self._runtime.deserialize_cuda_engine(serialised)
         if self._engine is None:
             messages = self._messages()  # before _invalid() makes the library say more
-            library = f"{self.kind} {self._library.__version__}"
             raise EngineError(f"{library} cannot load {self._path}{self._invalid(serialised)}: {messages}; {REBUILD}")
         self._input, self._output = self._signature()
         self._options = self._context_options()  # as long as the contexts, which hand it out (TensorRT-RTX)

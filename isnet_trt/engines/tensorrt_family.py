@@ -8,9 +8,17 @@ from typing import Any, ClassVar
 from isnet_trt.cuda.gpu import Gpu, probe_gpu
 from isnet_trt.engines.base import DeviceEngine
 from isnet_trt.engines.info import EngineInfo
-from isnet_trt.engines.library import EngineSource, Library
-from isnet_trt.engines.tensorrt_api import collecting_logger, create, network_flags, parser_errors, runs_engine_of
+from isnet_trt.engines.library import PORTABLE, EngineSource, Library
+from isnet_trt.engines.tensorrt_api import (
+    collecting_logger,
+    create,
+    give_back,
+    network_flags,
+    parser_errors,
+    runs_engine_of,
+)
 from isnet_trt.engines.tensorrt_engine import REBUILD, TensorRTEngine
+from isnet_trt.engines.tensorrt_install import check_parts, driver_too_old
 from isnet_trt.errors import EngineUnavailable, SettingsError
 
 
@@ -27,6 +35,47 @@ class TensorRTFamily(Library):
     options = Library.options | {"context", "workspace"}
     needs_gpu = True
     compiles = True
+
+    def load(self) -> Any:
+        """See `Library.load`; also EngineUnavailable where parts of several versions are mixed."""
+        module = super().load()
+        if reason := self.unsupported_version(str(module.__version__)):
+            raise EngineUnavailable(reason)
+        check_parts(self.kind, module)
+        return module
+
+    def unsupported(self, gpu: Gpu) -> str:
+        return driver_too_old(self.kind, gpu)
+
+    def check_driver(self, gpu: Gpu) -> None:
+        """Raise EngineUnavailable where the driver of ``gpu`` is too old for the library, which is imported."""
+        if reason := driver_too_old(self.kind, gpu, self.load()):
+            raise EngineUnavailable(f"{reason}; or use engine {PORTABLE!r}")
+
+    def start_builder(self) -> None:
+        gpu, no_gpu = probe_gpu()
+        self.check_builder(gpu, no_gpu)
+        logger = collecting_logger(self.load())
+        self.create_builder(logger)
+        give_back(logger)
+
+    def create_builder(self, logger: Any) -> Any:
+        """A ``Builder`` of the library that logs to ``logger``.
+
+        Raises:
+            EngineError: the library does not start.
+        """
+        module = self.load()
+        return create(self.label(module), logger, module.Builder, logger)
+
+    def create_runtime(self, logger: Any) -> Any:
+        """A ``Runtime`` of the library that logs to ``logger``; see `create_builder`."""
+        module = self.load()
+        return create(self.label(module), logger, module.Runtime, logger)
+
+    def label(self, module: Any) -> str:
+        """Kind and version, for messages."""
+        return f"{self.kind} {module.__version__}"
 
     def allow_plugins(self, module: Any) -> None:
         """Raise EngineUnavailable unless the ONNX parser of ``module`` can take a plugin node in this process."""
@@ -52,6 +101,8 @@ class TensorRTFamily(Library):
         version = self.installed_version()
         if version is None:
             self.load()  # raises the error that says what to install
+        elif reason := self.unsupported_version(version):
+            raise EngineUnavailable(reason)
         elif not runs_engine_of(version, info.library_version, info.version_compatible):
             later = " or a later one of the same major version" if info.version_compatible else ""
             raise EngineUnavailable(
@@ -62,20 +113,23 @@ class TensorRTFamily(Library):
 
     def open_on_gpu(self, source: EngineSource, *, threads: int | None = None, on_device: bool = True) -> DeviceEngine:
         gpu = self.check(source.info)
+        self.check_driver(gpu)
         return TensorRTEngine(self.load(), gpu, source.path, source.info, source.kernels)
 
     def refusal(self, path: Path) -> str:
-        module = self.load()
-        logger = collecting_logger(module)
-        builder = create(module.Builder, logger, f"{self.kind} {module.__version__}")
-        network = builder.create_network(network_flags(module))
-        parser = module.OnnxParser(network, logger)
         try:
             content = path.read_bytes()
         except OSError as error:
             raise SettingsError(f"{path} cannot be read: {error.strerror or error}") from None
+        self.check_builder(*probe_gpu())
+        module = self.load()
+        label, logger = self.label(module), collecting_logger(module)
+        builder = self.create_builder(logger)
+        network = create(label, logger, builder.create_network, network_flags(module))
+        parser = create(label, logger, module.OnnxParser, network, logger)
         if not parser.parse(content):
             return "; ".join(parser_errors(parser) or logger.errors)
-        if builder.build_serialized_network(network, builder.create_builder_config()) is None:
+        config = create(label, logger, builder.create_builder_config)
+        if builder.build_serialized_network(network, config) is None:
             return "; ".join(logger.errors[-3:]) or "the library gave no reason"
         return ""

@@ -32,7 +32,7 @@ class TensorRTRTX(TensorRTFamily):
 
     def unsupported(self, gpu: Gpu) -> str:
         if gpu.compute_capability in COMPUTE_CAPABILITIES:
-            return ""
+            return super().unsupported(gpu)
         return f"{self.kind} runs on compute capability {', '.join(COMPUTE_CAPABILITIES)} only"
 
     def allow_plugins(self, module: Any) -> None:

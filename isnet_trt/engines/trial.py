@@ -2,11 +2,13 @@
 
 A library may end the process over a graph that it cannot build, so the trial is a process of its own. The graph has
 static shapes; context operations are tried by their function bodies. Exit status: 0 yes, 3 no (the reason is on
-stdout), 2 the library cannot be tried here. Python itself ends with 1 after an unexpected error.
+stdout), 2 the library cannot be tried here. Python itself ends with 1 after an unexpected error. A process that a
+signal has ended is the library's doing, but for SIGALRM, which ends it after ``--timeout`` seconds.
 """
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +25,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = cli.parser("isnet_trt.engines.trial", "Try whether an engine library can build a graph.")
     parser.add_argument("kind", choices=compiling_kinds(), help="the library")
     parser.add_argument("graph", metavar="FILE.onnx", type=Path, help="a graph of static shapes")
+    parser.add_argument("--timeout", type=cli.positive, metavar="SECONDS", help="give up after (default: never)")
     arguments = parser.parse_args(argv)
+    if arguments.timeout and hasattr(signal, "alarm"):
+        # The signal's default action ends the process also while the library holds the interpreter's lock.
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(arguments.timeout)
     refusal = library(arguments.kind).refusal(arguments.graph)
     if refusal:
         print(refusal)

@@ -121,7 +121,11 @@ def test_asks_the_driver(tmp_path: Path) -> None:
 
 def test_driver_without_a_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gpu, reason = probe_gpu(library=_driver(tmp_path, init=100))
-    assert (gpu, reason) == (None, "the NVIDIA driver answers CUDA_ERROR_NO_DEVICE (100) to cuInit")
+    assert gpu is None
+    assert reason.startswith("the NVIDIA driver answers CUDA_ERROR_NO_DEVICE (100) to cuInit; is the GPU visible")
+    stub = probe_gpu(library=_driver(tmp_path, init=34))[1]
+    assert "error 34 to cuInit; it is the stub that the CUDA toolkit has for linkers" in stub
+    assert "its version is not that of the loaded kernel" in probe_gpu(library=_driver(tmp_path, init=803))[1]
     assert probe_gpu(library=_driver(tmp_path, init=7))[1] == "the NVIDIA driver answers error 7 to cuInit"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     _, reason = probe_gpu(library=_driver(tmp_path, count=0))

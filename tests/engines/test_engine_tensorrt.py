@@ -239,7 +239,7 @@ def test_a_failed_execution_still_waits_for_the_upload(path: Path, cuda: Cuda, l
 
 def test_a_library_that_does_not_start(path: Path, cuda: Cuda, library: Library) -> None:
     library.starts = False
-    with pytest.raises(EngineError, match=r"tensorrt-rtx 1\.7\.1\.116 does not start: CUDA driver version is insuff"):
+    with pytest.raises(EngineError, match=r"tensorrt-rtx 1\.7\.1\.116 creates no Runtime: CUDA driver version is"):
         opened(path, INFO)
     cuda.gpu.nothing_is_left()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import signal
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ import cv2
 import numpy as np
 import onnx
 import pytest
+from children import run_python
 from export_models import altered
 from marks import builds_rtx
 from onnx import helper, numpy_helper
@@ -191,9 +193,11 @@ def test_the_smallest_part_that_is_refused(tmp_path: Path, capsys: pytest.Captur
     assert [node.name for node in onnx.load(str(tmp_path / "small.onnx")).graph.node] == ["the_strange_one"]
 
 
-def trial(monkeypatch: pytest.MonkeyPatch, path: Path, code: str) -> None:
-    """Let ``code`` run over the graph's nodes, ``nodes``, in place of a library's trial."""
-    path.write_text(f"import os, sys, onnx\nnodes = [n.name for n in onnx.load(sys.argv[2]).graph.node]\n{code}\n")
+def trial(monkeypatch: pytest.MonkeyPatch, path: Path, code: str, control: str = "sys.exit(0)") -> None:
+    """Let ``code`` run over the graph's nodes, ``nodes``, in place of a library's trial; ``control`` over the Relu."""
+    start = "import os, signal, sys, time, onnx\nfile = sys.argv[-1]\n"
+    nodes = "nodes = [n.name for n in onnx.load(file).graph.node]\n"
+    path.write_text(f"{start}if file == 'control.onnx': {control}\n{nodes}{code}\n")
     monkeypatch.setattr(reduce, "_TRIAL", [sys.executable, str(path)])
     monkeypatch.setattr(reduce, "library", lambda kind: SimpleNamespace(load=lambda: None))
 
@@ -226,6 +230,47 @@ def test_a_library_that_cannot_be_tried_refuses_nothing(
     assert "CUDA does not start" in seen.err
     assert "refuses:" not in seen.out
     assert not (tmp_path / "small.onnx").exists()
+
+
+@pytest.mark.parametrize(("code", "reason"), [("sys.exit(3)", "refuses"), ("os.abort()", "ends the process (SIGABRT)")])
+def test_a_library_that_builds_no_graph_at_all(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], code: str,
+    reason: str,
+) -> None:  # fmt: skip
+    pytest.importorskip("onnx_graphsurgeon")
+    trial(monkeypatch, tmp_path / "trial.py", code, control=code)
+    assert run(folder / "one.onnx", "tensorrt-rtx", "--reduce", tmp_path / "small.onnx") == cli.ERROR
+    seen = capsys.readouterr()
+    assert f"tensorrt-rtx builds no graph here, so what it refuses is not known. A single Relu: it {reason}" in seen.err
+    assert seen.out == ""
+    assert not (tmp_path / "small.onnx").exists()
+
+
+def test_a_trial_that_does_not_end(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("onnx_graphsurgeon")
+    trial(monkeypatch, tmp_path / "trial.py", "signal.alarm(1)\ntime.sleep(60)")
+    options = ("--reduce", tmp_path / "small.onnx", "--timeout", 1)
+    assert run(folder / "one.onnx", "tensorrt-rtx", *options) == cli.ERROR
+    assert "tensorrt-rtx was still building after 1 seconds, so whether it refuses" in capsys.readouterr().err
+    assert not (tmp_path / "small.onnx").exists()
+
+
+BUSY = """
+import ctypes, sys
+from isnet_trt.engines import trial
+class Library:
+    def refusal(self, path):
+        ctypes.PyDLL(None).sleep(60)  # as a library that keeps the interpreter's lock
+trial.library = lambda kind: Library()
+trial.main(["--timeout", "1", "tensorrt-rtx", "graph.onnx"])
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no alarm signal")
+def test_a_trial_ends_in_time_though_the_library_keeps_the_interpreters_lock() -> None:
+    assert run_python("-c", BUSY, timeout=30).returncode == -signal.SIGALRM
 
 
 @builds_rtx

@@ -74,17 +74,21 @@ def test_every_arithmetic_static_and_free(graph: onnx.ModelProto, tmp_path: Path
 
 
 def test_asked_and_built_must_agree(graph: onnx.ModelProto, tmp_path: Path) -> None:
-    """Native layers where plugins were asked, and the other way round, are errors that leave no engine."""
+    """A plugin that is missing, native layers where plugins were asked, and the other way round, leave no engine."""
     path, plain = saved(graph, Arithmetic(), tmp_path), Arithmetic()
-    asked, native, other, taken = build_all(
+    missing, asked, native, other, taken = build_all(
         [
             job(path, "isnet_demo", plain, (97, 129), **{"break": "unregistered"}),
+            job(path, "isnet_demo", plain, (97, 129), **{"break": "bodies"}),
             job(path, "isnet_demo", plain, (97, 129), context="native"),
             job(path, "isnet_demo", plain, (97, 129), context="native", **{"break": "registered"}),
             job(path, "isnet_demo", plain, (97, 129), context="native", **{"break": "taken"}),
         ],
         tmp_path,
     )
+    assert "ContextAttention node node_attention: " in missing["error"]
+    assert "Plugin not found" in missing["error"]
+    assert not missing["written"]
     assert asked["error"].startswith("plugin asked, native built: ContextAttention node node_attention became ")
     assert not asked["written"]
     assert not any(plugin for _, plugin, _, _ in native["layers"])
