@@ -31,8 +31,9 @@ def _top(package: str) -> str:
 
 
 RUNTIME = ["numpy>=1.26", "opencv-python>=4.10", "onnxruntime>=1.22", "tqdm>=4.66"]
+WEIGHTS = ["torch>=2.9", "safetensors>=0.4"]
 BUILD = [
-    "torch>=2.9",
+    *WEIGHTS,
     "onnx>=1.18",
     "ml_dtypes>=0.4",
     "onnxscript>=0.5",
@@ -43,7 +44,7 @@ BUILD = [
 ]
 EXTRAS = {
     "build": BUILD,
-    "train": ["torch>=2.9", "matplotlib>=3.8", "Pillow>=10", "PyYAML>=6", "scipy>=1.11", "tensorboard>=2.16"],
+    "train": [*WEIGHTS, "matplotlib>=3.8", "Pillow>=10", "PyYAML>=6", "scipy>=1.11", "tensorboard>=2.16"],
     "bench": [*BUILD, "scipy>=1.11", "nvidia-ml-py>=12", "psutil>=5.9", "tabulate>=0.9", "markdown-it-py>=3"],
     "gpu": ["tensorrt>=10.13", "cuda-bindings>=13"],
     "pycuda": ["pycuda>=2025.1", "cuda-bindings>=13"],

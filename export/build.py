@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import onnx
 
@@ -47,6 +48,7 @@ def build(
     out: str | os.PathLike[str],
     *,
     recipe: str | None = None,
+    weights: Literal["plain", "ema"] = "plain",
     engine: EngineOptions | None = None,
     precision: PrecisionOptions | None = None,
     evidence: EvidenceOptions | None = None,
@@ -56,9 +58,10 @@ def build(
     """Build a bundle at ``out`` from a checkpoint. A build that fails writes no bundle.
 
     Args:
-        ckpt: a released or trained ``.pth`` file.
+        ckpt: a released or trained checkpoint, ``.pth`` or ``.safetensors``.
         out: the folder to create. The calibration table is kept beside it, in ``<out>.calibration``.
         recipe: name of the recipe; found from the checkpoint's content when not given.
+        weights: of the checkpoint: "plain", or "ema" for the running average beside them.
         engine, precision, evidence: see `isnet_trt.export.options`; None: their defaults.
         force: replace an existing bundle at ``out``.
         say: receives the progress messages, one line each.
@@ -71,7 +74,8 @@ def build(
     # Before anything is loaded: an occupied folder must not show only after a build.
     check_target(target, force)
     precision, evidence = precision or PrecisionOptions(), evidence or EvidenceOptions()
-    job = _settle(ckpt, target, recipe, engine or EngineOptions(), precision, evidence, say)
+    load = functools.partial(load_checkpoint, ckpt, recipe, weights)
+    job = _settle(load, target, engine or EngineOptions(), precision, evidence, say)
     job.introduce()
     with new_bundle(out, force) as draft:
         with job.stage("export"):
@@ -86,9 +90,8 @@ def build(
 
 
 def _settle(
-    ckpt: str | os.PathLike[str],
+    load: Callable[[], Checkpoint],
     target: Path,
-    recipe: str | None,
     engine: EngineOptions,
     precision: PrecisionOptions,
     evidence: EvidenceOptions,
@@ -100,12 +103,12 @@ def _settle(
     builder = engine_builder(choice.kind)
     arithmetic.check(choice.kind, engine)
     arithmetic.check_options(precision)
-    checkpoint = load_checkpoint(ckpt, recipe)
+    checkpoint = load()
     labelled = evidence.score_on
     if isinstance(labelled, str):
         labelled = open_labelled(labelled, Path(evidence.data) if evidence.data else None, "val")
     if labelled is not None:
-        check_labels(checkpoint.recipe.labels, labelled, str(ckpt))
+        check_labels(checkpoint.recipe.labels, labelled, str(checkpoint.path))
     return Job(
         checkpoint=checkpoint,
         model=load_model(checkpoint),
@@ -154,7 +157,8 @@ def _gate(job: Job, graphs: LoweredGraphs, folder: Path, built: BuiltEngine, mix
     if scores:
         job.note(f"mIoU on {scores.pictures}: {scores.drop:+.2f} points lost")
     engine, facts = f"{info.kind} {info.library_version}", (graphs.about, dict(built.about))
-    report = Report(job.recipe.name, precision, engine, job.recipe.labels, findings, *facts, scores, mix)
+    source = CheckpointInfo(printable(job.checkpoint.path.name), job.checkpoint.sha256)
+    report = Report(job.recipe.name, source, precision, engine, job.recipe.labels, findings, *facts, scores, mix)
     report.write(folder)
     return report
 

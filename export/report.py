@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from isnet_trt.bundle import CheckpointInfo
 from isnet_trt.export.parity import BlockErrors, ParityResult
 from isnet_trt.export.quantise import Mix
 from isnet_trt.export.quantise.plot import draw as draw_mix
@@ -52,6 +53,7 @@ class Report:
     """
 
     recipe: str
+    checkpoint: CheckpointInfo
     precision: str
     engine: str
     labels: Labels
@@ -81,6 +83,7 @@ def _page(report: Report) -> Iterator[str]:
     yield f"Built for {report.engine}; compared with the float32 checkpoint on {len(result.rows)} network inputs "
     yield f"(compared engine: {result.engine})."
     yield ""
+    yield f"- checkpoint: {report.checkpoint.name}, SHA-256 `{report.checkpoint.sha256}`"
     yield f"- equal labels: **{100 * result.agreement:.3f} %** of all positions of the network's output"
     worst = max(result.rows, key=lambda row: row.rms)
     yield f"- error of the logits: rms {worst.rms:.2e} of their standard deviation at worst ({worst.picture})"

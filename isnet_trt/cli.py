@@ -12,6 +12,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from isnet_trt.errors import IsnetError, install_hint
 
@@ -47,6 +48,12 @@ def positive(text: str) -> int:
     if number < 1:
         raise ValueError
     return number
+
+
+def add_weights(add: Callable[..., Any]) -> None:
+    """Add the option ``--weights`` of commands that read a checkpoint; ``add`` is a parser's ``add_argument``."""
+    text = "of a checkpoint: as trained, or their running average stored beside them (default: plain)"
+    add("--weights", choices=("plain", "ema"), default="plain", help=text)
 
 
 positive.__name__ = "positive integer"  # argparse has this in its error messages

@@ -81,4 +81,11 @@ def install_hint(*extras: str) -> str:
 def first_few(names: Sequence[str], limit: int = 5) -> str:
     """The first ``limit`` names, separated by commas, and how many more there are: a list for a message."""
     more = len(names) - limit
-    return ", ".join(names[:limit]) + (f", … ({more} more)" if more > 0 else "")
+    return ", ".join(map(legible, names[:limit])) + (f", … ({more} more)" if more > 0 else "")
+
+
+def legible(name: str, limit: int = 300) -> str:
+    """``name`` for a message: what is not printable escaped, the middle of a long one left out."""
+    text = name if name.isprintable() else name.encode("unicode_escape").decode("ascii")
+    half = limit // 2
+    return text if len(text) <= limit else f"{text[:half]}…{text[-half:]}"

@@ -1,14 +1,12 @@
-"""Checkpoint files: read without running anything that is in them, checked entry by entry, written atomically.
+"""Checkpoints: found in a file without running anything, matched to a recipe entry by entry, written atomically.
 
 The layout is that of the published models: a dictionary whose entry ``model`` is the network's state dict; training
-adds entries of its own beside it (optimiser, epoch).
+adds entries of its own beside it (optimiser, epoch, classes).
 """
 
 from __future__ import annotations
 
 import os
-import re
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,20 +15,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from isnet_trt.bundle.files import sha256
 from isnet_trt.errors import CheckpointError, first_few
 from isnet_trt.files import replacing
-from isnet_trt.recipes import RECIPES, Recipe
+from isnet_trt.recipes import RECIPES, Recipe, is_described
 from isnet_trt.recipes import recipe as recipe_named
+from isnet_trt.training.archive import CheckpointFile, opened
+from isnet_trt.training.classes import Classes
 from isnet_trt.training.fit import AUXILIARY, COUNTER, Fit, compare, expected, fits, shapes_of
 from isnet_trt.training.model import ISNet
+from isnet_trt.training.wrapped import Entries, Which, weights_in
 
 StateDict = dict[str, Tensor]
-_CONTAINERS = ("model", "state_dict")
 _PREFIX = "module."
-_ZIP = b"PK\x03\x04"
-_PICKLES = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
-"""First bytes of the two formats of `torch.save`: a ZIP archive, or a pickle of protocol 2 (the default) to 5."""
+_FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -54,45 +51,70 @@ class Checkpoint:
         return any(name.startswith(AUXILIARY) for name in self.state_dict)
 
 
-def load_checkpoint(path: str | os.PathLike[str], recipe: str | Recipe | None = None) -> Checkpoint:
+def load_checkpoint(
+    path: str | os.PathLike[str], recipe: str | Recipe | None = None, weights: Which = "plain"
+) -> Checkpoint:
     """Read a checkpoint; find the recipe that it belongs to, or check that it fits the given one.
 
-    Accepted: a dictionary with ``model`` (or ``state_dict``) and anything beside it, or a bare state dict; names with
-    or without the prefix ``module.``; with or without batch counters; with or without the auxiliary head; floating
-    types other than float32 are converted. Nothing but tensors and plain containers is ever created from the file.
+    Accepted: a dictionary with ``model`` (or ``state_dict``, …) and anything beside it, or a bare state dict; names
+    with or without the prefixes of wrappers (``module.``, ``_orig_mod.``, ``model.``); with or without batch counters;
+    with or without the auxiliary head; floating types of 16 to 64 bits, converted to float32; ZIP archives and the
+    older format of torch, of any pickle protocol, and safetensors. Nothing in the file is run.
 
     Args:
         path: the file.
         recipe: the recipe, or its name; None finds it from names and shapes (backbone, classes, shortcut).
+        weights: "plain", or "ema" for the running average that the trainer kept beside the weights.
 
     Raises:
-        CheckpointError: the file cannot be read, is no checkpoint, has unusable values, or does not fit.
+        CheckpointError: the file cannot be read, is no checkpoint, has unusable values, does not fit, or was trained on
+            other classes than the recipe's.
         SettingsError: no recipe has the given name.
     """
     given = recipe_named(recipe) if isinstance(recipe, str) else recipe
-    file = _find(Path(path))
-    notes: list[str] = [] if file == Path(path) else [f"the link was followed to {file}"]
-    content = _read(file)
-    state = _plain_names(_weights(content, file, notes), notes)
-    _check_tensors(state, file)
-    fitting = _choose(state, given or _noted_recipe(content, file, notes), file, notes)
-    state = _complete(state, fitting, notes)
-    # After the fit: a file of another network should be called that, not damaged.
-    _check_values(state, file)
-    return Checkpoint(file, fitting, state, sha256(file), tuple(notes))
+    source = _find(Path(path))
+    notes: list[str] = [] if source == Path(path) else [f"the link was followed to {source}"]
+    with opened(source) as file:
+        entries = weights_in(file.content, source, weights, notes)
+        classes = Classes.noted(file.content, source)
+        if given and classes:  # before the shapes, which differ as well where the number of classes does
+            classes.check(given, source)
+        fitting = _choose(entries, given or _noted_recipe(file.content, source, notes), source, notes)
+        notes.append(_word_of(classes, fitting))
+        if classes and not given:
+            classes.check(fitting, source)
+        _check_types(entries, source)
+        state = _complete(entries, fitting, file, notes)
+        # After the fit: a file of another network should be called that, not damaged.
+        _check_values(state, source)
+        return Checkpoint(source, fitting, state, file.sha256, tuple(notes))
 
 
-def read_weights(path: str | os.PathLike[str]) -> StateDict:
-    """The checked weights of a file under their plain names, whatever network they belong to.
+def read_weights(path: str | os.PathLike[str]) -> tuple[StateDict, Classes | None]:
+    """The checked weights of a file under their plain names, whatever network they belong to, and its noted classes.
 
     Raises:
         CheckpointError: as `load_checkpoint`, but for the fit.
     """
-    file = _find(Path(path))
-    state = _plain_names(_weights(_read(file), file, []), [])
-    _check_tensors(state, file)
-    _check_values(state, file)
-    return state
+    source = _find(Path(path))
+    with opened(source) as file:
+        entries = weights_in(file.content, source, "plain", [])
+        _check_types(entries, source)
+        state = {name: file.tensor(entry) for name, entry in entries.items()}
+        _check_values(state, source)
+        return state, Classes.noted(file.content, source)
+
+
+def read_state(path: Path) -> dict[Any, Any]:
+    """A training checkpoint's whole content, its tensors on the CPU.
+
+    Raises:
+        CheckpointError: the file cannot be read or is no dictionary.
+    """
+    with opened(path) as file:
+        if not isinstance(file.content, dict):
+            raise CheckpointError(f"{path} holds a {type(file.content).__name__}, not the state of a training run")
+        return dict(file.loaded(file.content))
 
 
 def load_model(checkpoint: Checkpoint) -> ISNet:
@@ -125,7 +147,8 @@ def save_checkpoint(path: str | os.PathLike[str], model_state: Mapping[str, Tens
                 # Before the rename: else a power cut could leave the new name with an empty file.
                 os.fsync(stream.fileno())
             # Read back while the old file is still there: a failing disk may not show when it is written to.
-            _read(temporary, shown=file)
+            with opened(temporary, shown=file):
+                pass
         _sync_folder(file.parent)
     # torch's ZIP writer reports a full disk as RuntimeError.
     except (OSError, RuntimeError) as error:
@@ -144,7 +167,15 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _find(path: Path) -> Path:
-    """The file itself. A dangling link, such as a trainer's ``latest``, is also resolved as the trainer wrote it."""
+    """The file itself, or CheckpointError."""
+    try:
+        return _followed(path)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
+def _followed(path: Path) -> Path:
+    """``path``. A dangling link, such as a trainer's ``latest``, is resolved as the trainer wrote it."""
     if path.is_symlink() and not path.exists():
         target = path.readlink()
         # The reference's trainer writes the target relative to its working directory, not to the link.
@@ -159,67 +190,6 @@ def _find(path: Path) -> Path:
     return path
 
 
-def _read(path: Path, shown: Path | None = None) -> Any:
-    """The file's content: tensors and plain containers only, mapped from the file where the format allows.
-
-    Error messages name ``shown``, if given, instead of ``path``.
-    """
-    start = _start(path)
-    if not start:
-        raise CheckpointError(f"{path} is empty; copy or download the checkpoint again")
-    if not start.startswith((_ZIP, *_PICKLES)):
-        raise CheckpointError(f"{path} is not a PyTorch checkpoint (it begins with {start!r}); give a .pth file")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch remarks on the pickle protocol, which the caller cannot change
-            # Memory mapping leaves entries that are not used, such as the optimiser's state, on the disk.
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=start.startswith(_ZIP))
-    except Exception as error:  # a foreign file makes the reader raise anything
-        raise CheckpointError(_unreadable(shown or path, error)) from None
-
-
-def _start(path: Path) -> bytes:
-    try:
-        with path.open("rb") as stream:
-            return stream.read(8)
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
-
-
-def _unreadable(path: Path, error: Exception) -> str:
-    # torch's message advises to load with weights_only=False, which would run the file's code: not passed on. Its
-    # exceptions have one type for all causes, so the cause is read from the message.
-    objects = re.search(r"GLOBAL (\S+)", str(error))
-    if objects:
-        return (
-            f"{path} holds a Python object ({objects[1]}) besides tensors and plain containers; nothing of it was run. "
-            "Save the weights alone: torch.save({'model': model.state_dict()}, FILE)"
-        )
-    if "TorchScript" in str(error):
-        return f"{path} is a TorchScript archive; give the checkpoint with the state dict instead"
-    return f"{path} is damaged, incomplete or no PyTorch checkpoint (nothing of it was run); copy or download it again"
-
-
-def _weights(content: Any, path: Path, notes: list[str]) -> StateDict:
-    """The state dict inside a file's content."""
-    if not isinstance(content, Mapping):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a dictionary with the entry 'model'")
-    key = next((k for k in _CONTAINERS if k in content and not isinstance(content[k], Tensor)), None)
-    weights = content if key is None else content[key]
-    others = [] if key is None else [str(name) for name in content if name != key]
-    notes += [f"left out beside the weights: {first_few(others)}"] if others else []
-    if not isinstance(weights, Mapping) or not weights:
-        where = "the dictionary" if key is None else f"the entry {key!r}"
-        raise CheckpointError(f"{path}: {where} is {_kind(weights)} instead of a state dict (names and tensors)")
-    bad = [f"{name!r} ({_kind(item)})" for name, item in weights.items() if not _is_entry(name, item)]
-    if bad:
-        raise CheckpointError(
-            f"{path}: {len(bad)} of {len(weights)} entries are not named tensors: {first_few(bad)}; "
-            "expected a state dict, or a dictionary with one under 'model'"
-        )
-    return dict(weights)
-
-
 def _noted_recipe(content: Any, path: Path, notes: list[str]) -> Recipe | None:
     """The recipe whose name our trainer stored in the file; None without such a name.
 
@@ -231,42 +201,36 @@ def _noted_recipe(content: Any, path: Path, notes: list[str]) -> Recipe | None:
         return None
     if name not in RECIPES:
         raise CheckpointError(
-            f"{path} was trained by the recipe {name!r}, which a file of its own describes: give that file "
-            "(--recipe FILE.yaml), since the checkpoint holds no class names"
+            f"{path} was trained by the recipe {name!r:.100}, which a file of its own describes: give that file "
+            "(--recipe FILE.yaml), since the checkpoint does not hold all of it"
         )
     notes.append(f"recipe {name}, as noted in the file")
     return RECIPES[name]
 
 
-def _is_entry(name: Any, item: Any) -> bool:
-    return isinstance(name, str) and isinstance(item, Tensor)
+def _word_of(classes: Classes | None, recipe: Recipe) -> str:
+    """A sentence about who says what the classes are called."""
+    if classes is not None:
+        return "class names and colours are those noted in the file"
+    source = recipe.dataset if is_described(recipe.dataset) else f"recipe {recipe.name}"
+    return f"class names and colours are taken from {source}: the file notes none to compare them with"
 
 
-def _kind(item: Any) -> str:
-    return "empty" if isinstance(item, Mapping) and not item else f"a {type(item).__name__}"
-
-
-def _plain_names(state: StateDict, notes: list[str]) -> StateDict:
-    """``state`` without the prefix of DataParallel, which may be there several times."""
-    if not all(name.startswith(_PREFIX) for name in state):
-        return state
-    notes.append(f"the prefix {_PREFIX!r} was taken off all names")
-    return _plain_names({name.removeprefix(_PREFIX): tensor for name, tensor in state.items()}, notes)
-
-
-def _check_tensors(state: StateDict, path: Path) -> None:
-    """Refuse tensors that are not plain arrays of the kind that their name promises."""
-    bad = [f"{name} ({t.layout}, {t.dtype}, {t.device})" for name, t in state.items() if not _is_plain(name, t)]
+def _check_types(entries: Entries, path: Path) -> None:
+    """Refuse tensors that are not of the kind that their name promises."""
+    bad = [f"{name} ({entry.dtype})" for name, entry in entries.items() if not _has_type(name, entry.dtype)]
     if bad:
-        raise CheckpointError(f"{path}: {len(bad)} entries are not plain floating-point tensors: {first_few(bad)}")
+        raise CheckpointError(
+            f"{path}: {len(bad)} entries are not weights in float64, float32, float16 or bfloat16: {first_few(bad)}; "
+            "convert them before saving"
+        )
 
 
-def _is_plain(name: str, tensor: Tensor) -> bool:
-    kind = not (tensor.is_complex() or tensor.is_quantized) if name.endswith(COUNTER) else tensor.is_floating_point()
-    return kind and tensor.layout is torch.strided and tensor.device.type == "cpu"
+def _has_type(name: str, dtype: torch.dtype) -> bool:
+    return dtype in _FLOATS or (name.endswith(COUNTER) and not (dtype.is_floating_point or dtype.is_complex))
 
 
-def _choose(state: StateDict, given: Recipe | None, path: Path, notes: list[str]) -> Recipe:
+def _choose(state: Entries, given: Recipe | None, path: Path, notes: list[str]) -> Recipe:
     """``given`` if the weights fit it, or the recipe that they fit."""
     shapes = shapes_of(state)
     if given is not None:
@@ -302,27 +266,29 @@ def _no_fit(best: Fit, shapes: Mapping[str, tuple[int, ...]], path: Path) -> str
     return (
         f"{path} fits no recipe. The nearest is {best.recipe.name} ({best.recipe.labels.count} classes), "
         f"from which it differs:\n{best.differences.describe()}\n"
-        "`python -m isnet_trt.training.recipes` lists the recipes."
+        "A model of classes of your own needs its recipe: --recipe FILE.yaml (docs/fine-tuning.md). "
+        "`python -m isnet_trt.training.recipes` lists the published ones."
     )
 
 
-def _complete(state: StateDict, recipe: Recipe, notes: list[str]) -> StateDict:
-    """All entries in the model's order, float32, copied from the mapped file; missing batch counters are 0."""
-    types = sorted({str(t.dtype) for t in state.values() if t.is_floating_point() and t.dtype != torch.float32})
+def _complete(entries: Entries, recipe: Recipe, file: CheckpointFile, notes: list[str]) -> StateDict:
+    """All entries in the model's order, float32, read from the file; missing batch counters are 0."""
+    types = sorted({str(e.dtype) for e in entries.values() if e.dtype.is_floating_point and e.dtype != torch.float32})
     notes += [f"weights stored as {', '.join(types)} were converted to float32"] if types else []
     names = list(expected(recipe.architecture))
-    if not any(name.startswith(AUXILIARY) for name in state):
+    if not any(name.startswith(AUXILIARY) for name in entries):
         notes.append("the auxiliary head is missing: good for inference, not for training")
         names = [name for name in names if not name.startswith(AUXILIARY)]
-    missing = [name for name in names if name not in state]  # `compare` has let nothing but batch counters be missing
+    missing = [name for name in names if name not in entries]  # `compare` lets nothing but batch counters be missing
     notes += [f"{len(missing)} missing batch counters were set to 0"] if missing else []
-    return {name: _own(state[name]) if name in state else torch.zeros((), dtype=torch.int64) for name in names}
+    zero = torch.zeros((), dtype=torch.int64)
+    return {name: _own(file.tensor(entries[name])) if name in entries else zero.clone() for name in names}
 
 
 def _own(tensor: Tensor) -> Tensor:
-    """A contiguous copy, so that nothing stays mapped to the file."""
+    """``tensor`` in float32 (counters in int64), contiguous; copied only if it is not."""
     dtype = torch.float32 if tensor.is_floating_point() else torch.int64
-    return torch.empty(tensor.shape, dtype=dtype).copy_(tensor.detach())
+    return tensor.to(dtype).contiguous()
 
 
 def _check_values(state: StateDict, path: Path) -> None:

@@ -13,6 +13,7 @@ from isnet_trt.errors import first_few
 from isnet_trt.recipes import RECIPES, Recipe
 from isnet_trt.recipes.architecture import Architecture
 from isnet_trt.training.model import ISNet
+from isnet_trt.training.pickles import StoredTensor
 
 Shapes = Mapping[str, tuple[int, ...]]
 AUXILIARY = "auxiliary_decoder."
@@ -47,7 +48,7 @@ class Fit:
     differences: Differences
 
 
-def shapes_of(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+def shapes_of(state: Mapping[str, StoredTensor | Tensor] | Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     """Shape of each entry."""
     return {name: tuple(tensor.shape) for name, tensor in state.items()}
 

@@ -16,7 +16,7 @@ All of them take R, G, B input with the mean and deviation of `isnet_trt.setting
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,7 +65,7 @@ def load_backbone(model: ISNet, path: str | os.PathLike[str]) -> Report:
     Raises:
         CheckpointError: the file cannot be read, or is of another backbone; the message says what differs.
     """
-    state = read_weights(path)
+    state, _ = read_weights(path)
     prefix = next((p for p in _PREFIXES if any(name.startswith(p) for name in state)), "")
     inner = {name.removeprefix(prefix): name for name in state if name.startswith(prefix)}
     layout, renamed = _renamed(inner)
@@ -117,17 +117,20 @@ def _no_backbone(
     return f"{path} ({layout}) is not of the backbone {backbone.name}, from which it differs:\n{misfits}{hint}"
 
 
-def load_matching(model: ISNet, path: str | os.PathLike[str]) -> Report:
+def load_matching(model: ISNet, path: str | os.PathLike[str], names: Sequence[str] | None = None) -> Report:
     """Start a model from an ISNet of other classes: all weights but the classifiers, if those have other shapes.
 
+    They start at random too where the file notes other classes than ``names``, or the same in another order.
     A second decoder stage with the shortcut does not fit one without; then that stage starts at random too, and so
     does the auxiliary head where the file has none. Nothing of the model changes if anything else differs.
 
     Raises:
         CheckpointError: the file cannot be read, is no ISNet, or differs in more than that.
     """
-    state, target = read_weights(path), dict(model.state_dict())
+    (state, noted), target = read_weights(path), dict(model.state_dict())
     reasons = _allowed_differences(state, target)
+    if noted is not None and names is not None and noted.names != tuple(names):
+        reasons = dict.fromkeys((f"{layer}." for layer in CLASSIFIERS), "other classes, or another order") | reasons
     left = tuple(reasons)
     taken = {name: tensor for name, tensor in state.items() if not name.startswith(left)}
     optional = left if any(name.startswith(AUXILIARY) for name in state) else (*left, AUXILIARY)

@@ -13,12 +13,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from isnet_trt.errors import CheckpointError
 from isnet_trt.files import replace_link
-from isnet_trt.training.checkpoint import save_checkpoint
+from isnet_trt.training.checkpoint import read_state, save_checkpoint
 from isnet_trt.training.diagnose import finite
 
 LATEST = "checkpoints-epoch-latest.pth"
@@ -87,14 +86,15 @@ class RunFolder:
         if not path.exists():
             raise CheckpointError(f"{path} does not exist: there is nothing to resume, start without --resume")
         try:
-            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # a damaged file makes the reader raise anything
+            state = read_state(path.resolve())
+        except CheckpointError as error:
             raise CheckpointError(
-                f"{path.resolve()} cannot be read ({type(error).__name__}); point {path} at an earlier checkpoint"
-            ) from error
+                f"{path.resolve()} cannot be read as the state of a run ({error}); "
+                f"point {path} at an earlier checkpoint"
+            ) from None
         for key, value in required.items():
             if state.get(key) != value:
-                raise CheckpointError(f"{path} was trained with {key} {state.get(key)!r}, not {value!r}")
+                raise CheckpointError(f"{path} was trained with {key} {state.get(key)!r:.100}, not {value!r}")
         return state
 
 

@@ -82,8 +82,9 @@ def _begin(trainer: Trainer, args: argparse.Namespace) -> list[str]:
         raise SettingsError(
             f"{trainer.files.folder} holds a run already: go on with it by --resume, or name another folder by --out"
         )
-    loaders = ((load_backbone, args.pretrained), (load_matching, args.init))
-    return [load(trainer.model, path).describe() for load, path in loaders if path]
+    if args.pretrained:
+        return [load_backbone(trainer.model, args.pretrained).describe()]
+    return [load_matching(trainer.model, args.init, trainer.recipe.labels.names).describe()] if args.init else []
 
 
 def _announcement(trainer: Trainer) -> str:

@@ -19,6 +19,7 @@ from isnet_trt.datasets.picture_set import PictureSet, Source
 from isnet_trt.errors import CheckpointError, TrainingError
 from isnet_trt.files import make_folder
 from isnet_trt.recipes import IGNORE, Recipe
+from isnet_trt.training.classes import Classes
 from isnet_trt.training.data.augment import Augment
 from isnet_trt.training.data.crops import CropDataset, EpochSampler, batches, crop_loader
 from isnet_trt.training.diagnose import first_not_finite
@@ -28,6 +29,7 @@ from isnet_trt.training.interrupt import StopRequest
 from isnet_trt.training.log import Losses, RunLog, Span
 from isnet_trt.training.losses import losses
 from isnet_trt.training.model import ISNet, Outputs
+from isnet_trt.training.resume import check_state
 from isnet_trt.training.run_folder import LATEST, RunFolder
 from isnet_trt.training.validate import Validator
 
@@ -284,6 +286,7 @@ class Trainer:
                 optimizer=self.optimiser.state_dict(),
                 cur_iter=self.iteration,
                 **({"grad_scaler": self.scaler.state_dict()} if self.scaler.is_enabled() else {}),
+                classes=Classes.of(self.recipe).entry(),
                 **self._identity(),
             )
         self._saved = self.iteration
@@ -297,16 +300,18 @@ class Trainer:
         """Take the state from `LATEST` in the output folder, which may be in the middle of an epoch.
 
         Raises:
-            CheckpointError: there is none, or it belongs to another recipe, seed, batch or training set.
+            CheckpointError: there is none, it is damaged, or it belongs to another recipe, classes, seed, batch or
+                training set.
         """
         state = self.files.read(**self._identity())
+        check_state(state, self.recipe, self.model, self.optimiser, self.files.latest)
         try:
             self.model.load_state_dict(state["model"])
             self.optimiser.load_state_dict(state["optimizer"])
-            self.iteration = self._saved = int(state["cur_iter"])
+            self.iteration = self._saved = state["cur_iter"]
             if self.scaler.is_enabled() and "grad_scaler" in state:
                 self.scaler.load_state_dict(state["grad_scaler"])
-        except (KeyError, ValueError, RuntimeError) as error:
+        except (KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{self.files.latest} is no training state of {self.recipe.name}: {error}") from error
 
 

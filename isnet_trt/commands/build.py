@@ -49,9 +49,10 @@ def _parser() -> argparse.ArgumentParser:
         "isnet_trt.build", "Build a bundle from an ISNet checkpoint.", f"{_EPILOG}\n{_precision_table()}"
     )
     add = parser.add_argument
-    add("--ckpt", required=True, metavar="FILE", help="the checkpoint (.pth), released or trained")
+    add("--ckpt", required=True, metavar="FILE", help="the checkpoint (.pth, .safetensors), released or trained")
     add("--out", required=True, metavar="DIR", help="the bundle's folder; a build that fails writes none")
     add("--recipe", metavar="NAME", help="the model's recipe (default: found from the checkpoint)")
+    cli.add_weights(add)
     add(
         "--engine",
         dest="kind",
@@ -119,6 +120,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.ckpt,
         arguments.out,
         recipe=arguments.recipe,
+        weights=arguments.weights,
         engine=_filled(EngineOptions, arguments),
         precision=_filled(PrecisionOptions, arguments),
         evidence=_filled(EvidenceOptions, arguments),

@@ -73,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--engine", choices=(*KINDS, TORCH), help="of a bundle, instead of its own")
     add("--against-engine", choices=(*KINDS, TORCH), help="the same for OTHER")
     add("--recipe", metavar="NAME", help="of a checkpoint (default: the .yaml dataset's, or found)")
+    cli.add_weights(add)
     add("--device", choices=("cpu", "cuda"), help="for a checkpoint (default: the GPU if there is one)")
     add("--threads", type=cli.positive, metavar="N", help="CPU threads (default: all cores)")
     add = parser.add_argument_group("results").add_argument
@@ -152,6 +153,7 @@ def _open_models(arguments: argparse.Namespace, pictures: Labelled, opened: Exit
     models = []
     for path, engine in paths:
         options = {"preset": arguments.preset, "recipe": recipe, "device": arguments.device, "threads": threads}
+        options["weights"] = arguments.weights
         model = open_model(path, pictures, engine=engine, **options)
         opened.callback(model.segmenter.close)
         models.append(model)

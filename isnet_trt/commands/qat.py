@@ -33,6 +33,7 @@ from isnet_trt.datasets.picture_set import Source
 from isnet_trt.errors import SettingsError, TrainingError, needs
 from isnet_trt.recipes import Optimiser, Recipe, is_described
 from isnet_trt.training.checkpoint import load_checkpoint, load_model, save_checkpoint
+from isnet_trt.training.classes import Classes
 from isnet_trt.training.data.augment import Augment
 from isnet_trt.training.data.crops import CropDataset, EpochSampler, batches, crop_loader
 from isnet_trt.training.data.scenes import SceneSet, training_scenes
@@ -147,7 +148,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from isnet_trt.export.quantise.training import training_placement
     if args.threads:
         torch.set_num_threads(args.threads)
-    checkpoint = load_checkpoint(args.ckpt, args.recipe)
+    checkpoint = load_checkpoint(args.ckpt, args.recipe, args.weights)
     _check_out(args.out, checkpoint.path)
     model, recipe = load_model(checkpoint), checkpoint.recipe
     source = _source(args, recipe)
@@ -161,7 +162,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     tuning = Tuning(args.epochs, args.batch or recipe.batch, args.lr, args.seed, args.workers, args.repeats)
     state = fine_tune(model, recipe, source, placement, tuning)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    save_checkpoint(args.out, state, recipe=recipe.name, qat=placement.type, trained_from=checkpoint.sha256)
+    noted = {"recipe": recipe.name, "classes": Classes.of(recipe).entry()}
+    save_checkpoint(args.out, state, **noted, qat=placement.type, trained_from=checkpoint.sha256)
     print(f"written: {args.out}")
     recipe_option = f" --recipe {shlex.quote(args.recipe)}" if args.recipe else ""
     options = f"{recipe_option} --precision {placement.type} --calib FOLDER --out DIR"
@@ -192,6 +194,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--ckpt", type=Path, required=True, metavar="FILE", help="the checkpoint to start from")
     p.add_argument("--out", type=Path, required=True, metavar="FILE", help="the checkpoint to write")
     p.add_argument("--recipe", metavar="NAME", help="the model's recipe (default: found from the checkpoint)")
+    cli.add_weights(p.add_argument)
     p.add_argument("--data", type=Path, metavar="DIR", help="the dataset's folder (not for drawn scenes)")
     p.add_argument(
         "--flavour", choices=("tensorrt", "fp8"), default="tensorrt", help="int8 or E4M3 (default: tensorrt, int8)"

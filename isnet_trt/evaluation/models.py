@@ -39,12 +39,14 @@ def open_model(
     preset: str = "default",
     engine: str | None = None,
     recipe: str | None = None,
+    weights: Literal["plain", "ema"] = "plain",
     device: str | None = None,
     threads: int | None = None,
 ) -> Model:
     """Open a bundle's folder or a checkpoint's file whose classes are those of ``pictures``.
 
-    ``engine`` is the engine kind; ``recipe`` and ``device``, torch's, are for checkpoints.
+    ``engine`` is the engine kind; ``recipe``, ``weights`` (as `load_checkpoint` takes them) and ``device``,
+    torch's, are for checkpoints.
 
     Raises:
         SettingsError: the classes differ, the preset is unknown, or an option does not belong to this kind of model.
@@ -58,7 +60,7 @@ def open_model(
         check_labels(manifest.labels, pictures, path)
         segmenter = Segmenter.open(path, engine=engine, preset=preset, threads=threads)
         return Model(path, "bundle", manifest.recipe, manifest.checkpoint, preset, segmenter.inference, segmenter)
-    checkpoint = _load_checkpoint(path, engine, recipe)
+    checkpoint = _load_checkpoint(path, engine, recipe, weights)
     check_labels(checkpoint.recipe.labels, pictures, path)
     from isnet_trt.training.torch_engine import open_checkpoint
 
@@ -68,7 +70,7 @@ def open_model(
     return Model(path, "checkpoint", checkpoint.recipe.name, source, preset, inference, segmenter)
 
 
-def _load_checkpoint(path: str, engine: str | None, recipe: str | None) -> Checkpoint:
+def _load_checkpoint(path: str, engine: str | None, recipe: str | None, weights: Literal["plain", "ema"]) -> Checkpoint:
     if engine not in (None, TORCH):
         raise SettingsError(
             f"{path} is a checkpoint, which PyTorch runs: --engine {engine} is for bundles; build one with "
@@ -78,4 +80,4 @@ def _load_checkpoint(path: str, engine: str | None, recipe: str | None) -> Check
         raise CheckpointError(f"{path}: there is neither a bundle's folder nor a checkpoint's file")
     with needs("evaluating a checkpoint", "train"):
         from isnet_trt.training.checkpoint import load_checkpoint
-    return load_checkpoint(path, recipe)
+    return load_checkpoint(path, recipe, weights)

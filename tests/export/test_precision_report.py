@@ -7,11 +7,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from isnet_trt.bundle import CheckpointInfo
 from isnet_trt.export.parity import TOLERANCES, BlockErrors, LogitsErrors, ParityResult
 from isnet_trt.export.report import PAGE, PICTURE, Report, Scores
 from isnet_trt.metrics import Confusion
 from isnet_trt.settings import Labels
 
+SOURCE = CheckpointInfo("street.pth", "0123456789abcdef" * 4)
 LABELS = Labels(("road", "sky", "person"), ((1, 2, 3), (4, 5, 6), (7, 8, 9)))
 
 
@@ -43,10 +45,11 @@ def scores() -> Scores:
 def test_page_says_what_was_found(tmp_path: Path) -> None:
     about = {"islands": {"node_mean": "ReduceMean over many values"}, "casts": 3}
     built = {"bytes": 1234, "layers": {"correlation": {"int8": 41}}}
-    report = Report("isnet_demo", "int8", "tensorrt-rtx 1.7", LABELS, findings(), about, built, scores())
+    report = Report("isnet_demo", SOURCE, "int8", "tensorrt-rtx 1.7", LABELS, findings(), about, built, scores())
     report.write(tmp_path)
     page = (tmp_path / PAGE).read_text("utf-8")
     assert page.startswith("# int8 engine of isnet_demo")
+    assert f"checkpoint: street.pth, SHA-256 `{SOURCE.sha256}`" in page
     assert "equal labels: **96.667 %**" in page  # 290 of 300
     assert "checkpoint 100.00 %, engine 50.00 %: **+50.00 points lost**" in page  # IoU 0.5, 1 and 0
     assert "| stem | 0.997500 | 6.25e-02 | 1.50e+00 |" in page
@@ -60,7 +63,7 @@ def test_page_says_what_was_found(tmp_path: Path) -> None:
 
 
 def test_manifest_has_the_figures() -> None:
-    data = Report("r", "int8", "e", LABELS, findings(), {"casts": 3}, {}, scores()).to_json()
+    data = Report("r", SOURCE, "int8", "e", LABELS, findings(), {"casts": 3}, {}, scores()).to_json()
     assert data["agreement"] == 290 / 300
     assert data["scores"]["drop_points"] == 50
     assert data["graph"] == {"casts": 3}
