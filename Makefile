@@ -7,9 +7,13 @@ TORCH := $(shell sed -n 's/^torch==\([0-9.]*\).*/\1/p' constraints.txt)
 # Test files run side by side in this many processes; each takes up to 3 GB in the slow tests.
 WORKERS ?= 2
 PYTEST_ARGS ?=
+# Of `make test-tensorrt`: a version that its install.sh knows; with TENSORRT_REQUIRED=1 it is an error to have none.
+TENSORRT ?= 11.2
+TENSORRT_REQUIRED ?=
+SITE = $(VENV)/tensorrt/$(TENSORRT)
 PYTEST := $(PY) -m pytest --numprocesses $(WORKERS) --dist loadfile
 
-.PHONY: help demo test test-all test-slow test-gpu lint format clean
+.PHONY: help demo test test-all test-slow test-tensorrt test-gpu lint format clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -26,6 +30,10 @@ test-all: $(VENV)/.test  ## all tests, the slow ones too
 
 test-slow: $(VENV)/.test  ## only the slow tests
 	$(PYTEST) -m "slow and not gpu" $(PYTEST_ARGS)
+
+test-tensorrt: $(VENV)/.test  ## the real TensorRT, without a GPU; fetched once, for these tests alone (needs Maven)
+	@tests/real_tensorrt/install.sh $(TENSORRT) $(SITE) $(PY) || [ -z "$(TENSORRT_REQUIRED)" ]
+	TENSORRT_SITE=$(SITE) TENSORRT_REQUIRED=$(TENSORRT_REQUIRED) $(PY) -m pytest tests/real_tensorrt $(PYTEST_ARGS)
 
 test-gpu: $(VENV)/.test  ## what only an NVIDIA GPU can show (docs/gpu.md); skipped, with the reason, without one
 	$(PY) -m pytest tests/gpu -m gpu $(PYTEST_ARGS)

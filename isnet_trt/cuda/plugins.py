@@ -34,8 +34,12 @@ _log = logging.getLogger(__name__)
 _lock = threading.RLock()
 """The registry of plugins is the process's: one engine at a time is built or deserialised with plugins."""
 OperationType = type[Pool] | type[Attention]
-LAYOUT = 1
-"""Of the serialised fields; an engine with another one is refused."""
+LAYOUT = 2
+"""Of the serialised fields: 2 has the types in one number, 1 had them in an array; engines of others are refused.
+
+The bindings of TensorRT 10.6 and 10.15 know NumPy 1 only: with NumPy 2 they return a field of several numbers as so
+many copies of the first.
+"""
 
 
 @dataclass
@@ -197,9 +201,9 @@ class _Callbacks:
 
     @_guarded(None)
     def get_fields_to_serialize(self) -> Any:
-        numbers = {"layout": [LAYOUT], "types": [FLOATS.index(kind) for kind in self.inputs]}
+        numbers = {"layout": LAYOUT, "types": sum(FLOATS.index(kind) << 4 * i for i, kind in enumerate(self.inputs))}
         kinds = self.library.PluginFieldType
-        fields = [(name, np.array(value, np.int32), kinds.INT32) for name, value in numbers.items()]
+        fields = [(name, np.array([value], np.int32), kinds.INT32) for name, value in numbers.items()]
         fields += [(name, np.array([value], np.float32), kinds.FLOAT32) for name, value in self.attributes.items()]
         self._fields = fields  # the library keeps only the addresses of the arrays
         return self.library.PluginFieldCollection([self.library.PluginField(*field) for field in fields])
@@ -274,7 +278,9 @@ def _create(library: Any, operation: OperationType, node: str, fields: Any, runt
         return plugin
     layout = int(values["layout"][0]) if len(values.get("layout", ())) else 0
     codes = [int(code) for code in values.get("types", ())]
-    if layout != LAYOUT or len(codes) != len(operation.inputs):
+    if layout == LAYOUT and len(codes) == 1:
+        codes = [codes[0] >> 4 * i & 15 for i in range(len(operation.inputs))]
+    if layout not in (1, LAYOUT) or len(codes) != len(operation.inputs) or max(codes) >= len(FLOATS):
         raise EngineError(f"node {node}: the engine was built with another version of the plugin {operation.name}")
     if _host.kernels is None:
         raise EngineError(f"node {node}: {operation.name} is a plugin, and no kernels were given; open the bundle")
