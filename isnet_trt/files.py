@@ -77,6 +77,17 @@ def regular_file_bytes(path: AnyPath, limit: int | None = None, error_type: type
         raise error_type(f"{path} cannot be read: {size} bytes do not fit in memory") from None
 
 
+def is_missing(path: AnyPath) -> bool:
+    """Whether the system says that there is nothing of this name; False where it refuses to say, without permission."""
+    try:
+        Path(path).lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except (OSError, ValueError):
+        return False
+    return False
+
+
 def _reason(path: AnyPath, error: OSError) -> str:
     if isinstance(error, FileNotFoundError) and (link := Path(path)).is_symlink():
         return f"it is a link to {link.readlink()}, which does not exist"

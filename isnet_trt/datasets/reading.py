@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import io
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isnet_trt.errors import DataError, ImageError, SettingsError, install_hint
-from isnet_trt.files import regular_file_bytes
+from isnet_trt.files import is_missing, regular_file_bytes
 from isnet_trt.pictures.files import Image, max_pixels, picture_bytes, read_image
 
 RawLabels = NDArray[np.integer]
@@ -46,7 +45,7 @@ def read_labels(path: Path) -> RawLabels:
 
     Raises DataError if the file is missing, damaged, or not one whole number per pixel.
     """
-    if not os.path.lexists(path):
+    if is_missing(path):
         raise DataError(f"{path}: there is no such label file; unpack the annotations again")
     return _read_matrix(path) if path.suffix == ".mat" else _read_png(path)
 
@@ -58,7 +57,8 @@ def _read_png(path: Path) -> RawLabels:
     try:
         content = picture_bytes(path)
     except ImageError as error:
-        raise DataError(str(error)) from None
+        reason = str(error).removeprefix(f"{path}: ")
+        raise DataError(f"{path}: not a label picture that can be read ({reason})") from None
     try:
         with Pillow.open(io.BytesIO(content)) as picture:
             mode, values = picture.mode, np.asarray(picture)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isnet_trt.errors import ImageError, SettingsError
-from isnet_trt.files import AnyPath, regular_file_bytes, write_file
+from isnet_trt.files import AnyPath, is_missing, regular_file_bytes, write_file
 from isnet_trt.pictures.headers import dimensions, is_cut_short, with_plain_colours
 
 Image = NDArray[np.uint8]
@@ -48,11 +48,13 @@ def read_image(path: AnyPath) -> Image:
     except cv2.error as error:
         raise ImageError(f"{path}: OpenCV cannot read it ({error.err}); convert it or make it smaller") from None
     if image is None:
-        raise ImageError(
-            f"{path}: not a picture that OpenCV can read; it is damaged, cut off, empty or no image file; copy or "
-            "unpack it again"
-        )
+        raise _unreadable(path)
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image), np.uint8)
+
+
+def _unreadable(path: AnyPath) -> ImageError:
+    reason = "it is damaged, cut off, empty or no image file; copy or unpack it again"
+    return ImageError(f"{path}: not a picture that OpenCV can read; {reason}")
 
 
 def picture_bytes(path: AnyPath) -> bytes:
@@ -61,7 +63,7 @@ def picture_bytes(path: AnyPath) -> bytes:
     Raises:
         ImageError: there is no such file, it is no regular file, cut short, or larger than `max_pixels`.
     """
-    if not os.path.lexists(path):
+    if is_missing(path):
         raise ImageError(f"{path}: there is no such picture file")
     if _is_folder(Path(path)):
         raise ImageError(f"{path}: there is no such picture file, it is a folder")
@@ -75,7 +77,9 @@ def picture_bytes(path: AnyPath) -> bytes:
             f"{path}: {width}×{height} pixels are too many: the limit is {limit}; make it smaller, or set "
             f"{LIMIT_VARIABLE} to a larger number"
         )
-    if width and is_cut_short(content):
+    if is_cut_short(content):
+        if not width:  # nothing of a picture is there
+            raise _unreadable(path)
         raise ImageError(f"{path}: the picture is cut off, its end is missing; copy or unpack it again")
     return content
 

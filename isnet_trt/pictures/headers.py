@@ -1,15 +1,16 @@
 """What a picture file says of itself, read before anything is decoded: width and height, whether a JPEG has its end.
 
 Sources: JPEG, ITU-T T.81 annex B; PNG, W3C PNG 3rd edition, 11.2.1; TIFF 6.0, section 2, and BigTIFF; WebP, RFC 9649;
-BMP, Windows BITMAPINFOHEADER; GIF89a, section 18; Netpbm; JPEG 2000, ITU-T T.800 annex A.5.1; AVIF, ISO/IEC 23008-12
-(property ``ispe``); Radiance HDR; Sun raster.
+BMP, Windows BITMAPINFOHEADER; GIF89a, section 18; Netpbm; JPEG 2000, ITU-T T.800 annexes A.5.1 and I; AVIF, ISO/IEC
+23008-12 (property ``ispe``); Radiance HDR; Sun raster.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 Dimensions = tuple[int, int]
 """(width, height) in pixels."""
@@ -19,11 +20,18 @@ _ALONE = frozenset((0x01, *range(0xD0, 0xD9)))
 """JPEG markers without a length: TEM, RST0 to RST7 (between the parts of a scan) and SOI."""
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _JPEG, _END = b"\xff\xd8\xff", 0xD9
+_PNG = b"\x89PNG\r\n\x1a\n"
+_CODESTREAM = b"\xff\x4f\xff\x51"
+"""The first two markers of JPEG 2000."""
 
-_WIDTH, _HEIGHT, _TILE_WIDTH, _TILE_HEIGHT, _EXTRA_SAMPLES = 256, 257, 322, 323, 338
+_TIFF = rb"II[*+]\0|MM\0[*+]"
+_TAGS = _WIDTH, _HEIGHT, _TILE_WIDTH, _TILE_HEIGHT, _EXTRA_SAMPLES = 256, 257, 322, 323, 338
 _INTEGERS = {1: "B", 3: "H", 4: "I", 16: "Q"}
 """TIFF types of whole numbers: BYTE, SHORT, LONG, LONG8 of BigTIFF."""
 _ASSOCIATED, _UNASSOCIATED = 1, 2
+
+_DAMAGED = (struct.error, LookupError, ValueError, OverflowError)
+"""What reading numbers beyond the end of a file raises, or offsets of more than 63 bits."""
 
 
 def dimensions(content: bytes) -> Dimensions | None:
@@ -32,17 +40,40 @@ def dimensions(content: bytes) -> Dimensions | None:
         if re.match(magic, content, re.DOTALL):
             try:
                 return read(content)
-            except (struct.error, LookupError, ValueError):
+            except _DAMAGED:
                 return None
     return None
 
 
 def is_cut_short(content: bytes) -> bool:
-    """Whether the end mark of a JPEG is missing; what follows the mark is not looked at. False for other formats.
+    """Whether the end mark of a JPEG or PNG is missing; what follows the mark is not looked at.
 
-    Decoders fill what is missing of a JPEG with grey; they refuse the other formats themselves.
+    False for other formats. Decoders fill what is missing of a JPEG with grey; for a PNG, OpenCV allocates up to 4 GiB
+    for a chunk before it sees that the chunk is not there. They refuse the other formats themselves.
     """
-    return content.startswith(_JPEG) and all(marker != _END for marker, _ in _jpeg_markers(content))
+    if content.startswith(_JPEG):
+        return all(marker != _END for marker, _ in _jpeg_markers(content))
+    return content.startswith(_PNG) and not _png_ends(content)
+
+
+def with_plain_colours(content: bytes) -> bytes:
+    """A TIFF whose colours a decoder leaves as they are stored; any other file unchanged.
+
+    libtiff multiplies colours by alpha where the tag ExtraSamples calls it unassociated; PNG, WebP and JPEG 2000 hold
+    such alpha too, and OpenCV drops it from them without touching the colours.
+    """
+    if not re.match(_TIFF, content):
+        return content
+    try:
+        tags = _Tiff(content)
+        value, position = tags.values[_EXTRA_SAMPLES]
+    except _DAMAGED:
+        return content
+    if value != _UNASSOCIATED:
+        return content
+    patched = bytearray(content)
+    struct.pack_into(tags.order + "H", patched, position, _ASSOCIATED)
+    return bytes(patched)
 
 
 def _jpeg_markers(content: bytes) -> Iterator[tuple[int, int]]:
@@ -55,6 +86,16 @@ def _jpeg_markers(content: bytes) -> Iterator[tuple[int, int]]:
             return
         if marker not in _ALONE:
             position += int.from_bytes(content[position : position + 2], "big")
+
+
+def _png_ends(content: bytes) -> bool:
+    position = len(_PNG)
+    while (start := position + 8) <= len(content):
+        length, kind = struct.unpack_from(">I4s", content, position)
+        position = start + length + 4  # the checksum follows
+        if kind == b"IEND":
+            return position <= len(content)
+    return False
 
 
 def _jpeg(content: bytes) -> Dimensions | None:
@@ -71,7 +112,7 @@ def _bmp(content: bytes) -> Dimensions:
     return abs(width), abs(height)  # a negative height: rows from the top
 
 
-def _webp(content: bytes) -> Dimensions | None:
+def _webp(content: bytes) -> Dimensions:
     chunk = content[12:16]
     if chunk == b"VP8X":
         return 1 + int.from_bytes(content[24:27], "little"), 1 + int.from_bytes(content[27:30], "little")
@@ -83,18 +124,39 @@ def _webp(content: bytes) -> Dimensions | None:
 
 
 def _jpeg2000(content: bytes) -> Dimensions:
-    width, height, left, top = struct.unpack_from(">4I", content, content.index(b"\xff\x4f\xff\x51") + 8)
+    start = 0
+    while not content.startswith(_CODESTREAM, start):  # a box: length, type, content
+        length, kind = struct.unpack_from(">I4s", content, start)
+        if kind == b"jp2c":
+            start += 16 if length == 1 else 8
+        elif length == 1:  # the length follows in 64 bits
+            start += max(struct.unpack_from(">Q", content, start + 8)[0], 16)
+        else:
+            start += max(length, 8)
+    width, height, left, top = struct.unpack_from(">4I", content, start + 8)
     return width - left, height - top
 
 
 def _avif(content: bytes) -> Dimensions:
     # One property for each item: the picture, its tiles, alpha and thumbnail.
-    return _largest(*re.findall(rb"ispe\0{4}(.{4})(.{4})", content, re.DOTALL))
+    sizes = re.findall(rb"ispe\0{4}(.{4})(.{4})", content, re.DOTALL)
+    return _largest((int.from_bytes(width, "big"), int.from_bytes(height, "big")) for width, height in sizes)
 
 
-def _largest(*sizes: tuple[bytes, bytes]) -> Dimensions:
-    numbers = [(int.from_bytes(width, "big"), int.from_bytes(height, "big")) for width, height in sizes]
-    return max(numbers, key=lambda size: size[0] * size[1])
+def _hdr(content: bytes) -> Dimensions:
+    sizes = re.findall(rb"\n-Y\s+(\d{1,12})\s+\+X\s+(\d{1,12})", content)
+    return _largest((int(width), int(height)) for height, width in sizes)
+
+
+def _pam(content: bytes) -> Dimensions:
+    fields = [line.split() for line in content[: content.index(b"ENDHDR")].splitlines()]
+    width, height = (max(int(field[1]) for field in fields if field[:1] == [name]) for name in (b"WIDTH", b"HEIGHT"))
+    return width, height
+
+
+def _netpbm(content: bytes) -> Dimensions | None:
+    match = re.match(rb"P." + 2 * (rb"(?:\s|#[^\r\n]*[\r\n])+(\d{1,12})"), content)
+    return (int(match[1]), int(match[2])) if match else None
 
 
 def _fixed(layout: str, offset: int) -> Callable[[bytes], Dimensions]:
@@ -107,19 +169,8 @@ def _fixed(layout: str, offset: int) -> Callable[[bytes], Dimensions]:
     return read
 
 
-def _text(pattern: bytes) -> Callable[[bytes], Dimensions | None]:
-    """A reader of a header in ASCII; ``pattern`` has the groups ``w`` and ``h``."""
-    compiled = re.compile(pattern)
-
-    def read(content: bytes) -> Dimensions | None:
-        match = compiled.search(content)
-        return (int(match["w"]), int(match["h"])) if match else None
-
-    return read
-
-
 class _Tiff:
-    """The first directory of a TIFF: the integers of its entries, and where each one's first value lies."""
+    """The first directory of a TIFF: for the tags ``_TAGS`` the first value and where it lies."""
 
     def __init__(self, content: bytes) -> None:
         self.order = "<" if content.startswith(b"I") else ">"
@@ -130,17 +181,17 @@ class _Tiff:
         (entries,) = struct.unpack_from(self.order + count, content, offset)
         self.values: dict[int, tuple[int, int]] = {}
         offset += struct.calcsize(count)
-        # No reader takes more than 65,535 entries, and what lies behind the end of the file raises an error.
-        for start in range(offset, offset + entry * min(entries, 65535), entry):
-            tag, kind = struct.unpack_from(self.order + "HH", content, start)
-            (number,) = struct.unpack_from(self.order + address, content, start + 4)
-            if kind not in _INTEGERS or not number:
+        # No reader takes more than 65,535 entries.
+        for start in range(offset, min(offset + entry * min(entries, 65535), len(content) - entry + 1), entry):
+            tag, kind, number = struct.unpack_from(f"{self.order}HH{address}", content, start)
+            if tag not in _TAGS or kind not in _INTEGERS:
                 continue
             position = start + inline
-            if number * struct.calcsize(_INTEGERS[kind]) > struct.calcsize(address):
-                (position,) = struct.unpack_from(self.order + address, content, position)
-            (value,) = struct.unpack_from(self.order + _INTEGERS[kind], content, position)
-            self.values.setdefault(tag, (value, position))
+            with contextlib.suppress(*_DAMAGED):  # a decoder may pass over an entry that leads out of the file
+                if number * struct.calcsize(_INTEGERS[kind]) > struct.calcsize(address):
+                    (position,) = struct.unpack_from(self.order + address, content, position)
+                (value,) = struct.unpack_from(self.order + _INTEGERS[kind], content, position)
+                self.values.setdefault(tag, (value, position))
 
     def value(self, tag: int) -> int:
         return self.values.get(tag, (0, 0))[0]
@@ -148,35 +199,15 @@ class _Tiff:
 
 def _tiff(content: bytes) -> Dimensions:
     tags = _Tiff(content)
-    sizes = (
-        (tags.value(_WIDTH), tags.value(_HEIGHT)),
-        (tags.value(_TILE_WIDTH), tags.value(_TILE_HEIGHT)),  # a tile is decoded as a whole
-    )
+    # A tile is decoded as a whole.
+    pairs = ((_WIDTH, _HEIGHT), (_TILE_WIDTH, _TILE_HEIGHT))
+    return _largest((tags.value(width), tags.value(height)) for width, height in pairs)
+
+
+def _largest(sizes: Iterable[Dimensions]) -> Dimensions:
     return max(sizes, key=lambda size: size[0] * size[1])
 
 
-def with_plain_colours(content: bytes) -> bytes:
-    """A TIFF whose colours a decoder leaves as they are stored; any other file unchanged.
-
-    libtiff multiplies colours by alpha where the tag ExtraSamples calls it unassociated; PNG, WebP and JPEG 2000 hold
-    such alpha too, and OpenCV drops it from them without touching the colours.
-    """
-    if not re.match(_TIFF, content, re.DOTALL):
-        return content
-    try:
-        tags = _Tiff(content)
-        value, position = tags.values[_EXTRA_SAMPLES]
-    except (struct.error, LookupError):
-        return content
-    if value != _UNASSOCIATED:
-        return content
-    patched = bytearray(content)
-    struct.pack_into(tags.order + "H", patched, position, _ASSOCIATED)
-    return bytes(patched)
-
-
-_TIFF = rb"II[*+]\0|MM\0[*+]"
-_SPACE = rb"(?:\s|#[^\n]*\n)+"
 _READERS: tuple[tuple[bytes, Callable[[bytes], Dimensions | None]], ...] = (
     (_JPEG, _jpeg),
     (rb"\x89PNG", _fixed(">II", 16)),
@@ -184,10 +215,10 @@ _READERS: tuple[tuple[bytes, Callable[[bytes], Dimensions | None]], ...] = (
     (rb"RIFF....WEBP", _webp),
     (rb"BM", _bmp),
     (rb"GIF8", _fixed("<HH", 6)),
-    (rb"P7", _text(rb"\sWIDTH\s+(?P<w>\d{1,12})\s(?:.*\s)??HEIGHT\s+(?P<h>\d{1,12})\s")),
-    (rb"P[1-6Ff]", _text(rb"^P." + _SPACE + rb"(?P<w>\d{1,12})" + _SPACE + rb"(?P<h>\d{1,12})\s")),
+    (rb"P7", _pam),
+    (rb"P[1-6Ff]", _netpbm),
     (rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51", _jpeg2000),
     (rb"....ftyp", _avif),
-    (rb"#\?R", _text(rb"\n-Y (?P<h>\d{1,12}) \+X (?P<w>\d{1,12})\n")),
+    (rb"#\?R", _hdr),
     (rb"\x59\xa6\x6a\x95", _fixed(">II", 4)),
 )

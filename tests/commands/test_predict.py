@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import tiny_model
+from children import run_python
 
 from isnet_trt import Inference, Segmenter, cli
 from isnet_trt.commands import predict
@@ -176,3 +179,133 @@ def test_names_that_are_no_unicode(bundle, tmp_path, capsys):
     ]
     assert cli.run(lambda argv: print(*(tmp_path / "out").iterdir()) or 0) == 0  # what a command says of such a file
     assert r"caf\udce9_labels.png" in capsys.readouterr().out
+
+
+# --- one bad picture never stops the others
+
+
+def test_status_2_and_no_folder_where_no_picture_could_be_segmented(bundle, tmp_path, capsys):
+    (tmp_path / "photo.png").write_bytes(b"damaged")
+    out = tmp_path / "new" / "results"
+    assert run(bundle, tmp_path / "photo.png", tmp_path / "gone.png", "--out", out) == cli.ERROR
+    output = capsys.readouterr().err
+    assert "0 of 2 pictures" in output
+    assert str(out) not in output
+    assert not out.parent.exists()
+    assert run(tmp_path / "no_bundle", tmp_path / "photo.png", "--out", out) == cli.ERROR
+    assert not out.parent.exists()
+    out.mkdir(parents=True)
+    assert run(bundle, tmp_path / "photo.png", "--out", out) == cli.ERROR
+    assert out.exists()  # it was there before
+
+
+def test_every_kind_of_bad_file_beside_a_good_one(bundle, photos, tmp_path, capsys):
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    shutil.copy(photos / "b.jpg", folder / "z.jpg")
+    (folder / "cut.jpg").write_bytes((photos / "b.jpg").read_bytes()[:-500])
+    (folder / "loop.png").symlink_to("loop.png")
+    (folder / "dead.png").symlink_to("nowhere.png")
+    (folder / "zero.png").symlink_to("/dev/zero")
+    os.mkfifo(folder / "fifo.png")
+    longest = os.pathconf(folder, "PC_NAME_MAX")
+    fits, labels_fit, long = (
+        name + ".png" for name in ("x" * (longest - 12), "y" * (longest - 11), "z" * (longest - 4))
+    )
+    for name in (fits, labels_fit, long):
+        shutil.copy(photos / "a.png", folder / name)
+    missing = "n" * (longest + 1)
+    assert run(bundle, folder, folder / missing, "--out", tmp_path / "out") == cli.FAILED
+    written = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert written == sorted(f"{stem}_{kind}.png" for stem in (fits[:-4], "z") for kind in ("labels", "overlay"))
+    output = capsys.readouterr().err
+    assert "2 of 10 pictures" in output
+    failed = [line for line in output.splitlines() if line.startswith("failed:")]
+    for name, reason in {
+        "cut.jpg": "cut off",
+        "loop.png": "symbolic links",
+        "dead.png": "a link to nowhere.png, which does not exist",
+        "zero.png": "a device",
+        "fifo.png": "a FIFO",
+        labels_fit: "_overlay.png cannot be written: File name too long",
+        long: "_labels.png cannot be written: File name too long",
+        missing: "File name too long",
+    }.items():
+        (line,) = (line for line in failed if str(folder / name) in line)
+        assert reason in line
+
+
+def test_what_is_in_the_place_of_a_result_stays(bundle, photos, tmp_path, capsys):
+    out = tmp_path / "out"
+    out.mkdir()
+    os.mkfifo(out / "a_labels.png")
+    (out / "b_labels.png").symlink_to("/dev/null")
+    assert run(bundle, photos, "--out", out) == cli.FAILED
+    assert "a_labels.png cannot be written: it is a FIFO" in capsys.readouterr().err
+    assert (out / "a_labels.png").is_fifo()
+    assert labels_of(out / "b_labels.png").shape == (40, 70)
+
+
+@pytest.mark.parametrize("out", ["/dev/null", "/dev/null/x", "x" * 300, "/proc/results"])
+def test_no_folder_for_results(bundle, photos, tmp_path, out, capsys):
+    assert run(bundle, photos, "--out", out if out.startswith("/") else tmp_path / out) == cli.ERROR
+    assert capsys.readouterr().err.startswith("error: --out ")
+
+
+_AS_NOBODY = """
+import json, os, sys
+from isnet_trt import cli
+from isnet_trt.commands import predict
+os.chdir(sys.argv[1])
+# Everything is imported before the change of user: root's Python may be private.
+cli.run(predict.main, ["bundle", "photos/b.jpg", "--out", "first"])
+"".encode("ascii")
+os.geteuid() or os.setresuid(65534, 65534, 65534)
+for arguments in json.loads(sys.argv[2]):
+    print("status", cli.run(predict.main, ["bundle", *arguments]), file=sys.stderr)
+"""
+
+
+@pytest.fixture
+def open_folder():
+    """A folder that every user may write to (pytest's own may not be)."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o777)
+        yield Path(folder)
+
+
+def test_no_permission(bundle, photos, open_folder):
+    """On a folder, a picture, the results' folder: the message has the file and the system's reason."""
+    shutil.copytree(photos, open_folder / "photos")
+    shutil.copytree(bundle, open_folder / "bundle")
+    (open_folder / "closed").mkdir(0o555)
+    (open_folder / "photos" / "a.png").chmod(0)
+    (open_folder / "photos" / "more").chmod(0)
+    cases = {
+        "photos photos/more photos/more/a.bmp --out out": (
+            "failed: photos/more cannot be read: Permission denied",
+            "failed: photos/a.png cannot be read: Permission denied",
+            "failed: photos/more/a.bmp cannot be read: Permission denied",
+            "status 1",
+        ),
+        "photos/a.png photos/more --out none": (
+            "failed: photos/more cannot be read: Permission denied",
+            "failed: photos/a.png cannot be read: Permission denied",
+            "status 2",
+        ),
+        "photos/more --out none": ("error: photos/more cannot be read: Permission denied", "status 2"),
+        "photos/b.jpg --out closed": (
+            "error: --out closed: the folder cannot be written to (no permission)",
+            "status 2",
+        ),
+        "photos/b.jpg --out closed/new": (
+            "error: --out closed/new: the folder cannot be created (Permission denied)",
+            "status 2",
+        ),
+    }
+    arguments = json.dumps([case.split() for case in cases])
+    messages = run_python("-c", _AS_NOBODY, open_folder, arguments).stderr.splitlines()
+    lines = [line for line in messages if line.startswith(("failed", "error", "status"))]
+    assert lines == [line for expected in cases.values() for line in expected]
+    assert sorted(path.name for path in (open_folder / "out").iterdir()) == ["b_labels.png", "b_overlay.png"]
+    assert not (open_folder / "none").exists()

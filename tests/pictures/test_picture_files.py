@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import resource
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -213,6 +214,17 @@ def test_large_files_are_not_read(tmp_path: Path) -> None:
         stream.truncate(1 << 40)
     with pytest.raises(ImageError, match=f"huge is too large: {1 << 40} bytes, the limit is {1 << 30}"):
         read_image(tmp_path / "huge")
+
+
+def test_no_memory_is_taken_for_a_chunk_that_is_not_there(tmp_path: Path) -> None:
+    """OpenCV takes the length that a PNG's chunk names: 4 GiB for a file of 100 bytes."""
+    content = bytearray(encoded("PNG", photo(8, 9)))
+    struct.pack_into(">I", content, content.index(b"IDAT") - 4, 0xFFFFFFFF)
+    (tmp_path / "bomb").write_bytes(content)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ImageError, match="bomb: the picture is cut off"):
+        read_image(tmp_path / "bomb")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 20  # in KiB
 
 
 # --- what is no picture
