@@ -116,13 +116,13 @@ def _mixed(proto: onnx.ModelProto, table: Table, job: Job, max_drop: float) -> M
         # Labelled sets give B, G, R; the runtime takes R, G, B.
         evaluate = MeanIoU(job.recipe, [(image[..., ::-1], truth) for image, truth in pairs], job.recipe.default)
     flavour = flavour_of(job.arithmetic.precision, job.choice.kind)
-    mix = find_mix(proto, table, flavour, max_drop, evaluate, rank=rank, folder=job.table)
+    mix = find_mix(proto, table, flavour, max_drop, evaluate, rank=rank, folder=job.table, warn=job.note)
     job.note(mix.summary())
     return mix
 
 
 def _calibrated(proto: onnx.ModelProto, inputs: CalibrationInputs, job: Job) -> Table:
-    table = calibrate(proto, inputs, job.table)
+    table = calibrate(proto, inputs, job.table, warn=job.note)
     for note in (*inputs.notes, *(f"left out: {reason}" for reason in inputs.skipped)):
         job.note(note)
     if idle := table.idle():

@@ -13,10 +13,13 @@ from isnet_trt.errors import BundleError, EngineUnavailable, SettingsError
 from isnet_trt.export.engines.base import BuildRequest
 from isnet_trt.export.engines.tensorrt_family import TensorRTFamilyBuilder
 from isnet_trt.export.options import EngineOptions
+from isnet_trt.files import regular_file_bytes
 
 AMPERE_PLUS = tuple(arch.capability for arch in GPU_ARCHITECTURES)
 """Compute capabilities of the GPUs that a hardware-compatible engine runs on: Ampere and later (TensorRT's
 documentation, "Hardware Compatibility")."""
+
+_LARGEST_CACHE = 2**30
 
 
 class TensorRTBuilder(TensorRTFamilyBuilder):
@@ -61,10 +64,11 @@ class TensorRTBuilder(TensorRTFamilyBuilder):
 def earlier_measurements(options: EngineOptions, replaced: Path | None) -> bytes:
     """The timing cache named in ``options``, else that of the bundle that is ``replaced``; b"": there is none."""
     if options.timing_cache is not None:
-        return options.timing_cache.read_bytes()
+        return regular_file_bytes(options.timing_cache, _LARGEST_CACHE)
     try:
         # A damaged bundle is about to be replaced: only its measurements are lost.
-        return read_bundle(replaced).path(TIMING_CACHE).read_bytes() if replaced else b""
+        path = read_bundle(replaced).path(TIMING_CACHE) if replaced else None
+        return regular_file_bytes(path, _LARGEST_CACHE, BundleError) if path else b""
     except BundleError:
         return b""
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import onnx
 from tqdm import tqdm
 
-from isnet_trt.errors import BuildError, SettingsError
+from isnet_trt.errors import BuildError, SettingsError, first_few
 from isnet_trt.export.graph import INPUT
 from isnet_trt.export.network_inputs import NetworkInput
 from isnet_trt.export.quantise.placement import calibrated_tensors
-from isnet_trt.export.quantise.table import JSON, Table, digest
+from isnet_trt.export.quantise.table import JSON, Table, check_writable, digest
 from isnet_trt.export.quantise.tensor_statistics import TensorStatistics
 from isnet_trt.export.sessions import open_session
 
@@ -33,6 +33,7 @@ def calibrate(
     total: int | None = None,
     threads: int | None = None,
     progress: bool = True,
+    warn: Callable[[str], None] = lambda text: None,
 ) -> Table:
     """Collect statistics of every tensor that a placement may round.
 
@@ -41,16 +42,23 @@ def calibrate(
         inputs: named network inputs (1, 3, h, w), such as `calibration_inputs`.
         folder: where the table is saved every `SAVE_EVERY` inputs. A table that is already there is continued if it
             belongs to the same graph and ``inputs`` (their ``fingerprint``) and has no more than their ``limit``; a
-            complete one costs nothing.
+            complete one costs nothing. A table that is damaged or not whole is made anew.
         total: number of inputs for the progress bar; default: the ``limit`` of ``inputs``.
         threads: CPU threads; default: the physical cores.
+        warn: receives one line when a stored table is not used.
 
     Raises:
         BuildError: a tensor has NaN or infinite values; the message names it. Or the table cannot be saved.
         SettingsError: ``inputs`` is empty.
     """
-    table = _stored_or_new(proto, inputs, folder)
-    done, names = len(table.inputs), calibrated_tensors(proto)
+    names = calibrated_tensors(proto)
+    table = Table(digest(proto), str(getattr(inputs, "fingerprint", "")))
+    if folder is not None:
+        stored = _stored(table, names, getattr(inputs, "limit", None), Path(folder), warn)
+        if stored is None:
+            check_writable(Path(folder), len(names))
+        table = stored or table
+    done = len(table.inputs)
     total = total or getattr(inputs, "limit", None)
     with open_session(proto, names, threads) as session:
         for number, item in enumerate(tqdm(inputs, "calibration", total, disable=None if progress else True)):
@@ -67,23 +75,24 @@ def calibrate(
     return table
 
 
-def _stored_or_new(
-    proto: onnx.ModelProto, inputs: Iterable[NetworkInput], folder: str | os.PathLike[str] | None
-) -> Table:
-    """The stored table if it belongs to this graph and these inputs, else an empty one."""
-    graph, source = digest(proto), str(getattr(inputs, "fingerprint", ""))
-    if folder is not None and Path(folder).exists() and not Path(folder).is_dir():
-        raise BuildError(f"{folder} is no folder: the calibration table is kept there; move it away")
-    if folder is not None and (Path(folder) / JSON).exists():
-        try:
-            table = Table.load(folder)
-        # A damaged table costs a new calibration, not the build.
-        except BuildError:
-            table = Table()
-        few_enough = len(table.inputs) <= getattr(inputs, "limit", len(table.inputs))
-        if (table.graph, table.source) == (graph, source) and few_enough:
-            return table
-    return Table(graph, source)
+def _stored(new: Table, names: list[str], limit: int | None, folder: Path, warn: Callable[[str], None]) -> Table | None:
+    """The table in ``folder`` if it is whole and belongs to the graph and inputs of ``new``; None with a warning."""
+    if not os.path.lexists(folder / JSON):
+        return None
+    try:
+        table = Table.load(folder)
+    except BuildError as error:  # costs a new calibration, not the build
+        warn(f"warning: calibrating again: {error}")
+        return None
+    if (table.graph, table.source) != (new.graph, new.source):
+        warn(f"calibrating again: the table in {folder} is of another model or of other pictures")
+    elif limit is not None and len(table.inputs) > limit:
+        warn(f"calibrating again: the table in {folder} has {len(table.inputs)} inputs, and {limit} are asked for")
+    elif missing := [name for name in names if table.inputs and name not in table.records]:
+        warn(f"warning: calibrating again: the table in {folder} lacks {first_few(missing)}")
+    else:
+        return table
+    return None
 
 
 def _add(session: Any, table: Table, names: list[str], item: NetworkInput) -> None:

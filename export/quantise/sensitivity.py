@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from isnet_trt.export.quantise.evaluate import Evaluate
 from isnet_trt.export.quantise.formats import Flavour
 from isnet_trt.export.quantise.insert import quantise
 from isnet_trt.export.quantise.placement import Layer, quantisable_layers
-from isnet_trt.export.quantise.table import Table, digest, write_errors
+from isnet_trt.export.quantise.table import Table, damaged_state, digest, read_state, write_errors
 from isnet_trt.files import replacing
 
 SCHEMA = 1
@@ -116,13 +116,14 @@ class Mix:
             BuildError: there is none, or it cannot be read.
         """
         path = _path(folder, flavour)
-        try:
-            content = json.loads(path.read_text("utf-8"))
+        with damaged_state(path, "stored mix of precisions"):
+            content = read_state(path)
             if content.pop("schema") != SCHEMA:
                 raise ValueError("another schema")
             result: Mix = decode(cls, content)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise BuildError(f"{path} is no stored mix of precisions ({error}); remove it") from None
+            blocks_ranked = [entry.block for entry in result.ranking]
+            if result.flavour != flavour or list(result.skip) != blocks_ranked[: len(result.skip)]:
+                raise ValueError("its fields contradict each other")
         return result
 
 
@@ -136,6 +137,7 @@ def find_mix(
     rank: Evaluate | None = None,
     folder: str | os.PathLike[str] | None = None,
     progress: bool = True,
+    warn: Callable[[str], None] = lambda text: None,
 ) -> Mix:
     """Keep blocks in higher precision, those with the largest loss first, until at most ``max_drop`` points are lost.
 
@@ -149,16 +151,21 @@ def find_mix(
         folder: where the result is stored. A stored result of the same graph, calibration, pictures (the
             ``fingerprint`` of the evaluations), flavour, unit and bound is returned without a search.
         progress: show a progress bar.
+        warn: receives one line when a stored result is damaged and not used.
 
     Raises:
         BuildError: the bound is not met even with no block in eight bits (as every bound below 0).
     """
     source = _source(table, evaluate, rank or evaluate)
     if folder is not None and _path(folder, flavour).exists():
-        stored = Mix.load(folder, flavour)
-        key = (digest(proto), evaluate.unit, max_drop, source)
-        if (stored.graph, stored.unit, stored.max_drop, stored.source) == key:
-            return stored
+        try:
+            stored = Mix.load(folder, flavour)
+        except BuildError as error:  # costs a new search, not the build
+            warn(f"warning: searching again: {error}")
+        else:
+            key = (digest(proto), evaluate.unit, max_drop, source)
+            if (stored.graph, stored.unit, stored.max_drop, stored.source) == key:
+                return stored
     search = _Search(proto, table, flavour, max_drop, evaluate, progress)
     result = replace(search.run(rank or evaluate), source=source)
     if folder is not None:

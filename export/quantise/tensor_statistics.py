@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,10 +75,19 @@ class TensorStatistics:
         return {name: getattr(self, name) for name in _NUMBERS}
 
     @classmethod
-    def from_numbers(cls, numbers: dict[str, float | int], counts: NDArray[np.int64]) -> TensorStatistics:
-        """The inverse of `numbers`; others than its keys, which earlier versions wrote, are ignored.
+    def from_numbers(cls, name: str, numbers: dict[str, Any], seen: int, counts: NDArray[Any]) -> TensorStatistics:
+        """The inverse of `numbers` for the tensor ``name`` after ``seen`` inputs; keys of earlier versions are ignored.
 
         Raises:
-            KeyError: one is missing.
+            KeyError: a number is missing.
+            ValueError: the numbers or counts are none that `add` could have left.
         """
-        return cls(counts=counts, **{name: numbers[name] for name in _NUMBERS})  # type: ignore[arg-type]
+        values = {key: numbers[key] for key in _NUMBERS}
+        low, high, reach, added, positions = values.values()
+        floats = all(type(value) in (int, float) and math.isfinite(value) for value in (low, high, reach))
+        whole = type(added) is int and type(positions) is int
+        if not (floats and whole and low <= 0 <= high and reach > 0 and added == seen and positions > 0):
+            raise ValueError(f"the tensor {name!r} has impossible numbers: {values}")
+        if counts.shape != (2 * BINS,) or counts.dtype != np.int64 or counts.min() < 0 or counts.max() < 1:
+            raise ValueError(f"the tensor {name!r} has an impossible histogram")
+        return cls(counts=counts, **values)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx
@@ -87,6 +89,31 @@ def test_result_is_stored_reused_and_drawn(graph: onnx.ModelProto, table: Table,
     (tmp_path / "mix-fp8.json").write_text("{", "utf-8")
     with pytest.raises(BuildError, match="no stored mix"):
         Mix.load(tmp_path, "fp8")
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda content: content.update(drop=float("nan")),
+        lambda content: content.update(skip=["backbone_net.nothing"]),
+        lambda content: content.update(flavour="cpu"),
+        lambda content: content.update(steps=[[0, 1, 2]]),
+        lambda content: content.pop("ranking"),
+        lambda content: content.clear(),
+    ],
+)
+def test_a_damaged_result_is_searched_again(
+    graph: onnx.ModelProto, table: Table, tmp_path: Path, spoil: Callable[[dict[str, Any]], object]
+) -> None:
+    result = find_mix(graph, table, "fp8", 5.0, Planted(graph), folder=tmp_path, progress=False)
+    file, warnings = tmp_path / "mix-fp8.json", list[str]()
+    content = json.loads(file.read_text("utf-8"))
+    spoil(content)
+    file.write_text(json.dumps(content), "utf-8")
+    again = find_mix(graph, table, "fp8", 5.0, Planted(graph), folder=tmp_path, progress=False, warn=warnings.append)
+    assert again == result
+    assert "searching again" in warnings[0]
+    assert "remove it" in warnings[0]
 
 
 def test_ranking_may_be_of_other_points(graph: onnx.ModelProto, table: Table) -> None:

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
+import math
 import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,8 +25,10 @@ from own_pictures import write_pngs
 from isnet_trt.errors import BuildError, SettingsError
 from isnet_trt.export.network_inputs import NetworkInput
 from isnet_trt.export.quantise import Table, calibrate, calibration_inputs, open_graph, quantise
+from isnet_trt.export.quantise.calibration import _stored
 from isnet_trt.export.quantise.formats import FP8, INT8, SMALLEST_SCALE, UINT8, Format, weight_scales
 from isnet_trt.export.quantise.observers import OBSERVERS, choose, entropy, maximum, mse
+from isnet_trt.export.quantise.placement import calibrated_tensors
 from isnet_trt.export.quantise.table import digest
 from isnet_trt.export.quantise.tensor_statistics import BINS, TensorStatistics
 from isnet_trt.recipes import recipe
@@ -172,6 +182,103 @@ def test_table_of_an_earlier_version_still_serves(graph: onnx.ModelProto, tmp_pa
     assert Table.load(tmp_path).inputs == ["0"]
 
 
+def change(folder: Path, alter: Callable[[dict[str, Any]], object]) -> None:
+    """Alter the JSON of a stored table; what is no number of JSON is written as Python does, ``NaN``."""
+    content = json.loads((folder / "calibration.json").read_text("utf-8"))
+    alter(content)
+    (folder / "calibration.json").write_text(json.dumps(content), "utf-8")
+
+
+def of_image(**numbers: object) -> Callable[[dict[str, Any]], object]:
+    return lambda content: content["tensors"]["image"].update(numbers)
+
+
+def cut_archive(folder: Path) -> None:
+    archive = folder / "calibration-1.npz"
+    archive.write_bytes(archive.read_bytes()[:-3000])
+
+
+def other_archive(folder: Path) -> None:
+    """What a build leaves that was killed between its two files."""
+    with np.load(folder / "calibration-1.npz") as stored:
+        np.savez(folder / "calibration-1.npz", **{name: counts + 1 for name, counts in stored.items()})
+
+
+def old_archive_of_wrong_counts(folder: Path) -> None:
+    """Versions before the archive's digest wrote none."""
+    change(folder, lambda content: content.pop("arrays_sha256"))
+    with np.load(folder / "calibration-1.npz") as stored:
+        np.savez(folder / "calibration-1.npz", **{name: counts[:-1] for name, counts in stored.items()})
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "cut archive": (cut_archive, "is not the archive that belongs to it"),
+    "other archive": (other_archive, "is not the archive that belongs to it"),
+    "old archive": (old_archive_of_wrong_counts, "has an impossible histogram"),
+    "no archive": (lambda folder: (folder / "calibration-1.npz").unlink(), "No such file"),
+    "archive elsewhere": (lambda f: change(f, lambda c: c.update(arrays="../x.npz")), "is no archive of histograms"),
+    "no tensors": (lambda folder: change(folder, lambda content: content.update(tensors={})), "lacks image, "),
+    "one missing": (lambda folder: change(folder, lambda content: content["tensors"].pop("image")), "lacks image$"),
+    "NaN": (lambda folder: change(folder, of_image(low=math.nan)), "NaN is no finite number"),
+    "infinity": (lambda folder: change(folder, of_image(high=math.inf)), "Infinity is no finite number"),
+    "reversed": (lambda folder: change(folder, of_image(low=2.0, high=-2.0)), "'image' has impossible numbers"),
+    "large": (lambda folder: change(folder, of_image(high=10**400)), "int too large"),
+    "text": (lambda folder: change(folder, of_image(low="-1")), "'image' has impossible numbers"),
+    "seen": (lambda folder: change(folder, of_image(seen=0)), "'image' has impossible numbers"),
+    "list": (lambda folder: (folder / "calibration.json").write_text("[]"), "it is no JSON object"),
+    "inputs": (lambda folder: change(folder, lambda content: content.update(inputs=7)), "must be a list"),
+    "cut JSON": (lambda folder: (folder / "calibration.json").write_text('{"schema": 1,'), "no calibration table"),
+    "deep": (lambda folder: (folder / "calibration.json").write_text(10**6 * "["), "no calibration table"),
+    "1e999": (lambda folder: (folder / "calibration.json").write_text('{"schema": 1e999}'), "1e999 is no finite"),
+    "not UTF-8": (lambda folder: (folder / "calibration.json").write_bytes(b"\xff"), "no calibration table"),
+}
+
+
+@pytest.fixture(scope="module")
+def stored(graph: onnx.ModelProto, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("stored")
+    calibrate(graph, Counted(pictures(1)), folder, progress=False)
+    return folder
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_table_that_is_not_whole_is_never_used(
+    graph: onnx.ModelProto, stored: Path, tmp_path: Path, damage: str
+) -> None:
+    folder = Path(shutil.copytree(stored, tmp_path / "table"))
+    spoil, reason = DAMAGES[damage]
+    spoil(folder)
+    warnings: list[str] = []
+    fresh = Table(digest(graph), Counted(pictures(1)).fingerprint)
+    # Nothing is run: what matters is that the stored table is not taken.
+    assert _stored(fresh, calibrated_tensors(graph), 1, folder, warnings.append) is None
+    assert len(warnings) == 1
+    assert re.search(reason, warnings[0].split("; remove it")[0].rstrip(")"))
+    assert warnings[0].startswith("warning: calibrating again: ")
+
+
+def test_a_whole_table_is_taken_and_one_of_another_model_is_not(graph: onnx.ModelProto, stored: Path) -> None:
+    fingerprint, warnings = Counted(pictures(1)).fingerprint, list[str]()
+    names = calibrated_tensors(graph)
+    assert _stored(Table(digest(graph), fingerprint), names, 1, stored, warnings.append) is not None
+    assert warnings == []
+    assert _stored(Table("0" * 64, fingerprint), names, 1, stored, warnings.append) is None
+    assert "is of another model or of other pictures" in warnings[0]
+
+
+def test_a_full_disk_shows_before_the_first_input(
+    graph: onnx.ModelProto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full(io.BytesIO):
+        def write(self, *content: object) -> int:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda dir: Full())
+    with pytest.raises(BuildError, match=r"table cannot be written \(No space left on device\).*make room"):
+        calibrate(graph, (pytest.fail("an input was made") for _ in range(1)), tmp_path / "table", progress=False)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_nan_names_the_tensor(graph: onnx.ModelProto) -> None:
     bias = "backbone_net.layer2.0.conv1.bias"
     wrong = altered(graph, {bias: lambda values: np.full_like(values, np.inf)})
@@ -245,7 +352,7 @@ def test_what_is_no_picture_in_a_folder(tmp_path: Path) -> None:
     inputs = calibration_inputs(tmp_path, *ask)
     assert len(inputs.fingerprint) == 64
     assert [entry.name for entry in inputs] == ["00.png:0"]
-    assert [reason.partition(": ")[0] for reason in inputs.skipped] == [
+    assert [re.split(": | cannot", reason)[0] for reason in inputs.skipped] == [
         str(tmp_path / "gone.jpg"),
         str(tmp_path / "line.png"),
     ]
