@@ -180,7 +180,7 @@ def start(log: Any, factory: Any) -> Any:
         BuildFailed: there is none, such as where the driver is too old for it.
     """
     try:
-        return create(factory, log, "the library")
+        return create("the library", log, factory, log)
     except EngineError as error:
         raise BuildFailed(str(error)) from None
 
@@ -192,6 +192,8 @@ def build(library: Any, model: bytes, target: str = "default") -> bytes:
         BuildFailed: with everything that the library said.
     """
     logger = collecting_logger(library)
+    if getattr(library, "__name__", "") == "tensorrt":
+        start(logger, library.Runtime)  # where this fails, the Builder of TensorRT 10.6 would end the process
     builder = start(logger, library.Builder)
     network = builder.create_network(network_flags(library))
     parser = library.OnnxParser(network, logger)

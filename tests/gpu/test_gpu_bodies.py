@@ -311,7 +311,8 @@ def test_no_bundle_is_built_for_an_engine_that_is_not_here(tmp_path: Path, monke
         with pytest.raises((CannotRun, EngineUnavailable), match=r"tensorrt|no CUDA provider"):
             test_gpu_bundles.published(target, kind, name, "fp16", (64, 64))
     monkeypatch.setattr(test_gpu_bundles, "find_gpu", lambda: Gpu("some Hopper", "9.0", "CUDA 13.0"))
-    monkeypatch.setattr("isnet_trt.engines.library.Library.load", lambda self: None)
+    library = type("Library", (), {"__version__": "1.7.1.116"})()
+    monkeypatch.setattr("isnet_trt.engines.library.Library.load", lambda self: library)
     with pytest.raises(CannotRun, match=r"8\.9.*; this GPU has 9\.0"):
         test_gpu_bundles.published(target, "tensorrt-rtx", name, "fp16", (64, 64))
 
