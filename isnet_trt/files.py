@@ -156,14 +156,17 @@ def replace_link(link: Path, target: str) -> None:
 
 
 def check_target(path: Path) -> None:
-    """Raise OSError unless ``path`` is free, a regular file or a link, which a new file may replace.
+    """Raise OSError unless ``path`` is free, a regular file, or a link to one or to nothing: a new file may replace it.
 
-    The super-user could replace ``/dev/null`` otherwise.
+    The super-user could replace ``/dev/null`` or the link ``/dev/stdout`` otherwise.
     """
     try:
         _refuse_special(path.lstat(), path)
-    except FileNotFoundError:
-        return
+        _refuse_special(path.stat(), path)
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) or error.errno == errno.ELOOP:
+            return
+        raise
     except ValueError as error:
         raise OSError(errno.EINVAL, f"the name cannot be used ({error})", path) from None
 

@@ -23,7 +23,7 @@ from isnet_trt.cuda.element_types import FLOATS
 from isnet_trt.cuda.kernel_specs import ALIGNMENT, MOST_CLASSES, WIDTH, WIDTHS, KernelSpec, bundle_kernels
 from isnet_trt.cuda.kernels import DESCRIPTION, SCHEMA
 from isnet_trt.errors import BuildError, SettingsError
-from isnet_trt.files import replacing
+from isnet_trt.files import write_file
 from isnet_trt.kernels.launch import triton_function
 
 _EPILOG = """examples:
@@ -145,12 +145,13 @@ def write(folder: Path, arch: int, kernels: dict[str, Compiled], classes: int) -
         folder.mkdir(parents=True, exist_ok=True)
         (folder / DESCRIPTION).unlink(missing_ok=True)  # it would describe files that are about to change
         for name, compiled in kernels.items():
-            (folder / f"{name}.ptx").write_bytes(compiled.ptx)
-            (folder / f"{name}.cubin").write_bytes(compiled.cubin)
-        with replacing(folder / DESCRIPTION) as temporary:
-            temporary.write_text(json.dumps({**data, "kernels": entries}, indent=1) + "\n", "utf-8")
+            write_file(folder / f"{name}.ptx", compiled.ptx)
+            write_file(folder / f"{name}.cubin", compiled.cubin)
+        write_file(folder / DESCRIPTION, (json.dumps({**data, "kernels": entries}, indent=1) + "\n").encode())
     except OSError as error:
         raise SettingsError(f"--out {folder}: {error.strerror}; without launch.json it is incomplete") from None
+    except SettingsError as error:
+        raise SettingsError(f"--out {folder}: {error}; without launch.json it is incomplete") from None
 
 
 Job = tuple[KernelSpec, int]

@@ -108,16 +108,21 @@ def test_a_failed_block_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("kind", ["FIFO", "socket", "folder"])
 def test_only_files_and_links_are_replaced(tmp_path: Path, kind: str) -> None:
-    """The super-user would replace a device by a file; a link to a device is replaced itself."""
+    """The super-user would replace a device by a file, or the link ``/dev/stdout``; other links are replaced."""
     path = special(tmp_path, kind)
     with pytest.raises(SettingsError, match=f"{kind} cannot be written: it is a {kind}"):
         write_file(path, NEW)
-    with pytest.raises(SettingsError, match="it is a device"):
-        write_file(Path(os.devnull), NEW)
-    link = special(tmp_path, "device")
-    write_file(link, NEW)
-    assert link.read_bytes() == NEW
-    assert not link.is_symlink()
+    for device in (Path(os.devnull), special(tmp_path, "device")):
+        with pytest.raises(SettingsError, match="it is a device"):
+            write_file(device, NEW)
+    for target in ("file", "nothing", "link"):
+        (tmp_path / "file").write_bytes(OLD)
+        (tmp_path / "link").unlink(missing_ok=True)
+        (tmp_path / "link").symlink_to(target)
+        write_file(tmp_path / "link", NEW)
+        assert (tmp_path / "link").read_bytes() == NEW
+        assert (tmp_path / "file").read_bytes() == OLD
+    assert not (tmp_path / "link").is_symlink()
 
 
 def test_a_planted_link_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

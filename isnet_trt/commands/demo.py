@@ -18,6 +18,7 @@ from pathlib import Path
 from isnet_trt import Segmentation, Segmenter, cli
 from isnet_trt.engines.select import choose
 from isnet_trt.errors import needs
+from isnet_trt.files import make_folder
 from isnet_trt.metrics import Confusion, Metrics
 from isnet_trt.pictures.files import write_png
 from isnet_trt.recipes import PRESETS, Recipe, recipe
@@ -42,7 +43,7 @@ class Result:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     args = _parser().parse_args(argv)
-    args.out.mkdir(parents=True, exist_ok=True)
+    make_folder(args.out, "--out")
     demo, scene = recipe("isnet_demo"), draw_scene(args.seed, *SIZE)
     _build(args.ckpt, args.out / "bundle", args.engine)
     start = time.perf_counter()

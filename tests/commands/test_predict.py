@@ -239,11 +239,13 @@ def test_what_is_in_the_place_of_a_result_stays(bundle, photos, tmp_path, capsys
     out = tmp_path / "out"
     out.mkdir()
     os.mkfifo(out / "a_labels.png")
-    (out / "b_labels.png").symlink_to("/dev/null")
+    (photos / "victim").write_bytes(b"old")
+    (out / "b_labels.png").symlink_to(photos / "victim")
     assert run(bundle, photos, "--out", out) == cli.FAILED
     assert "a_labels.png cannot be written: it is a FIFO" in capsys.readouterr().err
     assert (out / "a_labels.png").is_fifo()
     assert labels_of(out / "b_labels.png").shape == (40, 70)
+    assert (photos / "victim").read_bytes() == b"old"
 
 
 @pytest.mark.parametrize("out", ["/dev/null", "/dev/null/x", "x" * 300, "/proc/results"])

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isnet_trt import cli
+from isnet_trt.files import make_folder
 from isnet_trt.pictures.files import write_png
 from isnet_trt.recipes import DEMO_LABELS
 from isnet_trt.training.scenes import SCENE_SIZE, Scene, draw_scene
@@ -29,7 +30,7 @@ SHEET_WIDTH = 480
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     args = _parser().parse_args(argv)
-    args.out.mkdir(parents=True, exist_ok=True)
+    make_folder(args.out, "--out")
     cells = []
     for seed in range(args.seed, args.seed + args.count):
         scene = draw_scene(seed, *args.size)
