@@ -101,12 +101,19 @@ def _uses(kind: str) -> Iterator[tuple[Path, str, ast.Attribute, ast.Call | None
     """Every attribute in the files, with the function around it and the call of it."""
     for path in files(kind):
         tree = ast.parse(path.read_text("utf-8"))
-        calls = {id(node.func): node for node in ast.walk(tree) if isinstance(node, ast.Call)}
+        calls = {id(node.func): node for node in map(_called, ast.walk(tree)) if node is not None}
         functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
         names = {id(inner): function.name for function in functions for inner in ast.walk(function)}
         for node in ast.walk(tree):
             if isinstance(node, ast.Attribute):
                 yield path, names.get(id(node), ""), node, calls.get(id(node))
+
+
+def _called(node: ast.AST) -> ast.Call | None:
+    """A call; ``create(label, logger, factory, *arguments)`` is one of ``factory``."""
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "create":
+        return ast.Call(node.args[2], node.args[3:], [])
+    return node if isinstance(node, ast.Call) else None
 
 
 def used_names(kind: str) -> set[str]:
