@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import csv
+import contextlib
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from isnet_trt.files import replacing
+from isnet_trt.errors import TrainingError
 from isnet_trt.metrics import Metrics
+from isnet_trt.training.tables import Table
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -47,32 +48,61 @@ class RunLog:
         names: the classes.
         span: the iterations.
         active: False in all processes of a run but the first: nothing is shown or written.
+        rows: number of rows that each table must have up to ``span.start``, by its name.
+
+    Raises:
+        TrainingError: a table of the run that is resumed cannot be read or is not whole, or none can be written.
     """
 
-    def __init__(self, folder: Path, names: Sequence[str], span: Span, active: bool = True) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        names: Sequence[str],
+        span: Span,
+        active: bool = True,
+        rows: Mapping[str, int] | None = None,
+    ) -> None:
         self._active, self._batch, self._since = active, span.batch, time.perf_counter()
-        self._iterations, self._epochs, self._names = folder / "iterations.csv", folder / "epochs.csv", names
-        self._scored: set[int] = set()
+        self._iterations = Table(folder / "iterations.csv", _ITERATIONS)
+        self._epochs, self._names = Table(folder / "epochs.csv", (*_SCORES, *names)), names
         self._board: SummaryWriter | None = None
         self._recent: list[tuple[float, ...]] = []
         self._head = (span.start, 0, 0.0)
         if active:
             folder.mkdir(parents=True, exist_ok=True)
-            _begin(self._iterations, _ITERATIONS, span.start)
-            self._scored = _begin(self._epochs, (*_SCORES, *names), span.start)
+            self._begin(span.start, rows or {})
             self._board = _tensorboard(folder / "tensorboard", span.start)
         interval = _BAR_SECONDS if sys.stderr.isatty() else _LINE_SECONDS
         bar = {"unit": "it", "dynamic_ncols": True, "mininterval": interval, "disable": not active}
         self._bar = tqdm(total=span.total, initial=span.start, **bar)
+
+    def _begin(self, start: int, rows: Mapping[str, int]) -> None:
+        """Take over both tables up to iteration ``start``; neither is touched unless both can be used."""
+        kept = [(table, table.read(start, rows.get(table.path.stem, 0))) for table in (self._iterations, self._epochs)]
+        if not start and self._epochs.path.exists() and self._epochs.read(sys.maxsize):
+            raise TrainingError(
+                f"{self._epochs.path} holds the figures of a run whose checkpoints are gone: move it away, or name "
+                "another folder by --out"
+            )
+        for table, lines in kept:
+            table.begin(lines)
+
+    @property
+    def rows(self) -> dict[str, int]:
+        """The number of rows of each table, which a checkpoint notes: a resumed run needs them."""
+        return {table.path.stem: len(table.iterations) for table in (self._iterations, self._epochs)}
 
     def __enter__(self) -> RunLog:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._bar.close()
-        self.flush()
+        # An error on the way, such as a full disk, is the one to report.
+        with contextlib.suppress(*(() if error is None else (TrainingError,))):
+            self.flush()
         if self._board:
-            self._board.close()
+            with contextlib.suppress(OSError):
+                self._board.close()
 
     def iteration(self, number: int, epoch: int, lr: float, losses: Losses | None) -> None:
         """Record an iteration, counted from 1; ``losses`` is None for one that was left out."""
@@ -94,16 +124,15 @@ class RunLog:
             return
         number, epoch, lr = self._head
         means = self._means()
-        _append(self._iterations, [number, epoch, f"{lr:.6f}", *(f"{mean:.4f}" for mean in means)])
+        self._recent.clear()  # before the row, which is not to be written twice if that fails
+        self._iterations.append(number, [epoch, f"{lr:.6f}", *(f"{mean:.4f}" for mean in means)])
         self._add_scalars(number, {f"train/{n}": v for n, v in zip(_ITERATIONS[2:], (lr, *means), strict=True)})
-        self._recent.clear()
 
     def epoch(self, epoch: int, iteration: int, metrics: Metrics) -> None:
         """Record the held-out figures after an epoch."""
         if self._active:
             figures = [metrics.meaningful_miou, metrics.all_accuracy, *metrics.iou]
-            _append(self._epochs, [iteration, epoch, *(f"{figure:.4f}" for figure in figures)])
-            self._scored.add(iteration)
+            self._epochs.append(iteration, [epoch, *(f"{figure:.4f}" for figure in figures)])
             by_class = {f"val_iou/{name}": iou for name, iou in zip(self._names, metrics.iou, strict=True)}
             overall = {"val/miou": metrics.meaningful_miou, "val/all_accuracy": metrics.all_accuracy}
             self._add_scalars(iteration, {**overall, **by_class})
@@ -111,7 +140,7 @@ class RunLog:
 
     def scored(self, iteration: int) -> bool:
         """Whether the held-out figures after this iteration are recorded."""
-        return iteration in self._scored
+        return iteration in self._epochs.iterations
 
     def restart_clock(self) -> None:
         """Leave the time since the last iteration out of the rates."""
@@ -126,10 +155,15 @@ class RunLog:
         return [sum(column) / len(column) for column in zip(*self._recent, strict=True)]
 
     def _add_scalars(self, step: int, values: dict[str, float]) -> None:
-        if self._board:
+        if not self._board:
+            return
+        try:
             for name, value in values.items():
                 self._board.add_scalar(name, value, step)
             self._board.flush()
+        except OSError as error:
+            self.say(f"the TensorBoard record ends here ({error}); the CSV files hold the same")
+            self._board = None
 
 
 def _tensorboard(folder: Path, start: int) -> SummaryWriter | None:
@@ -138,25 +172,9 @@ def _tensorboard(folder: Path, start: int) -> SummaryWriter | None:
     except ImportError:
         print("no TensorBoard record: pip install tensorboard (the CSV files hold the same)")
         return None
-    # Hides what an earlier part of the run wrote after its last checkpoint.
-    return SummaryWriter(str(folder), purge_step=start + 1 if start else None)
-
-
-def _begin(path: Path, header: Sequence[str], start: int) -> set[int]:
-    """Write ``header`` and the file's rows up to iteration ``start``; return the iterations of these rows."""
-    kept: list[list[str]] = []
-    if start and path.exists():
-        with path.open(newline="") as file:
-            # A row that a killed run wrote in part has too few cells.
-            rows = [row for row in list(csv.reader(file))[1:] if len(row) == len(header)]
-        kept = [row for row in rows if int(row[0]) <= start]
-    # Atomically: a run that is killed while it resumes keeps its record.
-    with replacing(path) as temporary, temporary.open("w", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([list(header), *kept])
-    return {int(row[0]) for row in kept}
-
-
-def _append(path: Path, row: Sequence[object]) -> None:
-    # Opened for each row: a killed run loses none that was recorded.
-    with path.open("a", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerow(row)
+    try:
+        # Hides what an earlier part of the run wrote after its last checkpoint.
+        return SummaryWriter(str(folder), purge_step=start + 1 if start else None)
+    except OSError as error:
+        print(f"no TensorBoard record ({error}); the CSV files hold the same")
+        return None

@@ -109,6 +109,8 @@ class Trainer:
         self.files = RunFolder(options.out, options.keep)
         self.iteration = 0
         self._saved: int | None = None
+        self._log: RunLog | None = None
+        self._rows: dict[str, int] = {}
 
     @functools.cached_property
     def network(self) -> nn.Module:
@@ -149,7 +151,9 @@ class Trainer:
         self._check_labels()
         make_folder(self.options.out, "--out")
         span = Span(self.iteration, self.total, self.options.batch)
-        with StopRequest() as stop, RunLog(self.options.out, self.recipe.labels.names, span, self.group.first) as log:
+        names, first = self.recipe.labels.names, self.group.first
+        with StopRequest() as stop, RunLog(self.options.out, names, span, first, self._rows) as log:
+            self._log = log
             # Due here: the run was stopped between an epoch's checkpoint and its scoring.
             if self._score_is_due(log):
                 self._score(log, stop)
@@ -287,6 +291,7 @@ class Trainer:
                 cur_iter=self.iteration,
                 **({"grad_scaler": self.scaler.state_dict()} if self.scaler.is_enabled() else {}),
                 classes=Classes.of(self.recipe).entry(),
+                **({"rows": self._log.rows} if self._log else {}),
                 **self._identity(),
             )
         self._saved = self.iteration
