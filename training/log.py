@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -66,6 +67,7 @@ class RunLog:
         self._iterations = Table(folder / "iterations.csv", _ITERATIONS)
         self._epochs, self._names = Table(folder / "epochs.csv", (*_SCORES, *names)), names
         self._board: SummaryWriter | None = None
+        self._open = contextlib.ExitStack()
         self._recent: list[tuple[float, ...]] = []
         self._head = (span.start, 0, 0.0)
         if active:
@@ -93,16 +95,19 @@ class RunLog:
         return {table.path.stem: len(table.iterations) for table in (self._iterations, self._epochs)}
 
     def __enter__(self) -> RunLog:
+        self._open.enter_context(_quiet_writer())
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._bar.close()
+        with contextlib.suppress(OSError):  # of a log file on a full disk
+            self._bar.close()
         # An error on the way, such as a full disk, is the one to report.
         with contextlib.suppress(*(() if error is None else (TrainingError,))):
             self.flush()
         if self._board:
             with contextlib.suppress(OSError):
                 self._board.close()
+        self._open.close()
 
     def iteration(self, number: int, epoch: int, lr: float, losses: Losses | None) -> None:
         """Record an iteration, counted from 1; ``losses`` is None for one that was left out."""
@@ -164,6 +169,25 @@ class RunLog:
         except OSError as error:
             self.say(f"the TensorBoard record ends here ({error}); the CSV files hold the same")
             self._board = None
+
+
+@contextlib.contextmanager
+def _quiet_writer() -> Iterator[None]:
+    """Leave out the traceback that TensorBoard's writing thread would print when a file cannot be written.
+
+    The next call to the writer raises the same error.
+    """
+    default = threading.excepthook
+
+    def hook(args: threading.ExceptHookArgs) -> None:
+        if not (isinstance(args.exc_value, OSError) and type(args.thread).__module__.startswith("tensorboard.")):
+            default(args)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = default
 
 
 def _tensorboard(folder: Path, start: int) -> SummaryWriter | None:

@@ -9,6 +9,8 @@ The link names its target without a folder, so it is found from any working dire
 
 from __future__ import annotations
 
+import os
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,39 @@ class RunFolder:
     def latest(self) -> Path:
         """The link to the newest checkpoint."""
         return self.folder / LATEST
+
+    @property
+    def occupied(self) -> bool:
+        """Whether there is a link to the newest checkpoint, wherever it leads, or a checkpoint without it."""
+        return os.path.lexists(self.latest) or bool(self._checkpoints())
+
+    def _checkpoints(self) -> list[Path]:
+        """The checkpoints, the newest first."""
+        paths = [path for path in self.folder.glob("checkpoints-*.pth") if path.name != LATEST and path.is_file()]
+        return sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True)
+
+    def newest(self) -> Path:
+        """The file that `LATEST` leads to; without the link, before which a run may have been killed, the newest.
+
+        Raises:
+            CheckpointError: there is no checkpoint, or the link leads nowhere.
+        """
+        checkpoints = self._checkpoints()
+        if not self.occupied:
+            raise CheckpointError(f"{self.latest} does not exist: there is nothing to resume, start without --resume")
+        if not os.path.lexists(self.latest):
+            return checkpoints[0]
+        if not os.path.exists(self.latest):  # noqa: PTH110  # Path.exists raises for a link to itself
+            raise CheckpointError(f"{self.latest} is a link that leads nowhere: {self.advice(self.latest)}")
+        return self.latest
+
+    def advice(self, unusable: Path) -> str:
+        """What to do if a checkpoint cannot be used."""
+        real = os.path.realpath(unusable)
+        other = next((path for path in self._checkpoints() if os.path.realpath(path) != real), None)
+        if other is None:
+            return f"copy it back, or move {self.folder} away and start anew"
+        return f"go on from an earlier one (ln -sfn {other.name} {shlex.quote(str(self.latest))}), or copy it back"
 
     def save(self, model: Mapping[str, Tensor], epoch: int, epoch_ended: bool, **extra: Any) -> Path:
         """Write a checkpoint and make `LATEST` a link to it; each of the two replaces its predecessor at once.
@@ -82,18 +117,15 @@ class RunFolder:
         Raises:
             CheckpointError: there is none, it cannot be read, or it belongs to a run with other settings.
         """
-        path = self.latest
-        if not path.exists():
-            raise CheckpointError(f"{path} does not exist: there is nothing to resume, start without --resume")
+        path = self.newest()
         try:
             state = read_state(path.resolve())
         except CheckpointError as error:
             raise CheckpointError(
-                f"{path.resolve()} cannot be read as the state of a run ({error}); "
-                f"point {path} at an earlier checkpoint"
+                f"{path.resolve()} cannot be read as the state of a run ({error}); {self.advice(path)}"
             ) from None
         for key, value in required.items():
-            if state.get(key) != value:
+            if type(state.get(key)) is not type(value) or state[key] != value:
                 raise CheckpointError(f"{path} was trained with {key} {state.get(key)!r:.100}, not {value!r}")
         return state
 

@@ -74,11 +74,11 @@ def _data(args: argparse.Namespace, chosen: Recipe) -> Data:
 
 def _begin(trainer: Trainer, args: argparse.Namespace) -> list[str]:
     """Resume an earlier run, or load starting weights; return messages about the latter."""
-    exists = trainer.files.latest.exists()
-    if args.resume == "must" or (args.resume == "auto" and exists):
+    occupied = trainer.files.occupied
+    if args.resume == "must" or (args.resume == "auto" and occupied):
         trainer.resume()
         return []
-    if exists:
+    if occupied:
         raise SettingsError(
             f"{trainer.files.folder} holds a run already: go on with it by --resume, or name another folder by --out"
         )

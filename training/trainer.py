@@ -29,7 +29,7 @@ from isnet_trt.training.interrupt import StopRequest
 from isnet_trt.training.log import Losses, RunLog, Span
 from isnet_trt.training.losses import losses
 from isnet_trt.training.model import ISNet, Outputs
-from isnet_trt.training.resume import check_state
+from isnet_trt.training.resume import OwnState, check_state
 from isnet_trt.training.run_folder import LATEST, RunFolder
 from isnet_trt.training.validate import Validator
 
@@ -309,11 +309,13 @@ class Trainer:
                 training set.
         """
         state = self.files.read(**self._identity())
-        check_state(state, self.recipe, self.model, self.optimiser, self.files.latest)
+        own = OwnState(self.recipe, self.model, self.optimiser, self.scaler, len(self.sampler))
+        check_state(state, own, self.files.latest, self.files.advice(self.files.latest))
         try:
             self.model.load_state_dict(state["model"])
             self.optimiser.load_state_dict(state["optimizer"])
             self.iteration = self._saved = state["cur_iter"]
+            self._rows = state.get("rows", {})
             if self.scaler.is_enabled() and "grad_scaler" in state:
                 self.scaler.load_state_dict(state["grad_scaler"])
         except (KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
