@@ -49,6 +49,7 @@ EXTRAS = {
     "gpu": ["tensorrt>=10.13", "cuda-bindings>=13"],
     "pycuda": ["pycuda>=2025.1", "cuda-bindings>=13"],
     "rtx": [f"tensorrt-rtx-cu13>=1.7; {RTX_PLATFORM}", "cuda-bindings>=13"],
+    "completion": ["shtab>=1.7"],
     "dev": [
         "pytest>=8",
         "pytest-forked>=1.7.5",
@@ -83,6 +84,7 @@ setup(
         "isnet_trt.training": ["assets/*"],
         "isnet_trt.export": ["pictures/*"],
     },
+    entry_points={"console_scripts": ["isnet-trt = isnet_trt.__main__:main"]},
     install_requires=RUNTIME,
     extras_require=EXTRAS,
 )

@@ -7,10 +7,11 @@ as many more as its padding has (19 of 32), `region_pool`'s are those of whole t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from isnet_trt import cli
 from isnet_trt.cuda.element_types import FLOAT
 from isnet_trt.cuda.kernel_specs import WIDTH
 from isnet_trt.merging import geometry
@@ -155,5 +156,12 @@ def table() -> str:
     return "\n".join(lines)
 
 
-if __name__ == "__main__":
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit status."""
+    cli.parser("benchmarks.kernel_cost", __doc__ or "").parse_args(argv)
     print(table())
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(cli.run(main))

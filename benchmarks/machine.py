@@ -65,8 +65,8 @@ def describe() -> dict[str, object]:
 def command() -> str:
     """The command line that is running, with its own module instead of a path."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
-    module = spec.name.removesuffix(".__main__") if spec else Path(sys.argv[0]).name
-    return shlex.join(["python", "-m", module, *sys.argv[1:]])
+    start = ["python", "-m", spec.name.removesuffix(".__main__")] if spec else [Path(sys.argv[0]).name]
+    return shlex.join([*start, *sys.argv[1:]])
 
 
 def _processor() -> str:

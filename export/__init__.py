@@ -1,5 +1,17 @@
-"""From a checkpoint to a bundle: ONNX graph, engine, parity gate."""
+"""From a checkpoint to a bundle: ONNX graph, engine, parity gate. Importing the package does not import torch."""
 
-from isnet_trt.export.build import EngineOptions, EvidenceOptions, PrecisionOptions, build
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from isnet_trt.export.build_bundle import EngineOptions, EvidenceOptions, PrecisionOptions, build
 
 __all__ = ["EngineOptions", "EvidenceOptions", "PrecisionOptions", "build"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'isnet_trt.export' has no attribute {name!r}")
+    return getattr(importlib.import_module("isnet_trt.export.build_bundle"), name)

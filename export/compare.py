@@ -4,30 +4,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
-import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
-from tqdm import tqdm
+from typing import TYPE_CHECKING
 
 from isnet_trt import cli
-from isnet_trt.bundle import Bundle
-from isnet_trt.errors import SettingsError
-from isnet_trt.export.comparison_backends import ComparisonBackend, Shape, open_backend
-from isnet_trt.export.graph import OUTPUT, block_outputs, recipe_name
-from isnet_trt.export.network_inputs import NetworkInput, load_inputs
-from isnet_trt.export.reduce import TIMEOUT, reduce_graph
-from isnet_trt.recipes import RECIPES, recipe
-from isnet_trt.settings import Preprocess, Size
+from isnet_trt.engines.trial import TIMEOUT
+from isnet_trt.errors import SettingsError, needs
 
-GROUP = 24
-"""Tensors compared in one run: those of a ResNet-50 at 512 x 512 then take less than a gigabyte."""
+if TYPE_CHECKING:  # these modules import torch and onnx, which --help does without
+    from isnet_trt.export.comparison import Comparison
+    from isnet_trt.export.comparison_backends import ComparisonBackend
 
 BOUND = 0.05
 
@@ -50,168 +38,6 @@ exit status: 0 all within the bound, 1 a tensor is not (or, with --reduce, the l
 comparison could not be made"""
 
 
-@dataclass
-class TensorErrors:
-    """OTHER's errors in one tensor over all pictures, relative to the standard deviation of ONE's values.
-
-    ``strange`` counts values that are infinite or NaN on one side only.
-    """
-
-    tensor: str
-    operator: str
-    shape: tuple[int, ...]
-    count: int = 0
-    largest: float = 0.0
-    squares: float = 0.0
-    total: float = 0.0
-    total_squares: float = 0.0
-    strange: int = 0
-
-    def add(self, one: NDArray[Any], other: NDArray[Any]) -> None:
-        """Add one picture's values, two float arrays of one shape; the sums are float64.
-
-        Raises:
-            SettingsError: the shapes differ.
-        """
-        if one.shape != other.shape:
-            raise SettingsError(f"tensor {self.tensor} is {one.shape} on one side and {other.shape} on the other")
-        # float32 sums over millions of values would lose the small differences that are looked for.
-        first, second = one.astype(np.float64), other.astype(np.float64)
-        finite = np.isfinite(first) & np.isfinite(second)
-        # Equal infinities are no error: log_counts is -inf on both sides for a class without positions.
-        same = (first == second) | finite | (np.isnan(first) & np.isnan(second))
-        self.strange += int(same.size - same.sum())
-        first = first[finite]
-        difference = second[finite] - first
-        self.count += first.size
-        self.largest = max(self.largest, float(np.abs(difference).max(initial=0.0)))
-        self.squares += float((difference**2).sum())
-        self.total += float(first.sum())
-        self.total_squares += float((first**2).sum())
-
-    @property
-    def deviation(self) -> float:
-        """Standard deviation of ONE's values."""
-        # For a constant tensor the difference of the two means may be slightly below 0, by rounding.
-        mean = self.total / max(self.count, 1)
-        return math.sqrt(max(self.total_squares / max(self.count, 1) - mean * mean, 0.0))
-
-    @property
-    def rms(self) -> float:
-        """Relative root-mean-square error; infinite if `strange` is not 0."""
-        return self._relative(math.sqrt(self.squares / max(self.count, 1)))
-
-    @property
-    def max(self) -> float:
-        """Largest relative error; infinite if `strange` is not 0."""
-        return self._relative(self.largest)
-
-    def _relative(self, error: float) -> float:
-        if self.strange:
-            return math.inf
-        # A constant tensor has deviation 0: a difference in it shows as huge instead of dividing by zero.
-        return 0.0 if error == 0 else error / max(self.deviation, 1e-12)
-
-    def to_json(self) -> dict[str, Any]:
-        """Every figure; infinite ones, which JSON lacks, as None."""
-        relative = {"rms": self.rms, "max": self.max}
-        return asdict(self) | {name: value if math.isfinite(value) else None for name, value in relative.items()}
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Errors in the order of computation, and the share of equal labels (None: logits not compared)."""
-
-    rows: tuple[TensorErrors, ...]
-    agreement: float | None
-    pictures: int
-
-    def first_beyond(self, bound: float) -> TensorErrors | None:
-        """The first tensor whose relative rms error is beyond ``bound``."""
-        # `not <=` instead of `>`: NaN is beyond every bound.
-        return next((row for row in self.rows if not row.rms <= bound), None)
-
-
-def compare(
-    one: ComparisonBackend,
-    other: ComparisonBackend,
-    inputs: Sequence[NetworkInput],
-    names: Sequence[str],
-    progress: bool = False,
-) -> Comparison:
-    """Run both on the inputs and compare the tensors ``names``, `GROUP` at a time.
-
-    Raises:
-        SettingsError: there are no tensors or inputs, or a tensor has another shape on the other side.
-        EngineUnavailable, EngineError, BuildError: a backend cannot run here.
-    """
-    if not names or not inputs:
-        raise SettingsError(f"{one.label} and {other.label} have no tensor of one name that was asked for")
-    operators = {name: node.op_type for node in one.proto.graph.node for name in node.output} if one.proto else {}
-    rows = {name: TensorErrors(name, operators.get(name, ""), ()) for name in names}
-    equal = total = 0
-    groups = [names[start : start + GROUP] for start in range(0, len(names), GROUP)]
-    for group in tqdm(groups, "groups of tensors", leave=False, disable=None if progress else True):
-        for shape, batch in _by_shape(inputs):
-            with one.open(group, shape) as run_one, other.open(group, shape) as run_other:
-                for item in batch:
-                    first, second = run_one(item.pixels), run_other(item.pixels)
-                    for name in group:
-                        rows[name].shape = first[name].shape
-                        rows[name].add(first[name], second[name])
-                    if OUTPUT in group:
-                        same = first[OUTPUT].argmax(1) == second[OUTPUT].argmax(1)
-                        equal, total = equal + int(same.sum()), total + same.size
-    return Comparison(tuple(rows.values()), equal / total if total else None, len(inputs))
-
-
-def _by_shape(inputs: Iterable[NetworkInput]) -> Iterable[tuple[Shape, list[NetworkInput]]]:
-    """Inputs of one size together: an engine is built for one size."""
-    groups: dict[Any, list[NetworkInput]] = {}
-    for item in inputs:
-        groups.setdefault(item.pixels.shape, []).append(item)
-    return groups.items()
-
-
-def select_tensors(one: ComparisonBackend, other: ComparisonBackend, every: bool, pattern: str | None) -> list[str]:
-    """The tensors to compare, of those that both have.
-
-    By default the outputs of the blocks and the logits; with ``every`` all; with ``pattern``, a regular expression,
-    those whose name contains it.
-
-    Raises:
-        SettingsError: ``pattern`` is no regular expression.
-    """
-    available = set(other.tensors)
-    common = [name for name in one.tensors if name in available]
-    if pattern:
-        try:
-            return [name for name in common if re.search(pattern, name)]
-        except re.error as error:
-            raise SettingsError(f"--layers {pattern!r} is no regular expression: {error}") from None
-    if every or one.proto is None:
-        return common
-    selected = {*block_outputs(one.proto).values(), OUTPUT}
-    return [name for name in common if name in selected]
-
-
-def _preprocess(bundles: Sequence[Bundle | None], backends: Sequence[ComparisonBackend]) -> Preprocess:
-    """The preprocessing of the first bundle, else of the recipe that a graph was exported from, else of the demo."""
-    for bundle in bundles:
-        if bundle is not None:
-            return bundle.manifest.preprocess
-    names = [recipe_name(backend.proto) for backend in backends if backend.proto]
-    return recipe(next((name for name in names if name in RECIPES), "isnet_demo")).preprocess
-
-
-def _static_size(backend: ComparisonBackend) -> Size | None:
-    """The (height, width) of a graph that takes one input size only."""
-    if backend.proto is None:
-        return None
-    sizes = [dimension.dim_value for dimension in backend.proto.graph.input[0].type.tensor_type.shape.dim]
-    return (sizes[2], sizes[3]) if len(sizes) == 4 and min(sizes[2:]) > 0 else None
-
-
 def page(comparison: Comparison, blocks: dict[str, str], bound: float, worst: int) -> Iterator[str]:
     """The lines that the command prints; ``blocks`` are block names by output tensor."""
     rows = list(comparison.rows)
@@ -231,7 +57,8 @@ def page(comparison: Comparison, blocks: dict[str, str], bound: float, worst: in
     yield f"first beyond {bound:g}: {first.tensor}, made by {first.operator}" if first else f"all within {bound:g}"
 
 
-def _parser() -> argparse.ArgumentParser:
+def argument_parser() -> argparse.ArgumentParser:
+    """The parser of the command line."""
     parser = cli.parser("isnet_trt.export.compare", "Compare two graphs or engines, tensor by tensor.", _EPILOG)
     parser.add_argument("one", metavar="ONE", help="a bundle, bundle:engine, or a .onnx file")
     parser.add_argument("other", metavar="OTHER", help="the same, or tensorrt or tensorrt-rtx: ONE's graph there")
@@ -255,13 +82,19 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    arguments = _parser().parse_args(argv)
+    arguments = argument_parser().parse_args(argv)
+    with needs("comparing", "build"):
+        from isnet_trt.export.comparison import compare, preprocess_of, select_tensors, static_size
+        from isnet_trt.export.comparison_backends import open_backend
+        from isnet_trt.export.graph import block_outputs
+        from isnet_trt.export.network_inputs import load_inputs
+        from isnet_trt.export.reduce import reduce_graph
     if arguments.reduce:
         output = arguments.reduce, lambda text: print(text, flush=True)
         return reduce_graph(arguments.one, arguments.other, *output, timeout=arguments.timeout)
     (one, first), (other, second) = open_backend(arguments.one), open_backend(arguments.other, arguments.one)
     images = Path(arguments.images) if arguments.images else None
-    inputs = load_inputs(_preprocess((first, second), (one, other)), images, _static_size(one) or _static_size(other))
+    inputs = load_inputs(preprocess_of((first, second), (one, other)), images, static_size(one) or static_size(other))
     names = select_tensors(one, other, arguments.all, arguments.layers)
     comparison = compare(one, other, inputs, names, progress=True)
     blocks = {tensor: block for block, tensor in block_outputs(one.proto).items()} if one.proto else {}

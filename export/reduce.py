@@ -23,7 +23,7 @@ import onnx.parser
 import isnet_trt
 from isnet_trt import cli
 from isnet_trt.engines.table import compiling_kinds, library
-from isnet_trt.engines.trial import REFUSED
+from isnet_trt.engines.trial import REFUSED, TIMEOUT
 from isnet_trt.errors import BuildError, EngineError, EngineUnavailable, SettingsError, install_hint
 from isnet_trt.export.comparison_backends import load_graph
 from isnet_trt.export.engines.tensorrt_family import fix_input
@@ -32,8 +32,6 @@ from isnet_trt.export.graph import INPUT, with_attention
 
 _SHAPE = (1, 3, 65, 97)
 """Small and odd: a refusal does not depend on the size."""
-TIMEOUT = 3600
-"""Seconds that one trial may take."""
 _CONTROL = """<ir_version: 8, opset_import: ["" : 17]>
 control (float[1, 3, 8, 8] image) => (float[1, 3, 8, 8] logits) { logits = Relu (image) }"""
 _TRIAL = [sys.executable, "-m", "isnet_trt.engines.trial"]

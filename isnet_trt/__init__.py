@@ -12,6 +12,7 @@ that needs it is opened.
 from __future__ import annotations
 
 import importlib
+import logging
 from typing import TYPE_CHECKING, Any
 
 from isnet_trt._version import __version__
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from isnet_trt.runtime.segmentation import Segmentation
     from isnet_trt.runtime.segmenter import Segmenter
     from isnet_trt.settings import Inference
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 __all__ = [
     "BuildError",

@@ -1,4 +1,4 @@
-"""Common parts of the command lines: exit statuses, error output, layout of the help.
+"""Common parts of the command lines: exit statuses, error output, layout of the help, logging options.
 
 `run` is the one place where an exception ends a command: whatever was raised becomes one line on stderr and a status.
 """
@@ -6,15 +6,19 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import difflib
 import io
+import logging
 import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from isnet_trt.errors import IsnetError, install_hint
+from isnet_trt.telemetry import logs
 
 FAILED = 1
 """Exit status when the command ran but some input failed."""
@@ -26,20 +30,82 @@ INTERRUPTED = 130
 TRACEBACK = "ISNET_TRT_TRACEBACK"
 """Environment variable: with any value but 0 an error's traceback is printed before its line."""
 _EXTRAS = ("build", "train", "bench")
+_log = logging.getLogger(__name__)
+_names: dict[str, str] = {}
+"""Module -> how the user starts it, where that is not ``python -m module``."""
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
     """Keeps line breaks in descriptions and examples, and wraps at 110 columns."""
 
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=28, width=110)
+    def __init__(self, prog: str, **options: Any) -> None:
+        super().__init__(prog, **{"max_help_position": 28, "width": 110, **options})
 
 
-def parser(module: str, description: str, epilog: str = "") -> argparse.ArgumentParser:
-    """An argument parser for ``python -m module``."""
-    return argparse.ArgumentParser(
-        prog=f"python -m {module}", description=description, epilog=epilog, formatter_class=HelpFormatter
+class Parser(argparse.ArgumentParser):
+    """A parser with the logging options of every command; it names the choice that is nearest to a wrong one."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **{"formatter_class": HelpFormatter, **options})
+        add = self.add_argument_group("logging").add_argument
+        # Without a default: a sub-command's parser must not reset what was given before the sub-command.
+        more = "show what is done on stderr (-vv: everything)"
+        add("-v", "--verbose", action="count", default=argparse.SUPPRESS, help=more)
+        lines = f"append log records to FILE as JSON lines ({logs.STDERR}: to stderr)"
+        add("--log-json", metavar="FILE", default=argparse.SUPPRESS, help=lines)
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse, and set the logging up; the options of logging are no part of the result."""
+        result = super().parse_args(args, namespace)
+        verbosity, path = (vars(result).pop(name, None) for name in ("verbose", "log_json"))
+        if verbosity:
+            logs.show(verbosity)
+        if path is not None:
+            logs.write_json(path, verbosity or 0)
+        return result
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError as error:
+            near = difflib.get_close_matches(str(value), map(str, action.choices or ()), 1)
+            if near and "did you mean" not in str(error.message) and "maybe you meant" not in str(error.message):
+                error.message = f"{error.message}; did you mean {near[0]!r}?"
+            raise
+
+
+def parser(module: str, description: str, epilog: str = "") -> Parser:
+    """An argument parser for a command: ``python -m module``, or the name that the dispatcher gave it.
+
+    The module names after ``python -m`` in the texts are replaced where the dispatcher gave names.
+    """
+    return Parser(
+        prog=command_line(module),
+        description=renamed(description),
+        epilog=renamed(epilog),
     )
+
+
+def command_line(module: str) -> str:
+    """How a command is started: ``python -m module``, or the name that the dispatcher gave it."""
+    return _names.get(module, f"python -m {module}")
+
+
+def renamed(text: str) -> str:
+    """``text`` with each ``python -m module`` as the user starts it."""
+    return re.sub(r"python -m ([\w.]+\w)", lambda match: command_line(match[1]), text)
+
+
+@contextlib.contextmanager
+def naming(names: Mapping[str, str]) -> Iterator[None]:
+    """While this is open, commands are named after ``names`` (module -> name) in usage, help and messages."""
+    before = dict(_names)
+    _names.update(names)
+    try:
+        yield
+    finally:
+        _names.clear()
+        _names.update(before)
 
 
 def positive(text: str) -> int:
@@ -67,6 +133,11 @@ def run(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None 
     """
     if isinstance(sys.stdout, io.TextIOWrapper):  # file names may be no Unicode, a terminal may lack "×"
         sys.stdout.reconfigure(errors="backslashreplace")
+    with logs.command_line():
+        return _run(main, argv)
+
+
+def _run(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None) -> int:
     try:
         status = main(argv)
     except SystemExit:  # of argparse, after the help or a wrong argument
@@ -101,7 +172,7 @@ def _report(error: Exception) -> int:
     if os.environ.get(TRACEBACK, "0") not in ("", "0"):
         traceback.print_exception(error)
     message, status = _explain(error)
-    print(f"error: {_visible(message)}", file=sys.stderr)
+    _log.error("%s", _visible(message), exc_info=error)
     return status
 
 

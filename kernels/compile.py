@@ -197,7 +197,8 @@ def _architecture(text: str) -> int:
     return int(number)
 
 
-def _parser() -> argparse.ArgumentParser:
+def argument_parser() -> argparse.ArgumentParser:
+    """The parser of the command line."""
     parser = cli.parser("isnet_trt.kernels.compile", "Compile the kernels ahead of time, for any GPU.", _EPILOG)
     parser.add_argument(
         "--arch", type=_architecture, nargs="+", default=list(KERNEL_TARGETS), help="such as sm_89 (default: all)"
@@ -262,7 +263,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # whatever a later Triton's default is
     # Line tables hold the paths of this machine, which are nobody's business in a bundle, and most of a cubin's bytes.
     os.environ.setdefault("TRITON_DISABLE_LINE_INFO", "1")
-    return _run(_parser().parse_args(argv))
+    return _run(argument_parser().parse_args(argv))
 
 
 if __name__ == "__main__":

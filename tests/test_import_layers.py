@@ -47,7 +47,7 @@ def test_the_tree_as_it_is(tree: Path) -> None:
         ("isnet_trt/recipes/published.py", "isnet_trt.pictures.files", "read_image"),
         ("isnet_trt/cuda/plan.py", "isnet_trt.engines.select", "choose"),
         ("training/trainer.py", "isnet_trt.export.graph", "export_graph"),
-        ("export/build.py", "isnet_trt.commands.build", "main"),
+        ("export/build_bundle.py", "isnet_trt.commands.build", "main"),
     ],
 )
 def test_an_upward_import_fails(tree: Path, file: str, module: str, name: str) -> None:

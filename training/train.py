@@ -18,19 +18,18 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from isnet_trt import cli
 from isnet_trt.datasets.layouts import open_dataset
-from isnet_trt.errors import SettingsError
+from isnet_trt.errors import SettingsError, needs
 from isnet_trt.recipes import Recipe, recipe
-from isnet_trt.training.data.scenes import SceneSet, held_out_scenes, training_scenes
 from isnet_trt.training.group import process_group
-from isnet_trt.training.pretrained import load_backbone, load_matching
+from isnet_trt.training.options import Options, SceneSet
 from isnet_trt.training.scenes import HELD_OUT_COUNT
-from isnet_trt.training.trainer import Data, Options, Trainer
+
+if TYPE_CHECKING:  # their modules import torch, which --help does without
+    from isnet_trt.training.trainer import Data, Trainer
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,7 +40,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         arguments.remove("--qat")
         return qat.main(arguments)
-    args = _parser().parse_args(arguments)
+    args = argument_parser().parse_args(arguments)
+    with needs("training", "train"):
+        import torch
+
+        from isnet_trt.training.trainer import Trainer
     chosen = recipe(args.recipe)
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -65,6 +68,9 @@ def _options(args: argparse.Namespace, chosen: Recipe) -> Options:
 
 
 def _data(args: argparse.Namespace, chosen: Recipe) -> Data:
+    from isnet_trt.training.data.scenes import held_out_scenes, training_scenes
+    from isnet_trt.training.trainer import Data
+
     if chosen.dataset == "scenes":
         scenes = SceneSet(count=args.scenes, repeats=args.repeats or SceneSet().repeats)
         return Data(training_scenes(scenes), held_out_scenes(args.held_out, scenes.size), scenes.repeats)
@@ -74,6 +80,8 @@ def _data(args: argparse.Namespace, chosen: Recipe) -> Data:
 
 def _begin(trainer: Trainer, args: argparse.Namespace) -> list[str]:
     """Resume an earlier run, or load starting weights; return messages about the latter."""
+    from isnet_trt.training.pretrained import load_backbone, load_matching
+
     occupied = trainer.files.occupied
     if args.resume == "must" or (args.resume == "auto" and occupied):
         trainer.resume()
@@ -96,7 +104,8 @@ def _announcement(trainer: Trainer) -> str:
     )
 
 
-def _parser() -> argparse.ArgumentParser:
+def argument_parser() -> argparse.ArgumentParser:
+    """The parser of the command line."""
     parser = cli.parser("isnet_trt.training.train", __doc__ or "")
     defaults, scenes = Options(Path(), 1, 1), SceneSet()
     add = parser.add_argument_group("the run").add_argument

@@ -8,7 +8,6 @@ import math
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -29,46 +28,12 @@ from isnet_trt.training.interrupt import StopRequest
 from isnet_trt.training.log import Losses, RunLog, Span
 from isnet_trt.training.losses import losses
 from isnet_trt.training.model import ISNet, Outputs
+from isnet_trt.training.options import Options
 from isnet_trt.training.resume import OwnState, check_state
 from isnet_trt.training.run_folder import LATEST, RunFolder
 from isnet_trt.training.validate import Validator
 
 _AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-@dataclass(frozen=True)
-class Options:
-    """Options of a run, besides its recipe and its data.
-
-    Attributes:
-        out: folder of checkpoints and logs.
-        epochs: passes over the training set.
-        batch: crops in a batch, of all processes together.
-        seed: decides initial weights, order, crops and dropout.
-        workers: processes that read and crop, for each training process.
-        amp: None (float32), "bf16" or "fp16" (with loss scaling).
-        compile: run the network through torch.compile.
-        save_every: iterations between two checkpoints within an epoch; 0: save after each epoch only.
-        keep: number of epochs whose checkpoints are kept; None: all.
-        val_every: epochs between two scorings of the held-out pictures; the last epoch is always scored.
-        val_limit: number of held-out pictures that are scored; None: all.
-        stop_after: iteration after which the run ends early.
-        timeout: seconds that the workers may take for a batch.
-    """
-
-    out: Path
-    epochs: int
-    batch: int
-    seed: int = 0
-    workers: int = 2
-    amp: str | None = None
-    compile: bool = False
-    save_every: int = 500
-    keep: int | None = None
-    val_every: int = 1
-    val_limit: int | None = None
-    stop_after: int | None = None
-    timeout: float = 600
 
 
 @dataclass(frozen=True)

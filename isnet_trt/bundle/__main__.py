@@ -26,8 +26,8 @@ Facts = Iterator[tuple[str, str]]
 """Title and text of each line."""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
+def argument_parser() -> argparse.ArgumentParser:
+    """The parser of the command line."""
     parser = cli.parser("isnet_trt.bundle", "Look at a bundle, or check that it is whole and can run here.", _EPILOG)
     commands = parser.add_subparsers(dest="command", required=True, metavar="show|verify")
     show = commands.add_parser("show", help="print what the bundle is")
@@ -35,7 +35,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     verify = commands.add_parser("verify", help="check every file and the engine")
     for command in (show, verify):
         command.add_argument("bundle", metavar="DIR", help="the bundle's folder")
-    arguments = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    arguments = argument_parser().parse_args(argv)
     return _show(arguments) if arguments.command == "show" else _verify(arguments)
 
 

@@ -44,7 +44,8 @@ def _precision_table() -> str:
     return "\n".join("".join(f"{cell:{16 if n == 0 else 47}}" for n, cell in enumerate(row)).rstrip() for row in rows)
 
 
-def _parser() -> argparse.ArgumentParser:
+def argument_parser() -> argparse.ArgumentParser:
+    """The parser of the command line."""
     parser = cli.parser(
         "isnet_trt.build", "Build a bundle from an ISNet checkpoint.", f"{_EPILOG}\n{_precision_table()}"
     )
@@ -113,7 +114,7 @@ def _filled(options: type[Options], arguments: argparse.Namespace) -> Options:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    arguments = _parser().parse_args(argv)
+    arguments = argument_parser().parse_args(argv)
     with needs("building", "build"):
         from isnet_trt.export import EngineOptions, EvidenceOptions, PrecisionOptions, build
     bundle = build(
@@ -129,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     size = sum(info.bytes for info in bundle.manifest.files.values())
     print(f"bundle      {bundle.folder} ({size / 1e6:.0f} MB)")
-    print(f"next:       python -m isnet_trt.predict {shlex.quote(str(bundle.folder))} IMAGE --out DIR")
+    print(f"next:       {cli.command_line('isnet_trt.predict')} {shlex.quote(str(bundle.folder))} IMAGE --out DIR")
     return 0
 
 

@@ -42,7 +42,7 @@ class Result:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
-    args = _parser().parse_args(argv)
+    args = argument_parser().parse_args(argv)
     make_folder(args.out, "--out")
     demo, scene = recipe("isnet_demo"), draw_scene(args.seed, *SIZE)
     _build(args.ckpt, args.out / "bundle", args.engine)
@@ -100,7 +100,8 @@ def write(folder: Path, scene: Scene, segmentation: Segmentation) -> None:
         write_png(folder / name, image)
 
 
-def _parser() -> argparse.ArgumentParser:
+def argument_parser() -> argparse.ArgumentParser:
+    """The parser of the command line."""
     p = cli.parser("isnet_trt.demo", __doc__ or "")
     add = p.add_argument
     out = "folder for the pictures and the bundle (default: demo)"

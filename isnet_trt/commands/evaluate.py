@@ -55,7 +55,8 @@ The model's classes must be those of the dataset, by number and name. Every pict
 of processes. Exit status: 0 all pictures scored, 1 some were skipped (--skip-unreadable), 2 not done."""
 
 
-def _parser() -> argparse.ArgumentParser:
+def argument_parser() -> argparse.ArgumentParser:
+    """The parser of the command line."""
     parser = cli.parser("isnet_trt.evaluate", _DESCRIPTION, _EPILOG)
     parser.add_argument("model", metavar="MODEL", help="a bundle's folder, or a checkpoint (.pth)")
     parser.add_argument("--against", metavar="OTHER", help="a second model, on the same pictures side by side")
@@ -84,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
-    arguments = _parser().parse_args(argv)
+    arguments = argument_parser().parse_args(argv)
     if arguments.split == TEST and not arguments.export:
         raise SettingsError("--split test: its labels are not public, so there is nothing to score; add --export DIR")
     with _shared() as group, ExitStack() as opened:

@@ -38,7 +38,8 @@ refused; the environment variable ISNET_TRT_MAX_PIXELS sets another limit. Exit 
 could not be segmented (the others are), 2 none could be, or the arguments are wrong."""
 
 
-def _parser() -> argparse.ArgumentParser:
+def argument_parser() -> argparse.ArgumentParser:
+    """The parser of the command line."""
     parser = cli.parser("isnet_trt.predict", _DESCRIPTION, _EPILOG)
     add = parser.add_argument
     add("bundle", metavar="BUNDLE", help="folder made by python -m isnet_trt.build")
@@ -67,7 +68,7 @@ def add_inference(parser: argparse.ArgumentParser) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    arguments = _parser().parse_args(argv)
+    arguments = argument_parser().parse_args(argv)
     failures: list[str] = []
     pictures = find_images(arguments.images, failures)
     if not pictures:

@@ -12,121 +12,25 @@ after the last epoch; Ctrl-C leaves no file.
 from __future__ import annotations
 
 import argparse
-import itertools
 import math
 import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import torch
-from torch import Tensor, nn
-from tqdm import tqdm
 
 from isnet_trt import cli
 from isnet_trt.datasets.coverage import refuse_unlabelled, survey
 from isnet_trt.datasets.layouts import open_dataset
 from isnet_trt.datasets.picture_set import Source
-from isnet_trt.errors import SettingsError, TrainingError, needs
-from isnet_trt.recipes import Optimiser, Recipe, is_described
-from isnet_trt.training.checkpoint import load_checkpoint, load_model, save_checkpoint
+from isnet_trt.errors import SettingsError, needs
+from isnet_trt.recipes import Recipe, is_described
 from isnet_trt.training.classes import Classes
-from isnet_trt.training.data.augment import Augment
-from isnet_trt.training.data.crops import CropDataset, EpochSampler, batches, crop_loader
-from isnet_trt.training.data.scenes import SceneSet, training_scenes
-from isnet_trt.training.losses import WEIGHTS, pixel_loss
-from isnet_trt.training.model import InferenceISNet, ISNet
-from isnet_trt.training.rounding import Placement, place, remove_weights
-from isnet_trt.training.unfold import unfold
+from isnet_trt.training.options import SceneSet, Tuning
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # this module and those below import torch and onnx, which --help does without
     from isnet_trt.export.network_inputs import NetworkInput
-
-
-@dataclass(frozen=True)
-class Tuning:
-    """Settings of a fine-tuning run.
-
-    ``lr`` falls to a hundredth by the recipe's polynomial rule; weight decay is 0, since the batch-norms are folded.
-    """
-
-    epochs: int = 1
-    batch: int = 4
-    lr: float = 5e-4
-    seed: int = 0
-    workers: int = 2
-    repeats: int = 1
-    stop_after: int | None = None
-
-
-def fine_tune(
-    model: ISNet, recipe: Recipe, source: Source, placement: Placement, tuning: Tuning, progress: bool = True
-) -> dict[str, Tensor]:
-    """Train the inference form of ``model`` with the roundings of ``placement``; return the weights as a state dict.
-
-    ``model`` is not changed. The loss is that of the final and the first-stage prediction, as in training.
-
-    Raises:
-        TrainingError: the loss became NaN or infinite, or an epoch has less than one batch.
-    """
-    torch.manual_seed(tuning.seed)
-    network = InferenceISNet(model).requires_grad_(True).train()
-    place(network, placement)
-    first_stage = _LastOutput(network.decoder_stage1)
-    rule = Optimiser(tuning.lr, tuning.lr / 100, 0.0)
-    optimiser = torch.optim.SGD(network.parameters(), rule.lr, momentum=rule.momentum)
-    loader, sampler = _loader(recipe, source, tuning)
-    total = min(len(sampler) * tuning.epochs, tuning.stop_after or sys.maxsize)
-    with tqdm(total=total, unit="it", disable=None if progress else True) as bar:
-        for number, (x, labels) in enumerate(itertools.islice(_batches(loader, sampler, tuning.epochs), total)):
-            for group in optimiser.param_groups:
-                group["lr"] = rule.rate(number, total)
-            loss = WEIGHTS[0] * pixel_loss(network(x), labels) + WEIGHTS[1] * pixel_loss(first_stage.value, labels)
-            _check(loss, number)
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            optimiser.step()
-            bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
-            bar.update()
-    remove_weights(network, placement.weights)
-    return unfold(network, model)
-
-
-class _LastOutput:
-    """The last output of a module, by a forward hook."""
-
-    value: Tensor
-
-    def __init__(self, module: nn.Module) -> None:
-        module.register_forward_hook(self._store)
-
-    def _store(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
-        self.value = output
-
-
-def _loader(recipe: Recipe, source: Source, tuning: Tuning) -> tuple[Any, EpochSampler]:
-    dataset = CropDataset(source, Augment.of(recipe), tuning.seed, tuning.repeats)
-    sampler = EpochSampler(len(dataset), tuning.batch, tuning.seed)
-    if not len(sampler):
-        raise TrainingError(f"{len(dataset)} crops an epoch are fewer than one batch of {tuning.batch}")
-    return crop_loader(dataset, sampler, tuning.workers), sampler
-
-
-def _batches(loader: Any, sampler: EpochSampler, epochs: int) -> Iterator[tuple[Tensor, Tensor]]:
-    for epoch in range(epochs):
-        sampler.epoch = epoch + 1
-        yield from batches(loader)
-
-
-def _check(loss: Tensor, number: int) -> None:
-    if not torch.isfinite(loss):
-        raise TrainingError(
-            f"the loss is {loss.item()} at iteration {number + 1}: fine-tuning stopped, nothing was written. "
-            "Lower --lr, or look for unusable labels"
-        )
 
 
 def calibration_pictures(recipe: Recipe, source: Source, count: int) -> Iterator[NetworkInput]:
@@ -141,11 +45,15 @@ def calibration_pictures(recipe: Recipe, source: Source, count: int) -> Iterator
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Calibrate, fine-tune, write."""
-    args = _parser().parse_args(argv)
+    args = argument_parser().parse_args(argv)
     with needs("fine-tuning", "build", "train"):
+        import torch
+
         from isnet_trt.export.graph import export_graph
         from isnet_trt.export.quantise import calibrate
         from isnet_trt.export.quantise.training import training_placement
+        from isnet_trt.training.checkpoint import load_checkpoint, load_model, save_checkpoint
+        from isnet_trt.training.fine_tune import fine_tune
     if args.threads:
         torch.set_num_threads(args.threads)
     checkpoint = load_checkpoint(args.ckpt, args.recipe, args.weights)
@@ -167,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"written: {args.out}")
     recipe_option = f" --recipe {shlex.quote(args.recipe)}" if args.recipe else ""
     options = f"{recipe_option} --precision {placement.type} --calib FOLDER --out DIR"
-    print(f"next:    python -m isnet_trt.build --ckpt {shlex.quote(str(args.out))}{options}")
+    print(f"next:    {cli.command_line('isnet_trt.build')} --ckpt {shlex.quote(str(args.out))}{options}")
     return 0
 
 
@@ -182,13 +90,16 @@ def _check_out(out: Path, source: Path) -> None:
 
 def _source(args: argparse.Namespace, recipe: Recipe) -> Source:
     if recipe.dataset == "scenes":
+        from isnet_trt.training.data.scenes import training_scenes
+
         return training_scenes(SceneSet(count=args.scenes))
     if args.data is None and not is_described(recipe.dataset):
         raise SettingsError(f"{recipe.name} is trained on {recipe.dataset}: name its folder with --data")
     return open_dataset(recipe.dataset, args.data, "train")
 
 
-def _parser() -> argparse.ArgumentParser:
+def argument_parser() -> argparse.ArgumentParser:
+    """The parser of the command line."""
     p = cli.parser("isnet_trt.training.qat", __doc__ or "")
     defaults = Tuning()
     p.add_argument("--ckpt", type=Path, required=True, metavar="FILE", help="the checkpoint to start from")

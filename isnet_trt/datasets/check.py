@@ -54,7 +54,7 @@ opened."""
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
-    arguments = _parser().parse_args(argv)
+    arguments = argument_parser().parse_args(argv)
     splits = SPLITS if arguments.split == "both" else (arguments.split,)
     datasets = [open_dataset(arguments.name, arguments.dir, split) for split in splits]
     findings = [examine(dataset, arguments.limit, arguments.workers) for dataset in datasets]
@@ -79,7 +79,8 @@ def _draw_samples(datasets: list[PictureSet], findings: list[Findings], samples:
         print(f"samples: {out}")
 
 
-def _parser() -> argparse.ArgumentParser:
+def argument_parser() -> argparse.ArgumentParser:
+    """The parser of the command line."""
     parser = cli.parser("isnet_trt.training.data", "Tools for training data.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     about = "look through a dataset before training on it"

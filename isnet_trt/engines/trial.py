@@ -8,6 +8,7 @@ signal has ended is the library's doing, but for SIGALRM, which ends it after ``
 
 from __future__ import annotations
 
+import argparse
 import signal
 import sys
 from collections.abc import Sequence
@@ -18,15 +19,22 @@ from isnet_trt.engines.table import compiling_kinds, library
 
 REFUSED = 3
 """Exit status when the library refuses the graph."""
+TIMEOUT = 3600
+"""Seconds that a trial may take by default where it is a process of its own."""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
+def argument_parser() -> argparse.ArgumentParser:
+    """The parser of the command line."""
     parser = cli.parser("isnet_trt.engines.trial", "Try whether an engine library can build a graph.")
     parser.add_argument("kind", choices=compiling_kinds(), help="the library")
     parser.add_argument("graph", metavar="FILE.onnx", type=Path, help="a graph of static shapes")
     parser.add_argument("--timeout", type=cli.positive, metavar="SECONDS", help="give up after (default: never)")
-    arguments = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    arguments = argument_parser().parse_args(argv)
     if arguments.timeout and hasattr(signal, "alarm"):
         # The signal's default action ends the process also while the library holds the interpreter's lock.
         signal.signal(signal.SIGALRM, signal.SIG_DFL)

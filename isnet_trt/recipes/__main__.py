@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -31,15 +32,20 @@ def page(shown: Recipe) -> str:
     return json.dumps(data, indent=1, ensure_ascii=False)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit status."""
+def argument_parser() -> argparse.ArgumentParser:
+    """The parser of the command line."""
     parser = cli.parser(
         "isnet_trt.training.recipes",
         "List the recipes: the twelve published ISNet models and the demo model. The default inference of all is the "
         "whole picture at scale 1, without flip.",
     )
     parser.add_argument("name", nargs="?", help="show this recipe in full; also a .yaml file of your own data")
-    arguments = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit status."""
+    arguments = argument_parser().parse_args(argv)
     print(page(recipe(arguments.name)) if arguments.name else table())
     return 0
 

@@ -231,7 +231,7 @@ def test_what_is_left_out_and_what_has_no_meaning_is_said(
     def stop(*words: object) -> None:
         raise BuildError("the end of this test")
 
-    monkeypatch.setattr(sys.modules["isnet_trt.export.build"], "export_graph", stop)
+    monkeypatch.setattr(sys.modules["isnet_trt.export.build_bundle"], "export_graph", stop)
     shutil.copytree(street, tmp_path / "street")
     (tmp_path / "street" / "0.jpg").write_bytes(b"a text")
     messages: list[str] = []
@@ -247,7 +247,7 @@ def test_what_is_left_out_and_what_has_no_meaning_is_said(
 def test_names_of_checkpoints_that_are_no_unicode() -> None:
     """A manifest is UTF-8; that of a Latin-1 system's file was refused once everything was built."""
     renamed = dataclasses.replace(load_checkpoint(DEMO_CHECKPOINT), path=Path("caf\udce9.pth"))
-    manifest = sys.modules["isnet_trt.export.build"]._manifest(
+    manifest = sys.modules["isnet_trt.export.build_bundle"]._manifest(
         renamed, "fp32", EngineInfo("onnxruntime", "1", "model.onnx"), {}
     )
     assert json.dumps(manifest.to_json(), ensure_ascii=False).encode()

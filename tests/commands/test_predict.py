@@ -125,7 +125,7 @@ CHOICES = {
 
 
 def parsed(text: str):
-    return predict._parser().parse_args(["bundle", "image", "--out", "out", *text.split()])
+    return predict.argument_parser().parse_args(["bundle", "image", "--out", "out", *text.split()])
 
 
 @pytest.mark.parametrize("name", CHOICES)

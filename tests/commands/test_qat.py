@@ -23,7 +23,9 @@ from isnet_trt.recipes import recipe
 from isnet_trt.training import DEMO_CHECKPOINT, train
 from isnet_trt.training.checkpoint import load_checkpoint, load_model, save_checkpoint
 from isnet_trt.training.data.scenes import SceneCache
+from isnet_trt.training.fine_tune import fine_tune
 from isnet_trt.training.model import InferenceISNet, ISNet, inference_form
+from isnet_trt.training.options import Tuning
 from isnet_trt.training.rounding import Placement, RoundedWeight, place, rounded
 from isnet_trt.training.unfold import unfold
 
@@ -122,9 +124,9 @@ def test_fine_tuning_learns_and_leaves_the_model(network: Network) -> None:
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     placement = training_placement(proto, table, "tensorrt")
     scenes = SceneCache(1_000_000, 2, (96, 160))
-    tuning = qat.Tuning(epochs=2, batch=2, lr=0.01, workers=0, repeats=2)
+    tuning = Tuning(epochs=2, batch=2, lr=0.01, workers=0, repeats=2)
     small = recipe("isnet_demo")
-    state = qat.fine_tune(model, small, scenes, placement, tuning, progress=False)
+    state = fine_tune(model, small, scenes, placement, tuning, progress=False)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     fresh = ISNet(DEMO.architecture)
     fresh.load_state_dict(state)
@@ -140,7 +142,7 @@ def test_what_cannot_be_trained_is_said(network: Network) -> None:
         training_placement(proto, table, "tensorrt", ["nowhere"])
     empty = Placement("int8", (), ())
     with pytest.raises(TrainingError, match="fewer than one batch"):
-        qat.fine_tune(model, DEMO, SceneCache(1_000_000, 1, (96, 160)), empty, qat.Tuning(workers=0))
+        fine_tune(model, DEMO, SceneCache(1_000_000, 1, (96, 160)), empty, Tuning(workers=0))
     with pytest.raises(CheckpointError, match="does not exist"):
         qat.main(["--ckpt", "nowhere.pth", "--out", "never.pth"])
 
@@ -171,7 +173,7 @@ def test_described_pictures_lie_beside_their_file(tmp_path: Path, monkeypatch: p
     opened = []
     monkeypatch.setattr(qat, "open_dataset", lambda *words: opened.append(words))
     own = dataclasses.replace(DEMO, dataset=str(tmp_path / "tiles.yaml"))
-    args = qat._parser().parse_args(["--ckpt", "a.pth", "--out", "b.pth"])
+    args = qat.argument_parser().parse_args(["--ckpt", "a.pth", "--out", "b.pth"])
     qat._source(args, own)
     assert opened == [(own.dataset, None, "train")]
     with pytest.raises(SettingsError, match="name its folder with --data"):

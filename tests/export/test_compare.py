@@ -21,8 +21,8 @@ from small_bundle import write_bundle
 
 from isnet_trt import cli
 from isnet_trt.export import compare as command
-from isnet_trt.export import reduce
-from isnet_trt.export.compare import TensorErrors, compare
+from isnet_trt.export import comparison, reduce
+from isnet_trt.export.comparison import TensorErrors, compare
 from isnet_trt.export.comparison_backends import GraphBackend, TensorRTBackend
 from isnet_trt.export.graph import OUTPUT
 from isnet_trt.export.lowering import Arithmetic, lower_graph
@@ -116,7 +116,7 @@ def test_groups_and_sizes_are_no_matter(graph: onnx.ModelProto, monkeypatch: pyt
     pictures = [NetworkInput(str(i), rng.standard_normal(s).astype(np.float32)) for i, s in enumerate(shapes)]
     one, other = GraphBackend("one", graph), GraphBackend("other", graph)
     names = one.tensors[:5] + one.tensors[-2:]
-    monkeypatch.setattr(command, "GROUP", 3)
+    monkeypatch.setattr(comparison, "GROUP", 3)
     result = compare(one, other, pictures, names)
     assert [row.tensor for row in result.rows] == names
     assert {row.rms for row in result.rows} == {0.0}

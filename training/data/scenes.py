@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from isnet_trt.settings import Size
-from isnet_trt.training.scenes import HELD_OUT_SEED, SCENE_SIZE, TRAIN_SEED, draw_scene
-
-
-@dataclass(frozen=True)
-class SceneSet:
-    """Number of training scenes, their size, and the crops of each in an epoch."""
-
-    count: int = 400
-    size: Size = SCENE_SIZE
-    repeats: int = 5
+from isnet_trt.training.options import SceneSet
+from isnet_trt.training.scenes import HELD_OUT_SEED, TRAIN_SEED, draw_scene
 
 
 class SceneCache:

@@ -29,7 +29,7 @@ SHEET_WIDTH = 480
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
-    args = _parser().parse_args(argv)
+    args = argument_parser().parse_args(argv)
     make_folder(args.out, "--out")
     cells = []
     for seed in range(args.seed, args.seed + args.count):
@@ -63,7 +63,8 @@ def _sheet(cells: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
     return np.vstack([np.hstack(cells[i : i + columns]) for i in range(0, len(cells), columns)])
 
 
-def _parser() -> argparse.ArgumentParser:
+def argument_parser() -> argparse.ArgumentParser:
+    """The parser of the command line."""
     parser = cli.parser("isnet_trt.training.scenes", __doc__ or "")
     parser.add_argument("--out", type=Path, required=True, help="folder for the pictures")
     parser.add_argument("--count", type=cli.positive, default=8, help="number of scenes (default: 8)")

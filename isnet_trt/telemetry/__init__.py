@@ -1,0 +1,1 @@
+"""What happens inside: log records, call statistics, and ranges for profilers. Nothing here is needed to compute."""
