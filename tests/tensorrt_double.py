@@ -42,18 +42,51 @@ class Cuda(Driver):
         self.cuCtxPushCurrent(context or self.primary)
 
 
+ERROR = 1
+"""Severity of messages."""
+NO_CUDA = (
+    "{function}: Error Code 6: API Usage Error (CUDA initialization failure with error: 35 In checkCudaInstallation at "
+    "/_src/runtime/dispatch/runtime.cpp:824)"
+)
+"""What TensorRT 10.15 logs where CUDA does not start."""
+NULL_FACTORY = "pybind11::init(): factory function returned nullptr"
+BAD_ENGINE = "IRuntime::deserializeCudaEngine: Error Code 1: Serialization (Magic tag does not match)"
+BAD_SHAPE = (
+    "IExecutionContext::setInputShape: Error Code 3: API Usage Error (Set dimension {shape} for tensor {name} does not "
+    "satisfy any optimization profiles.)"
+)
+
+
+class Null:
+    """What TensorRT returns in place of an object: to use it or to destroy it would end the process."""
+
+    def __init__(self, library: Library) -> None:
+        self.__dict__["_library"] = library
+
+    def __getattr__(self, name: str) -> Any:
+        self._library.astray.append(f"SIGSEGV: {name} of a null object")
+        return lambda *arguments: None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self._library.astray.append(f"SIGSEGV: {name} of a null object was set")
+
+    def __del__(self) -> None:
+        self._library.astray.append("SIGSEGV: a null object was destroyed")
+
+
 class Library:
     """TensorRT's Python API as far as the engine uses it, around the network of `small_bundle`."""
 
-    __version__ = "1.7.1.116"
+    __version__ = "10.15.1.29"
+    kind = "tensorrt"
+    bad_engine = ""
+    """What the library finds in the header of a damaged engine."""
     TensorIOMode = SimpleNamespace(INPUT=1, OUTPUT=2)
     DataType = SimpleNamespace(FLOAT=0, HALF=1)
     ExecutionContextAllocationStrategy = SimpleNamespace(STATIC=0, ON_PROFILE_CHANGE=1, USER_MANAGED=2)
-    DynamicShapesKernelSpecializationStrategy = SimpleNamespace(LAZY=0, EAGER=1, NONE=2)
-    EngineInvalidityDiagnostics = SimpleNamespace(__members__={"VERSION_MISMATCH": 1, "MALFORMED_ENGINE": 32})
 
     class ILogger:
-        Severity = SimpleNamespace(ERROR=1, INTERNAL_ERROR=0)
+        Severity = SimpleNamespace(ERROR=ERROR, INTERNAL_ERROR=0)
 
     def __init__(self, gpu: Gpu) -> None:
         self.gpu = gpu
@@ -66,19 +99,27 @@ class Library:
         self.astray: list[str] = []
         self.contexts: weakref.WeakSet[Context] = weakref.WeakSet()
 
+    def Builder(self, logger: Any) -> Any:
+        if not self.starts and self.__version__ == "10.6.0" and self.kind == "tensorrt":
+            self.astray.append("SIGABRT: terminate called after throwing an instance of 'nvinfer1::APIUsageError'")
+        if not self.starts:
+            logger.log(ERROR, NO_CUDA.format(function="createInferBuilder"))
+            raise TypeError(NULL_FACTORY)
+        return SimpleNamespace()
+
     def Runtime(self, logger: Any) -> Any:
         self.logger = logger
         if not self.starts:
-            logger.log(1, "CUDA driver version is insufficient")
-            raise TypeError("pybind11::init(): factory function returned nullptr")
-        return SimpleNamespace(
-            deserialize_cuda_engine=lambda data: None if self._bad(data) else self._engine(),
-            get_engine_validity=lambda data: (2, 32),
-        )
+            logger.log(ERROR, NO_CUDA.format(function="createInferRuntime"))
+            return self._no_runtime()
+        return SimpleNamespace(deserialize_cuda_engine=lambda data: None if self._bad(data) else self._engine())
+
+    def _no_runtime(self) -> Any:
+        return Null(self)
 
     def _bad(self, data: bytes) -> bool:
         if data != b"engine":
-            self.logger.log(1, "magic tag does not match")
+            self.logger.log(ERROR, BAD_ENGINE)
         return data != b"engine"
 
     def _engine(self) -> Any:
@@ -92,17 +133,43 @@ class Library:
             num_optimization_profiles=len(PROFILES),
             get_tensor_profile_shape=lambda name, profile: PROFILES[profile],
             device_memory_size_v2=4096,
-            create_runtime_config=RuntimeConfig,
             create_execution_context=self._context,
         )
 
-    def _context(self, config: Any) -> Any:
-        assert (config.strategy, config.dynamic_shapes_kernel_specialization_strategy) == (2, 1)
-        return None if self.no_context else Context(self, config)
+    def _context(self, options: Any) -> Any:
+        assert options == 2, "contexts work in the memory that they are given"
+        return None if self.no_context else Context(self, options)
+
+
+class RtxLibrary(Library):
+    """What TensorRT-RTX has otherwise: no object in place of a null one, runtime configurations, more checks."""
+
+    __version__ = "1.7.1.116"
+    kind = "tensorrt-rtx"
+    bad_engine = " (MALFORMED_ENGINE)"
+    DynamicShapesKernelSpecializationStrategy = SimpleNamespace(LAZY=0, EAGER=1, NONE=2)
+    EngineInvalidityDiagnostics = SimpleNamespace(__members__={"VERSION_MISMATCH": 1, "MALFORMED_ENGINE": 32})
+
+    def Runtime(self, logger: Any) -> Any:
+        runtime = super().Runtime(logger)
+        runtime.get_engine_validity = lambda data: (2, 32)
+        return runtime
+
+    def _no_runtime(self) -> Any:
+        raise TypeError(NULL_FACTORY)
+
+    def _engine(self) -> Any:
+        engine = super()._engine()
+        engine.create_runtime_config = RuntimeConfig
+        return engine
+
+    def _context(self, options: Any) -> Any:
+        assert (options.strategy, options.dynamic_shapes_kernel_specialization_strategy) == (2, 1)
+        return None if self.no_context else RtxContext(self, options)
 
 
 class RuntimeConfig:
-    """What contexts are made with; TensorRT-RTX has it, and TensorRT takes the strategy itself."""
+    """What contexts of TensorRT-RTX are made with; TensorRT takes the strategy itself."""
 
     strategy = dynamic_shapes_kernel_specialization_strategy = 0
 
@@ -115,9 +182,8 @@ class Context:
 
     active_optimization_profile = 0
 
-    def __init__(self, library: Library, config: RuntimeConfig) -> None:
+    def __init__(self, library: Library, options: Any) -> None:
         self.library = library
-        self.config = weakref.ref(config)
         self.addresses: dict[str, int] = {}
         self.memory: tuple[int, int] | None = None
         self.shape: tuple[int, ...] = ()
@@ -139,10 +205,6 @@ class Context:
         self.library.gpu.put(stream, lambda: setattr(self, "ready", True))
         return True
 
-    def is_stream_capturable(self, stream: int) -> bool:
-        assert self.shape
-        return self.library.capturable
-
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         assert name == "image"
         assert not self.shape or not self.fits, "a context keeps its shape"
@@ -150,7 +212,7 @@ class Context:
         smallest, _, largest = PROFILES[self.active_optimization_profile]
         self.fits = all(a <= b <= c for a, b, c in zip(smallest, shape, largest, strict=True))
         if not self.fits:
-            self.library.logger.log(1, "dimensions not in profile")
+            self.library.logger.log(ERROR, BAD_SHAPE.format(shape=list(shape), name=name))
         return self.fits
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
@@ -165,10 +227,9 @@ class Context:
         assert self.memory is not None
         self.library.gpu.check_range(*self.memory)
         assert self.fits
-        assert self.config() is not None, "what it was made with is gone"
         assert self.ready, "the profile was set on another stream, which nobody waited for"
         if self.library.execute_fails:
-            self.library.logger.log(1, "enqueue failed")
+            self.library.logger.log(ERROR, "enqueue failed")
             return False
         batch, logits = self._tensor("image", self.shape), self._tensor("logits", self.get_tensor_shape("logits"))
         self.library.gpu.put(stream, lambda: np.copyto(logits, expected(batch)))
@@ -177,3 +238,19 @@ class Context:
     def _tensor(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
         self.library.gpu.check_range(self.addresses[name], 4 * int(np.prod(shape)))
         return np.ctypeslib.as_array(ctypes.cast(self.addresses[name], ctypes.POINTER(ctypes.c_float)), shape)
+
+
+class RtxContext(Context):
+    """A context of TensorRT-RTX, which hands out the configuration that it was made with."""
+
+    def __init__(self, library: Library, config: RuntimeConfig) -> None:
+        super().__init__(library, config)
+        self.config = weakref.ref(config)
+
+    def is_stream_capturable(self, stream: int) -> bool:
+        assert self.shape
+        return self.library.capturable
+
+    def execute_async_v3(self, stream: int) -> bool:
+        assert self.config() is not None, "what it was made with is gone"
+        return super().execute_async_v3(stream)

@@ -168,12 +168,11 @@ class TensorRTEngine(Engine):
         # Messages of an earlier call would explain the wrong failure.
         self._log.errors.clear()
         if shape not in self._contexts:
-            context, self._spare = self._spare or self._create_context(), None
-            if not self._shape(context, shape):
-                # A context whose shape was refused serves the next shape.
-                self._spare = context
+            # No local name for it: the traceback of the error would keep it alive beyond `close`.
+            self._spare = self._spare or self._create_context()
+            if not self._shape(self._spare, shape):  # it serves the next shape
                 raise EngineError(f"the engine does not take {shape}: {self._limits()}. {self._messages()}")
-            self._contexts[shape] = context
+            self._contexts[shape], self._spare = self._spare, None
         self._contexts.move_to_end(shape)
         return self._contexts[shape]
 

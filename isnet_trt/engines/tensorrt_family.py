@@ -90,6 +90,8 @@ class TensorRTFamily(Library):
         gpu, reason = probe_gpu()
         if gpu is None:
             raise EngineUnavailable(f"a {info.kind} engine needs an NVIDIA GPU and its driver: {reason}")
+        if reason := driver_too_old(self.kind, gpu):
+            raise EngineUnavailable(reason)
         if info.compute_capabilities and gpu.compute_capability not in info.compute_capabilities:
             raise EngineUnavailable(
                 f"the engine was built for compute capability {', '.join(info.compute_capabilities)}, but {gpu.name} "

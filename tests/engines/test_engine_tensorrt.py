@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,15 +17,16 @@ from cuda_double import Stream
 from forked import in_child, needs_fork
 from marks import needs_rtx, no_gpu
 from small_bundle import expected, save_model
-from tensorrt_double import SHAPES, Context, Cuda, Library, RuntimeConfig
+from tensorrt_double import ERROR, SHAPES, Context, Cuda, Library, RtxLibrary, RuntimeConfig
 
 from isnet_trt.bundle import ENGINE
 from isnet_trt.cuda import plugins
 from isnet_trt.cuda.backends import open_backend
 from isnet_trt.cuda.gpu import Gpu
-from isnet_trt.engines import tensorrt_api, tensorrt_engine, tensorrt_family
+from isnet_trt.engines import tensorrt_api, tensorrt_engine, tensorrt_family, tensorrt_install
 from isnet_trt.engines.info import EngineInfo
 from isnet_trt.engines.library import EngineSource
+from isnet_trt.engines.table import library as library_of
 from isnet_trt.engines.tensorrt_api import collecting_logger
 from isnet_trt.engines.tensorrt_engine import TensorRTEngine
 from isnet_trt.engines.tensorrt_rtx import LIBRARY
@@ -32,13 +34,18 @@ from isnet_trt.errors import EngineError, EngineUnavailable
 
 RTX = LIBRARY.installed_version()
 GPU = Gpu("NVIDIA Double", "8.9", "CUDA 13.0")
-INFO = EngineInfo("tensorrt-rtx", "1.7.1.116", ENGINE, ("8.9",), shapes=SHAPES)
+DOUBLES = (Library, RtxLibrary)
 STREAM = 99
 """The caller's."""
 
 
-def opened(path: Path, info: EngineInfo, kernels: Path | None = None) -> TensorRTEngine:
-    engine = LIBRARY.open_on_gpu(EngineSource(path, info, kernels, 3, 8))
+def info_of(library: Library | type[Library], **fields: Any) -> EngineInfo:
+    """The manifest's entry of the double's engine."""
+    return EngineInfo(library.kind, library.__version__, ENGINE, **{"compute_capabilities": ("8.9",), **fields})
+
+
+def opened(path: Path, library: Library, kernels: Path | None = None, **fields: Any) -> TensorRTEngine:
+    engine = library_of(library.kind).open_on_gpu(EngineSource(path, info_of(library, **fields), kernels, 3, 8))
     assert isinstance(engine, TensorRTEngine)
     return engine
 
@@ -48,13 +55,15 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Cuda:
     return Cuda().install(monkeypatch)
 
 
-@pytest.fixture
-def library(monkeypatch: pytest.MonkeyPatch, cuda: Cuda) -> Iterator[Library]:
-    double = Library(cuda.gpu)
-    monkeypatch.setattr(type(LIBRARY), "load", lambda self: double)
-    monkeypatch.setattr(type(LIBRARY), "installed_version", lambda self: double.__version__)
+@pytest.fixture(params=DOUBLES, ids=lambda double: double.kind)
+def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, cuda: Cuda) -> Iterator[Library]:
+    double = request.param(cuda.gpu)
+    described = type(library_of(double.kind))
+    monkeypatch.setattr(described, "load", lambda self: double)
+    monkeypatch.setattr(described, "installed_version", lambda self: double.__version__)
     monkeypatch.setattr(tensorrt_family, "probe_gpu", lambda: (GPU, ""))
     yield double
+    gc.collect()
     assert double.astray == []
 
 
@@ -83,8 +92,9 @@ def _enqueue(cuda: Cuda, engine: TensorRTEngine, shape: tuple[int, int, int, int
 
 
 def test_runs_and_frees(path: Path, cuda: Cuda, library: Library) -> None:
-    with opened(path, INFO) as engine:
-        assert engine.description == "tensorrt-rtx 1.7.1.116 on NVIDIA Double (compute capability 8.9)"
+    with opened(path, library) as engine:
+        version = f"{library.kind} {library.__version__}"
+        assert engine.description == f"{version} on NVIDIA Double (compute capability 8.9)"
         results = []
         for shape in ((1, 3, 16, 24), (2, 3, 64, 48), (1, 3, 8, 8)):
             batch = _batch(*shape)
@@ -99,7 +109,7 @@ def test_runs_and_frees(path: Path, cuda: Cuda, library: Library) -> None:
 
 
 def test_on_device_memory_and_any_stream(path: Path, cuda: Cuda, library: Library) -> None:
-    with opened(path, INFO) as engine:
+    with opened(path, library) as engine:
         for shape in ((1, 3, 16, 24), (2, 3, 64, 48), (1, 3, 16, 24)):
             _enqueue(cuda, engine, shape)
         assert list(cuda.gpu.memory.values()) == [4096]  # nothing but what the contexts share
@@ -112,7 +122,7 @@ def test_on_device_memory_and_any_stream(path: Path, cuda: Cuda, library: Librar
 
 def test_a_context_for_each_shape_in_use(path: Path, cuda: Cuda, library: Library) -> None:
     shapes = [(1, 3, 8, 8 * n) for n in range(1, 7)]
-    with opened(path, INFO) as engine:
+    with opened(path, library) as engine:
         assert len(library.contexts) == 1  # made with the engine, used by the first shape
         for shape in shapes[:2]:
             _enqueue(cuda, engine, shape)
@@ -130,7 +140,7 @@ def test_a_context_for_each_shape_in_use(path: Path, cuda: Cuda, library: Librar
 
 
 def test_each_shape_in_the_profile_that_has_it(path: Path, cuda: Cuda, library: Library) -> None:
-    with opened(path, INFO) as engine:
+    with opened(path, library) as engine:
         for shape in ((1, 3, 64, 8), (2, 3, 48, 64), (1, 3, 16, 16), (1, 3, 8, 56)):
             _enqueue(cuda, engine, shape)
         with pytest.raises(EngineError, match=r"not take \(1, 3, 64, 64\): it was built for .* or \(1, 3, 8, 8\) to"):
@@ -140,15 +150,17 @@ def test_each_shape_in_the_profile_that_has_it(path: Path, cuda: Cuda, library: 
 
 
 def test_whether_it_can_be_captured(path: Path, cuda: Cuda, library: Library) -> None:
-    with opened(path, INFO) as engine:
+    with opened(path, library) as engine:
         assert engine.no_graph(frozenset(), STREAM) == ""
         assert engine.no_graph(frozenset({(1, 3, 8, 8)}), STREAM) == ""
         library.capturable = False
-        assert "cannot be captured for an input of (1, 3, 8, 8)" in engine.no_graph(frozenset({(1, 3, 8, 8)}), STREAM)
+        reason = engine.no_graph(frozenset({(1, 3, 8, 8)}), STREAM)
+        can_tell = isinstance(library, RtxLibrary)  # TensorRT has no such question
+        assert ("cannot be captured for an input of (1, 3, 8, 8)" in reason) == can_tell
 
 
 def test_a_forgotten_engine_gives_its_memory_back(path: Path, cuda: Cuda, library: Library) -> None:
-    engine = opened(path, INFO)
+    engine = opened(path, library)
     engine.run(_batch(1, 3, 8, 8))
     del engine
     gc.collect()
@@ -157,7 +169,7 @@ def test_a_forgotten_engine_gives_its_memory_back(path: Path, cuda: Cuda, librar
 
 @needs_fork
 def test_a_forked_child_leaves_the_device_alone(path: Path, cuda: Cuda, library: Library) -> None:
-    engine = opened(path, INFO)
+    engine = opened(path, library)
     batch = _batch(1, 3, 8, 8)
     reference = engine.run(batch)
 
@@ -181,7 +193,7 @@ def test_works_in_its_context_and_gives_the_callers_back(path: Path, cuda: Cuda,
     callers = SimpleNamespace()
     cuda.push(callers)
     stack = cuda.gpu.stacks[threading.get_ident()]
-    with opened(path, INFO) as engine:
+    with opened(path, library) as engine:
         assert stack == [callers]
         engine.run(_batch(1, 3, 8, 8))
         assert stack == [callers]
@@ -192,10 +204,10 @@ def test_works_in_its_context_and_gives_the_callers_back(path: Path, cuda: Cuda,
 
 
 def test_the_primary_context_is_retained_once(path: Path, cuda: Cuda, library: Library) -> None:
-    with opened(path, INFO), opened(path, INFO):
+    with opened(path, library), opened(path, library):
         pass
     cuda.gpu.fails["cuDevicePrimaryCtxRetain"] = 2
-    with opened(path, INFO):
+    with opened(path, library):
         assert open_backend(0) is open_backend(0)
         assert cuda.gpu.retained == 1
     with pytest.raises(EngineError, match=r"cuDeviceGet failed: .* \(101\)"):
@@ -206,10 +218,14 @@ def test_the_primary_context_is_retained_once(path: Path, cuda: Cuda, library: L
 def test_outside_the_shapes_that_it_was_built_for(
     path: Path, cuda: Cuda, library: Library, shape: tuple[int, ...]
 ) -> None:
-    with opened(path, INFO) as engine:
+    with opened(path, library) as engine:
         with pytest.raises(EngineError) as caught:
             engine.run(_batch(*shape))
-        for message in (str(shape), "built for (1, 3, 8, 8) to (2, 3, 64, 48)", "dimensions not in profile"):
+        for message in (
+            str(shape),
+            "built for (1, 3, 8, 8) to (2, 3, 64, 48)",
+            "does not satisfy any optimization profiles",
+        ):
             assert message in str(caught.value)
         assert engine.run(_batch(1, 3, 8, 8)).shape == (1, 3, 1, 1)
 
@@ -222,7 +238,7 @@ def test_outside_the_shapes_that_it_was_built_for(
     ],
 )
 def test_cuda_failures_in_cudas_words(path: Path, cuda: Cuda, library: Library, failing: str, message: str) -> None:
-    with opened(path, INFO) as engine:
+    with opened(path, library) as engine:
         cuda.gpu.fails[failing] = 2 if failing == "cuMemAlloc" else 700
         with pytest.raises(EngineError, match=message):
             engine.run(_batch(1, 3, 8, 8))
@@ -230,7 +246,7 @@ def test_cuda_failures_in_cudas_words(path: Path, cuda: Cuda, library: Library, 
 
 
 def test_a_failed_execution_still_waits_for_the_upload(path: Path, cuda: Cuda, library: Library) -> None:
-    with opened(path, INFO) as engine:
+    with opened(path, library) as engine:
         library.execute_fails = True
         with pytest.raises(EngineError, match=r"failed on an input of shape \(1, 3, 8, 8\): enqueue failed"):
             engine.run(_batch(1, 3, 8, 8))
@@ -239,17 +255,71 @@ def test_a_failed_execution_still_waits_for_the_upload(path: Path, cuda: Cuda, l
 
 def test_a_library_that_does_not_start(path: Path, cuda: Cuda, library: Library) -> None:
     library.starts = False
-    with pytest.raises(EngineError, match=r"tensorrt-rtx 1\.7\.1\.116 creates no Runtime: CUDA driver version is"):
-        opened(path, INFO)
+    with pytest.raises(EngineError) as caught:
+        opened(path, library)
+    assert str(caught.value).startswith(
+        f"{library.kind} {library.__version__} creates no Runtime: createInferRuntime: "
+    )
+    assert "CUDA initialization failure with error: 35" in str(caught.value)
+    assert "nvidia-smi" in str(caught.value)
     cuda.gpu.nothing_is_left()
+
+
+@pytest.mark.parametrize("version", ["10.6.0", "10.15.1.29", "11.2.1.2"])
+def test_a_builder_that_does_not_start(library: Library, monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+    """That of TensorRT 10.6 would end the process, and is not asked."""
+    library.starts = False
+    monkeypatch.setattr(type(library), "__version__", version)
+    name = "Runtime" if library.kind == "tensorrt" else "Builder"
+    with pytest.raises(EngineError, match=rf"{version} creates no {name}: createInfer{name}: .*error: 35"):
+        library_of(library.kind).start_builder()
+
+
+def test_a_builder_that_starts_leaves_its_logger_for_the_next(library: Library) -> None:
+    library_of(library.kind).start_builder()
+    count = len(tensorrt_api._kept_alive)
+    library_of(library.kind).start_builder()
+    assert len(tensorrt_api._kept_alive) == count
+
+
+@pytest.mark.parametrize("result", ["an object", None])
+def test_an_object_whose_creation_logged_an_error_is_none(result: Any) -> None:
+    logger = collecting_logger(Library)
+    logger.log(ERROR, "of an earlier call")
+    assert tensorrt_api.create("library 1", logger, lambda: "an object") == "an object"
+
+    def create_network() -> Any:
+        logger.log(ERROR, "out of memory")
+        return result
+
+    with pytest.raises(EngineError, match=r"^library 1 creates no create_network: out of memory$"):
+        tensorrt_api.create("library 1", logger, create_network)
+    with pytest.raises(EngineError, match="creates no <lambda>: the library gave no reason"):
+        tensorrt_api.create("library 1", logger, lambda: None)
+
+
+@pytest.mark.parametrize(("driver", "needs"), [("CUDA 12.8", 13), ("CUDA 11.4", 12)])
+def test_a_driver_too_old(
+    path: Path, cuda: Cuda, library: Library, monkeypatch: pytest.MonkeyPatch, driver: str, needs: int
+) -> None:
+    """Found before the library is asked."""
+    library.starts = False
+    monkeypatch.setattr(tensorrt_family, "probe_gpu", lambda: (Gpu("NVIDIA Double", "8.9", driver), ""))
+    monkeypatch.setattr(tensorrt_install, "wheels_cuda", lambda stem: needs)
+    message = rf"was built for CUDA {needs}, and the NVIDIA driver supports {driver} only: install a driver for CUDA"
+    with pytest.raises(EngineUnavailable, match=message):
+        opened(path, library)
+    if library.kind == "tensorrt":
+        with pytest.raises(EngineUnavailable, match=message):
+            library_of(library.kind).start_builder()
 
 
 def test_closing_gives_its_logger_to_the_next_engine(path: Path, cuda: Cuda, library: Library) -> None:
     """Loggers live as long as the process, so that there must not be one for every engine that was ever opened."""
-    with opened(path, INFO), opened(path, INFO):
+    with opened(path, library), opened(path, library):
         count = len(tensorrt_api._kept_alive)
     for _ in range(3):
-        with opened(path, INFO) as engine:
+        with opened(path, library) as engine:
             engine.close()
             with pytest.raises(EngineError, match="closed"):
                 engine.run(_batch(1, 3, 8, 8))
@@ -259,7 +329,7 @@ def test_closing_gives_its_logger_to_the_next_engine(path: Path, cuda: Cuda, lib
 @pytest.mark.parametrize("kind", ["foreign", "no context", "half", "two inputs", "no file"])
 def test_what_cannot_be_loaded_leaves_nothing(path: Path, cuda: Cuda, library: Library, kind: str) -> None:
     message = {
-        "foreign": r"cannot load .*model\.engine \(MALFORMED_ENGINE\): magic tag does not match; build",
+        "foreign": rf"cannot load .*model\.engine{re.escape(library.bad_engine)}: .*Magic tag does not match.*; build",
         "no context": "no execution context",
         "half": "no segmentation engine",
         "two inputs": "its tensors are image, logits, image2",
@@ -272,34 +342,30 @@ def test_what_cannot_be_loaded_leaves_nothing(path: Path, cuda: Cuda, library: L
     library.no_context = kind == "no context"
     library.dtypes |= {"two inputs": {"image2": 0}, "half": {"logits": 1}}.get(kind, {})
     with pytest.raises(EngineError, match=message):
-        opened(path, INFO)
+        opened(path, library)
     cuda.gpu.nothing_is_left()
 
 
 def test_an_output_without_a_shape(path: Path, cuda: Cuda, library: Library) -> None:
-    with opened(path, INFO) as engine:
+    with opened(path, library) as engine:
         library.broken = True
         with pytest.raises(EngineError, match=r"an output of shape \(1, 3, -1, 1\)"):
             engine.run(_batch(1, 3, 8, 8))
 
 
 def test_another_gpu_than_it_was_built_for(path: Path, cuda: Cuda, library: Library) -> None:
-    info = EngineInfo("tensorrt-rtx", "1.7.1.116", ENGINE, ("8.6", "12.0"))
     with pytest.raises(EngineUnavailable, match=r"compute capability 8\.6, 12\.0, but NVIDIA Double has 8\.9"):
-        opened(path, info)
+        opened(path, library, compute_capabilities=("8.6", "12.0"))
     cuda.gpu.nothing_is_left()
-
-
-PLUGIN = EngineInfo("tensorrt-rtx", "1.7.1.116", ENGINE, ("8.9",), shapes=INFO.shapes, context="plugin")
 
 
 def test_an_engine_with_plugins_needs_kernels(path: Path, cuda: Cuda, library: Library, tmp_path: Path) -> None:
     with pytest.raises(EngineUnavailable, match="built with context plugins: the bundle holds no kernels; build"):
-        opened(path, PLUGIN)
+        opened(path, library, context="plugin")
     with pytest.raises(EngineUnavailable, match=r"built with context plugins: .* holds kernels for nothing"):
-        opened(path, PLUGIN, tmp_path)
+        opened(path, library, tmp_path, context="plugin")
     cuda.gpu.nothing_is_left()
-    with opened(path, INFO, tmp_path) as engine:  # without plugins it goes without
+    with opened(path, library, tmp_path) as engine:  # without plugins it goes without
         assert engine.kernels is None
         assert "holds kernels for nothing" in engine.no_kernels
 
@@ -321,7 +387,7 @@ def test_plugins_have_their_kernels_while_it_is_deserialised(
     monkeypatch.setattr(library, "_engine", lambda: seen.append(list(open_now)) or engine())
     monkeypatch.setattr(plugins, "kernels_for", kernels_for)
     monkeypatch.setattr(tensorrt_engine.Kernels, "find", lambda folder, capability, needed: (kernels, ""))
-    with opened(path, PLUGIN, path.parent) as loaded:
+    with opened(path, library, path.parent, context="plugin") as loaded:
         assert loaded.kernels is kernels
         library.execute_fails = True
         with pytest.raises(EngineError, match="node 7: no such kernel; enqueue failed"):
@@ -329,7 +395,7 @@ def test_plugins_have_their_kernels_while_it_is_deserialised(
         assert host.kernels is kernels
     assert host.kernels is None  # plugins that the library never frees would hold them
     assert seen == [[True]]
-    opened(path, INFO, path.parent).close()
+    opened(path, library, path.parent).close()
     assert seen == [[True], []]
 
 
@@ -339,18 +405,25 @@ def test_the_real_driver_api_has_every_name_in_use() -> None:
         assert hasattr(api, name), name
 
 
-@needs_rtx
-def test_the_real_library_has_every_name_in_use() -> None:
-    real = LIBRARY.load()
-    for owner, names in {
-        real.Runtime: ("deserialize_cuda_engine", "get_engine_validity"),
-        real.ICudaEngine: tuple(vars(Library(Cuda().gpu)._engine())),
+@pytest.mark.parametrize("double", DOUBLES, ids=lambda double: double.kind)
+def test_the_real_library_has_every_name_in_use(double: type[Library]) -> None:
+    real = pytest.importorskip(double.kind.replace("-", "_"))
+    owners = {
+        real.Runtime: tuple(vars(double(Cuda().gpu).Runtime(None))),
+        real.ICudaEngine: tuple(vars(double(Cuda().gpu)._engine())),
         real.IExecutionContext: tuple(name for name in vars(Context) if not name.startswith("_")),
-        real.IRuntimeConfig: tuple(name for name in vars(RuntimeConfig) if name[0] != "_" and name != "strategy"),
         real.ExecutionContextAllocationStrategy: ("USER_MANAGED",),
-        real.DynamicShapesKernelSpecializationStrategy: ("EAGER",),
-        real.EngineInvalidityDiagnostics: ("VERSION_MISMATCH", "MALFORMED_ENGINE"),
-    }.items():
+    }
+    if double is RtxLibrary:
+        owners[real.IExecutionContext] += ("is_stream_capturable",)
+        owners[real.IRuntimeConfig] = tuple(n for n in vars(RuntimeConfig) if n[0] != "_" and n != "strategy")
+        owners[real.DynamicShapesKernelSpecializationStrategy] = ("EAGER",)
+        owners[real.EngineInvalidityDiagnostics] = ("VERSION_MISMATCH", "MALFORMED_ENGINE")
+    else:  # what the engine takes for a sign of TensorRT-RTX
+        assert not hasattr(real, "DynamicShapesKernelSpecializationStrategy")
+        assert not hasattr(real.Runtime, "get_engine_validity")
+        assert not hasattr(real.IExecutionContext, "is_stream_capturable")
+    for owner, names in owners.items():
         for name in names:
             assert hasattr(owner, name), f"{owner}.{name}"
     assert real.TensorIOMode.INPUT != real.TensorIOMode.OUTPUT
@@ -366,11 +439,12 @@ def test_a_real_engine_up_to_the_missing_gpu(tmp_path: Path, monkeypatch: pytest
     (tmp_path / ENGINE).write_bytes(_build(real, save_model(tmp_path / "model.onnx")))
     monkeypatch.setattr(tensorrt_family, "probe_gpu", lambda: (GPU, ""))
     info = EngineInfo("tensorrt-rtx", RTX or "", ENGINE, ("8.9",))
+    source = EngineSource(tmp_path / ENGINE, info, None, 3, 8)
     with pytest.raises(EngineError, match=r"cannot load .*model\.engine: .*cudaError 35"):
-        opened(tmp_path / ENGINE, info)
+        LIBRARY.open_on_gpu(source)
     (tmp_path / ENGINE).write_bytes(b"this is no engine" * 100)
     with pytest.raises(EngineError, match=r"model\.engine \(MALFORMED_ENGINE\): "):
-        opened(tmp_path / ENGINE, info)
+        LIBRARY.open_on_gpu(source)
     cuda.gpu.nothing_is_left()
 
 
@@ -383,6 +457,6 @@ def _build(real: Any, model: Path) -> bytes:
     config.num_compute_capabilities = 1
     config.set_compute_capability(real.ComputeCapability.SM89, 0)
     profile = builder.create_optimization_profile()
-    profile.set_shape("image", *INFO.shapes)
+    profile.set_shape("image", *SHAPES)
     config.add_optimization_profile(profile)
     return bytes(builder.build_serialized_network(network, config))
