@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from isnet_trt.errors import ImageError, SettingsError
 from isnet_trt.files import AnyPath, is_missing, regular_file_bytes, write_file
-from isnet_trt.pictures.headers import dimensions, is_cut_short, with_plain_colours
+from isnet_trt.pictures.headers import dimensions, fault, with_plain_colours
 
 Image = NDArray[np.uint8]
 """A picture, (H, W, 3) RGB unless stated otherwise."""
@@ -58,10 +58,10 @@ def _unreadable(path: AnyPath) -> ImageError:
 
 
 def picture_bytes(path: AnyPath) -> bytes:
-    """The content of a picture file that is small enough to be decoded and, if it is a JPEG, has its end.
+    """The content of a picture file that is small enough to be decoded and, if it is a JPEG or PNG, whole.
 
     Raises:
-        ImageError: there is no such file, it is no regular file, cut short, or larger than `max_pixels`.
+        ImageError: there is no such file, it is no regular file, cut off, damaged, or larger than `max_pixels`.
     """
     if is_missing(path):
         raise ImageError(f"{path}: there is no such picture file")
@@ -77,10 +77,10 @@ def picture_bytes(path: AnyPath) -> bytes:
             f"{path}: {width}×{height} pixels are too many: the limit is {limit}; make it smaller, or set "
             f"{LIMIT_VARIABLE} to a larger number"
         )
-    if is_cut_short(content):
+    if reason := fault(content):
         if not width:  # nothing of a picture is there
             raise _unreadable(path)
-        raise ImageError(f"{path}: the picture is cut off, its end is missing; copy or unpack it again")
+        raise ImageError(f"{path}: the picture is {reason}; copy or unpack it again")
     return content
 
 

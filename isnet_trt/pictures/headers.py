@@ -1,4 +1,4 @@
-"""What a picture file says of itself, read before anything is decoded: width and height, whether a JPEG has its end.
+"""What a picture file says of itself, read before anything is decoded: width and height, and whether it is whole.
 
 Sources: JPEG, ITU-T T.81 annex B; PNG, W3C PNG 3rd edition, 11.2.1; TIFF 6.0, section 2, and BigTIFF; WebP, RFC 9649;
 BMP, Windows BITMAPINFOHEADER; GIF89a, section 18; Netpbm; JPEG 2000, ITU-T T.800 annexes A.5.1 and I; AVIF, ISO/IEC
@@ -10,12 +10,13 @@ from __future__ import annotations
 import contextlib
 import re
 import struct
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 
 Dimensions = tuple[int, int]
 """(width, height) in pixels."""
 
-_MARKER = re.compile(rb"\xff+([^\x00\xff])")
+_MARKER = re.compile(rb"\xff([^\x00\xff])")
 _ALONE = frozenset((0x01, *range(0xD0, 0xD9)))
 """JPEG markers without a length: TEM, RST0 to RST7 (between the parts of a scan) and SOI."""
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -30,6 +31,7 @@ _INTEGERS = {1: "B", 3: "H", 4: "I", 16: "Q"}
 """TIFF types of whole numbers: BYTE, SHORT, LONG, LONG8 of BigTIFF."""
 _ASSOCIATED, _UNASSOCIATED = 1, 2
 
+_CUT_OFF = "cut off, its end is missing"
 _DAMAGED = (struct.error, LookupError, ValueError, OverflowError)
 """What reading numbers beyond the end of a file raises, or offsets of more than 63 bits."""
 
@@ -45,15 +47,16 @@ def dimensions(content: bytes) -> Dimensions | None:
     return None
 
 
-def is_cut_short(content: bytes) -> bool:
-    """Whether the end mark of a JPEG or PNG is missing; what follows the mark is not looked at.
+def fault(content: bytes) -> str:
+    """Why a JPEG or PNG must not be decoded: its end is missing, or a checksum is wrong. Empty for any other file.
 
-    False for other formats. Decoders fill what is missing of a JPEG with grey; for a PNG, OpenCV allocates up to 4 GiB
-    for a chunk before it sees that the chunk is not there. They refuse the other formats themselves.
+    What follows the end mark is not looked at. Decoders fill what is missing of a JPEG with grey. For a PNG, OpenCV
+    allocates up to 4 GiB for a chunk before it sees that the chunk is not there, and checks no checksums of an animated
+    one. The other formats have no checksums, and decoders refuse those that are cut off.
     """
-    if content.startswith(_JPEG):
-        return all(marker != _END for marker, _ in _jpeg_markers(content))
-    return content.startswith(_PNG) and not _png_ends(content)
+    if content.startswith(_JPEG) and all(marker != _END for marker, _ in _jpeg_markers(content)):
+        return _CUT_OFF
+    return _png_fault(content) if content.startswith(_PNG) else ""
 
 
 def with_plain_colours(content: bytes) -> bytes:
@@ -88,14 +91,20 @@ def _jpeg_markers(content: bytes) -> Iterator[tuple[int, int]]:
             position += int.from_bytes(content[position : position + 2], "big")
 
 
-def _png_ends(content: bytes) -> bool:
+def _png_fault(content: bytes) -> str:
+    view = memoryview(content)
     position = len(_PNG)
-    while (start := position + 8) <= len(content):
+    while position + 12 <= len(content):  # length, type, data, checksum of type and data
         length, kind = struct.unpack_from(">I4s", content, position)
-        position = start + length + 4  # the checksum follows
+        start, position = position + 4, position + 12 + length
+        if position > len(content):
+            break
+        critical = not kind[0] & 0x20
+        if critical and zlib.crc32(view[start : position - 4]).to_bytes(4, "big") != view[position - 4 : position]:
+            return f"damaged, the checksum of its chunk {kind.decode('ascii', 'backslashreplace')} is wrong"
         if kind == b"IEND":
-            return position <= len(content)
-    return False
+            return ""
+    return _CUT_OFF
 
 
 def _jpeg(content: bytes) -> Dimensions | None:

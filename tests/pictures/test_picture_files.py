@@ -12,7 +12,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from children import CHECKOUT, run_python
+from PIL import Image, ImageOps, PngImagePlugin
 
 from isnet_trt.errors import ImageError, SettingsError
 from isnet_trt.files import printable
@@ -149,6 +150,25 @@ def test_pictures_cut_short_are_refused_and_bytes_behind_the_end_are_not(tmp_pat
             read_image(path)
 
 
+@pytest.mark.parametrize("animated", [False, True])
+def test_checksums_of_pngs_are_checked(tmp_path: Path, animated: bool) -> None:
+    """OpenCV reads an animated PNG without them. A wrong checksum beside the pixels is no fault: libpng warns."""
+    frames = {"save_all": True, "append_images": [photo(40, 50)]} if animated else {}
+    stored = PngImagePlugin.PngInfo()
+    stored.add_text("comment", "of no importance")
+    content, path = encoded("PNG", photo(40, 50), pnginfo=stored, **frames), tmp_path / "photo.png"
+    changed = bytearray(content)
+    changed[content.index(b"comment")] ^= 1
+    path.write_bytes(changed)
+    assert (read_image(path) == np.asarray(photo(40, 50))).all()
+    for distance in (4, 40, 400):
+        changed = bytearray(content)
+        changed[content.index(b"IDAT") + distance] ^= 1
+        path.write_bytes(changed)
+        with pytest.raises(ImageError, match=r"photo\.png: the picture is damaged, the checksum of its chunk IDAT"):
+            read_image(path)
+
+
 # --- size
 
 
@@ -225,6 +245,14 @@ def test_no_memory_is_taken_for_a_chunk_that_is_not_there(tmp_path: Path) -> Non
     with pytest.raises(ImageError, match="bomb: the picture is cut off"):
         read_image(tmp_path / "bomb")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 20  # in KiB
+
+
+@pytest.mark.slow
+def test_mutated_pictures(tmp_path: Path) -> None:
+    """The short form of `tests/stress/pictures.py`."""
+    result = run_python(CHECKOUT / "tests/stress/pictures.py", "--cases", 3000, "--keep", tmp_path)
+    assert "3000 cases" in result.stdout, result.stderr
+    assert result.returncode == 0, result.stdout
 
 
 # --- what is no picture
