@@ -11,13 +11,12 @@ import difflib
 import io
 import logging
 import os
-import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from isnet_trt.errors import IsnetError, install_hint
+from isnet_trt.errors import IsnetError, escaped, install_hint
 from isnet_trt.telemetry import logs
 
 FAILED = 1
@@ -172,7 +171,8 @@ def _report(error: Exception) -> int:
     if os.environ.get(TRACEBACK, "0") not in ("", "0"):
         traceback.print_exception(error)
     message, status = _explain(error)
-    _log.error("%s", _visible(message), exc_info=error)
+    # A file's name must not command the terminal.
+    _log.error("%s", escaped(message, keep="\n"), exc_info=error)
     return status
 
 
@@ -206,9 +206,3 @@ def system_message(error: OSError) -> str:
 
 def _line(error: BaseException) -> str:
     return " ".join(str(error).split())
-
-
-def _visible(text: str) -> str:
-    r"""``text`` with control characters but line breaks as ``\x1b``: a file's name must not command the terminal."""
-    text = re.sub(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", lambda match: f"\\x{ord(match[0]):02x}", text)
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")  # a name may be no Unicode

@@ -2,12 +2,44 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+_CONTROLS = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+"""Unicode categories: control and format characters, lone surrogates, line and paragraph separators."""
+_JOINERS = "\u200c\u200d"
+"""Format characters that belong to words (Persian and Indic scripts, emoji)."""
+
+
+def escaped(text: str, keep: str = "") -> str:
+    r"""``text`` with the characters that steer a terminal, but those in ``keep``, as ``\x1b`` or ``\u202e``.
+
+    Names in bundles, checkpoints and data sets come from others, and an escape sequence in one would change what is
+    read on the screen. Lone surrogates, which cannot be written at all, are escaped too.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(_escape(c) if c not in keep and _is_control(c) else c for c in text)
+
+
+def _is_control(character: str) -> bool:
+    return unicodedata.category(character) in _CONTROLS and character not in _JOINERS
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
 
 class IsnetError(Exception):
-    """Base of everything this library raises on purpose; catch it to catch them all."""
+    """Base of everything this library raises on purpose; catch it to catch them all.
+
+    The message may quote names from files: control characters in it, but line breaks, are escaped.
+    """
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(escaped(a, keep="\n") if isinstance(a, str) else a for a in args))
 
 
 class SettingsError(IsnetError, ValueError):

@@ -16,6 +16,14 @@ from isnet_trt.errors import SettingsError
 Mode = Literal["whole", "slide"]
 Size = tuple[int, int]
 """(height, width) in pixels."""
+MOST_CLASSES = 2**16 - 1
+"""Label maps are uint16 above 256 classes, and the merge counts classes from 1."""
+MOST_PIXELS = 2**28
+"""Pixels of the largest network input that can be asked for: 16384 x 16384."""
+_LONGEST_NAME = 1000
+_MOST_SCALES = 64
+_LARGEST_VALUE = 1e6
+_SMALLEST_STD = 1e-6
 
 
 @dataclass(frozen=True)
@@ -30,8 +38,15 @@ class Labels:
     flip_pairs: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
+        if not 0 < len(self.names) <= MOST_CLASSES:
+            raise SettingsError(f"{len(self.names)} classes; a label map holds 1 to {MOST_CLASSES}")
         if len(self.names) != len(self.palette):
             raise SettingsError(f"{len(self.names)} class names but {len(self.palette)} palette colours")
+        for number, (name, colour) in enumerate(zip(self.names, self.palette, strict=True)):
+            if len(name) > _LONGEST_NAME:
+                raise SettingsError(f"the name of class {number} has {len(name)} characters; {_LONGEST_NAME} are allowed")
+            if not all(0 <= value <= 255 for value in colour):
+                raise SettingsError(f"palette colour {tuple(colour)} of class {number} is outside 0 to 255")
         for pair in self.flip_pairs:
             if len(set(pair)) != 2 or not all(0 <= c < len(self.names) for c in pair):
                 raise SettingsError(f"flip pair {pair} does not name two of the {len(self.names)} classes")
@@ -56,10 +71,13 @@ class Preprocess:
     std: tuple[float, float, float] = (58.395, 57.12, 57.375)
 
     def __post_init__(self) -> None:
-        if min(self.size) < 1:
-            raise SettingsError(f"test size {self.size} must be positive")
-        if min(self.std) <= 0:
-            raise SettingsError(f"normalisation std {self.std} must be positive")
+        _check_size("test size", self.size)
+        if not all(abs(value) <= _LARGEST_VALUE for value in self.mean):
+            raise SettingsError(f"normalisation mean {self.mean} must lie within ±{_LARGEST_VALUE:g}")
+        if not all(_SMALLEST_STD <= value <= _LARGEST_VALUE for value in self.std):
+            raise SettingsError(
+                f"normalisation std {self.std} must be positive, from {_SMALLEST_STD:g} to {_LARGEST_VALUE:g}"
+            )
 
 
 @dataclass(frozen=True)
@@ -81,6 +99,8 @@ class Inference:
     def __post_init__(self) -> None:
         if self.mode not in ("whole", "slide"):
             raise SettingsError(f"mode {self.mode!r} is unknown; use 'whole' or 'slide'")
+        if len(self.scales) > _MOST_SCALES:
+            raise SettingsError(f"{len(self.scales)} scales; at most {_MOST_SCALES} are allowed")
         if not self.scales or any(not 0 < s <= 16 for s in self.scales):
             raise SettingsError(f"scales {self.scales} must be one or more factors in (0, 16]")
         if self.mode == "slide":
@@ -91,6 +111,7 @@ class Inference:
             raise SettingsError("mode 'slide' needs a window and a stride, each (height, width)")
         if min(self.window) < 1 or min(self.stride) < 1:
             raise SettingsError(f"window {self.window} and stride {self.stride} must be positive")
+        _check_size("window", self.window)
         if any(s > w for s, w in zip(self.stride, self.window, strict=True)):
             raise SettingsError(f"stride {self.stride} is larger than the window {self.window}: pixels stay uncovered")
 
@@ -107,6 +128,13 @@ class Inference:
         parts += ["flip"] if self.flip else []
         parts.append("probabilities" if self.softmax_before_resize else "logits")
         return ", ".join(parts)
+
+
+def _check_size(title: str, size: Size) -> None:
+    if min(size) < 1:
+        raise SettingsError(f"{title} {size} must be positive")
+    if size[0] * size[1] > MOST_PIXELS:
+        raise SettingsError(f"{title} {size} has more than {MOST_PIXELS} pixels, the most of a network input")
 
 
 def choose_preset(presets: Mapping[str, Inference], name: str) -> Inference:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import reprlib
 from dataclasses import dataclass, field
 from typing import Any
 
 from isnet_trt._version import __version__
 from isnet_trt.bundle.strict import FieldError, decode
 from isnet_trt.engines.info import EngineInfo
-from isnet_trt.errors import BundleError, SettingsError
+from isnet_trt.errors import BundleError, SettingsError, escaped
 from isnet_trt.settings import Inference, Labels, Preprocess, choose_preset
 
 SCHEMA_VERSION = 2
@@ -22,6 +23,8 @@ SCHEMA_VERSION = 2
 MANIFEST = "bundle.json"
 ONNX = "model.onnx"
 ENGINE = "model.engine"
+_LARGEST_STRIDE = 256
+_LONGEST_MESSAGE = 500
 KERNELS = "kernels"
 """Folder of the compiled kernels, ``kernels/sm_XX/`` (isnet_trt.kernels.compile)."""
 TIMING_CACHE = "timing.cache"
@@ -76,8 +79,8 @@ class Manifest:
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
-        if self.output_stride < 1:
-            raise SettingsError(f"output stride {self.output_stride} must be positive")
+        if not 1 <= self.output_stride <= _LARGEST_STRIDE:
+            raise SettingsError(f"output stride {self.output_stride} must be 1 to {_LARGEST_STRIDE}")
         if "default" not in self.presets:
             raise SettingsError("there is no preset called default")
 
@@ -101,7 +104,10 @@ def manifest_from_json(data: Any, source: str) -> Manifest:
     try:
         return decode(Manifest, _upgraded(data))
     except FieldError as error:
-        raise BundleError(f"{source} is damaged: {error}. Copy the bundle again or build it again") from None
+        message = escaped(str(error))  # it may quote any text of the file
+        if len(message) > _LONGEST_MESSAGE:
+            message = message[:_LONGEST_MESSAGE] + "…"
+        raise BundleError(f"{source} is damaged: {message}. Copy the bundle again or build it again") from None
 
 
 def _upgraded(data: dict[str, Any]) -> dict[str, Any]:
@@ -116,10 +122,14 @@ def _upgraded(data: dict[str, Any]) -> dict[str, Any]:
 def _check_schema(data: dict[str, Any], source: str) -> None:
     version = data.get("schema_version")
     if type(version) is not int or version < 1:
-        raise BundleError(f"{source} has no valid schema_version ({version!r}): it is not a bundle manifest")
-    if version > SCHEMA_VERSION:
         raise BundleError(
-            f"{source} has schema version {version}, written by isnet_trt {data.get('isnet_trt_version', '?')}; "
+            f"{source} has no valid schema_version ({reprlib.repr(version)}): it is not a bundle manifest"
+        )
+    if version > SCHEMA_VERSION:
+        author = data.get("isnet_trt_version")
+        raise BundleError(
+            f"{source} has schema version {reprlib.repr(version)}, written by isnet_trt "
+            f"{escaped(author[:40]) if isinstance(author, str) else '?'}; "
             f"isnet_trt {__version__} reads up to {SCHEMA_VERSION}. Upgrade isnet_trt, or build the bundle again with "
             f"this one"
         )

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import reprlib
 import types
 import typing
 from typing import Any, Literal, Union, get_args, get_origin
 
-from isnet_trt.errors import SettingsError
+from isnet_trt.errors import SettingsError, first_few
 
+_DEEPEST = 32
+"""Levels of objects and lists within a field without a schema."""
+_LARGEST = 2**63
 _NAMES = {dict: "an object", list: "a list", str: "a string", int: "an integer", float: "a number", bool: "a boolean"}
 
 
@@ -23,10 +28,11 @@ def decode(kind: Any, data: Any, where: str = "") -> Any:
     ``dict[str, T]`` or Any. Nothing is converted but lists to tuples and integers to float fields.
 
     Raises:
-        FieldError: a field is missing, unknown, of the wrong type or has a value that its dataclass refuses.
+        FieldError: a field is missing, unknown, of the wrong type or has a value that its dataclass refuses, a number
+            is not finite or beyond 64 bits, a string is no Unicode text, or a field of type Any is nested too deeply.
     """
     if kind is Any:
-        return data
+        return _any(data, where, 0)
     if dataclasses.is_dataclass(kind):
         return _dataclass(kind, data, where)
     origin, arguments = get_origin(kind), get_args(kind)
@@ -34,14 +40,46 @@ def decode(kind: Any, data: Any, where: str = "") -> Any:
         return None if data is None else decode(next(a for a in arguments if a is not type(None)), data, where)
     if origin is Literal:
         if data not in arguments:
-            raise FieldError(f"{_field(where)} is {data!r}; it must be one of {', '.join(map(repr, arguments))}")
+            names = ", ".join(map(repr, arguments))
+            raise FieldError(f"{_field(where)} is {reprlib.repr(data)}; it must be one of {names}")
         return data
     if origin is tuple:
         return _tuple(arguments, data, where)
     _expect(origin or kind, data, where)
     if origin is dict:
+        for name in data:
+            _check_value(name, f"a name in {_field(where)}")
         return {name: decode(arguments[1], item, _join(where, name)) for name, item in data.items()}
+    _check_value(data, _field(where))
     return kind(data)
+
+
+def _any(data: Any, where: str, depth: int) -> Any:
+    """Check what lies in a field without a schema."""
+    if depth > _DEEPEST:
+        raise FieldError(f"{_field(where)} is nested more than {_DEEPEST} levels deep")
+    if isinstance(data, dict):
+        for name, item in data.items():
+            _check_value(name, f"a name in {_field(where)}")
+            _any(item, _join(where, name), depth + 1)
+    elif isinstance(data, list):
+        for number, item in enumerate(data):
+            _any(item, f"{where}[{number}]", depth + 1)
+    else:
+        _check_value(data, _field(where))
+    return data
+
+
+def _check_value(data: Any, field: str) -> None:
+    """Raise FieldError for numbers and strings that JSON has and programs have not."""
+    # 1e999 is JSON and becomes infinity.
+    if isinstance(data, float) and not math.isfinite(data):
+        raise FieldError(f"{field} is no finite number")
+    if isinstance(data, int) and not -_LARGEST <= data < _LARGEST:
+        raise FieldError(f"{field} is a number beyond 64 bits")
+    # "\ud800" is JSON too, and no library takes it.
+    if isinstance(data, str) and not data.isascii() and any("\ud800" <= c <= "\udfff" for c in data):
+        raise FieldError(f"{field} holds lone surrogates, which are no Unicode text")
 
 
 def _dataclass(kind: Any, data: Any, where: str) -> Any:
@@ -50,7 +88,7 @@ def _dataclass(kind: Any, data: Any, where: str) -> Any:
     if missing := sorted(fields.keys() - data.keys()):
         raise FieldError(f"{_field(where)} lacks {', '.join(missing)}")
     if unknown := sorted(data.keys() - fields.keys()):
-        raise FieldError(f"{_field(where)} has unknown entries: {', '.join(unknown)}")
+        raise FieldError(f"{_field(where)} has unknown entries: {first_few(unknown)}")
     hints = typing.get_type_hints(kind)
     values = {name: decode(hints[name], data[name], _join(where, name)) for name in fields}
     try:
