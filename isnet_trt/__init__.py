@@ -13,9 +13,14 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 from typing import TYPE_CHECKING, Any
 
 from isnet_trt._version import __version__
+
+# ONNX Runtime 1.32 writes an identifier of the machine and a log of events into the user's cache, and sends them. Only
+# this variable, before its import, keeps it from both; child processes inherit it.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
     from isnet_trt.errors import (

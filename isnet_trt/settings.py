@@ -44,7 +44,9 @@ class Labels:
             raise SettingsError(f"{len(self.names)} class names but {len(self.palette)} palette colours")
         for number, (name, colour) in enumerate(zip(self.names, self.palette, strict=True)):
             if len(name) > _LONGEST_NAME:
-                raise SettingsError(f"the name of class {number} has {len(name)} characters; {_LONGEST_NAME} are allowed")
+                raise SettingsError(
+                    f"the name of class {number} has {len(name)} characters; {_LONGEST_NAME} are allowed"
+                )
             if not all(0 <= value <= 255 for value in colour):
                 raise SettingsError(f"palette colour {tuple(colour)} of class {number} is outside 0 to 255")
         for pair in self.flip_pairs:

@@ -67,8 +67,7 @@ def earlier_measurements(options: EngineOptions, replaced: Path | None) -> bytes
         return regular_file_bytes(options.timing_cache, _LARGEST_CACHE)
     try:
         # A damaged bundle is about to be replaced: only its measurements are lost.
-        path = read_bundle(replaced).path(TIMING_CACHE) if replaced else None
-        return regular_file_bytes(path, _LARGEST_CACHE, BundleError) if path else b""
+        return read_bundle(replaced, verify=False).read(TIMING_CACHE, _LARGEST_CACHE) if replaced else b""
     except BundleError:
         return b""
 

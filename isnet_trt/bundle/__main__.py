@@ -11,7 +11,7 @@ from isnet_trt import cli
 from isnet_trt.bundle import KERNELS, Manifest, read_bundle
 from isnet_trt.engines.info import EngineInfo
 from isnet_trt.engines.select import check_engine
-from isnet_trt.errors import EngineUnavailable
+from isnet_trt.errors import EngineUnavailable, escaped, first_few
 from isnet_trt.settings import Preprocess
 
 _EPILOG = """examples:
@@ -47,13 +47,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _show(arguments: argparse.Namespace) -> int:
     bundle = read_bundle(arguments.bundle, verify=False)
     if arguments.json:
-        print(json.dumps(bundle.manifest.to_json(), indent=1, ensure_ascii=False))
+        print(json.dumps(bundle.manifest.to_json(), indent=1))
     else:
         size = sum(info.bytes for info in bundle.manifest.files.values())
-        print(f"{bundle.folder}: {bundle.manifest.recipe}, {bundle.manifest.precision}, {size / 1e6:.1f} MB")
+        _print(f"{bundle.folder}: {bundle.manifest.recipe}, {bundle.manifest.precision}, {size / 1e6:.1f} MB")
         for title, text in _facts(bundle.manifest):
-            print(f"  {title:11} {text}")
+            _print(f"  {title:11} {text}")
     return 0
+
+
+def _print(line: str) -> None:
+    print(escaped(line))  # a bundle may hold escape sequences in any of its texts
 
 
 def _facts(manifest: Manifest) -> Facts:
@@ -119,13 +123,15 @@ def _short(value: object) -> object:
 
 def _verify(arguments: argparse.Namespace) -> int:
     bundle = read_bundle(arguments.bundle)
-    print(f"{bundle.folder}: {len(bundle.manifest.files)} files, all as they were built")
+    _print(f"{bundle.folder}: {len(bundle.manifest.files)} files, all as they were built")
+    if others := bundle.unlisted():
+        _print(f"not of the bundle, left unread: {first_few(others, 20)}")
     try:
         check_engine(bundle.manifest.engine)
     except EngineUnavailable as error:
-        print(f"its engine cannot run here: {error}")
+        _print(f"its engine cannot run here: {error}")
         return cli.FAILED
-    print(f"its engine ({bundle.manifest.engine.kind}) can run here")
+    _print(f"its engine ({bundle.manifest.engine.kind}) can run here")
     return 0
 
 

@@ -7,6 +7,7 @@ import ctypes
 import dataclasses
 import errno
 import glob
+import hashlib
 import json
 import os
 import secrets
@@ -16,12 +17,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from isnet_trt.bundle.files import check_name, check_no_pickle, read_json, sha256, unlisted_files
+from isnet_trt.bundle.files import LARGEST_MANIFEST, check_name, check_no_pickle, read_json, sha256, unlisted_files
 from isnet_trt.bundle.manifest import MANIFEST, FileInfo, Manifest
 from isnet_trt.errors import BundleError
 
-_PART = ".part"
+_NEW, _PART = ".new", ".part"
 _STALE_SECONDS = 60
+_LONGEST_PREFIX = 200
 _DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 # renameat2(2) of Linux
 _RENAME_EXCHANGE = 2
@@ -50,6 +52,8 @@ class Draft:
             text = json.dumps(manifest.to_json(), indent=1, ensure_ascii=False, allow_nan=False, default=_number)
         except (TypeError, ValueError) as error:
             raise BundleError(f"the manifest cannot be written as JSON: {error}") from None
+        if len(text) > LARGEST_MANIFEST // 4:  # of up to four bytes each
+            raise BundleError(f"the manifest has {len(text)} characters, more than any bundle's should have")
         (self.folder / MANIFEST).write_text(text + "\n", "utf-8")
         # Contents before names: after a power cut a folder that has its final name has all its files.
         for path in (*self.folder.rglob("*"), self.folder):
@@ -164,14 +168,17 @@ def _parents(target: Path) -> Iterator[None]:
 def _temporary(target: Path) -> Iterator[Path]:
     """Create a folder beside ``target``, on the same file system, and remove it in the end."""
     _sweep(target)
-    folder = target.with_name(f"{_prefix(target)}{secrets.token_hex(4)}{_PART}")
+    new = target.with_name(f"{_prefix(target)}{secrets.token_hex(4)}{_NEW}")
+    folder = new.with_suffix(_PART)
     lock = None
     try:
-        folder.mkdir()
-        lock = _lock(folder)
+        new.mkdir()
+        lock = _lock(new)
+        # Only now the name under which others sweep: a folder of that name without a lock has no living writer.
+        new.rename(folder)
         yield folder
     finally:
-        _remove(folder)
+        _remove(folder if folder.exists() else new)
         if lock is not None:
             os.close(lock)
 
@@ -202,18 +209,24 @@ def _lock(folder: Path) -> int | None:
 
 
 def _sweep(target: Path) -> None:
-    """Remove what killed writers of ``target`` left: old temporary folders that no process has locked."""
-    for folder in target.parent.glob(f"{glob.escape(_prefix(target))}*{_PART}"):
+    """Remove what killed writers of ``target`` left: temporary folders that no process has locked."""
+    pattern = glob.escape(_prefix(target))
+    for folder in target.parent.glob(f"{pattern}*{_PART}"):
         with contextlib.suppress(OSError):
-            # Between mkdir and lock a folder of a living writer is unlocked for an instant: young ones are left alone.
-            old = time.time() - folder.stat().st_mtime > _STALE_SECONDS
-            if old and (lock := _lock(folder)) is not None:
+            if (lock := _lock(folder)) is not None:
                 shutil.rmtree(folder, ignore_errors=True)
                 os.close(lock)
+    for folder in target.parent.glob(f"{pattern}*{_NEW}"):
+        with contextlib.suppress(OSError):
+            # A writer renames it within microseconds; killed before that, it leaves an empty folder.
+            if time.time() - folder.stat().st_mtime > _STALE_SECONDS:
+                folder.rmdir()
 
 
 def _prefix(target: Path) -> str:
-    return f".{target.name}."
+    """How the names of temporary folders for ``target`` begin: short, since its own may be as long as a name can be."""
+    name = os.fsencode(target.name)
+    return f".{target.name if len(name) <= _LONGEST_PREFIX else hashlib.sha256(name).hexdigest()}."
 
 
 def _exchange(first: Path, second: Path) -> bool:

@@ -16,7 +16,7 @@ import json
 import os
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,12 +26,14 @@ from isnet_trt.cuda.architectures import KERNEL_TARGETS
 from isnet_trt.cuda.element_types import ELEMENT_TYPES, SCALARS
 from isnet_trt.cuda.kernel_specs import ALIGNMENT, KernelInterface
 from isnet_trt.errors import BundleError, EngineError, EngineUnavailable
+from isnet_trt.files import open_regular
 
 SCHEMA = 1
 DESCRIPTION = "launch.json"
 MOST_BLOCKS = (2**31 - 1, 65535, 65535)
 """Largest grid (CUDA programming guide, compute capabilities)."""
 
+_ARCHITECTURE = re.compile(r"sm_(\d{1,4})", re.ASCII)
 _REBUILD = "build the bundle again with python -m isnet_trt.build"
 _TYPES: dict[str, Any] = {
     "entry": str, "target": str, "arguments": list, "trailing_null_pointers": int, "constants": dict,
@@ -114,15 +116,35 @@ class KernelFiles:
     code: Mapping[str, bytes]
 
 
-def choose(folder: Path, compute_capability: str) -> tuple[Path, Literal["cubin", "ptx"]]:
-    """The architecture's folder below ``folder`` and the code format that a GPU of ``compute_capability`` takes.
+@dataclass(frozen=True)
+class CompiledFiles:
+    """The files of a folder ``kernels/`` as they were read and checked, by name (``sm_80/resize.ptx``).
+
+    ``folder`` is where they come from, for messages.
+    """
+
+    folder: Path
+    contents: Mapping[str, bytes]
+
+
+KernelSource = str | os.PathLike[str] | CompiledFiles
+"""Files in memory, or a folder to read, such as that of a bundle being built."""
+
+
+def choose(source: KernelSource, compute_capability: str) -> tuple[Path, Literal["cubin", "ptx"]]:
+    """The architecture's folder in ``source`` and the code format that a GPU of ``compute_capability`` takes.
 
     ``compute_capability`` is written as "8.9".
 
     Raises:
         EngineUnavailable: the GPU can run none of them.
     """
-    arches = sorted(int(p.name[3:]) for p in folder.glob("sm_*") if p.is_dir() and p.name[3:].isdigit())
+    if isinstance(source, CompiledFiles):
+        folder, names = source.folder, {name.partition("/")[0] for name in source.contents}
+    else:
+        folder = Path(source)
+        names = {path.name for path in folder.glob("sm_*") if path.is_dir()}
+    arches = sorted(int(match[1]) for match in map(_ARCHITECTURE.fullmatch, names) if match)
     major, _, minor = compute_capability.partition(".")
     own = 10 * int(major) + int(minor or 0)
     if own in arches:
@@ -130,46 +152,58 @@ def choose(folder: Path, compute_capability: str) -> tuple[Path, Literal["cubin"
     targets = ((arch, KERNEL_TARGETS.get(arch)) for arch in arches if arch <= own)
     portable = [arch for arch, target in targets if target and target.portable]
     if not portable:
-        names = ", ".join(f"sm_{arch}" for arch in arches) or "nothing"
+        present = ", ".join(f"sm_{arch}" for arch in arches) or "nothing"
         raise EngineUnavailable(
-            f"{folder} holds kernels for {names}; a GPU of compute capability {compute_capability} runs none of them; "
-            f"{_REBUILD}, or make them with python -m isnet_trt.kernels.compile"
+            f"{folder} holds kernels for {present}; a GPU of compute capability {compute_capability} runs none of "
+            f"them; {_REBUILD}, or make them with python -m isnet_trt.kernels.compile"
         )
     return folder / f"sm_{portable[-1]}", "ptx"
 
 
-def read(folder: str | os.PathLike[str], compute_capability: str) -> KernelFiles:
-    """The kernels below ``folder`` for a GPU of ``compute_capability``.
+def read(source: KernelSource, compute_capability: str) -> KernelFiles:
+    """The kernels in ``source`` for a GPU of ``compute_capability``.
 
     Raises:
         EngineUnavailable: there are none for this GPU.
         BundleError: a file is missing, damaged or changed; the message names it.
     """
-    path, code_format = choose(Path(folder), compute_capability)
-    data = _description(path / DESCRIPTION)
+    path, code_format = choose(source, compute_capability)
+    read_file = _reader(source)
+    data = _description(path / DESCRIPTION, read_file)
     kernels, code = {}, {}
     for name, entry in data["kernels"].items():
         if not re.fullmatch(r"\w+", name):  # it becomes part of a path
             raise BundleError(f"{path / DESCRIPTION}: {name!r} is no name of a kernel; {_REBUILD}")
         kernels[name] = _kernel(name, entry, path / DESCRIPTION)
         # Read and checked at opening, loaded at the first launch: damage shows early, GPU memory is taken late.
-        code[name] = _code(path / f"{name}.{code_format}", entry[f"{code_format}_sha256"])
+        file = path / f"{name}.{code_format}"
+        code[name] = read_file(file)
+        if hashlib.sha256(code[name]).hexdigest() != entry[f"{code_format}_sha256"]:
+            raise BundleError(f"{file} was changed after it was compiled (SHA-256 differs); {_REBUILD}")
     return KernelFiles(path, code_format, data["classes"], kernels, code)
 
 
-def _read_bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise BundleError(f"{path} is missing: the kernels are incomplete; {_REBUILD}") from None
-    except OSError as error:
-        raise BundleError(f"{path} cannot be read: {error.strerror or error}") from None
+def _reader(source: KernelSource) -> Callable[[Path], bytes]:
+    """What gives the content of a file in ``source``; BundleError if it is not there or cannot be read."""
+
+    def read_file(path: Path) -> bytes:
+        try:
+            if isinstance(source, CompiledFiles):
+                return source.contents[path.relative_to(source.folder).as_posix()]
+            with open_regular(path) as stream:
+                return stream.read()
+        except (KeyError, FileNotFoundError):
+            raise BundleError(f"{path} is missing: the kernels are incomplete; {_REBUILD}") from None
+        except OSError as error:
+            raise BundleError(f"{path} cannot be read: {error.strerror or error}") from None
+
+    return read_file
 
 
-def _description(path: Path) -> dict[str, Any]:
+def _description(path: Path, read_file: Callable[[Path], bytes]) -> dict[str, Any]:
     try:
-        data = json.loads(_read_bytes(path))
-    except ValueError as error:
+        data = json.loads(read_file(path))
+    except (ValueError, RecursionError) as error:
         raise BundleError(f"{path} is damaged: it is no JSON ({error}); {_REBUILD}") from None
     if not isinstance(data, dict) or not isinstance(data.get("kernels"), dict):
         raise BundleError(f"{path} is damaged: it lists no kernels; {_REBUILD}")
@@ -204,13 +238,6 @@ def _kernel(name: str, entry: Any, path: Path) -> Kernel:
     return Kernel(name, arguments, entry["constants"], (x, y, z), *compiled, unaligned=unaligned)
 
 
-def _code(path: Path, digest: str) -> bytes:
-    code = _read_bytes(path)
-    if hashlib.sha256(code).hexdigest() != digest:
-        raise BundleError(f"{path} was changed after it was compiled (SHA-256 differs); {_REBUILD}")
-    return code
-
-
 class Kernels:
     """Kernels that can be launched, loaded at their first launch into the context that is then current.
 
@@ -226,27 +253,27 @@ class Kernels:
         self._lock = threading.Lock()
 
     @classmethod
-    def open(cls, folder: str | os.PathLike[str], compute_capability: str) -> Kernels:
-        """The kernels below ``folder`` (a bundle's ``kernels/``) for a GPU of ``compute_capability`` ("8.9").
+    def open(cls, source: KernelSource, compute_capability: str) -> Kernels:
+        """The kernels in ``source`` (a bundle's ``kernels/``) for a GPU of ``compute_capability`` ("8.9").
 
         Raises:
             EngineUnavailable: none are for this GPU, or cuda-bindings is not installed.
             BundleError: a file is missing, damaged or changed.
         """
-        return cls(read(folder, compute_capability), driver.import_driver())
+        return cls(read(source, compute_capability), driver.import_driver())
 
     @classmethod
-    def find(cls, folder: Path | None, compute_capability: str, needed: str = "") -> tuple[Kernels | None, str]:
-        """The kernels below ``folder``, or None and why there are none.
+    def find(cls, source: KernelSource | None, compute_capability: str, needed: str = "") -> tuple[Kernels | None, str]:
+        """The kernels in ``source``, or None and why there are none.
 
         Raises:
             EngineUnavailable: there are none although ``needed``, which the message begins with, requires them.
             BundleError: a file is missing, damaged or changed.
         """
         try:
-            if folder is None:
+            if source is None:
                 raise EngineUnavailable(f"the bundle holds no kernels; {_REBUILD}")
-            return cls.open(folder, compute_capability), ""
+            return cls.open(source, compute_capability), ""
         except EngineUnavailable as error:
             if needed:
                 raise EngineUnavailable(f"{needed}: {error}") from None

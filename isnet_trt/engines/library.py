@@ -6,15 +6,17 @@ import importlib
 import importlib.metadata
 import importlib.util
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from isnet_trt.cuda.element_types import FLOATS
 from isnet_trt.cuda.gpu import Gpu
+from isnet_trt.cuda.kernels import KernelSource
 from isnet_trt.engines.base import DeviceEngine, Engine
 from isnet_trt.engines.info import EngineInfo
-from isnet_trt.errors import EngineUnavailable, install_hint
+from isnet_trt.errors import EngineError, EngineUnavailable, install_hint
+from isnet_trt.files import regular_file_bytes
 
 PORTABLE = "onnxruntime"
 """The library that opens the ONNX graph of any bundle on any machine."""
@@ -25,18 +27,32 @@ PLACEMENTS: tuple[Placement, ...] = ("auto", "cpu", "cuda")
 
 
 @dataclass(frozen=True)
+class ModelContent:
+    """An engine or a graph in memory, and the files of its external data by the names that the graph has for them."""
+
+    model: bytes
+    external: Mapping[str, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class EngineSource:
     """What an engine is opened from.
 
     ``path`` is the serialised engine, or the ONNX graph for a library that does not compile; ``kernels`` the bundle's
-    folder of compiled kernels; ``classes`` and ``stride`` describe the network's output.
+    compiled kernels; ``classes`` and ``stride`` describe the network's output. With ``content``, checked bytes,
+    nothing is read from ``path``, which is then for messages only.
     """
 
     path: Path
     info: EngineInfo
-    kernels: Path | None
+    kernels: KernelSource | None
     classes: int
     stride: int
+    content: ModelContent | None = None
+
+    def read_model(self) -> bytes:
+        """The bytes of the engine or graph; EngineError if its file cannot be read."""
+        return self.content.model if self.content else regular_file_bytes(self.path, error_type=EngineError)
 
 
 class Library:

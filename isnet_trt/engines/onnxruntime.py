@@ -26,11 +26,18 @@ class OnnxRuntime(Library):
     }
 
     def open_on_cpu(self, source: EngineSource, *, threads: int | None = None) -> Engine:
-        return OnnxRuntimeEngine(self.load(), source.path, threads)
+        return OnnxRuntimeEngine(self.load(), source.path, threads, content=source.content)
 
     def open_on_gpu(self, source: EngineSource, *, threads: int | None = None, on_device: bool = True) -> DeviceEngine:
-        output = (source.classes, source.stride)
-        return OnnxRuntimeCudaEngine(self.load(), source.path, output, source.kernels, on_device, threads)
+        return OnnxRuntimeCudaEngine(
+            self.load(),
+            source.path,
+            (source.classes, source.stride),
+            source.kernels,
+            on_device,
+            threads,
+            content=source.content,
+        )
 
 
 LIBRARY = OnnxRuntime()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,12 @@ from numpy.typing import NDArray
 
 from isnet_trt.engines.base import Engine, check_batch
 from isnet_trt.engines.cores import usable_cores
-from isnet_trt.engines.library import PORTABLE
-from isnet_trt.errors import EngineError, SettingsError
+from isnet_trt.engines.library import PORTABLE, ModelContent
+from isnet_trt.errors import EngineError, EngineUnavailable, SettingsError
 from isnet_trt.forks import OwnerProcess
+
+_EXTERNAL = "1.24"
+"""The first ONNX Runtime that takes external data from memory."""
 
 
 class SessionEngine(Engine):
@@ -22,19 +26,28 @@ class SessionEngine(Engine):
     _owner: OwnerProcess
     _session: Any = None
 
-    def _load(self, runtime: Any, path: Path, threads: int, provider: Any, device: str) -> None:
+    def _load(
+        self, runtime: Any, path: Path, threads: int, provider: Any, device: str, content: ModelContent | None
+    ) -> None:
         """Open the session; ``provider`` is a name or (name, options), ``device`` that of its memory arena.
 
         Raises:
-            EngineError: the file cannot be loaded, or has not one float32 (B, C, H, W) as input and as output.
+            EngineError: the model cannot be loaded, or has not one float32 (B, C, H, W) as input and as output.
         """
-        if not path.is_file():
+        if content is None and not path.is_file():
             raise EngineError(f"{path} does not exist or is no file: there is no model to load")
+        options = session_options(runtime, threads)
+        model = str(path) if content is None else model_in_memory(options, content)
         try:
-            self._session = runtime.InferenceSession(str(path), session_options(runtime, threads), providers=[provider])
+            self._session = runtime.InferenceSession(model, options, providers=[provider])
         # The exceptions of ONNX Runtime have no base class of their own.
         except Exception as error:
-            raise EngineError(f"ONNX Runtime {runtime.__version__} cannot load {path}: {_line(error)}") from None
+            message = f"ONNX Runtime {runtime.__version__} cannot load {path}: {_line(error)}"
+            if content is not None and os.devnull in message:
+                message += "; external data must lie in files that bundle.json lists"
+            raise EngineError(message) from None
+        # The session keeps the bytes for a second try with other providers, which nobody asks for.
+        self._session._model_bytes = None
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         for side, values in (("input", inputs), ("output", outputs)):
             if len(values) != 1 or values[0].type != "tensor(float)" or len(values[0].shape) != 4:
@@ -72,7 +85,8 @@ class SessionEngine(Engine):
 class OnnxRuntimeEngine(SessionEngine):
     """A model file under ONNX Runtime's CPU provider; any batch and size that the model takes.
 
-    ``runtime`` is the module ``onnxruntime``; ``threads`` defaults to the physical cores that the process may use.
+    ``runtime`` is the module ``onnxruntime``; ``content`` the model, if it is in memory; ``threads`` defaults to the
+    physical cores that the process may use.
 
     Raises:
         SettingsError: ``threads`` is below 1.
@@ -80,12 +94,14 @@ class OnnxRuntimeEngine(SessionEngine):
             (B, C, H, W) each; the message names the file.
     """
 
-    def __init__(self, runtime: Any, path: Path, threads: int | None = None) -> None:
+    def __init__(
+        self, runtime: Any, path: Path, threads: int | None = None, *, content: ModelContent | None = None
+    ) -> None:
         if threads is not None and threads < 1:
             raise SettingsError(f"threads is {threads}; it must be at least 1, or None for all cores")
         threads = threads or usable_cores()
         self.description = f"ONNX Runtime {runtime.__version__}, CPU, {threads} thread{'s' * (threads > 1)}"
-        self._load(runtime, path, threads, "CPUExecutionProvider", "cpu:0")
+        self._load(runtime, path, threads, "CPUExecutionProvider", "cpu:0", content)
         self._owner = OwnerProcess(self)
 
 
@@ -103,6 +119,22 @@ def session_options(runtime: Any, threads: int) -> Any:
     # Idle workers that spin take the cores from the merging between two windows, and from the service around it.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
+
+
+def model_in_memory(options: Any, content: ModelContent) -> bytes:
+    """The model for a session with ``options``, to which its external data are added.
+
+    Raises EngineUnavailable if this ONNX Runtime takes external data from files only.
+    """
+    # Format and folder would be guessed from the content: an .ort file, and external data beside the working folder.
+    options.add_session_config_entry("session.load_model_format", "ONNX")
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
+    if content.external:
+        if not hasattr(options, "add_external_initializers_from_files_in_memory"):
+            raise EngineUnavailable(f"the model has external data, which needs ONNX Runtime {_EXTERNAL} or later")
+        names, buffers = list(content.external), list(content.external.values())
+        options.add_external_initializers_from_files_in_memory(names, buffers, [len(data) for data in buffers])
+    return content.model
 
 
 def run_options(runtime: Any, key: str, value: str) -> Any:

@@ -19,8 +19,9 @@ import numpy as np
 from isnet_trt.cuda.backends import open_backend
 from isnet_trt.cuda.device import Device
 from isnet_trt.cuda.gpu import Gpu, probe_gpu
-from isnet_trt.cuda.kernels import Kernels
+from isnet_trt.cuda.kernels import Kernels, KernelSource
 from isnet_trt.engines.cores import usable_cores
+from isnet_trt.engines.library import ModelContent
 from isnet_trt.engines.onnxruntime_cpu import SessionEngine, run_error, run_options
 from isnet_trt.errors import EngineError, EngineUnavailable
 from isnet_trt.forks import OwnerProcess
@@ -34,8 +35,9 @@ class OnnxRuntimeCudaEngine(SessionEngine):
     """A model file under ONNX Runtime's CUDA provider, on GPU 0 (as CUDA_VISIBLE_DEVICES counts), in float32 proper.
 
     ``runtime`` is the module ``onnxruntime``; ``output`` is (classes, stride) of the model; ``kernels`` the bundle's
-    folder of compiled kernels. With ``on_device`` (which takes cuda-bindings) `enqueue` works, on the stream `stream`
-    alone; without, the session has a stream that nobody else sees, and only `run` works.
+    compiled kernels; ``content`` the model, if it is in memory. With ``on_device`` (which takes cuda-bindings)
+    `enqueue` works, on the stream `stream` alone; without, the session has a stream that nobody else sees, and only
+    `run` works.
 
     Raises:
         EngineUnavailable: the provider or the GPU is missing, or the provider cannot be loaded.
@@ -48,9 +50,10 @@ class OnnxRuntimeCudaEngine(SessionEngine):
         runtime: Any,
         path: Path,
         output: tuple[int, int],
-        kernels: Path | None = None,
+        kernels: KernelSource | None = None,
         on_device: bool = False,
         threads: int | None = None,
+        content: ModelContent | None = None,
     ) -> None:
         # Before the providers are listed: some builds list CUDA's only once its libraries are loaded.
         missing = _preload(runtime)
@@ -69,7 +72,8 @@ class OnnxRuntimeCudaEngine(SessionEngine):
                 self.stream = self._device.create_stream()
         self._owner = OwnerProcess(self)
         try:
-            self._load(runtime, path, threads or usable_cores(), (PROVIDER, _options(self.stream)), "gpu:0")
+            provider = PROVIDER, _options(self.stream)
+            self._load(runtime, path, threads or usable_cores(), provider, "gpu:0", content)
             # ONNX Runtime itself goes on with the CPU when a provider cannot be loaded.
             if self._session.get_providers()[0] != PROVIDER:
                 raise EngineUnavailable(

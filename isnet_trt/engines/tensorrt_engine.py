@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 from collections import OrderedDict
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from isnet_trt.cuda.gpu import Gpu
 from isnet_trt.cuda.kernels import Kernels
 from isnet_trt.engines.base import Engine, check_batch
 from isnet_trt.engines.info import EngineInfo
+from isnet_trt.engines.library import EngineSource
 from isnet_trt.engines.tensorrt_api import collecting_logger, create, give_back
 from isnet_trt.errors import EngineError
 from isnet_trt.forks import OwnerProcess
@@ -38,8 +38,8 @@ class TensorRTEngine(Engine):
     graph; they never run at the same time and share their device memory. `run` works from and to host memory, on a
     stream of the engine's own, and `enqueue` on device memory and any stream.
 
-    ``library`` is the module and ``gpu`` the GPU that it runs on (`TensorRTFamily.check`). ``kernels`` is the
-    bundle's folder of compiled kernels; an engine with context plugins needs it.
+    ``library`` is the module and ``gpu`` the GPU that it runs on (`TensorRTFamily.check`). An engine with context
+    plugins needs the kernels of ``source``.
 
     Raises:
         EngineUnavailable: there are no kernels for its plugins.
@@ -55,13 +55,14 @@ class TensorRTEngine(Engine):
     _options: Any = None
     _host: Any = None
 
-    def __init__(self, library: Any, gpu: Gpu, path: Path, info: EngineInfo, kernels: Path | None = None) -> None:
+    def __init__(self, library: Any, gpu: Gpu, source: EngineSource) -> None:
+        info = source.info
         self.gpu, self.kind = gpu, info.kind
         capability = gpu.compute_capability
         self.description = f"{info.kind} {info.library_version} on {gpu.name} (compute capability {capability})"
         needed = "the engine was built with context plugins" if info.context == "plugin" else ""
-        self.kernels, self.no_kernels = Kernels.find(kernels, capability, needed)
-        self._path, self._library = path, library
+        self.kernels, self.no_kernels = Kernels.find(source.kernels, capability, needed)
+        self._path, self._library = source.path, library
         self._log = collecting_logger(library)
         self._contexts: OrderedDict[tuple[int, ...], Any] = OrderedDict()
         self._pinned: set[tuple[int, ...]] = set()  # shapes that `enqueue` uses, possibly in a CUDA graph
@@ -72,7 +73,7 @@ class TensorRTEngine(Engine):
             # Plugins are registered only while the engine is deserialised; other threads that need them wait.
             with self._device, self._plugins(info):
                 self._stream = self._device.create_stream()
-                self._load(info)
+                self._load(source)
         except BaseException:
             self.close()
             raise
@@ -89,12 +90,12 @@ class TensorRTEngine(Engine):
             self._host = host
             yield
 
-    def _load(self, info: EngineInfo) -> None:
+    def _load(self, source: EngineSource) -> None:
         library = f"{self.kind} {self._library.__version__}"
         self._runtime = create(library, self._log, self._library.Runtime, self._log)
-        if info.version_compatible:  # it carries the lean runtime of the version that built it
+        if source.info.version_compatible:  # it carries the lean runtime of the version that built it
             self._runtime.engine_host_code_allowed = True
-        serialised = _read(self._path)
+        serialised = source.read_model()
         self._engine = self._runtime.deserialize_cuda_engine(serialised)
         if self._engine is None:
             messages = self._messages()  # before _invalid() makes the library say more
@@ -300,10 +301,3 @@ class TensorRTEngine(Engine):
     def __del__(self) -> None:
         if hasattr(self, "_owner"):
             self.close()
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise EngineError(f"{path} cannot be read: {error.strerror or error}") from None

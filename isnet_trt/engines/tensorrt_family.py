@@ -116,7 +116,7 @@ class TensorRTFamily(Library):
     def open_on_gpu(self, source: EngineSource, *, threads: int | None = None, on_device: bool = True) -> DeviceEngine:
         gpu = self.check(source.info)
         self.check_driver(gpu)
-        return TensorRTEngine(self.load(), gpu, source.path, source.info, source.kernels)
+        return TensorRTEngine(self.load(), gpu, source)
 
     def refusal(self, path: Path) -> str:
         try:

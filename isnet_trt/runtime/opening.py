@@ -6,10 +6,11 @@ import contextlib
 
 from isnet_trt.bundle import KERNELS, ONNX, Bundle
 from isnet_trt.cuda.device import Device
+from isnet_trt.cuda.kernels import CompiledFiles
 from isnet_trt.cuda.pipeline import Pipeline
 from isnet_trt.cuda.plan import Model
 from isnet_trt.engines.base import Engine
-from isnet_trt.engines.library import PLACEMENTS, PORTABLE, EngineSource, Library, Placement
+from isnet_trt.engines.library import PLACEMENTS, PORTABLE, EngineSource, Library, ModelContent, Placement
 from isnet_trt.engines.select import check_engine
 from isnet_trt.engines.table import library
 from isnet_trt.errors import EngineUnavailable, SettingsError
@@ -107,7 +108,26 @@ def _source(bundle: Bundle, kind: str | None, device: Placement) -> tuple[Librar
         )
     if chosen.kind == info.kind:
         check_engine(info)
-    path = bundle.path(info.file if chosen.kind == info.kind else ONNX)
-    has_kernels = any(name.startswith(f"{KERNELS}/") for name in manifest.files)
-    kernels = bundle.folder / KERNELS if has_kernels else None
-    return chosen, EngineSource(path, info, kernels, manifest.labels.count, manifest.output_stride)
+    file = info.file if chosen.kind == info.kind else ONNX
+    model, kernels = _read(bundle, file, chosen.compiles, chosen.needs_gpu or device == "cuda")
+    output = (manifest.labels.count, manifest.output_stride)
+    return chosen, EngineSource(bundle.path(file), info, kernels, *output, model)
+
+
+def _read(bundle: Bundle, file: str, compiled: bool, on_gpu: bool) -> tuple[ModelContent, CompiledFiles | None]:
+    """The model in ``file`` (an engine if ``compiled``, else a graph), and the kernels if they are used and there.
+
+    Every file of the bundle is read once and checked; the bytes that were checked are what the libraries get.
+    """
+    names = bundle.manifest.files
+    kernel_names = {name for name in names if name.startswith(f"{KERNELS}/")}
+    model = bundle.read(file)
+    external = {}
+    if not compiled:
+        # A graph has the name of a file of external data in it; which tensors lie where is the library's to read.
+        others = names.keys() - kernel_names - {file, bundle.manifest.engine.file}
+        external = {name: bundle.read(name) for name in sorted(others) if name.encode() in model}
+    kernels = {name.partition("/")[2]: bundle.read(name) for name in sorted(kernel_names)} if on_gpu else {}
+    used = {file, *external, *(kernel_names if kernels else ())}
+    bundle.check(name for name in names if name not in used)
+    return ModelContent(model, external), CompiledFiles(bundle.folder / KERNELS, kernels) if kernels else None

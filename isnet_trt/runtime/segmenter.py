@@ -96,7 +96,7 @@ class Segmenter:
             EngineUnavailable: its engine cannot run here; the message says what can.
             SettingsError: the preset is unknown.
         """
-        opened = read_bundle(bundle)
+        opened = read_bundle(bundle, verify=False)  # `open_runtime` checks the content as it reads it
         manifest = opened.manifest
         settings = inference or manifest.preset(preset)
         runtime = open_runtime(opened, engine, threads=threads, device=device)

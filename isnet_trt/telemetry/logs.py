@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from isnet_trt.errors import SettingsError
+from isnet_trt.errors import SettingsError, escaped
 
 ROOT = logging.getLogger("isnet_trt")
 STDERR = "-"
@@ -36,6 +36,7 @@ class TerminalHandler(logging.Handler):
 
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record) if self.level <= logging.DEBUG else record.getMessage()
+        text = escaped(text, keep="\n")  # it may quote names from files, which must not command the terminal
         if record.levelno >= logging.WARNING:
             return f"{record.levelname.lower()}: {text}"
         return text if record.levelno >= logging.INFO else f"{record.name}: {text}"

@@ -11,11 +11,13 @@ import pytest
 from small_bundle import SLIDE, write_bundle
 
 from isnet_trt import cli
-from isnet_trt.bundle import ENGINE, MANIFEST, ONNX
+from isnet_trt.bundle import ENGINE, MANIFEST, ONNX, CheckpointInfo, read_bundle
 from isnet_trt.bundle.__main__ import main
 from isnet_trt.bundle.manifest import manifest_from_json
 from isnet_trt.engines.info import EngineInfo
 from isnet_trt.engines.table import library
+from isnet_trt.errors import BundleError
+from isnet_trt.settings import Labels
 
 
 def _call(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -64,6 +66,41 @@ def test_show_says_nothing_of_the_content(tmp_path: Path) -> None:
     bundle.path(ONNX).write_bytes(content)
     assert main(["show", str(bundle.folder)]) == 0
     assert cli.run(main, ["verify", str(bundle.folder)]) == cli.ERROR
+
+
+HOSTILE = "\x1b]0;title\x07\x1b[2J\x9b31m\r\n\u202e\u2028"
+
+
+def test_control_characters_are_never_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """From every text of a manifest, by show, show --json and verify, as an error message too."""
+    labels = Labels((HOSTILE, "نیم‌فاصله"), ((0, 0, 0),) * 2)  # the second has a zero-width non-joiner, as it should
+    engine = EngineInfo("tensorrt", "10.13.3.9", ENGINE, (), f"GPU {HOSTILE}", HOSTILE)
+    texts = dict.fromkeys(("recipe", "precision", "created_at", "isnet_trt_version"), HOSTILE)
+    parity = {HOSTILE: HOSTILE, "rows": [{HOSTILE: HOSTILE}], "list": [HOSTILE], "deep": {"a": [HOSTILE]}}
+    checkpoint = CheckpointInfo(HOSTILE, "ab" * 32)
+    folder = write_bundle(
+        tmp_path / "small", engine, labels=labels, checkpoint=checkpoint, parity=parity, **texts
+    ).folder
+    (folder / f"notes{HOSTILE}").touch()
+    for arguments in (["show"], ["show", "--json"], ["verify"]):
+        cli.run(main, [*arguments, str(folder)])
+        out, err = capsys.readouterr()
+        assert (out + err).replace("\n", "").replace("\u200c", "").isprintable()
+        assert "title" in out + err
+    path = folder / MANIFEST
+    path.write_text(path.read_text("utf-8").replace('"output_stride": 8', '"output_stride": "\\u001b[2J"'), "utf-8")
+    with pytest.raises(BundleError) as caught:
+        read_bundle(folder)
+    assert str(caught.value).isprintable()
+
+
+def test_verify_names_what_is_not_of_the_bundle(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path / "small").folder
+    for name in ("README.md", "Thumbs.db", ".DS_Store"):
+        (folder / name).touch()
+    result = _call("verify", folder)
+    assert result.returncode == 0
+    assert "not of the bundle, left unread: .DS_Store, README.md, Thumbs.db\n" in result.stdout
 
 
 def test_verify_whole(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 from typing import Any
 
@@ -62,6 +63,39 @@ def _set(data: Any, path: str, value: Any) -> None:
         ("labels/palette/1", [1, 2], "field 'labels.palette[1]' has 2 entries instead of 3"),
         ("labels/palette/1", [1, 2, None], "field 'labels.palette[1][2]' must be an integer, but is null"),
         ("preprocess/std", [1, 1, 0], "field 'preprocess': normalisation std (1.0, 1.0, 0.0) must be positive"),
+        ("labels/palette/1", [1, 2, 300], "palette colour (1, 2, 300) of class 1 is outside 0 to 255"),
+        ("labels/palette/0", [-1, 2, 3], "palette colour (-1, 2, 3) of class 0 is outside"),
+        ("labels/palette/0", [0, 0, 2**63], "field 'labels.palette[0][2]' is a number beyond 64 bits"),
+        ("labels/palette/0", [0, 0, 10**400], "field 'labels.palette[0][2]' is a number beyond 64 bits"),
+        ("labels", {"names": [], "palette": [], "flip_pairs": []}, "0 classes"),
+        ("labels/names/1", "x" * 10**6, "the name of class 1 has 1000000 characters"),
+        ("labels/names/1", "a\ud800b", "field 'labels.names[1]' holds lone surrogates"),
+        ("labels/flip_pairs", [[0, 3]], "flip pair (0, 3)"),
+        ("preprocess/std", [1e59, 1, 1], "field 'preprocess': normalisation std (1e+59, 1.0, 1.0) must be positive"),
+        ("preprocess/std", [1, -2, 1], "normalisation std"),
+        ("preprocess/std", [1, 1e-300, 1], "normalisation std"),
+        ("preprocess/std", [float("inf"), 1, 1], "field 'preprocess.std[0]' is no finite number"),
+        ("preprocess/std", [10**400, 1, 1], "field 'preprocess.std[0]' is a number beyond 64 bits"),
+        ("preprocess/mean", [float("-inf"), 1, 1], "field 'preprocess.mean[0]' is no finite number"),
+        ("preprocess/mean", [0, 0, -1e30], "normalisation mean"),
+        ("preprocess/size", [2**31, 512], "has more than 268435456 pixels"),
+        ("preprocess/size", [0, 512], "must be positive"),
+        ("preprocess/size", [30000, 30000], "has more than 268435456 pixels"),
+        ("presets/ms-flip/window", [2**31, 2**31], "field 'presets.ms-flip': window"),
+        ("presets/ms-flip/scales", [1e-9, float("inf")], "field 'presets.ms-flip.scales[1]' is no finite number"),
+        ("presets/ms-flip/scales", [1] * 100_000, "100000 scales"),
+        ("output_stride", 2**31, "output stride 2147483648 must be 1 to 256"),
+        ("recipe", "\udfff", "field 'recipe' holds lone surrogates"),
+        ("parity/max", float("inf"), "field 'parity.max' is no finite number"),
+        ("parity/\udc80", 1, "a name in field 'parity' holds lone surrogates"),
+        ("parity/deep", functools.reduce(lambda inner, _: [inner], range(40), []), "nested more than 32 levels deep"),
+        ("files/\ud800.onnx", {"bytes": 1, "sha256": "0" * 64}, "a name in field 'files' holds lone surrogates"),
+        ("engine/library_version", "9" * 5000, "is no version"),
+        ("engine/compute_capabilities", ["8.9; rm"], "compute capability '8.9; rm'"),
+        ("engine/shapes", [[1, 3, 8, 8]], "1 shapes instead of the smallest, usual and largest"),
+        ("engine/shapes/1", [2**31, 3, 512, 512], "must be positive and have at most"),
+        ("engine/shapes/0", [2, 3, 4096, 4096], "are not the smallest, usual and largest"),
+        ("surprise\x1b[2J", 1, "unknown entries: surprise\\x1b[2J."),
         ("preprocess/keep_ratio", 0, "field 'preprocess.keep_ratio' must be a boolean, but is an integer"),
         ("presets", {}, "no preset called default"),
         ("presets/ms-flip/window", KeyError, "field 'presets.ms-flip' lacks window"),
@@ -85,6 +119,21 @@ def test_damage_names_file_and_field(path: str, value: Any, said: str) -> None:
         manifest_from_json(data, "somewhere/bundle.json")
     assert str(caught.value).startswith("somewhere/bundle.json is damaged: ")
     assert said in str(caught.value)
+
+
+def test_a_hundred_thousand_classes() -> None:
+    names, palette = [f"class {i}" for i in range(100_000)], [[0, 0, 0]] * 100_000
+    data = _data() | {"labels": {"names": names, "palette": palette, "flip_pairs": []}}
+    with pytest.raises(BundleError, match="'labels': 100000 classes; a label map holds 1 to 65535"):
+        manifest_from_json(data, "bundle.json")
+
+
+def test_messages_stay_short_and_printable() -> None:
+    for key, value in (("x" * 10**6, 1), ("recipe", ["y" * 10**6]), ("schema_version", "\x1b]0;" * 10**5)):
+        with pytest.raises(BundleError) as caught:
+            manifest_from_json(_data() | {key: value}, "bundle.json")
+        assert len(str(caught.value)) < 1000
+        assert str(caught.value).isprintable()
 
 
 def test_a_network_at_full_resolution() -> None:

@@ -6,9 +6,11 @@ import json
 import os
 import pickle
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +19,7 @@ from typing import Any
 import pytest
 from small_bundle import manifest, write_bundle
 
-from isnet_trt.bundle import ENGINE, MANIFEST, ONNX, Bundle, FileInfo, read_bundle, sha256
+from isnet_trt.bundle import ENGINE, MANIFEST, ONNX, Bundle, FileInfo, files, read_bundle, sha256
 from isnet_trt.engines.info import EngineInfo
 from isnet_trt.errors import BundleError
 
@@ -91,15 +93,18 @@ def test_missing_file(bundle: Bundle) -> None:
         _refused(bundle, str(bundle.folder / ONNX), "is missing", verify=verify)
 
 
-def test_unlisted_file(bundle: Bundle) -> None:
-    (bundle.folder / "kernels").mkdir()
-    (bundle.folder / "kernels" / "extra.ptx").touch()
-    _refused(bundle, "does not list: kernels/extra.ptx", verify=False)
-
-
-def test_hidden_files_of_the_system_are_passed_over(bundle: Bundle) -> None:
-    (bundle.folder / ".DS_Store").touch()
-    assert read_bundle(bundle.folder).manifest == bundle.manifest
+def test_other_files_are_let_be_and_never_read(bundle: Bundle) -> None:
+    """Notes, a server's configuration, what file managers leave, links, FIFOs, a folder without permission."""
+    for name in ("README.md", "config.pbtxt", "Thumbs.db", ".DS_Store", "kernels/extra.ptx", "notes/weights.pkl"):
+        (bundle.folder / name).parent.mkdir(exist_ok=True)
+        (bundle.folder / name).touch()
+    (bundle.folder / "link").symlink_to("nowhere")
+    os.mkfifo(bundle.folder / "pipe")
+    (bundle.folder / "closed").mkdir(0)
+    again = read_bundle(bundle.folder)
+    assert again.manifest == bundle.manifest
+    names = [".DS_Store", "README.md", "Thumbs.db", "config.pbtxt", "kernels/extra.ptx", "link", "notes/weights.pkl"]
+    assert again.unlisted() == [*names, "pipe"]
 
 
 @pytest.mark.parametrize("engine", [None, EngineInfo("tensorrt", "10.13.3.9", ENGINE)])
@@ -152,6 +157,73 @@ def test_folder_in_place_of_a_file(bundle: Bundle) -> None:
     bundle.path(ONNX).unlink()
     bundle.path(ONNX).mkdir()
     _refused(bundle, "not a plain file")
+
+
+@pytest.mark.parametrize("target", ["inside", "outside", "itself", "nowhere"])
+def test_manifest_that_is_a_link(bundle: Bundle, tmp_path: Path, target: str) -> None:
+    path = bundle.folder / MANIFEST
+    place = bundle.folder / "real.json" if target == "inside" else tmp_path / "real.json"
+    path.rename(place)
+    path.symlink_to({"itself": path, "nowhere": tmp_path / "absent"}.get(target, place))
+    _refused(bundle, str(path) if target != "nowhere" else "it has no bundle.json", verify=False)
+
+
+@pytest.mark.parametrize("name", [MANIFEST, ONNX])
+@pytest.mark.parametrize("kind", ["fifo", "device", "socket"])
+def test_special_files_are_not_opened(bundle: Bundle, name: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A FIFO would be waited for, a device read without an end; the manifest says 0 bytes, as stat does."""
+    _edit(bundle, lambda data: data["files"][ONNX].update(bytes=0))
+    path = bundle.folder / name
+    path.unlink()
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "socket":
+        monkeypatch.chdir(bundle.folder)  # a socket's path may have 107 bytes
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(name)
+    else:
+        path.symlink_to("/dev/zero")
+    _refused(bundle, str(path), verify=False)
+
+
+def test_a_link_that_appears_after_the_check(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process may turn a file into a link at any time; what was opened is what counts."""
+    secret = tmp_path / "elsewhere.onnx"
+    shutil.copy(bundle.path(ONNX), secret)
+    real = files.open_regular
+
+    def swap(path: Path) -> Any:
+        if path.name == ONNX:
+            path.unlink()
+            path.symlink_to(secret)
+        return real(path)
+
+    monkeypatch.setattr(files, "open_regular", swap)
+    with pytest.raises(BundleError, match="symbolic link"):
+        bundle.read(ONNX)
+
+
+def test_read_gives_the_bytes_that_were_checked(bundle: Bundle) -> None:
+    content = bundle.path(ONNX).read_bytes()
+    assert bundle.read(ONNX) == content
+    bundle.path(ONNX).write_bytes(content[:-1] + b"?")
+    with pytest.raises(BundleError, match="changed after the bundle was built"):
+        bundle.read(ONNX)
+    with pytest.raises(BundleError, match=r"holds no model\.engine"):
+        bundle.read(ENGINE)
+
+
+def test_a_name_that_comes_a_million_times(bundle: Bundle) -> None:
+    (bundle.folder / MANIFEST).write_text("{" + ",".join(['"a":1'] * 1_000_000) + "}")
+    start = time.monotonic()
+    _refused(bundle, "'a' comes twice")
+    assert time.monotonic() - start < 20  # looking for the name took hours
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "a" * 5000, "a\0b", "\ud800"])
+def test_names_that_the_system_refuses(tmp_path: Path, name: str) -> None:
+    with pytest.raises(BundleError):
+        read_bundle(tmp_path / name)
 
 
 @pytest.mark.parametrize("name", ["weights.pkl", "model.PTH", "kernels/x.pickle", "a.npz"])
@@ -240,10 +312,10 @@ def open_folder() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-@pytest.mark.parametrize("name", [MANIFEST, ONNX])
-def test_unreadable_file(open_folder: Path, name: str) -> None:
+@pytest.mark.parametrize(("closed", "name"), [(MANIFEST, MANIFEST), (ONNX, ONNX), (".", MANIFEST), ("..", MANIFEST)])
+def test_unreadable_file(open_folder: Path, closed: str, name: str) -> None:
     bundle = write_bundle(open_folder / "small")
-    (bundle.folder / name).chmod(0)
+    (bundle.folder / closed).chmod(0)
     # Root may read everything, so a child of root becomes nobody (after the imports: root's Python may be private).
     command = (
         "import os, sys, isnet_trt.bundle; os.geteuid() or os.setuid(65534);isnet_trt.bundle.read_bundle(sys.argv[1])"

@@ -353,14 +353,33 @@ def test_what_a_killed_writer_left_is_swept(tmp_path: Path) -> None:
     os.utime(left, (long_ago, long_ago))
     write_bundle(tmp_path / "small")
     assert left.is_dir()
+    # … and at once when it is dead, however young.
+    os.utime(left)
     child.kill()
     child.communicate()
-    # … nor is a young one; an old one of a dead writer is.
-    other = tmp_path / ".small.0.part"
-    other.mkdir()
-    os.utime(left, (long_ago, long_ago))
     write_bundle(tmp_path / "small", force=True)
-    assert sorted(p.name for p in tmp_path.iterdir()) == [other.name, "small"]
+    assert [p.name for p in tmp_path.iterdir()] == ["small"]
+
+
+def test_folders_of_writers_killed_before_they_locked_them(tmp_path: Path) -> None:
+    young, old, used = (tmp_path / f".small.{name}.new" for name in ("young", "old", "used"))
+    for folder in (young, old, used):
+        folder.mkdir()
+    (used / "mine").touch()
+    os.utime(old, (0, 0))
+    os.utime(used, (0, 0))
+    (tmp_path / ".smaller.0.part").mkdir()  # of another bundle
+    write_bundle(tmp_path / "small")
+    assert {p.name for p in tmp_path.iterdir()} == {young.name, used.name, ".smaller.0.part", "small"}
+
+
+def test_the_longest_name_that_the_system_takes(tmp_path: Path) -> None:
+    for name in ("a" * 255, "é" * 127):
+        assert write_bundle(tmp_path / name).folder.is_dir()
+        write_bundle(tmp_path / name, force=True)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a" * 255, "é" * 127]
+    with pytest.raises(BundleError, match="File name too long"):
+        write_bundle(tmp_path / ("a" * 256))
 
 
 @pytest.fixture
