@@ -73,10 +73,10 @@ class CheckpointFile:
                 "tensors of their own: tensor.clone()"
             )
         storage, itemsize = entry.storage, entry.dtype.itemsize
-        start, size = self.places[storage.key]
+        start, size = self.places.get(storage.key, (0, 0))
         first, count = storage.start * storage.dtype.itemsize + entry.offset * itemsize, entry.extent * itemsize
         if first + count > size:
-            raise CheckpointError(f"{self.path} is incomplete: a tensor reaches beyond its stored values")
+            raise CheckpointError(f"{self.path} is incomplete: the values of a tensor are not all there")
         try:
             content = torch.empty(count, dtype=torch.uint8)
         except RuntimeError:  # torch's error for memory that is used up
@@ -124,9 +124,7 @@ def opened(path: Path, shown: Path | None = None) -> Iterator[CheckpointFile]:
 def _checked(path: Path, stream: BinaryIO) -> CheckpointFile:
     size = os.fstat(stream.fileno()).st_size
     if size > LARGEST_FILE:
-        raise CheckpointError(
-            f"{path} is larger than any checkpoint: {size >> 30} GiB, the limit is {LARGEST_FILE >> 30}"
-        )
+        raise CheckpointError(f"{path} is too large: {size >> 30} GiB, the limit is {LARGEST_FILE >> 30} GiB")
     start = stream.read(9)
     stream.seek(0)
     if not start:
@@ -183,12 +181,13 @@ def _zip_entries(path: Path, stream: BinaryIO, size: int) -> dict[str, tuple[int
     """First byte and number of bytes of each entry, whose CRC-32 was found right."""
     entries: dict[str, tuple[int, int]] = {}
     listed = zipfile.ZipFile(_Directory(stream)).infolist()
-    if sum(info.file_size for info in listed) > size:
+    stored = [info.compress_type == zipfile.ZIP_STORED and not info.flag_bits & 1 for info in listed]
+    if all(stored) and sum(info.file_size for info in listed) > size:
         raise ValueError("entries overlap")
     # torch.serialization.set_crc32_options(False) writes 0 for all.
     checksums = any(info.CRC for info in listed)
-    for info in listed:
-        if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 or info.filename in entries:
+    for info, plain in zip(listed, stored, strict=True):
+        if not plain or info.filename in entries:
             raise CheckpointError(
                 f"{path}: its entry {info.filename!r:.80} is compressed, encrypted or there twice, which torch.save "
                 "does not write; save the checkpoint again with torch.save"

@@ -100,7 +100,7 @@ def read_weights(path: str | os.PathLike[str]) -> tuple[StateDict, Classes | Non
     with opened(source) as file:
         entries = weights_in(file.content, source, "plain", [])
         _check_types(entries, source)
-        state = {name: file.tensor(entry) for name, entry in entries.items()}
+        state = {name: _own(file.tensor(entry)) for name, entry in entries.items()}
         _check_values(state, source)
         return state, Classes.noted(file.content, source)
 

@@ -19,8 +19,8 @@ import torch
 
 LARGEST = 64 << 20
 """Bytes of a pickle. Published models have 0.2 MB: names, shapes and settings, but no values."""
-_MOST_WORK = 3_000_000
-"""Instructions and copied items of a pickle, a few seconds of work; published models need 30,000."""
+_MOST_WORK = 1_000_000
+"""Instructions and copied items of a pickle: seconds of work, 0.3 GB at most. Published models need 30,000."""
 _SCALARS = (str, bytes, int, float, bool, type(None))
 _LARGEST_INT = 1 << 60
 _INERT = ("numpy.", "mmcv.", "mmengine.", "lightning", "pytorch_lightning.", "omegaconf.", "torch._utils._rebuild_")

@@ -20,6 +20,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import Tensor
+
 from isnet_trt.errors import CheckpointError, first_few
 from isnet_trt.training.checkpoint import StateDict, read_weights
 from isnet_trt.training.fit import AUXILIARY, COUNTER, differences, shapes_of
@@ -130,7 +132,8 @@ def load_matching(model: ISNet, path: str | os.PathLike[str], names: Sequence[st
     (state, noted), target = read_weights(path), dict(model.state_dict())
     reasons = _allowed_differences(state, target)
     if noted is not None and names is not None and noted.names != tuple(names):
-        reasons = dict.fromkeys((f"{layer}." for layer in CLASSIFIERS), "other classes, or another order") | reasons
+        layers = [layer for layer in CLASSIFIERS if _is_classifier(state.get(f"{layer}.weight"))]
+        reasons = {f"{layer}.": "other classes, or in another order" for layer in layers} | reasons
     left = tuple(reasons)
     taken = {name: tensor for name, tensor in state.items() if not name.startswith(left)}
     optional = left if any(name.startswith(AUXILIARY) for name in state) else (*left, AUXILIARY)
@@ -155,9 +158,14 @@ def _allowed_differences(state: StateDict, target: StateDict) -> dict[str, str]:
         old, new = (entries.get(f"{layer}.weight") for entries in (state, target))
         if old is None or new is None or layer.startswith(tuple(reasons)) or len(old) == len(new):
             continue
-        if old.dim() == new.dim() == 4:  # a classifier, not the normalisation that has this name in the other form
+        if _is_classifier(old) and _is_classifier(new):
             reasons[f"{layer}."] = f"{len(old)} classes instead of {len(new)}"
     return reasons
+
+
+def _is_classifier(weight: Tensor | None) -> bool:
+    """Whether it is one, and not the normalisation that has this name with the shortcut, or without."""
+    return weight is not None and weight.dim() == 4
 
 
 def _apply(
