@@ -23,7 +23,7 @@ from isnet_trt.evaluation.models import TORCH, Model, open_model
 from isnet_trt.evaluation.picture import draw
 from isnet_trt.evaluation.report import Report
 from isnet_trt.evaluation.run import Tally, Watch, run, together
-from isnet_trt.files import output_folder, write_file
+from isnet_trt.files import make_folder, write_file
 from isnet_trt.recipes import DATASETS, is_described
 from isnet_trt.training.group import Group, process_group
 from isnet_trt.training.scenes import HELD_OUT_COUNT
@@ -91,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with _shared() as group, ExitStack() as opened:
         pictures = open_labelled(arguments.dataset, arguments.data, arguments.split, arguments.limit)
         if arguments.split != TEST:
-            opened.enter_context(output_folder(arguments.out, "--out"))
+            make_folder(arguments.out, "--out")
         keep = LabelWriter(arguments.export, pictures) if arguments.export else None
         models = _open_models(arguments, pictures, opened)
         chosen = spread(len(pictures), arguments.limit or len(pictures))
