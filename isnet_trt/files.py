@@ -88,6 +88,18 @@ def is_missing(path: AnyPath) -> bool:
     return False
 
 
+def obstacle(path: AnyPath) -> str | None:
+    """Why a file cannot be opened for reading, found without opening it; None if nothing stands in the way."""
+    try:
+        _refuse_special(Path(path).stat(), path)
+    except ValueError as error:
+        return str(error)
+    except OSError as error:
+        return _reason(path, error)
+    effective = os.access in os.supports_effective_ids
+    return None if os.access(path, os.R_OK, effective_ids=effective) else os.strerror(errno.EACCES)
+
+
 def _reason(path: AnyPath, error: OSError) -> str:
     if isinstance(error, FileNotFoundError) and (link := Path(path)).is_symlink():
         return f"it is a link to {link.readlink()}, which does not exist"

@@ -19,6 +19,7 @@ from isnet_trt.datasets.coverage import Coverage, doubts, shared_pictures
 from isnet_trt.datasets.layouts import LAYOUTS, SPLITS, open_dataset
 from isnet_trt.datasets.picture_set import PictureSet
 from isnet_trt.errors import DataError, first_few
+from isnet_trt.files import make_folder, refuse_inputs
 from isnet_trt.pictures.files import Image, write_png
 from isnet_trt.pictures.overlay import PAPER, draw, pad
 from isnet_trt.recipes import IGNORE
@@ -57,13 +58,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = argument_parser().parse_args(argv)
     splits = SPLITS if arguments.split == "both" else (arguments.split,)
     datasets = [open_dataset(arguments.name, arguments.dir, split) for split in splits]
+    out = arguments.out or Path(f"{datasets[0].name}_check.png")
+    files = [file for dataset in datasets for pair in dataset.files for file in pair if file]
+    refuse_inputs([out], files, "--out")
+    make_folder(out.parent, "--out")
     findings = [examine(dataset, arguments.limit, arguments.workers) for dataset in datasets]
     if len(datasets) == len(SPLITS):
         findings[0].doubts += shared_pictures(*datasets)
     layout = LAYOUTS.get(arguments.name)
     for dataset, of_split in zip(datasets, findings, strict=True):
         print(report(dataset, of_split, layout.complete[dataset.split] if layout else None))
-    _draw_samples(datasets, findings, arguments.samples, arguments.out or Path(f"{datasets[0].name}_check.png"))
+    _draw_samples(datasets, findings, arguments.samples, out)
     return cli.FAILED if any(of_split.problems or of_split.doubts for of_split in findings) else 0
 
 
@@ -74,7 +79,6 @@ def _draw_samples(datasets: list[PictureSet], findings: list[Findings], samples:
         for i in spread(len(of_split.usable), samples)
     ]
     if chosen:
-        out.parent.mkdir(parents=True, exist_ok=True)
         write_png(out, page(chosen)[..., ::-1])
         print(f"samples: {out}")
 

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from isnet_trt.cli import system_message
+from isnet_trt.datasets.listing import matching, refuse_unreadable
 from isnet_trt.datasets.own_files import open_custom
 from isnet_trt.datasets.picture_set import Files, LabelValues, PictureSet
 from isnet_trt.datasets.reading import check_packages, read_ids
@@ -139,6 +141,13 @@ def open_dataset(name: str, root: Path | None, split: str) -> PictureSet:
     if split == TEST and (name not in LAYOUTS or not LAYOUTS[name].test):
         others = ", ".join(other for other, layout in LAYOUTS.items() if layout.test)
         raise SettingsError(f"{name} has no test pictures without labels; {others} have")
+    try:
+        return _opened(name, root, split)
+    except OSError as error:
+        raise DataError(f"{name} cannot be opened: {system_message(error)}") from None
+
+
+def _opened(name: str, root: Path | None, split: str) -> PictureSet:
     if is_described(name):
         return open_custom(Path(name), root, split)
     if name not in LAYOUTS:
@@ -215,9 +224,17 @@ def _folder(base: Path, places: list[str]) -> Path:
 
 
 def _names(folder: Path, end: str, nested: bool) -> set[str]:
-    """Names (relative, without ``end``) of the files in a folder; a leading dot marks files of the operating system."""
-    paths = folder.glob(f"{'*/' if nested else ''}*{end}")
-    return {path.relative_to(folder).as_posix().removesuffix(end) for path in paths if not path.name.startswith(".")}
+    """Names (relative, without ``end``) of the files in a folder; a leading dot marks files of the operating system.
+
+    Raises `DataError` for a file that cannot be read, or whose suffix is written in capitals.
+    """
+    paths = [path for path in matching(folder, ("*", "*") if nested else ("*",)) if not path.name.startswith(".")]
+    paths = [path for path in paths if path.name.lower().endswith(end.lower())]
+    other = [str(path) for path in paths if not path.name.endswith(end)]
+    if other:
+        raise DataError(f"{len(other)} files in {folder} do not end in {end!r}: {first_few(other)}; rename them")
+    refuse_unreadable(sorted(paths), "files")
+    return {path.relative_to(folder).as_posix().removesuffix(end) for path in paths}
 
 
 def _refuse_missing(names: list[str], folder: Path, end: str, listed_by: Path) -> None:

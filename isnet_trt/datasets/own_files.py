@@ -6,9 +6,11 @@ import zlib
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
+from isnet_trt.datasets.listing import matching, refuse_unreadable
 from isnet_trt.datasets.picture_set import Files, LabelValues, PictureSet
 from isnet_trt.datasets.reading import check_packages, read_ids
 from isnet_trt.errors import DataError, first_few
+from isnet_trt.files import is_missing
 from isnet_trt.pictures.files import SUFFIXES
 from isnet_trt.recipes.custom import FilePatterns, read_custom
 
@@ -42,12 +44,13 @@ def find_pairs(patterns: FilePatterns, root: Path, split: str) -> tuple[tuple[st
     else:
         names = _drawn(sorted(pictures), patterns.share or 0.0, split)
     files = tuple((pictures[name], root / labels.replace("{name}", name)) for name in names)
-    missing = [str(label) for _, label in files if not label.is_file()]
+    missing = [str(label) for _, label in files if is_missing(label)]
     if missing:
         raise DataError(
             f"{len(missing)} of {len(files)} pictures ({images}) have no labels; missing are {first_few(missing)}. "
             "Add them, or give 'images' a pattern that leaves those pictures out (such as 'photos/*.jpg')"
         )
+    refuse_unreadable((label for _, label in files), "label files")
     return names, files
 
 
@@ -58,8 +61,9 @@ def _pictures(root: Path, pattern: str) -> dict[str, Path]:
     folder = root.joinpath(*parts[:fixed])
     if not folder.is_dir():
         raise DataError(f"{folder}: there is no such folder (images: {pattern!r}); paths are relative to {root}")
-    candidates = folder.glob("/".join(parts[fixed:]) or "**/*")
-    files = [p for p in candidates if p.suffix.lower() in SUFFIXES and not p.name.startswith(".") and p.is_file()]
+    paths = matching(folder, parts[fixed:] or ("**", "*"))
+    files = {path for path in paths if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")}
+    refuse_unreadable(sorted(files), f"pictures (images: {pattern!r})")
     pictures: dict[str, Path] = {}
     for file in sorted(files):
         name = file.relative_to(folder).with_suffix("").as_posix()

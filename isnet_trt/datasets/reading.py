@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from isnet_trt.errors import DataError, ImageError, SettingsError, install_hint
 from isnet_trt.files import is_missing, regular_file_bytes
 from isnet_trt.pictures.files import Image, max_pixels, picture_bytes, read_image
 
+_LARGEST_LIST = 1 << 28
 RawLabels = NDArray[np.integer]
 _COLOUR = ("RGB", "RGBA")
+_LOSSY = ("JPEG", "MPO")
 _NARROW_GREY = {2: 85, 4: 17}
 """Bits of a grey PNG -> what Pillow (like OpenCV) multiplies its values by to fill a byte."""
 
@@ -61,9 +64,11 @@ def _read_png(path: Path) -> RawLabels:
         raise DataError(f"{path}: not a label picture that can be read ({reason})") from None
     try:
         with Pillow.open(io.BytesIO(content)) as picture:
-            mode, values = picture.mode, np.asarray(picture)
+            mode, values, lossy = picture.mode, np.asarray(picture), picture.format in _LOSSY
     except Exception as error:  # a damaged file makes the reader raise anything
         raise DataError(f"{path}: not a label picture that can be read ({error}); unpack or copy it again") from None
+    if lossy:
+        raise DataError(f"{path}: JPEG changes the values of labels; store them as PNG, from the originals")
     if mode in _COLOUR and (values[..., :1] == values[..., 1:3]).all():
         return values[..., 0]
     if mode not in ("L", "P", "1", "I", "I;16"):
@@ -96,7 +101,8 @@ def _read_matrix(path: Path) -> RawLabels:
         raise DataError(f"{path}: it holds no label matrix 'S' (height x width numbers)")
     if matrix.dtype.kind == "f" and not (matrix == np.round(matrix)).all():
         raise DataError(f"{path}: the matrix 'S' has values that are no whole numbers")
-    return matrix.astype(np.int32)
+    # Clipped: a conversion would map 2³² to 0.
+    return np.clip(matrix, -1, np.iinfo(np.int32).max).astype(np.int32)
 
 
 def read_ids(path: Path) -> tuple[str, ...]:
@@ -105,12 +111,13 @@ def read_ids(path: Path) -> tuple[str, ...]:
     Raises DataError if the file cannot be read, is empty, or names something twice.
     """
     try:
-        ids = tuple(line.strip() for line in path.read_text("utf-8-sig").splitlines() if line.strip())
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: the list cannot be read ({error})") from None
+        text = regular_file_bytes(path, _LARGEST_LIST, DataError).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: the list cannot be read ({error}); save it as UTF-8") from None
+    ids = tuple(line.strip() for line in text.splitlines() if line.strip())
     if not ids:
         raise DataError(f"{path}: the list is empty; unpack it again, or remove it to take all pictures of the folder")
     if len(set(ids)) < len(ids):
-        twice = next(name for i, name in enumerate(ids) if name in ids[:i])
+        twice = max(ids, key=Counter(ids).__getitem__)
         raise DataError(f"{path}: {twice!r} is listed twice, {len(ids) - len(set(ids))} lines too many in all")
     return ids
