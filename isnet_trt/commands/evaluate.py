@@ -16,7 +16,7 @@ from isnet_trt.datasets.check import spread
 from isnet_trt.datasets.layouts import SPLITS, TEST
 from isnet_trt.engines.cores import usable_cores
 from isnet_trt.engines.table import KINDS
-from isnet_trt.errors import DataError, SettingsError, install_hint, needs
+from isnet_trt.errors import DataError, SettingsError, escaped, install_hint, needs
 from isnet_trt.evaluation import page
 from isnet_trt.evaluation.labelled import SCENES, Labelled, LabelWriter, open_labelled
 from isnet_trt.evaluation.models import TORCH, Model, open_model
@@ -188,7 +188,7 @@ def _report(pictures: Labelled, models: Sequence[Model], tally: Tally, group: Gr
 def _present(report: Report, arguments: argparse.Namespace) -> None:
     """Print the report and write its files."""
     for _, reason in report.tally.skipped:
-        print(f"skipped: {reason}", file=sys.stderr)
+        print(f"skipped: {escaped(reason)}", file=sys.stderr)
     if arguments.split == TEST:
         print("\n".join(page.facts(report)))
     else:

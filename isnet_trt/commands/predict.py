@@ -11,7 +11,7 @@ from pathlib import Path
 from isnet_trt import cli
 from isnet_trt.engines.library import PLACEMENTS
 from isnet_trt.engines.table import KINDS
-from isnet_trt.errors import ImageError, IsnetError, SettingsError, first_few
+from isnet_trt.errors import ImageError, IsnetError, SettingsError, escaped, first_few
 from isnet_trt.files import check_target, named, output_folder, refuse_inputs
 from isnet_trt.pictures.files import Image, find_images, read_image, write_png
 from isnet_trt.runtime.segmentation import Segmentation
@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     results = f", results in {out}" if done else ""
     print(f"{done} of {len(jobs)} pictures segmented{results}", file=sys.stderr)
     for failure in (*failures, *failed):
-        print(f"failed: {failure}", file=sys.stderr)
+        print(f"failed: {escaped(failure)}", file=sys.stderr)  # file names may hold control characters
     if not done:
         return cli.ERROR
     return cli.FAILED if failures or failed else 0

@@ -214,12 +214,13 @@ def test_every_kind_of_bad_file_beside_a_good_one(bundle, photos, tmp_path, caps
     )
     for name in (fits, labels_fit, long):
         shutil.copy(photos / "a.png", folder / name)
-    missing = "n" * (longest + 1)
+    missing, escape = "n" * (longest + 1), "\x1b]0;title\a\n.png"
+    (folder / escape).write_bytes(b"no picture")
     assert run(bundle, folder, folder / missing, "--out", tmp_path / "out") == cli.FAILED
     written = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert written == sorted(f"{stem}_{kind}.png" for stem in (fits[:-4], "z") for kind in ("labels", "overlay"))
     output = capsys.readouterr().err
-    assert "2 of 10 pictures" in output
+    assert "2 of 11 pictures" in output
     failed = [line for line in output.splitlines() if line.startswith("failed:")]
     for name, reason in {
         "cut.jpg": "cut off",
@@ -230,6 +231,7 @@ def test_every_kind_of_bad_file_beside_a_good_one(bundle, photos, tmp_path, caps
         labels_fit: "_overlay.png cannot be written: File name too long",
         long: "_labels.png cannot be written: File name too long",
         missing: "File name too long",
+        r"\x1b]0;title\x07\x0a.png": "not a picture",
     }.items():
         (line,) = (line for line in failed if str(folder / name) in line)
         assert reason in line
