@@ -50,10 +50,13 @@ clean:  ## remove the virtual environment and what the targets made
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 	  { echo "Python >= 3.10 is needed; $(PYTHON) is $$($(PYTHON) --version). Try: make PYTHON=python3.12"; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(VENV) || \
+	  { echo "$(PYTHON) cannot make $(VENV) (on Debian and Ubuntu: apt install python3-venv); then make clean, and again"; exit 1; }
 
 # Without an NVIDIA GPU the CPU build of torch is taken where pip's sources offer one (it saves gigabytes).
 $(VENV)/.torch: constraints.txt | $(VENV)/bin/python
+	@$(PY) -m pip --version >/dev/null 2>&1 || \
+	  { echo "$(VENV) has no pip: it was made without it, or in part. Run make clean, and again"; exit 1; }
 	@if [ -e /dev/nvidiactl ] || ! $(PIP) "torch==$(TORCH)+cpu" 2>/dev/null; then $(PIP) "torch==$(TORCH)"; fi
 	@touch $@
 

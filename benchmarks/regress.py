@@ -11,6 +11,7 @@ from benchmarks import results, stats
 from benchmarks.results import Record, Result, of_kind
 from isnet_trt import cli
 from isnet_trt.errors import SettingsError
+from isnet_trt.metrics import percent
 
 _DESCRIPTION = """Compare two result files and say what changed beyond the noise.
 
@@ -171,7 +172,7 @@ def _accuracies(data: Result) -> Figures:
 
 
 def _share(share: float) -> Measures:
-    return _exact(100 * share, f"{100 * share:.2f} %")
+    return _exact(100 * share, f"{percent(share)} %")
 
 
 def _exact(value: float, text: str, margin: float = 0.0) -> Measures:

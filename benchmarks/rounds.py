@@ -17,6 +17,7 @@ from benchmarks.peers import ORACLE, Missing, Setup
 from benchmarks.results import Record
 from benchmarks.worker import Contender, Run
 from isnet_trt.merging.geometry import window_count
+from isnet_trt.metrics import percent
 from isnet_trt.pictures.preprocess import test_size
 from isnet_trt.settings import Inference, Preprocess
 
@@ -123,8 +124,8 @@ def _check(case: Case, entries: Sequence[Entry]) -> str:
             oracle, name = entry.first, entry.contender.setup.name
         entry.agreement = agreement(entry.first.labels, oracle.labels, oracle.clear)
         if entry.agreement["clear"] < entry.least:
-            share = 100 * entry.agreement["clear"]
-            entry.refused = f"other labels: {share:.2f} % of clear pixels agree, {100 * entry.least:.2f} % are needed"
+            share = percent(entry.agreement["clear"])
+            entry.refused = f"other labels: {share} % of clear pixels agree, {percent(entry.least)} % are needed"
     return name
 
 

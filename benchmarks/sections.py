@@ -10,6 +10,7 @@ from typing import Any
 from tabulate import tabulate
 
 from benchmarks.results import Record, Result, dates, of_kind
+from isnet_trt.metrics import percent, rounded
 
 UNKNOWN = "not available"
 _MOST_ROWS = 60
@@ -45,11 +46,6 @@ def _is_number(column: Sequence[str]) -> bool:
 
 def _warnings(warnings: Iterable[str]) -> Lines:
     yield from (f"**Warning:** {warning}" for warning in warnings)
-
-
-def percent(share: float | None) -> str:
-    """A share 0..1 in per cent, or a dash."""
-    return "–" if share is None else f"{100 * share:.2f}"
 
 
 def mib(size: int | None) -> str:
@@ -172,7 +168,7 @@ def _merge_table(records: Sequence[Record]) -> str:
             "scores to labels": record["case"],
             **{f"{side} ms": f"{1e3 * record['summary'][side]['p50']:.1f}" for side in sides},
             "times as fast (interval)": times(record["ratio"], 1),
-            "labels equal %": f"{100 * record['labels_equal']:.3f}",
+            "labels equal %": percent(record["labels_equal"], 3),
             "MiB": " / ".join(mib(record["memory"][side]) for side in sides),
         }
         for record in records
@@ -229,10 +225,14 @@ def _growth(records: Sequence[Record]) -> Lines:
 
 
 def _precision(records: Sequence[Record]) -> Lines:
-    columns = {"mIoU %": ("miou", ".2f"), "lost": ("lost", "+.2f"), "labels equal %": ("equal", ".2f")}
+    columns: dict[str, Callable[[Record], str]] = {
+        "mIoU %": lambda scores: rounded(scores["miou"], 2, 100.0),
+        "lost": lambda scores: f"{scores['lost']:+.2f}",
+        "labels equal %": lambda scores: rounded(scores["equal"], 2, 100.0),
+    }
     yield table(
         {"precision": record["case"], "engine": record["engine"], "graph, MB": f"{record['bytes'] / 1e6:.2f}"}
-        | {f"{p}: {c}": f"{s[key]:{form}}" for p, s in record["scores"].items() for c, (key, form) in columns.items()}
+        | {f"{p}: {title}": cell(s) for p, s in record["scores"].items() for title, cell in columns.items()}
         for record in records
     )
     searched = [(f"{r['case']} ({r['engine']})", r["search"]["skip"]) for r in records if "search" in r]

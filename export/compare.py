@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from isnet_trt import cli
 from isnet_trt.engines.trial import TIMEOUT
 from isnet_trt.errors import SettingsError, needs
+from isnet_trt.metrics import percent
 
 if TYPE_CHECKING:  # these modules import torch and onnx, which --help does without
     from isnet_trt.export.comparison import Comparison
@@ -52,7 +53,7 @@ def page(comparison: Comparison, blocks: dict[str, str], bound: float, worst: in
         mark = " <- beyond the bound" if not row.rms <= bound else ""
         yield f"{title:36} {row.operator:18} {shape:>20} {row.rms:9.1e} {row.max:9.1e}{mark}"
     if comparison.agreement is not None:
-        yield f"labels equal {100 * comparison.agreement:.3f} % on {comparison.pictures} pictures"
+        yield f"labels equal {percent(comparison.agreement, 3)} % on {comparison.pictures} pictures"
     first = comparison.first_beyond(bound)
     yield f"first beyond {bound:g}: {first.tensor}, made by {first.operator}" if first else f"all within {bound:g}"
 

@@ -7,6 +7,7 @@ batch-norm nor the collapsed context with the exported graph.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -23,7 +24,7 @@ from isnet_trt.errors import ParityError
 from isnet_trt.export.graph import block_outputs
 from isnet_trt.export.network_inputs import NetworkInput
 from isnet_trt.export.sessions import open_session
-from isnet_trt.metrics import Confusion
+from isnet_trt.metrics import Confusion, percent, rounded
 from isnet_trt.training.model import ISNet
 
 BINS = 80
@@ -81,7 +82,7 @@ class LogitsErrors:
     def __str__(self) -> str:
         return (
             f"{self.picture} {self.height}x{self.width}: max {self.max:.1e}, rms {self.rms:.1e}, "
-            f"labels equal {100 * self.agreement:.3f} %"
+            f"labels equal {percent(self.agreement, 3)} %"
         )
 
 
@@ -185,6 +186,8 @@ def _block(name: str, values: NDArray[np.float32], reference: NDArray[np.float32
     lengths = np.linalg.norm(one) * np.linalg.norm(other)
     # A block that is zero everywhere on both sides agrees with itself.
     cosine = float(one @ other / lengths) if lengths else float(not one.any() and not other.any())
+    # 1 is exactly for equal blocks; rounding may give a little more or less.
+    cosine = 1.0 if np.array_equal(one, other) else min(cosine, math.nextafter(1.0, 0.0))
     return BlockErrors(name, cosine, row.rms, row.max)
 
 
@@ -200,7 +203,7 @@ def _histogram(earlier: Histogram | None, reference: NDArray[np.float32], values
 
 def _failure(row: LogitsErrors, tolerance: Tolerance, engine: Engine, blocks: Sequence[BlockErrors]) -> str:
     problem = "gives NaN or Inf" if np.isnan(row.max) else "does not compute what the checkpoint does"
-    lines = [f"  {block.block:22} max {block.max:.1e}, cosine {block.cosine:.6f}" for block in blocks]
+    lines = [f"  {block.block:22} max {block.max:.1e}, cosine {rounded(block.cosine, 6)}" for block in blocks]
     # Blocks have no bound of their own for the largest error; in fp32 that of the logits is ten times the rms bound.
     bad = (b.block for b in blocks if not (b.max <= 10 * tolerance.rms and b.cosine >= tolerance.cosine))
     first = next(bad, None)
@@ -209,7 +212,7 @@ def _failure(row: LogitsErrors, tolerance: Tolerance, engine: Engine, blocks: Se
             f"the engine {problem} ({engine.description}); nothing was written.",
             f"  {row}",
             f"  bounds: max {tolerance.max:.1e}, rms {tolerance.rms:.1e}, "
-            f"labels equal {100 * tolerance.agreement:.1f} %, cosine {tolerance.cosine:g}",
+            f"labels equal {percent(tolerance.agreement, 1)} %, cosine {tolerance.cosine:g}",
             *lines,
             f"    first block outside its bound in the ONNX graph: {first}" if first else "    the ONNX graph is right",
             *([_EIGHT_BITS_HELP] if tolerance == EIGHT_BITS else []),

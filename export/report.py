@@ -13,7 +13,7 @@ from isnet_trt.bundle import CheckpointInfo
 from isnet_trt.export.parity import BlockErrors, ParityResult
 from isnet_trt.export.quantise import Mix
 from isnet_trt.export.quantise.plot import draw as draw_mix
-from isnet_trt.metrics import Metrics
+from isnet_trt.metrics import Metrics, percent, rounded
 from isnet_trt.settings import Labels
 
 PAGE, PICTURE, MIX = "precision.md", "precision.png", "mix.png"
@@ -84,7 +84,7 @@ def _page(report: Report) -> Iterator[str]:
     yield f"(compared engine: {result.engine})."
     yield ""
     yield f"- checkpoint: {report.checkpoint.name}, SHA-256 `{report.checkpoint.sha256}`"
-    yield f"- equal labels: **{100 * result.agreement:.3f} %** of all positions of the network's output"
+    yield f"- equal labels: **{percent(result.agreement, 3)} %** of all positions of the network's output"
     worst = max(result.rows, key=lambda row: row.rms)
     yield f"- error of the logits: rms {worst.rms:.2e} of their standard deviation at worst ({worst.picture})"
     if report.scores:
@@ -102,9 +102,9 @@ def _page(report: Report) -> Iterator[str]:
 
 def _scores(scores: Scores) -> Iterator[str]:
     yield (
-        f"- mIoU on {scores.pictures}: checkpoint {100 * scores.checkpoint.miou:.2f} %, engine "
-        f"{100 * scores.engine.miou:.2f} %: **{scores.drop:+.2f} points lost**; "
-        f"{100 * scores.agreement:.3f} % of the pixels labelled alike"
+        f"- mIoU on {scores.pictures}: checkpoint {percent(scores.checkpoint.miou)} %, engine "
+        f"{percent(scores.engine.miou)} %: **{scores.drop:+.2f} points lost**; "
+        f"{percent(scores.agreement, 3)} % of the pixels labelled alike"
     )
 
 
@@ -118,7 +118,7 @@ def _blocks(blocks: Iterable[BlockErrors]) -> Iterator[str]:
     yield from ("", "## Tensors at the block borders", "", "Worst picture of each; errors over the standard deviation.")
     yield from ("", "| block | cosine | rms error | largest error |", "|---|---:|---:|---:|")
     for block in blocks:
-        yield f"| {block.block} | {block.cosine:.6f} | {block.rms:.2e} | {block.max:.2e} |"
+        yield f"| {block.block} | {rounded(block.cosine, 6)} | {block.rms:.2e} | {block.max:.2e} |"
 
 
 def _classes(report: Report) -> Iterator[str]:
@@ -129,10 +129,10 @@ def _classes(report: Report) -> Iterator[str]:
     yield from ("", "## Classes that differ most", "", "IoU of the engine's labels with the checkpoint's.", "")
     yield from ("| class | IoU with the checkpoint |", "|---|---:|")
     for k in order[:_WORST]:
-        yield f"| {report.labels.names[k]} | {100 * iou[k]:.2f} % |"
+        yield f"| {report.labels.names[k]} | {percent(iou[k])} % |"
     names = report.labels.names
     if mistakes := confusion.mistakes(3):
-        pairs = (f"{names[m.truth]} → {names[m.predicted]} ({100 * m.share:.2f} %)" for m in mistakes)
+        pairs = (f"{names[m.truth]} → {names[m.predicted]} ({percent(m.share)} %)" for m in mistakes)
         yield from ("", f"Most frequent changes: {', '.join(pairs)}.")
 
 
@@ -150,9 +150,9 @@ def _rows(result: ParityResult) -> Iterator[str]:
     yield from ("", "## Pictures", "", "| input | size | largest | rms | equal labels |", "|---|---|---:|---:|---:|")
     for row in result.rows:
         size = f"{row.height}×{row.width}"
-        yield f"| {row.picture} | {size} | {row.max:.2e} | {row.rms:.2e} | {100 * row.agreement:.3f} % |"
+        yield f"| {row.picture} | {size} | {row.max:.2e} | {row.rms:.2e} | {percent(row.agreement, 3)} % |"
     bounds = result.tolerance
-    yield (f"| bound | | {bounds.max:.2e} | {bounds.rms:.2e} | {100 * bounds.agreement:.1f} % |")
+    yield (f"| bound | | {bounds.max:.2e} | {bounds.rms:.2e} | {percent(bounds.agreement, 1)} % |")
 
 
 def _draw(result: ParityResult, path: Path) -> None:
@@ -172,7 +172,7 @@ def _draw(result: ParityResult, path: Path) -> None:
         axis.stairs(reference, edges, fill=True, color="0.8", label="checkpoint")
         axis.stairs(values, edges, color="tab:red", label="engine's graph")
         axis.set_yscale("symlog")
-        axis.set_title(f"{name}: cosine {result.blocks[name].cosine:.5f}", fontsize=8)
+        axis.set_title(f"{name}: cosine {rounded(result.blocks[name].cosine, 5)}", fontsize=8)
         axis.tick_params(labelsize=7)
     axes[0].legend(fontsize=7)
     bars = axes[len(names)]

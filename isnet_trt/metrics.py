@@ -51,7 +51,7 @@ class Metrics:
         if np.isnan(figure):
             return f"– (only {self.occurring} of {classes} classes occur in the labels)"
         part = f" ({self.occurring} of {classes} classes occur in the labels)" if self.occurring < classes else ""
-        return f"{100 * figure:.2f} %{part}"
+        return f"{percent(figure)} %{part}"
 
     @property
     def mean_accuracy(self) -> float:
@@ -67,6 +67,17 @@ class Metrics:
 def _mean(values: NDArray[np.float64]) -> float:
     present = values[~np.isnan(values)]
     return float(present.mean()) if present.size else float("nan")
+
+
+def rounded(value: float, digits: int, most: float = 1.0) -> str:
+    """``value`` with so many decimals, as ``most`` (a perfect share or cosine) only where it is exactly that."""
+    text = f"{value:.{digits}f}"
+    return f"{most - 10**-digits:.{digits}f}" if value < most <= float(text) else text
+
+
+def percent(share: float | None, digits: int = 2) -> str:
+    """A share 0..1 in per cent, as 100 only where it is exactly 1; – for None and NaN."""
+    return "–" if share is None or np.isnan(share) else rounded(100 * share, digits, 100.0)
 
 
 class Mistake(NamedTuple):

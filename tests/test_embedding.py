@@ -181,3 +181,19 @@ def test_the_pages_snippets_run_and_need_no_torch(bundle, tmp_path):
     assert len(snippets) >= 6
     assert "make -C examples/embed PYTHON=.venv/bin/python" in page
     assert ran.stdout.count("1.0") == 8  # one class in each of the eight plain pictures
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="make is not installed here")
+def test_a_relative_python_counts_from_where_make_is_called(tmp_path):
+    (tmp_path / "my env").mkdir()
+    (tmp_path / "my env" / "python").symlink_to(sys.executable)
+
+    def made(python, folder=tmp_path):
+        command = ["make", "--dry-run", "-C", EXAMPLES / "embed", f"PYTHON={python}"]
+        return subprocess.run(command, cwd=folder, env=environment(PWD=str(folder)), capture_output=True, text=True)
+
+    assert f"-lpython{sys.version_info[0]}.{sys.version_info[1]}" in made("my env/python").stdout
+    assert made(sys.executable).stdout == made("my env/python").stdout
+    missing = made("other/python")
+    assert missing.returncode
+    assert f"PYTHON=other/python is no program: not in {tmp_path}" in missing.stderr

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from isnet_trt.errors import SettingsError
-from isnet_trt.metrics import Agreement, Confusion
+from isnet_trt.metrics import Agreement, Confusion, percent, rounded
 
 GOLDEN = Path(__file__).parent / "golden" / "golden_pipeline.npz"
 
@@ -81,3 +82,27 @@ def test_agreement_of_all_and_of_labelled_pixels() -> None:
     assert agreement.least == (4 / 6, "a")
     assert agreement.all_pixels == (4 + 35) / (6 + 35)
     assert np.isnan(Agreement(3).all_pixels)
+
+
+@pytest.mark.parametrize(
+    ("share", "digits", "text"),
+    [
+        (1.0, 3, "100.000"),
+        (0.999997, 3, "99.999"),
+        (0.999997, 2, "99.99"),
+        (math.nextafter(1, 0), 2, "99.99"),
+        (0.9999, 0, "99"),
+        (0.99995, 3, "99.995"),
+        (0.12345, 1, "12.3"),
+        (0.0, 2, "0.00"),
+        (math.nan, 2, "–"),
+        (None, 2, "–"),
+    ],
+)
+def test_a_hundred_per_cent_is_exactly_that(share: float | None, digits: int, text: str) -> None:
+    assert percent(share, digits) == text
+
+
+def test_a_cosine_of_one_is_exactly_that() -> None:
+    assert [rounded(value, 6) for value in (1.0, 0.9999999, 0.25)] == ["1.000000", "0.999999", "0.250000"]
+    assert rounded(1.2, 1) == "1.2"

@@ -123,3 +123,13 @@ def checkout(tmp_path: Path) -> Callable[[bool], Path]:
 def _real_files(folder: Path) -> list[Path]:
     """Modules below ``folder`` that are not reached through a link."""
     return [path for path in folder.rglob("*.py") if not any(one.is_symlink() for one in path.parents)]
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="make is not installed here")
+def test_an_environment_without_pip_is_named_with_its_cure(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "env"], check=True)
+    command = ["make", "-C", ROOT, f"VENV={tmp_path / 'env'}", tmp_path / "env" / ".torch"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode
+    assert f"{tmp_path / 'env'} has no pip" in result.stdout
+    assert "make clean" in result.stdout

@@ -25,6 +25,7 @@ from isnet_trt.export.quantise.insert import quantise
 from isnet_trt.export.quantise.placement import Layer, quantisable_layers
 from isnet_trt.export.quantise.table import Table, damaged_state, digest, read_state, write_errors
 from isnet_trt.files import replacing
+from isnet_trt.metrics import percent
 
 SCHEMA = 1
 
@@ -74,7 +75,7 @@ class Mix:
         """The result in one line."""
         share = 1 - sum(entry.share for entry in self.ranking if entry.block in self.skip)
         return (
-            f"blocks kept out of eight bits: {len(self.skip)}; in eight bits {100 * share:.1f} % of the "
+            f"blocks kept out of eight bits: {len(self.skip)}; in eight bits {percent(share, 1)} % of the "
             f"multiply-adds; {self.drop:.2f} points of {self.unit} lost"
         )
 
@@ -87,13 +88,14 @@ class Mix:
             "|---:|---:|---:|",
         ]
         lines += [
-            f"| {s.kept} | {100 * s.share:.1f} | {s.drop:.3f} |" for s in sorted(self.steps, key=lambda step: step.kept)
+            f"| {s.kept} | {percent(s.share, 1)} | {s.drop:.3f} |"
+            for s in sorted(self.steps, key=lambda step: step.kept)
         ]
         lines += [
             f"\n| block alone in eight bits | its multiply-adds, % | {self.ranked_by or self.unit} lost, points |",
             "|---|---:|---:|",
         ]
-        lines += [f"| {d.block} | {100 * d.share:.2f} | {d.drop:.3f} |" for d in self.ranking]
+        lines += [f"| {d.block} | {percent(d.share)} | {d.drop:.3f} |" for d in self.ranking]
         return "\n".join(lines)
 
     def save(self, folder: str | os.PathLike[str]) -> None:

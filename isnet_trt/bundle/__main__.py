@@ -12,6 +12,7 @@ from isnet_trt.bundle import KERNELS, Manifest, read_bundle
 from isnet_trt.engines.info import EngineInfo
 from isnet_trt.engines.select import check_engine
 from isnet_trt.errors import EngineUnavailable, escaped, first_few
+from isnet_trt.metrics import rounded
 from isnet_trt.settings import Preprocess
 
 _EPILOG = """examples:
@@ -118,7 +119,10 @@ def _parity(manifest: Manifest) -> Facts:
 
 
 def _short(value: object) -> object:
-    return f"{value:.3g}" if isinstance(value, float) else value
+    if not isinstance(value, float):
+        return value
+    text = f"{value:.3g}"
+    return rounded(value, 6) if text == "1" and value != 1 else text
 
 
 def _verify(arguments: argparse.Namespace) -> int:

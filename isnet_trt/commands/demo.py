@@ -19,7 +19,7 @@ from isnet_trt import Segmentation, Segmenter, cli
 from isnet_trt.engines.select import choose
 from isnet_trt.errors import needs
 from isnet_trt.files import make_folder
-from isnet_trt.metrics import Confusion, Metrics
+from isnet_trt.metrics import Confusion, Metrics, percent
 from isnet_trt.pictures.files import write_png
 from isnet_trt.recipes import PRESETS, Recipe, recipe
 from isnet_trt.training import DEMO_CHECKPOINT
@@ -77,9 +77,9 @@ def _segment(segmenter: Segmenter, preset: str, scene: Scene) -> Result:
 def table(demo: Recipe, results: Sequence[Result]) -> str:
     """The figures of all presets side by side: mIoU, IoU of each class (per cent), seconds of each stage."""
     rows: list[tuple[str, ...]] = [("", *(r.preset for r in results))]
-    rows += [("mIoU %", *(f"{100 * r.metrics.miou:.1f}" for r in results))]
+    rows += [("mIoU %", *(percent(r.metrics.miou, 1) for r in results))]
     for number, name in enumerate(demo.labels.names):
-        rows.append((f"  {name}", *(f"{100 * r.metrics.iou[number]:.1f}" for r in results)))
+        rows.append((f"  {name}", *(percent(r.metrics.iou[number], 1) for r in results)))
     rows += [("seconds", *(f"{r.seconds:.2f}" for r in results))]
     for stage in dict.fromkeys(stage for r in results for stage in r.segmentation.seconds):
         rows.append((f"  {stage}", *(f"{r.segmentation.seconds.get(stage, 0.0):.2f}" for r in results)))

@@ -24,6 +24,7 @@ from isnet_trt.evaluation.picture import draw
 from isnet_trt.evaluation.report import Report
 from isnet_trt.evaluation.run import Tally, Watch, run, together
 from isnet_trt.files import make_folder, write_file
+from isnet_trt.metrics import percent
 from isnet_trt.recipes import DATASETS, is_described
 from isnet_trt.training.group import Group, process_group
 from isnet_trt.training.scenes import HELD_OUT_COUNT
@@ -41,7 +42,7 @@ A checkpoint runs in the same runtime (resize, windows, scales, flip, merge) wit
 difference from a bundle comes from the network alone."""
 
 _EPILOG = f"""examples:
-  no data needed:               python -m isnet_trt.evaluate bundle --dataset {SCENES}
+  no data needed:               python -m isnet_trt.evaluate demo/bundle --dataset {SCENES}
   a bundle on ADE20K:           python -m isnet_trt.evaluate bundles/ade --dataset ade20k --data /data/ADE20k
   the published multi-scale:    … --preset ms-flip
   is the engine as accurate as the checkpoint?
@@ -170,7 +171,7 @@ def _progress(count: int, group: Group) -> Iterator[Watch]:
 
         def watch(tally: Tally) -> None:
             if not bar.disable:
-                figures = (f"{100 * score.confusion.metrics().miou:.2f}" for score in tally.scores)
+                figures = (percent(score.confusion.metrics().miou) for score in tally.scores)
                 bar.set_postfix_str(f"mIoU {' / '.join(figures)} %", refresh=False)
             bar.update(tally.pictures + len(tally.skipped) - bar.n)
 

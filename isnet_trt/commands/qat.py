@@ -1,6 +1,6 @@
 """Fine-tune a checkpoint for eight-bit engines: a few epochs with the engine's rounding inside the network.
 
-    python -m isnet_trt.training.qat --ckpt isnet_demo.pth --out isnet_demo_int8.pth
+    python -m isnet_trt.training.qat --ckpt training/assets/isnet_demo.pth --out isnet_demo_int8.pth
     python -m isnet_trt.training.qat --ckpt model.pth --data ADE20k --epochs 2 --out model_int8.pth
 
 For models that lose too much in eight bits (see --max-drop of python -m isnet_trt.build). Activations are rounded where

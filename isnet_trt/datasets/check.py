@@ -20,6 +20,7 @@ from isnet_trt.datasets.layouts import LAYOUTS, SPLITS, open_dataset
 from isnet_trt.datasets.picture_set import PictureSet
 from isnet_trt.errors import DataError, first_few
 from isnet_trt.files import make_folder, refuse_inputs
+from isnet_trt.metrics import percent
 from isnet_trt.pictures.files import Image, write_png
 from isnet_trt.pictures.overlay import PAPER, draw, pad
 from isnet_trt.recipes import IGNORE
@@ -176,11 +177,11 @@ def _sizes(sizes: list[Size]) -> Iterator[str]:
 
 def _classes(dataset: PictureSet, findings: Findings) -> Iterator[str]:
     names = [name.split(",")[0] for name in dataset.labels.names]
-    yield f"  ignored: {100 * findings.ignored / findings.total:.1f} % of the pixels"
+    yield f"  ignored: {percent(findings.ignored / findings.total, 1)} % of the pixels"
     yield "  pixels   pictures  most common classes"
     for c in np.argsort(-findings.pixels, kind="stable")[:_COMMON]:
         if findings.pixels[c]:
-            yield f"  {100 * findings.pixels[c] / findings.total:6.1f} % {findings.pictures[c]:8}  {names[c]}"
+            yield f"  {percent(findings.pixels[c] / findings.total, 1):>6} % {findings.pictures[c]:8}  {names[c]}"
     absent = [names[c] for c in np.flatnonzero(findings.pixels == 0)]
     if absent:
         yield f"  absent:  {len(absent)} of {dataset.labels.count} classes: {first_few(absent, _LISTED)}"

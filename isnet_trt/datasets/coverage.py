@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from isnet_trt.datasets.picture_set import PictureSet, Source
 from isnet_trt.datasets.reading import RawLabels
 from isnet_trt.errors import DataError, first_few
+from isnet_trt.metrics import percent
 
 _FEWEST, _MOST = 50, 2000
 """Label maps of the user's own data that `survey` reads at least, and of any set at most if something is labelled."""
@@ -189,7 +190,7 @@ def _assumed(pictures: PictureSet, coverage: Coverage) -> list[str]:
         if pictures.labels.count == 2 and apart:
             reason = f"never occurs beside {apart[0]!r}. If some files store that class as {value}, correct them"
         elif share > _LARGE_SHARE:
-            reason = f"covers {100 * share:.1f} % of the pixels. If it is a class, name it under 'classes'"
+            reason = f"covers {percent(share, 1)} % of the pixels. If it is a class, name it under 'classes'"
         else:
             continue
         messages.append(
@@ -202,5 +203,5 @@ def _assumed(pictures: PictureSet, coverage: Coverage) -> list[str]:
 def _ignored(coverage: Coverage) -> str:
     """The ignored values with their shares of all pixels, the largest first."""
     ordered = sorted(coverage.ignored_values.items(), key=lambda item: -item[1])
-    shares = [f"{value} at {100 * pixels / coverage.total:.1f} % of the pixels" for value, pixels in ordered]
+    shares = [f"{value} at {percent(pixels / coverage.total, 1)} % of the pixels" for value, pixels in ordered]
     return first_few(shares, _LISTED)

@@ -9,6 +9,7 @@ from typing import Literal
 
 from isnet_trt.errors import first_few
 from isnet_trt.evaluation.report import MEANS, Report, figure
+from isnet_trt.metrics import percent
 
 _WIDEST = 32
 """Characters of a cell on a terminal."""
@@ -79,8 +80,8 @@ def _agreement(report: Report) -> list[str]:
     share, name = agreement.least or (math.nan, "none")
     weights = "one checkpoint" if report.same_weights else "different checkpoints"
     return [
-        f"A and B, made from {weights}, label {share_text(agreement.all_pixels)} % of the pixels alike, "
-        f"{share_text(agreement.labelled_pixels)} % of those with a truth; least in {name}: {share_text(share)} %",
+        f"A and B, made from {weights}, label {percent(agreement.all_pixels, 4)} % of the pixels alike, "
+        f"{percent(agreement.labelled_pixels, 4)} % of those with a truth; least in {name}: {percent(share, 4)} %",
     ]
 
 
@@ -100,8 +101,8 @@ def classes(report: Report) -> Table:
         (
             name,
             *_columns([m.iou[number] for m in figures]),
-            *(per_cent(m.accuracy[number]) for m in figures),
-            *((per_cent(figures[0].dice[number]),) if len(figures) == 1 else ()),
+            *(percent(m.accuracy[number]) for m in figures),
+            *((percent(figures[0].dice[number]),) if len(figures) == 1 else ()),
             str(pixels[number]),
         )
         for number, name in enumerate(report.labels.names)
@@ -115,7 +116,7 @@ def mistakes(report: Report, number: int) -> Table:
     """The pairs of classes that model ``number`` confuses on most pixels."""
     names = report.labels.names
     rows = [
-        (names[m.truth], names[m.predicted], per_cent(m.share), str(m.pixels))
+        (names[m.truth], names[m.predicted], percent(m.share), str(m.pixels))
         for m in report.tally.scores[number].confusion.mistakes(MISTAKES)
     ]
     return Table(("truth", "predicted", "share of the truth", "pixels"), rows, left=2)
@@ -131,25 +132,13 @@ def _letter(number: int) -> Literal["A", "B"]:
 
 def _columns(values: list[float]) -> tuple[str, ...]:
     """The values in per cent and, of two, their difference."""
-    cells = tuple(per_cent(value) for value in values)
+    cells = tuple(percent(value) for value in values)
     return cells if len(values) == 1 else (*cells, difference(values[1] - values[0]))
-
-
-def per_cent(value: float) -> str:
-    """A fraction in per cent with two decimals; – for NaN."""
-    return "–" if math.isnan(value) else f"{100 * value:.2f}"
 
 
 def difference(value: float) -> str:
     """A difference of fractions in percentage points with sign and four decimals, 0 only where it is exactly that."""
     return "–" if math.isnan(value) else f"{100 * value:+.4f}" if value else "0"
-
-
-def share_text(value: float) -> str:
-    """A share of pixels in per cent with four decimals, 100 only where it is exactly that."""
-    if math.isnan(value):
-        return "–"
-    return "100" if value == 1 else f"{math.floor(1e6 * value) / 1e4:.4f}"
 
 
 def _as_markdown(table: Table) -> str:

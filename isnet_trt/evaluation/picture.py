@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from isnet_trt.metrics import Confusion
+from isnet_trt.metrics import Confusion, percent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -93,5 +93,5 @@ def _write_numbers(axes: Axes, shares: NDArray[np.float64]) -> None:
     for (row, column), share in np.ndenumerate(shares):
         if share >= 0.0005:  # NaN is not
             colour = "black" if share > 0.5 else "white"
-            figure = f"{100 * share:.0f}" if share >= 0.095 else f"{100 * share:.1f}"
+            figure = percent(share, 0 if share >= 0.095 else 1)
             axes.text(column, row, figure, ha="center", va="center", fontsize=7, color=colour)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isnet_trt.errors import ImageError, SettingsError
+from isnet_trt.metrics import percent
 from isnet_trt.pictures.files import Image
 from isnet_trt.settings import size_text
 
@@ -74,7 +75,7 @@ def _legend(names: Sequence[str], palette: NDArray[np.uint8], shares: Mapping[in
         _Entry(
             tuple(int(v) for v in palette[number]),
             names[number].split(",")[0][:_LONGEST],
-            f"{100 * share:.1f} %" if share >= 0.001 else "< 0.1 %",
+            f"{percent(share, 1)} %" if share >= 0.001 else "< 0.1 %",
         )
         for number, share in shares.items()
     ]

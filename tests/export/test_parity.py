@@ -105,6 +105,8 @@ def test_histograms_add_the_pictures_up() -> None:
 def test_blocks_of_zeros() -> None:
     zeros, ones = np.zeros((1, 2, 3, 5), np.float32), np.ones((1, 2, 3, 5), np.float32)
     assert parity._block("b", zeros, zeros).cosine == 1
+    assert parity._block("b", 3 * ones, 3 * ones).cosine == 1  # though 27 / (√27 · √27) is not
+    assert parity._block("b", ones * (1 + 1e-7), ones).cosine < 1
     assert parity._block("b", ones, zeros).cosine == parity._block("b", zeros, ones).cosine == 0
     worst = parity._block("b", zeros, zeros).worst(parity._block("b", ones, zeros))
     assert (worst.cosine, worst.max) == (0, 1e12)
