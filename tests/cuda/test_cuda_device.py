@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import subprocess
 import sys
 import threading
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
+from children import environment, run_python
 from cuda_double import Driver, Gpu, Pycuda, open_device
+from fake_libcuda import COMPILER
 
 from isnet_trt.cuda import backends, driver
 from isnet_trt.cuda import device as module
+from isnet_trt.cuda.backends import Backend
 from isnet_trt.cuda.device import Device
 from isnet_trt.cuda.gpu import find_gpu
 from isnet_trt.errors import EngineError, EngineUnavailable, OutOfMemory
@@ -235,6 +239,57 @@ def test_a_lost_device_is_closed_without_a_word(backend):
         gpu.fails = dict.fromkeys(("cuEventDestroy", "cuMemFree", "cuMemFreeHost"), 700)
         device.close()
     gpu.nothing_is_left()
+
+
+class OldDriver(Driver):
+    """cuda-bindings on a driver without some functions, and of a version without ``cuMemGetInfo``."""
+
+    cuMemGetInfo = None
+
+    def _missing(self, *arguments):
+        raise pytest.importorskip("cuda.bindings._internal.utils").FunctionNotFoundError("function is not found")
+
+    cuMemsetD8Async = cuGraphExecDestroy = cuGraphDestroy = cuModuleUnload = cuCtxPopCurrent = _missing
+
+
+def test_functions_that_an_old_driver_lacks():
+    """They are errors of ours where they are used, and are ignored where something is only given back."""
+    device = Device(Backend(OldDriver(Gpu())))
+    device.__enter__()
+    stream = device.create_stream()
+    with pytest.raises(EngineError, match="cuMemsetD8Async failed: function is not found; upgrade the NVIDIA driver"):
+        device.fill(device.allocate(4), 0, 4, stream)
+    with pytest.raises(EngineError, match=r"cuda-bindings \S+ has no cuMemGetInfo; pip install --upgrade"):
+        device.memory_info()
+    with device.capture(stream) as graph:
+        pass
+    graph.close()
+    driver.Function(device._backend.api, b"code", "kernel", 0).unload()
+    device.close()
+    device.__exit__(None, None, None)
+
+
+NO_FUNCTIONS = """
+from isnet_trt.cuda.backends import open_backend
+from isnet_trt.errors import EngineError
+try:
+    open_backend()
+except EngineError as error:
+    print(error)
+"""
+
+
+@no_gpu
+@pytest.mark.skipif(sys.platform != "linux" or COMPILER is None, reason="a C compiler on Linux makes the driver")
+def test_the_real_bindings_on_a_driver_without_functions(tmp_path):
+    pytest.importorskip("cuda.bindings.driver")
+    (tmp_path / "driver.c").write_text("int cuInit(unsigned flags) { return 0; }", "utf-8")
+    library = tmp_path / "libcuda.so.1"
+    subprocess.run([COMPILER, "-shared", "-fPIC", tmp_path / "driver.c", "-o", library], check=True)
+    ran = run_python("-c", NO_FUNCTIONS, env=environment(LD_LIBRARY_PATH=str(tmp_path)))
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.startswith("cuInit failed: ")
+    assert ran.stdout.strip().endswith("; upgrade the NVIDIA driver")
 
 
 @pytest.fixture

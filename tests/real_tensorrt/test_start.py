@@ -5,6 +5,7 @@ An error of ours each time; no process ends by a signal (`conftest.run` asserts 
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import fake_libcuda
@@ -43,6 +44,29 @@ try:
     Segmenter.open(sys.argv[1])
 except IsnetError as error:
     print(f"{type(error).__name__}: {error}")
+"""
+
+
+TOO_OLD = """
+from isnet_trt.engines import tensorrt_install
+from isnet_trt.engines.tensorrt import LIBRARY
+from isnet_trt.errors import IsnetError
+print(tensorrt_install.toolkit(LIBRARY.load())[0])
+try:
+    LIBRARY.start_builder()
+except IsnetError as error:
+    print(f"{type(error).__name__}: {error}")
+"""
+
+POLYGRAPHY = """
+from isnet_trt.cuda.gpu import probe_gpu
+from isnet_trt.errors import EngineError
+from isnet_trt.export.comparison_backends import _polygraphy_runner
+try:
+    with _polygraphy_runner("tensorrt", b"engine", None, probe_gpu()[0]):
+        print("it runs")
+except EngineError as error:
+    print(error)
 """
 
 
@@ -87,6 +111,48 @@ def test_a_bundle_of_another_machine_is_not_opened(run: Run, driver: dict[str, s
     kind, _, message = ran.stdout.partition(": ")
     assert kind == ("EngineError" if driver else "EngineUnavailable")
     assert "tensorrt" in message
+
+
+@pytest.mark.parametrize("version", ["11080", "12020"])
+def test_a_driver_too_old_is_found_before_the_library_is_asked(run: Run, tmp_path: Path, version: str) -> None:
+    """With both versions and what to do; the driver of CUDA 12.2 suffices for a TensorRT that was built for CUDA 12."""
+    variables = {**fake_libcuda.compile_driver(tmp_path), "FAKE_DRIVER_VERSION": version}
+    ran = run("-c", TOO_OLD, variables=variables)
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    built, message = ran.stdout.splitlines()
+    driver = f"{int(version) // 1000}.{int(version) % 1000 // 10}"
+    if int(built) > int(version) // 1000:
+        assert re.search(rf"EngineUnavailable: tensorrt 1\S+ was built for CUDA {built}\.\d, and the NVIDIA ", message)
+        assert f"driver supports CUDA {driver} only: install a driver for CUDA {built} (" in message
+    else:
+        assert message.startswith("EngineError: tensorrt 1")
+
+
+@pytest.mark.parametrize("status", ["34", "100", "803"])
+def test_a_driver_that_does_not_start(run: Run, tmp_path: Path, status: str) -> None:
+    variables = {**fake_libcuda.compile_driver(tmp_path), "FAKE_DRIVER_INIT": status}
+    ran = run("-c", TOO_OLD, variables=variables)
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    assert f"({status}) to cuInit; " in ran.stdout or f"error {status} to cuInit; " in ran.stdout
+
+
+def test_polygraphys_runner_has_a_runtime_of_ours(run: Run, tmp_path: Path) -> None:
+    pytest.importorskip("polygraphy")
+    ran = run("-c", POLYGRAPHY, variables=fake_libcuda.compile_driver(tmp_path))
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    assert " creates no Runtime: createInferRuntime: " in ran.stdout
+
+
+def test_reducing_a_graph_invents_no_refusal(run: Run, driver: dict[str, str], tmp_path: Path) -> None:
+    pytest.importorskip("onnx_graphsurgeon")
+    weights = {"w": np.ones((2, 3, 1, 1), np.float32)}
+    graph = save_network(tmp_path / "small.onnx", [helper.make_node("Conv", ["x", "w"], ["y"])], 2, weights)
+    part = tmp_path / "part.onnx"
+    ran = run("-m", "isnet_trt.export.compare", graph, "tensorrt", "--reduce", part, variables=driver)
+    assert ran.returncode == cli.ERROR, ran.stdout + ran.stderr
+    assert "tensorrt could not be tried (exit status 2), so what it refuses is not known" in ran.stderr
+    assert ran.stdout == ""
+    assert not part.exists()
 
 
 def test_a_trial_is_no_refusal(run: Run, driver: dict[str, str], tmp_path: Path) -> None:
