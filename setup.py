@@ -46,7 +46,7 @@ EXTRAS = {
     "build": BUILD,
     "train": [*WEIGHTS, "matplotlib>=3.8", "Pillow>=10", "PyYAML>=6", "scipy>=1.11", "tensorboard>=2.16"],
     "bench": [*BUILD, "scipy>=1.11", "nvidia-ml-py>=12", "psutil>=5.9", "tabulate>=0.9", "markdown-it-py>=3"],
-    "gpu": ["tensorrt>=10.13", "cuda-bindings>=13"],
+    "gpu": ["tensorrt>=10.6,<12", "cuda-bindings>=13"],
     "pycuda": ["pycuda>=2025.1", "cuda-bindings>=13"],
     "rtx": [f"tensorrt-rtx-cu13>=1.7; {RTX_PLATFORM}", "cuda-bindings>=13"],
     "completion": ["shtab>=1.7"],
