@@ -225,11 +225,11 @@ def beside_network(bench: Bench, case: Any, network: Any) -> Iterator[Row]:
     with around(network, case, bench.target.pipeline(network, case)) as segmenter:
         yield {
             "network": network.description, "runs of the network": runs, "network, eager ms": 1e3 * eager,
-            **_called(bench, segmenter, case, graph),
+            **call_cells(bench, segmenter, case, graph),
         }  # fmt: skip
 
 
-def _called(bench: Bench, segmenter: Any, case: Any, network: float | None = None) -> Row:
+def call_cells(bench: Bench, segmenter: Any, case: Any, network: float | None = None) -> Row:
     """Cells of whole calls: the network's seconds (None: those of the engine's stage), what is added, the call."""
     times = staged(segmenter.runtime.pipeline, case, bench)
     engine = times.pop("engine").p50
@@ -260,7 +260,7 @@ def bundle(bench: Bench, folder: Path) -> Iterator[Row]:
         for preset, inference in segmenter.presets.items():
             model = segmenter.runtime.pipeline.model
             case = Case(preset, segmenter.labels, segmenter.preprocess, inference, size, model.head.stride)
-            yield {"preset": preset, "runs": segmenter.description, **_called(bench, segmenter, case)}
+            yield {"preset": preset, "runs": segmenter.description, **call_cells(bench, segmenter, case)}
 
 
 def peers(bench: Bench, name: str) -> Iterator[Row]:

@@ -1,7 +1,8 @@
-"""Tests on a GPU, marked ``gpu(case, order, limit, slow=False)``: each in its own process, the most valuable first.
+"""Tests on a GPU, marked ``gpu(case, order, limit, slow=False, seconds=…)``: one process each, in order of value.
 
-``case`` names the record in the result file, ``limit`` is in seconds, ``slow`` cases are left out with --quick. Every
-test's result is written when it ends, so that a run that is cut short is worth what it has done: docs/gpu.md.
+``case`` names the record in the result file, ``limit`` is in seconds, ``seconds`` an estimate for the plan, ``slow``
+cases are left out with --quick. Every test's result is written when it ends, so that a run that is cut short is worth
+what it has done: docs/gpu.md.
 """
 
 from __future__ import annotations
@@ -170,11 +171,12 @@ class Suite:
         total = 0.0
         for item in items:
             case, _, limit = marker(item).args
-            total += seconds.get(case, limit)
-            estimate = f"{seconds[case]:6.1f} s" if case in seconds else f"<{limit:5.0f} s"
-            self.lines.append(f"{case:34} {estimate}  {title(item)}")
+            expected = marker(item).kwargs.get("seconds", limit)
+            total += seconds.get(case, expected)
+            estimate = f"{seconds[case]:6.1f} s" if case in seconds else f"{'~<'[expected == limit]}{expected:5.0f} s"
+            self.lines.append(f"{case:34} {estimate}  limit {limit:4.0f} s  {title(item)}")
         self.lines.append(
-            f"{len(items)} tests, at most {total / 60:.0f} minutes: seconds of an H100 (--quick), else limits"
+            f"{len(items)} tests, at most {total / 60:.0f} minutes: seconds of an H100 (--quick), ~ estimates, < limits"
         )
 
     def path(self, kind: str) -> Path:

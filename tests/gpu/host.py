@@ -17,7 +17,7 @@ import pytest
 import tiny_model
 import torch
 from cuda_double import Gpu, open_device
-from cuda_host import HostEngine, QueuedKernels
+from cuda_host import HostEngine, QueuedKernels, ReferenceKernels
 
 from benchmarks import gpu_timing
 from isnet_trt.cuda.pipeline import Pipeline
@@ -98,3 +98,8 @@ def use_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(torch.cuda, name, double)
     for name, value in {"WARM_SECONDS": 0.0, "LEAST_SECONDS": 0.0, "ROUNDS": 2, "WARM": 1}.items():
         monkeypatch.setattr(gpu_timing, name, value)
+
+
+def target_of(folder: Path, case: Case = SMALL, **planted: Any) -> HostTarget:
+    """A target whose kernels are the references on the host."""
+    return HostTarget(folder, ReferenceKernels, case, **planted)

@@ -3,11 +3,9 @@ found. With the real kernels in Triton's interpreter: interpreted/check_bodies.p
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,10 +14,7 @@ import fake_libcuda
 import numpy as np
 import pytest
 import torch
-from cuda_host import ReferenceKernels
 
-from benchmarks import gpu_stages, gpu_timing, kernels, results
-from benchmarks.kernel_cost import Card
 from isnet_trt import Segmenter
 from isnet_trt.cuda.gpu import Gpu
 from isnet_trt.cuda.pipeline import Pipeline
@@ -33,8 +28,8 @@ from isnet_trt.pictures.raw import RawLabels
 from isnet_trt.settings import Inference, Preprocess
 from tests.benchmarks import bench_bundles
 from tests.gpu import test_gpu_bundles, test_gpu_callers, test_gpu_driver, test_gpu_runtime
-from tests.gpu.comparison import Case, host, image, judge, on_gpu, recipe_case
-from tests.gpu.host import LABELS, SMALL, HostTarget, use_cpu
+from tests.gpu.comparison import Case, host, image, judge
+from tests.gpu.host import LABELS, SMALL, target_of, use_cpu
 from tests.gpu.networks import Network, Strided, Torch
 from tests.gpu.record import CannotRun, Record
 from tests.interpreter import NEEDED, run_checks, runs
@@ -50,10 +45,6 @@ without_gpu = pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="there 
 @pytest.mark.parametrize(("path", "which"), runs(Path(__file__).parent / "interpreted"))
 def test_interpreted(path: Path, which: str) -> None:
     run_checks(path, which)
-
-
-def target_of(folder: Path, case: Case = SMALL, **planted: Any) -> HostTarget:
-    return HostTarget(folder, ReferenceKernels, case, **planted)
 
 
 @pytest.fixture
@@ -256,7 +247,8 @@ def test_an_engine_is_damaged_last(record: Record, tmp_path: Path, monkeypatch: 
     order: list[str] = []
     monkeypatch.setattr(test_gpu_driver, "refused", lambda record, what, *rest: order.append(what))
     test_gpu_driver.damaged_engine(record, folder, "tensorrt")
-    assert order == ["an engine for another GPU", "half an engine in a bundle", "a damaged engine", "half an engine"]
+    for_others = ["an engine for another GPU", "an engine of another version"]
+    assert order == [*for_others, "half an engine in a bundle", "a damaged engine", "half an engine"]
 
 
 def test_sharing_and_refusals_on_the_real_bindings(tmp_path: Path) -> None:
@@ -317,24 +309,43 @@ def test_no_bundle_is_built_for_an_engine_that_is_not_here(tmp_path: Path, monke
         test_gpu_bundles.published(target, "tensorrt-rtx", name, "fp16", (64, 64))
 
 
-def test_a_bundle_that_breaks_is_wrong_and_the_next_is_built(
+def test_a_bundle_that_breaks_is_wrong_and_one_that_cannot_be_is_no_failure(
     record: Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    built: list[Any] = []
-
-    def build(ckpt: Path, folder: Path, kind: str, precision: str, context: str | None) -> float:
-        built.append((precision, context))
+    def build(ckpt: Path, folder: Path, kind: str, precision: str, calib: Path | None, context: str | None) -> float:
         if precision == "fp32":
             raise RuntimeError("the library threw")
-        return 1.0
+        if precision == "fp8":
+            raise SettingsError("precision fp8 needs compute capability 8.9")
+        assert (calib is not None) == (precision == "int8")
+        assert calib is None or len(list(calib.glob("*.png"))) == 8
+        return 1.5
 
+    compared = []
     monkeypatch.setattr(test_gpu_bundles, "build", build)
     monkeypatch.setattr(test_gpu_bundles, "require", lambda kind: None)
-    monkeypatch.setattr(test_gpu_bundles, "compare", lambda *arguments: None)
-    test_gpu_bundles.test_bundles(record, target_of(tmp_path), "tensorrt")
-    assert built == [("fp32", "plugin"), ("fp16", "plugin")]
-    assert len(record.wrong) == 1
-    assert record.wrong[0].startswith("demo tensorrt fp32 plugin: RuntimeError: the library threw")
+    monkeypatch.setattr(test_gpu_bundles, "compare", lambda *arguments: compared.append(arguments[5:]))
+    for precision in ("int8", "fp16"):
+        test_gpu_bundles.test_bundles(record, target_of(tmp_path), "tensorrt", precision, "plugin")
+    assert compared == [("demo tensorrt int8 plugin", 1.5), ("demo tensorrt fp16 plugin", 1.5)]
+    for precision, error in (("fp32", RuntimeError), ("fp8", CannotRun)):
+        with pytest.raises(error):
+            test_gpu_bundles.test_bundles(record, target_of(tmp_path), "tensorrt", precision, "plugin")
+
+
+def test_two_segmenters_that_disturb_each_other_are_found(record: Record, tmp_path: Path) -> None:
+    def pair() -> list[Segmenter]:
+        return [host(Strided(5, 8, seed), SMALL) for seed in (1, 2)]
+
+    test_gpu_bundles.two_at_once(record, pair(), target_of(tmp_path), calls=2)
+    assert not record.wrong
+    assert [row["least equal %"] for row in record.rows] == [100, 100]
+    good, other = pair()
+    first = good.runtime.engine.run
+    calls = iter(range(100))
+    good.runtime.engine.run = lambda batch: first(batch if next(calls) == 0 else -batch)
+    test_gpu_bundles.two_at_once(record, [good, other], target_of(tmp_path), calls=2)
+    assert record.wrong == ["segmenter 0 gives other labels beside another one than alone"]
 
 
 @pytest.mark.slow
@@ -363,153 +374,3 @@ def test_stored_labels_are_compared_quickly_too() -> None:
         ways = test_gpu_runtime.ways(RECIPES[f"isnet_{name}"], stored, tuple(map(int, stored["image_hw"])), True)
         compared += [label for label, _, labels in ways if labels is not None]
     assert compared == ["stored slide", "stored msflip"]
-
-
-def test_floors_and_plans_of_the_models() -> None:
-    """Needs no GPU: what each stage must move, how often the network runs, and that scores stay in their bands."""
-    from isnet_trt.cuda.plan import BAND_BYTES, plan
-
-    whole, slide = (recipe_case(*gpu_stages.MODELS[name]) for name in ("ADE", "Cityscapes"))
-    floors = gpu_stages.floors(whole)
-    assert set(floors) == {"resize", "gather", "finite", "finish"}
-    assert floors["resize"].bytes == 3 * (480 * 640 + 512 * 683)
-    assert floors["finish"].bytes == 4 * 150 * 64 * 86 + 480 * 640
-    assert set(gpu_stages.floors(slide)) == {"gather", "finite", "accumulate", "finish"}
-    assert gpu_stages.floors(slide)["accumulate"].bytes > 1.4e9
-    for case, runs_of_the_network in ((whole, 1), (slide, 33)):
-        planned = plan(case.size, case.inference, case.model)
-        steps = [step for step in planned.steps if step.stage == "engine" and hasattr(step, "shape")]
-        assert len(steps) == runs_of_the_network
-        assert planned.buffers.get("volumes", 0) <= BAND_BYTES
-
-
-def test_stages_and_the_whole_are_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    use_cpu(monkeypatch)
-    bench = gpu_stages.Bench(target_of(tmp_path), True, Card("this card", 1e12, 1e9, 1e8), {})
-    rows = list(gpu_stages.stage_times(bench, "small", SMALL))
-    assert {row["stage"] for row in rows} == {"gather", "finite", "finish"}
-    assert all(row["floor µs"] > 0 for row in rows)
-    network = Strided(5, 8, 3)
-    network.logits = lambda batch: batch  # type: ignore[attr-defined]
-    (row,) = gpu_stages.beside_network(bench, SMALL, network)
-    assert row["call ms"] > row["all other stages ms"] > row["network ms"]
-    assert "the aim is 15 %" in bench.missed[0]  # interpreted kernels take long
-
-
-def test_a_bundles_engine_stages_and_calls_are_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    use_cpu(monkeypatch)
-    target = target_of(tmp_path)
-    opened = on_gpu(target, Strided(5, 8, 3), SMALL)
-    monkeypatch.setattr(Segmenter, "open", lambda folder, device: opened)
-    bench = gpu_stages.Bench(target, True, Card("this card", 1e12, 1e9, 1e8), {})
-    (row,) = gpu_stages.bundle(bench, tmp_path)
-    assert row["preset"] == "default"
-    assert row["call ms"] > row["network ms"] > 0
-    monkeypatch.setattr(Segmenter, "open", lambda folder, device: host(Strided(5, 8, 3), SMALL))
-    with pytest.raises(EngineUnavailable):
-        list(gpu_stages.bundle(bench, tmp_path))
-
-
-def test_contenders_with_other_logits_are_not_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    use_cpu(monkeypatch)
-    bench = gpu_stages.Bench(target_of(tmp_path), True, Card("this card", 1e12, 1e9, 1e8), {})
-    batch = torch.randn(1, 5, 4, 4)
-    contenders = {"eager": lambda x: x, "rounded": lambda x: x.half().float(), "other": lambda x: -x}
-    rows = list(gpu_stages.network_times(bench, contenders, batch))
-    assert [row["network"] for row in rows] == ["eager", "rounded", "PyTorch, CUDA graph"]
-    assert rows[0]["times as fast as eager"] == 1
-    assert [text.split(":")[0] for text in bench.missed] == ["other"]
-
-
-def test_rates_are_measured_and_a_time_is_of_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    use_cpu(monkeypatch)
-    rates = gpu_stages.measure_rates(True, "cpu", (64, 32))
-    assert {"matrix fp16", "matrix bf16", "matrix fp32", "matrix int8", "matrix fp8", "copy"} <= set(rates)
-    assert rates["copy"] > 0
-    spread = gpu_timing.seconds(lambda _: sum(range(20_000)), rounds=5, captured=False)
-    assert 1e-5 < spread.p50 < 0.1
-    assert gpu_timing.sets(1 << 20, 1 << 22) == 8
-    assert gpu_timing.sets(1 << 30, 1 << 22) == 1
-
-
-def test_an_idle_card_is_warmed_up_before_it_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    use_cpu(monkeypatch)
-    monkeypatch.setattr(gpu_timing, "WARM_SECONDS", 0.05)
-    calls, timed = [], []
-    event = torch.cuda.Event
-    monkeypatch.setattr(torch.cuda, "Event", lambda **options: timed.append(len(calls)) or event(**options))
-    gpu_timing.seconds(lambda number: calls.append(time.sleep(0.001)), rounds=2, captured=False)
-    assert timed[0] > 10
-
-
-class Card30:
-    """Clocks of a host that takes 30 µs for a launch, and of a GPU that takes 5 µs to do it."""
-
-    stream, device = 0, contextlib.nullcontext()
-
-    def __init__(self) -> None:
-        self.host = self.gpu = 0.0
-
-    def work(self, seconds: float = 5e-6) -> None:
-        self.host += 30e-6
-        self.gpu = max(self.gpu, self.host) + seconds
-
-    def steps(self, size: Any, inference: Any) -> Any:
-        yield from [("gather", self.work)] * 3 + [("finish", self.work)]
-
-    def __call__(self, image: Any, inference: Any) -> None:
-        self.work()
-
-
-def test_stages_are_timed_without_what_python_takes_to_launch_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    use_cpu(monkeypatch)
-    card = Card30()
-
-    class Event:
-        def __init__(self, enable_timing: bool) -> None:
-            self.at = 0.0
-
-        def record(self, stream: Any) -> None:
-            self.at = max(card.gpu, card.host)
-
-        def elapsed_time(self, other: Any) -> float:
-            return 1e3 * (other.at - self.at)
-
-    monkeypatch.setattr(torch.cuda, "Event", Event)
-    monkeypatch.setattr(torch.cuda, "_sleep", lambda cycles: card.work(cycles / 1.7e9))
-    bench = gpu_stages.Bench(target_of(tmp_path), True, Card("this card", 1e12, 1e9, 1e8), {})
-    times = gpu_stages.staged(card, SMALL, bench)
-    assert times["gather"].p50 == pytest.approx(15e-6, rel=1e-3)
-    assert times["finish"].p50 == pytest.approx(5e-6, rel=1e-3)
-
-
-def test_records_go_into_a_result_beside_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "gpu.json"
-    kernels.write(out, [kernels.record(case, "a title", 1.0) for case in ("speed.one", "speed.two")])
-    bench = gpu_stages.Bench(None, True, Card("this card", 1e12, 1e9, 1e8), {})
-
-    def failing(bench: gpu_stages.Bench) -> Any:
-        yield {"µs": 1.5}
-        raise RuntimeError("no such kernel")
-
-    def slow(bench: gpu_stages.Bench) -> Any:
-        bench.missed.append("40 % of the rate, aim 50 %")
-        yield {"µs": 1.5}
-
-    kernels.write(out, [kernels.measure("speed.two", slow, bench), kernels.measure("speed.three", failing, bench)])
-    rows = {row["case"]: (row["status"], row["why"]) for row in results.read(out)["records"]}
-    assert rows == {
-        "speed.one": ("passed", ""), "speed.two": ("failed", "40 % of the rate, aim 50 %"),
-        "speed.three": ("failed", "RuntimeError: no such kernel"),
-    }  # fmt: skip
-    assert "µs 1.5" in capsys.readouterr().out
-    with pytest.raises(SettingsError, match=r"--only nonsense: no name holds it; there are speed\.attention"):
-        kernels.main(["--only", "nonsense"])
-
-
-@without_gpu
-def test_without_a_gpu_nothing_is_timed_and_the_reason_is_named() -> None:
-    with pytest.raises(EngineUnavailable, match="timed on an NVIDIA GPU: no NVIDIA driver"):
-        kernels.main(["--quick", "--only", "finite"])

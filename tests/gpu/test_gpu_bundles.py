@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import tempfile
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from golden_files import GOLDEN, NEAR_TIES, load_golden
@@ -16,6 +20,7 @@ from isnet_trt import Segmenter
 from isnet_trt.cuda.gpu import find_gpu
 from isnet_trt.engines.table import library
 from isnet_trt.errors import SettingsError
+from isnet_trt.export.lowering import EIGHT_BITS
 from tests.gpu.comparison import image
 from tests.gpu.record import CannotRun, Record
 from tests.gpu.target import Target
@@ -25,33 +30,87 @@ DEMO = Path(__file__).parents[2] / "training" / "assets" / "isnet_demo.pth"
 KINDS = ("tensorrt", "tensorrt-rtx", "onnxruntime-cuda")
 TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime", "matplotlib")
 """What building a bundle takes beside its engine's library."""
-LEAST = {"fp32": 0.9995, "fp16": 0.995, "bf16": 0.97}
+LEAST = {"fp32": 0.9995, "fp16": 0.995, "bf16": 0.97, "int8": 0.95, "fp8": 0.93}
 """Precision -> least share of pixels on which the GPU's labels must be those of ONNX Runtime on the CPU in float32."""
-CHOICES = (("fp32", "plugin"), ("fp16", "plugin"), ("fp16", "native"), ("bf16", "plugin"))
-"""Precisions and forms of the context modules; quickly the first two."""
+CHOICES = (
+    ("fp32", "plugin"), ("fp16", "plugin"), ("int8", "plugin"), ("fp8", "plugin"), ("bf16", "plugin"),
+    ("fp16", "native"),
+)  # fmt: skip
+"""Precisions and forms of the context modules."""
 
 
-@pytest.mark.parametrize("kind", [pytest.param(k, marks=pytest.mark.gpu(f"bundles.{k}", 4, 900), id=k) for k in KINDS])
-def test_bundles(record: Record, target: Target, kind: str) -> None:
-    """The demo's bundle in every precision, with plugins and without, then a published model's: built and compared."""
+def bundle_cases() -> Iterator[Any]:
+    """Every kind, precision and context form of the demo's bundle, each a test with its own limit."""
+    for kind in KINDS:
+        for precision, context in CHOICES if kind != "onnxruntime-cuda" else (("fp32", None),):
+            case = f"bundles.{kind}.{precision}" + ("-native" if context == "native" else "")
+            slow = context == "native" or (kind == "tensorrt-rtx" and precision not in ("fp32", "fp16"))
+            yield pytest.param(
+                kind, precision, context, id=case, marks=pytest.mark.gpu(case, 4, 300, slow=slow, seconds=45)
+            )
+
+
+@pytest.mark.parametrize(("kind", "precision", "context"), bundle_cases())
+def test_bundles(record: Record, target: Target, kind: str, precision: str, context: str | None) -> None:
+    """The demo's bundle in one precision and form of the context modules: built, opened, labels beside the CPU's."""
     require(kind)
-    choices: Any = CHOICES[: 2 if target.quick else None] if kind != "onnxruntime-cuda" else (("fp32", None),)
-    ran = []
-    for precision, context in choices:
-        name = f"demo {kind} {precision} {context or ''}".strip()
-        folder = target.folder / f"demo-{kind}-{precision}{'-native' if context == 'native' else ''}"
-        with record.part(name, SettingsError):  # this GPU has no units for the precision
-            seconds = build(DEMO, folder, kind, precision, context=context)
-            compare(record, target, folder, kind, precision, name, seconds)
-            ran.append(name)
-    if not ran and not record.wrong:
-        raise CannotRun(f"no engine of {kind} runs here; what was tried is listed with its reason")
-    if not target.quick:
-        name = "isnet_resnet50os8_ade20k"
-        with record.part(f"{name} {kind}"):
-            folder, seconds = published(target, kind, name, "fp16", (512, 683))
-            # Synthetic weights have many near ties: they are held to the looser bound.
-            compare(record, target, folder, kind, "bf16", f"{name} {kind} fp16", seconds, (480, 640))
+    folder = target.folder / f"demo-{kind}-{precision}{'-native' if context == 'native' else ''}"
+    try:
+        seconds = build(DEMO, folder, kind, precision, calib=calibration(target, precision), context=context)
+    except SettingsError as error:  # this GPU has no units for the precision
+        raise CannotRun(str(error)) from None
+    compare(record, target, folder, kind, precision, f"demo {kind} {precision} {context or ''}".strip(), seconds)
+
+
+def calibration(target: Target, precision: str) -> Path | None:
+    """A folder of pictures like those that are compared; None where the precision needs none."""
+    if precision not in EIGHT_BITS:
+        return None
+    folder = target.folder / "calibration"
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(8):
+        cv2.imwrite(str(folder / f"{number}.png"), image((512, 1024), target.seed_of("calibration", str(number))))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(k, id=k, marks=pytest.mark.gpu(f"bundles.{k}.published", 12, 600, slow=True)) for k in KINDS],
+)
+def test_published(record: Record, target: Target, kind: str) -> None:
+    """The bundle of a published model, whole images in float16: built, opened, labels beside the CPU's."""
+    name = "isnet_resnet50os8_ade20k"
+    folder, seconds = published(target, kind, name, "fp16", (512, 683))
+    # Synthetic weights have many near ties: they are held to the looser bound.
+    compare(record, target, folder, kind, "bf16", f"{name} {kind} fp16", seconds, (480, 640))
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(k, id=k, marks=pytest.mark.gpu(f"bundles.{k}.two", 5, 180, seconds=60)) for k in KINDS[:2]]
+)
+def test_two_segmenters_at_once(record: Record, target: Target, kind: str) -> None:
+    """Two segmenters of an engine with plugins, in two threads, eager, captured and replayed: labels as alone."""
+    require(kind)
+    folder = target.folder / f"demo-{kind}-fp16"
+    build(DEMO, folder, kind, "fp16", context="plugin")
+    two_at_once(record, [Segmenter.open(folder), Segmenter.open(folder)], target)
+
+
+def two_at_once(record: Record, segmenters: list[Segmenter], target: Target, calls: int = 10) -> None:
+    """Each segmenter labels its own image in a thread, while the other does; compared with what it gave alone."""
+    sources = [image((256, 512), target.seed_of("two", str(number))) for number in range(len(segmenters))]
+    with contextlib.ExitStack() as opened, ThreadPoolExecutor(len(segmenters)) as pool:
+        for segmenter in segmenters:
+            opened.enter_context(segmenter)
+        alone = [segmenter(source).labels for segmenter, source in zip(segmenters, sources, strict=True)]
+        together = [
+            pool.submit(lambda s=segmenter, x=source: [s(x).labels for _ in range(calls)])  # type: ignore[misc]
+            for segmenter, source in zip(segmenters, sources, strict=True)
+        ]
+        for number, (expected, running) in enumerate(zip(alone, together, strict=True)):
+            equal = [float((labels == expected).mean()) for labels in running.result()]
+            record.row(segmenter=number, calls=calls, **{"least equal %": 100 * min(equal)})
+            record.require(min(equal) == 1, f"segmenter {number} gives other labels beside another one than alone")
 
 
 def require(kind: str) -> None:
@@ -77,7 +136,10 @@ def require(kind: str) -> None:
         raise CannotRun(f"{reason}; this GPU has {gpu.compute_capability}")
 
 
-def build(ckpt: Path, folder: Path, kind: str, precision: str, recipe: str | None = None, **options: Any) -> float:
+def build(
+    ckpt: Path, folder: Path, kind: str, precision: str, recipe: str | None = None, calib: Path | None = None,
+    **options: Any,
+) -> float:  # fmt: skip
     """Seconds that a build took; none where the bundle is there already. ``options`` are those of a TensorRT engine."""
     from isnet_trt.export import EngineOptions, PrecisionOptions
     from isnet_trt.export import build as from_checkpoint
@@ -90,7 +152,7 @@ def build(ckpt: Path, folder: Path, kind: str, precision: str, recipe: str | Non
     else:
         gpu = find_gpu() if kind == "tensorrt-rtx" else None
         engine = EngineOptions(kind, targets=(gpu.compute_capability,) if gpu else None, **options)
-    from_checkpoint(ckpt, folder, recipe=recipe, engine=engine, precision=PrecisionOptions(precision))
+    from_checkpoint(ckpt, folder, recipe=recipe, engine=engine, precision=PrecisionOptions(precision, calib=calib))
     return time.monotonic() - start
 
 
@@ -108,7 +170,8 @@ def published(
         return folder, 0.0
     with tempfile.TemporaryDirectory() as temporary:
         ckpt = filled_checkpoint(recipe, Path(temporary) / "filled.pth")
-        return folder, build(ckpt, folder, kind, precision, recipe=recipe, batch=batch, static=static)
+        calib = calibration(target, precision)
+        return folder, build(ckpt, folder, kind, precision, recipe, calib, batch=batch, static=static)
 
 
 def opened(folder: Path, kind: str) -> Segmenter:

@@ -173,10 +173,13 @@ def test_closed(record: Record, target: Target) -> None:
 
 @pytest.mark.parametrize(
     "kind",
-    [pytest.param(k, marks=pytest.mark.gpu(f"refusals.{k}", 10, 120), id=k) for k in ("tensorrt-rtx", "tensorrt")],
+    [
+        pytest.param(k, marks=pytest.mark.gpu(f"refusals.{k}", 10, 120, seconds=20), id=k)
+        for k in ("tensorrt-rtx", "tensorrt")
+    ],
 )
 def test_damaged_engine(record: Record, target: Target, kind: str) -> None:
-    """A bundle whose engine is damaged, or is for another GPU, is refused."""
+    """A bundle whose engine is damaged, or for another GPU or version, is refused."""
     folder = target.folder / f"demo-{kind}-fp32"
     if not (folder / "bundle.json").is_file():
         raise CannotRun(f"no {kind} bundle could be built here (bundles.{kind})")
@@ -193,6 +196,8 @@ def damaged_engine(record: Record, folder: Path, kind: str) -> None:
     info = read_bundle(folder).manifest.engine
     other = dataclasses.replace(info, compute_capabilities=("1.0",))
     refused(record, "an engine for another GPU", lambda: library(kind).check(other), EngineUnavailable, "1.0")
+    older = dataclasses.replace(info, library_version="1.2.3")
+    refused(record, "an engine of another version", lambda: library(kind).check(older), EngineUnavailable, "1.2.3")
     with tempfile.TemporaryDirectory() as temporary:
         copy = Path(temporary) / "copy"
         shutil.copytree(folder, copy)

@@ -47,14 +47,17 @@ KINDS = (("tensorrt", "trt"), ("tensorrt-rtx", "rtx"))
 
 def of_kinds(what: str, order: int, limit: int) -> Any:
     """A test of either library, recorded as ``trt.what`` and ``rtx.what``."""
-    params = [pytest.param(k, marks=pytest.mark.gpu(f"{short}.{what}", order, limit), id=k) for k, short in KINDS]
+    params = [
+        pytest.param(k, marks=pytest.mark.gpu(f"{short}.{what}", order, limit, seconds=limit / 3), id=k)
+        for k, short in KINDS
+    ]
     return pytest.mark.parametrize("kind", params)
 
 
 @pytest.mark.parametrize(
     ("kind", "build_for"),
     [
-        pytest.param(kind, to, marks=pytest.mark.gpu(case, 4, 180, slow=to in TARGETS[2:]), id=case)
+        pytest.param(kind, to, marks=pytest.mark.gpu(case, 4, 180, slow=to in TARGETS[2:], seconds=40), id=case)
         for kind, case, to in RUNS
     ],
 )

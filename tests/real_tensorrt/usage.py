@@ -19,6 +19,7 @@ SHARED = (
     "isnet_trt/cuda/plugins.py",
     "export/engines/tensorrt_family.py",
     "export/engines/profiles.py",
+    "tests/gpu/engines.py",
 )
 OWN = {"tensorrt": ("export/engines/tensorrt.py",), "tensorrt_rtx": ("export/engines/tensorrt_rtx.py",)}
 """Files that only one of the two libraries runs."""
@@ -41,8 +42,11 @@ CLASSES = {
 """Variable, with or without an underscore, -> class of what it holds."""
 CLASSES_IN = {("_context_options", "config"): "IRuntimeConfig"}
 """The same in one function, where it differs."""
-RTX_ONLY = {"IRuntimeConfig", "ICudaEngine.create_runtime_config", "EngineInvalidityDiagnostics"}
-"""Behind a check for a class or method that only TensorRT-RTX has."""
+RTX_ONLY = {
+    *("IRuntimeConfig", "ICudaEngine.create_runtime_config", "EngineInvalidityDiagnostics", "ComputeCapability"),
+    *("IBuilderConfig.num_compute_capabilities", "IBuilderConfig.set_compute_capability"),
+}
+"""Behind a check for a class or method that only TensorRT-RTX has, or for its targets."""
 
 
 @dataclass(frozen=True)
