@@ -15,6 +15,7 @@ ROOT = Path(__file__).parent
 VERSION = re.search(r'"(.+)"', (ROOT / "isnet_trt" / "_version.py").read_text("utf-8"))
 RTX_PLATFORM = 'sys_platform == "linux" and platform_machine == "x86_64"'
 TRITON = 'triton>=3.5; sys_platform == "linux"'
+NVTX = 'nvtx>=0.2.10; sys_platform != "darwin"'
 
 AT_THE_TOP = ("training", "export", "kernels")
 
@@ -50,6 +51,7 @@ EXTRAS = {
     "pycuda": ["pycuda>=2025.1", "cuda-bindings>=13"],
     "rtx": [f"tensorrt-rtx-cu13>=1.7; {RTX_PLATFORM}", "cuda-bindings>=13"],
     "completion": ["shtab>=1.7"],
+    "profile": [NVTX],
     "dev": [
         "pytest>=8",
         "pytest-forked>=1.7.5",
@@ -57,6 +59,9 @@ EXTRAS = {
         "pytest-xdist>=3.6",
         "hypothesis>=6.100",
         "psutil>=5.9",
+        "shtab>=1.7",
+        NVTX,
+        "prometheus-client>=0.20",
         "mypy>=1.15",
         "ruff>=0.12",
         "import-linter>=2.6",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import functools
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -35,9 +36,11 @@ from isnet_trt.export.report import Report
 from isnet_trt.export.samples import samples
 from isnet_trt.export.score import score
 from isnet_trt.files import printable
+from isnet_trt.telemetry.logs import logged
 from isnet_trt.training.checkpoint import Checkpoint, load_checkpoint, load_model
 
 __all__ = ["PRECISIONS", "EngineOptions", "EvidenceOptions", "PrecisionOptions", "build"]
+_log = logging.getLogger(__name__)
 
 CALIBRATION = ".calibration"
 """Suffix of the folder beside the bundle that keeps the calibration table for the next build."""
@@ -75,6 +78,7 @@ def build(
     check_target(target, force)
     precision, evidence = precision or PrecisionOptions(), evidence or EvidenceOptions()
     load = functools.partial(load_checkpoint, ckpt, recipe, weights)
+    say = logged(say, _log)
     job = _settle(load, target, engine or EngineOptions(), precision, evidence, say)
     job.introduce()
     with new_bundle(out, force) as draft:

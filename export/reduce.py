@@ -8,6 +8,7 @@ https://docs.nvidia.com/deeplearning/tensorrt/latest/_static/polygraphy/index.ht
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import signal
 import subprocess
@@ -29,7 +30,9 @@ from isnet_trt.export.comparison_backends import load_graph
 from isnet_trt.export.engines.tensorrt_family import fix_input
 from isnet_trt.export.functions import remove_plugin_namespace
 from isnet_trt.export.graph import INPUT, with_attention
+from isnet_trt.telemetry.logs import logged
 
+_log = logging.getLogger(__name__)
 _SHAPE = (1, 3, 65, 97)
 """Small and odd: a refusal does not depend on the size."""
 _CONTROL = """<ir_version: 8, opset_import: ["" : 17]>
@@ -54,6 +57,7 @@ def reduce_graph(one: str, kind: str, out: Path, say: Callable[[str], None], tim
         BuildError: polygraphy failed, for example because ONNX Runtime cannot run the graph; the message has the end of
             its output.
     """
+    say = logged(say, _log)
     if kind not in compiling_kinds():
         raise SettingsError(f"--reduce asks {' or '.join(compiling_kinds())} what it refuses, not {kind!r}")
     library(kind).load()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import logging
 import re
 import subprocess
 import sys
@@ -16,7 +15,6 @@ from children import run_python
 import isnet_trt
 from isnet_trt import cli
 from isnet_trt.__main__ import COMMANDS, dispatcher, main
-from isnet_trt.telemetry import logs
 
 ROOT = Path(__file__).parents[1]
 ABSENT = "torch onnx tensorrt tensorrt_rtx triton onnxruntime polygraphy onnxscript matplotlib scipy yaml PIL cuda"
@@ -176,56 +174,3 @@ def test_the_full_parser_has_the_options_of_each_module() -> None:
         name: f"isnet-trt {name}" for name in COMMANDS
     }
     assert "--static" in sub.choices["build"]._option_string_actions
-
-
-class TestLogging:
-    """``-v`` and ``--log-json``, before the command and after it."""
-
-    @pytest.mark.parametrize("words", ["--log-json FILE bundle show nowhere", "bundle show nowhere --log-json FILE"])
-    def test_json_lines_are_appended_to_a_file(self, words: str, tmp_path: Path) -> None:
-        path = tmp_path / "log.jsonl"
-        for _ in range(2):
-            assert main(words.replace("FILE", str(path)).split()) == cli.ERROR
-        lines = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-        errors = [line for line in lines if line["level"] == "ERROR"]
-        assert [line["message"].split()[0] for line in errors] == ["nowhere"] * 2
-        assert {"time", "logger", "process", "thread"} <= errors[0].keys()
-
-    def test_a_dash_is_standard_error(self, capsys: pytest.CaptureFixture[str]) -> None:
-        assert main(["bundle", "show", "nowhere", "--log-json", "-"]) == cli.ERROR
-        output = capsys.readouterr()
-        assert output.out == ""
-        assert json.loads(output.err.splitlines()[-1])["level"] == "ERROR"
-
-    def test_more_is_shown_with_every_v(self, capsys: pytest.CaptureFixture[str]) -> None:
-        assert main(["bundle", "show", "nowhere"]) == cli.ERROR
-        assert capsys.readouterr().err.startswith("error: nowhere is not a folder")
-        assert main(["bundle", "show", "nowhere", "-vv"]) == cli.ERROR
-        assert "Traceback" in capsys.readouterr().err
-
-    def test_a_file_that_cannot_be_written(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        assert main(["recipes", "--log-json", str(tmp_path / "none" / "log")]) == cli.ERROR
-        output = capsys.readouterr()
-        assert output.out == ""
-        assert "--log-json" in output.err
-
-    def test_no_handler_stays(self, tmp_path: Path) -> None:
-        before = list(logs.ROOT.handlers)
-        assert main(["-vv", "recipes", "--log-json", str(tmp_path / "log")]) == 0
-        assert (logs.ROOT.handlers, logs.ROOT.level) == (before, logging.NOTSET)
-
-    def test_the_library_is_quiet(self) -> None:
-        code = "import isnet_trt, logging; logging.getLogger('isnet_trt.x').error('text')"
-        assert run_python("-c", code, check=True).stderr == ""
-
-    def test_extra_fields_and_tracebacks(self, tmp_path: Path) -> None:
-        path = tmp_path / "log"
-        with logs.command_line():
-            logs.write_json(str(path))
-            try:
-                raise ValueError("é")
-            except ValueError:
-                logs.ROOT.exception("failed: %d", 7, extra={"stage": "engine", "path": tmp_path})
-        (line,) = map(json.loads, path.read_text("utf-8").splitlines())
-        assert (line["message"], line["stage"], line["path"]) == ("failed: 7", "engine", str(tmp_path))
-        assert line["exception"].endswith("ValueError: é")

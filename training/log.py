@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import sys
 import threading
 import time
@@ -16,11 +17,13 @@ from tqdm import tqdm
 
 from isnet_trt.errors import TrainingError
 from isnet_trt.metrics import Metrics
+from isnet_trt.telemetry.logs import PRINTED
 from isnet_trt.training.tables import Table
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
+_log = logging.getLogger(__name__)
 EVERY = 10
 _BAR_SECONDS, _LINE_SECONDS = 0.1, 30.0
 """Seconds between two updates of the bar on a terminal, and in a log file, where each update is a line."""
@@ -155,6 +158,7 @@ class RunLog:
         """Print a line above the bar."""
         if self._active:
             self._bar.write(message)
+            _log.info("%s", message, extra=PRINTED)
 
     def _means(self) -> list[float]:
         return [sum(column) / len(column) for column in zip(*self._recent, strict=True)]
@@ -194,11 +198,11 @@ def _tensorboard(folder: Path, start: int) -> SummaryWriter | None:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        print("no TensorBoard record: pip install tensorboard (the CSV files hold the same)")
+        _log.warning("no TensorBoard record: pip install tensorboard (the CSV files hold the same)")
         return None
     try:
         # Hides what an earlier part of the run wrote after its last checkpoint.
         return SummaryWriter(str(folder), purge_step=start + 1 if start else None)
     except OSError as error:
-        print(f"no TensorBoard record ({error}); the CSV files hold the same")
+        _log.warning("no TensorBoard record (%s); the CSV files hold the same", error)
         return None

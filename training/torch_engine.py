@@ -29,13 +29,11 @@ class TorchEngine(Engine):
         if device == "cuda" and not torch.cuda.is_available():
             raise EngineUnavailable("torch sees no NVIDIA GPU here (torch.cuda.is_available() is false); use cpu")
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.description = f"PyTorch {torch.__version__} on {self._device_name()}"
+        self.device_name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU"
+        self.description = f"PyTorch {torch.__version__} on {self.device_name}"
+        if self.device.type == "cpu":
+            self.description += f", {torch.get_num_threads()} thread{'s' if torch.get_num_threads() > 1 else ''}"
         self._model: ISNet | None = model.to(self.device).eval()
-
-    def _device_name(self) -> str:
-        if self.device.type == "cuda":
-            return torch.cuda.get_device_name(self.device)
-        return f"CPU, {torch.get_num_threads()} thread{'s' if torch.get_num_threads() > 1 else ''}"
 
     @torch.inference_mode()
     def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:

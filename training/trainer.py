@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import math
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -33,6 +33,7 @@ from isnet_trt.training.resume import OwnState, check_state
 from isnet_trt.training.run_folder import LATEST, RunFolder
 from isnet_trt.training.validate import Validator
 
+_log = logging.getLogger(__name__)
 _AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -143,7 +144,7 @@ class Trainer:
             warnings += shared_pictures(data.train, data.val)
         if self.group.first:
             for warning in warnings:
-                print(f"warning: {warning}", file=sys.stderr)
+                _log.warning("%s", warning)
 
     def _any_stop(self, stop: StopRequest) -> bool:
         """Whether any process was asked to stop; all processes get the same result."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -29,6 +30,7 @@ from isnet_trt.recipes import DATASETS, is_described
 from isnet_trt.training.group import Group, process_group
 from isnet_trt.training.scenes import HELD_OUT_COUNT
 
+_log = logging.getLogger(__name__)
 _TIMEOUT = 24 * 3600.0
 """Seconds that a process waits for the others, whose pictures may be much larger. One that dies ends all at once."""
 
@@ -211,5 +213,5 @@ def _write(report: Report, out: Path) -> None:
             write_file(out / name, draw(score.confusion, report.labels.names, title))
         written += names
     except ImportError as error:
-        print(f"no confusion picture: {error}; {install_hint('train')}", file=sys.stderr)
+        _log.warning("no confusion picture: %s; %s", error, install_hint("train"))
     print(f"\nwritten to {out}: {', '.join(written)}")

@@ -12,6 +12,7 @@ real kernels in Triton's interpreter.
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -30,7 +31,9 @@ from isnet_trt.merging.geometry import Window
 from isnet_trt.pictures.formats import Order
 from isnet_trt.pictures.raw import RawImage, RawLabels
 from isnet_trt.settings import Inference, Size
+from isnet_trt.telemetry import ranges
 
+_log = logging.getLogger(__name__)
 PLANS = 4
 """Input signatures whose plan and graph are kept."""
 EVICTIONS = 8
@@ -107,6 +110,11 @@ class Pipeline:
     def description(self) -> str:
         """How the steps run, in a few words."""
         return f"no CUDA graphs: {self._no_graphs}" if self._no_graphs else "CUDA graphs"
+
+    @property
+    def arena_bytes(self) -> int:
+        """Size of the block of GPU memory that the buffers of all plans share."""
+        return self._arena_bytes
 
     def plan(self, size: Size, inference: Inference, order: Order = "rgb") -> Plan:
         """The work for images of ``size``; its ``bytes`` are the device memory that it takes beside the engine's."""
@@ -206,10 +214,12 @@ class Pipeline:
         if prepared.graph is None and prepared.has_run and not self._no_graphs:
             self._capture(prepared)
         if prepared.graph is not None:
-            prepared.graph.launch(self.stream)
+            with ranges.annotate("graph"):
+                prepared.graph.launch(self.stream)
             return
         for step in prepared.plan.steps:
-            self._queue(step, prepared)
+            with ranges.annotate(step.stage):
+                self._queue(step, prepared)
         # Only after every step was queued: a run that failed half-way is no preparation for a capture.
         prepared.has_run = True
 
@@ -225,6 +235,7 @@ class Pipeline:
         # `Device.capture` leaves the stream usable, so that this image can still run step by step.
         except EngineError as error:
             self._failed_captures += 1
+            _log.info("capture %d failed: %s", self._failed_captures, error)
             if self._failed_captures == CAPTURES:
                 self._no_graphs = f"capturing failed ({error})"
             return  # the caller queues the steps one by one

@@ -18,20 +18,24 @@ from isnet_trt.merging.resample import Array
 from isnet_trt.merging.volumes import softmax
 from isnet_trt.pictures.raw import RawImage, RawLabels
 from isnet_trt.settings import Inference, Size
+from isnet_trt.telemetry import ranges
 
 
 class StageTimer:
-    """Sum up seconds by stage."""
+    """Sum up seconds by stage, each a range of the profiler. ``elapsed`` is the time that the call took until now."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
+        self.elapsed = 0.0
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
+        pushed = ranges.push(stage)
         start = time.perf_counter()
         try:
             yield
         finally:
+            ranges.pop(pushed)
             self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
 
 

@@ -26,6 +26,10 @@ class GpuRuntime(Runtime):
         backend = self.pipeline.device.backend
         return f"{self.engine.description}; all stages on the GPU (memory from {backend}), {self.pipeline.description}"
 
+    @property
+    def memory(self) -> dict[str, int]:
+        return {"gpu_arena": self.pipeline.arena_bytes}
+
     def submit(self, request: Request) -> Outputs:
         for memory, name in ((request.image, "the image"), (request.out_memory, "out")):
             if memory is not None and not memory.on_host and memory.device_index != 0:

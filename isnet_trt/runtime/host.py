@@ -18,6 +18,7 @@ from isnet_trt.merging.resample import Array
 from isnet_trt.pictures.preprocess import network_input
 from isnet_trt.runtime.call import Outputs, Request, StageTimer
 from isnet_trt.settings import Inference, Size
+from isnet_trt.telemetry import ranges
 
 WindowLogits = list[tuple[Window, Array]]
 """Low-resolution logits (K, h, w) of windows."""
@@ -40,6 +41,11 @@ class Runtime(ABC):
     @abstractmethod
     def description(self) -> str:
         """Engine, library, device, and where the stages around the network run, in one line."""
+
+    @property
+    def memory(self) -> dict[str, int]:
+        """Bytes of GPU memory by purpose; empty on the host."""
+        return {}
 
     @abstractmethod
     def submit(self, request: Request) -> Outputs:
@@ -77,19 +83,20 @@ class Runtime(ABC):
         # empties, and the names here are deleted before the next batch is gathered.
         queue = windows.gather(planes, plan.windows, self.batch)
         while True:
-            with timer("gather"):
-                group, pixels = next(queue, (None, None))
-            if group is None or pixels is None:
-                return
-            with timer("engine"):
-                if self.model.full_batches and len(pixels) < self.batch:  # add windows of zeros
-                    pixels = np.pad(pixels, [(0, self.batch - len(pixels)), (0, 0), (0, 0), (0, 0)])
-                logits = self.infer(pixels)[: len(group)]
-            del pixels
-            pairs = list(zip(group, logits, strict=True))
-            del logits
-            yield pairs
-            del pairs
+            with ranges.annotate("batch"):  # until the caller has merged it
+                with timer("gather"):
+                    group, pixels = next(queue, (None, None))
+                if group is None or pixels is None:
+                    return
+                with timer("engine"):
+                    if self.model.full_batches and len(pixels) < self.batch:  # add windows of zeros
+                        pixels = np.pad(pixels, [(0, self.batch - len(pixels)), (0, 0), (0, 0), (0, 0)])
+                    logits = self.infer(pixels)[: len(group)]
+                del pixels
+                pairs = list(zip(group, logits, strict=True))
+                del logits
+                yield pairs
+                del pairs
 
     def merge(
         self, plan: windows.Plan, logits: Iterable[WindowLogits], size: Size, sink: TileSink, timer: StageTimer

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 
 from isnet_trt.bundle import KERNELS, ONNX, Bundle
 from isnet_trt.cuda.device import Device
+from isnet_trt.cuda.gpu import Gpu
 from isnet_trt.cuda.kernels import CompiledFiles
 from isnet_trt.cuda.pipeline import Pipeline
 from isnet_trt.cuda.plan import Model
@@ -17,6 +19,8 @@ from isnet_trt.errors import EngineUnavailable, SettingsError
 from isnet_trt.merging.merge import Head
 from isnet_trt.runtime.gpu import GpuRuntime
 from isnet_trt.runtime.host import HostRuntime, Runtime
+
+_log = logging.getLogger(__name__)
 
 
 def open_runtime(bundle: Bundle, kind: str | None, *, threads: int | None, device: Placement) -> Runtime:
@@ -37,6 +41,7 @@ def open_runtime(bundle: Bundle, kind: str | None, *, threads: int | None, devic
                 raise EngineUnavailable(reason or engine.no_kernels)
             pipeline = Pipeline(gpu, engine.kernels, engine, model, engine.stream)
         except EngineUnavailable as error:  # the engine itself is open: only the stages around it go to the host
+            _log.info("all stages but the network run on the host: %s", error)
             if gpu is not None:
                 _close(gpu)
             # The device is closed already and the engine stays open: nothing is left to undo.
@@ -44,6 +49,12 @@ def open_runtime(bundle: Bundle, kind: str | None, *, threads: int | None, devic
             return HostRuntime(engine, model, threads, str(error))
         undo.pop_all()
     return GpuRuntime(engine, pipeline, threads)
+
+
+def device_name(engine: Engine) -> str:
+    """The GPU that an engine runs on, or "CPU"."""
+    gpu = getattr(engine, "gpu", None)
+    return gpu.name if isinstance(gpu, Gpu) else getattr(engine, "device_name", "CPU")
 
 
 def _model(bundle: Bundle, kind: str) -> Model:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
 from typing import Any, NoReturn
 
 import numpy as np
@@ -23,11 +26,14 @@ from isnet_trt.pictures.interop import image_from, labels_from
 from isnet_trt.pictures.raw import stream_handle
 from isnet_trt.runtime.call import Outputs, Request, StageTimer
 from isnet_trt.runtime.host import HostRuntime, Runtime
-from isnet_trt.runtime.opening import open_runtime
+from isnet_trt.runtime.opening import device_name, open_runtime
 from isnet_trt.runtime.prefetch import prefetch
 from isnet_trt.runtime.segmentation import Segmentation
 from isnet_trt.settings import Inference, Labels, Preprocess, Size, choose_preset
+from isnet_trt.telemetry import ranges
+from isnet_trt.telemetry.stats import About, Recorder, Stats
 
+_log = logging.getLogger(__name__)
 Source = Any
 """A picture: the path of a file, uint8 (H, W, 3) in any form that `isnet_trt.pictures.interop.image_from` takes."""
 
@@ -52,13 +58,14 @@ class Segmenter:
         full_batches: bool = False,
         threads: int | None = None,
         runtime: Runtime | None = None,
+        about: About | None = None,
     ) -> None:
         """Around an engine that is already open and now belongs to the segmenter.
 
         ``output_stride`` is the network's, in pixels; ``batch`` how many windows it sees at once, exactly so many
         with ``full_batches`` (what is missing is filled with zeros); ``threads`` how many the merge uses, by default
         all cores that the process may use. ``runtime`` runs the stages around the engine and belongs to the segmenter
-        too; by default they run on the host.
+        too; by default they run on the host. ``about`` is what `repr` and `stats` say of the segmenter.
         """
         self.engine = engine
         self.labels = labels
@@ -69,6 +76,9 @@ class Segmenter:
         model = Model(Head(labels.count, output_stride, labels.flip_pairs), preprocess, batch, full_batches)
         self.runtime: Runtime = runtime or HostRuntime(engine, model, threads)
         self._palette = np.asarray(labels.palette, np.uint8).reshape(-1, 3)
+        self.about = about or About(engine=getattr(engine, "kind", type(engine).__name__), device=device_name(engine))
+        ranges.look_for_nvtx()
+        self._recorder = Recorder()
         self._owner = OwnerProcess(self)
         self._lock = threading.Lock()
         self._closed = False
@@ -96,12 +106,24 @@ class Segmenter:
             EngineUnavailable: its engine cannot run here; the message says what can.
             SettingsError: the preset is unknown.
         """
+        start = time.perf_counter()
         opened = read_bundle(bundle, verify=False)  # `open_runtime` checks the content as it reads it
         manifest = opened.manifest
         settings = inference or manifest.preset(preset)
         runtime = open_runtime(opened, engine, threads=threads, device=device)
         model = (manifest.labels, manifest.preprocess, settings, manifest.output_stride)
-        return cls(runtime.engine, *model, presets=manifest.presets, runtime=runtime)
+        about = About(
+            engine=runtime.engine.kind,
+            device=device_name(runtime.engine),
+            bundle=str(opened.folder),
+            recipe=manifest.recipe,
+            precision=manifest.precision,
+            preset=preset if inference is None else inference.describe(),
+        )
+        segmenter = cls(runtime.engine, *model, presets=manifest.presets, runtime=runtime, about=about)
+        seconds = time.perf_counter() - start
+        _log.info("opened %r in %.2f s: %s", segmenter, seconds, segmenter.description, extra={"seconds": seconds})
+        return segmenter
 
     @property
     def batch(self) -> int:
@@ -159,24 +181,29 @@ class Segmenter:
         points: Sequence[tuple[int, int]] | None = None,
     ) -> Outputs:
         """Check a call's arguments, read and describe its image, and hand them to the runtime as one request."""
-        settings, timer = self._inference(inference), StageTimer()
-        handle = None if stream is None else stream_handle(stream)
-        with self._turn():
-            with timer("read"):
-                image = image_from(image, order, stream=handle)
-                out_memory = None
-                if out is not None:
-                    out_memory = labels_from(out, image, label_type(self.labels.count), stream=handle)
-            request = Request(image, settings, out, out_memory, handle, probabilities, points, timer)
-            return self.runtime.submit(request)
+        timer = StageTimer()
+        with self._recorded("submit", timer):
+            settings = self._inference(inference)
+            handle = None if stream is None else stream_handle(stream)
+            with self._turn():
+                with timer("read"):
+                    image = image_from(image, order, stream=handle)
+                    out_memory = None
+                    if out is not None:
+                        out_memory = labels_from(out, image, label_type(self.labels.count), stream=handle)
+                request = Request(image, settings, out, out_memory, handle, probabilities, points, timer)
+                return self.runtime.submit(request)
 
     def _collect(self, outputs: Outputs) -> Segmentation:
+        timer = outputs.timer
         # Without a ticket the outputs are complete: neither the lock nor an open segmenter is needed.
-        with self._turn() if outputs.ticket else nullcontext():
+        with self._recorded("collect", timer), self._turn() if outputs.ticket else nullcontext():
             self.runtime.collect(outputs)
+        self._recorder.succeeded(timer.elapsed, timer.seconds)
+        _log.debug("segmented in %.4f s", timer.elapsed, extra={"stages": timer.seconds})
         # The palette is copied because every array of a result is the caller's own.
         labels, names, palette = outputs.labels, self.labels.names, self._palette.copy()
-        return Segmentation(labels, names, palette, outputs.probabilities, outputs.scores, outputs.timer.seconds)
+        return Segmentation(labels, names, palette, outputs.probabilities, outputs.scores, timer.seconds)
 
     def map(self, images: Iterable[Source], **options: Any) -> Iterator[Segmentation]:
         """Segment one picture after the other, with the options of a call.
@@ -207,6 +234,32 @@ class Segmenter:
             self.runtime.score(planes, self._inference(inference), output_size, add_tile, StageTimer())
         return scores
 
+    def stats(self) -> Stats:
+        """Calls and failures until now, times as histograms, memory; any thread may ask, also while a call runs.
+
+        Counted are the calls of the segmenter itself and the images of `map`; not `logits` and `score`.
+
+        Raises:
+            EngineError: this is a process forked after the segmenter was opened.
+        """
+        self._owner.check("this segmenter")  # another thread of the parent may hold the recorder's lock for ever
+        return self._recorder.stats(self.about, self.runtime.memory)
+
+    @contextmanager
+    def _recorded(self, part: str, timer: StageTimer) -> Iterator[None]:
+        """Measure a part of a call, and count its failure."""
+        start = time.perf_counter()
+        try:
+            with ranges.annotate(part):
+                yield
+        except Exception as error:
+            if self._owner.is_here:
+                self._recorder.failed(error)
+            _log.info("call failed: %s", error, extra={"error": type(error).__name__})
+            raise
+        finally:
+            timer.elapsed += time.perf_counter() - start
+
     def _inference(self, choice: Inference | str | None) -> Inference:
         return choose_preset(self.presets, choice) if isinstance(choice, str) else choice or self.inference
 
@@ -229,6 +282,10 @@ class Segmenter:
         with self._lock:
             self._closed = True
             self.runtime.close()
+
+    def __repr__(self) -> str:
+        values = [f"{name}={value!r}" for name, value in asdict(self.about).items() if value]
+        return f"<Segmenter {' '.join(values)}{' closed' * self._closed}>"
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(

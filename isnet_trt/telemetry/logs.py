@@ -10,7 +10,7 @@ import datetime
 import json
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from isnet_trt.errors import SettingsError, escaped
@@ -18,8 +18,10 @@ from isnet_trt.errors import SettingsError, escaped
 ROOT = logging.getLogger("isnet_trt")
 STDERR = "-"
 """In place of the name of a file: JSON lines go to standard error, because standard output holds results."""
+PRINTED = {"printed": True}
+"""Extra field of records whose text the command prints as well: the terminal does not show them twice."""
 _LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG)
-_STANDARD = frozenset({*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"})
+_STANDARD = frozenset({*vars(logging.makeLogRecord({})), "message", "asctime", "taskName", *PRINTED})
 
 
 class TerminalHandler(logging.Handler):
@@ -27,6 +29,10 @@ class TerminalHandler(logging.Handler):
 
     Tracebacks are shown at level DEBUG only.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.addFilter(lambda record: not hasattr(record, "printed"))
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -77,7 +83,7 @@ class JsonFormatter(logging.Formatter):
         line |= {name: value for name, value in vars(record).items() if name not in _STANDARD}
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False, default=str)
+        return json.dumps(line, default=str)
 
 
 def show(verbosity: int) -> None:
@@ -99,6 +105,16 @@ def write_json(path: str, verbosity: int = 0) -> None:
         raise SettingsError(f"--log-json {path} cannot be written: {error.strerror or error}") from None
     handler.setFormatter(JsonFormatter())
     _add(handler, _LEVELS[2 if verbosity > 1 else 1])
+
+
+def logged(say: Callable[[str], None], logger: logging.Logger) -> Callable[[str], None]:
+    """``say``, which takes lines for the user, with a record of each line."""
+
+    def both(text: str) -> None:
+        say(text)
+        logger.info("%s", text.strip(), extra=PRINTED)
+
+    return both
 
 
 def _add(handler: logging.Handler, level: int) -> None:
