@@ -78,6 +78,13 @@ def test_real_text_of_tensorrt_rtx() -> None:
     assert summarise(eight)["correlation"] == {"int8": 2}
 
 
+@pytest.mark.parametrize("path", sorted(REAL.iterdir()), ids=lambda path: path.name)
+def test_every_text_that_a_library_has_written_is_read(path: Path) -> None:
+    layers = parse_layers(path.read_text("utf-8"))
+    read = [layer for layer in layers if layer.nodes and set(layer.inputs) - {UNKNOWN}]
+    assert 2 * len(read) >= len([layer for layer in layers if layer.inputs])
+
+
 @pytest.mark.parametrize("separator", ["\x1e", "\x1f", "\x85", "\u2028", ""])
 def test_any_separator_between_the_names_of_nodes(separator: str) -> None:
     assert "\x1f" in PLUGINS
