@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from isnet_trt.datasets.coverage import doubts, refuse_unlabelled, shared_pictures, survey
+from isnet_trt.datasets.coverage import doubts, refuse_unlabelled, refuse_unreadable_files, shared_pictures, survey
 from isnet_trt.datasets.picture_set import PictureSet, Source
 from isnet_trt.errors import CheckpointError, TrainingError
 from isnet_trt.files import make_folder
@@ -110,7 +110,8 @@ class Trainer:
         """Train to the end; return False if Ctrl-C or SIGTERM ended it (the state is saved and can be resumed).
 
         Raises:
-            DataError: no training picture or no held-out picture has a labelled pixel; nothing was written.
+            DataError: a file cannot be read, or no training picture or no held-out picture has a labelled pixel;
+                nothing was written.
             TrainingError: the loss became NaN or infinite, memory ran out, or another process died; earlier checkpoints
                 stay.
         """
@@ -131,12 +132,13 @@ class Trainer:
         return not stopped
 
     def _check_labels(self) -> None:
-        """Refuse sets of which nothing is labelled, and warn of labels that are probably not what is meant."""
+        """Refuse sets without labels or with files that cannot be read; warn of labels that are probably not meant."""
         data, classes = self.data, self.recipe.labels.count
         warnings = []
         for source, part, count in ((data.train, "training", None), (data.val, "validation", self.validator.count)):
             if count == 0:  # --val-limit 0: nothing is scored
                 continue
+            refuse_unreadable_files(source, count)
             coverage = survey(source, classes, count)
             refuse_unlabelled(source, coverage, part)
             warnings += doubts(source, coverage) if isinstance(source, PictureSet) else []

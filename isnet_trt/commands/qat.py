@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from isnet_trt import cli
-from isnet_trt.datasets.coverage import refuse_unlabelled, survey
+from isnet_trt.datasets.coverage import refuse_unlabelled, refuse_unreadable_files, survey
 from isnet_trt.datasets.layouts import open_dataset
 from isnet_trt.datasets.picture_set import Source
 from isnet_trt.errors import SettingsError, needs
@@ -60,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _check_out(args.out, checkpoint.path)
     model, recipe = load_model(checkpoint), checkpoint.recipe
     source = _source(args, recipe)
+    refuse_unreadable_files(source)
     refuse_unlabelled(source, survey(source, recipe.labels.count), "training")
     proto = export_graph(model, recipe.name)
     table = calibrate(

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from isnet_trt.datasets.listing import refuse_unreadable
 from isnet_trt.datasets.picture_set import PictureSet, Source
 from isnet_trt.datasets.reading import RawLabels
 from isnet_trt.errors import DataError, first_few
@@ -99,6 +100,13 @@ def _parts(source: Source, classes: int, indices: list[int]) -> Iterator[Coverag
     with ThreadPoolExecutor(_READERS) as pool:
         for start in range(0, len(indices), _CHUNK):
             yield from pool.map(read, indices[start : start + _CHUNK])
+
+
+def refuse_unreadable_files(source: Source, count: int | None = None) -> None:
+    """Raise `DataError` if one of the files of a set's first ``count`` pictures cannot be opened."""
+    if isinstance(source, PictureSet):
+        files = [file for pair in source.files[:count] for file in pair if file]
+        refuse_unreadable(files, f"files of {source.name} {source.split}")
 
 
 def refuse_unlabelled(source: Source, coverage: Coverage, part: str) -> None:

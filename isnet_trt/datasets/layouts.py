@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from isnet_trt.cli import system_message
-from isnet_trt.datasets.listing import matching, refuse_unreadable
+from isnet_trt.datasets.listing import matching
 from isnet_trt.datasets.own_files import open_custom
 from isnet_trt.datasets.picture_set import Files, LabelValues, PictureSet
 from isnet_trt.datasets.reading import check_packages, read_ids
@@ -226,14 +226,13 @@ def _folder(base: Path, places: list[str]) -> Path:
 def _names(folder: Path, end: str, nested: bool) -> set[str]:
     """Names (relative, without ``end``) of the files in a folder; a leading dot marks files of the operating system.
 
-    Raises `DataError` for a file that cannot be read, or whose suffix is written in capitals.
+    A link that leads nowhere is one of them: reading it says so. Raises `DataError` for a suffix in capitals.
     """
     paths = [path for path in matching(folder, ("*", "*") if nested else ("*",)) if not path.name.startswith(".")]
     paths = [path for path in paths if path.name.lower().endswith(end.lower())]
     other = [str(path) for path in paths if not path.name.endswith(end)]
     if other:
         raise DataError(f"{len(other)} files in {folder} do not end in {end!r}: {first_few(other)}; rename them")
-    refuse_unreadable(sorted(paths), "files")
     return {path.relative_to(folder).as_posix().removesuffix(end) for path in paths}
 
 

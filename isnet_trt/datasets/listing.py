@@ -1,8 +1,8 @@
-"""Find the files of a data set: every file that cannot be read is an error, none is left out in silence."""
+"""Find the files of a data set; one that cannot be read is found too, so that it is not left out in silence."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -50,12 +50,8 @@ def _content(folder: Path) -> list[Path]:
         raise DataError(f"{folder} cannot be read: {error.strerror}; its files may belong to the set") from None
 
 
-def refuse_unreadable(paths: Iterable[Path], kind: str) -> None:
-    """Raise `DataError` if one of the files, ``kind`` of a set, cannot be opened: it says which and why."""
-    reasons = [(path, obstacle(path)) for path in paths]
-    bad = [f"{path} ({reason})" for path, reason in reasons if reason]
+def refuse_unreadable(paths: Sequence[Path], kind: str) -> None:
+    """Raise `DataError` if one of ``paths``, ``kind`` in the message, cannot be opened: it says which and why."""
+    bad = [f"{path} ({reason})" for path in paths if (reason := obstacle(path))]
     if bad:
-        raise DataError(
-            f"{len(bad)} of {len(reasons)} {kind} cannot be read: {first_few(bad)}; mend or remove them: none is left "
-            "out in silence"
-        )
+        raise DataError(f"{len(bad)} of {len(paths)} {kind} cannot be read: {first_few(bad)}; mend or remove them")

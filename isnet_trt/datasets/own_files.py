@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
-from isnet_trt.datasets.listing import matching, refuse_unreadable
+from isnet_trt.datasets.listing import matching
 from isnet_trt.datasets.picture_set import Files, LabelValues, PictureSet
 from isnet_trt.datasets.reading import check_packages, read_ids
 from isnet_trt.errors import DataError, first_few
@@ -50,7 +50,6 @@ def find_pairs(patterns: FilePatterns, root: Path, split: str) -> tuple[tuple[st
             f"{len(missing)} of {len(files)} pictures ({images}) have no labels; missing are {first_few(missing)}. "
             "Add them, or give 'images' a pattern that leaves those pictures out (such as 'photos/*.jpg')"
         )
-    refuse_unreadable((label for _, label in files), "label files")
     return names, files
 
 
@@ -63,7 +62,6 @@ def _pictures(root: Path, pattern: str) -> dict[str, Path]:
         raise DataError(f"{folder}: there is no such folder (images: {pattern!r}); paths are relative to {root}")
     paths = matching(folder, parts[fixed:] or ("**", "*"))
     files = {path for path in paths if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")}
-    refuse_unreadable(sorted(files), f"pictures (images: {pattern!r})")
     pictures: dict[str, Path] = {}
     for file in sorted(files):
         name = file.relative_to(folder).with_suffix("").as_posix()

@@ -13,6 +13,8 @@ import pytest
 import tiny_model
 from children import environment, run_python
 from miniature import MAKERS, SIZES
+from own_pictures import make_masks, mask
+from PIL import Image
 
 from isnet_trt import Inference, Segmenter, cli
 from isnet_trt.bundle import CheckpointInfo
@@ -225,6 +227,53 @@ def test_exported_labels_are_in_the_files_own_values(dataset, tmp_path, monkeypa
         assert (pictures.values.apply(stored, path) == labels).all()
     if name == "cityscapes":
         assert set(np.unique(stored)) <= {7, 8, 11, 12, 13, *range(17, 29), 31, 32, 33} - {18}
+
+
+@pytest.fixture
+def binary(tmp_path):
+    """The YAML file of pictures with masks of 0 and 1, all for validation but one, and a bundle of their classes."""
+    file = make_masks(tmp_path, [mask(0, 1)] * 4, split=0.75)
+    return file, make_bundle(tmp_path / "bundle", Labels(("background", "crack"), ((0, 0, 0), (255, 0, 0))))
+
+
+def test_one_class_in_the_truth_gives_no_score(binary, tmp_path, capsys):
+    file, bundle = binary
+    for _, label in open_dataset(str(file), None, "val").files:
+        Image.fromarray(mask(0, 255)).save(label)
+    out = tmp_path / "evaluation"
+    assert run(bundle, "--dataset", file, "--out", out) == 0
+    [model] = report(out)["models"]
+    assert (model["miou"], model["classes_in_truth"]) == (None, 1)
+    assert [entry["pixels"] for entry in model["classes"]] == [3 * 48 * 56, 0]
+    assert "1 of 2 classes occur in the labels, not crack; one class gives no mIoU" in capsys.readouterr().out
+    assert "| mIoU | – |" in (out / "evaluation.md").read_text("utf-8")
+
+
+def test_labels_of_all_classes_bring_no_remark(binary, tmp_path, capsys):
+    file, bundle = binary
+    assert run(bundle, "--dataset", file, "--out", tmp_path / "evaluation") == 0
+    assert "classes occur" not in capsys.readouterr().out
+    assert report(tmp_path / "evaluation")["models"][0]["classes_in_truth"] == 2
+
+
+def test_nothing_labelled_is_an_error(binary, tmp_path, capsys):
+    file, bundle = binary
+    for _, label in open_dataset(str(file), None, "val").files:
+        Image.fromarray(mask(255)).save(label)
+    assert run(bundle, "--dataset", file, "--out", tmp_path / "evaluation") == cli.ERROR
+    assert "none of the 3 pictures scored has a labelled pixel" in capsys.readouterr().err
+    assert not list((tmp_path / "evaluation").glob("*"))
+
+
+def test_a_dead_link_stops_or_is_listed(binary, tmp_path, capsys):
+    file, bundle = binary
+    picture = open_dataset(str(file), None, "val").files[1][0]
+    picture.unlink()
+    picture.symlink_to("gone.png")
+    assert run(bundle, "--dataset", file, "--out", tmp_path / "evaluation") == cli.ERROR
+    assert f"{picture} cannot be read: it is a link to gone.png" in capsys.readouterr().err
+    assert run(bundle, "--dataset", file, "--out", tmp_path / "evaluation", "--skip-unreadable") == cli.FAILED
+    assert report(tmp_path / "evaluation")["pictures"] == 2
 
 
 @pytest.mark.parametrize(
