@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import linregress
 
 from benchmarks import command, postprocess, results, stats
 from isnet_trt import Segmenter, cli
@@ -99,6 +98,8 @@ def measure(axis: str, points: dict[int, Callable[[], object]], rounds: int) -> 
 
 def fit(x: Sequence[float], seconds: Sequence[float]) -> tuple[float, float, float]:
     """(exponent, offset, standard error of the exponent) of seconds = exp(offset) · x^exponent."""
+    from scipy.stats import linregress
+
     line = linregress(np.log(x), np.log(seconds))
     return float(line.slope), float(line.intercept), float(line.stderr)
 

@@ -12,18 +12,18 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from benchmarks import gpu_stages, results
-from benchmarks.gpu_stages import Bench, Row
+from benchmarks import results
 from benchmarks.kernel_cost import Card
 from isnet_trt import cli
 from isnet_trt.cuda.gpu import probe_gpu
 from isnet_trt.errors import EngineUnavailable, SettingsError
-from tests.gpu.target import Target
-from tests.kernels.cases import FAMILIES
 
-Measurement = Callable[[Bench], Iterator[Row]]
+if TYPE_CHECKING:  # torch and Triton are imported where they are used: --help does without
+    from benchmarks.gpu_stages import Bench, Row
+
+Measurement = Callable[["Bench"], Iterator["Row"]]
 _DESCRIPTION = """Time kernels and stages on this machine's GPU, beside the floors that its own rates give.
 
 speed.FAMILY is a kernel at the sizes of the published models; attention.rate is attention beside PyTorch's; stages.CASE
@@ -57,6 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     gpu, reason = probe_gpu()
     if gpu is None:
         raise EngineUnavailable(f"kernels are timed on an NVIDIA GPU: {reason}")
+    from benchmarks import gpu_stages
+    from tests.gpu.target import Target
+
     start = time.monotonic()
     rates = gpu_stages.measure_rates(arguments.quick)
     numbers = {name: value for name, value in rates.items() if isinstance(value, float)}
@@ -65,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     card = Card(gpu.name, numbers["copy"], numbers["matrix fp16"], numbers["matrix fp32"])
     with tempfile.TemporaryDirectory() as temporary:
         target = Target((arguments.work or Path(temporary)).resolve(), arguments.quick, arguments.seed)
-        bench = Bench(target, arguments.quick, card, numbers)
+        bench = gpu_stages.Bench(target, arguments.quick, card, numbers)
         for name, call in chosen.items():
             records.append(measure(name, call, bench))
             write(arguments.out, records)  # each as it comes: a run cut short keeps what it has
@@ -109,6 +112,9 @@ def write(out: Path | None, records: Sequence[Row]) -> None:
 
 def measurements(bundles: Sequence[Path] = ()) -> dict[str, Measurement]:
     """Name -> what is measured, as rows."""
+    from benchmarks import gpu_stages
+    from tests.kernels.cases import FAMILIES
+
     calls: dict[str, Measurement] = {f"speed.{name}": partial(gpu_stages.speed, name=name) for name in FAMILIES}
     calls["attention.rate"] = gpu_stages.attention_rate
     for kind, work in {"stages": gpu_stages.stage_times, "whole": gpu_stages.whole, "peers": gpu_stages.peers}.items():

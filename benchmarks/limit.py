@@ -6,18 +6,12 @@ import functools
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx
-import onnx.parser
-import torch
 from numpy.typing import NDArray
-from onnx import numpy_helper
 
 from benchmarks import command, results, stats
-from benchmarks.blocks import Network
-from benchmarks.peers.networks import open_session
 from isnet_trt import Segmenter, cli
 from isnet_trt.bundle import ONNX, Bundle
 from isnet_trt.engines.onnxruntime import LIBRARY
@@ -25,6 +19,9 @@ from isnet_trt.errors import IsnetError, SettingsError
 from isnet_trt.merging.geometry import coarse_size
 from isnet_trt.pictures.preprocess import test_size
 from isnet_trt.settings import Inference, Size
+
+if TYPE_CHECKING:  # torch and onnx are imported where they are used: --help does without
+    import onnx
 
 _DESCRIPTION = """Each stage of a bundle beside its floor on this machine (CPU).
 
@@ -91,6 +88,8 @@ def measure(name: str, bundle: Bundle, size: Size, machine: Rates, threads: int,
     manifest = bundle.manifest
     if manifest.engine.kind != LIBRARY.kind:
         raise SettingsError(f"blocks are timed under ONNX Runtime only; this bundle is for {manifest.engine.kind}")
+    from benchmarks.blocks import Network
+
     inputs = test_size(size, manifest.preprocess)
     network = Network(bundle.path(manifest.engine.file or ONNX), inputs)
     seconds, network_seconds = network.seconds(threads, rounds)
@@ -144,6 +143,10 @@ def measure_rates(threads: int, repeats: int = REPEATS) -> Rates:
 
     A rate is the best of several repetitions of the best of several kernels: what the hardware can give here.
     """
+    import torch
+
+    from benchmarks.peers.networks import open_session
+
     torch.set_num_threads(threads)
     a, b, out = (torch.randn(_MATRIX, _MATRIX) for _ in range(3))
     fp32 = {"PyTorch matrix product": 2.0 * _MATRIX**3 / _least(lambda: torch.mm(a, b, out=out), repeats)}
@@ -168,6 +171,9 @@ def _least(work: Callable[[], object], repeats: int) -> float:
 
 def _convolution(channels: int, side: int, quantised: bool) -> onnx.ModelProto:
     """A convolution x -> y; quantised: uint8 activations, int8 weights, with Q/DQ around it."""
+    import onnx.parser
+    from onnx import numpy_helper
+
     shape = f"float[1,{channels},{_POSITIONS},{_POSITIONS}]"
     weight = np.random.default_rng(1).standard_normal((channels, channels, side, side), dtype=np.float32)
     pads = f"pads=[{', '.join([str(side // 2)] * 4)}]"

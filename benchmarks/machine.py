@@ -15,8 +15,6 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-import psutil
-
 from isnet_trt.engines.cores import usable_cores
 
 _PACKAGES = (
@@ -31,7 +29,7 @@ _GPU_FIELDS = (
     *("power.limit", "temperature.gpu", "clocks_event_reasons.active"),
 )
 UNKNOWN = "not available"
-_LOAD = round(psutil.getloadavg()[0], 2)
+_LOAD = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else UNKNOWN
 """Runnable threads in the minute before this program began: well above 0 means that others were at work."""
 
 
@@ -40,6 +38,8 @@ def describe() -> dict[str, object]:
 
     Only what has a bearing on a figure: no host name, no user, no path of this machine.
     """
+    import psutil
+
     frequency = psutil.cpu_freq()
     largest = f" (largest {frequency.max:.0f})" if frequency and frequency.max else ""
     clock = f"{frequency.current:.0f} MHz{largest}" if frequency else UNKNOWN

@@ -19,11 +19,9 @@ from dataclasses import asdict, dataclass
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from benchmarks import command, results, stats, worker
-from benchmarks.peers import evaluation
 from benchmarks.rounds import agreement
 from isnet_trt import cli
 from isnet_trt.merging import windows
@@ -80,6 +78,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def measure(work: Work, threads: int, rounds: int) -> results.Record:
     """The record of one piece of work."""
+    import torch
+
     torch.set_num_threads(threads)
     scores = synthetic_scores(work)
     equal = agreement(ours(work, copied(scores), threads), theirs(work, scores), None)["all"]
@@ -139,9 +139,19 @@ def ours(work: Work, scores: Scores, threads: int) -> NDArray[np.unsignedinteger
     return labels
 
 
-@torch.inference_mode()
 def theirs(work: Work, scores: Scores) -> NDArray[np.int64]:
     """Labels as the reference evaluation makes them, each pass's volume kept whole."""
+    import torch
+
+    with torch.inference_mode():
+        return _theirs(work, scores)
+
+
+def _theirs(work: Work, scores: Scores) -> NDArray[np.int64]:
+    import torch
+
+    from benchmarks.peers import evaluation
+
     logits, volumes = {}, []
     for window, values in scores:
         # A mirrored pass is queued from the left of the mirrored picture.
@@ -165,6 +175,8 @@ def _memory(side: str, work: Work, threads: int) -> int | None:
 
 
 def _growth(side: str, work: Work, threads: int) -> int | None:
+    import torch
+
     torch.set_num_threads(threads)
     scores = synthetic_scores(work)
     _merge(side, _WARM, synthetic_scores(_WARM), threads)

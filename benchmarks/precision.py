@@ -15,11 +15,10 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -28,25 +27,25 @@ from benchmarks.synthetic import scene_files
 from isnet_trt import cli
 from isnet_trt.errors import SettingsError
 from isnet_trt.evaluation.labelled import SCENES, DrawnScenes
-from isnet_trt.export.graph import export_graph
-from isnet_trt.export.lowering import Arithmetic, flavour_of, lower_graph
-from isnet_trt.export.quantise import Agreement, MeanIoU, Mix, Table, calibrate, calibration_inputs, find_mix
-from isnet_trt.export.quantise.plot import draw
-from isnet_trt.export.quantise.table import digest
-from isnet_trt.export.ranges import Ranges, measure_ranges
-from isnet_trt.export.samples import windows_at_scale_1
 from isnet_trt.files import replacing
 from isnet_trt.recipes import PRESETS, Recipe
 from isnet_trt.training import DEMO_CHECKPOINT
-from isnet_trt.training.checkpoint import Checkpoint, load_checkpoint, load_model
 from isnet_trt.training.scenes import TRAIN_SEED
+
+if TYPE_CHECKING:  # torch and onnx are imported where they are used: --help does without
+    import onnx
+
+    from isnet_trt.export.lowering import Arithmetic
+    from isnet_trt.export.quantise import Agreement, MeanIoU, Mix, Table
+    from isnet_trt.export.ranges import Ranges
+    from isnet_trt.training.checkpoint import Checkpoint
 
 SIZE = (512, 1024)
 KIND = "precision"
 _RANKED = 6
 """Calibration inputs on which blocks are ranked by equal labels."""
 Labels = list[NDArray[np.integer]]
-Row = tuple[results.Record, Mix | None]
+Row = tuple[results.Record, "Mix | None"]
 """A record of the table, and the search of --max-drop behind it."""
 
 
@@ -82,10 +81,15 @@ class Judge:
 
     scores: dict[str, MeanIoU]
     folder: Path
-    unit: str = field(default=MeanIoU.unit, init=False)
+    unit: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.unit = self.scores["default"].unit
 
     def labels(self, proto: onnx.ModelProto, preset: str) -> Labels:
         """The label maps of all scenes of ``preset``: those of an earlier run, and what is missing computed now."""
+        from isnet_trt.export.quantise.table import digest
+
         score, folder = self.scores[preset], self.folder / f"{preset}-{digest(proto)[:20]}"
         files = [folder / f"{index}.png" for index in range(len(score.pictures))]
         folder.mkdir(exist_ok=True)
@@ -107,6 +111,8 @@ class Judge:
 
 def cases(max_drops: Sequence[float], qat: bool) -> list[Case]:
     """The rows of the table, float32 first."""
+    from isnet_trt.export.lowering import Arithmetic
+
     int8, fp8 = (("tensorrt", Arithmetic(precision)) for precision in ("int8", "fp8"))
     cpu = ("onnxruntime", Arithmetic("int8"))
     plain = [Case("tensorrt", Arithmetic(precision)) for precision in ("fp32", "fp16", "bf16", "int8", "fp8")]
@@ -117,6 +123,12 @@ def cases(max_drops: Sequence[float], qat: bool) -> list[Case]:
 
 def source(checkpoint: Checkpoint, street: Path, inputs: int, work: Path) -> Source:
     """Export, calibrate and measure one checkpoint."""
+    from isnet_trt.export.graph import export_graph
+    from isnet_trt.export.quantise import Agreement, calibrate, calibration_inputs
+    from isnet_trt.export.ranges import measure_ranges
+    from isnet_trt.export.samples import windows_at_scale_1
+    from isnet_trt.training.checkpoint import load_model
+
     recipe = checkpoint.recipe
     proto = export_graph(load_model(checkpoint), recipe.name)
     pictures = calibration_inputs(street, recipe.preprocess, windows_at_scale_1(recipe), inputs)
@@ -128,6 +140,9 @@ def source(checkpoint: Checkpoint, street: Path, inputs: int, work: Path) -> Sou
 
 def measured(todo: Sequence[Case], plain: Source, tuned: Source | None, judge: Judge) -> Iterator[Row]:
     """Each case in turn, compared with float32."""
+    from isnet_trt.export.lowering import flavour_of, lower_graph
+    from isnet_trt.export.quantise import find_mix
+
     for case in tqdm(todo, "precisions", disable=None):
         origin = tuned if case.qat and tuned else plain
         search = None
@@ -168,6 +183,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, metavar="NAME", help="write NAME.json, NAME.md and pictures")
     parser.add_argument("--work", type=Path, metavar="DIR", help="keep tables and label maps there for the next run")
     args = parser.parse_args(argv)
+    from isnet_trt.export.quantise import MeanIoU
+
     checkpoints = [_demo_checkpoint(path) for path in (args.ckpt, args.qat) if path]
     with tempfile.TemporaryDirectory() as temporary:
         work = args.work or Path(temporary)
@@ -190,6 +207,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _demo_checkpoint(path: Path) -> Checkpoint:
     """A checkpoint whose classes are those of the drawn scenes."""
+    from isnet_trt.training.checkpoint import load_checkpoint
+
     checkpoint = load_checkpoint(path)
     if checkpoint.recipe.dataset != SCENES:
         name = checkpoint.recipe.name
@@ -199,6 +218,8 @@ def _demo_checkpoint(path: Path) -> Checkpoint:
 
 def _write(out: Path, rows: Sequence[Row], about: dict[str, Any]) -> None:
     """NAME.json, NAME.md, and a picture of each search that had something to find."""
+    from isnet_trt.export.quantise.plot import draw
+
     data = results.result([record for record, _ in rows], [], **about)
     results.write(out.with_suffix(".json"), data)
     parts = head(data)

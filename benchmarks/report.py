@@ -7,9 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from markdown_it import MarkdownIt
-
-from benchmarks import plots, results, sections
+from benchmarks import results, sections
 from benchmarks.results import Record, Result
 from isnet_trt import cli
 from isnet_trt.errors import SettingsError
@@ -86,6 +84,8 @@ class Report:
             self.gaps.append(results.gap(str(file), f"{type(error).__name__}: {error}"))
 
     def _result(self, name: str, data: Result) -> Iterator[str]:
+        from benchmarks import plots
+
         yield from sections.machine(data)
         if any(short := list(sections.summary(data))):
             yield from ("## In short", *short)
@@ -127,6 +127,8 @@ class Report:
 
 def page(text: str, figures: dict[str, str]) -> str:
     """Markdown with figures as one HTML file that needs nothing else."""
+    from markdown_it import MarkdownIt
+
     body = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
 
     def inline(image: re.Match[str]) -> str:

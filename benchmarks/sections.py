@@ -7,8 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from tabulate import tabulate
-
 from benchmarks.results import Record, Result, dates, of_kind
 from isnet_trt.metrics import percent, rounded
 
@@ -23,6 +21,8 @@ def table(rows: Iterable[Mapping[str, object]]) -> str:
     cells = [{key: _cell(value) for key, value in row.items()} for row in rows]
     head = dict.fromkeys(key for row in cells for key in row)
     sides = ["right" if _is_number([row.get(key, "") for row in cells]) else "left" for key in head]
+    from tabulate import tabulate
+
     return tabulate(cells, headers="keys", tablefmt="pipe", disable_numparse=True, colalign=sides) if cells else ""
 
 

@@ -18,8 +18,6 @@ from benchmarks.synthetic import filled_checkpoint, scene_files
 from isnet_trt import cli
 from isnet_trt.engines.library import PRECISIONS
 from isnet_trt.errors import IsnetError, SettingsError
-from isnet_trt.export import EngineOptions, PrecisionOptions, build
-from isnet_trt.export.network_inputs import PICTURES
 from isnet_trt.merging.geometry import window_count
 from isnet_trt.recipes import recipe as recipe_named
 from isnet_trt.training import DEMO_CHECKPOINT
@@ -93,6 +91,9 @@ class Workshop:
         Raises:
             SettingsError: none can be built.
         """
+        from isnet_trt.export import EngineOptions, PrecisionOptions, build
+        from isnet_trt.export.network_inputs import PICTURES
+
         bundles = []
         for precision in tqdm(precisions, desc=f"bundles of {recipe}", unit="bundle", disable=None, leave=False):
             out, name = self.folder / f"{recipe}-{precision}", f"{recipe} in {precision}"

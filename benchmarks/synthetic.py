@@ -12,12 +12,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from isnet_trt.errors import SettingsError
 from isnet_trt.pictures.files import write_png
 from isnet_trt.settings import Size
-from isnet_trt.training.checkpoint import save_checkpoint
 from isnet_trt.training.scenes import draw_scene
 
 FIXTURES = Path(__file__).parents[1] / "tests" / "golden"
@@ -29,6 +27,10 @@ def filled_checkpoint(recipe: str, path: Path) -> Path:
     Raises:
         SettingsError: the fixtures have no such recipe.
     """
+    import torch
+
+    from isnet_trt.training.checkpoint import save_checkpoint
+
     shapes = FIXTURES / f"state_dict_{recipe}.json"
     if not shapes.is_file():
         known = sorted(p.stem.removeprefix("state_dict_") for p in FIXTURES.glob("state_dict_*.json"))

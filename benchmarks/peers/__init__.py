@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 from isnet_trt import Segmenter
 from isnet_trt.errors import IsnetError
 from isnet_trt.settings import Inference
-from isnet_trt.training.checkpoint import Checkpoint, load_checkpoint
+
+if TYPE_CHECKING:  # torch, which the --help of the commands does without
+    from isnet_trt.training.checkpoint import Checkpoint
 
 
 class Missing(Exception):
@@ -47,6 +49,8 @@ class Setup:
         """
         if self.ckpt is None:
             raise Missing("a peer needs the checkpoint; give it with --ckpt")
+        from isnet_trt.training.checkpoint import load_checkpoint
+
         return load_checkpoint(self.ckpt)
 
 

@@ -90,7 +90,7 @@ def test_other_models_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     class Other:
         recipe = LIP
 
-    monkeypatch.setattr(precision, "load_checkpoint", lambda path: Other())
+    monkeypatch.setattr("isnet_trt.training.checkpoint.load_checkpoint", lambda path: Other())
     with pytest.raises(SettingsError, match=r"lip\.pth belongs to isnet_resnet50os8_lip"):
         precision.main(["--ckpt", "lip.pth", "--work", str(tmp_path / "work")])
     assert not list(tmp_path.iterdir())
