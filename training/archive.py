@@ -25,7 +25,7 @@ from torch import Tensor
 from isnet_trt.errors import CheckpointError, install_hint
 from isnet_trt.files import open_regular
 from isnet_trt.training import pickles
-from isnet_trt.training.pickles import ForeignObject, PickleError, StoredTensor
+from isnet_trt.training.stored import ForeignObject, PickleError, StoredTensor
 
 LARGEST_FILE = 16 << 30
 """Bytes of a file. The largest published model has 0.4 GB."""

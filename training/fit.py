@@ -13,7 +13,7 @@ from isnet_trt.errors import first_few
 from isnet_trt.recipes import RECIPES, Recipe
 from isnet_trt.recipes.architecture import Architecture
 from isnet_trt.training.model import ISNet
-from isnet_trt.training.pickles import StoredTensor
+from isnet_trt.training.stored import StoredTensor
 
 Shapes = Mapping[str, tuple[int, ...]]
 AUXILIARY = "auxiliary_decoder."

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from isnet_trt.errors import CheckpointError, first_few
 from isnet_trt.training.archive import Entry
-from isnet_trt.training.pickles import Opaque, StoredTensor, kind_of
+from isnet_trt.training.stand_ins import kind_of
+from isnet_trt.training.stored import Opaque, StoredTensor
 
 Which = Literal["plain", "ema"]
 _PLAIN = ("model", "state_dict", "model_state_dict", "model_state", "network", "net", "weights", "params")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import collections
+import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -97,6 +99,30 @@ def test_weights_of_every_form_are_those_of_the_plain_one(tmp_path: Path, state:
 def test_every_pickle_protocol_in_both_file_formats(tmp_path: Path, state: State, zipped: bool, protocol: int) -> None:
     options = {"pickle_protocol": protocol, "_use_new_zipfile_serialization": zipped}
     assert_same(load(tmp_path, {"model": state, "epoch": 1}, **options), state)
+
+
+def test_objects_of_training_tools_beside_the_weights(
+    tmp_path: Path, state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """mmengine keeps its message hub in the file: objects of its own, with bound methods that pickle as getattr."""
+    module = types.ModuleType("mmengine.logging.history_buffer")
+    made: list[Any] = []
+
+    class HistoryBuffer:
+        def __init__(self) -> None:
+            self.history, self.method = np.arange(3.0), "abc".upper
+
+        def __setstate__(self, values: dict[str, Any]) -> None:
+            made.append(values)
+
+    HistoryBuffer.__module__, HistoryBuffer.__qualname__ = module.__name__, "HistoryBuffer"
+    module.HistoryBuffer = HistoryBuffer  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    content = {"meta": {"epoch": 3}, "state_dict": state, "message_hub": {"log_scalars": {"loss": HistoryBuffer()}}}
+    assert_same(load(tmp_path, content), state)
+    assert not made
+    torch.load(tmp_path / "weights.pth", weights_only=False)
+    assert made, "it would have been made"
 
 
 def test_averaged_model_of_torch(tmp_path: Path, model: ISNet, state: State) -> None:
