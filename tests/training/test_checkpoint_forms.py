@@ -117,7 +117,8 @@ def test_objects_of_training_tools_beside_the_weights(
 
     HistoryBuffer.__module__, HistoryBuffer.__qualname__ = module.__name__, "HistoryBuffer"
     module.HistoryBuffer = HistoryBuffer  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, module.__name__, module)
+    for name in ("mmengine", "mmengine.logging", module.__name__):
+        monkeypatch.setitem(sys.modules, name, module)
     content = {"meta": {"epoch": 3}, "state_dict": state, "message_hub": {"log_scalars": {"loss": HistoryBuffer()}}}
     assert_same(load(tmp_path, content), state)
     assert not made
