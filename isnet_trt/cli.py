@@ -56,7 +56,7 @@ class Parser(argparse.ArgumentParser):
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse, and set the logging up; the options of logging are no part of the result."""
-        result = super().parse_args(args, namespace)
+        result = super().parse_args(args) if namespace is None else super().parse_args(args, namespace)
         verbosity, path = (vars(result).pop(name, None) for name in ("verbose", "log_json"))
         if verbosity:
             logs.show(verbosity)

@@ -155,8 +155,8 @@ def test_the_bench_extra_brings_what_the_benchmarks_import() -> None:
 
 
 def _imported(file: Path) -> set[str]:
-    """The packages that a file imports when it is imported itself."""
-    nodes = ast.parse(file.read_text("utf-8")).body
+    """The packages that a file imports, at its head or where it needs them."""
+    nodes = list(ast.walk(ast.parse(file.read_text("utf-8"))))
     plain = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     return {n.split(".")[0] for n in plain | {str(n.module) for n in nodes if isinstance(n, ast.ImportFrom)}}
 
