@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 from isnet_trt.engines.base import Engine, check_batch
 from isnet_trt.engines.cores import usable_cores
 from isnet_trt.engines.library import PORTABLE, ModelContent
+from isnet_trt.engines.memory import LIMIT_VARIABLE, limit_folding, limit_memory
 from isnet_trt.errors import EngineError, EngineUnavailable, SettingsError
 from isnet_trt.forks import OwnerProcess
 
+_HOST = "cpu:0"
 _EXTERNAL = "1.24"
 """The first ONNX Runtime that takes external data from memory."""
 
@@ -37,6 +39,8 @@ class SessionEngine(Engine):
         if content is None and not path.is_file():
             raise EngineError(f"{path} does not exist or is no file: there is no model to load")
         options = session_options(runtime, threads)
+        if device == _HOST:
+            limit_memory(runtime, options)
         model = str(path) if content is None else model_in_memory(options, content)
         try:
             self._session = runtime.InferenceSession(model, options, providers=[provider])
@@ -101,7 +105,7 @@ class OnnxRuntimeEngine(SessionEngine):
             raise SettingsError(f"threads is {threads}; it must be at least 1, or None for all cores")
         threads = threads or usable_cores()
         self.description = f"ONNX Runtime {runtime.__version__}, CPU, {threads} thread{'s' * (threads > 1)}"
-        self._load(runtime, path, threads, "CPUExecutionProvider", "cpu:0", content)
+        self._load(runtime, path, threads, "CPUExecutionProvider", _HOST, content)
         self._owner = OwnerProcess(self)
 
 
@@ -129,6 +133,7 @@ def model_in_memory(options: Any, content: ModelContent) -> bytes:
     # Format and folder would be guessed from the content: an .ort file, and external data beside the working folder.
     options.add_session_config_entry("session.load_model_format", "ONNX")
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
+    limit_folding(options, len(content.model) + sum(map(len, content.external.values())))
     if content.external:
         if not hasattr(options, "add_external_initializers_from_files_in_memory"):
             raise EngineUnavailable(f"the model has external data, which needs ONNX Runtime {_EXTERNAL} or later")
@@ -147,7 +152,8 @@ def run_options(runtime: Any, key: str, value: str) -> Any:
 
 def run_error(shape: tuple[int, ...], error: Exception) -> EngineError:
     """The error of a failed run, with ONNX Runtime's message."""
-    hint = "if memory is short, use a smaller window or scale"  # it has no type of its own for that
+    # ONNX Runtime has no type of its own for a lack of memory.
+    hint = f"if memory is short, use a smaller window or scale, or raise {LIMIT_VARIABLE}"
     return EngineError(f"ONNX Runtime failed on an input of shape {shape}: {_line(error)}; {hint}")
 
 
