@@ -8,6 +8,8 @@ from types import ModuleType
 import pytest
 from golden_files import load_golden
 
+import isnet_trt  # noqa: F401  before a test module imports onnxruntime, whose telemetry it turns off
+
 # A shell starts background jobs with Ctrl-C ignored, and children inherit that: tests that interrupt one would hang.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

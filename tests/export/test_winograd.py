@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from onnx import TensorProto, helper, numpy_helper
 
+from isnet_trt.engines.memory import limit_folding
 from isnet_trt.export import winograd
 from isnet_trt.export.functions import OPSET
 
@@ -60,6 +62,30 @@ def test_result_is_the_convolution(size: tuple[int, int], batch: int) -> None:
     error = (actual - want) / want.std()
     assert np.abs(error).max() <= ERROR[1]
     assert np.sqrt((error**2).mean()) <= ERROR[2]
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_filters_are_folded_within_the_limit_of_a_bundle(tmp_path: Path, half: bool) -> None:
+    """`limit_folding` must leave the session as ONNX Runtime makes it without a limit, for half weights too."""
+    weight, bias = arrays(256, 256)
+    proto = winograd.rewrite(model(weight, bias))
+    if half:
+        wide = proto.graph.initializer[0]
+        cast = helper.make_node("Cast", ["narrow"], [wide.name], to=TensorProto.FLOAT)
+        narrow = numpy_helper.from_array(numpy_helper.to_array(wide).astype(np.float16), "narrow")
+        proto.graph.initializer.remove(wide)
+        proto.graph.initializer.append(narrow)
+        proto.graph.node.insert(0, cast)
+    content = proto.SerializeToString()
+    counts = []
+    for size in (None, len(content), 0):
+        options = onnxruntime.SessionOptions()
+        options.optimized_model_filepath, options.log_severity_level = str(tmp_path / "optimised.onnx"), 4
+        if size is not None:
+            limit_folding(options, size)
+        onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        counts.append(len(onnx.load(tmp_path / "optimised.onnx").graph.node))
+    assert counts[1] == counts[0] < counts[2]
 
 
 def test_wide_convolutions_are_replaced() -> None:
