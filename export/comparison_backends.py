@@ -23,13 +23,13 @@ from isnet_trt.cuda.gpu import Gpu, probe_gpu
 from isnet_trt.engines.info import EngineInfo
 from isnet_trt.engines.table import compiling_kinds, library
 from isnet_trt.engines.tensorrt_api import collecting_logger
-from isnet_trt.errors import BuildError, EngineUnavailable, SettingsError, needs
+from isnet_trt.errors import BuildError, EngineUnavailable, IsnetError, SettingsError, needs
 from isnet_trt.export.engines import engine_builder
 from isnet_trt.export.engines.base import BuildRequest
 from isnet_trt.export.engines.profiles import Shapes
 from isnet_trt.export.engines.tensorrt_family import TensorRTFamilyBuilder
 from isnet_trt.export.graph import OUTPUT
-from isnet_trt.export.onnx_edit import CODES, FLOAT_CODES, copied, element_types
+from isnet_trt.export.onnx_edit import CODES, FLOAT_CODES, copied, element_types, from_bytes
 from isnet_trt.export.options import EngineOptions
 from isnet_trt.export.sessions import open_session
 from isnet_trt.runtime.opening import open_engine
@@ -219,7 +219,12 @@ def load_graph(text: str) -> tuple[onnx.ModelProto, Bundle | None]:
     path = Path(text)
     if path.is_dir():
         bundle = read_bundle(path)
-        return onnx.load(str(bundle.path(ONNX))), bundle
+        try:
+            return from_bytes(bundle.read(ONNX), bundle.read), bundle
+        except IsnetError:
+            raise
+        except Exception as error:  # protobuf's errors have no common base with onnx's
+            raise BuildError(f"{bundle.path(ONNX)} cannot be read as an ONNX graph: {error}") from None
     if path.suffix != ".onnx" or not path.is_file():
         raise SettingsError(
             f"{text} is no bundle and no .onnx file; a bundle's engine is named {text}:engine, and the second side "

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import functools
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import onnx
-from onnx import ModelProto, NodeProto, TensorProto, helper
+from onnx import ModelProto, NodeProto, TensorProto, external_data_helper, helper
 
 from isnet_trt.cuda.element_types import ELEMENT_TYPES, FLOATS
 from isnet_trt.errors import BuildError
@@ -84,6 +85,20 @@ def set_opset(proto: ModelProto, opset: int) -> None:
     # Opset 23 and IR version 11 came with the same release, ONNX 1.18.
     if opset == LATEST_OPSET:
         proto.ir_version = max(proto.ir_version, _IR_OF_LATEST)
+
+
+def from_bytes(content: bytes, read: Callable[[str], bytes]) -> ModelProto:
+    """A graph of which ``content`` is the file; ``read`` gives the files of its external data by name."""
+    proto = onnx.load_model_from_string(content)
+    read = functools.cache(read)
+    for tensor in proto.graph.initializer:
+        if external_data_helper.uses_external_data(tensor):
+            source = external_data_helper.ExternalDataInfo(tensor)
+            start = source.offset or 0
+            tensor.raw_data = read(source.location)[start:][: source.length]
+            tensor.data_location = TensorProto.DEFAULT
+            del tensor.external_data[:]
+    return proto
 
 
 def save(proto: ModelProto, path: Path, max_bytes: int = MAX_PROTOBUF) -> None:

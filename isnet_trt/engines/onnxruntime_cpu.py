@@ -43,23 +43,23 @@ class SessionEngine(Engine):
             limit_memory(runtime, options)
         model = str(path) if content is None else model_in_memory(options, content)
         try:
-            self._session = runtime.InferenceSession(model, options, providers=[provider])
-        # The exceptions of ONNX Runtime have no base class of their own.
+            # With its fallback, it would print what failed to stdout and try again with other providers.
+            self._session = runtime.InferenceSession(model, options, providers=[provider], enable_fallback=0)
+            inputs, outputs = map(_signature, (self._session.get_inputs(), self._session.get_outputs()))
+        # ONNX Runtime's exceptions have no base class of their own; names that are no Unicode raise yet another.
         except Exception as error:
             message = f"ONNX Runtime {runtime.__version__} cannot load {path}: {_line(error)}"
             if content is not None and os.devnull in message:
                 message += "; external data must lie in files that bundle.json lists"
             raise EngineError(message) from None
-        # The session keeps the bytes for a second try with other providers, which nobody asks for.
-        self._session._model_bytes = None
-        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        self._session._model_bytes = None  # kept for the fallback
         for side, values in (("input", inputs), ("output", outputs)):
-            if len(values) != 1 or values[0].type != "tensor(float)" or len(values[0].shape) != 4:
-                names = ", ".join(f"{value.name}: {value.type} {_text(value.shape)}" for value in values)
+            if len(values) != 1 or values[0][1] != "tensor(float)" or len(values[0][2]) != 4:
+                names = ", ".join(f"{name}: {element} {_text(shape)}" for name, element, shape in values)
                 raise EngineError(
                     f"{path} is no segmentation model: it has {side} {names}, not one float32 (B, C, H, W)"
                 )
-        self._name, self._output_name, self._shape = inputs[0].name, outputs[0].name, tuple(inputs[0].shape)
+        (self._name, _, self._shape), (self._output_name, *_) = inputs[0], outputs[0]
         # The arena goes back to the system after each run: one large picture must not hold its memory for ever.
         self._run_options = run_options(runtime, "memory.enable_memory_arena_shrinkage", device)
 
@@ -107,6 +107,11 @@ class OnnxRuntimeEngine(SessionEngine):
         self.description = f"ONNX Runtime {runtime.__version__}, CPU, {threads} thread{'s' * (threads > 1)}"
         self._load(runtime, path, threads, "CPUExecutionProvider", _HOST, content)
         self._owner = OwnerProcess(self)
+
+
+def _signature(values: Any) -> list[tuple[str, str, tuple[Any, ...]]]:
+    """Name, type and shape of each input or output; UnicodeDecodeError for names that are no Unicode."""
+    return [(value.name, value.type, tuple(value.shape)) for value in values]
 
 
 def session_options(runtime: Any, threads: int) -> Any:

@@ -70,7 +70,7 @@ class Runtime:
         if self.lacking:
             print(f"Failed to load {self.lacking}: no such file")
 
-    def InferenceSession(self, path: str, options: Any, providers: list[Any]) -> Any:
+    def InferenceSession(self, path: str, options: Any, providers: list[Any], enable_fallback: int) -> Any:
         if providers == ["CPUExecutionProvider"]:
             return onnxruntime.InferenceSession(path, options, providers)
         assert self.preloaded, "libraries are looked for when the provider is made"

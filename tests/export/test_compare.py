@@ -17,13 +17,15 @@ from children import run_python
 from export_models import altered
 from marks import builds_rtx
 from onnx import helper, numpy_helper
-from small_bundle import write_bundle
+from small_bundle import manifest, save_model, write_bundle
 
 from isnet_trt import cli
+from isnet_trt.bundle import ONNX, new_bundle
+from isnet_trt.errors import BundleError
 from isnet_trt.export import compare as command
 from isnet_trt.export import comparison, reduce
 from isnet_trt.export.comparison import TensorErrors, compare
-from isnet_trt.export.comparison_backends import GraphBackend, TensorRTBackend
+from isnet_trt.export.comparison_backends import GraphBackend, TensorRTBackend, load_graph
 from isnet_trt.export.graph import OUTPUT
 from isnet_trt.export.lowering import Arithmetic, lower_graph
 from isnet_trt.export.network_inputs import NetworkInput
@@ -299,3 +301,20 @@ def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
     output = capsys.readouterr().out
     for text in ("examples:", "--reduce", "exit status"):
         assert text in output
+
+
+def test_a_bundles_graph_with_listed_and_with_unlisted_external_data(tmp_path: Path) -> None:
+    with new_bundle(tmp_path / "external") as draft:
+        save_model(draft.folder / ONNX, external=True)
+        draft.finish(manifest())
+    proto, bundle = load_graph(str(tmp_path / "external"))
+    assert bundle is not None
+    inside = onnx.load(save_model(tmp_path / "inside.onnx"))
+    weights = [numpy_helper.to_array(graph.graph.initializer[0]) for graph in (proto, inside)]
+    np.testing.assert_array_equal(*weights)
+    with new_bundle(tmp_path / "unlisted") as draft:
+        (draft.folder / ONNX).write_bytes(bundle.read(ONNX))
+        draft.finish(manifest())
+    (tmp_path / "unlisted" / "model.onnx.data").write_bytes(bundle.read("model.onnx.data"))
+    with pytest.raises(BundleError, match=r"holds no model\.onnx\.data"):
+        load_graph(str(tmp_path / "unlisted"))

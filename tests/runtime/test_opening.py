@@ -132,6 +132,19 @@ def test_listed_external_data_is_read_by_us(external: Bundle, tmp_path: Path, mo
     np.testing.assert_array_equal(_labels(external), expected)
 
 
+def test_a_model_with_names_that_are_no_unicode(bundle: Bundle, capfd: pytest.CaptureFixture[str]) -> None:
+    """A flipped bit that the digest cannot show, since the writer took it afterwards; ONNX Runtime takes any bytes."""
+    model = bundle.path(ONNX).read_bytes()
+    for old, new in ((b"batch", b"bat\xffh"), (b"\x01x", b"\x01\xff"), (b"Conv", b"Con\xff")):
+        assert old in model
+        with new_bundle(bundle.folder, force=True) as draft:
+            (draft.folder / ONNX).write_bytes(model.replace(old, new))
+            draft.finish(dataclasses.replace(bundle.manifest, files={}))
+        with pytest.raises(EngineError, match=r"cannot load .*model\.onnx"):
+            _labels(bundle)
+        assert capfd.readouterr() == ("", "")
+
+
 def test_external_data_that_the_manifest_does_not_list(
     external: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
