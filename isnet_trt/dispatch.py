@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -38,6 +39,12 @@ class Command:
         with needs(self.names[0], *filter(None, [self.extra])):
             return importlib.import_module(self.module)
 
+    def run(self, argv: Sequence[str]) -> int:
+        """Run it and return its exit status; PackageMissing also for a package that it imports only then."""
+        main = self.load().main
+        with needs(self.names[0], self.extra) if self.extra else contextlib.nullcontext():
+            return int(main(argv))
+
 
 @dataclass(frozen=True)
 class Dispatcher:
@@ -59,7 +66,7 @@ class Dispatcher:
             parser.print_help(sys.stderr)
             return cli.ERROR
         with cli.naming(self._names()):
-            return self.commands[arguments.command].load().main(arguments.rest)
+            return self.commands[arguments.command].run(arguments.rest)
 
     def names_parser(self) -> cli.Parser:
         """A parser that finds the sub-command and leaves its arguments to it; it imports nothing."""
