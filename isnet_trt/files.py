@@ -40,15 +40,21 @@ _SPECIAL = (
 )
 
 
-def open_regular(path: AnyPath) -> BinaryIO:
+def open_regular(path: AnyPath, follow_links: bool = True) -> BinaryIO:
     """Open a regular file, or a link to one, for reading bytes; never waits for the writer of a FIFO.
 
     Raises:
-        OSError: it cannot be opened or is no regular file; ``strerror`` has the reason.
+        OSError: it cannot be opened, is no regular file, or is a link although ``follow_links`` is False (ELOOP);
+            ``strerror`` has the reason.
     """
     try:
-        _refuse_special(Path(path).stat(), path)  # before it is opened: opening a device may do something
-        descriptor = os.open(path, os.O_RDONLY | _NO_WAIT | _UNTRANSLATED)
+        # Before it is opened: opening a device may do something.
+        status = Path(path).stat(follow_symlinks=follow_links)
+        _refuse_special(status, path)
+        if stat.S_ISLNK(status.st_mode):
+            raise OSError(errno.ELOOP, "it is a symbolic link, not a regular file", path)
+        no_link = 0 if follow_links else _NO_LINK  # it may have become a link since
+        descriptor = os.open(path, os.O_RDONLY | _NO_WAIT | _UNTRANSLATED | no_link)
     except ValueError as error:  # a NUL, or characters that no file name can hold
         raise OSError(errno.EINVAL, f"the name cannot be used ({error})", path) from None
     try:

@@ -127,7 +127,7 @@ def read_json(root: Path) -> Any:
     try:
         if not root.is_dir():
             raise BundleError(f"{root} is not a folder: a bundle is the folder that python -m isnet_trt.build writes")
-        with _open_plain(path) as stream:
+        with open_regular(path, follow_links=False) as stream:
             text = stream.read(LARGEST_MANIFEST + 1)
         if len(text) > LARGEST_MANIFEST:
             raise BundleError(f"{path} is larger than any bundle manifest ({LARGEST_MANIFEST >> 20} MiB)")
@@ -227,28 +227,10 @@ def _open_file(root: Path, name: str, info: FileInfo) -> Iterator[BinaryIO]:
     """Open a listed file, checked as `_check_file` does; a system error while it is read is a BundleError as well."""
     try:
         _check_file(root, name, info)
-        with _open_plain(root / name) as stream:
+        with open_regular(root / name, follow_links=False) as stream:
             yield stream
     except OSError as error:
         raise _unreadable(root / name, error) from None
-
-
-def _open_plain(path: Path) -> BinaryIO:
-    """Open a regular file that is no link.
-
-    Raises:
-        BundleError: it is a link.
-        OSError: it cannot be opened or is no regular file.
-    """
-    stream = open_regular(path)
-    try:
-        # What was opened is compared, not looked at beforehand: the name may have become a link since.
-        if not os.path.samestat(path.lstat(), os.fstat(stream.fileno())):
-            raise _linked(path)
-    except BaseException:
-        stream.close()
-        raise
-    return stream
 
 
 def check_no_pickle(path: Path) -> None:

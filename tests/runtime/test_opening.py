@@ -81,7 +81,9 @@ def test_every_file_is_read_once(bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 
     opened: list[str] = []
     real = files.open_regular
-    monkeypatch.setattr(files, "open_regular", lambda path: (opened.append(path.name), real(path))[1])
+    monkeypatch.setattr(
+        files, "open_regular", lambda path, **options: (opened.append(path.name), real(path, **options))[1]
+    )
     _labels(bundle)
     assert sorted(opened) == [MANIFEST, ONNX]
 
