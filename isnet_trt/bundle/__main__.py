@@ -18,8 +18,8 @@ from isnet_trt.settings import Preprocess
 _EPILOG = """examples:
   python -m isnet_trt.bundle show bundles/ade          what it was built from, how it runs, how exact it is
   python -m isnet_trt.bundle show bundles/ade --json   the manifest, for programs
-  python -m isnet_trt.bundle verify bundles/ade        every file against its SHA-256; then whether its engine runs here;
-                                                       other files in the folder are named
+  python -m isnet_trt.bundle verify bundles/ade        every file against its SHA-256; names files that are not of the
+                                                       bundle; says whether its engine runs here
 
 exit status: 0 whole, 1 whole but its engine cannot run on this machine (verify), 2 damaged or no bundle"""
 
