@@ -150,9 +150,13 @@ def save_checkpoint(path: str | os.PathLike[str], model_state: Mapping[str, Tens
             with opened(temporary, shown=file):
                 pass
         _sync_folder(file.parent)
-    # torch's ZIP writer reports a full disk as RuntimeError.
+    # torch's ZIP writer reports a full disk as RuntimeError, raised while the system's error was handled.
     except (OSError, RuntimeError) as error:
-        raise CheckpointError(f"{file} could not be written: {error}; it is as it was") from error
+        cause = error.__context__ if isinstance(error.__context__, OSError) else error
+        reason = (cause.strerror if isinstance(cause, OSError) else None) or str(cause).partition("\n")[0]
+        raise CheckpointError(
+            f"{file} could not be written: {reason}; it is as it was. Make room or see to the disk, then go on"
+        ) from error
 
 
 def _sync_folder(folder: Path) -> None:

@@ -78,7 +78,8 @@ class LabelValues:
         listed = first_few(list(map(str, values)), _LISTED)
         return (
             f"{path}: label value{'s' if len(values) > 1 else ''} {listed} at {int(bad.sum())} of {bad.size} pixels "
-            f"(first at row {y}, column {x}); allowed are {_ranges(sorted(self.ids))}"
+            f"(first at row {y}, column {x}); allowed are {_ranges(sorted(self.ids))}; convert "
+            "the file, or, in a YAML file of your own, name the value under 'classes' or 'ignore'"
         )
 
 

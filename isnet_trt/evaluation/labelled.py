@@ -110,13 +110,14 @@ class LabelWriter:
         self.folder = folder
         files = pictures.files if isinstance(pictures, PictureSet) else ()
         refuse_inputs(map(self._path, pictures.names), [file for pair in files for file in pair if file], "--export")
-        make_folder(folder, "--export")
+        self._folders = {make_folder(folder, "--export")}
         self._values = _stored_values(pictures)
 
     def __call__(self, name: str, labels: NDArray[np.unsignedinteger]) -> None:
         """Write the labels of one picture, whole or not at all; SettingsError or ImageError if that fails."""
         path = self._path(name)
-        make_folder(path.parent, "--export")
+        if path.parent not in self._folders:
+            self._folders.add(make_folder(path.parent, "--export"))
         write_png(path, self._values[labels])
 
     def _path(self, name: str) -> Path:

@@ -80,9 +80,14 @@ def _agreement(report: Report) -> list[str]:
     share, name = agreement.least or (math.nan, "none")
     weights = "one checkpoint" if report.same_weights else "different checkpoints"
     return [
-        f"A and B, made from {weights}, label {percent(agreement.all_pixels, 4)} % of the pixels alike, "
-        f"{percent(agreement.labelled_pixels, 4)} % of those with a truth; least in {name}: {percent(share, 4)} %",
+        f"A and B, made from {weights}, label {_equal(agreement.all_pixels)} % of the pixels alike, "
+        f"{_equal(agreement.labelled_pixels)} % of those with a truth; least in {name}: {_equal(share)} %",
     ]
+
+
+def _equal(share: float) -> str:
+    """A share of equal pixels in per cent with four decimals, without any only where all are equal."""
+    return "100" if share == 1 else percent(share, 4)
 
 
 def summary(report: Report) -> Table:
