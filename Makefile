@@ -61,9 +61,9 @@ $(VENV)/.torch: constraints.txt | $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/.demo: setup.py $(VENV)/.torch
-	$(PIP) --editable '.[build]'
+	$(PIP) --editable '.[cpu,build]'
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.demo
-	$(PIP) --editable '.[build,train,bench,rtx,dev]'
+	$(PIP) --editable '.[cpu,build,train,bench,rtx,dev]'
 	@touch $@

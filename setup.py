@@ -6,6 +6,7 @@ builds the same wheel. The links inside `isnet_trt/` are for tools that look at 
 checkout that is not installed.
 """
 
+import os
 import re
 from pathlib import Path
 
@@ -18,20 +19,46 @@ TRITON = 'triton>=3.5; sys_platform == "linux"'
 NVTX = 'nvtx>=0.2.10; sys_platform != "darwin"'
 
 AT_THE_TOP = ("training", "export", "kernels")
+# The C interface is installed for programs that embed Python; a copy of the packages alone builds without it.
+HEADERS = {"isnet_trt.include": "examples/embed"} if (ROOT / "examples" / "embed").is_dir() else {}
+URL = os.environ.get("ISNET_TRT_URL", "").rstrip("/")
+"""The repository's address on the web, where there is one, for the links of an index page."""
+CLASSIFIERS = [
+    "Development Status :: 4 - Beta",
+    "Environment :: Console",
+    "Environment :: GPU :: NVIDIA CUDA",
+    "Intended Audience :: Developers",
+    "Intended Audience :: Science/Research",
+    "Operating System :: OS Independent",
+    "Programming Language :: Python :: 3",
+    "Programming Language :: Python :: 3 :: Only",
+    "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    "Topic :: Scientific/Engineering :: Image Recognition",
+    "Typing :: Typed",
+]
 
 
 def packages() -> list[str]:
     """Every package by the name that it is imported by."""
     inside = [name for name in find_packages(include=["isnet_trt", "isnet_trt.*"]) if _top(name) not in AT_THE_TOP]
     top = find_packages(include=[name for top in AT_THE_TOP for name in (top, f"{top}.*")])
-    return inside + [f"isnet_trt.{name}" for name in top]
+    return [*inside, *HEADERS, *(f"isnet_trt.{name}" for name in top)]
+
+
+def long_description() -> str:
+    """README.md for a package index, where links between files lead nowhere: absolute with `URL`, else plain text."""
+    text = (ROOT / "README.md").read_text("utf-8")
+    if not URL:
+        text = re.sub(r"!\[[^\]]*\]\((?!https?:)[^)]*\)\n*", "", text)
+    return re.sub(r"\[([^\]]*)\]\((?!https?:)([^)]*)\)", rf"[\1]({URL}/blob/main/\2)" if URL else r"\1", text)
 
 
 def _top(package: str) -> str:
     return package.split(".")[1] if "." in package else ""
 
 
-RUNTIME = ["numpy>=1.26", "opencv-python>=4.10", "onnxruntime>=1.22", "tqdm>=4.66"]
+# OpenCV as most machines have it. In containers opencv-python-headless does the same (docs/install.md).
+RUNTIME = ["numpy>=1.26", "opencv-python>=4.10", "tqdm>=4.66"]
 WEIGHTS = ["torch>=2.9", "safetensors>=0.4"]
 BUILD = [
     *WEIGHTS,
@@ -44,6 +71,8 @@ BUILD = [
     TRITON,
 ]
 EXTRAS = {
+    "cpu": ["onnxruntime>=1.22"],
+    "gpu-ort": ["onnxruntime-gpu>=1.22"],
     "build": BUILD,
     "train": [*WEIGHTS, "matplotlib>=3.8", "Pillow>=10", "PyYAML>=6", "scipy>=1.11", "tensorboard>=2.16"],
     "bench": [*BUILD, "scipy>=1.11", "nvidia-ml-py>=12", "psutil>=5.9", "tabulate>=0.9", "markdown-it-py>=3"],
@@ -76,17 +105,21 @@ setup(
     name="isnet_trt",
     version=VERSION.group(1) if VERSION else "0",
     description="ISNet semantic segmentation on TensorRT and ONNX Runtime: from a checkpoint to a label map",
-    long_description=(ROOT / "README.md").read_text("utf-8"),
+    long_description=long_description(),
     long_description_content_type="text/markdown",
+    url=URL or None,
+    project_urls={"Paper": "https://arxiv.org/abs/2108.12382"},
+    keywords="semantic segmentation, ISNet, TensorRT, ONNX Runtime, quantisation, inference",
+    classifiers=CLASSIFIERS,
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.10",
     packages=packages(),
-    package_dir={f"isnet_trt.{name}": name for name in AT_THE_TOP},
+    package_dir={f"isnet_trt.{name}": name for name in AT_THE_TOP} | HEADERS,
     package_data={
         "isnet_trt": ["py.typed"],
+        "isnet_trt.include": ["isnet.h", "isnet.c"],
         "isnet_trt.recipes": ["labels.json"],
-        "isnet_trt.training": ["assets/*"],
         "isnet_trt.export": ["pictures/*"],
     },
     entry_points={"console_scripts": ["isnet-trt = isnet_trt.__main__:main"]},

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from isnet_trt.errors import ImageError, SettingsError
 from isnet_trt.files import named, printable
+from isnet_trt.opencv import cv2
 from isnet_trt.pictures.files import SUFFIXES, pictures_in, read_image
 from isnet_trt.pictures.preprocess import normalise, resize
 from isnet_trt.settings import Preprocess, Size

@@ -11,14 +11,18 @@ from typing import Any
 import onnx
 
 from isnet_trt.engines.cores import usable_cores
+from isnet_trt.engines.onnxruntime import LIBRARY
 from isnet_trt.export.onnx_edit import copied, save
 
 
 @contextmanager
 def open_session(proto: onnx.ModelProto, outputs: Iterable[str] = (), threads: int | None = None) -> Iterator[Any]:
-    """An ``onnxruntime.InferenceSession`` on the CPU that can also return the tensors ``outputs``."""
-    import onnxruntime
+    """An ``onnxruntime.InferenceSession`` on the CPU that can also return the tensors ``outputs``.
 
+    Raises:
+        EngineUnavailable: ONNX Runtime is not installed.
+    """
+    onnxruntime = LIBRARY.load()
     graph = copied(proto)
     available = {value.name for value in (*graph.graph.output, *graph.graph.input)}
     # A name is enough: ONNX Runtime infers the type and shape of an output.

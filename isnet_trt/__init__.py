@@ -14,6 +14,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from isnet_trt._version import __version__
@@ -59,6 +60,7 @@ __all__ = [
     "Segmenter",
     "SettingsError",
     "__version__",
+    "get_include",
 ]
 _MODULES = {
     "Segmenter": "runtime.segmenter",
@@ -68,6 +70,12 @@ _MODULES = {
     "RawLabels": "pictures.raw",
 }
 """Where the names come from; the others are exceptions."""
+
+
+def get_include() -> str:
+    """The folder of ``isnet.h`` and ``isnet.c``, for C programs that embed Python (docs/embedding.md)."""
+    installed = Path(__file__).parent / "include"
+    return str(installed if installed.is_dir() else Path(__file__).resolve().parents[1] / "examples" / "embed")
 
 
 def __getattr__(name: str) -> Any:

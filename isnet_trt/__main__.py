@@ -27,7 +27,7 @@ class _Benchmarks(Command):
             if not (root / "benchmarks" / "suite.py").is_file():
                 raise SettingsError(
                     "the benchmarks are not installed with the package: run them from a checkout of the repository, "
-                    "with pip install --editable '.[bench]' there"
+                    "with pip install --editable '.[cpu,bench]' there"
                 )
             sys.path.append(str(root))
         return super().load()

@@ -18,6 +18,9 @@ LAZY = "\n\ndef planted():\n    from {module} import {name}\n\n    return {name}
 def tree(tmp_path: Path) -> Path:
     for folder in PACKAGES:
         shutil.copytree(ROOT / folder, tmp_path / folder, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("training", "export", "kernels"):
+        if not (tmp_path / "isnet_trt" / name).exists():  # the source distribution has no links
+            (tmp_path / "isnet_trt" / name).symlink_to(Path("..", name))
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     return tmp_path
 

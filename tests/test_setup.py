@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import re
 import runpy
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -69,7 +71,7 @@ def test_every_import_is_declared(declared: dict[str, list[Requirement]], folder
     assert {project: file for project, file in projects.items() if project not in users | PEERS} == {}
 
 
-def test_everything_but_tensorrt_and_pycuda_is_pinned_within_its_bounds(declared: dict[str, list[Requirement]]) -> None:
+def test_everything_but_gpu_packages_is_pinned_within_its_bounds(declared: dict[str, list[Requirement]]) -> None:
     lines = [line.partition("#")[0].strip() for line in (ROOT / "constraints.txt").read_text("utf-8").splitlines()]
     pins: dict[str, list[str]] = {}
     for pin in (Requirement(line) for line in lines if line):
@@ -77,7 +79,7 @@ def test_everything_but_tensorrt_and_pycuda_is_pinned_within_its_bounds(declared
         pins.setdefault(canonicalize_name(pin.name), []).append(version)
     for one in {str(line): line for lines in declared.values() for line in lines}.values():
         name = canonicalize_name(one.name)
-        if name not in ("tensorrt", "pycuda"):
+        if name not in ("tensorrt", "pycuda", "onnxruntime-gpu"):
             assert name in pins, f"{one} is not pinned"
             assert all(one.specifier.contains(version) for version in pins[name]), f"{one}: {pins[name]}"
 
@@ -93,8 +95,10 @@ def test_a_wheel_holds_every_module(tmp_path: Path, checkout: Callable[[bool], P
     top = {f"isnet_trt/{path.relative_to(root)}" for folder in AT_THE_TOP for path in (root / folder).rglob("*.py")}
     inside = {str(path.relative_to(root)) for path in _real_files(root / "isnet_trt")}
     assert {name for name in names if name.endswith(".py")} == top | inside
-    data = ("isnet_trt/recipes/labels.json", "isnet_trt/training/assets/isnet_demo.pth", "isnet_trt/py.typed")
-    assert names >= {*data, "isnet_trt/export/pictures/rocket.jpg"}
+    data = ("isnet_trt/recipes/labels.json", "isnet_trt/include/isnet.h", "isnet_trt/include/isnet.c")
+    assert names >= {*data, "isnet_trt/py.typed", "isnet_trt/export/pictures/rocket.jpg"}
+    assert not [name for name in names if "assets" in name], "the demo's checkpoint is most of a wheel"
+    assert wheel.stat().st_size < 1 << 20
 
 
 @pytest.fixture
@@ -106,11 +110,12 @@ def checkout(tmp_path: Path) -> Callable[[bool], Path]:
         for folder in ("isnet_trt", *AT_THE_TOP):
             ignored = shutil.ignore_patterns("__pycache__")
             shutil.copytree(ROOT / folder, root / folder, symlinks=True, ignore=ignored)
+        shutil.copytree(ROOT / "examples" / "embed", root / "examples" / "embed")
         for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
             shutil.copy(ROOT / name, root / name)
         for name in AT_THE_TOP:
             link = root / "isnet_trt" / name
-            link.unlink()
+            link.unlink(missing_ok=True)  # the source distribution has no links
             if links:
                 link.symlink_to(Path("..", name))
             else:
@@ -118,6 +123,61 @@ def checkout(tmp_path: Path) -> Callable[[bool], Path]:
         return root
 
     return copied
+
+
+def test_the_source_distribution_holds_the_whole_repository(tmp_path: Path) -> None:
+    """What a checkout has, but for the links inside ``isnet_trt/``: tests and documentation work from it."""
+    git = ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(git, capture_output=True, text=True, check=False)
+    if listed.returncode or not listed.stdout:
+        pytest.skip("this is no checkout")
+    files = {name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()}
+    for name in files:
+        (tmp_path / "copy" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "copy" / name).symlink_to(ROOT / name)
+    build = f"from setuptools import build_meta; build_meta.build_sdist({str(tmp_path)!r})"
+    subprocess.run([sys.executable, "-c", build], cwd=tmp_path / "copy", check=True, capture_output=True)
+    (archive,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(archive) as packed:
+        names = {name.partition("/")[2] for name in packed.getnames()}
+    assert files - names == set()
+    assert [name for name in names if re.match("isnet_trt/(training|export|kernels)/", name)] == []
+
+
+def test_the_page_of_a_package_index(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No link of it leads nowhere; with the repository's address, links are absolute."""
+    pages = {}
+    for url in ("", "https://example.org/isnet/"):
+        keywords: dict[str, Any] = {}
+        monkeypatch.setenv("ISNET_TRT_URL", url)
+        monkeypatch.setattr(setuptools, "setup", keywords.update)
+        runpy.run_path(str(ROOT / "setup.py"))
+        pages[url] = keywords["long_description"]
+        assert re.findall(r"\]\((?!https?://)", pages[url]) == []
+        assert all(" :: " in classifier for classifier in keywords["classifiers"])
+    assert (
+        "[architecture](https://example.org/isnet/blob/main/docs/architecture.md)"
+        in pages["https://example.org/isnet/"]
+    )
+    assert "architecture" in pages[""]
+
+
+def test_onnxruntime_is_the_users_choice(declared: dict[str, list[Requirement]]) -> None:
+    brought = {extra: {one.name for one in lines} for extra, lines in declared.items()}
+    assert {extra for extra, names in brought.items() if "onnxruntime" in names} == {"cpu"}
+    assert {extra for extra, names in brought.items() if "onnxruntime-gpu" in names} == {"gpu-ort"}
+
+
+def test_the_image_has_headless_opencv_in_the_pinned_version(declared: dict[str, list[Requirement]]) -> None:
+    lines = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
+    pins = dict(line.split("==") for line in lines if "opencv" in line)
+    assert pins["opencv-python"] == pins["opencv-python-headless"]
+    text = (ROOT / "docker" / "Dockerfile").read_text("utf-8")
+    installed = re.search(r"pip install .*constraints\.txt (.*) \\\n", text)
+    assert installed
+    required = {one.name for one in (*declared[""], *declared["cpu"])} - {"opencv-python"}
+    assert set(installed[1].split()) == {*required, "opencv-python-headless"}
+    assert "--no-deps /wheels/*.whl" in text
 
 
 def _real_files(folder: Path) -> list[Path]:

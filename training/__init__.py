@@ -3,4 +3,4 @@
 from pathlib import Path
 
 DEMO_CHECKPOINT = Path(__file__).parent / "assets" / "isnet_demo.pth"
-"""The demo model's weights, which come with the package."""
+"""The demo model's weights. A checkout and the source distribution have them; they would be most of a wheel."""

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from isnet_trt import Segmentation, Segmenter, cli
 from isnet_trt.engines.select import choose
-from isnet_trt.errors import needs
+from isnet_trt.errors import SettingsError, needs
 from isnet_trt.files import make_folder
 from isnet_trt.metrics import Confusion, Metrics, percent
 from isnet_trt.pictures.files import write_png
@@ -43,6 +43,11 @@ class Result:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     args = argument_parser().parse_args(argv)
+    if args.ckpt == DEMO_CHECKPOINT and not args.ckpt.is_file():
+        raise SettingsError(
+            "the demo's checkpoint is not installed with the package: run make demo in a checkout of the repository, "
+            "which holds training/assets/isnet_demo.pth, or name a checkpoint of isnet_demo with --ckpt"
+        )
     make_folder(args.out, "--out")
     demo, scene = recipe("isnet_demo"), draw_scene(args.seed, *SIZE)
     _build(args.ckpt, args.out / "bundle", args.engine)

@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
@@ -21,6 +20,7 @@ from isnet_trt.datasets.picture_set import PictureSet
 from isnet_trt.errors import DataError, first_few
 from isnet_trt.files import make_folder, refuse_inputs
 from isnet_trt.metrics import percent
+from isnet_trt.opencv import cv2
 from isnet_trt.pictures.files import Image, write_png
 from isnet_trt.pictures.overlay import PAPER, draw, pad
 from isnet_trt.recipes import IGNORE

@@ -19,11 +19,16 @@ class OnnxRuntime(Library):
     title = "ONNX Runtime"
     module = "onnxruntime"
     packages = ("onnxruntime", "onnxruntime-gpu")
+    extra = "cpu"
     precisions: ClassVar = {
         "fp32": "float32",
         "fp16": "the same graph: half the size, not faster",
         "int8": "uint8: smaller and several times faster",
     }
+
+    @property
+    def install(self) -> str:
+        return f"{super().install} (gpu-ort instead of cpu: for NVIDIA GPUs)"
 
     def open_on_cpu(self, source: EngineSource, *, threads: int | None = None) -> Engine:
         return OnnxRuntimeEngine(self.load(), source.path, threads, content=source.content)

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
 from isnet_trt.merging.geometry import Window
 from isnet_trt.merging.resample import Array, Part, Span, column_taps, combine, taps
+from isnet_trt.opencv import cv2
 from isnet_trt.settings import Size
 
 Pairs = Sequence[tuple[int, int]]

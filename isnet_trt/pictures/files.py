@@ -7,12 +7,12 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from isnet_trt.errors import ImageError, SettingsError
 from isnet_trt.files import AnyPath, is_missing, regular_file_bytes, write_file
+from isnet_trt.opencv import cv2
 from isnet_trt.pictures.headers import dimensions, fault, with_plain_colours
 
 Image = NDArray[np.uint8]

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from isnet_trt.errors import ImageError, SettingsError
 from isnet_trt.metrics import percent
+from isnet_trt.opencv import cv2
 from isnet_trt.pictures.files import Image
 from isnet_trt.settings import size_text
 
-_FONT = cv2.FONT_HERSHEY_SIMPLEX
 PAPER, _INK, _FAINT = (250, 250, 250), (30, 30, 30), (120, 120, 120)
 _SMALLEST, _LARGEST = 18, 56
 """Height of a legend line in pixels; below the first the text could not be read."""
@@ -98,11 +97,11 @@ def _column(entries: list[_Entry], line: int) -> Image:
         cv2.rectangle(panel, *corners, entry.colour, -1)
         cv2.rectangle(panel, *corners, _FAINT, 1)
         baseline = top + int(0.7 * line)
-        cv2.putText(panel, entry.name, (text, baseline), _FONT, scale, _INK, stroke, cv2.LINE_AA)
+        cv2.putText(panel, entry.name, (text, baseline), cv2.FONT_HERSHEY_SIMPLEX, scale, _INK, stroke, cv2.LINE_AA)
         place = right - _width(entry.share, scale), baseline
-        cv2.putText(panel, entry.share, place, _FONT, scale, _FAINT, stroke, cv2.LINE_AA)
+        cv2.putText(panel, entry.share, place, cv2.FONT_HERSHEY_SIMPLEX, scale, _FAINT, stroke, cv2.LINE_AA)
     return panel
 
 
 def _width(text: str, scale: float) -> int:
-    return int(cv2.getTextSize(text, _FONT, scale, 1)[0][0])
+    return int(cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)[0][0])

@@ -6,17 +6,17 @@ import functools
 import math
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from isnet_trt.errors import ImageError
+from isnet_trt.opencv import cv2
 from isnet_trt.pictures.files import Image
 from isnet_trt.pictures.formats import Order, check_format, check_order
 from isnet_trt.settings import Preprocess, Size, size_text
 
 # A hundred times as fast as numpy's copy of a view with the channels turned round.
-_TO_RGB = {"bgr": cv2.COLOR_BGR2RGB, "rgba": cv2.COLOR_RGBA2RGB, "bgra": cv2.COLOR_BGRA2RGB}
+_TO_RGB = {"bgr": "COLOR_BGR2RGB", "rgba": "COLOR_RGBA2RGB", "bgra": "COLOR_BGRA2RGB"}
 
 
 def check_image(image: Any, order: Order = "rgb") -> Image:
@@ -39,7 +39,7 @@ def to_rgb(image: Image, order: Order) -> Image:
         return np.ascontiguousarray(image)
     if image.strides[0] < image.shape[1] * image.shape[2]:  # upside down or overlapping rows: no Mat of OpenCV's
         image = np.ascontiguousarray(image)
-    return np.asarray(cv2.cvtColor(image, _TO_RGB[order]), np.uint8)
+    return np.asarray(cv2.cvtColor(image, getattr(cv2, _TO_RGB[order])), np.uint8)
 
 
 def network_input(image: Image, order: Order, preprocess: Preprocess) -> NDArray[np.float32]:

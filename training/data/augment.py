@@ -14,10 +14,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from isnet_trt.opencv import cv2
 from isnet_trt.pictures.preprocess import normalise
 from isnet_trt.pictures.preprocess import test_size as fitted_size
 from isnet_trt.recipes import IGNORE, Augmentation, Recipe

@@ -5,13 +5,13 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 
-import cv2
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from isnet_trt.datasets.picture_set import Source
 from isnet_trt.errors import IsnetError, TrainingError
+from isnet_trt.opencv import cv2
 from isnet_trt.training.data.augment import Augment
 
 Key = tuple[int, int]

@@ -13,12 +13,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from isnet_trt import cli
 from isnet_trt.files import make_folder
+from isnet_trt.opencv import cv2
 from isnet_trt.pictures.files import write_png
 from isnet_trt.recipes import DEMO_LABELS
 from isnet_trt.training.scenes import SCENE_SIZE, Scene, draw_scene

@@ -6,9 +6,10 @@ import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from isnet_trt.opencv import cv2
 
 Colour = tuple[float, float, float]
 Points = NDArray[np.float64]

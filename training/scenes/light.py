@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 
+from isnet_trt.opencv import cv2
 from isnet_trt.training.scenes.canvas import Canvas, Colour, mix, noise, times
 
 

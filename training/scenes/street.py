@@ -8,10 +8,10 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from numpy.typing import ArrayLike
 
+from isnet_trt.opencv import cv2
 from isnet_trt.training.scenes.canvas import Colour, Kind, mix, noise, palette, times
 from isnet_trt.training.scenes.view import View
 
