@@ -2,40 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
-import datetime
 import functools
 import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import onnx
-
-from isnet_trt._version import __version__
-from isnet_trt.bundle import KERNELS, ONNX, Bundle, CheckpointInfo, Manifest, check_target, new_bundle, read_bundle
-from isnet_trt.engines.base import Engine
-from isnet_trt.engines.info import EngineInfo
-from isnet_trt.engines.library import PORTABLE, PRECISIONS, EngineSource
-from isnet_trt.engines.select import check_engine, choose
+from isnet_trt.bundle import ONNX, Bundle, check_target, new_bundle, read_bundle
+from isnet_trt.engines.library import PRECISIONS
+from isnet_trt.engines.select import choose
 from isnet_trt.engines.table import library
-from isnet_trt.errors import EngineUnavailable
 from isnet_trt.evaluation.labelled import check_labels, open_labelled
-from isnet_trt.export import parity
-from isnet_trt.export.bundle_kernels import compile_kernels, include_kernels
+from isnet_trt.export.bundle_kernels import include_kernels
 from isnet_trt.export.engines import engine_builder
-from isnet_trt.export.engines.base import BuildRequest, BuiltEngine
 from isnet_trt.export.engines.profiles import shapes_for
 from isnet_trt.export.graph import export_graph, save_graph
 from isnet_trt.export.job import Job, prepare_graphs
-from isnet_trt.export.lowering import Arithmetic, LoweredGraphs
+from isnet_trt.export.lowering import Arithmetic
 from isnet_trt.export.options import EngineOptions, EvidenceOptions, PrecisionOptions
-from isnet_trt.export.quantise import Mix
-from isnet_trt.export.report import Report
 from isnet_trt.export.samples import samples
-from isnet_trt.export.score import score
-from isnet_trt.files import printable
+from isnet_trt.export.stages import build_engine, compare_with_checkpoint, new_manifest
 from isnet_trt.telemetry.logs import logged
 from isnet_trt.training.checkpoint import Checkpoint, load_checkpoint, load_model
 
@@ -87,9 +74,9 @@ def build(
         graphs, mix = prepare_graphs(proto, job)
         # Before the engine: for ONNX Runtime this file is the engine.
         save_graph(graphs.portable, draft.folder / ONNX)
-        built = _engine(graphs.engine, draft.folder, job, target)
-        report = _gate(job, graphs, draft.folder, built, mix)
-        draft.finish(_manifest(job.checkpoint, job.arithmetic.precision, built.info, report.to_json()))
+        built = build_engine(graphs.engine, draft.folder, job, target)
+        report = compare_with_checkpoint(job, graphs, draft.folder, built, mix)
+        draft.finish(new_manifest(job.checkpoint, job.arithmetic.precision, built.info, report.to_json()))
     return read_bundle(out, verify=False)
 
 
@@ -127,70 +114,4 @@ def _settle(
         table=target.with_name(target.name + CALIBRATION),
         labelled=labelled,
         say=say,
-    )
-
-
-def _engine(proto: onnx.ModelProto, folder: Path, job: Job, target: Path) -> BuiltEngine:
-    """The kernels and the engine, in the bundle's folder."""
-    precision = job.arithmetic.precision
-    # Before the engine: TensorRT runs the plugins, and so their kernels, while it builds.
-    if job.kernels:
-        context, capabilities = job.builder.context(job.engine), job.builder.capabilities(job.engine, precision)
-        with job.stage("kernels"):
-            spilling = compile_kernels(folder / KERNELS, proto, job.recipe.architecture, context, capabilities)
-        if spilling:
-            job.note(f"warning: slower than they could be, since they spill registers: {', '.join(spilling)}")
-    with job.stage(job.choice.kind) if job.builder.library.compiles else contextlib.nullcontext():
-        request = BuildRequest(proto, job.shapes, job.engine, precision, kernels=folder / KERNELS, replaced=target)
-        built = job.builder.build(request, folder)
-    for note in built.notes:
-        job.note(note)
-    return built
-
-
-def _gate(job: Job, graphs: LoweredGraphs, folder: Path, built: BuiltEngine, mix: Mix | None) -> Report:
-    """Compare engine and checkpoint, score both where there are labels, and write the report."""
-    precision, info = job.arithmetic.precision, built.info
-    with job.stage("parity"), _open_runnable(folder, info, job) as running:
-        findings = parity.gate(
-            job.model, graphs.portable, running, job.samples.gate, parity.TOLERANCES[precision], progress=True
-        )
-        scores = score(job.model, running, job.checkpoint, job.labelled) if job.labelled is not None else None
-    for row in findings.rows:
-        job.note(str(row))
-    if scores:
-        job.note(f"mIoU on {scores.pictures}: {scores.drop:+.2f} points lost")
-    engine, facts = f"{info.kind} {info.library_version}", (graphs.about, dict(built.about))
-    source = CheckpointInfo(printable(job.checkpoint.path.name), job.checkpoint.sha256)
-    report = Report(job.recipe.name, source, precision, engine, job.recipe.labels, findings, *facts, scores, mix)
-    report.write(folder)
-    return report
-
-
-def _open_runnable(folder: Path, info: EngineInfo, job: Job) -> Engine:
-    """Open the built engine where it can run, else the graph under ONNX Runtime."""
-    try:
-        check_engine(info)
-    except EngineUnavailable as error:
-        # An engine can be built ahead of time for GPUs that are not here; the graph is what can be checked then.
-        job.note(f"the gate runs the graph under ONNX Runtime. {error}")
-        info = EngineInfo(PORTABLE, library(PORTABLE).load().__version__, ONNX)
-    classes, stride = job.recipe.labels.count, job.recipe.architecture.output_stride
-    return library(info.kind).open(EngineSource(folder / info.file, info, folder / KERNELS, classes, stride))
-
-
-def _manifest(checkpoint: Checkpoint, precision: str, info: EngineInfo, report: dict[str, Any]) -> Manifest:
-    recipe = checkpoint.recipe
-    return Manifest(
-        recipe=recipe.name,
-        labels=recipe.labels,
-        preprocess=recipe.preprocess,
-        presets={"default": recipe.default, "ms-flip": recipe.ms_flip},
-        output_stride=recipe.architecture.output_stride,
-        precision=precision,
-        engine=info,
-        checkpoint=CheckpointInfo(printable(checkpoint.path.name), checkpoint.sha256),
-        parity=report,
-        created_at=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        isnet_trt_version=__version__,
     )

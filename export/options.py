@@ -11,6 +11,8 @@ from isnet_trt.evaluation.labelled import Labelled
 from isnet_trt.settings import Size
 
 Context = Literal["plugin", "native"]
+OPTIMISATION_LEVELS = range(6)
+"""Of TensorRT's builder: 3 is its default, 5 the slowest build."""
 CONTEXTS: tuple[Context, ...] = get_args(Context)
 OptionalPath = str | os.PathLike[str] | None
 
@@ -29,7 +31,11 @@ class EngineOptions:
         workspace: GiB of scratch memory that a layer may use at most; None: all of the GPU's.
         hardware_compatible: an engine for every GPU from Ampere on, not only for the one it is built on.
         version_compatible: an engine that later versions of the same major version run as well.
-        timing_cache: file of an earlier build's measurements; None: those of the bundle that is replaced.
+        timing_cache: file of an earlier build's measurements; None: those kept beside the bundle, else those in the
+            bundle that is replaced.
+        optimisation_level: how long the library searches for kernels, 0 to 5; None: the library's default.
+        streams: largest number of CUDA streams on which layers of the engine run side by side; None: the library
+            chooses.
         kernels: put kernels for the CUDA runtime into a bundle whose engine does not need a GPU as well.
     """
 
@@ -42,6 +48,8 @@ class EngineOptions:
     hardware_compatible: bool = False
     version_compatible: bool = False
     timing_cache: Path | None = None
+    optimisation_level: int | None = None
+    streams: int | None = None
     kernels: bool = False
 
 

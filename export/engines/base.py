@@ -23,7 +23,8 @@ class BuildRequest:
     """The graph and settings of an engine.
 
     ``kernels`` is the folder of the compiled kernels, for a library that runs plugins while it builds; ``replaced`` the
-    bundle that the build will replace, whose measurements may be used again.
+    bundle that the build will replace, whose measurements may be used again; ``measurements`` the file that keeps a
+    timing cache from build to build.
     """
 
     proto: onnx.ModelProto
@@ -32,6 +33,7 @@ class BuildRequest:
     precision: str = "fp32"
     kernels: Path | None = None
     replaced: Path | None = None
+    measurements: Path | None = None
     progress: bool = True
 
 

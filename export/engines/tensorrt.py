@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import contextlib
 from typing import Any, ClassVar
 
 from isnet_trt.bundle import TIMING_CACHE, read_bundle
@@ -58,15 +58,20 @@ class TensorRTBuilder(TensorRTFamilyBuilder):
             config.set_flag(_available(flag, module, "--version-compatible"))
 
     def attach_timing_cache(self, config: Any, request: BuildRequest) -> tuple[Any, bool]:
-        return timing_cache(config, earlier_measurements(request.options, request.replaced))
+        return timing_cache(config, earlier_measurements(request))
 
 
-def earlier_measurements(options: EngineOptions, replaced: Path | None) -> bytes:
-    """The timing cache named in ``options``, else that of the bundle that is ``replaced``; b"": there is none."""
+def earlier_measurements(request: BuildRequest) -> bytes:
+    """The timing cache named in the options, kept beside the bundle, or in the bundle that is replaced; b"": none."""
+    options = request.options
     if options.timing_cache is not None:
         return regular_file_bytes(options.timing_cache, _LARGEST_CACHE)
+    # A cache or bundle that cannot be read is about to be replaced: only its measurements are lost.
+    with contextlib.suppress(SettingsError):
+        if request.measurements is not None:
+            return regular_file_bytes(request.measurements, _LARGEST_CACHE)
     try:
-        # A damaged bundle is about to be replaced: only its measurements are lost.
+        replaced = request.replaced
         return read_bundle(replaced, verify=False).read(TIMING_CACHE, _LARGEST_CACHE) if replaced else b""
     except BundleError:
         return b""

@@ -33,11 +33,13 @@ from isnet_trt.export.engines.inspection import Layer, inspect, summarise
 from isnet_trt.export.engines.profiles import Shape, set_shapes
 from isnet_trt.export.functions import remove_bodies, remove_plugin_namespace
 from isnet_trt.export.graph import with_attention
-from isnet_trt.export.options import Context, EngineOptions
+from isnet_trt.export.options import OPTIMISATION_LEVELS, Context, EngineOptions
+from isnet_trt.files import write_file
 
 GIB = 1 << 30
 LAYERS = "layers.txt"
 """The file of a bundle with the library's own text about its layers, kept where it could not be checked."""
+_MOST_STREAMS = 64
 _LEAST = {"bf16": (8, 0), "fp8": (8, 9)}
 """Oldest capability with matrix units for a type: Ampere for bfloat16, Ada for E4M3 (CUDA programming guide)."""
 
@@ -76,6 +78,10 @@ class TensorRTFamilyBuilder(EngineBuilder):
         super().check(options)
         if options.workspace is not None and not 0 < options.workspace < 1024:
             raise SettingsError(f"--workspace {options.workspace:g}: it must be more than 0 GiB and less than 1024")
+        if options.optimisation_level not in (None, *OPTIMISATION_LEVELS):
+            raise SettingsError(f"--optimisation-level {options.optimisation_level}: it must be 0 to 5")
+        if options.streams is not None and not 1 <= options.streams <= _MOST_STREAMS:
+            raise SettingsError(f"--streams {options.streams}: it must be 1 to {_MOST_STREAMS}")
 
     def context(self, options: EngineOptions) -> Context:
         return options.context or "plugin"
@@ -107,6 +113,10 @@ class TensorRTFamilyBuilder(EngineBuilder):
             config.clear_flag(tf32)
         if options.workspace is not None:
             config.set_memory_pool_limit(module.MemoryPoolType.WORKSPACE, int(options.workspace * GIB))
+        if options.optimisation_level is not None:
+            config.builder_optimization_level = options.optimisation_level
+        if options.streams is not None:  # the engine's own stream is one of them
+            config.max_aux_streams = options.streams - 1
 
     def attach_timing_cache(self, config: Any, request: BuildRequest) -> tuple[Any, bool]:
         """The timing cache of a build (None: the library has none), and whether it holds an earlier measurement."""
@@ -118,6 +128,8 @@ class TensorRTFamilyBuilder(EngineBuilder):
         about: dict[str, Any] = {"bytes": built.size, "layers": summarise(built.layers)}
         if built.timing_cache:
             (folder / TIMING_CACHE).write_bytes(built.timing_cache)
+            if request.measurements:
+                write_file(request.measurements, built.timing_cache, BuildError)
             notes.append(f"measured {'only what was not known before' if built.reused else 'from the start'}")
         if built.unchecked:
             about["not checked"] = list(built.unchecked)

@@ -102,8 +102,12 @@ def _add_engine_options(group: argparse._ArgumentGroup) -> None:
         "--timing-cache",
         type=Path,
         metavar="FILE",
-        help="TensorRT: timing.cache of another bundle, for a shorter build (--force takes the replaced bundle's)",
+        help="TensorRT: timing.cache of another bundle, for a shorter build (default: that kept beside the bundle)",
     )
+    levels = "how long TensorRT searches for kernels, 0 to 5 (default: the library's, 3)"
+    add("--optimisation-level", type=int, choices=range(6), metavar="N", help=levels)
+    streams = "most CUDA streams that layers of the engine use side by side (default: the library chooses)"
+    add("--streams", type=cli.positive, metavar="N", help=streams)
 
 
 def _filled(options: type[Options], arguments: argparse.Namespace) -> Options:

@@ -32,7 +32,7 @@ class TensorRTFamily(Library):
         "int8": "symmetric int8, the rest --rest",
         "fp8": "E4M3, the rest --rest (8.9 and newer)",
     }
-    options = Library.options | {"context", "workspace"}
+    options = Library.options | {"context", "workspace", "optimisation_level", "streams"}
     needs_gpu = True
     compiles = True
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -38,9 +39,10 @@ def test_settings_reach_the_library(library: Any) -> None:
     builder = library.Builder(collecting_logger(library))
     config = builder.create_builder_config()
     config.set_flag(library.BuilderFlag.TF32)
-    options = EngineOptions(targets=("8.6", "12.0"), workspace=1.5)
+    options = EngineOptions(targets=("8.6", "12.0"), workspace=1.5, optimisation_level=2, streams=3)
     BUILDER.configure(library, config, options, ("8.6", "12.0"))
     assert config.get_memory_pool_limit(library.MemoryPoolType.WORKSPACE) == 3 << 29
+    assert (config.builder_optimization_level, config.max_aux_streams) == (2, 2)
     assert not config.get_flag(library.BuilderFlag.TF32)
     assert config.get_flag(library.BuilderFlag.REQUIRE_USER_ALLOCATION)
     assert config.profiling_verbosity == library.ProfilingVerbosity.DETAILED
@@ -158,9 +160,24 @@ def test_the_measurements_of_a_bundle_that_is_replaced(tmp_path: Path) -> None:
         (draft.folder / TIMING_CACHE).write_bytes(b"measured")
         draft.finish(manifest(engine))
     (tmp_path / "named.cache").write_bytes(b"named")
+    plain = BuildRequest(onnx.ModelProto(), shapes_for(recipe("isnet_demo")), replaced=tmp_path / "old")
+    request = dataclasses.replace(plain, measurements=tmp_path / "old.timing.cache")
+    assert tensorrt.earlier_measurements(request) == b"measured"  # nothing is beside it yet
+    (tmp_path / "old.timing.cache").write_bytes(b"kept")
     named = EngineOptions(timing_cache=tmp_path / "named.cache")
-    assert tensorrt.earlier_measurements(EngineOptions(), tmp_path / "old") == b"measured"
-    assert tensorrt.earlier_measurements(named, tmp_path / "old") == b"named"
-    assert tensorrt.earlier_measurements(EngineOptions(), tmp_path / "nowhere") == b""
-    request = BuildRequest(onnx.ModelProto(), shapes_for(recipe("isnet_demo")), replaced=tmp_path / "old")
+    assert tensorrt.earlier_measurements(request) == b"kept"
+    assert tensorrt.earlier_measurements(plain) == b"measured"
+    assert tensorrt.earlier_measurements(dataclasses.replace(request, options=named)) == b"named"
+    assert tensorrt.earlier_measurements(dataclasses.replace(plain, replaced=tmp_path / "nowhere")) == b""
     assert BUILDER.attach_timing_cache(None, request) == (None, False)  # has no use for it
+
+
+def test_measurements_are_kept_beside_the_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built = tensorrt_family.SerialisedEngine(("8.9",), 7, (), timing_cache=b"measured now")
+    monkeypatch.setattr(type(TENSORRT), "installed_version", lambda self: "10.13.3.9")
+    monkeypatch.setattr(type(TENSORRT_BUILDER), "serialise", lambda self, request, path: built)
+    shapes, kept = shapes_for(recipe("isnet_demo")), tmp_path / "bundle.timing.cache"
+    (tmp_path / "draft").mkdir()
+    kept.write_bytes(b"damaged")
+    TENSORRT_BUILDER.build(BuildRequest(onnx.ModelProto(), shapes, measurements=kept), tmp_path / "draft")
+    assert kept.read_bytes() == (tmp_path / "draft" / TIMING_CACHE).read_bytes() == b"measured now"

@@ -30,6 +30,9 @@ ADA = Gpu("NVIDIA Ada", "8.9", "CUDA 13.0")
         ("tensorrt-rtx", {"hardware_compatible": True}, r"runs on all of its --targets \(8\.0, 8\.6"),
         ("tensorrt-rtx", {"version_compatible": True, "context": "native"}, r"no lean runtime \(libnvinfer_lean"),
         ("tensorrt-rtx", {"timing_cache": Path(__file__)}, "TensorRT-RTX has no timing cache"),
+        ("tensorrt-rtx", {"optimisation_level": 6}, "--optimisation-level 6: it must be 0 to 5"),
+        ("tensorrt", {"streams": 0}, "--streams 0: it must be 1 to 64"),
+        ("onnxruntime", {"streams": 2}, "--streams is for TensorRT and TensorRT-RTX"),
         ("onnxruntime", {"workspace": 2.0}, "TensorRT and TensorRT-RTX; onnxruntime has no such setting"),
     ],
 )  # fmt: skip
