@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from isnet_trt.bundle.files import LARGEST_MANIFEST, check_name, check_no_pickle, read_json, sha256, unlisted_files
-from isnet_trt.bundle.manifest import MANIFEST, FileInfo, Manifest
+from isnet_trt.bundle.manifest import MANIFEST, FileInfo, Manifest, manifest_from_json
 from isnet_trt.errors import BundleError
 
 _NEW, _PART = ".new", ".part"
@@ -54,6 +54,7 @@ class Draft:
             raise BundleError(f"the manifest cannot be written as JSON: {error}") from None
         if len(text) > LARGEST_MANIFEST // 4:  # of up to four bytes each
             raise BundleError(f"the manifest has {len(text)} characters, more than any bundle's should have")
+        manifest_from_json(json.loads(text), MANIFEST)  # what could not be opened is not written
         (self.folder / MANIFEST).write_text(text + "\n", "utf-8")
         # Contents before names: after a power cut a folder that has its final name has all its files.
         for path in (*self.folder.rglob("*"), self.folder):

@@ -25,7 +25,7 @@ from isnet_trt.cuda import driver
 from isnet_trt.cuda.architectures import KERNEL_TARGETS
 from isnet_trt.cuda.element_types import ELEMENT_TYPES, SCALARS
 from isnet_trt.cuda.kernel_specs import ALIGNMENT, KernelInterface
-from isnet_trt.errors import BundleError, EngineError, EngineUnavailable
+from isnet_trt.errors import BundleError, EngineError, EngineUnavailable, first_few
 from isnet_trt.files import open_regular
 
 SCHEMA = 1
@@ -39,6 +39,12 @@ _TYPES: dict[str, Any] = {
     "entry": str, "target": str, "arguments": list, "trailing_null_pointers": int, "constants": dict,
     "unaligned": list, "grid": list, "threads": int, "shared_bytes": int, "ptx_sha256": str, "cubin_sha256": str,
 }  # fmt: skip
+_RANGES = {
+    "threads": ("threads", 1, 1024),
+    "shared_bytes": ("bytes of shared memory", 0, 2**18),
+    "trailing_null_pointers": ("null pointers", 0, 64),
+}
+"""Field -> title, least and most; of a block on any architecture (CUDA programming guide, compute capabilities)."""
 
 
 @dataclass(frozen=True)
@@ -219,19 +225,22 @@ def _description(path: Path, read_file: Callable[[Path], bytes]) -> dict[str, An
 
 def _kernel(name: str, entry: Any, path: Path) -> Kernel:
     for key, kind in _TYPES.items():
-        if not isinstance(entry, dict) or not isinstance(entry.get(key), kind):
+        # type() and not isinstance(): JSON's true is no number.
+        if not isinstance(entry, dict) or type(entry.get(key)) is not kind:
             raise BundleError(f"{path} is damaged: {name} has no valid {key}; {_REBUILD}")
     try:
         arguments = {str(argument): str(kind) for argument, kind in entry["arguments"]}
         x, y, z = (tuple((str(term), int(size)) for term, size in axis) for axis in entry["grid"])
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # the last for 1e999, which is infinite
         raise BundleError(f"{path} is damaged: arguments or grid of {name} cannot be read; {_REBUILD}") from None
     unknown = [kind for kind in arguments.values() if not kind.startswith("*") and kind not in SCALARS]
     # The grid is a quotient of an integer argument and a tile: a tile below 1 has none.
-    invalid = [term for term, size in (*x, *y, *z) if arguments.get(term) not in ("i32", "i64") or size < 1]
-    # 1024 threads are the most of a block on every architecture (CUDA programming guide, compute capabilities).
-    if unknown or invalid or not 0 < entry["threads"] <= 1024:
-        defects = ", ".join([*unknown, *invalid]) or f"{entry['threads']} threads"
+    invalid = [term for term, size in (*x, *y, *z) if arguments.get(term) not in ("i32", "i64") or not 0 < size < 2**31]
+    invalid += [
+        f"{entry[key]} {title}" for key, (title, least, most) in _RANGES.items() if not least <= entry[key] <= most
+    ]
+    if unknown or invalid:
+        defects = first_few([*unknown, *invalid])
         raise BundleError(f"{path} is damaged: {name} cannot be launched with {defects}; {_REBUILD}")
     compiled = (entry["entry"], entry["trailing_null_pointers"], entry["threads"], entry["shared_bytes"])
     unaligned = tuple(entry["unaligned"])

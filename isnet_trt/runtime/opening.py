@@ -13,6 +13,7 @@ from isnet_trt.cuda.pipeline import Pipeline
 from isnet_trt.cuda.plan import Model
 from isnet_trt.engines.base import Engine
 from isnet_trt.engines.library import PLACEMENTS, PORTABLE, EngineSource, Library, ModelContent, Placement
+from isnet_trt.engines.memory import memory_limit
 from isnet_trt.engines.select import check_engine
 from isnet_trt.engines.table import library
 from isnet_trt.errors import EngineUnavailable, SettingsError
@@ -21,6 +22,10 @@ from isnet_trt.runtime.gpu import GpuRuntime
 from isnet_trt.runtime.host import HostRuntime, Runtime
 
 _log = logging.getLogger(__name__)
+
+
+_LARGEST_GRAPH = 2**31
+"""Bytes; protobuf reads no more."""
 
 
 def open_runtime(bundle: Bundle, kind: str | None, *, threads: int | None, device: Placement) -> Runtime:
@@ -131,14 +136,15 @@ def _read(bundle: Bundle, file: str, compiled: bool, on_gpu: bool) -> tuple[Mode
     Every file of the bundle is read once and checked; the bytes that were checked are what the libraries get.
     """
     names = bundle.manifest.files
+    limit = memory_limit() or None
     kernel_names = {name for name in names if name.startswith(f"{KERNELS}/")}
-    model = bundle.read(file)
+    model = bundle.read(file, limit if compiled else _LARGEST_GRAPH)
     external = {}
     if not compiled:
         # A graph has the name of a file of external data in it; which tensors lie where is the library's to read.
         others = names.keys() - kernel_names - {file, bundle.manifest.engine.file}
-        external = {name: bundle.read(name) for name in sorted(others) if name.encode() in model}
-    kernels = {name.partition("/")[2]: bundle.read(name) for name in sorted(kernel_names)} if on_gpu else {}
+        external = {name: bundle.read(name, limit) for name in sorted(others) if name.encode() in model}
+    kernels = {name.partition("/")[2]: bundle.read(name, limit) for name in sorted(kernel_names)} if on_gpu else {}
     used = {file, *external, *(kernel_names if kernels else ())}
     bundle.check(name for name in names if name not in used)
     return ModelContent(model, external), CompiledFiles(bundle.folder / KERNELS, kernels) if kernels else None

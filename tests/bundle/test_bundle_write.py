@@ -141,6 +141,13 @@ def test_numpy_numbers_in_the_report(tmp_path: Path) -> None:
     assert bundle.manifest.parity == {"max": 0.5, "pictures": 3}
 
 
+@pytest.mark.parametrize("change", [{"recipe": "\ud800"}, {"parity": {"large": 2**64}}, {"precision": 16}])
+def test_what_could_not_be_opened_is_not_written(tmp_path: Path, change: dict[str, object]) -> None:
+    with pytest.raises(BundleError, match=f"'{next(iter(change))}"):
+        write_bundle(tmp_path / "small", **change)
+    assert _tree(tmp_path) == {}
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), object(), {1, 2}])
 def test_a_report_that_json_cannot_hold(tmp_path: Path, value: object) -> None:
     with pytest.raises(BundleError, match="cannot be written as JSON"):

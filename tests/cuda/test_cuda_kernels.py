@@ -84,6 +84,13 @@ DEFECTS = {
     "division by 0": ({"kernel": "resize", "grid": [[["width", 0]], [], []]}, "cannot be launched with width"),
     "unknown type": ({"kernel": "resize", "arguments": [["width", "fp8"]]}, "cannot be launched with fp8"),
     "threads": ({"kernel": "resize", "threads": 4096}, "cannot be launched with 4096 threads"),
+    "pointers": (
+        {"kernel": "resize", "trailing_null_pointers": 2**31},
+        "cannot be launched with 2147483648 null pointers",
+    ),
+    "shared": ({"kernel": "resize", "shared_bytes": -1}, "cannot be launched with -1 bytes of shared memory"),
+    "infinite": ({"kernel": "resize", "grid": [[["width", float("inf")]], [], []]}, "arguments or grid of resize"),
+    "boolean": ({"kernel": "resize", "threads": True}, "resize has no valid threads"),
     "digest": ({"kernel": "gather_fp16", "cubin_sha256": "0" * 64}, r"gather_fp16\.cubin was changed"),
 }
 

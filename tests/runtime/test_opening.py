@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,9 @@ import numpy as np
 import onnxruntime
 import pytest
 import tiny_model
+from children import run_python
+from onnx import helper
+from onnx_networks import save_network
 from small_bundle import manifest, save_model
 
 from isnet_trt import Segmenter
@@ -147,6 +151,39 @@ def test_a_model_with_names_that_are_no_unicode(bundle: Bundle, capfd: pytest.Ca
         assert capfd.readouterr() == ("", "")
 
 
+_MEMORY = """
+import gc, sys
+import numpy as np
+from isnet_trt import Segmenter
+with Segmenter.open(sys.argv[2], threads=1):  # ONNX Runtime's own
+    pass
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) >> 8
+start = resident()
+with Segmenter.open(sys.argv[1], threads=1):
+    gc.collect()
+    print(resident() - start)
+"""
+
+
+def test_the_file_does_not_stay_in_memory_beside_the_session(bundle: Bundle, tmp_path: Path) -> None:
+    """Weights of 48 MiB: the session holds them once, while it is opened the file is there as well."""
+    weight = np.ones((2048, 6144, 1, 1), np.float32)
+    squeeze = np.ones((3, 2048, 1, 1), np.float32)
+    widen = np.ones((6144, 3, 8, 8), np.float32)
+    with new_bundle(tmp_path / "large") as draft:
+        nodes = [
+            helper.make_node("Conv", ["image", "widen"], ["wide"], strides=[8, 8], pads=[4, 4, 4, 4]),
+            helper.make_node("Conv", ["wide", "weight"], ["mixed"]),
+            helper.make_node("Conv", ["mixed", "squeeze"], ["logits"]),
+        ]
+        weights = {"widen": widen, "weight": weight, "squeeze": squeeze}
+        size = save_network(draft.folder / ONNX, nodes, 3, weights).stat().st_size >> 20
+        draft.finish(manifest())
+    added = int(run_python("-c", _MEMORY, tmp_path / "large", bundle.folder, check=True).stdout)
+    assert size <= added < 1.5 * size
+
+
 def test_external_data_that_the_manifest_does_not_list(
     external: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,6 +197,16 @@ def test_external_data_that_the_manifest_does_not_list(
     assert list(unlisted.manifest.files) == [ONNX]
     with pytest.raises(EngineError, match=r"model\.onnx: .*external data must lie in files that bundle\.json lists"):
         _labels(unlisted)
+
+
+def test_a_graph_larger_than_protobuf_reads_is_not_read(bundle: Bundle) -> None:
+    path = bundle.folder / MANIFEST
+    size = 2**31 + 1
+    os.truncate(bundle.path(ONNX), size)
+    recorded = bundle.manifest.files[ONNX].bytes
+    path.write_text(path.read_text("utf-8").replace(f'"bytes": {recorded}', f'"bytes": {size}'), "utf-8")
+    with pytest.raises(BundleError, match=rf"model\.onnx is too large: {size} bytes, the limit is 2147483648"):
+        _labels(bundle)
 
 
 class _Compiling(TensorRT):
