@@ -34,7 +34,7 @@ def add_common(parser: argparse.ArgumentParser, rounds: int = 0, out_needed: boo
     if rounds:
         text = f"timed rounds (default: {rounds})"
         parser.add_argument("--rounds", type=cli.positive, default=rounds, help=text)
-    parser.add_argument("--threads", type=cli.positive, default=usable_cores(), help="CPU threads (default: all cores)")
+    parser.add_argument("--threads", type=cli.threads, default=usable_cores(), help="CPU threads (default: all cores)")
     parser.add_argument("--out", type=Path, metavar="FILE", required=out_needed, help="write the result as JSON")
 
 
@@ -53,7 +53,7 @@ def add_images(parser: argparse.ArgumentParser, size: Size) -> None:
 
 def add_image_size(parser: argparse.ArgumentParser, text: str, default: Size | None = None) -> None:
     """``--image-size H W``."""
-    parser.add_argument("--image-size", nargs=2, type=cli.positive, default=default, metavar=("H", "W"), help=text)
+    parser.add_argument("--image-size", nargs=2, type=cli.side, default=default, metavar=("H", "W"), help=text)
 
 
 def finish(records: Sequence[results.Record], gaps: Gaps, out: Path | None, measured: bool | None = None) -> int:

@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="fewer types and rounds")
     parser.add_argument("--out", type=Path, metavar="FILE", help="JSON; records of the same name in it are replaced")
     parser.add_argument("--work", type=Path, metavar="DIR", help="keep compiled kernels in DIR")
-    parser.add_argument("--seed", type=int, default=0, help="of all random inputs (default: 0)")
+    parser.add_argument("--seed", type=cli.seed, default=0, help="of all random inputs (default: 0)")
     parser.add_argument("--bundle", nargs="+", type=Path, default=[], metavar="DIR", help="bundles to time as well")
     arguments = parser.parse_args(argv)
     every = measurements(arguments.bundle)

@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--reference", type=Path, metavar="PATH", help="a checkout of the public reference, as a peer")
     count_first = "the checking run is the first round (pictures of many seconds)"
     parser.add_argument("--count-first", action="store_true", help=count_first)
-    parser.add_argument("--batch", type=cli.positive, help="windows per call of a bundle's engine")
+    parser.add_argument("--batch", type=cli.whole(1, 4096), help="windows per call of a bundle's engine")
     parser.add_argument("--case", help="name of the case in the result (default: recipe, preset and size)")
     command.add_images(parser, (512, 683))
     command.add_common(parser, rounds=7)

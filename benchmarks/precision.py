@@ -179,7 +179,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--ms-flip-scenes", default=6, help="also with ms-flip (default: 6)", **number)
     parser.add_argument("--calib-inputs", default=32, help="training scenes (default: 32)", **number)
     help = "bounds to search for (default: 0.5)"
-    parser.add_argument("--max-drop", type=float, nargs="*", default=[0.5], metavar="POINTS", help=help)
+    parser.add_argument("--max-drop", type=cli.number(0, 100), nargs="*", default=[0.5], metavar="POINTS", help=help)
     parser.add_argument("--out", type=Path, metavar="NAME", help="write NAME.json, NAME.md and pictures")
     parser.add_argument("--work", type=Path, metavar="DIR", help="keep tables and label maps there for the next run")
     args = parser.parse_args(argv)

@@ -67,9 +67,11 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument("--all", action="store_true", help="every tensor of one name (default: the blocks' outputs)")
     parser.add_argument("--layers", metavar="REGEX", help="only tensors whose name contains REGEX")
     parser.add_argument(
-        "--bound", type=float, default=BOUND, metavar="X", help=f"relative rms error (default: {BOUND})"
+        "--bound", type=cli.number(0, 1e6), default=BOUND, metavar="X", help=f"relative rms error (default: {BOUND})"
     )
-    parser.add_argument("--worst", type=int, default=0, metavar="N", help="show the N worst tensors (default: all)")
+    parser.add_argument(
+        "--worst", type=cli.natural, default=0, metavar="N", help="show the N worst tensors (default: all)"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to FILE")
     parser.add_argument(
         "--reduce", type=Path, metavar="FILE", help="write the smallest part of ONE that the library OTHER cannot build"

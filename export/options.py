@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+from isnet_trt.errors import SettingsError
 from isnet_trt.evaluation.labelled import Labelled
-from isnet_trt.settings import Size
+from isnet_trt.settings import Size, check_size
+
+_LARGEST_BATCH = 4096
 
 Context = Literal["plugin", "native"]
 OPTIMISATION_LEVELS = range(6)
@@ -51,6 +54,12 @@ class EngineOptions:
     optimisation_level: int | None = None
     streams: int | None = None
     kernels: bool = False
+
+    def __post_init__(self) -> None:
+        if self.static is not None:
+            check_size("--static", self.static)
+        if not 1 <= self.batch <= _LARGEST_BATCH:
+            raise SettingsError(f"--batch {self.batch} is not within 1..{_LARGEST_BATCH}")
 
 
 @dataclass(frozen=True)

@@ -108,21 +108,44 @@ def naming(names: Mapping[str, str]) -> Iterator[None]:
         _names.update(before)
 
 
-def positive(text: str) -> int:
-    """Convert an option to a whole number from 1 on."""
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
+def whole(low: int, high: int) -> Callable[[str], int]:
+    """A converter of an option to a whole number within low..high, which argparse names in its error."""
+
+    def convert(text: str) -> int:
+        number = int(text)
+        if not low <= number <= high:
+            raise ValueError
+        return number
+
+    convert.__name__ = f"whole number from {low} to {high}"
+    return convert
+
+
+def number(low: float, high: float) -> Callable[[str], float]:
+    """A converter of an option to a number within low..high."""
+
+    def convert(text: str) -> float:
+        value = float(text)
+        if not low <= value <= high:  # nor NaN
+            raise ValueError
+        return value
+
+    convert.__name__ = f"number from {low:g} to {high:g}"
+    return convert
+
+
+positive = whole(1, 2**31 - 1)
+natural = whole(0, 2**31 - 1)
+seed = whole(0, 2**32 - 1)
+threads = whole(1, 4096)
+side = whole(1, 2**16)
+"""Height or width in pixels."""
 
 
 def add_weights(add: Callable[..., Any]) -> None:
     """Add the option ``--weights`` of commands that read a checkpoint; ``add`` is a parser's ``add_argument``."""
     text = "of a checkpoint: as trained, or their running average stored beside them (default: plain)"
     add("--weights", choices=("plain", "ema"), default="plain", help=text)
-
-
-positive.__name__ = "positive integer"  # argparse has this in its error messages
 
 
 def run(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:

@@ -73,7 +73,7 @@ class Preprocess:
     std: tuple[float, float, float] = (58.395, 57.12, 57.375)
 
     def __post_init__(self) -> None:
-        _check_size("test size", self.size)
+        check_size("test size", self.size)
         if not all(abs(value) <= _LARGEST_VALUE for value in self.mean):
             raise SettingsError(f"normalisation mean {self.mean} must lie within ±{_LARGEST_VALUE:g}")
         if not all(_SMALLEST_STD <= value <= _LARGEST_VALUE for value in self.std):
@@ -113,7 +113,7 @@ class Inference:
             raise SettingsError("mode 'slide' needs a window and a stride, each (height, width)")
         if min(self.window) < 1 or min(self.stride) < 1:
             raise SettingsError(f"window {self.window} and stride {self.stride} must be positive")
-        _check_size("window", self.window)
+        check_size("window", self.window)
         if any(s > w for s, w in zip(self.stride, self.window, strict=True)):
             raise SettingsError(f"stride {self.stride} is larger than the window {self.window}: pixels stay uncovered")
 
@@ -132,7 +132,8 @@ class Inference:
         return ", ".join(parts)
 
 
-def _check_size(title: str, size: Size) -> None:
+def check_size(title: str, size: Size) -> None:
+    """Raise SettingsError for a (height, width) that no network input can have."""
     if min(size) < 1:
         raise SettingsError(f"{title} {size} must be positive")
     if size[0] * size[1] > MOST_PIXELS:

@@ -207,7 +207,9 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--dtype", nargs="+", choices=FLOATS, default=list(FLOATS), help="types of the engine (default: all)"
     )
-    parser.add_argument("--classes", type=int, default=150, metavar="K", help="classes of the model (default: 150)")
+    parser.add_argument(
+        "--classes", type=cli.whole(1, 65535), default=150, metavar="K", help="classes of the model (default: 150)"
+    )
     parser.add_argument(
         "--width", type=int, choices=WIDTHS, default=WIDTH, help=f"channels of the attention (default: {WIDTH})"
     )
@@ -218,7 +220,9 @@ def argument_parser() -> argparse.ArgumentParser:
         help="the kernels of the context operations, by name, of any type (default: all of --dtype; no NAME: none)",
     )
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="only kernels whose names begin so")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="compile N kernels at a time (default: 1)")
+    parser.add_argument(
+        "--jobs", type=cli.threads, default=1, metavar="N", help="compile N kernels at a time (default: 1)"
+    )
     parser.add_argument("--allow-spills", action="store_true", help="a spill is reported, and the exit status stays 0")
     parser.add_argument("--keep-going", action="store_true", help="leave out kernels that do not compile; status 1")
     return parser

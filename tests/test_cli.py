@@ -6,7 +6,7 @@ import errno
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -102,3 +102,25 @@ def test_output_that_cannot_be_written(option: str, stream: str) -> None:
     message = "" if stream == "closed" else "error: No space left on device\n"
     assert result.stderr == message
     assert result.returncode == (cli.ERROR if message else 0)
+
+
+@pytest.mark.parametrize(
+    ("convert", "right", "wrong"),
+    [
+        (cli.positive, {"1": 1, "2147483647": 2**31 - 1}, ("0", "-1", "2147483648", "1.5", "x", "")),
+        (cli.side, {"65536": 65536}, ("0", "65537", "999999999")),
+        (cli.threads, {"8": 8}, ("0", "999999999")),
+        (cli.number(0, 100), {"0": 0.0, "1e2": 100.0}, ("-1", "nan", "inf", "1e999", "x")),
+    ],
+)
+def test_numbers_of_options(
+    convert: Callable[[str], float], right: dict[str, float], wrong: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    parser = cli.parser("isnet_trt.nothing", "")
+    parser.add_argument("--n", type=convert)
+    assert {text: parser.parse_args([f"--n={text}"]).n for text in right} == right
+    for text in wrong:
+        with pytest.raises(SystemExit) as ended:
+            parser.parse_args([f"--n={text}"])
+        assert ended.value.code == cli.ERROR
+        assert f"argument --n: invalid {convert.__name__} value: {text!r}" in capsys.readouterr().err

@@ -117,8 +117,8 @@ def argument_parser() -> argparse.ArgumentParser:
     resume = "continue from the latest checkpoint under --out; 'auto': start anew if there is none"
     add("--resume", nargs="?", const="must", choices=["must", "auto"], help=resume)
     add("--epochs", type=cli.positive, help="epochs instead of the recipe's")
-    add("--batch", type=cli.positive, help="crops in a batch, of all processes, instead of the recipe's")
-    add("--seed", type=int, default=0, help="decides weights, order, crops, dropout (default: 0)")
+    add("--batch", type=cli.whole(1, 65536), help="crops in a batch, of all processes, instead of the recipe's")
+    add("--seed", type=cli.seed, default=0, help="decides weights, order, crops, dropout (default: 0)")
     add("--stop-after", type=cli.positive, metavar="N", help="end after iteration N; --resume continues")
     add = parser.add_argument_group("starting weights").add_mutually_exclusive_group().add_argument
     add("--pretrained", type=Path, metavar="FILE", help="start the backbone from these ImageNet weights")
@@ -127,17 +127,19 @@ def argument_parser() -> argparse.ArgumentParser:
     add("--device", choices=["cpu", "cuda"], help="where to compute (default: the GPU if there is one)")
     add("--amp", choices=["bf16", "fp16"], help="mixed precision; default: float32 without TF32")
     add("--compile", action="store_true", help="compile the network (minutes at the start)")
-    add("--threads", type=cli.positive, help="CPU threads of the training process")
-    add("--workers", type=_natural, default=defaults.workers, help="processes that read and crop (default: 2)")
+    add("--threads", type=cli.threads, help="CPU threads of the training process")
+    add(
+        "--workers", type=cli.whole(0, 1024), default=defaults.workers, help="processes that read and crop (default: 2)"
+    )
     add = parser.add_argument_group("saving and scoring").add_argument
     save = f"save every N iterations besides each epoch, 0: not (default: {defaults.save_every})"
-    add("--save-every", type=_natural, metavar="N", default=defaults.save_every, help=save)
+    add("--save-every", type=cli.natural, metavar="N", default=defaults.save_every, help=save)
     add("--keep", type=cli.positive, metavar="N", help="keep the last N epochs' checkpoints (default: all)")
     score = "score held-out pictures every N epochs (default: 1)"
     add("--val-every", type=cli.positive, metavar="N", default=1, help=score)
-    add("--val-limit", type=_natural, metavar="N", help="score the first N held-out pictures only")
+    add("--val-limit", type=cli.natural, metavar="N", help="score the first N held-out pictures only")
     wait = f"seconds to wait for a worker or another process (default: {defaults.timeout:g})"
-    add("--timeout", type=float, default=defaults.timeout, help=wait)
+    add("--timeout", type=cli.number(1e-3, 1e7), default=defaults.timeout, help=wait)
     add = parser.add_argument_group("drawn scenes").add_argument
     add("--scenes", type=cli.positive, default=scenes.count, help=f"number of scenes (default: {scenes.count})")
     crops = f"crops of each picture an epoch (default: {scenes.repeats} for drawn scenes, else 1)"
@@ -145,13 +147,6 @@ def argument_parser() -> argparse.ArgumentParser:
     held_out = f"scenes scored after each epoch (default: {HELD_OUT_COUNT})"
     add("--held-out", type=cli.positive, default=HELD_OUT_COUNT, help=held_out)
     return parser
-
-
-def _natural(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text} must be 0 or more")
-    return value
 
 
 if __name__ == "__main__":

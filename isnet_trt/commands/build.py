@@ -78,8 +78,8 @@ def argument_parser() -> argparse.ArgumentParser:
 
 def _add_engine_options(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
-    add("--batch", type=cli.positive, default=1, metavar="N", help="largest batch of windows (default: 1)")
-    add("--static", type=cli.positive, nargs=2, metavar=("H", "W"), help="an engine for one input size (default: any)")
+    add("--batch", type=cli.whole(1, 4096), default=1, metavar="N", help="largest batch of windows (default: 1)")
+    add("--static", type=cli.side, nargs=2, metavar=("H", "W"), help="an engine for one input size (default: any)")
     add("--targets", nargs="+", metavar="CC", help="compute capabilities that TensorRT-RTX builds for, such as 8.6 8.9")
     add(
         "--context",
@@ -87,7 +87,12 @@ def _add_engine_options(group: argparse._ArgumentGroup) -> None:
         help="who computes the context operations: this library's kernels, or layers of the engine's own, "
         "which hold N x N scores (default: plugin)",
     )
-    add("--workspace", type=float, metavar="GIB", help="most scratch memory of a layer (default: all that the GPU has)")
+    add(
+        "--workspace",
+        type=float,
+        metavar="GIB",
+        help="most scratch memory of a layer (default: all that the GPU has)",
+    )
     add(
         "--hardware-compatible",
         action="store_true",

@@ -113,6 +113,6 @@ def argument_parser() -> argparse.ArgumentParser:
     add("--out", type=Path, default=Path("demo"), help=out)
     add("--ckpt", type=Path, default=DEMO_CHECKPOINT, help="another checkpoint of the demo model")
     add("--engine", default="auto", help="engine of the bundle (default: auto, what this machine can run)")
-    add("--seed", type=int, default=SEED, help=f"which scene (default: {SEED})")
-    add("--threads", type=int, help="CPU threads (default: all cores)")
+    add("--seed", type=cli.seed, default=SEED, help=f"which scene (default: {SEED})")
+    add("--threads", type=cli.threads, help="CPU threads (default: all cores)")
     return p

@@ -79,7 +79,7 @@ def argument_parser() -> argparse.ArgumentParser:
     add("--recipe", metavar="NAME", help="of a checkpoint (default: the .yaml dataset's, or found)")
     cli.add_weights(add)
     add("--device", choices=("cpu", "cuda"), help="for a checkpoint (default: the GPU if there is one)")
-    add("--threads", type=cli.positive, metavar="N", help="CPU threads (default: all cores)")
+    add("--threads", type=cli.threads, metavar="N", help="CPU threads (default: all cores)")
     add = parser.add_argument_group("results").add_argument
     add("--out", type=Path, default=Path("evaluation"), metavar="DIR", help="folder (default: evaluation)")
     add("--export", type=Path, metavar="DIR", help="write MODEL's labels there, in the dataset's ids")

@@ -48,7 +48,7 @@ def argument_parser() -> argparse.ArgumentParser:
     add("--engine", choices=KINDS, help="instead of the bundle's own, e.g. onnxruntime for the CPU")
     device = "cuda: ONNX Runtime on the GPU (onnxruntime-gpu); auto: where the engine was built for"
     add("--device", choices=PLACEMENTS, default="auto", help=device)
-    add("--threads", type=cli.positive, metavar="N", help="CPU threads (default: all cores)")
+    add("--threads", type=cli.threads, metavar="N", help="CPU threads (default: all cores)")
     add_inference(parser)
     return parser
 
@@ -58,8 +58,8 @@ def add_inference(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("how a picture is shown to the network").add_argument
     add("--preset", default="default", help="default or ms-flip, as the bundle defines them")
     add("--mode", choices=("whole", "slide"), help="the whole picture at once, or windows")
-    add("--window", nargs=2, type=cli.positive, metavar=("H", "W"), help="window in pixels (slide)")
-    add("--stride", nargs=2, type=cli.positive, metavar=("H", "W"), help="step between windows (slide)")
+    add("--window", nargs=2, type=cli.side, metavar=("H", "W"), help="window in pixels (slide)")
+    add("--stride", nargs=2, type=cli.side, metavar=("H", "W"), help="step between windows (slide)")
     add("--scales", nargs="+", type=float, metavar="S", help="factors of the picture's size")
     add("--flip", action=argparse.BooleanOptionalAction, help="show it mirrored as well")
     average = "average probabilities, or with --no- logits"

@@ -12,13 +12,12 @@ after the last epoch; Ctrl-C leaves no file.
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from isnet_trt import cli
 from isnet_trt.datasets.coverage import refuse_unlabelled, refuse_unreadable_files, survey
@@ -112,30 +111,20 @@ def argument_parser() -> argparse.ArgumentParser:
         "--flavour", choices=("tensorrt", "fp8"), default="tensorrt", help="int8 or E4M3 (default: tensorrt, int8)"
     )
     p.add_argument("--skip", nargs="+", default=(), metavar="LAYER", help="layers or blocks that stay unrounded")
-    p.add_argument("--epochs", type=_positive(int), default=defaults.epochs, help=f"default: {defaults.epochs}")
-    p.add_argument("--batch", type=_positive(int), help="crops in a batch (default: the recipe's)")
+    p.add_argument("--epochs", type=cli.positive, default=defaults.epochs, help=f"default: {defaults.epochs}")
+    p.add_argument("--batch", type=cli.whole(1, 65536), help="crops in a batch (default: the recipe's)")
     p.add_argument(
-        "--lr", type=_positive(float), default=defaults.lr, help=f"first learning rate (default: {defaults.lr:g})"
+        "--lr", type=cli.number(1e-12, 10), default=defaults.lr, help=f"first learning rate (default: {defaults.lr:g})"
     )
-    p.add_argument("--repeats", type=_positive(int), default=1, help="crops of each picture an epoch (default: 1)")
-    p.add_argument("--scenes", type=_positive(int), default=400, help="drawn scenes (default: 400)")
-    p.add_argument("--calibration", type=_positive(int), default=64, metavar="N", help="pictures for the scales (64)")
-    p.add_argument("--seed", type=int, default=defaults.seed, help="decides order and crops (default: 0)")
+    p.add_argument("--repeats", type=cli.positive, default=1, help="crops of each picture an epoch (default: 1)")
+    p.add_argument("--scenes", type=cli.positive, default=400, help="drawn scenes (default: 400)")
+    p.add_argument("--calibration", type=cli.positive, default=64, metavar="N", help="pictures for the scales (64)")
+    p.add_argument("--seed", type=cli.seed, default=defaults.seed, help="decides order and crops (default: 0)")
     p.add_argument(
-        "--workers", type=_positive(int, zero=True), default=defaults.workers, help="processes that read and crop (2)"
+        "--workers", type=cli.whole(0, 1024), default=defaults.workers, help="processes that read and crop (2)"
     )
-    p.add_argument("--threads", type=_positive(int), help="CPU threads of this process")
+    p.add_argument("--threads", type=cli.threads, help="CPU threads of this process")
     return p
-
-
-def _positive(kind: Callable[[str], float], zero: bool = False) -> Callable[[str], Any]:
-    def number(text: str) -> float:
-        value = kind(text)
-        if not (0 < value < math.inf or (zero and value == 0)):
-            raise argparse.ArgumentTypeError(f"{text} is not {'0 or more' if zero else 'above 0'}")
-        return value
-
-    return number
 
 
 if __name__ == "__main__":

@@ -101,7 +101,7 @@ def argument_parser() -> argparse.ArgumentParser:
     add("--samples", type=cli.positive, default=4, metavar="N", help="samples to draw of each part (default: 4)")
     add("--out", type=Path, metavar="FILE", help="the page of samples, PNG (default: NAME_check.png)")
     cores = os.cpu_count() or 1
-    add("--workers", type=cli.positive, default=cores, metavar="N", help="threads (default: one per core)")
+    add("--workers", type=cli.threads, default=cores, metavar="N", help="threads (default: one per core)")
     return parser
 
 

@@ -19,17 +19,17 @@ from pathlib import Path
 from typing import Any
 
 from isnet_trt.errors import SettingsError
+from isnet_trt.files import named
 from isnet_trt.recipes import yaml_fields as fields
 from isnet_trt.recipes.architecture import BACKBONES
 from isnet_trt.recipes.published import RECIPES
 from isnet_trt.recipes.recipe import IGNORE, Augmentation, Optimiser, Recipe
 from isnet_trt.recipes.yaml_fields import Fields
-from isnet_trt.settings import Inference, Labels, Size
+from isnet_trt.settings import MOST_CLASSES, Inference, Labels, Size
 
 LIKE = "isnet_resnet50os8_ade20k"
 _SMALLEST_CROP, _LARGEST_SIDE = 32, 32_768
 _SIDES = f"from {_SMALLEST_CROP} to {_LARGEST_SIDE} pixels"
-_MOST_CLASSES = 10_000
 _LARGEST_BATCH, _MOST_EPOCHS = 65_536, 1_000_000
 _LARGEST_VALUE = 65535
 """The largest value of a 16-bit PNG."""
@@ -82,7 +82,13 @@ def read_custom(path: Path) -> Custom:
     Raises:
         SettingsError: the file cannot be read, or a key or value is wrong; the message has file, key and value.
     """
-    file = Fields(path)
+    try:
+        return _custom(Fields(path))
+    except SettingsError as error:  # of `isnet_trt.settings`, which knows no file
+        raise SettingsError(named(path, error)) from None
+
+
+def _custom(file: Fields) -> Custom:
     expected = "a name of up to 100 letters, digits, '_', '-' and '.' that no published recipe has"
     name = file.take("name", expected, _name)
     like = file.get("like", RECIPES[LIKE], f"one of the recipes {', '.join(RECIPES)}", _one_of(RECIPES))
@@ -197,8 +203,8 @@ def _one_of(table: Mapping[str, Any]) -> Any:
 def _classes(value: Any) -> dict[int, str]:
     """Stored value -> name, in the order of the training ids."""
     classes = dict(enumerate(value)) if isinstance(value, list) else value
-    if not isinstance(classes, dict) or not 2 <= len(classes) <= _MOST_CLASSES:
-        raise ValueError(f"two classes at least, and {_MOST_CLASSES} at most")
+    if not isinstance(classes, dict) or not 2 <= len(classes) <= MOST_CLASSES:
+        raise ValueError(f"two classes at least, and {MOST_CLASSES} at most")
     seen: set[str] = set()
     for stored, name in classes.items():
         if isinstance(stored, bool) or not isinstance(stored, int) or not 0 <= stored <= _LARGEST_VALUE:

@@ -8,7 +8,6 @@ import os
 import shlex
 import shutil
 import signal
-import sys
 import time
 from pathlib import Path
 
@@ -231,7 +230,7 @@ def test_what_is_left_out_and_what_has_no_meaning_is_said(
     def stop(*words: object) -> None:
         raise BuildError("the end of this test")
 
-    monkeypatch.setattr(sys.modules["isnet_trt.export.build_bundle"], "export_graph", stop)
+    monkeypatch.setattr("isnet_trt.export.build_bundle.export_graph", stop)
     shutil.copytree(street, tmp_path / "street")
     (tmp_path / "street" / "0.jpg").write_bytes(b"a text")
     messages: list[str] = []

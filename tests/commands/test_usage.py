@@ -76,7 +76,9 @@ MODULES = (
 
 
 def run_lacking(lines: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    return run_python("-c", LACKING.format(lacking=EXTRAS, lines=tuple(lines)), check=True, cwd=CHECKOUT)
+    return run_python(
+        "-W", "ignore", "-c", LACKING.format(lacking=EXTRAS, lines=tuple(lines)), check=True, cwd=CHECKOUT
+    )
 
 
 def test_every_command_has_its_help_without_optional_packages() -> None:

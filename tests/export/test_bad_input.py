@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -57,7 +56,7 @@ def altered(path: Path, change: Callable[[dict[str, torch.Tensor]], Any]) -> Pat
 def test_unknown_layers_are_refused_before_the_calibration(
     graph: onnx.ModelProto, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys.modules["isnet_trt.export.build_bundle"], "export_graph", lambda *arguments: graph)
+    monkeypatch.setattr("isnet_trt.export.build_bundle.export_graph", lambda *arguments: graph)
     street = write_pngs(tmp_path / "street", [noise(0)])
     options = (*CPU, "--precision", "int8", "--calib", street, "--keep", "nonsense")
     output = refused(capsys, tmp_path / "bundle", *options)
@@ -77,6 +76,7 @@ def test_unknown_layers_are_refused_before_the_calibration(
             "fp8 needs compute capability 8.9 or newer, not 8.6",
             marks=needs_rtx,
         ),
+        ((*CPU, "--static", "60000", "60000"), "--static (60000, 60000) has more than"),
         ((*CPU, "--precision", "int8", "--max-drop", "-1", "--calib", "street"), "0 points or more"),
         ((*CPU, "--precision", "int8", "--max-drop", "nan", "--calib", "street"), "0 points or more"),
         ((*CPU, "--precision", "fp16", "--max-drop", "0.5"), "it is for int8 and fp8"),

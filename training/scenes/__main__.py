@@ -21,6 +21,7 @@ from isnet_trt.files import make_folder
 from isnet_trt.opencv import cv2
 from isnet_trt.pictures.files import write_png
 from isnet_trt.recipes import DEMO_LABELS
+from isnet_trt.settings import check_size
 from isnet_trt.training.scenes import SCENE_SIZE, Scene, draw_scene
 
 SHEET_WIDTH = 480
@@ -30,6 +31,7 @@ SHEET_WIDTH = 480
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     args = argument_parser().parse_args(argv)
+    check_size("--size", (args.size[0], args.size[1]))
     make_folder(args.out, "--out")
     cells = []
     for seed in range(args.seed, args.seed + args.count):
@@ -68,8 +70,10 @@ def argument_parser() -> argparse.ArgumentParser:
     parser = cli.parser("isnet_trt.training.scenes", __doc__ or "")
     parser.add_argument("--out", type=Path, required=True, help="folder for the pictures")
     parser.add_argument("--count", type=cli.positive, default=8, help="number of scenes (default: 8)")
-    parser.add_argument("--size", type=int, nargs=2, default=SCENE_SIZE, metavar=("H", "W"), help="default: 512 1024")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the first scene; the others follow")
+    parser.add_argument(
+        "--size", type=cli.side, nargs=2, default=SCENE_SIZE, metavar=("H", "W"), help="default: 512 1024"
+    )
+    parser.add_argument("--seed", type=cli.seed, default=0, help="seed of the first scene; the others follow")
     parser.add_argument("--labels", action="store_true", help="write the labels as well")
     return parser
 
