@@ -17,6 +17,7 @@ _HELP = {
     "growth": "time and memory over picture size and windows",
     "kernels": "time the CUDA kernels (needs a GPU)",
     "kernel_cost": "registers, shared memory and code size of compiled kernels",
+    "telemetry": "what profiler ranges and call statistics cost",
     "regress": "compare two result files",
     "report": "make pages and the README's table from result files",
 }
