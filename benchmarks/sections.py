@@ -239,10 +239,6 @@ def _precision(records: Sequence[Record]) -> Lines:
     yield "\n".join(f"- {case} keeps {', '.join(blocks) or 'nothing'}" for case, blocks in searched)
 
 
-def _telemetry(records: Sequence[Record]) -> Lines:
-    yield table({"operation": record["case"], "time": record["value"]} for record in records)
-
-
 def _checks(records: Sequence[Record]) -> Lines:
     """Checks, such as those on a GPU: a table for each group (the name before the first dot), then their own rows."""
     counts = Counter(record.get("status", "measured") for record in records)
@@ -322,7 +318,6 @@ SECTIONS: dict[str, tuple[str, Callable[[Sequence[Record]], Lines]]] = {
     "limit": ("The limit", _limit),
     "growth": ("How cost grows", _growth),
     "precision": ("Precision", _precision),
-    "telemetry": ("Telemetry", _telemetry),
     "gpu_check": ("GPU check", _checks),
 }
 """Kind of record -> heading and function; records of other kinds are shown as checks."""
