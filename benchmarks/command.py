@@ -19,7 +19,8 @@ from isnet_trt import cli
 from isnet_trt.bundle import Bundle, read_bundle
 from isnet_trt.engines.cores import usable_cores
 from isnet_trt.errors import BundleError, ImageError, SettingsError
-from isnet_trt.pictures.files import find_images, read_image
+from isnet_trt.pictures.files import read_image
+from isnet_trt.pictures.finding import find_images
 from isnet_trt.settings import Size
 
 PICTURE = Path(__file__).parents[1] / "export" / "pictures" / "coffee.jpg"
@@ -85,13 +86,13 @@ def pictures(
     if images is None:
         return [(PICTURE.name, _resized(read_image(PICTURE), size or default))]
     readable = []
-    for path in find_images(images):
+    for source in find_images(images):
         try:
-            image = read_image(path)
+            image = source.read()
         except ImageError as error:
-            gaps.append(results.gap(f"picture {path.name}", str(error)))
+            gaps.append(results.gap(f"picture {source.name}", str(error)))
             continue
-        readable.append((path.name, _resized(image, size) if size else image))
+        readable.append((source.name, _resized(image, size) if size else image))
     if not readable:
         raise ImageError("none of the pictures can be read: " + "; ".join(gap["why"] for gap in gaps))
     return readable

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from isnet_trt.errors import ImageError, SettingsError
 from isnet_trt.files import named, printable
 from isnet_trt.opencv import cv2
-from isnet_trt.pictures.files import SUFFIXES, pictures_in, read_image
+from isnet_trt.pictures.files import read_image
+from isnet_trt.pictures.finding import SUFFIXES, pictures_in
 from isnet_trt.pictures.preprocess import normalise, resize
 from isnet_trt.settings import Preprocess, Size
 

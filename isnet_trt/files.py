@@ -296,6 +296,6 @@ def printable(name: str) -> str:
         return name.encode("utf-8", "backslashreplace").decode()
 
 
-def named(path: os.PathLike[str], error: Exception) -> str:
+def named(path: AnyPath, error: Exception) -> str:
     """The message of an error with the file's path in it."""
     return str(error) if os.fspath(path) in str(error) else f"{os.fspath(path)}: {error}"

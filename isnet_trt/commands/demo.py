@@ -95,14 +95,14 @@ def table(demo: Recipe, results: Sequence[Result]) -> str:
 
 def write(folder: Path, scene: Scene, segmentation: Segmentation) -> None:
     """Write scene, truth, labels and overlay as PNG; ImageError if one cannot be written."""
-    images = {
-        "scene.png": scene.image[..., ::-1],
+    write_png(folder / "scene.png", scene.image[..., ::-1])
+    results = {
         "truth.png": scene.labels,
         "labels.png": segmentation.labels,
         "overlay.png": segmentation.overlay(scene.image)[..., ::-1],
     }
-    for name, image in images.items():
-        write_png(folder / name, image)
+    for name, image in results.items():
+        write_png(folder / name, image, result=True)
 
 
 def argument_parser() -> argparse.ArgumentParser:

@@ -11,7 +11,8 @@ from isnet_trt.datasets.picture_set import Files, LabelValues, PictureSet
 from isnet_trt.datasets.reading import check_packages, read_ids
 from isnet_trt.errors import DataError, first_few
 from isnet_trt.files import is_missing
-from isnet_trt.pictures.files import SUFFIXES
+from isnet_trt.pictures.finding import SUFFIXES
+from isnet_trt.pictures.results import is_result
 from isnet_trt.recipes.custom import FilePatterns, read_custom
 
 _WILDCARDS = "*?["
@@ -61,7 +62,8 @@ def _pictures(root: Path, pattern: str) -> dict[str, Path]:
     if not folder.is_dir():
         raise DataError(f"{folder}: there is no such folder (images: {pattern!r}); paths are relative to {root}")
     paths = matching(folder, parts[fixed:] or ("**", "*"))
-    files = {path for path in paths if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")}
+    names = (path for path in paths if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
+    files = {path for path in names if not is_result(path)}
     pictures: dict[str, Path] = {}
     for file in sorted(files):
         name = file.relative_to(folder).with_suffix("").as_posix()

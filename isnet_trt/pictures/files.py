@@ -1,11 +1,10 @@
-"""Picture files: find, read and write them."""
+"""Images from files, encoded bytes and streams, read and checked in one place; PNG files written."""
 
 from __future__ import annotations
 
-import glob
 import os
-from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,47 +13,59 @@ from isnet_trt.errors import ImageError, SettingsError
 from isnet_trt.files import AnyPath, is_missing, regular_file_bytes, write_file
 from isnet_trt.opencv import cv2
 from isnet_trt.pictures.headers import dimensions, fault, with_plain_colours
+from isnet_trt.pictures.results import mark_png
 
 Image = NDArray[np.uint8]
 """A picture, (H, W, 3) RGB unless stated otherwise."""
-SUFFIXES = frozenset((".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"))
-"""The files that are taken from a folder; a file given by name is tried whatever its suffix."""
-
-
 LIMIT_VARIABLE = "ISNET_TRT_MAX_PIXELS"
 """The environment variable with another limit of a picture's pixels."""
 _MAX_PIXELS = 2**28
 _MAX_SIDE = 1_000_000
 """What libpng reads and writes; results are PNGs of the picture's size."""
 _MAX_BYTES_PER_PIXEL = 4
+_CHUNK = 1 << 20
 
 
 def read_image(path: AnyPath) -> Image:
-    """A picture file as uint8 (H, W, 3) RGB.
+    """A picture file as uint8 (H, W, 3) RGB; see `decode_image`.
+
+    Raises:
+        ImageError: there is no such file, it is no regular file, cut short, larger than `max_pixels`, or OpenCV cannot
+            decode it.
+    """
+    return _decoded(picture_bytes(path), path)
+
+
+def decode_image(content: bytes, name: object) -> Image:
+    """The content of a picture file as uint8 (H, W, 3) RGB; ``name`` is what messages call it.
 
     Decoded by OpenCV with its defaults, as the reference does: EXIF orientation applied, grey and palette expanded,
     16 bits reduced to 8, of an animation the first picture. Alpha is dropped and colours are taken as stored, whatever
     the format.
 
     Raises:
-        ImageError: there is no such file, it is no regular file, cut short, larger than `max_pixels`, or OpenCV cannot
-            decode it.
+        ImageError: it is cut short, larger than `max_pixels`, or OpenCV cannot decode it.
     """
+    _check(content, name)
+    return _decoded(content, name)
+
+
+def _decoded(content: bytes, name: object) -> Image:
     # The bytes are decoded, not the file by its name: `imread` ends the process on names that are no Unicode, has
     # another code page on Windows, and fails on oblong TIFFs of orientation 5 to 8.
-    encoded = np.frombuffer(with_plain_colours(picture_bytes(path)), np.uint8)
+    encoded = np.frombuffer(with_plain_colours(content), np.uint8)
     try:
         image = cv2.imdecode(encoded, cv2.IMREAD_COLOR) if encoded.size else None
     except cv2.error as error:
-        raise ImageError(f"{path}: OpenCV cannot read it ({error.err}); convert it or make it smaller") from None
+        raise ImageError(f"{name}: OpenCV cannot read it ({error.err}); convert it or make it smaller") from None
     if image is None:
-        raise _unreadable(path)
+        raise _unreadable(name)
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image), np.uint8)
 
 
-def _unreadable(path: AnyPath) -> ImageError:
+def _unreadable(name: object) -> ImageError:
     reason = "it is damaged, cut off, empty or no image file; copy or unpack it again"
-    return ImageError(f"{path}: not a picture that OpenCV can read; {reason}")
+    return ImageError(f"{name}: not a picture that OpenCV can read; {reason}")
 
 
 def picture_bytes(path: AnyPath) -> bytes:
@@ -64,24 +75,85 @@ def picture_bytes(path: AnyPath) -> bytes:
         ImageError: there is no such file, it is no regular file, cut off, damaged, or larger than `max_pixels`.
     """
     if is_missing(path):
-        raise ImageError(f"{path}: there is no such picture file")
-    if _is_folder(Path(path)):
+        raise ImageError(f"{path}: there is no such picture file{_url_advice(path)}")
+    if is_folder(Path(path)):
         raise ImageError(f"{path}: there is no such picture file, it is a folder")
+    content = regular_file_bytes(path, max_bytes(), ImageError)
+    _check(content, path)
+    return content
+
+
+def _url_advice(path: AnyPath) -> str:
+    is_url = "://" in os.fspath(path)
+    return "; of URLs, predict reads http and https; in Python pass the bytes or an open response" if is_url else ""
+
+
+def _check(content: bytes, name: object) -> None:
+    """Raise ImageError unless the header promises an image within the limits, and the end of a JPEG or PNG is there."""
     limit = max_pixels()
-    content = regular_file_bytes(path, limit * _MAX_BYTES_PER_PIXEL, ImageError)
     width, height = dimensions(content) or (0, 0)
     if max(width, height) > _MAX_SIDE:
-        raise ImageError(f"{path}: {width}×{height} pixels are too many: a side may have {_MAX_SIDE}; make it smaller")
+        raise ImageError(f"{name}: {width}×{height} pixels are too many: a side may have {_MAX_SIDE}; make it smaller")
     if width * height > limit:
         raise ImageError(
-            f"{path}: {width}×{height} pixels are too many: the limit is {limit}; make it smaller, or set "
+            f"{name}: {width}×{height} pixels are too many: the limit is {limit}; make it smaller, or set "
             f"{LIMIT_VARIABLE} to a larger number"
         )
     if reason := fault(content):
         if not width:  # nothing of a picture is there
-            raise _unreadable(path)
-        raise ImageError(f"{path}: the picture is {reason}; copy or unpack it again")
-    return content
+            raise _unreadable(name)
+        raise ImageError(f"{name}: the picture is {reason}; copy or unpack it again")
+
+
+def read_stream(stream: Any) -> Image:
+    """The picture in a binary file object, read from its position to its end, as uint8 (H, W, 3) RGB.
+
+    Raises:
+        ImageError: it is closed, empty, in text mode or not readable, breaks off, gives more than `max_bytes`, or
+            what it gives cannot be decoded.
+    """
+    name = _stream_name(stream)
+    content = stream_bytes(stream, name, max_bytes())
+    if not content:
+        raise ImageError(f"{name} gives no bytes: it is empty, or was read already; open it again or use seek(0)")
+    return decode_image(content, name)
+
+
+def _stream_name(stream: Any) -> str:
+    name, kind = getattr(stream, "name", None), type(stream).__name__
+    return f"file object {name!r}" if isinstance(name, str | bytes) and name else f"file object ({kind})"
+
+
+def stream_bytes(stream: Any, name: str, limit: int) -> bytes:
+    """All that a binary file object still gives, at most ``limit`` bytes; ``name`` is what messages call it.
+
+    Raises:
+        ImageError: it cannot be read, breaks off, or gives more.
+    """
+    content = bytearray()
+    while chunk := _chunk(stream, name):
+        content += chunk
+        if len(content) > limit:
+            raise ImageError(f"{name} is too large: more than {limit} bytes, which is the limit")
+    return bytes(content)
+
+
+def _chunk(stream: Any, name: str) -> bytes | bytearray | memoryview:
+    """Up to `_CHUNK` bytes: sockets, pipes and unbuffered files give what is there, and nothing only at their end."""
+    try:
+        chunk = stream.read(_CHUNK)
+    except Exception as error:  # each library has exceptions of its own here
+        raise ImageError(f"{name} cannot be read: {error or type(error).__name__}") from error
+    if isinstance(chunk, str):
+        raise ImageError(f"{name} gives text; open it in binary mode: open(path, 'rb')")
+    if not isinstance(chunk, bytes | bytearray | memoryview):
+        raise ImageError(f"{name}: read() returned {type(chunk).__name__}, not bytes; pass a blocking, binary stream")
+    return chunk
+
+
+def max_bytes() -> int:
+    """The longest encoded picture that is read, in bytes: 4 for each of `max_pixels`."""
+    return max_pixels() * _MAX_BYTES_PER_PIXEL
 
 
 def max_pixels() -> int:
@@ -97,57 +169,7 @@ def max_pixels() -> int:
     return limit
 
 
-def find_images(arguments: Iterable[str], failures: list[str] | None = None) -> list[Path]:
-    """The picture files that ``arguments`` (files, folders, globs) mean, each once, in order, missing files too.
-
-    A folder that cannot be read is noted in ``failures``, one line each, if that is given.
-
-    Raises:
-        ImageError: a folder or glob holds no picture, or a folder cannot be read and ``failures`` is None.
-    """
-    images: dict[Path, None] = {}  # a set that keeps the order
-    for argument in arguments:
-        try:
-            matches = _matches(argument)
-        except UnreadableFolder as error:
-            if failures is None:
-                raise
-            failures.append(str(error))
-            continue
-        if not matches:
-            raise ImageError(f"{argument}: no pictures there ({', '.join(sorted(SUFFIXES))} are looked for in folders)")
-        images.update(dict.fromkeys(matches))
-    return list(images)
-
-
-class UnreadableFolder(ImageError):
-    """The names in a folder of pictures cannot be read."""
-
-
-def _matches(argument: str) -> list[Path]:
-    if _is_folder(Path(argument)):
-        return pictures_in(Path(argument))
-    if glob.has_magic(argument) and not os.path.lexists(argument):
-        names = sorted(glob.glob(argument, recursive=True))  # noqa: PTH207  # Path.glob takes no absolute pattern
-        return [path for path in map(Path, names) if not _is_folder(path)]
-    return [Path(argument)]
-
-
-def pictures_in(folder: Path) -> list[Path]:
-    """The picture files of a folder by their suffixes, sorted; not those in its subfolders.
-
-    A link that leads nowhere is one of them: reading it says so.
-
-    Raises:
-        UnreadableFolder: its names cannot be read.
-    """
-    try:
-        return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and not _is_folder(path))
-    except OSError as error:
-        raise UnreadableFolder(f"{folder} cannot be read: {error.strerror}") from None
-
-
-def _is_folder(path: Path) -> bool:
+def is_folder(path: Path) -> bool:
     """`Path.is_dir`, but False where the system refuses to say (no permission, a name too long)."""
     try:
         return path.is_dir()
@@ -155,6 +177,10 @@ def _is_folder(path: Path) -> bool:
         return False
 
 
-def write_png(path: Path, pixels: NDArray[np.unsignedinteger]) -> None:
-    """Write ``pixels``, uint8 or uint16 (H, W) or uint8 (H, W, 3) BGR, as PNG; ImageError if that fails."""
-    write_file(path, cv2.imencode(".png", np.ascontiguousarray(pixels))[1].tobytes(), ImageError)
+def write_png(path: Path, pixels: NDArray[np.unsignedinteger], *, result: bool = False) -> None:
+    """Write ``pixels``, uint8 or uint16 (H, W) or uint8 (H, W, 3) BGR, as PNG; ImageError if that fails.
+
+    With ``result`` the file says that it is one (`isnet_trt.pictures.results`) and no picture to be segmented.
+    """
+    content = cv2.imencode(".png", np.ascontiguousarray(pixels))[1].tobytes()
+    write_file(path, mark_png(content) if result else content, ImageError)

@@ -2,7 +2,8 @@
 
 `image_from` returns a `RawImage` and `labels_from` a `RawLabels`, which keep the caller's object alive as long as they
 live themselves. Accepted are these two classes (raw pointers), numpy arrays, DLPack, ``__cuda_array_interface__``,
-``__array_interface__`` and the buffer protocol; for images also the path of a file.
+``__array_interface__`` and the buffer protocol; for images also what is still encoded: the path of a file, its content
+as flat bytes, or a binary file object.
 """
 
 from __future__ import annotations
@@ -15,24 +16,30 @@ import numpy as np
 
 from isnet_trt.errors import ImageError, SettingsError
 from isnet_trt.pictures.dlpack import of_dlpack
-from isnet_trt.pictures.files import read_image
+from isnet_trt.pictures.files import Image, decode_image, max_bytes, read_image, read_stream
 from isnet_trt.pictures.formats import Order, check_format, check_order
+from isnet_trt.pictures.headers import dimensions
 from isnet_trt.pictures.memory import HOST, Memory, Refused, of_array, of_buffer, of_cuda_interface
 from isnet_trt.pictures.raw import RawImage, RawLabels
 from isnet_trt.settings import Size
 
 _TAKEN = (
-    "pass a path, a numpy array, an object with the buffer protocol, DLPack or __cuda_array_interface__, "
-    "or describe a pointer with"
+    "pass a path, encoded bytes, a binary file object, a numpy array, an object with the buffer protocol, DLPack or "
+    "__cuda_array_interface__, or describe a pointer with"
+)
+_FLAT_ADVICE = (
+    "a flat buffer of pixels needs height and width: use memoryview(buffer).cast('B', (height, width, 3)) or "
+    "numpy.frombuffer(buffer, 'uint8').reshape(height, width, 3)"
 )
 
 
 def image_from(image: Any, order: Order = "rgb", *, stream: int | None = None) -> RawImage:
-    """Any picture as `RawImage`: a path is read, memory is described without a copy where it is rows of pixels.
+    """Any picture as `RawImage`: what is encoded is read, rows of pixels in memory are described without a copy.
 
-    Host arrays of another layout (planes, upside down, every other pixel) are copied; GPU memory is not.
-    ``order`` is that of an array; a `RawImage` has its own, and a file needs none. ``stream`` is the CUDA stream on
-    which GPU memory will be read, for DLPack's producers.
+    Encoded are the path of a file, a binary file object, and flat uint8 in host memory (bytes, a memoryview, a tensor)
+    with the content of a picture file. Host arrays of another layout (planes, upside down, every other pixel) are
+    copied; GPU memory is not. ``order`` is that of an array; a `RawImage` has its own, and what is encoded needs none.
+    ``stream`` is the CUDA stream on which GPU memory will be read, for DLPack's producers.
 
     Raises:
         ImageError: it is no picture; the message says what to do.
@@ -40,20 +47,11 @@ def image_from(image: Any, order: Order = "rgb", *, stream: int | None = None) -
     """
     if isinstance(image, RawImage):
         return image
-    if isinstance(image, str | os.PathLike):
-        image, order = read_image(image), "rgb"
     check_order(order)
     try:
-        memory = _memory(image, stream)
-        if memory is None:
-            kind = type(image).__name__
-            raise ImageError(f"an image cannot be {kind}; use numpy.asarray, or {_TAKEN} isnet_trt.RawImage")
-        if len(memory.shape) == 1:
-            raise Refused(
-                f"is a flat buffer of {memory.shape[0]} values, without height and width; for a picture use "
-                "memoryview(buffer).cast('B', (height, width, 3)) or "
-                "numpy.frombuffer(buffer, 'uint8').reshape(height, width, 3)"
-            )
+        memory = None if isinstance(image, str | os.PathLike) else _memory(image, stream)
+        if memory is None or len(memory.shape) == 1:
+            memory, order = of_array(_decoded(image, memory)), "rgb"
         check_format(memory.shape, memory.dtype, order)
         memory = memory.as_rows()
     except Refused as reason:
@@ -62,6 +60,37 @@ def image_from(image: Any, order: Order = "rgb", *, stream: int | None = None) -
     height, width, _ = memory.shape
     origin = {"device": memory.device, "stream": memory.stream, "owner": memory.owner}
     return RawImage(memory.address, height, width, memory.pitch, order, **origin)
+
+
+def _decoded(image: Any, memory: Memory | None) -> Image:
+    """The image of an encoded picture: a path, a file object, or flat ``memory`` with a file's content."""
+    if isinstance(image, str | os.PathLike):
+        return read_image(image)
+    if memory is not None:
+        return _decoded_bytes(memory, type(image).__name__)
+    if callable(getattr(image, "read", None)):
+        return read_stream(image)
+    kind = type(image).__name__
+    raise ImageError(f"an image cannot be {kind}; use numpy.asarray, or {_TAKEN} isnet_trt.RawImage")
+
+
+def _decoded_bytes(memory: Memory, kind: str) -> Image:
+    """The image of a picture file's content; Refused for flat memory that has none."""
+    (size,) = memory.shape
+    if memory.device != HOST or memory.dtype != np.uint8:
+        raise Refused(f"is a flat buffer of {size} values ({memory.dtype}, {memory.device}); {_FLAT_ADVICE}")
+    if not size:
+        raise ImageError(f"the image ({kind}) is empty: 0 bytes; was the file read to its end before?")
+    name = f"the image ({kind}, {size} bytes)"
+    if size > max_bytes():
+        raise ImageError(f"{name} is too large: the limit is {max_bytes()} bytes")
+    content = memory.array().tobytes()
+    try:
+        return decode_image(content, name)
+    except ImageError as error:
+        if dimensions(content):  # it is a picture file, and the message says what is wrong with it
+            raise
+        raise ImageError(f"{error}; {_FLAT_ADVICE}") from None
 
 
 def labels_from(out: Any, image: RawImage, dtype: Any, *, stream: int | None = None) -> RawLabels:
@@ -115,6 +144,8 @@ def _memory(source: Any, stream: int | None) -> Memory | None:
     """Whatever protocol the object has; DLPack before the CUDA interface, since it lets the producer wait."""
     if isinstance(source, np.ndarray):
         return of_array(source)
+    if isinstance(source, bytes):  # numpy's own subclass has __array_interface__, as a string
+        return of_array(np.frombuffer(source, np.uint8))
     return of_dlpack(source, stream) or of_cuda_interface(source) or of_buffer(source)
 
 

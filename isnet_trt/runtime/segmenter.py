@@ -35,7 +35,7 @@ from isnet_trt.telemetry.stats import About, Recorder, Stats
 
 _log = logging.getLogger(__name__)
 Source = Any
-"""A picture: the path of a file, uint8 (H, W, 3) in any form that `isnet_trt.pictures.interop.image_from` takes."""
+"""A picture in any form that `isnet_trt.pictures.interop.image_from` takes: encoded, or uint8 (H, W, 3)."""
 
 
 class Segmenter:
@@ -149,10 +149,12 @@ class Segmenter:
         """Segment one picture.
 
         Args:
-            image: the path of a file, or uint8 (H, W, 3) in any memory layout: a numpy array, an object with the
-                buffer protocol, DLPack or ``__cuda_array_interface__``, or a pointer as `isnet_trt.RawImage`.
+            image: an encoded picture: the path of a file, its content (bytes, bytearray, memoryview, any flat uint8
+                in host memory), or a binary file object, read from its position to its end. Or uint8 (H, W, 3) in
+                any memory layout: a numpy array, an object with the buffer protocol, DLPack or
+                ``__cuda_array_interface__``, or a pointer as `isnet_trt.RawImage`.
             order: channel order of an array: "rgb", "bgr", or with four channels "rgba", "bgra" (alpha is
-                ignored); for a file or a `RawImage` it has no meaning.
+                ignored); for an encoded picture or a `RawImage` it has no meaning.
             out: where the label map is to be written, uint8 (uint16 above 256 classes) of the picture's size: any
                 of the same objects, or `isnet_trt.RawLabels`. After an error its content is undefined.
             stream: the caller's CUDA stream (a handle, or an object with ``__cuda_stream__``) where the segmenter works
@@ -206,7 +208,7 @@ class Segmenter:
         return Segmentation(labels, names, palette, outputs.probabilities, outputs.scores, timer.seconds)
 
     def map(self, images: Iterable[Source], **options: Any) -> Iterator[Segmentation]:
-        """Segment one picture after the other, with the options of a call.
+        """Segment one picture after the other, each in any form that a call takes, with the options of a call.
 
         On a GPU the next picture is read and queued before the label map of one is waited for, so that reading,
         upload, computing and download overlap; not with ``out``, which is written when its picture's turn has come.

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
 import tempfile
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import cv2
@@ -16,7 +19,11 @@ from children import run_python
 
 from isnet_trt import Inference, Segmenter, cli
 from isnet_trt.commands import predict
+from isnet_trt.datasets.own_files import find_pairs
 from isnet_trt.errors import ImageError, SettingsError
+from isnet_trt.pictures.files import read_image
+from isnet_trt.pictures.finding import pictures_in
+from isnet_trt.recipes.custom import FilePatterns
 
 SLIDE = Inference("slide", (48, 64), (32, 43), (0.75, 1.0), flip=True, softmax_before_resize=True)
 
@@ -56,7 +63,7 @@ def test_labels_and_overlay_of_each_picture_of_a_folder(bundle, photos, tmp_path
             assert got.dtype == np.uint8
             assert (got == want.labels).all()
             overlay = cv2.imread(str(tmp_path / "out" / f"{photo.stem}_overlay.png"))[:, :, ::-1]
-            assert (overlay == want.overlay(predict.read_image(photo))).all()
+            assert (overlay == want.overlay(read_image(photo))).all()
     output = capsys.readouterr()
     assert "2 of 2 pictures" in output.err
     assert "picture/s" not in output.err  # no bar where there is no terminal
@@ -260,6 +267,7 @@ _AS_NOBODY = """
 import json, os, sys
 from isnet_trt import cli
 from isnet_trt.commands import predict
+from isnet_trt.datasets.own_files import find_pairs
 os.chdir(sys.argv[1])
 # Everything is imported before the change of user: root's Python may be private.
 cli.run(predict.main, ["bundle", "photos/b.jpg", "--out", "first"])
@@ -313,3 +321,94 @@ def test_no_permission(bundle, photos, open_folder):
     assert lines == [line for expected in cases.values() for line in expected]
     assert sorted(path.name for path in (open_folder / "out").iterdir()) == ["b_labels.png", "b_overlay.png"]
     assert not (open_folder / "none").exists()
+
+
+@pytest.fixture
+def tree(photos, tmp_path):
+    """Photos in three levels, with links in a circle, to the same folder twice, and to one outside."""
+    outside = tmp_path / "outside"
+    (photos / "more" / "deep").mkdir()
+    (photos / ".hidden").mkdir()
+    outside.mkdir()
+    for target in (photos / "more/deep/a.png", photos / ".hidden/h.png", outside / "o.png", photos / "more/a.jpg"):
+        shutil.copy(photos / "a.png", target)
+    (photos / "more" / "deep" / "circle").symlink_to(photos)
+    (photos / "again").symlink_to(photos / "more")
+    (photos / "zz").symlink_to(outside)
+    return photos
+
+
+def label_files(out: Path) -> list[str]:
+    return sorted(str(path.relative_to(out)) for path in out.rglob("*_labels.png"))
+
+
+def test_recursive_keeps_the_folders(bundle, tree, tmp_path, capsys):
+    assert run(bundle, tree, "--recursive", "--out", tmp_path / "out") == 0
+    # `again` comes first and leads to `more`, which is not entered again; `more` is also the folder's own name.
+    expected = ["a", "again/a", "again/more_a", "again/deep/a", "b", "zz/o"]
+    assert label_files(tmp_path / "out") == sorted(f"{stem}_labels.png" for stem in expected)
+    with Segmenter.open(bundle) as segmenter:
+        for stem, photo in (("again/a", "more/a.bmp"), ("again/more_a", "more/a.jpg"), ("zz/o", "zz/o.png")):
+            labels = labels_of(tmp_path / "out" / f"{stem}_labels.png")
+            assert (labels == segmenter(tree / photo).labels).all()
+    message = capsys.readouterr().err
+    assert "names that were taken: " in message
+    assert "more_a_…" in message
+
+
+def test_a_glob_follows_no_circle(bundle, tree, tmp_path):
+    assert run(bundle, tree / "**" / "*.bmp", "--out", tmp_path / "out") == 0
+    assert label_files(tmp_path / "out") == ["a_labels.png"]
+
+
+def test_a_second_run_does_not_take_results_for_pictures(bundle, photos, capsys):
+    assert run(bundle, photos, "--out", photos) == 0
+    first = {path: path.read_bytes() for path in photos.glob("*_*.png")}
+    assert len(first) == 4
+    assert [path.name for path in pictures_in(photos)] == ["a.png", "b.jpg"]  # for calibration and the gate
+    own, _ = find_pairs(FilePatterns("*.*", "{name}_labels.png", None, 0.5), photos, "val")
+    assert set(own) < {"a", "b"}  # of a data set of one's own
+    for images in ([photos], [photos, "-r"], [photos / "*.png", photos / "b.jpg"], sorted(photos.glob("*.*g"))):
+        assert run(bundle, *images, "--out", photos) == 0
+        assert "results of earlier runs left out: a_labels.png" in capsys.readouterr().err
+        assert {path: path.read_bytes() for path in photos.glob("*_*.png")} == first
+
+
+def test_results_of_earlier_versions_and_results_alone(bundle, photos, tmp_path, capsys):
+    """Without a mark, labels and overlay of one stem side by side are results; one of them may be a picture."""
+    for name in ("b_labels.png", "b_overlay.png", "c_overlay.png"):
+        shutil.copy(photos / "a.png", photos / name)
+    assert run(bundle, photos, "--out", tmp_path / "out") == 0
+    assert label_files(tmp_path / "out") == ["a_labels.png", "b_labels.png", "c_overlay_labels.png"]
+    assert run(bundle, tmp_path / "out", "--out", tmp_path / "again") == cli.ERROR
+    assert "no pictures there, only 6 results of earlier runs" in capsys.readouterr().err
+    assert run(bundle, tmp_path / "out" / "a_overlay.png", "--out", tmp_path / "again") == 0
+    assert label_files(tmp_path / "again") == ["a_overlay_labels.png"]
+
+
+def test_urls(bundle, photos, tmp_path, capsys):
+    handler = functools.partial(QuietHandler, directory=str(photos))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        host = f"127.0.0.1:{server.server_port}"
+        try:
+            urls = [f"http://{host}/{name}" for name in ("a.png", "more/a.bmp", "gone.jpg", "notes.txt")]
+            assert run(bundle, *urls, "--out", tmp_path / "out") == cli.FAILED
+        finally:
+            server.shutdown()
+            thread.join()
+    named = f"{host.replace(':', '_')}_a_labels.png"
+    assert label_files(tmp_path / "out") == sorted(["a_labels.png", named])
+    with Segmenter.open(bundle) as segmenter:
+        for name, photo in (("a_labels.png", "a.png"), (named, "more/a.bmp")):
+            assert (labels_of(tmp_path / "out" / name) == segmenter(photos / photo).labels).all()
+    failures = [line for line in capsys.readouterr().err.splitlines() if line.startswith("failed")]
+    assert len(failures) == 2
+    assert f"http://{host}/gone.jpg cannot be downloaded: the server answered 404" in failures[0]
+    assert f"http://{host}/notes.txt: not a picture" in failures[1]
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        """Print nothing."""

@@ -18,7 +18,8 @@ from PIL import Image, ImageOps, PngImagePlugin
 from isnet_trt.errors import ImageError, SettingsError
 from isnet_trt.files import printable
 from isnet_trt.pictures import headers
-from isnet_trt.pictures.files import LIMIT_VARIABLE, find_images, pictures_in, read_image
+from isnet_trt.pictures.files import LIMIT_VARIABLE, read_image
+from isnet_trt.pictures.finding import find_images, pictures_in
 
 
 @pytest.fixture
