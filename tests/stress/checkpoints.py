@@ -10,22 +10,20 @@ takes.
 
 from __future__ import annotations
 
-import argparse
 import codecs
 import io
 import itertools
-import json
 import pickletools
 import random
-import resource
 import sys
 import tempfile
-import time
 import zipfile
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import fuzzing
+import mutations
+import probe
 import safetensors.torch
 import torch
 from torch import Tensor
@@ -33,8 +31,8 @@ from torch import Tensor
 from isnet_trt.errors import CheckpointError
 from isnet_trt.training.checkpoint import read_state, read_weights
 
-SECONDS, MEMORY = 5.0, 1 << 30
-FORBIDDEN = ("os.system", "os.exec", "os.posix_spawn", "subprocess.Popen", "exec", "compile", "import", "os.mkdir")
+FILE = "case.pth"
+CALL = f"cos\nsystem\n(V{fuzzing.TOUCH}\ntR".encode()
 for _encoding in ("cp437", "unicode_escape", "raw_unicode_escape", "idna"):  # imported when they are first used
     codecs.lookup(_encoding)
 State = dict[str, Tensor]
@@ -103,7 +101,7 @@ def instructions(chance: random.Random, content: bytes) -> bytes:
 def _instruction(chance: random.Random) -> bytes:
     opcode = chance.choice(pickletools.opcodes).code.encode("latin-1")
     named = chance.choice(
-        (b"cos\nsystem\n", b"cbuiltins\neval\n", b"ctorch\nload\n", b"ctorch._utils\n_rebuild_tensor_v2\n")
+        (CALL, b"cos\nsystem\n", b"cbuiltins\neval\n", b"ctorch\nload\n", b"ctorch._utils\n_rebuild_tensor_v2\n")
     )
     return chance.choice((opcode, opcode + chance.randbytes(chance.randrange(9)), named))
 
@@ -151,79 +149,54 @@ def sound_files(folder: Path) -> dict[str, tuple[bytes, bool]]:
     return files
 
 
-def outcome(path: Path, state: State, has_checksums: bool) -> str:
-    """``right``, ``refused``, or what is wrong."""
-    results = []
-    for read in (lambda: read_weights(path)[0], lambda: read_state(path)):
-        try:
-            results.append(read())
-        except CheckpointError as error:
-            if str(path) not in str(error) or len(str(error)) > 5000:
-                return f"FAILED: the message {str(error)[:300]!r}"
-    if not results:
-        return "refused"
-    weights = results[0].get("model", results[0])
-    if has_checksums and not (weights.keys() == state.keys() and all(weights[n].equal(state[n]) for n in state)):
-        return "FAILED: other weights in silence"
-    return "right"
+class Checkpoints:
+    """Mutations of files of one state dict, for `read_weights` and `read_state`."""
 
-
-class Watch:
-    """Events of the interpreter while a file is read that only running something from it would cause."""
+    memory = 1 << 30
+    """Tensors may take 1 GiB (docs/checkpoints.md)."""
 
     def __init__(self) -> None:
-        self.active = False
-        self.seen: list[str] = []
-        sys.addaudithook(self._event)
+        torch.set_num_threads(1)
+        with tempfile.TemporaryDirectory() as folder:
+            self.files, path = sound_files(Path(folder)), Path(folder) / FILE
+            self.states = {n: (path.write_bytes(c), read_weights(path)[0])[1] for n, (c, _) in self.files.items()}
 
-    def _event(self, event: str, arguments: tuple[object, ...]) -> None:
-        if self.active and event in FORBIDDEN:
-            self.seen.append(f"{event} {arguments[:1]}")
+    def start(self, folder: Path) -> None:
+        """Read the sound files."""
+        for content, _ in self.files.values():
+            mutations.put(folder / FILE, content)
+            read_weights(folder / FILE)
 
+    def write(self, number: int, folder: Path) -> str:
+        """Write mutation ``number``."""
+        chance = random.Random(number)
+        self.name, mutation = chance.choice(list(self.files)), chance.choice(MUTATIONS)
+        content, has_checksums = self.files[self.name]
+        self.checked = has_checksums and mutation in (flip, flip_ends, cut)
+        if chance.random() < 0.01:
+            return f"{self.name}, {mutations.special_file(chance, folder / FILE)}"
+        mutations.put(folder / FILE, mutation(chance, content))
+        return f"{self.name}, {mutation.__name__}"
 
-def run_case(path: Path, state: State, has_checksums: bool, watch: Watch) -> tuple[str, float]:
-    """The outcome of one case and its seconds."""
-    start, watch.active, watch.seen = time.perf_counter(), True, []
-    try:
-        result = outcome(path, state, has_checksums)
-    except Exception as error:  # anything else than the project's error is what is looked for
-        result = f"FAILED: {type(error).__name__}: {error}"
-    watch.active = False
-    seconds = time.perf_counter() - start
-    result = f"FAILED: executed {watch.seen}" if watch.seen else result
-    return (f"FAILED: {seconds:.1f} s" if seconds > SECONDS else result), seconds
+    def read(self, folder: Path) -> str:
+        """Load it by both readers; weights with checksums must be the original's."""
+        results = []
+        for read in (lambda path: read_weights(path)[0], read_state):
+            try:
+                results.append(read(folder / FILE))
+            except CheckpointError as error:
+                refusal = error
+        if not results:
+            raise refusal
+        weights, state = results[0].get("model", results[0]), self.states[self.name]
+        if self.checked and not (weights.keys() == state.keys() and all(weights[n].equal(state[n]) for n in state)):
+            return "other weights in silence"
+        return fuzzing.RIGHT
 
-
-def main() -> int:
-    """Run the cases; the status is 1 if one failed, whose file is kept."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", type=int, default=2000)
-    parser.add_argument("--seed", type=int, default=0, help="number of the first case; each case is decided by its own")
-    parser.add_argument("--keep", type=Path, default=Path("stress-failures"), help="folder for files that failed")
-    args = parser.parse_args()
-    counts: Counter[str] = Counter()
-    slowest, watch = 0.0, Watch()
-    with tempfile.TemporaryDirectory() as folder:
-        files, path = sound_files(Path(folder)), Path(folder) / "case.pth"
-        sound = {name: (path.write_bytes(content), read_weights(path)[0])[1] for name, (content, _) in files.items()}
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        for number in range(args.seed, args.seed + args.cases):
-            chance = random.Random(number)
-            name, mutation = chance.choice(list(files)), chance.choice(MUTATIONS)
-            content, has_checksums = files[name]
-            path.write_bytes(mutation(chance, content))
-            checked = has_checksums and mutation in (flip, flip_ends, cut)
-            result, seconds = run_case(path, sound[name], checked, watch)
-            if result.startswith("FAILED"):
-                args.keep.mkdir(exist_ok=True)
-                (args.keep / f"{number}-{mutation.__name__}.pth").write_bytes(path.read_bytes())
-                print(f"case {number} ({name}, {mutation.__name__}): {result}"[:500])
-            slowest = max(slowest, seconds)
-            counts[result.partition(":")[0]] += 1
-    memory = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
-    print(json.dumps({**counts, "cases": args.cases, "slowest_ms": round(1000 * slowest), "memory_mb": memory >> 20}))
-    return int(counts["FAILED"] > 0 or memory > MEMORY)
+    def subject(self, folder: Path) -> str:
+        """The file's path."""
+        return str(folder / FILE)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(fuzzing.run(Checkpoints(), probe.parser(__doc__, 30_000).parse_args()))
