@@ -106,10 +106,17 @@ def _check_fit(weights: Mapping[str, Tensor], recipe: Recipe, model: ISNet, path
 
 
 def _fits_setting(saved: Any, own: Any) -> bool:
-    """Whether a saved number can take the place of ``own``; switches must be the same."""
+    """Whether a saved number can take the place of ``own``; switches must be the same, or open where ``own`` is."""
     if isinstance(own, bool):
         return saved is own
+    if own is None:
+        return saved is None or isinstance(saved, bool)
     return not isinstance(own, int | float) or (type(saved) in (int, float) and 0 <= saved < math.inf)
+
+
+def _equal_numbers(saved: Any, own: list[int]) -> bool:
+    """Whether ``saved`` is the list ``own``; a tensor in its place cannot be compared with it."""
+    return isinstance(saved, list) and all(type(number) is int for number in saved) and saved == own
 
 
 def _check_optimiser(saved: Any, own: Optimizer) -> None:
@@ -122,7 +129,7 @@ def _check_optimiser(saved: Any, own: Optimizer) -> None:
             raise _Unusable("its entry 'optimizer' is no optimiser's state")
     parameters = dict(enumerate(p for group in own.param_groups for p in group["params"]))
     for group, wanted in pairs:
-        if not isinstance(group, dict) or group.get("params") != wanted["params"]:
+        if not isinstance(group, dict) or not _equal_numbers(group.get("params"), wanted["params"]):
             raise _Unusable("its optimiser has other parameters")
         if bad := [
             name for name, value in wanted.items() if not _fits_setting(group.get(name, _DEFAULTS.get(name)), value)

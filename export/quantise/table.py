@@ -126,7 +126,9 @@ class Table:
         with damaged_state(path, "calibration table"):
             content = read_state(path)
             if content["schema"] != SCHEMA:
-                raise BuildError(f"{path} has schema {content['schema']}, this isnet_trt reads {SCHEMA}; remove it")
+                raise BuildError(
+                    f"{path} has schema {content['schema']!r:.40}, this isnet_trt reads {SCHEMA}; remove it"
+                )
             stored = decode(_Stored, {"arrays_sha256": "", **content})
             counts = _read_counts(path, stored)
             records = {

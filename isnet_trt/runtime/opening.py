@@ -15,7 +15,7 @@ from isnet_trt.engines.base import Engine
 from isnet_trt.engines.library import PLACEMENTS, PORTABLE, EngineSource, Library, ModelContent, Placement
 from isnet_trt.engines.memory import memory_limit
 from isnet_trt.engines.select import check_engine
-from isnet_trt.engines.table import library
+from isnet_trt.engines.table import KINDS, library
 from isnet_trt.errors import EngineUnavailable, SettingsError
 from isnet_trt.merging.merge import Head
 from isnet_trt.runtime.gpu import GpuRuntime
@@ -113,6 +113,11 @@ def _source(bundle: Bundle, kind: str | None, device: Placement) -> tuple[Librar
         raise SettingsError(f"device {device!r} is unknown; use {', '.join(map(repr, PLACEMENTS))}")
     manifest = bundle.manifest
     info = manifest.engine
+    if kind is None and info.kind not in KINDS:
+        raise EngineUnavailable(
+            f"{bundle.folder} was built for the engine {info.kind!r}, which this isnet_trt does not know; it may "
+            f"open on the CPU with engine={PORTABLE!r}"
+        )
     chosen = library(kind or info.kind)
     if device == "cpu" and chosen.needs_gpu:
         raise SettingsError(f"engine {chosen.kind!r} runs on a GPU only; for device='cpu' use engine={PORTABLE!r}")

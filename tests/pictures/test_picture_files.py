@@ -12,7 +12,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from children import CHECKOUT, run_python
 from PIL import Image, ImageOps, PngImagePlugin
 
 from isnet_trt.errors import ImageError, SettingsError
@@ -246,14 +245,6 @@ def test_no_memory_is_taken_for_a_chunk_that_is_not_there(tmp_path: Path) -> Non
     with pytest.raises(ImageError, match="bomb: the picture is cut off"):
         read_image(tmp_path / "bomb")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 20  # in KiB
-
-
-@pytest.mark.slow
-def test_mutated_pictures(tmp_path: Path) -> None:
-    """The short form of `tests/stress/pictures.py`."""
-    result = run_python(CHECKOUT / "tests/stress/pictures.py", "--cases", 3000, "--keep", tmp_path)
-    assert "3000 cases" in result.stdout, result.stderr
-    assert result.returncode == 0, result.stdout
 
 
 # --- what is no picture

@@ -22,7 +22,7 @@ from isnet_trt.bundle import ENGINE, KERNELS, MANIFEST, ONNX, Bundle, new_bundle
 from isnet_trt.cuda.kernels import CompiledFiles
 from isnet_trt.engines.info import EngineInfo
 from isnet_trt.engines.tensorrt import TensorRT
-from isnet_trt.errors import BundleError, EngineError
+from isnet_trt.errors import BundleError, EngineError, EngineUnavailable
 from isnet_trt.runtime import opening
 
 PICTURE = np.random.default_rng(5).integers(0, 256, (70, 90, 3), np.uint8)
@@ -241,3 +241,12 @@ def test_engine_and_kernels_are_passed_as_bytes(tmp_path: Path, monkeypatch: pyt
     on_disk = dataclasses.replace(library.source, content=None)
     with pytest.raises(EngineError, match=r"model\.engine cannot be read: No such file"):
         on_disk.read_model()
+
+
+def test_a_bundle_of_an_engine_of_the_future_is_named(tmp_path: Path) -> None:
+    folder = tiny_model.write_bundle(tmp_path / "new", tiny_model.labels(3))
+    text = (folder / MANIFEST).read_text("utf-8")
+    (folder / MANIFEST).write_text(text.replace('"onnxruntime"', '"future"'), "utf-8")
+    with pytest.raises(EngineUnavailable, match=r"new was built for the engine 'future'.*engine='onnxruntime'"):
+        Segmenter.open(folder)
+    Segmenter.open(folder, engine="onnxruntime").close()

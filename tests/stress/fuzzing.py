@@ -6,6 +6,7 @@ A child works on a batch of cases, so that a crash of a library is a finding of 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import multiprocessing
 import os
 import re
@@ -37,7 +38,6 @@ TOUCH = f"touch {CANARY}"
 _LONGEST_MESSAGE = 5000
 _FORK = multiprocessing.get_context("fork") if sys.platform != "win32" else None
 _EXECUTED = {"os.system", "os.exec", "os.posix_spawn", "subprocess.Popen", "import", "socket.connect"}
-_CODE = {"exec", "compile"}
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 
@@ -81,8 +81,8 @@ class Watch:
     def _event(self, event: str, arguments: tuple[Any, ...]) -> None:
         if not self.active:
             return
-        # typing compiles the annotations of the project's own dataclasses, which are text.
-        code = event in _CODE and sys._getframe(1).f_globals.get("__name__") != "typing"
+        # typing evaluates the annotations of the project's own dataclasses, which are text.
+        code = event == "exec" and sys._getframe(1).f_globals.get("__name__") != "typing"
         if code or event in _EXECUTED or (event == "open" and _writes(arguments)):
             self.events.append(f"{event} {str(arguments[:1])[:200]}")
 
@@ -102,39 +102,44 @@ def run(subject: Subject, arguments: argparse.Namespace) -> int:
     """Run the cases that the arguments ask for, and return the exit status."""
     numbers = range(arguments.first, arguments.first + arguments.cases)
     counts, findings, slowest, largest = Counter[str](), list[str](), 0.0, 0
-    for case in tqdm(outcomes(subject, numbers), "cases", len(numbers), disable=None, mininterval=1):
+    keep = arguments.keep.absolute() / Path(sys.argv[0]).stem
+    for case in tqdm(outcomes(subject, numbers, keep), "cases", len(numbers), disable=None, mininterval=1):
         slowest, largest = max(slowest, case.seconds), max(largest, case.memory)
         if case.end in (RIGHT, REFUSED):
             counts[case.end] += 1
             continue
         findings.append(f"case {case.number} ({case.label}): {case.end}")
         probe.show(findings[-1])
-        _keep(subject, case.number, arguments.keep / f"{Path(sys.argv[0]).stem}-{case.number}")
     figures = {"cases": len(numbers), "right": counts[RIGHT], "refused": counts[REFUSED]}
     figures |= {"longest, s": round(slowest, 2), "most memory, MiB": largest >> 20}
     return probe.finish(arguments, figures, findings)
 
 
-def _keep(subject: Subject, number: int, folder: Path) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    subject.write(number, folder)
+def outcomes(subject: Subject, numbers: range, keep: Path) -> Iterator[Case]:
+    """Every case and its end, in order; a child that dies or hangs is the end of its case.
 
-
-def outcomes(subject: Subject, numbers: range) -> Iterator[Case]:
-    """Every case and its end, in order; a child that dies or hangs is the end of its case."""
+    The files of findings are copied to ``keep``, with the case's number in the name.
+    """
     first = numbers.start
-    with TemporaryDirectory() as folder:
-        while first < numbers.stop:
-            batch = range(first, min(first + BATCH, numbers.stop))
-            first = yield from _batch(subject, batch, Path(folder))
+    while first < numbers.stop:
+        batch = range(first, min(first + BATCH, numbers.stop))
+        with TemporaryDirectory() as folder:
+            first = yield from _batch(subject, batch, Path(folder), keep)
 
 
-def _batch(subject: Subject, numbers: range, folder: Path) -> Iterator[Case]:
+def _keep(folder: Path, keep: Path, number: int) -> None:
+    """Copy the files of a case, but FIFOs and the like."""
+    target = keep / str(number)
+    shutil.rmtree(target, ignore_errors=True)
+    with contextlib.suppress(shutil.Error):  # what cannot be copied is left out
+        shutil.copytree(folder, target, symlinks=True)
+
+
+def _batch(subject: Subject, numbers: range, folder: Path, keep: Path) -> Iterator[Case]:
     """The cases of one child; the number of the first case after them."""
     assert _FORK is not None, "this system has no fork"
     receiver, sender = _FORK.Pipe(duplex=False)
-    child = _FORK.Process(target=_work, args=(subject, numbers, folder, sender), daemon=True)
+    child = _FORK.Process(target=_work, args=(subject, numbers, folder, keep, sender), daemon=True)
     child.start()
     sender.close()
     current = Case(numbers.start, "the first of a batch", "")
@@ -145,9 +150,11 @@ def _batch(subject: Subject, numbers: range, folder: Path) -> Iterator[Case]:
                 yield current
             if current.end and current.number == numbers[-1]:
                 return numbers.stop
+        _keep(folder, keep, current.number)
         yield current._replace(end=f"no end after {PATIENCE} s")
     except EOFError:
         child.join()
+        _keep(folder, keep, current.number)
         yield current._replace(end=f"the process ended with {child.exitcode}")
     finally:
         child.kill()
@@ -156,7 +163,7 @@ def _batch(subject: Subject, numbers: range, folder: Path) -> Iterator[Case]:
     return current.number + 1
 
 
-def _work(subject: Subject, numbers: range, folder: Path, sender: Connection) -> None:
+def _work(subject: Subject, numbers: range, folder: Path, keep: Path, sender: Connection) -> None:
     """Read the cases in this child, and send each twice: before it is read, and with its end."""
     _limit_memory(subject.memory)
     os.chdir(folder)
@@ -165,7 +172,10 @@ def _work(subject: Subject, numbers: range, folder: Path, sender: Connection) ->
     for number in numbers:
         label = subject.write(number, folder)
         sender.send(Case(number, label, ""))
-        sender.send(_attempt(subject, folder, watch, Case(number, label, "")))
+        case = _attempt(subject, folder, watch, Case(number, label, ""))
+        if case.end not in (RIGHT, REFUSED):
+            _keep(folder, keep, number)
+        sender.send(case)
 
 
 def _limit_memory(budget: int) -> None:
@@ -175,6 +185,7 @@ def _limit_memory(budget: int) -> None:
 
 
 def _attempt(subject: Subject, folder: Path, watch: Watch, case: Case) -> Case:
+    (folder / CANARY).unlink(missing_ok=True)
     before = _reset_peak()
     start = time.perf_counter()
     with watch:

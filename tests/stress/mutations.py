@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import json
 import math
 import os
@@ -114,7 +113,7 @@ def _change(chance: random.Random, content: bytearray, position: int, others: Se
 
 def mutated_tree(chance: random.Random, tree: Any, values: Sequence[Any] = VALUES) -> Any:
     """A copy of ``tree`` with one to three entries replaced, left out, added, renamed, doubled or exchanged."""
-    changed = copy.deepcopy(tree)
+    changed = _copied(tree)
     for _ in range(chance.choice((1, 1, 1, 2, 3))):
         places = list(_places(changed))
         if not places:
@@ -122,6 +121,13 @@ def mutated_tree(chance: random.Random, tree: Any, values: Sequence[Any] = VALUE
         holder, key = chance.choice(places)
         _change_entry(chance, holder, key, places, values)
     return changed
+
+
+def _copied(tree: Any) -> Any:
+    """A copy of the containers; what they hold is the same."""
+    if isinstance(tree, dict):
+        return {key: _copied(value) for key, value in tree.items()}
+    return [_copied(value) for value in tree] if isinstance(tree, list) else tree
 
 
 def _places(tree: Any) -> Iterator[tuple[Any, Any]]:
@@ -142,16 +148,16 @@ def _change_entry(chance: random.Random, holder: Any, key: Any, places: list[Any
         case 0:
             del holder[key]
         case 1 if isinstance(holder, list):
-            holder.insert(key, copy.deepcopy(holder[key]))
+            holder.insert(key, _copied(holder[key]))
         case 1 | 2 if isinstance(holder, dict):
             holder[chance.choice((f"{key} ", "x", "", str(key).upper(), other[1]))] = holder.pop(key)
         case 3:
             with contextlib.suppress(LookupError):  # it has been left out by an earlier change
-                holder[key] = copy.deepcopy(other[0][other[1]])
+                holder[key] = _copied(other[0][other[1]])
         case 4 if isinstance(holder[key], int | float) and not isinstance(holder[key], bool):
             holder[key] = chance.choice((-holder[key], holder[key] + 1, holder[key] * 1e30, float(holder[key])))
         case _:
-            holder[key] = copy.deepcopy(chance.choice(values))
+            holder[key] = _copied(chance.choice(values))
 
 
 def mutated_json(chance: random.Random, tree: Any) -> bytes:

@@ -40,14 +40,10 @@ from isnet_trt.training.trainer import Trainer
 INPUTS = 3
 CSV = "epochs.csv"
 HEADER = ("iteration", "epoch", "miou", "accuracy")
-STATES = (
-    *mutations.VALUES,
-    torch.zeros(3),
-    torch.tensor(math.nan),
-    torch.full((4, 3, 3, 3), math.inf),
-    torch.ones(2).int(),
-)
-KINDS = {"calibration": 30, "archive": 10, "resume": 30, "table": 25, "file": 5}
+TENSORS = (torch.zeros(3), torch.tensor(math.nan), torch.full((4, 3, 3, 3), math.inf), torch.ones(2).int())
+STATES = (*mutations.VALUES, *TENSORS)
+CELLS = ("", "x", "-1", "0", "1e5", "nan", "٣", "9" * 30, '"', "a\0", "4", "39", "é", " 5", "0x10", "1_0", ["1", "2"])
+KINDS = {"calibration": 40, "archive": 15, "resume": 10, "table": 30, "file": 5}
 
 
 def calibration() -> Table:
@@ -79,7 +75,7 @@ class States:
         self.counts, self.tree = self.archive.read_bytes(), json.loads(self.json)
         options = Options(folder, 2, 2, seed=5, workers=0, amp="fp16", stop_after=5)
         self.run = Trainer(tiny_training.TINY, options, tiny_training.data())
-        with contextlib.redirect_stderr(io.StringIO()):
+        with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
             self.run.run()
         self.state = torch.load(folder / LATEST, weights_only=True)
         mutations.clear(folder / LATEST)
@@ -134,13 +130,8 @@ class States:
         if chance.random() < 0.4:
             return mutations.mutated_bytes(chance, self._csv(), header=60)
         lines = [line.split(",") for line in self._csv().decode().splitlines()]
-        values = ("", "x", "-1", "0", "1e5", "nan", "٣", "9" * 30, '"', "a\0", "4", "39", "é", " 5", "0x10", "1_0")
-        lines = [
-            [str(cell) for cell in line]
-            for line in mutations.mutated_tree(chance, lines, (*values, ["1", "2"]))
-            if line
-        ]
-        text = chance.choice(("\n", "\r\n", "\r")).join(",".join(line) for line in lines) + chance.choice(("\n", ""))
+        lines = [",".join(map(str, line)) for line in mutations.mutated_tree(chance, lines, CELLS)]
+        text = chance.choice(("\n", "\r\n", "\r")).join(lines) + chance.choice(("\n", ""))
         return text.encode(chance.choice(("utf-8", "utf-16", "latin-1")), "replace")
 
     def read(self, folder: Path) -> str:

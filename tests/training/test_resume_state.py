@@ -37,7 +37,7 @@ def group(state: State) -> State:
     return state["optimizer"]["param_groups"][0]
 
 
-def spoil(state: State, *names: str, value: Any) -> None:
+def spoil(state: Any, *names: str | int, value: Any) -> None:
     for name in names[:-1]:
         state = state[name]
     state[names[-1]] = value
@@ -62,6 +62,9 @@ CASES: dict[str, tuple[Callable[[State], Any], str]] = {
     "an optimiser as a list": (lambda s: spoil(s, "optimizer", value=[]), "'optimizer' is no"),
     "an optimiser without groups": (lambda s: s["optimizer"].pop("param_groups"), "'optimizer' is no"),
     "a parameter too few": (lambda s: group(s)["params"].pop(), "other parameters"),
+    "parameters as a tensor": (lambda s: spoil(group(s), "params", value=torch.zeros(3)), "other parameters"),
+    "tensors as parameters": (lambda s: spoil(group(s)["params"], 0, value=torch.zeros(3)), "other parameters"),
+    "a switch as text": (lambda s: spoil(group(s), "foreach", value="no"), "optimiser's foreach cannot"),
     "momentum as text": (lambda s: spoil(group(s), "momentum", value="0.9"), "optimiser's momentum cannot"),
     "no momentum": (lambda s: group(s).pop("momentum"), "optimiser's momentum cannot"),
     "a decay that is NaN": (lambda s: spoil(group(s), "weight_decay", value=math.nan), "weight_decay cannot"),

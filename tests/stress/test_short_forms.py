@@ -1,0 +1,28 @@
+"""The short form of every probe: no finding, and the same cases each time."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from children import CHECKOUT, run_python
+from forked import needs_fork
+
+pytestmark = [
+    pytest.mark.slow,
+    needs_fork,
+    pytest.mark.skipif(sys.platform != "linux", reason="the probes read /proc and mount file systems"),
+]
+CASES = {"pictures": 3000, "checkpoints": 1000, "bundles": 800, "recipes": 800, "states": 800}
+
+
+@pytest.mark.parametrize("program", CASES)
+def test_no_finding(program: str, tmp_path: Path) -> None:
+    options = ("--keep", tmp_path / "findings", "--json", tmp_path / "figures.json")
+    ended = run_python(CHECKOUT / f"tests/stress/{program}.py", "--cases", CASES[program], *options)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    entry = json.loads((tmp_path / "figures.json").read_text("utf-8"))[f"{program}.py"]
+    assert entry["findings"] == 0
+    assert entry["figures"]["cases"] == CASES[program]
