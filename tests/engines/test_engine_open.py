@@ -58,7 +58,9 @@ def test_an_engine_that_the_bundle_does_not_hold(tmp_path: Path) -> None:
 def test_unknown_kinds(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="'openvino' is unknown"):
         open_engine(write_bundle(tmp_path / "small"), "openvino")
-    with pytest.raises(SettingsError, match="'new' is unknown to this isnet_trt"):
+    with pytest.raises(
+        EngineUnavailable, match=r"new was built for the engine 'new', which this isnet_trt does not know"
+    ):
         open_engine(write_bundle(tmp_path / "new", EngineInfo("new", "1", ENGINE)))
 
 

@@ -222,7 +222,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "NaN": (lambda folder: change(folder, of_image(low=math.nan)), "NaN is no finite number"),
     "infinity": (lambda folder: change(folder, of_image(high=math.inf)), "Infinity is no finite number"),
     "reversed": (lambda folder: change(folder, of_image(low=2.0, high=-2.0)), "'image' has impossible numbers"),
-    "large": (lambda folder: change(folder, of_image(high=10**400)), "int too large"),
+    "large": (lambda folder: change(folder, of_image(high=10**400)), "a number beyond 64 bits"),
     "text": (lambda folder: change(folder, of_image(low="-1")), "'image' has impossible numbers"),
     "seen": (lambda folder: change(folder, of_image(seen=0)), "'image' has impossible numbers"),
     "list": (lambda folder: (folder / "calibration.json").write_text("[]"), "it is no JSON object"),

@@ -33,7 +33,7 @@ class Trouble:
         (lambda folder: os.kill(os.getpid(), signal.SIGKILL), "the process ended with -9"),
         (lambda folder: os.system(fuzzing.TOUCH), r"executed \[.os\.system.*"),
         (lambda folder: bytes(range(256)) * (3 << 18) and "right", r"\d+ MiB \(right\)"),
-        (lambda folder: time.sleep(0.3) or "right", r"0\.\d s \(right\)"),
+        (lambda folder: time.sleep(1.2) or "right", r"\d\.\d s \(right\)"),
         (lambda folder: (folder / "new").write_text("x") and "right", r"executed \[.open.*"),
         (lambda folder: "no labels", "no labels"),
         (lambda folder: fuzzing.RIGHT, "right"),
@@ -59,7 +59,7 @@ def _raise(error: Exception) -> str:
 
 
 def test_each_kind_of_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fuzzing, "SECONDS", 0.25)
+    monkeypatch.setattr(fuzzing, "SECONDS", 1.0)
     cases = list(fuzzing.outcomes(Trouble(), range(len(Trouble.ENDS)), tmp_path))
     assert [case.number for case in cases] == list(range(len(Trouble.ENDS)))
     for case, (_, expected) in zip(cases, Trouble.ENDS, strict=True):
