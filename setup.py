@@ -79,6 +79,8 @@ EXTRAS = {
     "gpu": ["tensorrt>=10.6,<12", "cuda-bindings>=13"],
     "pycuda": ["pycuda>=2025.1", "cuda-bindings>=13"],
     "rtx": [f"tensorrt-rtx-cu13>=1.7; {RTX_PLATFORM}", "cuda-bindings>=13"],
+    "coco": ["pycocotools>=2.0.7"],
+    "geo": ["rasterio>=1.3.10"],
     "completion": ["shtab>=1.7"],
     "profile": [NVTX],
     "dev": [
@@ -89,6 +91,9 @@ EXTRAS = {
         "hypothesis>=6.100",
         "psutil>=5.9",
         "shtab>=1.7",
+        "pycocotools>=2.0.7",
+        "rasterio>=1.3.10",
+        "Pillow>=10",
         NVTX,
         "prometheus-client>=0.20",
         "mypy>=1.15",

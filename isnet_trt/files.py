@@ -10,7 +10,7 @@ import secrets
 import stat
 import string
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
@@ -119,15 +119,22 @@ def _refuse_special(status: os.stat_result, path: AnyPath) -> None:
             raise OSError(number, f"it is {kind}, not a regular file", path)
 
 
-def write_file(path: Path, content: bytes, error_type: type[IsnetError] = SettingsError) -> None:
+def write_file(
+    path: Path, content: bytes | Callable[[BinaryIO], object], error_type: type[IsnetError] = SettingsError
+) -> None:
     """Write a file through a temporary one beside it, so that it appears as a whole or not at all.
+
+    ``content`` may be a function that writes it to a stream.
 
     Raises:
         IsnetError: it cannot be written, as ``error_type``; an earlier file of this name stays.
     """
     try:
-        with replacing(path) as temporary:
-            temporary.write_bytes(content)
+        with replacing(path) as temporary, temporary.open("wb") as stream:
+            if callable(content):
+                content(stream)
+            else:
+                stream.write(content)
     except OSError as error:
         raise error_type(f"{path} cannot be written: {error.strerror or error}; it is as it was") from None
 

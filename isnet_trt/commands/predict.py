@@ -1,29 +1,35 @@
-"""``python -m isnet_trt.predict``: label maps and overlays of picture files."""
+"""``python -m isnet_trt.predict``: segment picture files, and save label maps in the forms that other tools read."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePath
+from typing import Any
 
 from isnet_trt import cli
+from isnet_trt.bundle import MANIFEST
+from isnet_trt.bundle.files import sha256
+from isnet_trt.commands.json_lines import JsonLines, check_lines_file, open_lines
 from isnet_trt.engines.library import PLACEMENTS
 from isnet_trt.engines.table import KINDS
 from isnet_trt.errors import ImageError, IsnetError, SettingsError, escaped, first_few
-from isnet_trt.files import check_target, make_folder, named, output_folder, refuse_inputs
-from isnet_trt.pictures.files import Image, write_png
+from isnet_trt.files import check_target, make_folder, named, output_folder, printable, refuse_inputs
 from isnet_trt.pictures.finding import ImageSource, Search, find_images
-from isnet_trt.pictures.results import LABELS, OVERLAY
-from isnet_trt.runtime.segmentation import Segmentation
+from isnet_trt.pictures.forms import DEFAULT, FORMS, check_packages, parse_forms
+from isnet_trt.pictures.geotiff import read_georeference
+from isnet_trt.pictures.label_maps import check_palette
+from isnet_trt.runtime.call import StageTimer
 from isnet_trt.runtime.segmenter import Segmenter
 from isnet_trt.settings import Inference, choose_preset
 
-_DESCRIPTION = """Segment pictures with a bundle.
+_FILES = "".join(f"  {f'<stem>_{name}{form.suffix}':<26} {form.content}\n" for name, form in FORMS.items())
+_DESCRIPTION = f"""Segment pictures with a bundle.
 
-For each picture DIR receives
-  <stem>_labels.png    class ids, 8-bit grey (16-bit above 256 classes), at the picture's size
-  <stem>_overlay.png   the picture blended with the class colours, and a legend of the classes in it
+For each picture DIR receives those of these files that --save names:
+{_FILES}
 Of two inputs with the same stem, the later one's files are called <folder>_<stem>_…, with a number where that name is
 taken too; a line says so. Files of an earlier run are replaced, and are not taken for pictures to be segmented."""
 
@@ -34,6 +40,8 @@ _EPILOG = """examples:
   from a server:                python -m isnet_trt.predict bundles/ade https://example.org/photo.jpg --out results
   the published multi-scale:    python -m isnet_trt.predict bundles/ade photos/ --out results --preset ms-flip
   the same without mirroring:   … --preset ms-flip --no-flip
+  masks for other tools:        … --save palette,rle,polygons,geotiff
+  a line for each picture:      … --json - > results.jsonl
   windows of your own:          … --mode slide --window 512 1024 --stride 341 341 --scales 0.75 1 1.25
 
 The preset comes from the bundle; each option given replaces one field of it. Pictures of more than 2^28 pixels are
@@ -49,6 +57,13 @@ def argument_parser() -> argparse.ArgumentParser:
     add("images", metavar="IMAGE", nargs="+", help="picture file, folder, glob, or http(s) URL")
     add("--recursive", "-r", action="store_true", help="subfolders of folders too; results go to the same in DIR")
     add("--out", required=True, metavar="DIR", type=Path, help="folder for the results; made if missing")
+    forms = f"comma-separated list of {', '.join(FORMS)} (default: {','.join(DEFAULT)})"
+    add("--save", type=_forms, action="extend", metavar="FORMS", help=forms)
+    add("--no-overlay", dest="overlay", action="store_false", help="save no overlay")
+    half = "of the probabilities that are saved (default: float32)"
+    add("--probability-type", choices=("float32", "float16"), default="float32", help=half)
+    lines = "write a JSON line for each picture to FILE, or with - to the standard output"
+    add("--json", nargs="?", const="-", metavar="FILE", help=lines)
     add("--engine", choices=KINDS, help="instead of the bundle's own, e.g. onnxruntime for the CPU")
     device = "cuda: ONNX Runtime on the GPU (onnxruntime-gpu); auto: where the engine was built for"
     add("--device", choices=PLACEMENTS, default="auto", help=device)
@@ -73,18 +88,27 @@ def add_inference(parser: argparse.ArgumentParser) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     arguments = argument_parser().parse_args(argv)
+    forms = _chosen_forms(arguments)
     search = Search()
     pictures = find_images(arguments.images, recursive=arguments.recursive, search=search)
     if not pictures:
         raise ImageError(first_few(search.unreadable))
     options = {"engine": arguments.engine, "threads": arguments.threads, "device": arguments.device}
     with output_folder(arguments.out, "--out") as out:
-        jobs = plan_outputs(pictures, out)
+        jobs = plan_outputs(pictures, out, forms)
+        check_lines_file(arguments.json, (path for stem in jobs.values() for path in outputs(stem, forms).values()))
         _print_notes(search, jobs)
         with Segmenter.open(arguments.bundle, **options) as segmenter:
             inference = choose_inference(segmenter.presets, arguments)
             print(f"{segmenter.description}; {inference.describe()}", file=sys.stderr)
-            failed = _segment_all(segmenter, inference, jobs)
+            if "palette" in forms:
+                check_palette(segmenter.labels.count)
+            with open_lines(arguments.json) as stream:
+                lines = JsonLines(stream, sha256(Path(arguments.bundle) / MANIFEST))
+                settings = Settings(forms, arguments.probability_type, inference)
+                for reason in search.unreadable:
+                    lines.failed(None, ImageError, reason)
+                failed = _segment_all(segmenter, settings, jobs, lines)
     done = len(jobs) - len(failed)
     results = f", results in {out}" if done else ""
     print(f"{done} of {len(jobs)} pictures segmented{results}", file=sys.stderr)
@@ -103,6 +127,24 @@ def _print_notes(search: Search, jobs: dict[ImageSource, Path]) -> None:
     renamed = [f"{source.location} → {stem.name}_…" for source, stem in jobs.items() if stem.name != source.stem]
     if renamed:
         print(f"results under another name, for names that were taken: {first_few(renamed)}", file=sys.stderr)
+
+
+def _forms(text: str) -> tuple[str, ...]:
+    try:
+        return parse_forms(text)
+    except SettingsError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _chosen_forms(arguments: argparse.Namespace) -> tuple[str, ...]:
+    """The forms of the options; SettingsError if none is left, PackageMissing if a form's package is."""
+    forms = tuple(dict.fromkeys(arguments.save or DEFAULT))
+    if not arguments.overlay:
+        forms = tuple(form for form in forms if form != "overlay")
+    if not forms:
+        raise SettingsError("--no-overlay leaves nothing to save; add a form to --save")
+    check_packages(forms)
+    return forms
 
 
 def choose_inference(presets: dict[str, Inference], arguments: argparse.Namespace) -> Inference:
@@ -133,14 +175,14 @@ def _fallback_window(presets: dict[str, Inference], preset: Inference, fields: d
     return {"window": window, "stride": stride}
 
 
-def plan_outputs(pictures: Sequence[ImageSource], out: Path) -> dict[ImageSource, Path]:
+def plan_outputs(pictures: Sequence[ImageSource], out: Path, forms: Iterable[str] = DEFAULT) -> dict[ImageSource, Path]:
     """Picture -> results' path without ``_labels.png``, in ``out``.
 
     Raises SettingsError if a result would replace one of the pictures.
     """
     jobs = {picture: out / stem for picture, stem in zip(pictures, output_stems(pictures), strict=True)}
     files = (picture.location for picture in pictures if isinstance(picture.location, Path))
-    refuse_inputs((path for stem in jobs.values() for path in outputs(stem)), files, "--out")
+    refuse_inputs((path for stem in jobs.values() for path in outputs(stem, forms).values()), files, "--out")
     return jobs
 
 
@@ -161,41 +203,71 @@ def output_stems(pictures: Sequence[ImageSource]) -> list[PurePath]:
     return stems
 
 
-def outputs(stem: Path) -> tuple[Path, Path]:
-    """The label and overlay files of ``stem``."""
-    return stem.with_name(f"{stem.name}{LABELS}"), stem.with_name(f"{stem.name}{OVERLAY}")
+def outputs(stem: Path, forms: Iterable[str] = DEFAULT) -> dict[str, Path]:
+    """Form -> file of ``stem``."""
+    return {form: stem.with_name(f"{stem.name}_{form}{FORMS[form].suffix}") for form in forms}
 
 
-def _segment_all(segmenter: Segmenter, inference: Inference, jobs: dict[ImageSource, Path]) -> list[str]:
+@dataclass(frozen=True)
+class Settings:
+    """What is saved of each picture, and how it is shown to the network."""
+
+    forms: tuple[str, ...]
+    probability_type: str
+    inference: Inference
+
+
+def _segment_all(
+    segmenter: Segmenter, settings: Settings, jobs: dict[ImageSource, Path], lines: JsonLines
+) -> list[str]:
     """Segment and write every picture; return one line for each that failed."""
     from tqdm import tqdm
 
     failures = []
     for picture, stem in tqdm(jobs.items(), unit="picture", disable=None, leave=False):
         try:
-            _check_targets(stem)
-            image = picture.read()
-            save(segmenter(image, inference=inference), image, stem)
-        except MemoryError as error:
-            failures.append(f"{picture.location}: there is too little memory for it ({error}); make it smaller")
-        except (IsnetError, OSError) as error:
-            failures.append(named(picture.location, error))
+            _segment(segmenter, settings, picture, outputs(stem, settings.forms), lines)
+        except (MemoryError, IsnetError, OSError) as error:
+            if isinstance(error, MemoryError):
+                message = f"{picture.location}: there is too little memory for it ({error}); make it smaller"
+            else:
+                message = named(picture.location, error)
+            failures.append(message)
+            lines.failed(picture.location, type(error), message)
     return failures
 
 
-def _check_targets(stem: Path) -> None:
+def _segment(
+    segmenter: Segmenter, settings: Settings, picture: ImageSource, files: dict[str, Path], lines: JsonLines
+) -> None:
+    """Segment a picture and write its files, each whole or not at all."""
+    _check_targets(files.values())
+    timer = StageTimer()
+    arguments: dict[str, dict[str, Any]] = {
+        "probabilities": {"dtype": settings.probability_type},
+        "rle": {"file_name": printable(picture.name)},
+    }
+    with timer("read"):
+        image = picture.read()
+        arguments["overlay"] = {"image": image}
+        if "geotiff" in files:
+            arguments["geotiff"] = {"georeference": read_georeference(picture.location)}
+    segmentation = segmenter(image, inference=settings.inference, probabilities="probabilities" in files)
+    folder = next(iter(files.values())).parent
+    if not folder.is_dir():  # a subfolder of --out
+        make_folder(folder, "--out")
+    with timer("save"):
+        for form, path in files.items():
+            segmentation.save(path, form, **arguments.get(form, {}))
+    seconds = segmentation.seconds
+    seconds = {**seconds, **timer.seconds, "read": timer.seconds["read"] + seconds.get("read", 0.0)}
+    lines.segmented(picture.location, segmentation, seconds, files)
+
+
+def _check_targets(files: Iterable[Path]) -> None:
     """Raise ImageError if the system takes a result's name for no file, before time is spent on the picture."""
-    for path in outputs(stem):
+    for path in files:
         try:
             check_target(path)
         except OSError as error:
             raise ImageError(f"{path} cannot be written: {error.strerror}") from None
-
-
-def save(segmentation: Segmentation, image: Image, stem: Path) -> None:
-    """Write ``<stem>_labels.png`` and ``<stem>_overlay.png``, each whole or not at all; ImageError if that fails."""
-    if not stem.parent.is_dir():  # a subfolder of --out
-        make_folder(stem.parent, "--out")
-    labels, overlay = outputs(stem)
-    write_png(labels, segmentation.labels, result=True)
-    write_png(overlay, segmentation.overlay(image)[:, :, ::-1], result=True)

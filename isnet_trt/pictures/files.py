@@ -182,5 +182,13 @@ def write_png(path: Path, pixels: NDArray[np.unsignedinteger], *, result: bool =
 
     With ``result`` the file says that it is one (`isnet_trt.pictures.results`) and no picture to be segmented.
     """
-    content = cv2.imencode(".png", np.ascontiguousarray(pixels))[1].tobytes()
-    write_file(path, mark_png(content) if result else content, ImageError)
+    write_file(path, mark_png(_png(pixels)) if result else _png(pixels), ImageError)
+
+
+def encode_png(pixels: NDArray[np.unsignedinteger]) -> bytes:
+    """A PNG file of uint8 or uint16 (H, W), or uint8 (H, W, 3) RGB or (H, W, 4) RGBA."""
+    return _png(pixels if pixels.ndim == 2 else pixels[:, :, [2, 1, 0, 3][: pixels.shape[2]]])
+
+
+def _png(pixels: NDArray[np.unsignedinteger]) -> bytes:
+    return cv2.imencode(".png", np.ascontiguousarray(pixels))[1].tobytes()

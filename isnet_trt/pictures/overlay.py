@@ -12,6 +12,7 @@ from isnet_trt.errors import ImageError, SettingsError
 from isnet_trt.metrics import percent
 from isnet_trt.opencv import cv2
 from isnet_trt.pictures.files import Image
+from isnet_trt.pictures.label_maps import class_shares, color_mask
 from isnet_trt.settings import size_text
 
 PAPER, _INK, _FAINT = (250, 250, 250), (30, 30, 30), (120, 120, 120)
@@ -31,8 +32,8 @@ def draw(
 ) -> Image:
     """``image`` blended with the colours of its label map, and a legend on the right; uint8 (H, W', 3) RGB.
 
-    ``image`` is uint8 (H, W, 3) RGB, ``labels`` the class ids (H, W), ``palette`` uint8 (K, 3) RGB. ``alpha``,
-    ``legend`` and the errors are those of `isnet_trt.Segmentation.overlay`.
+    ``image`` is uint8 (H, W, 3) RGB, ``labels`` the class ids (H, W), ``palette`` uint8 (K, 3) RGB; where there is no
+    class, the image stays as it is. ``alpha``, ``legend`` and the errors are those of `isnet_trt.Segmentation.overlay`.
     """
     if image.shape[:2] != labels.shape:
         raise ImageError(
@@ -41,19 +42,16 @@ def draw(
         )
     if not 0 <= alpha <= 1:
         raise SettingsError(f"alpha {alpha} is the share of the colours and must be within 0..1")
-    blended = np.asarray(cv2.addWeighted(image, 1 - alpha, palette[labels], alpha, 0), np.uint8)
-    if not legend:
+    colours = color_mask(labels, palette)
+    is_void = colours[:, :, 3] == 0
+    blended = np.asarray(cv2.addWeighted(image, 1 - alpha, colours[:, :, :3], alpha, 0), np.uint8)
+    blended[is_void] = image[is_void]
+    shares = class_shares(labels, len(names))
+    if not legend or not shares:
         return blended
-    panel = _legend(names, palette, class_shares(labels, len(names)), len(image))
+    panel = _legend(names, palette, shares, len(image))
     height = max(len(blended), len(panel))
     return np.hstack([pad(blended, height), pad(panel, height)])
-
-
-def class_shares(labels: NDArray[np.unsignedinteger], classes: int) -> dict[int, float]:
-    """Class id -> share of the pixels (0..1), of the classes that occur, largest first."""
-    counts = np.bincount(labels.ravel(), minlength=classes)
-    order = sorted(np.flatnonzero(counts), key=lambda c: (-counts[c], c))
-    return {int(c): float(counts[c] / labels.size) for c in order}
 
 
 def pad(picture: Image, height: int, width: int = 0) -> Image:

@@ -21,7 +21,7 @@ from isnet_trt import Inference, Segmenter, cli
 from isnet_trt.commands import predict
 from isnet_trt.datasets.own_files import find_pairs
 from isnet_trt.errors import ImageError, SettingsError
-from isnet_trt.pictures.files import read_image
+from isnet_trt.pictures.files import read_image, write_png
 from isnet_trt.pictures.finding import pictures_in
 from isnet_trt.recipes.custom import FilePatterns
 
@@ -104,7 +104,7 @@ def test_results_never_replace_pictures(bundle, photos, capsys):
 def test_a_failed_write_leaves_nothing(tmp_path):
     (tmp_path / "x_labels.png").mkdir()
     with pytest.raises(ImageError, match=r"x_labels\.png cannot be written"):
-        predict.write_png(tmp_path / "x_labels.png", np.zeros((3, 3), np.uint8))
+        write_png(tmp_path / "x_labels.png", np.zeros((3, 3), np.uint8))
     assert [path.name for path in tmp_path.iterdir()] == ["x_labels.png"]
 
 
