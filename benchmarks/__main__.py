@@ -18,6 +18,7 @@ _HELP = {
     "kernels": "time the CUDA kernels (needs a GPU)",
     "kernel_cost": "registers, shared memory and code size of compiled kernels",
     "telemetry": "what profiler ranges and call statistics cost",
+    "video": "frames a second of a video, beside a plain loop",
     "regress": "compare two result files",
     "report": "make pages and the README's table from result files",
 }

@@ -14,7 +14,7 @@ from benchmarks.peers import PEERS, Setup
 from benchmarks.rounds import LEAST, LEAST_LOW, Case, measure
 from isnet_trt import cli
 from isnet_trt.bundle import Bundle
-from isnet_trt.commands.predict import add_inference, choose_inference
+from isnet_trt.commands.inference_options import add_inference, choose_inference
 from isnet_trt.errors import ImageError
 
 _DESCRIPTION = """Time bundles and their peers on pictures, side by side.

@@ -154,8 +154,10 @@ def run(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None 
     Status: `main`'s own; `ERROR` for an error of this library, the system (`OSError`, `MemoryError`) or a package that
     is not installed; `BUG` for any other exception; `INTERRUPTED` after Ctrl-C; 0 if the reader of a pipe closed it.
     """
-    # Read by OpenCV when it is loaded: it warns of every tag of a GeoTIFF that it does not know.
-    os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
+    # Read by OpenCV when it is loaded: it warns of every tag of a GeoTIFF that it does not know, and writes several
+    # lines for a video that cannot be opened.
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "FATAL")
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     if isinstance(sys.stdout, io.TextIOWrapper):  # file names may be no Unicode, a terminal may lack "×"
         sys.stdout.reconfigure(errors="backslashreplace")
     with logs.command_line():

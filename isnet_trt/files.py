@@ -28,7 +28,7 @@ _UNTRANSLATED = getattr(os, "O_BINARY", 0)
 _NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 _NO_WAIT = getattr(os, "O_NONBLOCK", 0)
 _PREFIX, _RANDOM = ".isnet~", 5
-_TEMPORARY = re.compile(re.escape(_PREFIX) + f"[a-z0-9]{{{_RANDOM}}}")
+_TEMPORARY = re.compile(re.escape(_PREFIX) + f"[a-z0-9]{{{_RANDOM}}}" + r"(\.\w+)?")
 """Names of temporary files: short, since the file that they become may have the longest name that the system takes."""
 _LINK_SECONDS = 60
 _SPECIAL = (
@@ -140,8 +140,10 @@ def write_file(
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, suffix: str = "") -> Iterator[Path]:
     """A new, empty temporary file beside ``path`` to write to; it replaces ``path`` if the block ends without an error.
+
+    ``suffix`` ends its name, for what chooses a format by it.
 
     Its name cannot be guessed, and nothing that exists under it is opened. What a killed process left in the folder
     is removed.
@@ -151,7 +153,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     check_target(path)
     _sweep_once(os.path.abspath(path.parent))  # noqa: PTH100  # absolute: the working directory may change
-    temporary, descriptor = _create(path.parent)
+    temporary, descriptor = _create(path.parent, suffix)
     with contextlib.ExitStack() as lock:
         lock.callback(os.close, descriptor)
         try:
@@ -200,10 +202,10 @@ def _temporary_name() -> str:
     return _PREFIX + "".join(secrets.choice(string.ascii_lowercase + string.digits) for _ in range(_RANDOM))
 
 
-def _create(folder: Path) -> tuple[Path, int]:
+def _create(folder: Path, suffix: str) -> tuple[Path, int]:
     """A new temporary file in ``folder`` and its descriptor, whose lock keeps others from sweeping the file."""
     while True:
-        path = folder / _temporary_name()
+        path = folder / (_temporary_name() + suffix)
         try:
             descriptor = os.open(path, _CREATE | _NO_LINK | _UNTRANSLATED, 0o666)
         except FileExistsError:

@@ -12,6 +12,8 @@ from typing import Any
 from isnet_trt import cli
 from isnet_trt.bundle import MANIFEST
 from isnet_trt.bundle.files import sha256
+from isnet_trt.commands import predict_video
+from isnet_trt.commands.inference_options import add_inference, choose_inference
 from isnet_trt.commands.json_lines import JsonLines, check_lines_file, open_lines
 from isnet_trt.engines.library import PLACEMENTS
 from isnet_trt.engines.table import KINDS
@@ -21,9 +23,10 @@ from isnet_trt.pictures.finding import ImageSource, Search, find_images
 from isnet_trt.pictures.forms import DEFAULT, FORMS, check_packages, parse_forms
 from isnet_trt.pictures.geotiff import read_georeference
 from isnet_trt.pictures.label_maps import check_palette
+from isnet_trt.pictures.video import is_video
 from isnet_trt.runtime.call import StageTimer
 from isnet_trt.runtime.segmenter import Segmenter
-from isnet_trt.settings import Inference, choose_preset
+from isnet_trt.settings import Inference
 
 _FILES = "".join(f"  {f'<stem>_{name}{form.suffix}':<26} {form.content}\n" for name, form in FORMS.items())
 _DESCRIPTION = f"""Segment pictures with a bundle.
@@ -41,6 +44,7 @@ _EPILOG = """examples:
   the published multi-scale:    python -m isnet_trt.predict bundles/ade photos/ --out results --preset ms-flip
   the same without mirroring:   … --preset ms-flip --no-flip
   masks for other tools:        … --save palette,rle,polygons,geotiff
+  a video, a stream, a camera:  python -m isnet_trt.predict bundles/ade in.mp4 --out out.mp4 --show-every 2
   a line for each picture:      … --json - > results.jsonl
   windows of your own:          … --mode slide --window 512 1024 --stride 341 341 --scales 0.75 1 1.25
 
@@ -54,9 +58,15 @@ def argument_parser() -> argparse.ArgumentParser:
     parser = cli.parser("isnet_trt.predict", _DESCRIPTION, _EPILOG)
     add = parser.add_argument
     add("bundle", metavar="BUNDLE", help="folder made by python -m isnet_trt.build")
-    add("images", metavar="IMAGE", nargs="+", help="picture file, folder, glob, or http(s) URL")
+    add("images", metavar="IMAGE", nargs="+", help="picture file, folder, glob, http(s) URL, or a video")
     add("--recursive", "-r", action="store_true", help="subfolders of folders too; results go to the same in DIR")
-    add("--out", required=True, metavar="DIR", type=Path, help="folder for the results; made if missing")
+    add(
+        "--out",
+        required=True,
+        metavar="DIR",
+        type=Path,
+        help="folder for the results, made if missing; a file for a video",
+    )
     forms = f"comma-separated list of {', '.join(FORMS)} (default: {','.join(DEFAULT)})"
     add("--save", type=_forms, action="extend", metavar="FORMS", help=forms)
     add("--no-overlay", dest="overlay", action="store_false", help="save no overlay")
@@ -69,25 +79,15 @@ def argument_parser() -> argparse.ArgumentParser:
     add("--device", choices=PLACEMENTS, default="auto", help=device)
     add("--threads", type=cli.threads, metavar="N", help="CPU threads (default: all cores)")
     add_inference(parser)
+    predict_video.add_video(parser)
     return parser
-
-
-def add_inference(parser: argparse.ArgumentParser) -> None:
-    """The options that `choose_inference` reads."""
-    add = parser.add_argument_group("how a picture is shown to the network").add_argument
-    add("--preset", default="default", help="default or ms-flip, as the bundle defines them")
-    add("--mode", choices=("whole", "slide"), help="the whole picture at once, or windows")
-    add("--window", nargs=2, type=cli.side, metavar=("H", "W"), help="window in pixels (slide)")
-    add("--stride", nargs=2, type=cli.side, metavar=("H", "W"), help="step between windows (slide)")
-    add("--scales", nargs="+", type=float, metavar="S", help="factors of the picture's size")
-    add("--flip", action=argparse.BooleanOptionalAction, help="show it mirrored as well")
-    average = "average probabilities, or with --no- logits"
-    add("--softmax-before-resize", action=argparse.BooleanOptionalAction, help=average)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     arguments = argument_parser().parse_args(argv)
+    if any(map(is_video, arguments.images)):
+        return predict_video.run(arguments)
     forms = _chosen_forms(arguments)
     search = Search()
     pictures = find_images(arguments.images, recursive=arguments.recursive, search=search)
@@ -145,34 +145,6 @@ def _chosen_forms(arguments: argparse.Namespace) -> tuple[str, ...]:
         raise SettingsError("--no-overlay leaves nothing to save; add a form to --save")
     check_packages(forms)
     return forms
-
-
-def choose_inference(presets: dict[str, Inference], arguments: argparse.Namespace) -> Inference:
-    """The preset with the fields that options give replaced; SettingsError if they do not make sense together."""
-    preset = choose_preset(presets, arguments.preset)
-    names = ("mode", "window", "stride", "scales", "flip", "softmax_before_resize")
-    options = {name: value for name in names if (value := getattr(arguments, name)) is not None}
-    fields = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
-    mode = fields.get("mode", preset.mode)
-    if mode == "whole" and fields.keys() & {"window", "stride"}:
-        raise SettingsError("--window and --stride belong to --mode slide; add it or leave them out")
-    if mode == "slide":
-        fields = _fallback_window(presets, preset, fields) | fields
-    return preset.replace(**fields)
-
-
-def _fallback_window(presets: dict[str, Inference], preset: Inference, fields: dict) -> dict:
-    """Window and stride where neither the options nor the preset have them: those of the bundle's ms-flip preset."""
-    published = presets.get("ms-flip", preset)
-    window = fields.get("window") or preset.window or published.window
-    stride = fields.get("stride") or preset.stride or published.stride
-    if window is None or stride is None:
-        missing = " and ".join(f"--{n} H W" for n, v in (("window", window), ("stride", stride)) if v is None)
-        raise SettingsError(
-            f"--mode slide needs {missing}: no preset of this bundle has windows. The training crop with a stride of "
-            "two thirds of it is usual, such as --window 512 512 --stride 341 341"
-        )
-    return {"window": window, "stride": stride}
 
 
 def plan_outputs(pictures: Sequence[ImageSource], out: Path, forms: Iterable[str] = DEFAULT) -> dict[ImageSource, Path]:

@@ -19,6 +19,7 @@ from children import run_python
 
 from isnet_trt import Inference, Segmenter, cli
 from isnet_trt.commands import predict
+from isnet_trt.commands.inference_options import choose_inference
 from isnet_trt.datasets.own_files import find_pairs
 from isnet_trt.errors import ImageError, SettingsError
 from isnet_trt.pictures.files import read_image, write_png
@@ -138,7 +139,7 @@ def parsed(text: str):
 @pytest.mark.parametrize("name", CHOICES)
 def test_options_replace_fields_of_the_preset(name):
     options, want = CHOICES[name]
-    assert predict.choose_inference(PRESETS, parsed(options)) == want
+    assert choose_inference(PRESETS, parsed(options)) == want
 
 
 @pytest.mark.parametrize(
@@ -154,7 +155,7 @@ def test_options_replace_fields_of_the_preset(name):
 )
 def test_settings_that_make_no_sense_are_refused(options, presets, message):
     with pytest.raises(SettingsError, match=message):
-        predict.choose_inference(presets, parsed(options))
+        choose_inference(presets, parsed(options))
 
 
 def test_what_cannot_be_done_at_all(bundle, photos, tmp_path, capsys):
@@ -267,6 +268,7 @@ _AS_NOBODY = """
 import json, os, sys
 from isnet_trt import cli
 from isnet_trt.commands import predict
+from isnet_trt.commands.inference_options import choose_inference
 from isnet_trt.datasets.own_files import find_pairs
 os.chdir(sys.argv[1])
 # Everything is imported before the change of user: root's Python may be private.

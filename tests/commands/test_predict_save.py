@@ -163,6 +163,28 @@ def test_results_are_no_files_that_are_read(run: Any, photo: Path, tmp_path: Pat
     assert (tmp_path / "out" / "photo_palette.png").read_bytes() == before
 
 
+def test_the_documentation_reads_every_form(
+    run: Any, scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run(scene, "--save", ALL) == 0
+    (tmp_path / "out").rename(tmp_path / "results")
+    monkeypatch.chdir(tmp_path)
+    page = (Path(__file__).parents[2] / "docs" / "outputs.md").read_text("utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    read: dict[str, Any] = {}
+    exec(code, read)
+    labels = read["labels"]
+    assert (np.array(read["palette"]) == labels).all()
+    assert (read["rgba"][:, :, :3] == np.array(tiny_model.labels(6).palette)[labels]).all()
+    assert (read["probabilities"].argmax(0) == labels).all()
+    assert tuple(read["names"]) == tiny_model.labels(6).names
+    assert all((mask == (labels == number)).all() for number, mask in read["masks"].items())
+    assert read["masks"].keys() == set(np.unique(labels).tolist())
+    assert (read["rasterized"] == labels).all()
+    assert (read["ids"] == labels).all()
+    assert (read["crs"], read["transform"]) == ("EPSG:32633", from_origin(5e5, 46e5, 1, 1))
+
+
 def test_saved_images_are_no_pictures_to_segment(run: Any, scene: Path, tmp_path: Path) -> None:
     assert run(scene, "--save", ALL) == 0
     assert all(is_result(path) for path in (tmp_path / "out").iterdir() if path.suffix in (".png", ".tif"))
