@@ -36,7 +36,8 @@ if TYPE_CHECKING:
         ParityError,
         SettingsError,
     )
-    from isnet_trt.pictures.raw import RawImage, RawLabels
+    from isnet_trt.pictures.raw import RawImage, RawLabels, RawPlane
+    from isnet_trt.pictures.yuv import I420, NV12
     from isnet_trt.runtime.segmentation import Segmentation
     from isnet_trt.runtime.segmenter import Segmenter
     from isnet_trt.settings import Inference
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
 logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 __all__ = [
+    "I420",
+    "NV12",
     "BuildError",
     "BundleError",
     "CheckpointError",
@@ -56,6 +59,7 @@ __all__ = [
     "ParityError",
     "RawImage",
     "RawLabels",
+    "RawPlane",
     "Segmentation",
     "Segmenter",
     "SettingsError",
@@ -68,6 +72,9 @@ _MODULES = {
     "Inference": "settings",
     "RawImage": "pictures.raw",
     "RawLabels": "pictures.raw",
+    "RawPlane": "pictures.raw",
+    "NV12": "pictures.yuv",
+    "I420": "pictures.yuv",
 }
 """Where the names come from; the others are exceptions."""
 

@@ -61,8 +61,11 @@ def gather_reference(
 
 
 @triton.jit
-def _fixed(at: tl.tensor, length: tl.tensor, CLAMPED: tl.constexpr) -> tl.tensor:
-    """Lower and upper sample of position ``at`` (float32), and their weights in units of 1 / 2048."""
+def resize_taps(index: tl.tensor, length: tl.tensor, target: tl.tensor, CLAMPED: tl.constexpr) -> tl.tensor:
+    """Lower and upper sample of output ``index``, and their weights in units of 1 / 2048."""
+    # OpenCV finds positions in float64 and rounds them to float32.
+    step = 1.0 / (target.to(tl.float64) / length.to(tl.float64))
+    at = ((index.to(tl.float64) + 0.5) * step - 0.5).to(tl.float32)
     low = tl.floor(at)
     part = at - low
     low = low.to(tl.int32)
@@ -77,6 +80,14 @@ def _fixed(at: tl.tensor, length: tl.tensor, CLAMPED: tl.constexpr) -> tl.tensor
 
 
 @triton.jit
+def resize_blend(upper: tl.tensor, lower: tl.tensor, b0: tl.tensor, b1: tl.tensor) -> tl.tensor:
+    """A byte from the sums across of two rows and the rows' weights."""
+    # OpenCV's order of shifts: they drop bits, so another order gives other values.
+    value = (((b0 * (upper >> 4)) >> 16) + ((b1 * (lower >> 4)) >> 16) + 2) >> 2
+    return tl.minimum(tl.maximum(value, 0), 255).to(tl.uint8)
+
+
+@triton.jit
 def resize(
     source: tl.tensor,  # uint8, rows of `pitch` bytes, `pixel` bytes a pixel, of which a fourth is passed over
     picture: tl.tensor,  # (height, width, 3) uint8 RGB, written
@@ -88,26 +99,18 @@ def resize(
 ) -> None:  # fmt: skip
     y = tl.program_id(1)
     x = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    # OpenCV finds positions in float64 and rounds them to float32.
-    down = 1.0 / (height.to(tl.float64) / source_height.to(tl.float64))
-    across = 1.0 / (width.to(tl.float64) / source_width.to(tl.float64))
-    row = ((y.to(tl.float64) + 0.5) * down - 0.5).to(tl.float32)
-    column = ((x.to(tl.float64) + 0.5) * across - 0.5).to(tl.float32)
-    top, bottom, b0, b1 = _fixed(row, source_height, False)
-    left, right, a0, a1 = _fixed(column, source_width, True)
+    top, bottom, b0, b1 = resize_taps(y, source_height, height, False)
+    left, right, a0, a1 = resize_taps(x, source_width, width, True)
     inside = x < width
     upper = source + top * pitch
     lower = source + bottom * pitch
     for c in tl.static_range(3):
         channel = tl.where(bgr != 0, 2 - c, c)
-        # OpenCV's order of shifts: they drop bits, so another order gives other values.
         high = a0 * tl.load(upper + pixel * left + channel, inside, 0).to(tl.int32)
         high += a1 * tl.load(upper + pixel * right + channel, inside, 0).to(tl.int32)
         low = a0 * tl.load(lower + pixel * left + channel, inside, 0).to(tl.int32)
         low += a1 * tl.load(lower + pixel * right + channel, inside, 0).to(tl.int32)
-        value = (((b0 * (high >> 4)) >> 16) + ((b1 * (low >> 4)) >> 16) + 2) >> 2
-        value = tl.minimum(tl.maximum(value, 0), 255)
-        tl.store(picture + (y.to(tl.int64) * width + x) * 3 + c, value.to(tl.uint8), inside)
+        tl.store(picture + (y.to(tl.int64) * width + x) * 3 + c, resize_blend(high, low, b0, b1), inside)
 
 
 @triton.jit

@@ -82,6 +82,19 @@ class ReferenceKernels:
         result = gather_windows.resize_reference(source, a.height, a.width)
         at(a.picture, np.uint8, a.height, a.width, 3)[...] = result
 
+    def _resize_yuv(self, a: Any) -> None:
+        from isnet_trt.kernels import resize_yuv
+
+        size = a.source_height // 2, a.source_width // 2
+        luma = at(a.source, np.uint8, a.source_height, a.pitch)[:, : a.source_width]
+        strides = (a.chroma_pitch, a.chroma_step)
+        last = (size[0] - 1) * a.chroma_pitch + (size[1] - 1) * a.chroma_step + 1
+        chroma = (at(a.source + offset, np.uint8, last) for offset in (a.u, a.v))
+        u, v = (np.lib.stride_tricks.as_strided(plane, size, strides) for plane in chroma)
+        factors = (a.offset, a.yy, a.rv, a.gu, a.gv, a.bu)
+        rgb = resize_yuv.reference(luma, u, v, factors, a.height, a.width)
+        at(a.picture, np.uint8, a.height, a.width, 3)[...] = rgb
+
     def _gather(self, a: Any) -> None:
         from isnet_trt.kernels import gather_windows
 
@@ -145,9 +158,10 @@ class QueuedKernels:
         self.gpu = gpu
         self.host = host
         self.launched: list[str] = []
+        self.missing: set[str] = set()
 
     def __contains__(self, name: object) -> bool:
-        return name in self.host.specs
+        return name in self.host.specs and name not in self.missing
 
     def launch(self, name: str, stream: int, **arguments: Any) -> None:
         self.launched.append(name)

@@ -2,7 +2,7 @@
 
 Images go up on one stream, the steps of `isnet_trt.cuda.plan` run on a second, label maps come down on a third, and
 events order them: with several images in flight the stages overlap. The second time that an image with the same input
-signature (size, channel order, settings) comes, its steps are captured as a CUDA graph, and are one launch from then
+signature (size, pixel format, settings) comes, its steps are captured as a CUDA graph, and are one launch from then
 on.
 
 Device, kernels and engine are used through few methods, so that tests can run the pipeline on host memory, with the
@@ -21,15 +21,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isnet_trt.cuda.device import Device, Graph
-from isnet_trt.cuda.plan import Model, kernel_names, plan
+from isnet_trt.cuda.plan import YUV_KERNEL, Model, kernel_names, plan
 from isnet_trt.cuda.plan_steps import BufferOffset, Clear, Copy, Infer, Launch, Plan, Step
 from isnet_trt.cuda.protocols import DeviceEngine, Launcher
 from isnet_trt.cuda.transfers import Labels, Slot, Transfers
 from isnet_trt.errors import EngineError, EngineUnavailable, OutOfMemory
 from isnet_trt.forks import OwnerProcess
 from isnet_trt.merging.geometry import Window
-from isnet_trt.pictures.formats import Order
-from isnet_trt.pictures.raw import RawImage, RawLabels
+from isnet_trt.pictures.formats import PixelFormat
+from isnet_trt.pictures.raw import RawLabels, SourceImage
 from isnet_trt.settings import Inference, Size
 from isnet_trt.telemetry import ranges
 
@@ -43,7 +43,7 @@ CAPTURES = 3
 context, may end one."""
 
 _MIB = 1 << 20
-Signature = tuple[Size, Order, Inference]
+Signature = tuple[Size, PixelFormat, Inference]
 
 
 @dataclass
@@ -66,7 +66,7 @@ class Ticket:
     """An image in flight, kept alive with its memory; `Pipeline.collect` gives its label map."""
 
     plan: Plan
-    image: RawImage
+    image: SourceImage
     out: RawLabels | None
     slot: Slot | None = field(repr=False, default=None)
 
@@ -107,6 +107,11 @@ class Pipeline:
         self._owner = OwnerProcess(self)
 
     @property
+    def takes_yuv(self) -> bool:
+        """Whether the kernels convert YUV images; those of older bundles do not."""
+        return YUV_KERNEL in self.kernels
+
+    @property
     def description(self) -> str:
         """How the steps run, in a few words."""
         return f"no CUDA graphs: {self._no_graphs}" if self._no_graphs else "CUDA graphs"
@@ -116,20 +121,20 @@ class Pipeline:
         """Size of the block of GPU memory that the buffers of all plans share."""
         return self._arena_bytes
 
-    def plan(self, size: Size, inference: Inference, order: Order = "rgb") -> Plan:
+    def plan(self, size: Size, inference: Inference, pixel_format: PixelFormat = "rgb") -> Plan:
         """The work for images of ``size``; its ``bytes`` are the device memory that it takes beside the engine's."""
-        return plan(size, inference, self.model, order)
+        return plan(size, inference, self.model, pixel_format)
 
     # Images
 
     def __call__(
-        self, image: RawImage, inference: Inference, out: RawLabels | None = None, stream: int | None = None
+        self, image: SourceImage, inference: Inference, out: RawLabels | None = None, stream: int | None = None
     ) -> Labels | None:
         """The label map of one image; see `submit` and `collect`."""
         return self.collect(self.submit(image, inference, out, stream))
 
     def submit(
-        self, image: RawImage, inference: Inference, out: RawLabels | None = None, stream: int | None = None
+        self, image: SourceImage, inference: Inference, out: RawLabels | None = None, stream: int | None = None
     ) -> Ticket:
         """Queue all work for one image and return at once.
 
@@ -171,7 +176,7 @@ class Pipeline:
                 self._transfers.give(slot)
 
     def window_logits(
-        self, image: RawImage, inference: Inference, stream: int | None = None
+        self, image: SourceImage, inference: Inference, stream: int | None = None
     ) -> list[tuple[Window, NDArray[np.float32]]]:
         """The logits (K, h, w) of each window in the order of the queue, to be merged on the host.
 
@@ -194,9 +199,9 @@ class Pipeline:
                 self._transfers.give(slot)
         return list(zip(plan.queue.windows, arrays, strict=True))
 
-    def _take(self, image: RawImage, inference: Inference) -> tuple[_Prepared, Slot]:
+    def _take(self, image: SourceImage, inference: Inference) -> tuple[_Prepared, Slot]:
         """Make plan and memory ready for an image."""
-        prepared = self._prepare((image.size, image.order, inference))
+        prepared = self._prepare((image.size, image.pixel_format, inference))
         with self._room(prepared.plan):
             return prepared, self._transfers.take(prepared.plan, image.on_host)
 
@@ -243,12 +248,14 @@ class Pipeline:
         self._failed_captures = 0
         prepared.graph = graph
 
-    def steps(self, size: Size, inference: Inference, order: Order = "rgb") -> Iterator[tuple[str, Callable[[], None]]]:
+    def steps(
+        self, size: Size, inference: Inference, pixel_format: PixelFormat = "rgb"
+    ) -> Iterator[tuple[str, Callable[[], None]]]:
         """(stage, call) of each step for such images, for measuring: a call queues the step on `stream`.
 
         With the device pushed, and right after an image of this signature: the buffers still hold what it left.
         """
-        prepared = self._prepare((size, order, inference))
+        prepared = self._prepare((size, pixel_format, inference))
         for step in prepared.plan.steps:
             yield step.stage, lambda step=step: self._queue(step, prepared)  # type: ignore[misc]
 
@@ -275,8 +282,8 @@ class Pipeline:
         """Return the plan for images of a signature, with memory for its buffers; the least recently used goes."""
         prepared = self._prepared.get(signature)
         if prepared is None:
-            size, order, inference = signature
-            prepared = _Prepared(self.plan(size, inference, order))
+            size, pixel_format, inference = signature
+            prepared = _Prepared(self.plan(size, inference, pixel_format))
             for shape in prepared.plan.shapes:
                 # Before any launch: kernels address the planned shape and would read past a smaller output.
                 self.model.head.check_output(shape, self.engine.output_shape(shape))

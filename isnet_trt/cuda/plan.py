@@ -27,11 +27,15 @@ from isnet_trt.merging import windows
 from isnet_trt.merging.geometry import Window, coarse_size
 from isnet_trt.merging.merge import Head, label_type
 from isnet_trt.merging.resample import Span, positions
-from isnet_trt.pictures.preprocess import Order, test_size, value_tables
+from isnet_trt.pictures.formats import PixelFormat, YuvFormat, frame_bytes
+from isnet_trt.pictures.preprocess import test_size, value_tables
 from isnet_trt.settings import Inference, Preprocess, Size
 
 BAND_BYTES = 64 << 20
 """Most bytes of score volumes at a time, unless a single row of the label map needs more."""
+
+YUV_KERNEL = kernel_specs.resize_yuv().name
+"""Launched for YUV images only; bundles from before there was one lack it."""
 
 
 @dataclass(frozen=True)
@@ -48,13 +52,13 @@ class Model:
     band_bytes: int = BAND_BYTES
 
 
-def plan(size: Size, inference: Inference, model: Model, order: Order = "rgb") -> Plan:
-    """Return the plan for images of ``size`` (height, width) with channels in ``order``.
+def plan(size: Size, inference: Inference, model: Model, pixel_format: PixelFormat = "rgb") -> Plan:
+    """Return the plan for images of ``size`` (height, width) in ``pixel_format``.
 
     Raises:
         ImageError: the image is too small or too elongated for the settings.
     """
-    return _Planner(size, inference, model, order).plan()
+    return _Planner(size, inference, model, pixel_format).plan()
 
 
 @dataclass(frozen=True)
@@ -78,8 +82,8 @@ class _Volume:
 class _Planner:
     """Collects the steps, buffers and tables of one plan."""
 
-    def __init__(self, size: Size, inference: Inference, model: Model, order: Order) -> None:
-        self.size, self.inference, self.model, self.order = size, inference, model, order
+    def __init__(self, size: Size, inference: Inference, model: Model, pixel_format: PixelFormat) -> None:
+        self.size, self.inference, self.model, self.pixel_format = size, inference, model, pixel_format
         self.head = model.head
         self.test_size = test_size(size, model.preprocess)
         # Scales apply to the test size: windows are cut from the resized image, as on the host.
@@ -108,8 +112,8 @@ class _Planner:
         # In the order of the queue, in which the host's merge takes downloaded logits.
         slots = tuple(self.slot_of[id(window)] for window in self.queue.windows)
         return Plan(
-            self.size, self.order, self.inference, label_type(self.head.classes), tuple(self.steps), self.buffers,
-            self.tables.data, tuple(self.regions), self.queue, slots, self.flags,
+            self.size, self.pixel_format, self.inference, label_type(self.head.classes), tuple(self.steps),
+            self.buffers, self.tables.data, tuple(self.regions), self.queue, slots, self.flags,
         )  # fmt: skip
 
     def _launch(self, stage: str, spec: KernelSpec, **arguments: BufferOffset | int | float) -> None:
@@ -125,11 +129,14 @@ class _Planner:
 
     def _resize(self) -> tuple[BufferOffset, dict[str, int]]:
         """Plan the resize; return the image that windows are cut from, and its layout as `gather` takes it."""
-        pixel, bgr = len(self.order), int(self.order.startswith("bgr"))
+        # Source and tables are uploaded together, so they come first; the tables' size is known in the end.
+        self.buffers |= {"source": frame_bytes(self.size, self.pixel_format), "tables": 0}
+        if isinstance(self.pixel_format, YuvFormat):
+            self._resize_yuv(self.pixel_format)
+            return self._rgb()
+        pixel, bgr = len(self.pixel_format), int(self.pixel_format.startswith("bgr"))
         # The upload drops the caller's row padding: in the buffer a row is exactly its pixels.
         layout = {"pitch": self.size[1] * pixel, "pixel": pixel, "bgr": bgr}
-        # Source and tables are uploaded together, so they come first; the tables' size is known in the end.
-        self.buffers |= {"source": self.size[0] * layout["pitch"], "tables": 0}
         if self.test_size == self.size:
             return ("source", 0), layout
         height, width = self.test_size
@@ -138,8 +145,26 @@ class _Planner:
             "resize", kernel_specs.resize(), source=("source", 0), picture=("picture", 0), **layout,
             source_height=self.size[0], source_width=self.size[1], height=height, width=width,
         )  # fmt: skip
-        # `resize` writes RGB without alpha, whatever the order of the source.
-        return ("picture", 0), {"pitch": 3 * width, "pixel": 3, "bgr": 0}
+        return self._rgb()
+
+    def _rgb(self) -> tuple[BufferOffset, dict[str, int]]:
+        """The image at the test size: RGB without alpha, whatever the format of the source."""
+        return ("picture", 0), {"pitch": 3 * self.test_size[1], "pixel": 3, "bgr": 0}
+
+    def _resize_yuv(self, yuv: YuvFormat) -> None:
+        """Plan the conversion to RGB with the resize in it; at the same size it is the conversion alone."""
+        height, width = self.test_size
+        self.buffers["picture"] = 3 * height * width
+        rows, row = self.size
+        # The upload puts the planes one behind the other, without padding.
+        first, second = rows * row, rows * row + (1 if yuv.chroma == "nv12" else rows * row // 4)
+        names = ("offset", "yy", "rv", "gu", "gv", "bu")
+        self._launch(
+            "resize", kernel_specs.resize_yuv(), source=("source", 0), picture=("picture", 0), pitch=row, u=first,
+            v=second, chroma_pitch=yuv.shapes(self.size)[1][1], chroma_step=2 if yuv.chroma == "nv12" else 1,
+            **dict(zip(names, yuv.coefficients(), strict=True)), source_height=rows, source_width=row, height=height,
+            width=width,
+        )  # fmt: skip
 
     def _assign_slots(self) -> list[_Batch]:
         """Divide the queue into batches, filled across passes, and give every window a slot of a region."""
@@ -352,6 +377,6 @@ def bands(sizes: Sequence[Size], output: Size, classes: int, most: int) -> Itera
 
 
 def kernel_names(classes: int) -> frozenset[str]:
-    """Names of the kernels that plans for a model of ``classes`` classes may launch."""
+    """Names of the kernels that plans for a model of ``classes`` classes may launch, but for those of YUV images."""
     specs = kernel_specs.bundle_kernels(PORTABLE, ["fp32"], classes, context=())
-    return frozenset(spec.name for spec in specs)
+    return frozenset(spec.name for spec in specs) - {YUV_KERNEL}

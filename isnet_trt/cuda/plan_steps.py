@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from isnet_trt.cuda.kernel_specs import KernelSpec
 from isnet_trt.cuda.launch_grid import aligned
 from isnet_trt.merging import windows
-from isnet_trt.pictures.formats import Order
+from isnet_trt.pictures.formats import PixelFormat, frame_bytes
 from isnet_trt.settings import Inference, Size
 
 ALIGNMENT = 256
@@ -102,10 +102,10 @@ class Region:
 
 @dataclass(frozen=True)
 class Plan:
-    """All work for the images of one size and channel order.
+    """All work for the images of one size and pixel format.
 
     Attributes:
-        size, order: the source image's.
+        size, pixel_format: the source image's.
         labels: the type of the labels, uint8 or uint16.
         steps: in order; each needs the ones before it.
         buffers: bytes of every buffer, by name. ``source``, the image without padding, and ``tables`` come first: they
@@ -118,7 +118,7 @@ class Plan:
     """
 
     size: Size
-    order: Order
+    pixel_format: PixelFormat
     inference: Inference
     labels: type[np.unsignedinteger]
     steps: tuple[Step, ...]
@@ -132,7 +132,7 @@ class Plan:
     @property
     def source_bytes(self) -> int:
         """Of the image, without padding."""
-        return self.size[0] * self.size[1] * len(self.order)
+        return frame_bytes(self.size, self.pixel_format)
 
     @property
     def tables_offset(self) -> int:

@@ -15,7 +15,7 @@ from isnet_trt.cuda.device import Device
 from isnet_trt.cuda.element_types import FLOAT
 from isnet_trt.cuda.plan_steps import Plan
 from isnet_trt.merging.merge import not_finite
-from isnet_trt.pictures.raw import RawImage, RawLabels
+from isnet_trt.pictures.raw import RawLabels, SourceImage
 
 Labels = NDArray[np.unsignedinteger]
 
@@ -100,8 +100,8 @@ class Transfers:
 
     # Copies
 
-    def upload(self, image: RawImage, plan: Plan, slot: Slot, source: int, stream: int | None) -> None:
-        """Queue image and tables to ``source``; rows without padding.
+    def upload(self, image: SourceImage, plan: Plan, slot: Slot, source: int, stream: int | None) -> None:
+        """Queue image and tables to ``source``; planes one behind the other, rows without padding.
 
         Host memory is read before this returns. Device memory is read after what is queued on the caller's ``stream``
         and on the image's own, and before what is queued there later.
@@ -110,7 +110,11 @@ class Transfers:
         size, staging = plan.upload_bytes - start, slot.source.host
         if image.on_host:
             # Page-locked memory lets the upload run while the host goes on; the caller's array is free at once.
-            np.copyto(staging[: plan.source_bytes].reshape(image.height, -1), image.array().reshape(image.height, -1))
+            offset = 0
+            for plane in image.planes:
+                end = offset + plane.height * plane.row_bytes
+                np.copyto(staging[offset:end].reshape(plane.height, -1), plane.array().reshape(plane.height, -1))
+                offset = end
         staging[plan.tables_offset - start : size] = np.frombuffer(plan.tables, np.uint8)
         # In two steps: the slot's own device memory takes the upload while the work still reads the last image from
         # ``source``; the copy within the device is short.
@@ -118,9 +122,12 @@ class Transfers:
         self._order(self._up, self._stream, slot.events["up"])
         self._device.copy(source + start, slot.source.address, size, self._stream)
         if not image.on_host:
-            rows = (source, image.row_bytes, image.address, image.row_pitch, image.row_bytes, image.height)
+            rows = []
+            for plane in image.planes:
+                rows.append((source, plane.row_bytes, plane.address, plane.row_pitch, plane.row_bytes, plane.height))
+                source += plane.height * plane.row_bytes
             # On the stream of the work: a copy within the device needs no staging.
-            self._copy_with_caller(slot, (image.stream, stream), rows)
+            self._copy_with_caller(slot, (*(plane.stream for plane in image.planes), stream), rows)
 
     def download(self, plan: Plan, slot: Slot, result: int, out: RawLabels | None, stream: int | None) -> None:
         """Queue labels and flags from ``result`` to the slot's page-locked memory, and record the event "down".
@@ -131,7 +138,7 @@ class Transfers:
         if out is not None and not out.on_host:
             start = plan.flags  # only the flags are needed on the host
             rows = (out.address, out.row_pitch, result, out.row_bytes, out.row_bytes, out.height)
-            self._copy_with_caller(slot, (out.stream, stream), rows)
+            self._copy_with_caller(slot, (out.stream, stream), [rows])
         size = plan.result_bytes - start
         address, staging = slot.result.address, slot.result.host
         # As for uploads: once ``result`` is copied within the device, the next image's work may overwrite it.
@@ -142,16 +149,17 @@ class Transfers:
         self._device.record(slot.events["down"], self._down)
 
     def _copy_with_caller(
-        self, slot: Slot, streams: tuple[int | None, ...], rows: tuple[int, int, int, int, int, int]
+        self, slot: Slot, streams: tuple[int | None, ...], planes: list[tuple[int, int, int, int, int, int]]
     ) -> None:
-        """Copy rows from or to the caller's device memory, between what is queued on ``streams`` before and after."""
+        """Copy planes from or to the caller's device memory, between what is queued on ``streams`` before and after."""
         # The stream of the memory and that of the call are often the same one: it is waited for once.
         callers = list(dict.fromkeys(stream for stream in streams if stream is not None))
         for stream in callers:
             self._order(stream, self._stream, slot.events["caller"])
         # One event serves every wait here: a wait takes what was recorded when it was queued, so that recording the
         # event again does not change it.
-        self._device.copy_rows(*rows, self._stream)
+        for rows in planes:
+            self._device.copy_rows(*rows, self._stream)
         for stream in callers:
             self._order(self._stream, stream, slot.events["caller"])
 

@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 
 from isnet_trt.errors import ImageError, SettingsError
-from isnet_trt.pictures.dlpack import of_dlpack
 from isnet_trt.pictures.files import Image, decode_image, max_bytes, read_image, read_stream
 from isnet_trt.pictures.formats import Order, check_format, check_order
 from isnet_trt.pictures.headers import dimensions
-from isnet_trt.pictures.memory import HOST, Memory, Refused, of_array, of_buffer, of_cuda_interface
-from isnet_trt.pictures.raw import RawImage, RawLabels
+from isnet_trt.pictures.memory import HOST, Memory, Refused, of_array
+from isnet_trt.pictures.protocols import memory_of
+from isnet_trt.pictures.raw import RawImage, RawLabels, RawYuv, SourceImage
+from isnet_trt.pictures.yuv import I420, NV12
 from isnet_trt.settings import Size
 
 _TAKEN = (
@@ -33,8 +34,8 @@ _FLAT_ADVICE = (
 )
 
 
-def image_from(image: Any, order: Order = "rgb", *, stream: int | None = None) -> RawImage:
-    """Any picture as `RawImage`: what is encoded is read, rows of pixels in memory are described without a copy.
+def image_from(image: Any, order: Order = "rgb", *, stream: int | None = None) -> SourceImage:
+    """Any picture as `RawImage`, or `RawYuv` for NV12 and I420: what is encoded is read, memory is described in place.
 
     Encoded are the path of a file, a binary file object, and flat uint8 in host memory (bytes, a memoryview, a tensor)
     with the content of a picture file. Host arrays of another layout (planes, upside down, every other pixel) are
@@ -45,11 +46,13 @@ def image_from(image: Any, order: Order = "rgb", *, stream: int | None = None) -
         ImageError: it is no picture; the message says what to do.
         SettingsError: ``order`` is unknown.
     """
-    if isinstance(image, RawImage):
+    if isinstance(image, RawImage | RawYuv):
         return image
+    if isinstance(image, NV12 | I420):
+        return image.raw(stream)
     check_order(order)
     try:
-        memory = None if isinstance(image, str | os.PathLike) else _memory(image, stream)
+        memory = None if isinstance(image, str | os.PathLike) else memory_of(image, stream)
         if memory is None or len(memory.shape) == 1:
             memory, order = of_array(_decoded(image, memory)), "rgb"
         check_format(memory.shape, memory.dtype, order)
@@ -93,7 +96,7 @@ def _decoded_bytes(memory: Memory, kind: str) -> Image:
         raise ImageError(f"{error}; {_FLAT_ADVICE}") from None
 
 
-def labels_from(out: Any, image: RawImage, dtype: Any, *, stream: int | None = None) -> RawLabels:
+def labels_from(out: Any, image: SourceImage, dtype: Any, *, stream: int | None = None) -> RawLabels:
     """Memory for the label map of ``image`` as `RawLabels`.
 
     Checked: (height, width) of the image, ``dtype``, rows, writable, no byte shared with the image. A flat host
@@ -118,7 +121,7 @@ def labels_from(out: Any, image: RawImage, dtype: Any, *, stream: int | None = N
 
 
 def _labels(out: Any, size: Size, dtype: np.dtype[Any], stream: int | None) -> RawLabels:
-    memory = _memory(out, stream)
+    memory = memory_of(out, stream)
     if memory is None:
         raise Refused(f"cannot be {type(out).__name__}; {_TAKEN} isnet_trt.RawLabels")
     if memory.read_only:
@@ -140,20 +143,13 @@ def _is_flat(memory: Memory, size: int) -> bool:
     return flat and memory.device == HOST and isinstance(memory.owner, np.ndarray)
 
 
-def _memory(source: Any, stream: int | None) -> Memory | None:
-    """Whatever protocol the object has; DLPack before the CUDA interface, since it lets the producer wait."""
-    if isinstance(source, np.ndarray):
-        return of_array(source)
-    if isinstance(source, bytes):  # numpy's own subclass has __array_interface__, as a string
-        return of_array(np.frombuffer(source, np.uint8))
-    return of_dlpack(source, stream) or of_cuda_interface(source) or of_buffer(source)
-
-
-def check_apart(image: RawImage, out: RawLabels) -> None:
+def check_apart(image: SourceImage, out: RawLabels) -> None:
     """Raise SettingsError if the label map would be written over the picture while this is still read."""
-    same = image.on_host == out.on_host and image.device_index == out.device_index
-    if same and image.address < out.end and out.address < image.end:
-        raise SettingsError(
-            f"out ({out.address:#x} to {out.end:#x}) overlaps the image ({image.address:#x} to {image.end:#x}); "
-            "the label map needs memory of its own"
-        )
+    if image.on_host != out.on_host or image.device_index != out.device_index:
+        return
+    for plane in image.planes:
+        if plane.address < out.end and out.address < plane.end:
+            raise SettingsError(
+                f"out ({out.address:#x} to {out.end:#x}) overlaps the image ({plane.address:#x} to {plane.end:#x}); "
+                "the label map needs memory of its own"
+            )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from isnet_trt.errors import ImageError
 from isnet_trt.opencv import cv2
 from isnet_trt.pictures.files import Image
-from isnet_trt.pictures.formats import Order, check_format, check_order
+from isnet_trt.pictures.formats import YUV_SHIFT, Order, YuvFormat, check_format, check_order
 from isnet_trt.settings import Preprocess, Size, size_text
 
 # A hundred times as fast as numpy's copy of a view with the channels turned round.
@@ -40,6 +41,36 @@ def to_rgb(image: Image, order: Order) -> Image:
     if image.strides[0] < image.shape[1] * image.shape[2]:  # upside down or overlapping rows: no Mat of OpenCV's
         image = np.ascontiguousarray(image)
     return np.asarray(cv2.cvtColor(image, getattr(cv2, _TO_RGB[order])), np.uint8)
+
+
+_BAND = 128
+"""Rows converted at a time: whole numbers of four bytes take more memory than the image."""
+
+
+def yuv_to_rgb(planes: Sequence[NDArray[np.uint8]], yuv: YuvFormat) -> Image:
+    """The planes of an image as uint8 (H, W, 3) RGB; each U and V counts for its two by two pixels, as in OpenCV.
+
+    BT.601 in limited range is OpenCV's own conversion, the others are `YuvFormat.coefficients` in whole numbers.
+    """
+    luma = planes[0]
+    height, width = luma.shape
+    chroma = np.ascontiguousarray(planes[1]) if yuv.chroma == "nv12" else cv2.merge(planes[1:])
+    chroma = chroma.reshape(height // 2, width // 2, 2)
+    if (yuv.matrix, yuv.range) == ("bt601", "limited"):
+        return np.asarray(cv2.cvtColorTwoPlane(np.ascontiguousarray(luma), chroma, cv2.COLOR_YUV2RGB_NV12), np.uint8)
+    out = np.empty((height, width, 3), np.uint8)
+    for first in range(0, height, _BAND):
+        rows = slice(first, first + _BAND)
+        out[rows] = _converted(luma[rows], chroma[first // 2 : (first + _BAND) // 2], yuv)
+    return out
+
+
+def _converted(luma: NDArray[np.uint8], chroma: NDArray[Any], yuv: YuvFormat) -> NDArray[np.int32]:
+    offset, y, rv, gu, gv, bu = yuv.coefficients()
+    u, v = np.moveaxis(chroma.astype(np.int32) - 128, 2, 0)
+    colour = np.stack([rv * v, gu * u + gv * v, bu * u], axis=2) + (1 << (YUV_SHIFT - 1))
+    bright = y * np.maximum(luma.astype(np.int32) - offset, 0)
+    return np.clip((bright[:, :, None] + colour.repeat(2, 0).repeat(2, 1)) >> YUV_SHIFT, 0, 255)
 
 
 def network_input(image: Image, order: Order, preprocess: Preprocess) -> NDArray[np.float32]:

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from isnet_trt.errors import ImageError, IsnetError, SettingsError
 from isnet_trt.pictures.files import Image
-from isnet_trt.pictures.formats import Order, check_order
+from isnet_trt.pictures.formats import Order, YuvFormat, check_order
 from isnet_trt.pictures.memory import HOST, Memory, of_array
-from isnet_trt.pictures.preprocess import to_rgb
+from isnet_trt.pictures.preprocess import to_rgb, yuv_to_rgb
 from isnet_trt.settings import Size
 
 LABEL_TYPES = ("uint8", "uint16")
@@ -129,6 +129,16 @@ class RawImage(Raw):
         check_order(self.order)
         self._complete(len(self.order), 1, ImageError)
 
+    @property
+    def pixel_format(self) -> Order:
+        """How a pixel lies in memory."""
+        return self.order
+
+    @property
+    def planes(self) -> tuple[RawImage, ...]:
+        """The rectangles of memory that hold the image: one."""
+        return (self,)
+
     def array(self) -> Image:
         """Host memory as uint8 (H, W, channels), without a copy; ImageError if it is a GPU's."""
         channels = len(self.order)
@@ -137,6 +147,53 @@ class RawImage(Raw):
     def rgb(self) -> Image:
         """Host memory as C-contiguous uint8 (H, W, 3) RGB, copied only where it is laid out otherwise."""
         return to_rgb(self.array(), self.order)
+
+
+@dataclass(frozen=True)
+class RawPlane(Raw):
+    """A plane of bytes in memory, such as the Y of an image; ``width`` is in bytes. See `Raw` for the rest."""
+
+    def __post_init__(self) -> None:
+        self._complete(1, 1, ImageError)
+
+    def array(self) -> NDArray[np.uint8]:
+        """Host memory as uint8 (H, W), without a copy; ImageError if it is a GPU's."""
+        return self._view(self.size, (self.row_pitch, 1), "uint8")
+
+
+@dataclass(frozen=True)
+class RawYuv:
+    """A YUV image in memory: its planes, on one device, in the order of ``pixel_format``."""
+
+    planes: tuple[RawPlane, ...]
+    pixel_format: YuvFormat
+
+    @property
+    def size(self) -> Size:
+        """(height, width) in pixels."""
+        return self.planes[0].size
+
+    @property
+    def device(self) -> str:
+        """Where the planes are: "cpu" or "cuda:N"."""
+        return self.planes[0].device
+
+    @property
+    def on_host(self) -> bool:
+        """Whether the planes are in host memory."""
+        return self.planes[0].on_host
+
+    @property
+    def device_index(self) -> int:
+        """The GPU's number."""
+        return self.planes[0].device_index
+
+    def rgb(self) -> Image:
+        """Host memory converted to uint8 (H, W, 3) RGB; ImageError if it is a GPU's."""
+        return yuv_to_rgb([plane.array() for plane in self.planes], self.pixel_format)
+
+
+SourceImage = RawImage | RawYuv
 
 
 @dataclass(frozen=True)

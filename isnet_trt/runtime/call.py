@@ -16,7 +16,7 @@ from isnet_trt.errors import SettingsError
 from isnet_trt.merging.merge import label_type, largest
 from isnet_trt.merging.resample import Array
 from isnet_trt.merging.volumes import softmax
-from isnet_trt.pictures.raw import RawImage, RawLabels
+from isnet_trt.pictures.raw import RawLabels, SourceImage
 from isnet_trt.settings import Inference, Size
 from isnet_trt.telemetry import ranges
 
@@ -46,7 +46,7 @@ class Request:
     ``out`` is the caller's object, ``out_memory`` its description; ``stream`` the caller's CUDA stream.
     """
 
-    image: RawImage
+    image: SourceImage
     inference: Inference
     out: Any = None
     out_memory: RawLabels | None = None

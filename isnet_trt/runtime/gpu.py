@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from isnet_trt.cuda.pipeline import Pipeline
+from isnet_trt.cuda.plan import YUV_KERNEL
 from isnet_trt.engines.base import Engine
-from isnet_trt.errors import SettingsError
+from isnet_trt.errors import EngineUnavailable, SettingsError
 from isnet_trt.merging.resample import Array
+from isnet_trt.pictures.memory import of_array
+from isnet_trt.pictures.raw import RawImage, RawYuv
 from isnet_trt.runtime.call import Outputs, Request
 from isnet_trt.runtime.host import Runtime
 
@@ -34,6 +39,8 @@ class GpuRuntime(Runtime):
         for memory, name in ((request.image, "the image"), (request.out_memory, "out")):
             if memory is not None and not memory.on_host and memory.device_index != 0:
                 raise SettingsError(f"{name} is in the memory of {memory.device}, but this segmenter works on GPU 0")
+        if isinstance(request.image, RawYuv) and not self.pipeline.takes_yuv:
+            request = _with_rgb(request, request.image)
         if request.probabilities or request.points is not None:
             return self._merge_on_host(request)
         with request.timer("queue"):
@@ -73,3 +80,15 @@ class GpuRuntime(Runtime):
             self.pipeline.close()
         finally:
             super().close()
+
+
+def _with_rgb(request: Request, image: RawYuv) -> Request:
+    """The request with its YUV image converted on the host, for a bundle whose kernels cannot."""
+    if not image.on_host:
+        raise EngineUnavailable(
+            f"the bundle's kernels lack {YUV_KERNEL}, which NV12 and I420 in GPU memory need; build it again with "
+            "python -m isnet_trt.build, or pass RGB"
+        )
+    with request.timer("convert"):
+        rgb = image.rgb()
+    return replace(request, image=RawImage(of_array(rgb).address, *image.size, owner=rgb))

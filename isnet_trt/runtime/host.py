@@ -130,7 +130,7 @@ class HostRuntime(Runtime):
         self._check(request)
         outputs = Outputs.allocate(request, self.model.head.classes)
         with timer("resize"):
-            planes = network_input(image.array(), image.order, self.model.preprocess)
+            planes = network_input(image.rgb(), "rgb", self.model.preprocess)
         self.score(planes, request.inference, image.size, outputs.add_tile, timer)
         return outputs
 

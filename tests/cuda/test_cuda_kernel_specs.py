@@ -19,11 +19,12 @@ def test_sizes_that_are_compiled_in() -> None:
 
 def test_each_kernel_has_a_name_of_its_own() -> None:
     names = [spec.name for spec in bundle_kernels(90, ("fp16", "fp32", "bf16"), 19)]
-    assert len(set(names)) == len(names) == 34
+    assert len(set(names)) == len(names) == 35
     context = {"assign_bf16", "attention_fp16"}
     specs = {spec.name for spec in bundle_kernels(90, ("fp32",), 19, context=context)}
     assert specs == context | {
-        "resize", "gather_fp32", "accumulate_fp32_32", "upsample_argmax_fp32_u8", "finite_fp32", "finish_fp32_u8"
+        "resize", "resize_yuv", "gather_fp32", "accumulate_fp32_32", "upsample_argmax_fp32_u8", "finite_fp32",
+        "finish_fp32_u8",
     }  # fmt: skip
 
 

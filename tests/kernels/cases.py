@@ -12,10 +12,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from isnet_trt.pictures.formats import YuvFormat
 from isnet_trt.settings import Inference
 from tests.kernels import context_trials, picture_trials
 from tests.kernels.context_trials import AttentionCase, PoolCase
-from tests.kernels.picture_trials import FinishCase, FiniteCase, GatherCase, MergeCase, ResizeCase
+from tests.kernels.picture_trials import FinishCase, FiniteCase, GatherCase, MergeCase, ResizeCase, YuvCase
 from tests.kernels.trials import Trial
 from tests.kernels.variants import DTYPES, Variant
 
@@ -112,6 +113,23 @@ FAMILIES = {
                 ResizeCase("480x640 to 512x683", (480, 640), (512, 683)),
                 ResizeCase("1200x1600 to 512x683, BGR", (1200, 1600), (512, 683), bgr=True),
                 ResizeCase("301x199 to 473x473", (301, 199), (473, 473)),
+            ),
+            ("fp32",),
+        ),
+        Family(
+            "resize_yuv",
+            picture_trials.resize_yuv,
+            (
+                YuvCase("12x34 to 17x57, NV12", (12, 34), (17, 57), YuvFormat("nv12")),
+                YuvCase("12x34 to 17x57, I420", (12, 34), (17, 57), YuvFormat("i420")),
+                YuvCase("the same size", (10, 132), (10, 132), YuvFormat("nv12")),
+                YuvCase("30x32 to 13x11, BT.709, full", (30, 32), (13, 11), YuvFormat("i420", "bt709", "full")),
+                YuvCase("2x2 to 3x5, BT.2020", (2, 2), (3, 5), YuvFormat("nv12", "bt2020")),
+                YuvCase("16x44 to half, BT.601, full", (16, 44), (8, 22), YuvFormat("nv12", "bt601", "full")),
+            ),
+            (
+                YuvCase("1080x1920 to 512x910, NV12", (1080, 1920), (512, 910), YuvFormat("nv12")),
+                YuvCase("1080x1920 as it is, I420, BT.709", (1080, 1920), (1080, 1920), YuvFormat("i420", "bt709")),
             ),
             ("fp32",),
         ),

@@ -16,7 +16,8 @@ from isnet_trt.cuda.kernel_specs import label_element, padded_classes
 from isnet_trt.cuda.plan import span
 from isnet_trt.merging import geometry, windows
 from isnet_trt.merging.geometry import coarse_size
-from isnet_trt.pictures.preprocess import value_tables
+from isnet_trt.pictures.formats import YuvFormat
+from isnet_trt.pictures.preprocess import value_tables, yuv_to_rgb
 from isnet_trt.settings import Inference, Preprocess, Size
 from tests.kernels.trials import BYTES, Deviation, Trial, labels, normal, numbers, on_device, step
 from tests.kernels.variants import Output, Variant, set_of
@@ -73,6 +74,52 @@ def resize(variant: Variant, case: ResizeCase, dtype: str, seed: int) -> Trial:
         yield Deviation("levels off from OpenCV", float(np.abs(values.astype(int) - expected[1]).max()), 1.0)
 
     return Trial(launch, (out,), reference, compare, cost.resize(case.source, case.target))
+
+
+@dataclass(frozen=True)
+class YuvCase:
+    """From planes with padded rows in one block of memory to RGB of ``target``."""
+
+    label: str
+    source: Size
+    target: Size
+    yuv: YuvFormat
+
+
+def resize_yuv(variant: Variant, case: YuvCase, dtype: str, seed: int) -> Trial:
+    """``resize_yuv``: the same whole numbers as the reference; OpenCV's conversion, then its resize, nearly."""
+    (height, width), shapes = case.source, case.yuv.shapes(case.source)
+    pitch, chroma_pitch = width + 9, shapes[1][1] + 5
+    memory = np.random.default_rng(seed).integers(0, 256, height * pitch + height * chroma_pitch + 64, np.uint8)
+    first, step = height * pitch, 2 if case.yuv.chroma == "nv12" else 1
+    second = first + (1 if step == 2 else height // 2 * chroma_pitch)
+    half = (height // 2, width // 2)
+    u, v = (np.lib.stride_tricks.as_strided(memory[at:], half, (chroma_pitch, step)) for at in (first, second))
+    luma = memory[:first].reshape(height, pitch)[:, :width]
+    source, out = on_device(variant, memory), Output(variant.device, (*case.target, 3), "u8")
+    factors = dict(zip(("offset", "yy", "rv", "gu", "gv", "bu"), case.yuv.coefficients(), strict=True))
+
+    def launch() -> None:
+        variant.run(
+            "19", "resize_yuv", source=source, picture=out, pitch=pitch, u=first, v=second, chroma_pitch=chroma_pitch,
+            chroma_step=step, **factors, source_height=height, source_width=width, height=case.target[0],
+            width=case.target[1],
+        )  # fmt: skip
+
+    def reference() -> tuple[NDArray[Any], NDArray[Any]]:
+        from isnet_trt.kernels import resize_yuv
+
+        planes = [luma, np.dstack([u, v])] if step == 2 else [luma, u.copy(), v.copy()]
+        opencv = cv2.resize(yuv_to_rgb(planes, case.yuv), case.target[::-1], interpolation=cv2.INTER_LINEAR)
+        exact = resize_yuv.reference(luma, u, v, tuple(factors.values()), *case.target)
+        return exact, opencv.reshape(*case.target, 3).astype(int)
+
+    def compare(expected: tuple[NDArray[Any], NDArray[Any]]) -> Iterator[Deviation]:
+        values = numbers(out)
+        yield Deviation("values unlike the reference", float((values != expected[0]).mean()), 0.0)
+        yield Deviation("levels off from OpenCV", float(np.abs(values.astype(int) - expected[1]).max()), 1.0)
+
+    return Trial(launch, (out,), reference, compare, cost.resize_yuv(case.source, case.target))
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import cv2
+import numpy as np
 import pytest
-from cuda_host import CASES, Form, picture
+from cuda_host import CASES, WHOLE, Form, picture
 
+from isnet_trt import NV12
+from isnet_trt.pictures.interop import image_from
 from tests.interpreter import use_interpreter
 from tests.kernels.variants import TritonKernels
 
@@ -24,3 +28,12 @@ def test_label_maps_are_those_of_the_host(name, tmp_path):
         assert form.pipeline.description == "CUDA graphs"
         assert len(form.gpu.graphs) == 1
         assert form.gpu.peak <= form.pipeline.plan(size, inference).bytes
+
+
+def test_yuv_is_converted_in_the_resize(tmp_path):
+    frame = cv2.cvtColor(picture(32, 46), cv2.COLOR_RGB2YUV_I420)
+    u, v = frame[32:].reshape(2, 16, 23)
+    image = NV12(frame[:32], np.dstack([u, v]))
+    with Form(tmp_path, lambda classes: TritonKernels(classes=classes)) as form:
+        form.check(image.rgb(), form.pipeline(image_from(image), WHOLE))
+        assert form.kernels.launched[0] == "resize_yuv"
