@@ -3,7 +3,7 @@
 `image_from` returns a `RawImage` and `labels_from` a `RawLabels`, which keep the caller's object alive as long as they
 live themselves. Accepted are these two classes (raw pointers), numpy arrays, DLPack, ``__cuda_array_interface__``,
 ``__array_interface__`` and the buffer protocol; for images also what is still encoded: the path of a file, its content
-as flat bytes, or a binary file object.
+as flat bytes, or a binary file object. `isnet_trt.pictures.yuv` has NV12 and I420, which become a `RawYuv`.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ from isnet_trt.telemetry.stats import About, Recorder, Stats
 
 _log = logging.getLogger(__name__)
 Source = Any
-"""A picture in any form that `isnet_trt.pictures.interop.image_from` takes: encoded, or uint8 (H, W, 3)."""
+"""A picture in any form that `isnet_trt.pictures.interop.image_from` takes: encoded, uint8 (H, W, 3), NV12 or I420."""
 
 
 class Segmenter:
@@ -152,9 +152,10 @@ class Segmenter:
             image: an encoded picture: the path of a file, its content (bytes, bytearray, memoryview, any flat uint8
                 in host memory), or a binary file object, read from its position to its end. Or uint8 (H, W, 3) in
                 any memory layout: a numpy array, an object with the buffer protocol, DLPack or
-                ``__cuda_array_interface__``, or a pointer as `isnet_trt.RawImage`.
+                ``__cuda_array_interface__``, or a pointer as `isnet_trt.RawImage`. Or the planes that video decoders
+                give, as `isnet_trt.NV12` or `isnet_trt.I420`.
             order: channel order of an array: "rgb", "bgr", or with four channels "rgba", "bgra" (alpha is
-                ignored); for an encoded picture or a `RawImage` it has no meaning.
+                ignored); for anything else it has no meaning.
             out: where the label map is to be written, uint8 (uint16 above 256 classes) of the picture's size: any
                 of the same objects, or `isnet_trt.RawLabels`. After an error its content is undefined.
             stream: the caller's CUDA stream (a handle, or an object with ``__cuda_stream__``) where the segmenter works
