@@ -66,7 +66,7 @@ def resize(source: Size, target: Size) -> Cost:
     return Cost(CHANNELS * _area(source) + values, BILINEAR * values)
 
 
-def resize_yuv(source: Size, target: Size) -> Cost:
+def yuv_resize(source: Size, target: Size) -> Cost:
     """One picture of half a byte of U and V a pixel; each of four samples is converted by five products and sums."""
     values = CHANNELS * _area(target)
     return Cost(1.5 * _area(source) + values, BILINEAR * values + 4 * 10 * _area(target))

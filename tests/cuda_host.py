@@ -82,8 +82,8 @@ class ReferenceKernels:
         result = gather_windows.resize_reference(source, a.height, a.width)
         at(a.picture, np.uint8, a.height, a.width, 3)[...] = result
 
-    def _resize_yuv(self, a: Any) -> None:
-        from isnet_trt.kernels import resize_yuv
+    def _yuv_resize(self, a: Any) -> None:
+        from isnet_trt.kernels import yuv_resize
 
         size = a.source_height // 2, a.source_width // 2
         luma = at(a.source, np.uint8, a.source_height, a.pitch)[:, : a.source_width]
@@ -92,7 +92,7 @@ class ReferenceKernels:
         chroma = (at(a.source + offset, np.uint8, last) for offset in (a.u, a.v))
         u, v = (np.lib.stride_tricks.as_strided(plane, size, strides) for plane in chroma)
         factors = (a.offset, a.yy, a.rv, a.gu, a.gv, a.bu)
-        rgb = resize_yuv.reference(luma, u, v, factors, a.height, a.width)
+        rgb = yuv_resize.reference(luma, u, v, factors, a.height, a.width)
         at(a.picture, np.uint8, a.height, a.width, 3)[...] = rgb
 
     def _gather(self, a: Any) -> None:

@@ -110,13 +110,13 @@ def resize() -> KernelSpec:
     return KernelSpec("resize", arguments, {"BLOCK": _ROW}, grid, "gather_windows.resize", unaligned=("source",))
 
 
-def resize_yuv() -> KernelSpec:
+def yuv_resize() -> KernelSpec:
     """The planes of a YUV source picture to RGB of the test size, in place of `resize`."""
     arguments = {"source": "*u8", "picture": "*u8", "pitch": "i64", "u": "i64", "v": "i64", "chroma_pitch": "i64"}
     arguments |= _i32("chroma_step", "offset", "yy", "rv", "gu", "gv", "bu")
     arguments |= _i32("source_height", "source_width", "height", "width")
     grid = ((("width", _ROW),), (("height", 1),), ())
-    return KernelSpec("resize_yuv", arguments, {"BLOCK": _ROW}, grid, "resize_yuv.resize_yuv", unaligned=("source",))
+    return KernelSpec("yuv_resize", arguments, {"BLOCK": _ROW}, grid, "yuv_resize.yuv_resize", unaligned=("source",))
 
 
 def gather(dtype: str) -> KernelSpec:
@@ -255,7 +255,7 @@ def bundle_kernels(
     ``context`` names the kernels of the context operations to include, of any type; None: all those of ``dtypes``.
     """
     dtypes = tuple(dict.fromkeys(dtypes))
-    yield from (resize(), resize_yuv())
+    yield from (resize(), yuv_resize())
     for dtype in dtypes:
         yield from (gather(dtype), accumulate(dtype, classes), upsample_argmax(dtype, classes), finite(dtype))
     # `accumulate` writes float32 volumes whatever the engine's type, so `finish` is always needed for float32.

@@ -34,7 +34,7 @@ from isnet_trt.settings import Inference, Preprocess, Size
 BAND_BYTES = 64 << 20
 """Most bytes of score volumes at a time, unless a single row of the label map needs more."""
 
-YUV_KERNEL = kernel_specs.resize_yuv().name
+YUV_KERNEL = kernel_specs.yuv_resize().name
 """Launched for YUV images only; bundles from before there was one lack it."""
 
 
@@ -132,7 +132,7 @@ class _Planner:
         # Source and tables are uploaded together, so they come first; the tables' size is known in the end.
         self.buffers |= {"source": frame_bytes(self.size, self.pixel_format), "tables": 0}
         if isinstance(self.pixel_format, YuvFormat):
-            self._resize_yuv(self.pixel_format)
+            self._yuv_resize(self.pixel_format)
             return self._rgb()
         pixel, bgr = len(self.pixel_format), int(self.pixel_format.startswith("bgr"))
         # The upload drops the caller's row padding: in the buffer a row is exactly its pixels.
@@ -151,7 +151,7 @@ class _Planner:
         """The image at the test size: RGB without alpha, whatever the format of the source."""
         return ("picture", 0), {"pitch": 3 * self.test_size[1], "pixel": 3, "bgr": 0}
 
-    def _resize_yuv(self, yuv: YuvFormat) -> None:
+    def _yuv_resize(self, yuv: YuvFormat) -> None:
         """Plan the conversion to RGB with the resize in it; at the same size it is the conversion alone."""
         height, width = self.test_size
         self.buffers["picture"] = 3 * height * width
@@ -160,7 +160,7 @@ class _Planner:
         first, second = rows * row, rows * row + (1 if yuv.chroma == "nv12" else rows * row // 4)
         names = ("offset", "yy", "rv", "gu", "gv", "bu")
         self._launch(
-            "resize", kernel_specs.resize_yuv(), source=("source", 0), picture=("picture", 0), pitch=row, u=first,
+            "resize", kernel_specs.yuv_resize(), source=("source", 0), picture=("picture", 0), pitch=row, u=first,
             v=second, chroma_pitch=yuv.shapes(self.size)[1][1], chroma_step=2 if yuv.chroma == "nv12" else 1,
             **dict(zip(names, yuv.coefficients(), strict=True)), source_height=rows, source_width=row, height=height,
             width=width,

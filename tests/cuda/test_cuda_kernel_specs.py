@@ -23,7 +23,7 @@ def test_each_kernel_has_a_name_of_its_own() -> None:
     context = {"assign_bf16", "attention_fp16"}
     specs = {spec.name for spec in bundle_kernels(90, ("fp32",), 19, context=context)}
     assert specs == context | {
-        "resize", "resize_yuv", "gather_fp32", "accumulate_fp32_32", "upsample_argmax_fp32_u8", "finite_fp32",
+        "resize", "yuv_resize", "gather_fp32", "accumulate_fp32_32", "upsample_argmax_fp32_u8", "finite_fp32",
         "finish_fp32_u8",
     }  # fmt: skip
 

@@ -52,7 +52,7 @@ def test_host_memory_is_converted_on_the_gpu(chroma: type, options: dict[str, st
     for seed in range(3):  # step by step, captured, replayed
         image = nv12(seed, **options) if chroma is NV12 else I420(*planes(seed), **options)
         assert same(pair.segmenter(image).labels, pair, image)
-    assert pair.kernels.launched.count("resize_yuv") == 2
+    assert pair.kernels.launched.count("yuv_resize") == 2
     assert "resize" not in pair.kernels.launched
     rgb = picture(*SIZE)
     assert (pair.segmenter(rgb).labels == pair.host(rgb).labels).mean() > 0.999  # formats do not share a plan
@@ -114,12 +114,12 @@ def test_three_planes_of_the_gpu(pair: Pair) -> None:
 
 def test_bundles_without_the_kernel(pair: Pair) -> None:
     """Host memory is converted on the host; for the GPU's the message says what to do."""
-    pair.kernels.missing.add("resize_yuv")
+    pair.kernels.missing.add("yuv_resize")
     image = nv12()
     result = pair.segmenter(image)
     assert same(result.labels, pair, image)
     assert "convert" in result.seconds
-    assert "resize_yuv" not in pair.kernels.launched
+    assert "yuv_resize" not in pair.kernels.launched
     memory = Caller(pair).memory(HEIGHT * 3 // 2, WIDTH)
-    with pytest.raises(EngineUnavailable, match="kernels lack resize_yuv, which NV12 and I420 in GPU memory need"):
+    with pytest.raises(EngineUnavailable, match="kernels lack yuv_resize, which NV12 and I420 in GPU memory need"):
         pair.segmenter(NV12(pointer(memory)))

@@ -117,8 +117,8 @@ FAMILIES = {
             ("fp32",),
         ),
         Family(
-            "resize_yuv",
-            picture_trials.resize_yuv,
+            "yuv_resize",
+            picture_trials.yuv_resize,
             (
                 YuvCase("12x34 to 17x57, NV12", (12, 34), (17, 57), YuvFormat("nv12")),
                 YuvCase("12x34 to 17x57, I420", (12, 34), (17, 57), YuvFormat("i420")),

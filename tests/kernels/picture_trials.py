@@ -86,8 +86,8 @@ class YuvCase:
     yuv: YuvFormat
 
 
-def resize_yuv(variant: Variant, case: YuvCase, dtype: str, seed: int) -> Trial:
-    """``resize_yuv``: the same whole numbers as the reference; OpenCV's conversion, then its resize, nearly."""
+def yuv_resize(variant: Variant, case: YuvCase, dtype: str, seed: int) -> Trial:
+    """``yuv_resize``: the same whole numbers as the reference; OpenCV's conversion, then its resize, nearly."""
     (height, width), shapes = case.source, case.yuv.shapes(case.source)
     pitch, chroma_pitch = width + 9, shapes[1][1] + 5
     memory = np.random.default_rng(seed).integers(0, 256, height * pitch + height * chroma_pitch + 64, np.uint8)
@@ -101,17 +101,17 @@ def resize_yuv(variant: Variant, case: YuvCase, dtype: str, seed: int) -> Trial:
 
     def launch() -> None:
         variant.run(
-            "19", "resize_yuv", source=source, picture=out, pitch=pitch, u=first, v=second, chroma_pitch=chroma_pitch,
+            "19", "yuv_resize", source=source, picture=out, pitch=pitch, u=first, v=second, chroma_pitch=chroma_pitch,
             chroma_step=step, **factors, source_height=height, source_width=width, height=case.target[0],
             width=case.target[1],
         )  # fmt: skip
 
     def reference() -> tuple[NDArray[Any], NDArray[Any]]:
-        from isnet_trt.kernels import resize_yuv
+        from isnet_trt.kernels import yuv_resize
 
         planes = [luma, np.dstack([u, v])] if step == 2 else [luma, u.copy(), v.copy()]
         opencv = cv2.resize(yuv_to_rgb(planes, case.yuv), case.target[::-1], interpolation=cv2.INTER_LINEAR)
-        exact = resize_yuv.reference(luma, u, v, tuple(factors.values()), *case.target)
+        exact = yuv_resize.reference(luma, u, v, tuple(factors.values()), *case.target)
         return exact, opencv.reshape(*case.target, 3).astype(int)
 
     def compare(expected: tuple[NDArray[Any], NDArray[Any]]) -> Iterator[Deviation]:
@@ -119,7 +119,7 @@ def resize_yuv(variant: Variant, case: YuvCase, dtype: str, seed: int) -> Trial:
         yield Deviation("values unlike the reference", float((values != expected[0]).mean()), 0.0)
         yield Deviation("levels off from OpenCV", float(np.abs(values.astype(int) - expected[1]).max()), 1.0)
 
-    return Trial(launch, (out,), reference, compare, cost.resize_yuv(case.source, case.target))
+    return Trial(launch, (out,), reference, compare, cost.yuv_resize(case.source, case.target))
 
 
 @dataclass(frozen=True)

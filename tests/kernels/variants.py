@@ -27,7 +27,7 @@ from isnet_trt.errors import BuildError
 from isnet_trt.kernels.launch import run
 
 TORCH: dict[str, torch.dtype] = {name: getattr(torch, element.numpy) for name, element in ELEMENT_TYPES.items()}
-_MERGING = ("resize", "gather", "finite", "accumulate", "finish", "upsample_argmax")
+_MERGING = ("resize", "yuv_resize", "gather", "finite", "accumulate", "finish", "upsample_argmax")
 SETS = {
     "19": ("--classes", "19", "--only", *_MERGING),
     "150": ("--classes", "150", "--only", *_MERGING),

@@ -36,4 +36,4 @@ def test_yuv_is_converted_in_the_resize(tmp_path):
     image = NV12(frame[:32], np.dstack([u, v]))
     with Form(tmp_path, lambda classes: TritonKernels(classes=classes)) as form:
         form.check(image.rgb(), form.pipeline(image_from(image), WHOLE))
-        assert form.kernels.launched[0] == "resize_yuv"
+        assert form.kernels.launched[0] == "yuv_resize"

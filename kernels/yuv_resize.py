@@ -56,7 +56,7 @@ def _rgb(
 
 
 @triton.jit
-def resize_yuv(
+def yuv_resize(
     source: tl.tensor,  # uint8, Y in rows of `pitch` bytes
     picture: tl.tensor,  # (height, width, 3) uint8 RGB, written
     pitch: tl.tensor,  # int64, as are the next three
