@@ -17,7 +17,8 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from isnet_trt.errors import IsnetError, escaped, install_hint
+from isnet_trt.errors import IsnetError, SettingsError, escaped, install_hint
+from isnet_trt.settings import Placement
 from isnet_trt.telemetry import logs
 
 FAILED = 1
@@ -140,6 +141,15 @@ seed = whole(0, 2**32 - 1)
 threads = whole(1, 4096)
 side = whole(1, 2**16)
 """Height or width in pixels."""
+
+
+def device(text: str) -> str:
+    """A converter of an option to the name of a device: auto, cpu, cuda or cuda:N."""
+    try:
+        Placement.parse(text)
+    except SettingsError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
 
 
 def add_weights(add: Callable[..., Any]) -> None:

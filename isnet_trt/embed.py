@@ -11,9 +11,11 @@ from isnet_trt.pictures.raw import RawImage, RawLabels
 from isnet_trt.runtime.segmenter import Segmenter
 
 
-def open_segmenter(bundle: str, preset: str = "default", engine: str | None = None, threads: int = 0) -> Segmenter:
+def open_segmenter(
+    bundle: str, preset: str = "default", engine: str | None = None, threads: int = 0, device: str = "auto"
+) -> Segmenter:
     """`Segmenter.open` by position, with the same errors; ``threads`` 0 takes all cores."""
-    return Segmenter.open(bundle, engine=engine, preset=preset, threads=threads or None)
+    return Segmenter.open(bundle, engine=engine, preset=preset, threads=threads or None, device=device)
 
 
 def label_bytes(segmenter: Segmenter) -> int:

@@ -7,6 +7,7 @@ runtime. Each one checks itself when it is made and turns into JSON (`isnet_trt.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -24,6 +25,34 @@ _LONGEST_NAME = 1000
 _MOST_SCALES = 64
 _LARGEST_VALUE = 1e6
 _SMALLEST_STD = 1e-6
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a network runs: "auto" (on the GPU for libraries that need one, else on the CPU), "cpu" or "cuda".
+
+    ``number`` is that of ``cuda:N``, as CUDA_VISIBLE_DEVICES counts; None: no GPU was named, which means GPU 0.
+    """
+
+    kind: Literal["auto", "cpu", "cuda"] = "auto"
+    number: int | None = None
+
+    @classmethod
+    def parse(cls, device: object) -> Placement:
+        """The placement that ``device`` names: "auto", "cpu", "cuda", "cuda:N", or an object with such a text.
+
+        Raises:
+            SettingsError: it names none.
+        """
+        match = re.fullmatch(r"(auto|cpu|cuda)|cuda:([0-9]{1,9})", str(device))
+        if match is None:
+            raise SettingsError(f"device {device!r} is unknown; use 'auto', 'cpu', 'cuda' or 'cuda:N'")
+        return cls(match[1] or "cuda", None if match[2] is None else int(match[2]))  # type: ignore[arg-type]
+
+    @property
+    def gpu(self) -> int:
+        """The number of the GPU that is used where one is."""
+        return self.number or 0
 
 
 @dataclass(frozen=True)

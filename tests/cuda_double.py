@@ -3,7 +3,9 @@
 They are strict: a call without the context pushed, memory that was not allocated or is too small, a stream or graph
 that does not exist, allocating while a graph is captured, and what is left at the end are failures. Streams are truly
 asynchronous: what is queued runs only when something waits for it, as late as possible (or, with ``eager``, at once),
-so that a missing wait gives wrong bytes. They say nothing about the libraries themselves.
+so that a missing wait gives wrong bytes. A machine has one device or several, each with a primary context of its own:
+memory, streams, events, graphs and modules that are used in another context than their own are failures, too. They say
+nothing about the libraries themselves.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import ctypes
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,8 +31,10 @@ ERRORS = {1: b"invalid argument", 2: b"out of memory", 209: b"no kernel image", 
 class Gpu:
     """The state that both doubles share. ``fails`` makes a driver function return a status: name -> status."""
 
-    def __init__(self, total: int = 1 << 30) -> None:
+    def __init__(self, total: int = 1 << 30, devices: int = 1) -> None:
         self.total = total
+        self.primaries = [Context(index) for index in range(devices)]
+        self.owners: dict[int, Context] = {}
         self.used = 0
         self.peak = 0
         self.eager = False
@@ -50,9 +55,42 @@ class Gpu:
         self._keep: dict[int, Any] = {}
         self._next = 1000
 
+    def current(self) -> Context | None:
+        """The context that is current in this thread."""
+        return next(reversed(self.stacks.get(threading.get_ident(), ())), None)
+
+    def own(self, handle: int) -> int:
+        """Note that what ``handle`` stands for belongs to the current context; without one it is a caller's."""
+        self.owners.pop(handle, None)  # an address that was freed comes again
+        if (context := self.current()) is not None:
+            self.owners[handle] = context
+        return handle
+
+    def check_own(self, *handles: int) -> None:
+        """Nothing of another context is used in the current one."""
+        for handle in handles:
+            owner, current = self.owners.get(handle), self.current()
+            assert owner in (None, current), f"{handle:#x} of {owner} is used in {current}"
+
+    def device_of(self, address: int) -> int | None:
+        """The device whose memory ``address`` lies in; None: no device memory of a context."""
+        for start, size in self.memory.items():
+            if start <= address < start + size and start in self.owners:
+                return self.owners[start].device
+        return None
+
+    def check_memory(self, *addresses: int) -> None:
+        """Device memory at ``addresses`` is that of the current context's device."""
+        current = self.current()
+        for address in addresses:
+            device = self.device_of(address)
+            assert device is None or (current is not None and device == current.device), (
+                f"memory of device {device} is used in {current}"
+            )
+
     def handle(self) -> int:
         self._next += 8
-        return self._next
+        return self.own(self._next)
 
     def block(self, size: int) -> int:
         """Aligned to 256 bytes, poisoned."""
@@ -84,6 +122,7 @@ class Gpu:
     def put(self, stream: int, call: Callable[[], None]) -> None:
         """Queue ``call`` on a stream, or add it to the graph that is being captured there."""
         self.check_current()
+        self.check_own(stream)
         queue = self.streams[stream]
         if self.capturing is queue:
             queue.captured.append(call)
@@ -97,6 +136,13 @@ class Gpu:
         assert (self.memory, self.staging, self.streams, self.events, self.graphs, self.modules) == ({},) * 6
         assert all(not stack for stack in self.stacks.values()), "a context is still pushed"
         assert self.used == 0
+
+
+@dataclass(frozen=True, eq=False)
+class Context:
+    """The primary context of a device."""
+
+    device: int
 
 
 class Stream:
@@ -195,11 +241,12 @@ class Driver:
     CUmemorytype = SimpleNamespace(CU_MEMORYTYPE_UNIFIED=4)
     CUstreamCaptureMode = SimpleNamespace(CU_STREAM_CAPTURE_MODE_THREAD_LOCAL=1)
     CUfunction_attribute = SimpleNamespace(CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES=8)
+    CUpointer_attribute = SimpleNamespace(CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL=9)
     CUDA_MEMCPY2D = SimpleNamespace
 
     def __init__(self, gpu: Gpu) -> None:
         self.gpu = gpu
-        self.primary = object()
+        self.primary = gpu.primaries[0]
         self.ready = False
 
     def cuInit(self, flags: int) -> tuple[int]:
@@ -207,12 +254,16 @@ class Driver:
         return (0,)
 
     def cuDeviceGet(self, index: int) -> tuple[int, int]:
-        return (0, 5) if self.ready and index == 0 else (101, 0)
+        return (0, 5 + index) if self.ready and index < len(self.gpu.primaries) else (101, 0)
 
     def cuDevicePrimaryCtxRetain(self, device: int) -> tuple[int, Any]:
-        assert device == 5
         self.gpu.retained += 1
-        return self.gpu.fails.get("cuDevicePrimaryCtxRetain", 0), self.primary
+        return self.gpu.fails.get("cuDevicePrimaryCtxRetain", 0), self.gpu.primaries[device - 5]
+
+    def cuPointerGetAttribute(self, attribute: int, address: int) -> tuple[int, int]:
+        assert attribute == 9
+        device = self.gpu.device_of(address)
+        return self._status("cuPointerGetAttribute") or (1 if device is None else 0), device or 0
 
     def cuMemGetInfo(self) -> tuple[int, int, int]:
         return self._status("cuMemGetInfo"), self.gpu.total - self.gpu.used, self.gpu.total
@@ -223,13 +274,14 @@ class Driver:
         if status := self._status("cuMemAlloc") or (2 if self.gpu.used + size > self.gpu.total else 0):
             return status, 0
         address = self.gpu.block(size)
-        self.gpu.memory[address] = size
+        self.gpu.memory[self.gpu.own(address)] = size
         self.gpu.used += size
         self.gpu.peak = max(self.gpu.peak, self.gpu.used)
         return 0, address
 
     def cuMemFree(self, address: int) -> tuple[int]:
         self.gpu.check_may_free()
+        self.gpu.check_own(address)
         self.gpu.used -= self.gpu.memory.pop(address)
         self.gpu.drop(address)
         return (self._status("cuMemFree"),)
@@ -254,6 +306,7 @@ class Driver:
 
     def cuStreamDestroy(self, stream: int) -> tuple[int]:
         self.gpu.check_current()
+        self.gpu.check_own(stream)
         del self.gpu.streams[stream]
         return (self._status("cuStreamDestroy"),)
 
@@ -266,6 +319,7 @@ class Driver:
     def _copy(self, name: str, to: int, source: int, size: int, stream: int, on_device: int) -> tuple[int]:
         """The other side is any memory of the host."""
         self.gpu.check_range(on_device, size)
+        self.gpu.check_memory(on_device)
         self.gpu.put(stream, lambda: ctypes.memmove(to, source, size) and None)
         return (self._status(name),)
 
@@ -278,6 +332,7 @@ class Driver:
         return 0, ERRORS.get(int(status), b"unknown")
 
     def cuMemcpyAsync(self, to: int, source: int, size: int, stream: int) -> tuple[int]:
+        self.gpu.check_memory(to, source)
         if not (status := self._status("cuMemcpyAsync")):
             self.gpu.put(stream, lambda: self._move(to, source, size))
         return (status,)
@@ -291,6 +346,7 @@ class Driver:
         status = self._status("cuMemcpy2DAsync")
         assert copy.srcMemoryType == copy.dstMemoryType == 4
         assert copy.WidthInBytes <= min(copy.srcPitch, copy.dstPitch)
+        self.gpu.check_memory(copy.dstDevice, copy.srcDevice)
 
         def rows() -> None:
             for y in range(copy.Height):
@@ -305,10 +361,12 @@ class Driver:
             self.gpu.check_range(address, size)
             ctypes.memset(address, value, size)
 
+        self.gpu.check_memory(address)
         self.gpu.put(stream, fill)
         return (self._status("cuMemsetD8Async"),)
 
     def cuStreamSynchronize(self, stream: int) -> tuple[int]:
+        self.gpu.check_own(stream)
         assert self.gpu.capturing is not self.gpu.streams[stream], "waiting while a graph is captured"
         self.gpu.streams[stream].run()
         return (self._status("cuStreamSynchronize"),)
@@ -319,17 +377,20 @@ class Driver:
         return self._status("cuEventCreate"), event
 
     def cuEventDestroy(self, event: int) -> tuple[int]:
+        self.gpu.check_own(event)
         del self.gpu.events[event]
         return (self._status("cuEventDestroy"),)
 
     def cuEventRecord(self, event: int, stream: int) -> tuple[int]:
         assert event in self.gpu.events
+        self.gpu.check_own(event)
         record = Record(self.gpu.streams[stream])
         self.gpu.events[event] = record
         self.gpu.put(stream, record.reach)
         return (self._status("cuEventRecord"),)
 
     def cuStreamWaitEvent(self, stream: int, event: int, flags: int) -> tuple[int]:
+        self.gpu.check_own(event)
         record = self.gpu.events[event]
         if record is not None:
             self.gpu.put(stream, lambda: record.stream.run(record))
@@ -376,10 +437,12 @@ class Driver:
 
     def cuGraphExecDestroy(self, graph: int) -> tuple[int]:
         self.gpu.check_may_free()
+        self.gpu.check_own(graph)
         del self.gpu.graphs[graph]
         return (self._status("cuGraphExecDestroy"),)
 
     def cuGraphLaunch(self, graph: int, stream: int) -> tuple[int]:
+        self.gpu.check_own(graph)
         for work in self.gpu.graphs[graph]:
             self.gpu.put(stream, work)
         return (self._status("cuGraphLaunch"),)
@@ -413,12 +476,14 @@ class Driver:
 
     def cuModuleUnload(self, module: int) -> tuple[int]:
         self.gpu.check_may_free()
+        self.gpu.check_own(module)
         del self.gpu.modules[module]
         return (self._status("cuModuleUnload"),)
 
     def cuLaunchKernel(self, function: Any, *rest: Any) -> tuple[int]:
         grid, block, (shared, stream, parameters, extra) = rest[:3], rest[3:6], rest[6:]
         assert function.module in self.gpu.modules
+        self.gpu.check_own(function.module, stream)
         assert stream in self.gpu.streams
         assert extra == 0
         assert shared <= 49152 or function.shared == shared
@@ -426,7 +491,7 @@ class Driver:
         return (self._status("cuLaunchKernel"),)
 
 
-def open_device(gpu: Gpu, backend: str = "pycuda") -> Device:
-    """A device of the runtime on ``gpu``."""
+def open_device(gpu: Gpu, backend: str = "pycuda", index: int = 0) -> Device:
+    """Device ``index`` of the machine ``gpu``."""
     api = Driver(gpu)
-    return Device(PycudaBackend(Pycuda(gpu), api) if backend == "pycuda" else Backend(api))
+    return Device(PycudaBackend(Pycuda(gpu), api, index) if backend == "pycuda" else Backend(api, index))

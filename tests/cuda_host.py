@@ -167,6 +167,7 @@ class QueuedKernels:
         self.launched.append(name)
         types = self.host.specs[name].arguments
         assert set(arguments) == set(types)
+        self.gpu.check_memory(*(arguments[argument] for argument, kind in types.items() if kind.startswith("*")))
 
         def run() -> None:
             for argument, kind in types.items():
@@ -196,6 +197,7 @@ class HostEngine:
         assert input_address % 256 == 0
         assert output_address % 256 == 0
         self.shapes.append(shape)
+        self.gpu.check_memory(input_address, output_address)
 
         def run() -> None:
             out = self.output_shape(shape)
@@ -224,12 +226,12 @@ def at(address: int, kind: Any, *shape: int) -> np.ndarray:
 
 
 def open_pipeline(
-    gpu: Gpu, path: Path, model: Model, kernels: Any, not_capturable: str = ""
+    gpu: Gpu, path: Path, model: Model, kernels: Any, not_capturable: str = "", index: int = 0
 ) -> tuple[Pipeline, QueuedKernels, HostEngine]:
     """Around the network of ``path``; ``kernels`` run on host addresses."""
     queued = QueuedKernels(gpu, kernels)
     engine = HostEngine(gpu, path, model.head.classes, model.head.stride, not_capturable)
-    return Pipeline(open_device(gpu), queued, engine, model), queued, engine
+    return Pipeline(open_device(gpu, index=index), queued, engine, model), queued, engine
 
 
 class Form:
@@ -300,16 +302,16 @@ PRESETS = {"default": Inference(), "ms-flip": MOST}
 
 
 class Pair:
-    """The same network in a segmenter on the host and in one on a GPU that is host memory."""
+    """The same network in a segmenter on the host and in one on device ``index`` of a machine that is host memory."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, gpu: Gpu | None = None, index: int = 0) -> None:
         path = folder / "net.onnx"
         tiny_model.write_model(path, CLASSES)
         labels = tiny_model.labels(CLASSES, PAIRS)
         self.host = Segmenter(open_onnx(path, threads=1), labels, RULE, presets=PRESETS, threads=1)
-        self.gpu = Gpu()
-        model = Model(Head(CLASSES, 8, PAIRS), RULE)
-        self.pipeline, self.kernels, self.engine = open_pipeline(self.gpu, path, model, ReferenceKernels(CLASSES))
+        self.gpu = gpu or Gpu()
+        model, kernels = Model(Head(CLASSES, 8, PAIRS), RULE), ReferenceKernels(CLASSES)
+        self.pipeline, self.kernels, self.engine = open_pipeline(self.gpu, path, model, kernels, index=index)
         self.engine.kind, self.engine.description = "double", "an engine"
         self.engine.run = self.engine.engine.run
         self.engine.close = self.engine.engine.close

@@ -29,7 +29,7 @@ class Cuda(Driver):
     """``cuda.bindings.driver`` of a machine without pycuda."""
 
     def __init__(self) -> None:
-        super().__init__(Gpu())
+        super().__init__(Gpu(devices=2))
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> Cuda:
         """Be the driver of this test, in which no context has been retained yet."""
@@ -231,6 +231,7 @@ class Context:
         if self.library.execute_fails:
             self.library.logger.log(ERROR, "enqueue failed")
             return False
+        self.library.gpu.check_memory(self.memory[0], *self.addresses.values())
         batch, logits = self._tensor("image", self.shape), self._tensor("logits", self.get_tensor_shape("logits"))
         self.library.gpu.put(stream, lambda: np.copyto(logits, expected(batch)))
         return True

@@ -10,7 +10,7 @@ from isnet_trt.engines.base import Engine, check_batch
 from isnet_trt.errors import EngineError, EngineUnavailable
 from isnet_trt.recipes import PRESETS
 from isnet_trt.runtime.segmenter import Segmenter
-from isnet_trt.settings import Inference
+from isnet_trt.settings import Inference, Placement
 from isnet_trt.training.checkpoint import Checkpoint, load_model
 from isnet_trt.training.model import ISNet
 
@@ -20,15 +20,14 @@ class TorchEngine(Engine):
 
     kind = "torch"
 
-    def __init__(self, model: ISNet, device: str | None = None) -> None:
-        """``device`` is ``cpu`` or ``cuda``; None: the GPU if torch sees one.
+    def __init__(self, model: ISNet, device: str = "auto") -> None:
+        """``device`` is as `Placement.parse` takes it; "auto": GPU 0 if torch sees one.
 
         Raises:
-            EngineUnavailable: a GPU is asked for and torch sees none.
+            SettingsError: ``device`` is unknown.
+            EngineUnavailable: a GPU is asked for that torch does not see.
         """
-        if device == "cuda" and not torch.cuda.is_available():
-            raise EngineUnavailable("torch sees no NVIDIA GPU here (torch.cuda.is_available() is false); use cpu")
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = _torch_device(Placement.parse(device))
         self.device_name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "CPU"
         self.description = f"PyTorch {torch.__version__} on {self.device_name}"
         if self.device.type == "cpu":
@@ -57,6 +56,19 @@ class TorchEngine(Engine):
         self._model = None
 
 
+def _torch_device(placement: Placement) -> torch.device:
+    available = torch.cuda.is_available()
+    if placement.kind == "cpu" or (placement.kind == "auto" and not available):
+        return torch.device("cpu")
+    if not available:
+        raise EngineUnavailable("torch sees no NVIDIA GPU here (torch.cuda.is_available() is false); use cpu")
+    names = [f"cuda:{index} ({torch.cuda.get_device_name(index)})" for index in range(torch.cuda.device_count())]
+    if placement.gpu >= len(names):
+        count = f"{len(names)} GPU{'s' * (len(names) > 1)}"
+        raise EngineUnavailable(f"there is no cuda:{placement.gpu}; torch sees {count}: {', '.join(names)}")
+    return torch.device("cuda", placement.gpu)
+
+
 def _explained(error: RuntimeError, shape: tuple[int, ...]) -> str:
     first = str(error).strip().splitlines()[0]
     # torch has a type for device memory only. On the CPU it raises a bare RuntimeError, for its own allocator or C++'s,
@@ -73,7 +85,7 @@ def _explained(error: RuntimeError, shape: tuple[int, ...]) -> str:
 def open_checkpoint(
     checkpoint: Checkpoint,
     *,
-    device: str | None = None,
+    device: str = "auto",
     inference: Inference | None = None,
     threads: int | None = None,
 ) -> Segmenter:

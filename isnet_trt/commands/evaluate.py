@@ -27,6 +27,7 @@ from isnet_trt.evaluation.run import Tally, Watch, run, together
 from isnet_trt.files import make_folder, write_file
 from isnet_trt.metrics import percent
 from isnet_trt.recipes import DATASETS, is_described
+from isnet_trt.settings import Placement
 from isnet_trt.training.group import Group, process_group
 from isnet_trt.training.scenes import HELD_OUT_COUNT
 
@@ -78,7 +79,8 @@ def argument_parser() -> argparse.ArgumentParser:
     add("--against-engine", choices=(*KINDS, TORCH), help="the same for OTHER")
     add("--recipe", metavar="NAME", help="of a checkpoint (default: the .yaml dataset's, or found)")
     cli.add_weights(add)
-    add("--device", choices=("cpu", "cuda"), help="for a checkpoint (default: the GPU if there is one)")
+    device = "cpu, cuda or cuda:N (default: a bundle runs where its engine was built for, a checkpoint on a GPU if any)"
+    add("--device", type=cli.device, default="auto", metavar="DEVICE", help=device)
     add("--threads", type=cli.threads, metavar="N", help="CPU threads (default: all cores)")
     add = parser.add_argument_group("results").add_argument
     add("--out", type=Path, default=Path("evaluation"), metavar="DIR", help="folder (default: evaluation)")
@@ -91,6 +93,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = argument_parser().parse_args(argv)
     if arguments.split == TEST and not arguments.export:
         raise SettingsError("--split test: its labels are not public, so there is nothing to score; add --export DIR")
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and Placement.parse(arguments.device).number is not None:
+        raise SettingsError(f"--device {arguments.device}: torchrun gives each process a GPU of its own; use cuda")
     with _shared() as group, ExitStack() as opened:
         pictures = open_labelled(arguments.dataset, arguments.data, arguments.split, arguments.limit)
         if arguments.split != TEST:

@@ -15,7 +15,6 @@ from isnet_trt.bundle.files import sha256
 from isnet_trt.commands import predict_video
 from isnet_trt.commands.inference_options import add_inference, choose_inference
 from isnet_trt.commands.json_lines import JsonLines, check_lines_file, open_lines
-from isnet_trt.engines.library import PLACEMENTS
 from isnet_trt.engines.table import KINDS
 from isnet_trt.errors import ImageError, IsnetError, SettingsError, escaped, first_few
 from isnet_trt.files import check_target, make_folder, named, output_folder, printable, refuse_inputs
@@ -75,8 +74,8 @@ def argument_parser() -> argparse.ArgumentParser:
     lines = "write a JSON line for each picture to FILE, or with - to the standard output"
     add("--json", nargs="?", const="-", metavar="FILE", help=lines)
     add("--engine", choices=KINDS, help="instead of the bundle's own, e.g. onnxruntime for the CPU")
-    device = "cuda: ONNX Runtime on the GPU (onnxruntime-gpu); auto: where the engine was built for"
-    add("--device", choices=PLACEMENTS, default="auto", help=device)
+    device = "auto: where the engine was built for; cpu; cuda: ONNX Runtime on the GPU too (onnxruntime-gpu); cuda:N"
+    add("--device", type=cli.device, default="auto", metavar="DEVICE", help=device)
     add("--threads", type=cli.threads, metavar="N", help="CPU threads (default: all cores)")
     add_inference(parser)
     predict_video.add_video(parser)

@@ -36,12 +36,13 @@ class Backend:
     Attributes:
         name: what `Segmenter.description` calls it.
         api: the module ``cuda.bindings.driver``, for calls that need no owner.
+        index: the GPU's number, as CUDA_VISIBLE_DEVICES counts.
     """
 
     name = "cuda-bindings"
 
     def __init__(self, api: Any, index: int = 0) -> None:
-        self.api = api
+        self.api, self.index = api, index
         self._call("cuInit", 0)
         self._context = self._call("cuDevicePrimaryCtxRetain", self._call("cuDeviceGet", index))
 
@@ -88,7 +89,7 @@ class PycudaBackend(Backend):
 
     def __init__(self, cuda: Any, api: Any, index: int = 0) -> None:
         """``cuda`` is the module ``pycuda.driver``."""
-        self.api = api
+        self.api, self.index = api, index
         self._cuda = cuda
         self._objects: dict[int, Any] = {}  # by address or handle; pycuda frees an object with its last reference
         with self._errors():
@@ -162,6 +163,24 @@ def open_backend(index: int = 0) -> Backend:
         if index not in _backends:
             _backends[index] = _choose(index)
         return _backends[index]
+
+
+@contextlib.contextmanager
+def current_gpu(index: int) -> Iterator[None]:
+    """While this is open, GPU ``index`` is the calling thread's current one, for libraries that build on that one.
+
+    Raises:
+        EngineUnavailable, EngineError: as `open_backend`.
+    """
+    if index == 0:  # CUDA's own choice in a thread that made none: cuda-bindings need not be installed for it
+        yield
+        return
+    backend = open_backend(index)
+    backend.push()
+    try:
+        yield
+    finally:
+        backend.pop()
 
 
 def _choose(index: int) -> Backend:

@@ -61,6 +61,11 @@ class Device:
         """The name of what owns memory and streams: pycuda or cuda-bindings."""
         return self._backend.name
 
+    @property
+    def index(self) -> int:
+        """The GPU's number, as CUDA_VISIBLE_DEVICES counts."""
+        return self._backend.index
+
     def __enter__(self) -> Device:
         self._backend.push()
         return self
@@ -101,6 +106,13 @@ class Device:
         """Free and total bytes of device memory."""
         free, total = self._call("cuMemGetInfo")
         return int(free), int(total)
+
+    def gpu_of(self, address: int) -> int | None:
+        """The number of the GPU whose memory ``address`` is; None where the driver does not know the address."""
+        with contextlib.suppress(EngineError):
+            attribute = self._backend.api.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
+            return int(self._call("cuPointerGetAttribute", attribute, address))
+        return None
 
     # Streams and events
 

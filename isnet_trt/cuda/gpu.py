@@ -1,4 +1,4 @@
-"""Find out which NVIDIA GPU this machine has, without importing any CUDA package.
+"""Find out which NVIDIA GPUs this machine has, without importing any CUDA package.
 
 Only the driver library is opened (CUDA driver API: cuInit, cuDeviceGetCount, …): where there is none, this returns at
 once, and nothing can abort the process.
@@ -27,12 +27,19 @@ _MAJOR, _MINOR, _MULTIPROCESSORS = 75, 76, 16
 
 @dataclass(frozen=True)
 class Gpu:
-    """One NVIDIA GPU: name, compute capability such as "8.9", the CUDA version that the driver supports, and size."""
+    """One NVIDIA GPU: name, compute capability such as "8.9", the CUDA version that the driver supports, its size, and
+    its number as CUDA_VISIBLE_DEVICES counts."""
 
     name: str
     compute_capability: str
     driver: str
     multiprocessors: int = 1
+    index: int = 0
+
+    @property
+    def label(self) -> str:
+        """The name; with the number where it is not the first GPU."""
+        return f"{self.name} (cuda:{self.index})" if self.index else self.name
 
 
 class _NoGpu(Exception):
@@ -88,16 +95,28 @@ class _Driver:
 def _query(driver: _Driver, index: int) -> Gpu:
     driver.call("cuInit", 0)
     count = driver.number("cuDeviceGetCount")
-    if count <= index:
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        hint = "" if visible is None else f" (CUDA_VISIBLE_DEVICES is {visible!r})"
-        raise _NoGpu(f"the NVIDIA driver shows {count} GPUs{hint}")
+    if not 0 <= index < count:
+        raise _NoGpu(_missing(driver, count, index))
     device = driver.number("cuDeviceGet", index)
-    name = ctypes.create_string_buffer(256)
-    driver.call("cuDeviceGetName", name, len(name), device)
     major, minor, multiprocessors = (
         driver.number("cuDeviceGetAttribute", attribute, device) for attribute in (_MAJOR, _MINOR, _MULTIPROCESSORS)
     )
     version = driver.number("cuDriverGetVersion")
     supported = f"CUDA {version // 1000}.{version % 1000 // 10}"
-    return Gpu(name.value.decode(errors="replace"), f"{major}.{minor}", supported, multiprocessors)
+    return Gpu(_name(driver, device), f"{major}.{minor}", supported, multiprocessors, index)
+
+
+def _name(driver: _Driver, device: int) -> str:
+    name = ctypes.create_string_buffer(256)
+    driver.call("cuDeviceGetName", name, len(name), device)
+    return name.value.decode(errors="replace")
+
+
+def _missing(driver: _Driver, count: int, index: int) -> str:
+    """The message for a GPU that is not among the ``count`` GPUs that the driver shows; it lists these."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    hint = "" if visible is None else f" (CUDA_VISIBLE_DEVICES is {visible!r})"
+    if count == 0:
+        return f"the NVIDIA driver shows 0 GPUs{hint}"
+    names = (f"cuda:{i} ({_name(driver, driver.number('cuDeviceGet', i))})" for i in range(count))
+    return f"there is no cuda:{index}; this machine has {count} GPU{'s' * (count > 1)}: {', '.join(names)}{hint}"

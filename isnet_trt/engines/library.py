@@ -8,7 +8,7 @@ import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from isnet_trt.cuda.element_types import FLOATS
 from isnet_trt.cuda.gpu import Gpu
@@ -17,13 +17,12 @@ from isnet_trt.engines.base import DeviceEngine, Engine
 from isnet_trt.engines.info import EngineInfo
 from isnet_trt.errors import EngineError, EngineUnavailable, install_hint
 from isnet_trt.files import regular_file_bytes
+from isnet_trt.settings import Placement
 
 PORTABLE = "onnxruntime"
 """The library that opens the ONNX graph of any bundle on any machine."""
 PRECISIONS = (*FLOATS, "int8", "fp8")
-Placement = Literal["auto", "cpu", "cuda"]
-"""Where the network runs; "auto": on the GPU for libraries that need one, else on the CPU."""
-PLACEMENTS: tuple[Placement, ...] = ("auto", "cpu", "cuda")
+_AUTO = Placement()
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,8 @@ class EngineSource:
 
     ``path`` is the serialised engine, or the ONNX graph for a library that does not compile; ``kernels`` the bundle's
     compiled kernels; ``classes`` and ``stride`` describe the network's output. With ``content``, checked bytes,
-    nothing is read from ``path``, which is then for messages only.
+    nothing is read from ``path``, which is then for messages only. ``gpu`` is the number of the GPU, for engines that
+    run on one.
     """
 
     path: Path
@@ -49,6 +49,7 @@ class EngineSource:
     classes: int
     stride: int
     content: ModelContent | None = None
+    gpu: int = 0
 
     def read_model(self) -> bytes:
         """The bytes of the engine or graph; EngineError if its file cannot be read."""
@@ -120,8 +121,8 @@ class Library:
         """Why ``version`` of the library cannot be used; empty if it can."""
         return ""
 
-    def start_builder(self) -> None:
-        """Start what engines are built with, and stop it: a build does so before anything that takes long.
+    def start_builder(self, gpu: int = 0) -> None:
+        """Start what engines are built with on GPU ``gpu``, and stop it: a build does so before what takes long.
 
         Raises:
             EngineUnavailable, EngineError: the library is missing or does not start here; the message has its reason.
@@ -130,21 +131,26 @@ class Library:
     def check_builder(self, gpu: Gpu | None, reason: str) -> None:
         """Raise EngineUnavailable where engines cannot be built beside ``gpu``; ``reason`` says why there is none."""
 
-    def check(self, info: EngineInfo) -> Gpu | None:
-        """Raise EngineUnavailable where the engine of a manifest cannot run here; the library is not imported."""
+    def check(self, info: EngineInfo, gpu: int = 0) -> Gpu | None:
+        """Raise EngineUnavailable where the engine of a manifest cannot run on GPU ``gpu``; nothing is imported."""
         return None
 
     def open(
-        self, source: EngineSource, *, threads: int | None = None, device: Placement = "auto", on_device: bool = False
+        self,
+        source: EngineSource,
+        *,
+        threads: int | None = None,
+        device: Placement = _AUTO,
+        on_device: bool = False,
     ) -> Engine:
-        """An engine on the GPU if the library needs one or ``device`` is "cuda", else on the CPU.
+        """An engine on the GPU of ``source`` if the library needs one or ``device`` is "cuda", else on the CPU.
 
         ``threads`` is for the CPU. See `open_on_gpu` for ``on_device``.
 
         Raises:
             EngineUnavailable, BundleError, EngineError: it cannot be opened.
         """
-        if self.needs_gpu or device == "cuda":
+        if self.needs_gpu or device.kind == "cuda":
             return self.open_on_gpu(source, threads=threads, on_device=on_device)
         return self.open_on_cpu(source, threads=threads)
 

@@ -42,6 +42,7 @@ class OnnxRuntime(Library):
             on_device,
             threads,
             content=source.content,
+            gpu=source.gpu,
         )
 
 

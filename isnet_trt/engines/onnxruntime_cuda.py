@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from isnet_trt.cuda.backends import open_backend
 from isnet_trt.cuda.device import Device
@@ -32,7 +33,7 @@ _INSTALL = "pip uninstall onnxruntime, then pip install onnxruntime-gpu (with it
 
 
 class OnnxRuntimeCudaEngine(SessionEngine):
-    """A model file under ONNX Runtime's CUDA provider, on GPU 0 (as CUDA_VISIBLE_DEVICES counts), in float32 proper.
+    """A model file under ONNX Runtime's CUDA provider, on GPU ``gpu``, in float32 proper.
 
     ``runtime`` is the module ``onnxruntime``; ``output`` is (classes, stride) of the model; ``kernels`` the bundle's
     compiled kernels; ``content`` the model, if it is in memory. With ``on_device`` (which takes cuda-bindings)
@@ -54,12 +55,13 @@ class OnnxRuntimeCudaEngine(SessionEngine):
         on_device: bool = False,
         threads: int | None = None,
         content: ModelContent | None = None,
+        gpu: int = 0,
     ) -> None:
         # Before the providers are listed: some builds list CUDA's only once its libraries are loaded.
         missing = _preload(runtime)
-        self.gpu = _gpu(runtime)
+        self.gpu = _gpu(runtime, gpu)
         self.description = (
-            f"ONNX Runtime {runtime.__version__}, CUDA provider on {self.gpu.name} "
+            f"ONNX Runtime {runtime.__version__}, CUDA provider on {self.gpu.label} "
             f"(compute capability {self.gpu.compute_capability})"
         )
         self.kernels, self.no_kernels = Kernels.find(kernels, self.gpu.compute_capability)
@@ -67,13 +69,14 @@ class OnnxRuntimeCudaEngine(SessionEngine):
         self.stream = 0  # with on_device a stream of the engine's own: it has to outlive the session
         self._device: Device | None = None
         if on_device:
-            self._device = Device(open_backend())
+            self._device = Device(open_backend(gpu))
             with self._device:
                 self.stream = self._device.create_stream()
         self._owner = OwnerProcess(self)
         try:
-            provider = PROVIDER, _options(self.stream)
-            self._load(runtime, path, threads or usable_cores(), provider, "gpu:0", content)
+            provider = PROVIDER, _options(self.stream, gpu)
+            with self._current():
+                self._load(runtime, path, threads or usable_cores(), provider, f"gpu:{gpu}", content)
             # ONNX Runtime itself goes on with the CPU when a provider cannot be loaded.
             if self._session.get_providers()[0] != PROVIDER:
                 raise EngineUnavailable(
@@ -85,6 +88,18 @@ class OnnxRuntimeCudaEngine(SessionEngine):
             raise
         # By default a run waits for the GPU before it returns, and `enqueue` must not wait.
         self._queue_options = run_options(runtime, "disable_synchronize_execution_providers", "1")
+
+    def _current(self) -> contextlib.AbstractContextManager[object]:
+        """Restores the calling thread's current GPU, which ONNX Runtime changes in every call and leaves changed.
+
+        Without ``on_device`` nothing is restored: that takes cuda-bindings.
+        """
+        return contextlib.nullcontext() if self._device is None else self._device
+
+    def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        self._owner.check("this engine")  # before the device, which is the parent's in a forked child
+        with self._current():
+            return super().run(batch)
 
     def output_shape(self, shape: tuple[int, int, int, int]) -> tuple[int, ...]:
         self._open(shape)
@@ -103,8 +118,9 @@ class OnnxRuntimeCudaEngine(SessionEngine):
         session = self._open(shape)
         try:
             binding = session.io_binding()
-            binding.bind_input(self._name, "cuda", 0, np.float32, shape, input_address)
-            binding.bind_output(self._output_name, "cuda", 0, np.float32, self.output_shape(shape), output_address)
+            binding.bind_input(self._name, "cuda", self.gpu.index, np.float32, shape, input_address)
+            shape_out = self.output_shape(shape)
+            binding.bind_output(self._output_name, "cuda", self.gpu.index, np.float32, shape_out, output_address)
             session.run_with_iobinding(binding, self._queue_options)
         except Exception as error:
             raise run_error(shape, error) from None
@@ -117,28 +133,31 @@ class OnnxRuntimeCudaEngine(SessionEngine):
 
     def close(self) -> None:
         # The session goes first: it works on the stream that is destroyed with the device.
-        super().close()
         if not self._owner.is_here:
             return
+        try:
+            with self._current():
+                super().close()
+                if self._device is not None:
+                    self._device.close()
+        except EngineError:  # a lost device
+            super().close()
         if self.kernels is not None:
             self.kernels.close()
-        if self._device is not None:
-            with contextlib.suppress(EngineError), self._device:  # a lost device
-                self._device.close()
 
     def __del__(self) -> None:
         if hasattr(self, "_owner"):
             self.close()
 
 
-def _gpu(runtime: Any) -> Gpu:
+def _gpu(runtime: Any, index: int) -> Gpu:
     """The GPU that the provider would use."""
     if PROVIDER not in runtime.get_available_providers():
         raise EngineUnavailable(
             f"device='cuda' with engine 'onnxruntime' needs ONNX Runtime's CUDA provider, which the installed ONNX "
             f"Runtime {runtime.__version__} lacks; {_INSTALL}"
         )
-    gpu, reason = probe_gpu()
+    gpu, reason = probe_gpu(index)
     if gpu is None:
         raise EngineUnavailable(f"device='cuda' needs an NVIDIA GPU and its driver: {reason}")
     return gpu
@@ -160,10 +179,10 @@ def _preload(runtime: Any) -> str:
     return f" ({message})" if message else ""
 
 
-def _options(stream: int) -> dict[str, str]:
+def _options(stream: int, gpu: int) -> dict[str, str]:
     """The options of the provider."""
     options = {
-        "device_id": "0",
+        "device_id": str(gpu),
         "use_tf32": "0",  # TF32 rounds float32 products, and labels would differ from the CPU's
         "cudnn_conv_algo_search": "HEURISTIC",  # trying every algorithm takes seconds for every new size
         "arena_extend_strategy": "kSameAsRequested",  # not to the next power of two

@@ -31,17 +31,17 @@ class Machine:
     cuda_bindings: bool = True
 
 
-def look() -> Machine:
-    """This machine; no CUDA package is imported for it."""
-    gpu, no_gpu = probe_gpu()
+def look(gpu: int = 0) -> Machine:
+    """This machine with its GPU number ``gpu``; no CUDA package is imported for it."""
+    found, no_gpu = probe_gpu(gpu)
     # The driver layer imports cuda-bindings with either owner of memory, pycuda included. Two steps: a submodule cannot
     # be looked up without its package.
     bindings = all(importlib.util.find_spec(name) for name in ("cuda", "cuda.bindings"))
-    return Machine(gpu, no_gpu, {kind: library(kind).installed_version() for kind in KINDS}, bindings)
+    return Machine(found, no_gpu, {kind: library(kind).installed_version() for kind in KINDS}, bindings)
 
 
-def choose(kind: str = "auto", machine: Machine | None = None) -> Choice:
-    """The engine to build: ``kind``, or for ``auto`` the fastest that this machine can run.
+def choose(kind: str = "auto", machine: Machine | None = None, gpu: int = 0) -> Choice:
+    """The engine to build: ``kind``, or for ``auto`` the fastest that this machine can run on its GPU ``gpu``.
 
     ``machine`` defaults to the one this runs on. A library that builds ahead of time may be chosen without a GPU.
 
@@ -50,19 +50,18 @@ def choose(kind: str = "auto", machine: Machine | None = None) -> Choice:
         EngineUnavailable: the library of ``kind`` or the GPU that it builds on is missing.
     """
     if kind == "auto":
-        return _automatic(machine or look())
+        return _automatic(machine or look(gpu))
     if kind not in KINDS:
         raise SettingsError(f"engine {kind!r} is unknown; use auto, {', '.join(KINDS)}")
     library(kind).load()
-    gpu, no_gpu = (machine.gpu, machine.no_gpu) if machine else probe_gpu()
-    library(kind).check_builder(gpu, no_gpu)
+    library(kind).check_builder(*((machine.gpu, machine.no_gpu) if machine else probe_gpu(gpu)))
     return Choice(kind, "asked for")
 
 
 def _automatic(machine: Machine) -> Choice:
     if machine.gpu is None:
         return Choice(PORTABLE, f"no NVIDIA GPU is usable here: {machine.no_gpu}")
-    gpu = f"{machine.gpu.name} (compute capability {machine.gpu.compute_capability})"
+    gpu = f"{machine.gpu.label} (compute capability {machine.gpu.compute_capability})"
     reasons = []
     for candidate in (library(kind) for kind in KINDS if library(kind).needs_gpu):
         reason = _unusable(candidate, machine, machine.gpu)
@@ -82,13 +81,13 @@ def _unusable(candidate: Library, machine: Machine, gpu: Gpu) -> str:
     return candidate.unsupported_version(version) or candidate.unsupported(gpu)
 
 
-def check_engine(info: EngineInfo) -> None:
-    """Check that the engine of a manifest can run here, without importing the library.
+def check_engine(info: EngineInfo, gpu: int = 0) -> None:
+    """Check that the engine of a manifest can run here, on GPU ``gpu`` if on any, without importing the library.
 
     Raises:
         EngineUnavailable: it cannot; the message says why, and which engine can.
     """
     try:
-        library(info.kind).check(info)
+        library(info.kind).check(info, gpu)
     except (EngineUnavailable, SettingsError) as error:
         raise EngineUnavailable(f"{error}. The same bundle opens on the CPU with engine={PORTABLE!r}") from None

@@ -32,7 +32,7 @@ REBUILD = "build the bundle again here with python -m isnet_trt.build"
 
 
 class TensorRTEngine(Engine):
-    """A serialised engine on GPU 0 (as CUDA_VISIBLE_DEVICES counts).
+    """A serialised engine on one GPU.
 
     There is one execution context per input shape, since a context that changes its shape cannot be captured in a CUDA
     graph; they never run at the same time and share their device memory. `run` works from and to host memory, on a
@@ -59,7 +59,7 @@ class TensorRTEngine(Engine):
         info = source.info
         self.gpu, self.kind = gpu, info.kind
         capability = gpu.compute_capability
-        self.description = f"{info.kind} {info.library_version} on {gpu.name} (compute capability {capability})"
+        self.description = f"{info.kind} {info.library_version} on {gpu.label} (compute capability {capability})"
         needed = "the engine was built with context plugins" if info.context == "plugin" else ""
         self.kernels, self.no_kernels = Kernels.find(source.kernels, capability, needed)
         self._path, self._library = source.path, library
@@ -67,7 +67,7 @@ class TensorRTEngine(Engine):
         self._contexts: OrderedDict[tuple[int, ...], Any] = OrderedDict()
         self._pinned: set[tuple[int, ...]] = set()  # shapes that `enqueue` uses, possibly in a CUDA graph
         self._buffers: dict[str, tuple[int, int]] = {}
-        self._device = Device(open_backend())
+        self._device = Device(open_backend(gpu.index))
         self._owner = OwnerProcess(self)
         try:
             # Plugins are registered only while the engine is deserialised; other threads that need them wait.

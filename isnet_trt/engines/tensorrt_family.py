@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar
 
+from isnet_trt.cuda.backends import current_gpu
 from isnet_trt.cuda.gpu import Gpu, probe_gpu
 from isnet_trt.engines.base import DeviceEngine
 from isnet_trt.engines.info import EngineInfo
@@ -52,11 +53,11 @@ class TensorRTFamily(Library):
         if reason := driver_too_old(self.kind, gpu, self.load()):
             raise EngineUnavailable(f"{reason}; or use engine {PORTABLE!r}")
 
-    def start_builder(self) -> None:
-        gpu, no_gpu = probe_gpu()
-        self.check_builder(gpu, no_gpu)
+    def start_builder(self, gpu: int = 0) -> None:
+        self.check_builder(*probe_gpu(gpu))
         logger = collecting_logger(self.load())
-        self.create_builder(logger)
+        with current_gpu(gpu):
+            self.create_builder(logger)
         give_back(logger)
 
     def create_builder(self, logger: Any) -> Any:
@@ -80,24 +81,24 @@ class TensorRTFamily(Library):
     def allow_plugins(self, module: Any) -> None:
         """Raise EngineUnavailable unless the ONNX parser of ``module`` can take a plugin node in this process."""
 
-    def check(self, info: EngineInfo) -> Gpu:
+    def check(self, info: EngineInfo, gpu: int = 0) -> Gpu:
         """See `Library.check`; returns the GPU that the engine runs on.
 
         Raises:
             EngineUnavailable: library missing or of another version, no GPU, or one that the engine is not built for.
         """
         self._check_version(info)
-        gpu, reason = probe_gpu()
-        if gpu is None:
+        found, reason = probe_gpu(gpu)
+        if found is None:
             raise EngineUnavailable(f"a {info.kind} engine needs an NVIDIA GPU and its driver: {reason}")
-        if reason := driver_too_old(self.kind, gpu):
+        if reason := driver_too_old(self.kind, found):
             raise EngineUnavailable(reason)
-        if info.compute_capabilities and gpu.compute_capability not in info.compute_capabilities:
+        if info.compute_capabilities and found.compute_capability not in info.compute_capabilities:
             raise EngineUnavailable(
-                f"the engine was built for compute capability {', '.join(info.compute_capabilities)}, but {gpu.name} "
-                f"has {gpu.compute_capability}; {REBUILD}"
+                f"the engine was built for compute capability {', '.join(info.compute_capabilities)}, but "
+                f"{found.label} has {found.compute_capability}; {REBUILD}"
             )
-        return gpu
+        return found
 
     def _check_version(self, info: EngineInfo) -> None:
         version = self.installed_version()
@@ -114,7 +115,7 @@ class TensorRTFamily(Library):
             )
 
     def open_on_gpu(self, source: EngineSource, *, threads: int | None = None, on_device: bool = True) -> DeviceEngine:
-        gpu = self.check(source.info)
+        gpu = self.check(source.info, source.gpu)
         self.check_driver(gpu)
         return TensorRTEngine(self.load(), gpu, source)
 

@@ -40,13 +40,13 @@ def open_model(
     engine: str | None = None,
     recipe: str | None = None,
     weights: Literal["plain", "ema"] = "plain",
-    device: str | None = None,
+    device: str = "auto",
     threads: int | None = None,
 ) -> Model:
     """Open a bundle's folder or a checkpoint's file whose classes are those of ``pictures``.
 
-    ``engine`` is the engine kind; ``recipe``, ``weights`` (as `load_checkpoint` takes them) and ``device``,
-    torch's, are for checkpoints.
+    ``engine`` is the engine kind; ``recipe`` and ``weights`` (as `load_checkpoint` takes them) are for checkpoints;
+    ``device`` is as `isnet_trt.settings.Placement.parse` takes it.
 
     Raises:
         SettingsError: the classes differ, the preset is unknown, or an option does not belong to this kind of model.
@@ -58,7 +58,7 @@ def open_model(
         # The segmenter verifies the files when it opens the bundle.
         manifest = read_bundle(path, verify=False).manifest
         check_labels(manifest.labels, pictures, path)
-        segmenter = Segmenter.open(path, engine=engine, preset=preset, threads=threads)
+        segmenter = Segmenter.open(path, engine=engine, preset=preset, threads=threads, device=device)
         return Model(path, "bundle", manifest.recipe, manifest.checkpoint, preset, segmenter.inference, segmenter)
     checkpoint = _load_checkpoint(path, engine, recipe, weights)
     check_labels(checkpoint.recipe.labels, pictures, path)

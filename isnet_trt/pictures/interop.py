@@ -145,7 +145,7 @@ def _is_flat(memory: Memory, size: int) -> bool:
 
 def check_apart(image: SourceImage, out: RawLabels) -> None:
     """Raise SettingsError if the label map would be written over the picture while this is still read."""
-    if image.on_host != out.on_host or image.device_index != out.device_index:
+    if image.on_host != out.on_host:  # all GPUs of a process share one address space
         return
     for plane in image.planes:
         if plane.address < out.end and out.address < plane.end:

@@ -10,7 +10,7 @@ from isnet_trt.engines.base import Engine
 from isnet_trt.errors import EngineUnavailable, SettingsError
 from isnet_trt.merging.resample import Array
 from isnet_trt.pictures.memory import of_array
-from isnet_trt.pictures.raw import RawImage, RawYuv
+from isnet_trt.pictures.raw import Raw, RawImage, RawYuv
 from isnet_trt.runtime.call import Outputs, Request
 from isnet_trt.runtime.host import Runtime
 
@@ -36,9 +36,10 @@ class GpuRuntime(Runtime):
         return {"gpu_arena": self.pipeline.arena_bytes}
 
     def submit(self, request: Request) -> Outputs:
-        for memory, name in ((request.image, "the image"), (request.out_memory, "out")):
-            if memory is not None and not memory.on_host and memory.device_index != 0:
-                raise SettingsError(f"{name} is in the memory of {memory.device}, but this segmenter works on GPU 0")
+        for plane in request.image.planes:
+            self._check_memory(plane, "the image")
+        if request.out_memory is not None:
+            self._check_memory(request.out_memory, "out")
         if isinstance(request.image, RawYuv) and not self.pipeline.takes_yuv:
             request = _with_rgb(request, request.image)
         if request.probabilities or request.points is not None:
@@ -46,6 +47,20 @@ class GpuRuntime(Runtime):
         with request.timer("queue"):
             ticket = self.pipeline.submit(request.image, request.inference, request.out_memory, request.stream)
         return Outputs(request.out, request.inference, request.timer, ticket=ticket)
+
+    def _check_memory(self, memory: Raw, name: str) -> None:
+        """Raise SettingsError for memory of another GPU, as its owner or the driver says."""
+        if memory.on_host:
+            return
+        device = self.pipeline.device
+        with device:
+            actual = device.gpu_of(memory.address)
+        for index in (memory.device_index, actual):
+            if index not in (None, device.index):
+                raise SettingsError(
+                    f"{name} is in the memory of cuda:{index}, but this segmenter works on cuda:{device.index}; open "
+                    f"one with device='cuda:{index}', or copy to cuda:{device.index}"
+                )
 
     def _merge_on_host(self, request: Request) -> Outputs:
         """Merge downloaded logits: on the GPU, neither probabilities nor scores are ever written to memory."""

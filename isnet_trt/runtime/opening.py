@@ -7,12 +7,12 @@ import logging
 
 from isnet_trt.bundle import KERNELS, ONNX, Bundle
 from isnet_trt.cuda.device import Device
-from isnet_trt.cuda.gpu import Gpu
+from isnet_trt.cuda.gpu import Gpu, probe_gpu
 from isnet_trt.cuda.kernels import CompiledFiles
 from isnet_trt.cuda.pipeline import Pipeline
 from isnet_trt.cuda.plan import Model
 from isnet_trt.engines.base import Engine
-from isnet_trt.engines.library import PLACEMENTS, PORTABLE, EngineSource, Library, ModelContent, Placement
+from isnet_trt.engines.library import PORTABLE, EngineSource, Library, ModelContent
 from isnet_trt.engines.memory import memory_limit
 from isnet_trt.engines.select import check_engine
 from isnet_trt.engines.table import KINDS, library
@@ -20,6 +20,7 @@ from isnet_trt.errors import EngineUnavailable, SettingsError
 from isnet_trt.merging.merge import Head
 from isnet_trt.runtime.gpu import GpuRuntime
 from isnet_trt.runtime.host import HostRuntime, Runtime
+from isnet_trt.settings import Placement
 
 _log = logging.getLogger(__name__)
 
@@ -28,11 +29,12 @@ _LARGEST_GRAPH = 2**31
 """Bytes; protobuf reads no more."""
 
 
-def open_runtime(bundle: Bundle, kind: str | None, *, threads: int | None, device: Placement) -> Runtime:
+def open_runtime(bundle: Bundle, kind: str | None, *, threads: int | None, device: object) -> Runtime:
     """The engine as `open_engine` opens it, with all stages on the GPU where that can be; raises the same errors."""
-    library, source = _source(bundle, kind, device)
+    placement = Placement.parse(device)
+    library, source = _source(bundle, kind, placement)
     model = _model(bundle, library.kind)
-    if not (library.needs_gpu or device == "cuda"):
+    if not (library.needs_gpu or placement.kind == "cuda"):
         return HostRuntime(library.open_on_cpu(source, threads=threads), model, threads)
     with contextlib.ExitStack() as undo:
         # Before the engine: a session of ONNX Runtime has to know at its creation whether it works on a device stream.
@@ -59,7 +61,7 @@ def open_runtime(bundle: Bundle, kind: str | None, *, threads: int | None, devic
 def device_name(engine: Engine) -> str:
     """The GPU that an engine runs on, or "CPU"."""
     gpu = getattr(engine, "gpu", None)
-    return gpu.name if isinstance(gpu, Gpu) else getattr(engine, "device_name", "CPU")
+    return gpu.label if isinstance(gpu, Gpu) else getattr(engine, "device_name", "CPU")
 
 
 def _model(bundle: Bundle, kind: str) -> Model:
@@ -79,7 +81,7 @@ def _open_device(source: EngineSource) -> tuple[Device | None, str]:
     if source.kernels is None:
         return None, "the bundle holds no kernels; build it again with python -m isnet_trt.build"
     try:
-        return Device.open(), ""
+        return Device.open(source.gpu), ""
     except EngineUnavailable as error:
         return None, str(error)
 
@@ -90,27 +92,31 @@ def _close(gpu: Device) -> None:
 
 
 def open_engine(
-    bundle: Bundle, kind: str | None = None, *, threads: int | None = None, device: Placement = "auto"
+    bundle: Bundle, kind: str | None = None, *, threads: int | None = None, device: object = "auto"
 ) -> Engine:
     """The bundle's engine, or for ``kind="onnxruntime"`` its ONNX graph.
 
-    ``threads`` is for the CPU (default: the physical cores that this process may use). ``device="cuda"`` runs ONNX
-    Runtime on the GPU.
+    ``threads`` is for the CPU (default: the physical cores that this process may use). ``device`` is as
+    `Placement.parse` takes it: "cuda" runs ONNX Runtime on the GPU, "cuda:N" any engine on GPU N.
 
     Raises:
         SettingsError: ``kind`` or ``device`` is unknown, or the engine cannot run on ``device``.
-        EngineUnavailable: that engine cannot run here or is not in the bundle; the message says what can be done.
+        EngineUnavailable: there is no such GPU, the engine cannot run here or is not in the bundle; the message says
+            what there is and what can be done.
         BundleError: its kernels are damaged.
         EngineError: it should run but cannot be loaded.
     """
-    library, source = _source(bundle, kind, device)
-    return library.open(source, threads=threads, device=device)
+    placement = Placement.parse(device)
+    library, source = _source(bundle, kind, placement)
+    return library.open(source, threads=threads, device=placement)
 
 
 def _source(bundle: Bundle, kind: str | None, device: Placement) -> tuple[Library, EngineSource]:
     """The library of ``kind`` and what it opens, checked before the library is imported."""
-    if device not in PLACEMENTS:
-        raise SettingsError(f"device {device!r} is unknown; use {', '.join(map(repr, PLACEMENTS))}")
+    if device.number is not None:
+        gpu, reason = probe_gpu(device.number)
+        if gpu is None:
+            raise EngineUnavailable(f"device 'cuda:{device.number}' cannot be used: {reason}")
     manifest = bundle.manifest
     info = manifest.engine
     if kind is None and info.kind not in KINDS:
@@ -119,7 +125,7 @@ def _source(bundle: Bundle, kind: str | None, device: Placement) -> tuple[Librar
             f"open on the CPU with engine={PORTABLE!r}"
         )
     chosen = library(kind or info.kind)
-    if device == "cpu" and chosen.needs_gpu:
+    if device.kind == "cpu" and chosen.needs_gpu:
         raise SettingsError(f"engine {chosen.kind!r} runs on a GPU only; for device='cpu' use engine={PORTABLE!r}")
     if chosen.compiles and chosen.kind != info.kind:
         content = "only its ONNX graph" if info.file == ONNX else f"a {info.kind} engine and its ONNX graph"
@@ -128,11 +134,11 @@ def _source(bundle: Bundle, kind: str | None, device: Placement) -> tuple[Librar
             f"python -m isnet_trt.build --engine {chosen.kind}, or open it with engine={PORTABLE!r}"
         )
     if chosen.kind == info.kind:
-        check_engine(info)
+        check_engine(info, device.gpu)
     file = info.file if chosen.kind == info.kind else ONNX
-    model, kernels = _read(bundle, file, chosen.compiles, chosen.needs_gpu or device == "cuda")
+    model, kernels = _read(bundle, file, chosen.compiles, chosen.needs_gpu or device.kind == "cuda")
     output = (manifest.labels.count, manifest.output_stride)
-    return chosen, EngineSource(bundle.path(file), info, kernels, *output, model)
+    return chosen, EngineSource(bundle.path(file), info, kernels, *output, model, device.gpu)
 
 
 def _read(bundle: Bundle, file: str, compiled: bool, on_gpu: bool) -> tuple[ModelContent, CompiledFiles | None]:

@@ -16,7 +16,6 @@ import numpy as np
 from isnet_trt.bundle import read_bundle
 from isnet_trt.cuda.plan import Model
 from isnet_trt.engines.base import Engine
-from isnet_trt.engines.library import Placement
 from isnet_trt.errors import EngineError
 from isnet_trt.forks import OwnerProcess
 from isnet_trt.merging.merge import Head, label_type
@@ -92,19 +91,22 @@ class Segmenter:
         preset: str = "default",
         inference: Inference | None = None,
         threads: int | None = None,
-        device: Placement = "auto",
+        device: object = "auto",
     ) -> Segmenter:
         """Open a bundle with the engine it was built for, or with ``engine="onnxruntime"`` on the CPU.
 
         ``preset`` ("default" or "ms-flip") or ``inference`` say how pictures are shown to the network unless a call
         says otherwise. ``threads`` limits the CPU threads of the engine and of the merge. ``device="cuda"`` with
         ``engine="onnxruntime"`` takes ONNX Runtime's CUDA provider (the package onnxruntime-gpu) on a machine without
-        TensorRT; "auto" never does. `description` says what was opened.
+        TensorRT; "auto" never does. "cuda:N" (or an object with such a text, as torch.device) is GPU N as
+        CUDA_VISIBLE_DEVICES counts, for any engine; "cuda" and "auto" take GPU 0. Segmenters on several GPUs work side
+        by side, in threads of their own. `description` says what was opened.
 
         Raises:
             BundleError: the bundle is missing, damaged or too new.
-            EngineUnavailable: its engine cannot run here; the message says what can.
-            SettingsError: the preset is unknown.
+            EngineUnavailable: its engine cannot run here, or there is no such GPU; the message says what can, and
+                which GPUs there are.
+            SettingsError: the preset or the device is unknown.
         """
         start = time.perf_counter()
         opened = read_bundle(bundle, verify=False)  # `open_runtime` checks the content as it reads it

@@ -58,6 +58,11 @@ static int put(Op op, uint64_t stream) {
 
 static int number(const char *name, int otherwise) { return getenv(name) ? atoi(getenv(name)) : otherwise; }
 int cuInit(unsigned flags) { return number("FAKE_DRIVER_INIT", 0); }
+int cuPointerGetAttribute(void *out, int attribute, uint64_t address) {
+  NEED_CONTEXT;
+  if (attribute != 9) return 801;
+  return *(int *)out = 0;  /* CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL */
+}
 int cuDriverGetVersion(int *version) { return *version = number("FAKE_DRIVER_VERSION", 13000), 0; }
 int cuDeviceGetCount(int *count) { return *count = 1, 0; }
 int cuDeviceGet(int *device, int index) { return *device = index, index ? 101 : 0; }

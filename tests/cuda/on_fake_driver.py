@@ -50,6 +50,7 @@ def check_device(device: Device) -> None:
         stream, event = device.create_stream(), device.create_event()
         staging, memory = device.allocate_staging(100), device.allocate(100)
         staging[:] = np.arange(100)
+        assert device.gpu_of(memory) == device.index == 0
         device.copy(memory, staging.ctypes.data, 100, stream)
         device.fill(memory + 10, 7, 5, stream)
         device.copy_rows(staging.ctypes.data, 10, memory, 20, 8, 5, stream)

@@ -392,6 +392,7 @@ def test_the_real_driver_api_takes_what_it_is_given():
         "cuEventRecord": (88, 77), "cuStreamWaitEvent": (77, 88, 0), "cuEventSynchronize": (88,),
         "cuStreamSynchronize": (77,), "cuStreamCreate": (1,), "cuStreamDestroy": (77,),
         "cuInit": (0,), "cuDeviceGet": (0,), "cuDevicePrimaryCtxRetain": (0,), "cuMemGetInfo": (),
+            "cuPointerGetAttribute": (api.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL, 4096),
         "cuMemAlloc": (512,), "cuMemFree": (4096,), "cuMemHostAlloc": (512, 0), "cuMemFreeHost": (4096,),
         "cuMemcpyHtoDAsync": (4096, 8192, 5, 77), "cuMemcpyDtoHAsync": (8192, 4096, 5, 77),
         "cuStreamBeginCapture": (77, local), "cuStreamEndCapture": (77,),

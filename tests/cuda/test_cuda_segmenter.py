@@ -82,7 +82,9 @@ def test_into_host_memory_of_the_caller(pair):
 
 def test_memory_that_it_cannot_use(pair):
     image = picture(31, 44)
-    with pytest.raises(SettingsError, match=r"the image is in the memory of cuda:1, but this segmenter works on GPU 0"):
+    with pytest.raises(
+        SettingsError, match=r"the image is in the memory of cuda:1, but this segmenter works on cuda:0"
+    ):
         pair.segmenter(RawImage(4096, 31, 44, device="cuda:1"))
     out = RawLabels(4096, 31, 44, device="cuda")
     with pytest.raises(SettingsError, match="merged on the host: pass out in host memory"):
@@ -221,7 +223,7 @@ def opened(
     """A segmenter whose engine is a double, ``bound`` to a stream or not; ``device`` says why there is none."""
     gpu = Gpu()
 
-    def open_gpu() -> Device:
+    def open_gpu(index: int) -> Device:
         if device:
             raise EngineUnavailable(device)
         return open_device(gpu)
@@ -229,7 +231,7 @@ def opened(
     def open_on_gpu(library, source, *, threads, on_device):
         return Opened(gpu, bundle.path("model.onnx"), kernels, bound and on_device)
 
-    monkeypatch.setattr(opening, "check_engine", lambda info: None)
+    monkeypatch.setattr(opening, "check_engine", lambda info, gpu: None)
     monkeypatch.setattr(opening.Device, "open", open_gpu)
     monkeypatch.setattr(TensorRTFamily, "open_on_gpu", open_on_gpu)
     return Segmenter.open(bundle.folder), gpu
@@ -277,8 +279,8 @@ def test_an_engine_that_fails_to_open_leaves_nothing(monkeypatch, bundle):
     def refuse(*arguments, **options):
         raise EngineError("damaged")
 
-    monkeypatch.setattr(opening.Device, "open", lambda: open_device(gpu))
-    monkeypatch.setattr(opening, "check_engine", lambda info: None)
+    monkeypatch.setattr(opening.Device, "open", lambda index: open_device(gpu))
+    monkeypatch.setattr(opening, "check_engine", lambda info, gpu: None)
     monkeypatch.setattr(TensorRTFamily, "open_on_gpu", refuse)
     with pytest.raises(EngineError, match="damaged"):
         Segmenter.open(bundle.folder)

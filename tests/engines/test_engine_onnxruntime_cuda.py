@@ -6,6 +6,7 @@ host's. It says nothing about the provider itself.
 
 from __future__ import annotations
 
+import threading
 import weakref
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,16 +33,18 @@ has_cuda = PROVIDER in onnxruntime.get_available_providers()
 class Binding:
     """The real ``IOBinding``, told the host's memory where it is told the GPU's."""
 
-    def __init__(self, session: onnxruntime.InferenceSession) -> None:
-        self.real = session.io_binding()
+    def __init__(self, session: onnxruntime.InferenceSession, numbers: list[int]) -> None:
+        self.real, self.numbers = session.io_binding(), numbers
 
-    def bind_input(self, name: str, device: str, *rest: Any) -> None:
+    def bind_input(self, name: str, device: str, number: int, *rest: Any) -> None:
         assert device == "cuda"
-        self.real.bind_input(name, "cpu", *rest)
+        self.numbers.append(number)
+        self.real.bind_input(name, "cpu", 0, *rest)
 
-    def bind_output(self, name: str, device: str, *rest: Any) -> None:
+    def bind_output(self, name: str, device: str, number: int, *rest: Any) -> None:
         assert device == "cuda"
-        self.real.bind_output(name, "cpu", *rest)
+        self.numbers.append(number)
+        self.real.bind_output(name, "cpu", 0, *rest)
 
 
 class Session(SimpleNamespace):
@@ -61,6 +64,8 @@ class Runtime:
         self.lacking = ""
         self.preloaded = 0
         self.options: dict[str, str] = {}
+        self.bound: list[int] = []
+        self.called: Any = lambda: None
 
     def get_available_providers(self) -> list[str]:
         return [PROVIDER] * (self.preloaded > 0) + ["CPUExecutionProvider"]
@@ -76,13 +81,14 @@ class Runtime:
         assert self.preloaded, "libraries are looked for when the provider is made"
         ((name, self.options),) = providers
         assert name == PROVIDER
+        self.called()
         real = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         return Session(
             get_providers=lambda: [PROVIDER] * self.loads + ["CPUExecutionProvider"],
             get_inputs=real.get_inputs,
             get_outputs=real.get_outputs,
-            run=lambda outputs, feed, options: real.run(outputs, feed),
-            io_binding=lambda: Binding(real),
+            run=lambda outputs, feed, options: self.called() or real.run(outputs, feed),
+            io_binding=lambda: Binding(real, self.bound),
             run_with_iobinding=lambda binding, options: real.run_with_iobinding(binding.real, options),
         )
 
@@ -91,7 +97,7 @@ class Runtime:
 def runtime(monkeypatch: pytest.MonkeyPatch) -> Runtime:
     double = Runtime()
     monkeypatch.setattr(type(LIBRARY), "load", lambda self: double)
-    monkeypatch.setattr(module, "probe_gpu", lambda: (GPU, ""))
+    monkeypatch.setattr(module, "probe_gpu", lambda index=0: (GPU, ""))
     return double
 
 
@@ -117,7 +123,7 @@ def test_without_the_provider_it_says_what_to_install(tmp_path: Path) -> None:
 
 
 def test_without_a_gpu(runtime: Runtime, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "probe_gpu", lambda: (None, "no NVIDIA driver is installed"))
+    monkeypatch.setattr(module, "probe_gpu", lambda index=0: (None, "no NVIDIA driver is installed"))
     with pytest.raises(EngineUnavailable, match="needs an NVIDIA GPU and its driver: no NVIDIA driver"):
         OnnxRuntimeCudaEngine(runtime, path, (3, 8))
 
@@ -162,6 +168,29 @@ def test_on_device_memory_and_its_stream(runtime: Runtime, path: Path, cuda: Cud
         pytest.raises(EngineError, match="if it was opened for that"),
     ):
         engine.enqueue(batch.ctypes.data, out.ctypes.data, shape, 0)
+
+
+def test_on_another_gpu_whose_choice_ends_with_each_call(
+    runtime: Runtime, path: Path, cuda: Cuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def set_device() -> None:
+        """As cudaSetDevice, which the provider calls: it replaces the context that is current in the thread."""
+        cuda.gpu.stacks.setdefault(threading.get_ident(), [])[-1:] = [cuda.gpu.primaries[1]]
+
+    second = Gpu("NVIDIA Double", "8.9", "CUDA 13.0", index=1)
+    monkeypatch.setattr(module, "probe_gpu", lambda index: (second, "") if index == 1 else (None, "no such GPU"))
+    runtime.called = set_device
+    cuda.push()
+    with OnnxRuntimeCudaEngine(runtime, path, (3, 8), on_device=True, gpu=1) as engine:
+        assert runtime.options["device_id"] == "1"
+        assert "NVIDIA Double (cuda:1)" in engine.description
+        assert cuda.gpu.owners[engine.stream] is cuda.gpu.primaries[1]
+        batch, out = _batch(1, 3, 16, 24), np.zeros((1, 3, 2, 3), np.float32)
+        np.testing.assert_allclose(engine.run(batch), expected(batch), atol=1e-5)  # float32
+        engine.enqueue(batch.ctypes.data, out.ctypes.data, batch.shape, engine.stream)
+        assert runtime.bound == [1, 1]
+    assert cuda.gpu.stacks.pop(threading.get_ident()) == [cuda.primary]
+    cuda.gpu.nothing_is_left()
 
 
 def test_the_session_goes_before_its_stream(runtime: Runtime, path: Path, cuda: Cuda) -> None:

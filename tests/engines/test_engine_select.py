@@ -87,7 +87,7 @@ int cuInit(unsigned flags) { return INIT; }
 int cuDeviceGetCount(int *count) { *count = COUNT; return 0; }
 int cuDeviceGet(int *device, int index) { *device = 40 + index; return 0; }
 int cuDeviceGetName(char *name, int size, int device) {
-    if (device != 40 || size < 20) return 1;
+    if (device < 40 || device >= 40 + COUNT || size < 20) return 1;
     strncpy(name, "NVIDIA Test \\xff", size);
     return 0;
 }
@@ -130,4 +130,17 @@ def test_driver_without_a_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     _, reason = probe_gpu(library=_driver(tmp_path, count=0))
     assert reason == "the NVIDIA driver shows 0 GPUs (CUDA_VISIBLE_DEVICES is '')"
-    assert probe_gpu(1, _driver(tmp_path))[0] is None
+
+
+def test_a_gpu_that_is_not_there_names_those_that_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    gpu, reason = probe_gpu(1, _driver(tmp_path))
+    assert gpu is None
+    assert reason == "there is no cuda:1; this machine has 1 GPU: cuda:0 (NVIDIA Test �)"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,2")
+    reason = probe_gpu(2, _driver(tmp_path, count=2))[1]
+    assert reason == (
+        "there is no cuda:2; this machine has 2 GPUs: cuda:0 (NVIDIA Test �), cuda:1 (NVIDIA Test �) "
+        "(CUDA_VISIBLE_DEVICES is '4,2')"
+    )
+    assert probe_gpu(-1, _driver(tmp_path))[0] is None

@@ -61,7 +61,7 @@ def library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, cud
     described = type(library_of(double.kind))
     monkeypatch.setattr(described, "load", lambda self: double)
     monkeypatch.setattr(described, "installed_version", lambda self: double.__version__)
-    monkeypatch.setattr(tensorrt_family, "probe_gpu", lambda: (GPU, ""))
+    monkeypatch.setattr(tensorrt_family, "probe_gpu", lambda index=0: (GPU, ""))
     yield double
     gc.collect()
     assert double.astray == []
@@ -211,7 +211,7 @@ def test_the_primary_context_is_retained_once(path: Path, cuda: Cuda, library: L
         assert open_backend(0) is open_backend(0)
         assert cuda.gpu.retained == 1
     with pytest.raises(EngineError, match=r"cuDeviceGet failed: .* \(101\)"):
-        open_backend(1)
+        open_backend(2)
 
 
 @pytest.mark.parametrize("shape", [(3, 3, 16, 16), (1, 3, 72, 48), (1, 3, 7, 8)])
@@ -304,7 +304,7 @@ def test_a_driver_too_old(
 ) -> None:
     """Found before the library is asked."""
     library.starts = False
-    monkeypatch.setattr(tensorrt_family, "probe_gpu", lambda: (Gpu("NVIDIA Double", "8.9", driver), ""))
+    monkeypatch.setattr(tensorrt_family, "probe_gpu", lambda index=0: (Gpu("NVIDIA Double", "8.9", driver), ""))
     monkeypatch.setattr(tensorrt_install, "wheels_cuda", lambda stem: needs)
     message = rf"was built for CUDA {needs}, and the NVIDIA driver supports {driver} only: install a driver for CUDA"
     with pytest.raises(EngineUnavailable, match=message):
@@ -351,6 +351,24 @@ def test_an_output_without_a_shape(path: Path, cuda: Cuda, library: Library) -> 
         library.broken = True
         with pytest.raises(EngineError, match=r"an output of shape \(1, 3, -1, 1\)"):
             engine.run(_batch(1, 3, 8, 8))
+
+
+def test_on_another_gpu_of_the_machine(
+    path: Path, cuda: Cuda, library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second = Gpu("NVIDIA Double", "8.9", "CUDA 13.0", index=1)
+    monkeypatch.setattr(tensorrt_family, "probe_gpu", lambda index=0: (second, "") if index else (GPU, ""))
+    batch = _batch(1, 3, 16, 24)
+    described = library_of(library.kind)
+    engine = described.open_on_gpu(EngineSource(path, info_of(library), None, 3, 8, gpu=1))
+    with engine, opened(path, library) as first:
+        assert engine.description == f"{library.kind} {library.__version__} on NVIDIA Double (cuda:1) " + (
+            "(compute capability 8.9)"
+        )
+        for each in (engine, first, engine):  # the double refuses memory of one in the context of the other
+            np.testing.assert_allclose(each.run(batch), expected(batch), atol=1e-5)  # float32
+        assert {owner.device for address, owner in cuda.gpu.owners.items() if address in cuda.gpu.memory} == {0, 1}
+    cuda.gpu.nothing_is_left()
 
 
 def test_another_gpu_than_it_was_built_for(path: Path, cuda: Cuda, library: Library) -> None:
@@ -437,7 +455,7 @@ def test_a_real_engine_up_to_the_missing_gpu(tmp_path: Path, monkeypatch: pytest
     """A real engine, the real library, a GPU that is only claimed: its own words come back as an EngineError."""
     real = LIBRARY.load()
     (tmp_path / ENGINE).write_bytes(_build(real, save_model(tmp_path / "model.onnx")))
-    monkeypatch.setattr(tensorrt_family, "probe_gpu", lambda: (GPU, ""))
+    monkeypatch.setattr(tensorrt_family, "probe_gpu", lambda index=0: (GPU, ""))
     info = EngineInfo("tensorrt-rtx", RTX or "", ENGINE, ("8.9",))
     source = EngineSource(tmp_path / ENGINE, info, None, 3, 8)
     with pytest.raises(EngineError, match=r"cannot load .*model\.engine: .*cudaError 35"):

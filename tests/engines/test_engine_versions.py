@@ -49,7 +49,7 @@ def test_runs_engine_of(installed: str, built: str, compatible: bool, runs: bool
 
 def test_the_manifest_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(type(LIBRARY), "installed_version", lambda self: "10.14.0")
-    monkeypatch.setattr(tensorrt_family, "probe_gpu", lambda: (GPU, ""))
+    monkeypatch.setattr(tensorrt_family, "probe_gpu", lambda index=0: (GPU, ""))
     plain = EngineInfo("tensorrt", "10.13.3.9", ENGINE, ("8.9",), context="native")
     with pytest.raises(EngineUnavailable, match="runs only under the version that built it; pip install"):
         LIBRARY.check(plain)

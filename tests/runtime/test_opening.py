@@ -71,8 +71,8 @@ def test_a_model_swapped_before_the_check_is_refused(
 ) -> None:
     real = opening.check_engine
 
-    def check(info: EngineInfo) -> None:
-        real(info)
+    def check(info: EngineInfo, gpu: int) -> None:
+        real(info, gpu)
         swapped()
 
     monkeypatch.setattr(opening, "check_engine", check)
@@ -220,7 +220,7 @@ class _Compiling(TensorRT):
 def test_engine_and_kernels_are_passed_as_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     library = _Compiling()
     monkeypatch.setattr(opening, "library", lambda kind: library)
-    monkeypatch.setattr(opening, "check_engine", lambda info: None)
+    monkeypatch.setattr(opening, "check_engine", lambda info, gpu: None)
     contents = {"sm_80/launch.json": b"{}", "sm_80/resize.ptx": b"// ptx"}
     with new_bundle(tmp_path / "small") as draft:
         save_model(draft.folder / ONNX)

@@ -138,8 +138,8 @@ def test_tensorrts_path_through_its_sibling(
     """TensorRT-RTX in TensorRT's place: its names, a builder that needs no GPU, a timing cache that stays empty."""
     monkeypatch.setattr(type(TENSORRT), "load", lambda self: library)
     gpu = Gpu("NVIDIA Double", "8.6", "CUDA 13.0", 84)
-    monkeypatch.setattr(tensorrt, "find_gpu", lambda: gpu)
-    monkeypatch.setattr(tensorrt_family, "probe_gpu", lambda: (gpu, ""))
+    monkeypatch.setattr(tensorrt, "find_gpu", lambda index=0: gpu)
+    monkeypatch.setattr(tensorrt_family, "probe_gpu", lambda index=0: (gpu, ""))
     shapes, path = shapes_for(recipe("isnet_demo"), batch=2), tmp_path / "model.engine"
     first = TENSORRT_BUILDER.serialise(BuildRequest(graph, shapes, EngineOptions(workspace=1), progress=False), path)
     assert first.capabilities == ("8.6",)

@@ -50,7 +50,7 @@ def test_what_can_be_had() -> None:
 
 
 def test_where_an_engine_will_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tensorrt, "find_gpu", lambda: ADA)
+    monkeypatch.setattr(tensorrt, "find_gpu", lambda index=0: ADA)
     trt, rtx = engine_builder("tensorrt"), engine_builder("tensorrt-rtx")
     anywhere = EngineOptions(hardware_compatible=True)
     assert trt.capabilities(EngineOptions(), "fp16") == ("8.9",)
