@@ -25,7 +25,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Memory:
-    """An array somewhere: ``strides`` are in bytes, ``device`` is "cpu", "cuda:N" or "cuda", a GPU not named.
+    """An array somewhere: ``strides`` are in bytes, ``device`` is "cpu" or "cuda:N".
 
     ``stream`` is a CUDA stream on which its owner may still be writing, ``owner`` what keeps the memory alive.
     """
@@ -108,7 +108,8 @@ def of_buffer(source: Any) -> Memory | None:
 def of_cuda_interface(source: Any) -> Memory | None:
     """The GPU memory behind ``__cuda_array_interface__`` (versions 2 and 3); None where the object has none.
 
-    The interface names no device, but the driver knows which GPU an address belongs to.
+    The interface names no device: the memory is called that of GPU 0, as CUDA_VISIBLE_DEVICES counts. Which GPU has it
+    is asked of the driver when it is used.
 
     Raises:
         Refused: the interface is incomplete or ambiguous.
@@ -131,7 +132,7 @@ def of_cuda_interface(source: Any) -> Memory | None:
     # Version 2 has no stream entry: its data is complete, or the caller waits for it.
     stream = interface.get("stream") if version >= 3 else None
     owner = (source, interface)  # some producers keep the memory alive through the interface only
-    return Memory(int(address), shape, tuple(map(int, strides)), dtype, "cuda", bool(read_only), owner, stream)
+    return Memory(int(address), shape, tuple(map(int, strides)), dtype, "cuda:0", bool(read_only), owner, stream)
 
 
 def _check_interface(version: int, interface: dict[str, Any]) -> None:

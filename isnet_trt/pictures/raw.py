@@ -32,15 +32,15 @@ class Raw:
         address: a pointer to the first pixel, as an integer.
         height, width: in pixels.
         pitch: bytes from a row to the next, at least a row's own; None: rows follow each other without padding.
-        device: where the pointer is valid: "cpu", "cuda" (the GPU that the driver names) or "cuda:N", as
-            CUDA_VISIBLE_DEVICES counts.
+        device: where the pointer is valid: "cpu", "cuda" (GPU 0 as CUDA_VISIBLE_DEVICES counts) or "cuda:N". Where
+            there are several GPUs, the driver is asked which one has the address.
         stream: a CUDA stream, as `stream_handle` takes it, on which the memory is still being written or read: work
             waits for what is queued there so far. None: nothing is to be waited for.
         owner: any object that has to stay alive while the memory is used.
         size: (height, width).
         row_bytes, row_pitch: bytes of a row without padding, and from a row to the next.
         end: the address after the last pixel.
-        on_host, device_index: whether the address is the host's; otherwise the GPU's number, None for "cuda".
+        on_host, device_index: whether the address is the host's; otherwise the GPU's number.
 
     Raises:
         ImageError: for an image, a value that cannot be; the message names it.
@@ -60,7 +60,7 @@ class Raw:
     row_pitch: int = field(init=False, repr=False, compare=False)
     end: int = field(init=False, repr=False, compare=False)
     on_host: bool = field(init=False, repr=False, compare=False)
-    device_index: int | None = field(init=False, repr=False, compare=False)
+    device_index: int = field(init=False, repr=False, compare=False)
 
     def _complete(self, pixel_bytes: int, item_bytes: int, error: type[IsnetError]) -> None:
         """Check the values and set the attributes that follow from them."""
@@ -77,8 +77,7 @@ class Raw:
         self._set(size=(self.height, self.width), row_bytes=row_bytes, pitch=pitch, row_pitch=pitch)
         # Padding behind the last row may lie outside the allocation: it does not count.
         self._set(end=self.address + (self.height - 1) * pitch + row_bytes)
-        number = self.device.partition(":")[2]
-        self._set(on_host=self.device == HOST, device_index=int(number) if number else None)
+        self._set(on_host=self.device == HOST, device_index=int(self.device.partition(":")[2] or 0))
         if problem := self._problem(item_bytes):
             raise error(f"{self._name}: {problem}")
         if self.stream is not None:
@@ -186,8 +185,8 @@ class RawYuv:
         return self.planes[0].on_host
 
     @property
-    def device_index(self) -> int | None:
-        """The GPU's number; None for "cuda"."""
+    def device_index(self) -> int:
+        """The GPU's number."""
         return self.planes[0].device_index
 
     def rgb(self) -> Image:

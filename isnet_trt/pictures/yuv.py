@@ -101,7 +101,7 @@ class I420(_Planar):
 def _described(yuv: YuvFormat, sources: dict[str, Any], stream: int | None) -> RawYuv:
     """Planes that are passed one by one."""
     planes = {name: _plane(yuv, name, source, stream) for name, source in sources.items()}
-    size, y = planes["y"].size, planes["y"]
+    size, place = planes["y"].size, (planes["y"].on_host, planes["y"].device_index)
     _check_even(yuv, size)
     for (name, plane), shape in zip(planes.items(), yuv.shapes(size), strict=True):
         if plane.size != shape:
@@ -109,10 +109,8 @@ def _described(yuv: YuvFormat, sources: dict[str, Any], stream: int | None) -> R
                 f"{yuv.chroma.upper()}: {name} has {size_text(plane.size)} bytes, but with a y of {size_text(size)} "
                 f"it must have {size_text(shape)}"
             )
-        # A GPU without a number is known to the driver only, which is asked before the planes are used.
-        numbers = {plane.device_index, y.device_index} - {None}
-        if plane.on_host != y.on_host or len(numbers) > 1:
-            devices = f"{name} is in the memory of {plane.device}, y in that of {y.device}"
+        if (plane.on_host, plane.device_index) != place:
+            devices = f"{name} is in the memory of {plane.device}, y in that of {planes['y'].device}"
             raise ImageError(f"{yuv.chroma.upper()}: {devices}; copy it there")
     return RawYuv(tuple(planes.values()), yuv)
 

@@ -49,18 +49,20 @@ class GpuRuntime(Runtime):
         return Outputs(request.out, request.inference, request.timer, ticket=ticket)
 
     def _check_memory(self, memory: Raw, name: str) -> None:
-        """Raise SettingsError for memory of another GPU, as its owner or the driver says."""
+        """Raise SettingsError for memory of another GPU."""
         if memory.on_host:
             return
         device = self.pipeline.device
         with device:
-            actual = device.gpu_of(memory.address)
-        for index in (memory.device_index, actual):
-            if index not in (None, device.index):
-                raise SettingsError(
-                    f"{name} is in the memory of cuda:{index}, but this segmenter works on cuda:{device.index}; open "
-                    f"one with device='cuda:{index}', or copy to cuda:{device.index}"
-                )
+            index = device.gpu_of(memory.address)
+        if index is None:
+            index = memory.device_index
+        # The driver's answer comes first: the CUDA array interface and "cuda" do not say which GPU is meant.
+        if index != device.index:
+            raise SettingsError(
+                f"{name} is in the memory of cuda:{index}, but this segmenter works on cuda:{device.index}; open one "
+                f"with device='cuda:{index}', or copy it to cuda:{device.index}"
+            )
 
     def _merge_on_host(self, request: Request) -> Outputs:
         """Merge downloaded logits: on the GPU, neither probabilities nor scores are ever written to memory."""

@@ -91,10 +91,10 @@ def test_memory_of_the_other_gpu_is_refused_whatever_it_is_called(pairs: list[Pa
         with pytest.raises(SettingsError, match=re.escape(message)):
             first.segmenter(image)
         assert (second.segmenter(image).labels == expected).mean() > 0.999
-    with pytest.raises(SettingsError, match="the image is in the memory of cuda:1"):  # a wrong name
-        first.segmenter(RawImage(address, *SIZE, device="cuda:0"))
+    with pytest.raises(SettingsError, match="the image is in the memory of cuda:1"):
+        first.segmenter(RawImage(address, *SIZE, device="cuda:0"))  # a wrong name
     with pytest.raises(SettingsError, match="the image is in the memory of cuda:0, but this segmenter works on cuda:1"):
-        second.segmenter(RawImage(address, *SIZE, device="cuda:0"))
+        second.segmenter(RawImage(4096, *SIZE, device="cuda:0"))  # which the driver does not know
     out = RawLabels(memory_of(second, SIZE[0] * SIZE[1]), *SIZE, device="cuda")
     with pytest.raises(SettingsError, match="out is in the memory of cuda:1"):
         first.segmenter(picture(*SIZE), out=out)

@@ -65,7 +65,7 @@ def test_cuda_interface_versions_and_entries():
     picture = PICTURE.copy()
     plain = of_cuda_interface(CudaArray(picture))
     assert (plain.address, plain.shape, plain.strides) == (picture.ctypes.data, (7, 5, 3), (15, 3, 1))
-    assert (plain.device, plain.read_only, plain.stream) == ("cuda", False, None)
+    assert (plain.device, plain.read_only, plain.stream) == ("cuda:0", False, None)
     assert of_cuda_interface(CudaArray(picture[:, 1:4])).strides == (15, 3, 1)
     assert of_cuda_interface(CudaArray(picture, stream=7)).stream == 7
     assert of_cuda_interface(CudaArray(picture, stream=7, version=2)).stream is None
