@@ -17,10 +17,10 @@ from isnet_trt.pictures.files import Image, encode_png
 from isnet_trt.pictures.formats import Order
 from isnet_trt.pictures.forms import check_form
 from isnet_trt.pictures.geotiff import Georeference, geotiff, read_georeference
+from isnet_trt.pictures.interop import image_from
 from isnet_trt.pictures.label_maps import class_shares, coco_dataset, color_mask, palette_png, with_void
 from isnet_trt.pictures.overlay import draw
 from isnet_trt.pictures.polygons import feature_collection
-from isnet_trt.pictures.preprocess import check_image
 from isnet_trt.pictures.results import mark_png, mark_tiff
 
 
@@ -56,17 +56,18 @@ class Segmentation:
         """The label map in palette colours, uint8 (H, W, 3) RGB; void is black."""
         return np.ascontiguousarray(self.color_mask()[:, :, :3])
 
-    def overlay(self, image: Image, alpha: float = 0.5, legend: bool = True, *, order: Order = "rgb") -> Image:
-        """``image`` (uint8 (H, W, 3), the one that was segmented) blended with the label colours, uint8 RGB.
+    def overlay(self, image: Any, alpha: float = 0.5, legend: bool = True, *, order: Order = "rgb") -> Image:
+        """``image``, the one that was segmented, blended with the label colours, uint8 (H, W, 3) RGB.
 
+        ``image`` has any form that a call takes, but for GPU memory: an array, a path, encoded bytes, NV12, ….
         ``alpha`` (0..1) is the share of the colours. With ``legend`` a panel with colour, name and share of the
         classes that occur is added on the right; below a height of about 180 pixels it is taller than the picture.
 
         Raises:
-            ImageError: ``image`` has another size than the label map.
+            ImageError: ``image`` has another size than the label map, is in GPU memory, or cannot be read.
             SettingsError: ``alpha`` is out of range.
         """
-        return draw(check_image(image, order), self._host_labels, self.names, self.palette, alpha, legend)
+        return draw(image_from(image, order).rgb(), self._host_labels, self.names, self.palette, alpha, legend)
 
     def color_mask(self) -> NDArray[np.uint8]:
         """Palette colours with alpha, uint8 (H, W, 4) RGBA: alpha is 255, and all four channels 0 where void is."""
@@ -110,7 +111,7 @@ class Segmentation:
         path: AnyPath,
         form: str = "labels",
         *,
-        image: Image | None = None,
+        image: Any = None,
         georeference: Georeference | AnyPath | None = None,
         file_name: str = "",
         dtype: Literal["float32", "float16"] = "float32",
@@ -120,7 +121,7 @@ class Segmentation:
         Args:
             path: the file; one that exists is replaced.
             form: "labels", "overlay", "palette", "color", "probabilities", "rle", "polygons" or "geotiff".
-            image: for "overlay" the picture that was segmented, uint8 (H, W, 3) RGB.
+            image: for "overlay" the picture that was segmented, as `overlay` takes it; arrays in RGB.
             georeference: for "geotiff" the file of the picture that was segmented, or what
                 `isnet_trt.pictures.geotiff.read_georeference` read from it.
             file_name: of the picture, which "rle" stores.
@@ -151,7 +152,7 @@ class Segmentation:
             raise SettingsError("the label map is in the GPU memory that was passed as out: copy it to a numpy array")
         return self.labels
 
-    def _overlay_png(self, image: Image | None) -> bytes:
+    def _overlay_png(self, image: Any) -> bytes:
         if image is None:
             raise _missing("overlay", "image")
         return mark_png(encode_png(self.overlay(image)))

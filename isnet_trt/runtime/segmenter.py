@@ -40,8 +40,8 @@ Source = Any
 class Segmenter:
     """An open engine with its settings.
 
-    One call runs at a time: a second thread that calls meanwhile waits. For parallel work open one segmenter per
-    thread or process; after a fork open a new one in the child. Use it as a context manager, or call `close`.
+    One call runs at a time: a second thread that calls meanwhile reads its picture and waits. For parallel work open
+    one segmenter per thread or process; after a fork open a new one in the child. Use it as a context manager, or call `close`.
     """
 
     def __init__(
@@ -190,13 +190,15 @@ class Segmenter:
         with self._recorded("submit", timer):
             settings = self._inference(inference)
             handle = None if stream is None else stream_handle(stream)
+            self._check_open()
+            # Not in this call's turn: a file object that stalls would hold up other threads and `close`.
+            with timer("read"):
+                image = image_from(image, order, stream=handle)
+                out_memory = None
+                if out is not None:
+                    out_memory = labels_from(out, image, label_type(self.labels.count), stream=handle)
+            request = Request(image, settings, out, out_memory, handle, probabilities, points, timer)
             with self._turn():
-                with timer("read"):
-                    image = image_from(image, order, stream=handle)
-                    out_memory = None
-                    if out is not None:
-                        out_memory = labels_from(out, image, label_type(self.labels.count), stream=handle)
-                request = Request(image, settings, out, out_memory, handle, probabilities, points, timer)
                 return self.runtime.submit(request)
 
     def _collect(self, outputs: Outputs) -> Segmentation:
@@ -271,11 +273,15 @@ class Segmenter:
     @contextmanager
     def _turn(self) -> Iterator[None]:
         """Let one call run at a time, in the process that opened the segmenter, until it is closed."""
-        self._owner.check("this segmenter")  # before the lock: another thread of the parent may hold it for ever
+        self._check_open()  # before the lock too: in a forked child a thread of the parent may hold it for ever
         with self._lock:
-            if self._closed:
-                raise EngineError("this segmenter was closed; open it again")
+            self._check_open()
             yield
+
+    def _check_open(self) -> None:
+        self._owner.check("this segmenter")
+        if self._closed:
+            raise EngineError("this segmenter was closed; open it again")
 
     def close(self) -> None:
         """Close the engine and give its memory back, after a running call; closing twice is harmless.

@@ -119,6 +119,7 @@ def test_a_picture_too_elongated_says_so():
 def test_every_kernel_is_compiled_for_a_bundle(classes):
     compiled = {spec.name: spec for spec in bundle_kernels(89, ("fp32",), classes)}
     assert kernel_names(classes) <= set(compiled)
+    assert "yuv_resize" in compiled.keys() - kernel_names(classes)  # bundles from before it lack it, and open
     for inference in (Inference(), Inference(flip=True), Inference(scales=(0.5, 1.0)), CITY):
         planned = plan((700, 900), inference, Model(Head(classes, 8), AS_IS, 2))
         for step in planned.steps:

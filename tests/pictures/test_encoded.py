@@ -12,6 +12,7 @@ import socket
 import tempfile
 import zipfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import pytest
 import tiny_model
 import torch
 
-from isnet_trt import ImageError, Segmenter
+from isnet_trt import EngineError, ImageError, Segmenter
 from isnet_trt.pictures.files import LIMIT_VARIABLE, read_image
 
 PIXELS = cv2.resize(np.random.default_rng(3).integers(0, 256, (6, 9, 3), np.uint8), (61, 40))
@@ -35,15 +36,21 @@ def segmenter(tmp_path_factory: pytest.TempPathFactory):
         yield opened
 
 
+def decoded(content: bytes) -> np.ndarray:
+    return cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)[:, :, ::-1].copy()
+
+
 def expected(segmenter: Segmenter, content: bytes = JPEG) -> np.ndarray:
-    return segmenter(cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR), order="bgr").labels
+    return segmenter(decoded(content)).labels
 
 
 @pytest.mark.parametrize("name", CONTENT)
 def test_the_labels_of_encoded_bytes_are_those_of_the_decoded_array(name: str, segmenter: Segmenter) -> None:
     labels = expected(segmenter, CONTENT[name])
     assert len(np.unique(labels)) > 1
-    assert (segmenter(CONTENT[name]).labels == labels).all()
+    result = segmenter(CONTENT[name])
+    assert (result.labels == labels).all()
+    assert (result.overlay(CONTENT[name]) == result.overlay(decoded(CONTENT[name]))).all()
 
 
 def mapped(content: bytes) -> mmap.mmap:
@@ -191,6 +198,22 @@ def test_bad_input_is_one_error_that_names_it(name: str, segmenter: Segmenter) -
     with pytest.raises(ImageError, match=message):
         segmenter(make())
     assert (segmenter(JPEG).labels == expected(segmenter)).all()  # it stays usable
+
+
+def test_a_stream_that_stalls_holds_up_nobody_else(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    opened = Segmenter.open(tiny_model.write_bundle(tmp_path / "bundle", tiny_model.labels(6)))
+    with ThreadPoolExecutor(1) as pool, os.fdopen(reading, "rb") as stalled, os.fdopen(writing, "wb") as source:
+        source.write(JPEG[:100])
+        source.flush()
+        waiting = pool.submit(opened, stalled)
+        labels = expected(opened)
+        opened.close()
+        source.write(JPEG[100:])
+        source.close()
+        with pytest.raises(EngineError, match="was closed"):
+            waiting.result(timeout=20)
+    assert len(np.unique(labels)) > 1
 
 
 def test_endless_input_is_refused(segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
