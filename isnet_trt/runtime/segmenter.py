@@ -41,7 +41,8 @@ class Segmenter:
     """An open engine with its settings.
 
     One call runs at a time: a second thread that calls meanwhile reads its picture and waits. For parallel work open
-    one segmenter per thread or process; after a fork open a new one in the child. Use it as a context manager, or call `close`.
+    one segmenter per thread or process; after a fork open a new one in the child. Use it as a context manager,
+    or call `close`.
     """
 
     def __init__(
