@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 from isnet_trt.merging.merge import label_type
-from isnet_trt.pictures.formats import Order
-from isnet_trt.pictures.raw import RawImage, RawLabels
+from isnet_trt.pictures.formats import Chroma, Order
+from isnet_trt.pictures.raw import RawImage, RawLabels, RawPlane
+from isnet_trt.pictures.yuv import I420, NV12
 from isnet_trt.runtime.segmenter import Segmenter
 
 
@@ -29,7 +30,7 @@ def segment(
     height: int,
     width: int,
     pitch: int,
-    order: Order,
+    order: Order | Chroma,
     labels: int,
     labels_pitch: int,
     device: str = "cpu",
@@ -37,6 +38,7 @@ def segment(
 ) -> None:
     """Segment the picture at ``image``, uint8 (height, width, channels of ``order``), into ``labels``.
 
+    With ``order`` "nv12" or "i420" all planes lie there, Y above U and V; see `isnet_trt.NV12` and `isnet_trt.I420`.
     Both are addresses on ``device`` ("cpu", "cuda:N"); pitches are bytes from row to row, 0 for rows without padding.
     ``labels`` takes (height, width) numbers of `label_bytes` bytes. ``stream`` is the caller's CUDA stream, for
     engines on a GPU.
@@ -46,7 +48,17 @@ def segment(
     """
     dtype = f"uint{8 * label_bytes(segmenter)}"
     segmenter(
-        RawImage(image, height, width, pitch or None, order, device=device),
+        _source(image, height, width, pitch or None, order, device),
         out=RawLabels(labels, height, width, labels_pitch or None, dtype, device=device),
         stream=stream,
     )
+
+
+def _source(
+    image: int, height: int, width: int, pitch: int | None, order: Order | Chroma, device: str
+) -> RawImage | NV12 | I420:
+    if order == "nv12":
+        return NV12(RawPlane(image, height * 3 // 2, width, pitch, device=device))
+    if order == "i420":
+        return I420(RawPlane(image, height * 3 // 2, width, pitch, device=device))
+    return RawImage(image, height, width, pitch, order, device=device)

@@ -10,6 +10,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import small_bundle
@@ -159,6 +160,13 @@ def test_the_entry_for_c(tmp_path):
         embed.segment(segmenter, *picture, labels.ctypes.data, labels.strides[0])
         assert (labels[:, :WIDTH] == want).all()
         assert not labels[:, WIDTH:].any()
+        frame = cv2.cvtColor(np.ascontiguousarray(PICTURE[: HEIGHT & ~1, : WIDTH & ~1]), cv2.COLOR_RGB2YUV_I420)
+        surface = (frame.ctypes.data, HEIGHT & ~1, WIDTH & ~1, 0, "i420")
+        embed.segment(segmenter, *surface, labels.ctypes.data, labels.strides[0])
+        want = segmenter(cv2.cvtColor(frame, cv2.COLOR_YUV2RGB_I420)).labels
+        assert (labels[: want.shape[0], : want.shape[1]] == want).all()
+        with pytest.raises(ImageError, match="not one and a half times a height"):
+            embed.segment(segmenter, surface[0], 3, *surface[2:], labels.ctypes.data, labels.strides[0])
         with pytest.raises(ImageError, match="null pointer"):
             embed.segment(segmenter, 0, *picture[1:], labels.ctypes.data, 0)
         with pytest.raises(SettingsError, match="null pointer"):

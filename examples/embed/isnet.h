@@ -20,7 +20,8 @@ isnet *isnet_open(const char *bundle, const char *preset, const char *engine, in
 /* Bytes of one label: 1, or 2 above 256 classes. */
 size_t isnet_label_bytes(const isnet *handle);
 
-/* 8-bit pixels, channels side by side in `order` ("rgb", "bgr", "rgba", "bgra"); pitches in bytes, 0: no padding.
+/* 8-bit pixels, channels side by side in `order` ("rgb", "bgr", "rgba", "bgra"), or the planes of a decoder's surface,
+ * Y above U and V ("nv12", or without padding "i420"); pitches in bytes, 0: no padding.
  * Both buffers stay the caller's, are used during the call only and must not overlap. */
 int isnet_segment(isnet *handle, const unsigned char *image, int height, int width, size_t pitch, const char *order,
                   void *labels, size_t labels_pitch, char error[ISNET_ERROR]);

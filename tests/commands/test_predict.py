@@ -388,7 +388,8 @@ def test_results_of_earlier_versions_and_results_alone(bundle, photos, tmp_path,
     assert label_files(tmp_path / "again") == ["a_overlay_labels.png"]
 
 
-def test_urls(bundle, photos, tmp_path, capsys):
+def test_urls(bundle, photos, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
     handler = functools.partial(QuietHandler, directory=str(photos))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})

@@ -100,6 +100,11 @@ class _Handler(BaseHTTPRequestHandler):
         """Print nothing."""
 
 
+@pytest.fixture(autouse=True)
+def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
     """The address of a server that runs while the tests of this module do."""
