@@ -50,11 +50,21 @@ def color_mask(labels: LabelMap, palette: NDArray[np.uint8]) -> NDArray[np.uint8
 
     ``labels`` is (H, W), ``palette`` uint8 (K, 3) RGB.
     """
-    ids = with_void(labels, len(palette))
-    table = np.zeros((np.iinfo(ids.dtype).max + 1, 4), np.uint8)
-    table[: len(palette), :3] = palette
-    table[: len(palette), 3] = 255
-    return table[ids]
+    opaque = np.full((len(palette), 1), 255, np.uint8)
+    return _looked_up(labels, np.hstack([palette, opaque]))
+
+
+def colours(labels: LabelMap, palette: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Class colours, uint8 (H, W, 3) RGB; void is black. Arguments as for `color_mask`."""
+    return _looked_up(labels, palette)
+
+
+def _looked_up(labels: LabelMap, values: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The row of ``values`` (K, C) of each class, (H, W, C); zeros for void."""
+    ids = with_void(labels, len(values))
+    table = np.zeros((np.iinfo(ids.dtype).max + 1, values.shape[1]), np.uint8)
+    table[: len(values)] = values
+    return table.take(ids, 0)
 
 
 def palette_png(labels: LabelMap, palette: NDArray[np.uint8]) -> bytes:
@@ -101,10 +111,10 @@ def coco_dataset(labels: LabelMap, names: Sequence[str], file_name: str, image_i
     """
     with needs("COCO run lengths", "coco"):
         from pycocotools import mask as coco
-    ids = with_void(labels, len(names))
+    ids = np.asfortranarray(with_void(labels, len(names)))  # the order of COCO's run lengths
     annotations: list[dict[str, Any]] = []
     for number in class_shares(ids, len(names)):
-        run_lengths = coco.encode(np.asfortranarray(ids == number, np.uint8))
+        run_lengths = coco.encode((ids == number).view(np.uint8))
         annotations.append(
             {
                 "id": len(annotations) + 1,  # pycocotools takes 0 for "no match"

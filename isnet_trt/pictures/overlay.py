@@ -12,7 +12,7 @@ from isnet_trt.errors import ImageError, SettingsError
 from isnet_trt.metrics import percent
 from isnet_trt.opencv import cv2
 from isnet_trt.pictures.files import Image
-from isnet_trt.pictures.label_maps import class_shares, color_mask
+from isnet_trt.pictures.label_maps import class_shares, colours, with_void
 from isnet_trt.settings import size_text
 
 PAPER, _INK, _FAINT = (250, 250, 250), (30, 30, 30), (120, 120, 120)
@@ -42,14 +42,13 @@ def draw(
         )
     if not 0 <= alpha <= 1:
         raise SettingsError(f"alpha {alpha} is the share of the colours and must be within 0..1")
-    colours = color_mask(labels, palette)
-    is_void = colours[:, :, 3] == 0
-    blended = np.asarray(cv2.addWeighted(image, 1 - alpha, colours[:, :, :3], alpha, 0), np.uint8)
-    blended[is_void] = image[is_void]
-    shares = class_shares(labels, len(names))
-    if not legend or not shares:
+    blended = np.asarray(cv2.addWeighted(image, 1 - alpha, colours(labels, palette), alpha, 0), np.uint8)
+    is_void = with_void(labels, len(names)) >= len(names)
+    if is_void.any():
+        blended[is_void] = image[is_void]
+    if not legend or is_void.all():
         return blended
-    panel = _legend(names, palette, shares, len(image))
+    panel = _legend(names, palette, class_shares(labels, len(names)), len(image))
     height = max(len(blended), len(panel))
     return np.hstack([pad(blended, height), pad(panel, height)])
 

@@ -199,9 +199,7 @@ class VideoWriter:
         if self._writer is None:
             self._size, self._writer = image.shape[:2], self._open(image)
         if image.shape[:2] != self._size:
-            raise ImageError(
-                f"frame {self.frames} is {size_text(image.shape[:2])}, those before {size_text(self._size)}"
-            )
+            raise ImageError(f"a frame is {size_text(image.shape[:2])}, those before it {size_text(self._size)}")
         for _ in range(slot(seconds, self.rate) + 1 - self.frames):
             self._writer.write(image)
             self.frames += 1
@@ -217,8 +215,8 @@ class VideoWriter:
             )
         return writer
 
-    def finish(self) -> None:
-        """Complete the file; ImageError if fewer frames are in it than were written, as on a full disk."""
+    def finish(self, target: Path) -> None:
+        """Complete the file, which becomes ``target``; ImageError if frames are missing in it, as on a full disk."""
         if self._writer is None:
             return
         self._writer.release()
@@ -226,7 +224,7 @@ class VideoWriter:
         stored = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
         capture.release()
         if _fewer(stored, self.frames):
-            raise ImageError(f"only {stored} of {self.frames} frames could be written: is the disk full?")
+            raise ImageError(f"{target}: only {stored} of {self.frames} frames could be written; is the disk full?")
 
 
 def slot(seconds: float, rate: float) -> int:
@@ -247,6 +245,6 @@ def writing(path: Path, rate: float) -> Iterator[VideoWriter]:
             try:
                 yield writer
             finally:
-                writer.finish()
+                writer.finish(path)
     except OSError as error:
         raise ImageError(f"{path} cannot be written: {error.strerror or error}") from None

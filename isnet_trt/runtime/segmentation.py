@@ -18,7 +18,7 @@ from isnet_trt.pictures.formats import Order
 from isnet_trt.pictures.forms import check_form
 from isnet_trt.pictures.geotiff import Georeference, geotiff, read_georeference
 from isnet_trt.pictures.interop import image_from
-from isnet_trt.pictures.label_maps import class_shares, coco_dataset, color_mask, palette_png, with_void
+from isnet_trt.pictures.label_maps import class_shares, coco_dataset, color_mask, colours, palette_png, with_void
 from isnet_trt.pictures.overlay import draw
 from isnet_trt.pictures.polygons import feature_collection
 from isnet_trt.pictures.results import mark_png, mark_tiff
@@ -54,7 +54,7 @@ class Segmentation:
 
     def colours(self) -> Image:
         """The label map in palette colours, uint8 (H, W, 3) RGB; void is black."""
-        return np.ascontiguousarray(self.color_mask()[:, :, :3])
+        return colours(self._host_labels, self.palette)
 
     def overlay(self, image: Any, alpha: float = 0.5, legend: bool = True, *, order: Order = "rgb") -> Image:
         """``image``, the one that was segmented, blended with the label colours, uint8 (H, W, 3) RGB.

@@ -18,7 +18,7 @@ from children import run_python
 
 from isnet_trt import Segmenter, cli
 from isnet_trt.commands import predict
-from isnet_trt.errors import EngineError
+from isnet_trt.errors import EngineError, ImageError
 from isnet_trt.pictures import video
 from isnet_trt.pictures.video import VideoReader, is_video
 
@@ -193,6 +193,29 @@ def test_a_missing_codec(run: Any, clip: Path, tmp_path: Path, capsys: Any, monk
         "70x40", "40x70"
     )
     assert (tmp_path / "out.avi").read_bytes() == b"old"
+
+
+def write_and_lose(path: Path, image: np.ndarray) -> None:
+    """Frames that are in the file no longer when it is complete."""
+    with video.writing(path, RATE) as writer:
+        writer.write(image, (FRAMES - 1) / RATE)
+        writer._writer.release()
+        writer.path.write_bytes(b"")
+
+
+def write_two_sizes(path: Path, image: np.ndarray) -> None:
+    with video.writing(path, RATE) as writer:
+        writer.write(image, 0)
+        writer.write(image[:20], 0.1)
+
+
+def test_a_result_that_cannot_be_written_whole(clip: Path, tmp_path: Path) -> None:
+    (image, *_) = frames_of(clip)
+    with pytest.raises(ImageError, match=r"out\.avi: only 0 of 12 frames could be written"):
+        write_and_lose(tmp_path / "out.avi", image)
+    with pytest.raises(ImageError, match="a frame is 20x70, those before it 40x70"):
+        write_two_sizes(tmp_path / "out.avi", image)
+    assert [path.name for path in tmp_path.iterdir()] == ["in.avi"]
 
 
 # --- what ends early is kept until there

@@ -126,6 +126,7 @@ def test_rle_is_a_coco_data_set(any_map: Segmentation, tmp_path: Path) -> None:
         assert annotation["bbox"] == [float(v) for v in box]
         covered += mask
     assert (covered == (any_map.labels < len(any_map.names))).all()
+    assert sorted(coco.getAnnIds()) == list(range(1, len(np.unique(any_map.labels[covered > 0])) + 1))
     (image,) = coco.loadImgs([1])
     assert (image["file_name"], image["height"], image["width"]) == ("photo.jpg", *any_map.labels.shape)
 
