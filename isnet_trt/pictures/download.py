@@ -64,7 +64,7 @@ def fetch(url: str) -> bytes:
         reason = getattr(error, "reason", error)
         if isinstance(reason, TimeoutError):
             raise _too_slow(url) from None
-        raise ImageError(f"{url} cannot be downloaded: {reason or type(reason).__name__}") from None
+        raise ImageError(f"{url} cannot be downloaded: {str(reason) or type(reason).__name__}") from None
 
 
 def _too_slow(url: str) -> ImageError:

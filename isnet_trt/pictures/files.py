@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import io
 import os
 from pathlib import Path
 from typing import Any
@@ -130,25 +132,40 @@ def stream_bytes(stream: Any, name: str, limit: int) -> bytes:
     Raises:
         ImageError: it cannot be read, breaks off, or gives more.
     """
+    if isinstance(stream, io.TextIOBase):
+        raise ImageError(f"{name} is in text mode; open it in binary mode: open(path, 'rb')")
     content = bytearray()
+    # Sockets, pipes and unbuffered files give what is there, and nothing only at their end.
     while chunk := _chunk(stream, name):
         content += chunk
         if len(content) > limit:
             raise ImageError(f"{name} is too large: more than {limit} bytes, which is the limit")
+        if not _takes_size(stream):
+            break
     return bytes(content)
 
 
 def _chunk(stream: Any, name: str) -> bytes | bytearray | memoryview:
-    """Up to `_CHUNK` bytes: sockets, pipes and unbuffered files give what is there, and nothing only at their end."""
+    """Up to `_CHUNK` bytes, or all where ``read`` takes no size."""
     try:
-        chunk = stream.read(_CHUNK)
+        chunk = stream.read(_CHUNK) if _takes_size(stream) else stream.read()
+    except io.UnsupportedOperation:
+        raise ImageError(f"{name} cannot be read: it is not open for reading") from None
     except Exception as error:  # each library has exceptions of its own here
-        raise ImageError(f"{name} cannot be read: {error or type(error).__name__}") from error
-    if isinstance(chunk, str):
-        raise ImageError(f"{name} gives text; open it in binary mode: open(path, 'rb')")
+        raise ImageError(f"{name} cannot be read: {str(error) or type(error).__name__}") from error
     if not isinstance(chunk, bytes | bytearray | memoryview):
         raise ImageError(f"{name}: read() returned {type(chunk).__name__}, not bytes; pass a blocking, binary stream")
     return chunk
+
+
+def _takes_size(stream: Any) -> bool:
+    try:
+        inspect.signature(stream.read).bind(_CHUNK)
+    except TypeError:
+        return False
+    except ValueError:  # a function in C without a signature
+        return True
+    return True
 
 
 def max_bytes() -> int:

@@ -117,6 +117,16 @@ def unzipped(content: bytes) -> Any:
     return zipfile.ZipFile(file).open("photo.jpg")
 
 
+class Camera:
+    """A source of frames, whose ``read`` takes no size and never ends."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    def read(self) -> bytes:
+        return self._content
+
+
 STREAMS: dict[str, Callable[[bytes], Any]] = {
     "BytesIO": io.BytesIO,
     "raw": Trickle,
@@ -124,6 +134,7 @@ STREAMS: dict[str, Callable[[bytes], Any]] = {
     "gzip": lambda content: gzip.GzipFile(fileobj=io.BytesIO(gzip.compress(content))),
     "zip": unzipped,
     "spooled": spooled,
+    "without a size": Camera,
 }
 
 
@@ -179,7 +190,11 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
     "cut PNG": (lambda: memoryview(CONTENT["png"])[:-9], r"the image \(memoryview, \d+ bytes\): the picture is cut"),
     "empty stream": (io.BytesIO, r"file object \(BytesIO\) gives no bytes"),
     "closed": (closed, r"file object \(BytesIO\) cannot be read: I/O operation on closed file"),
-    "text": (lambda: io.StringIO("text"), r"file object \(StringIO\) gives text; open it in binary mode"),
+    "text": (lambda: io.StringIO("text"), r"file object \(StringIO\) is in text mode; open it in binary mode"),
+    "text file": (lambda: io.TextIOWrapper(io.BytesIO(JPEG), "utf-8"), "is in text mode"),
+    "text of one's own": (lambda: Camera("text"), r"file object \(Camera\): read\(\) returned str, not bytes"),
+    "for writing": (lambda: io.BufferedWriter(io.BytesIO()), "cannot be read: it is not open for reading"),
+    "no message": (lambda: Trickle(b"", TimeoutError()), "cannot be read: TimeoutError"),
     "broken off": (lambda: Trickle(JPEG[:500], ConnectionResetError(104, "reset by peer")), r"Trickle.*reset by peer"),
     "ends early": (lambda: Trickle(JPEG[:-500]), r"file object \(Trickle\): the picture is cut off"),
     "damaged gzip": (
