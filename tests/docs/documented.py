@@ -1,0 +1,106 @@
+"""What the pages show: commands, Python code and printed output, in the order of the page."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted(
+    str(page.relative_to(ROOT))
+    for pattern in ("*.md", "docs/*.md", "*/README.md", "examples/*/README.md", "training/assets/*.md")
+    for page in ROOT.glob(pattern)
+)
+COMMANDS = ("", "bash", "console", "sh", "shell")
+"""Languages of blocks that hold commands; a block without a language holds commands too."""
+LANGUAGES = (*COMMANDS, "python", "text", "yaml", "json", "c", "dockerfile", "toml", "ini", "diff", "html")
+ELLIPSIS = "…"
+
+
+class Block(NamedTuple):
+    """A code block: the line that it begins on, its language and its text."""
+
+    line: int
+    language: str
+    text: str
+
+
+class Command(NamedTuple):
+    """A shell command without its comment, and what the page prints below it."""
+
+    text: str
+    output: str = ""
+
+    @property
+    def words(self) -> list[str]:
+        """Arguments, with the values of ``NAME=value`` on their own as well."""
+        words = shlex.split(re.sub(r"[<>|;&]+", " ", self.text), comments=True)
+        return [part for word in words for part in (word, *word.split("=", 1)[1:])]
+
+
+def blocks(text: str) -> Iterator[Block]:
+    """Fenced blocks, and indented ones below an empty line; the latter have no language."""
+    pattern = re.compile(
+        r"^ *```(?P<language>[^\n`]*)\n(?P<fenced>.*?)^ *```$|(?<=\n\n)(?P<indented>(?: {4}\S[^\n]*\n| {4,}[^\n]*\n)+)",
+        re.MULTILINE | re.DOTALL,
+    )
+    for match in pattern.finditer(text):
+        content = match["fenced"] if match["indented"] is None else re.sub("^ {4}", "", match["indented"], flags=re.M)
+        yield Block(text.count("\n", 0, match.start()) + 1, (match["language"] or "").strip(), content)
+
+
+def commands(text: str) -> list[Command]:
+    """The commands of a page; a text block that follows one directly, but for prose, is the output of the last."""
+    result: list[Command] = []
+    for block in blocks(text):
+        if block.language in COMMANDS:
+            result += _lines(block.text)
+        elif block.language == "text" and result:
+            result[-1] = result[-1]._replace(output=block.text)
+    return result
+
+
+def _lines(text: str) -> Iterator[Command]:
+    """Each line is a command; a backslash continues it; below a ``$`` prompt other lines are output."""
+    joined = re.sub(r"\\\n\s*", "", text)
+    prompted = any(line.startswith("$ ") for line in joined.splitlines())
+    current: Command | None = None
+    for line in joined.splitlines():
+        if prompted and not line.startswith("$ "):
+            current = current and current._replace(output=f"{current.output}{line}\n")
+            continue
+        if current:
+            yield current
+        stripped = re.sub(r"(^|\s)#.*$", "", line.removeprefix("$ ")).strip()
+        current = Command(re.sub(r"\s+", " ", stripped)) if stripped else None
+    if current:
+        yield current
+
+
+def python(text: str) -> list[str]:
+    """The Python blocks of a page."""
+    return [block.text for block in blocks(text) if block.language == "python"]
+
+
+def skeleton(text: str) -> list[str]:
+    """What is stable of printed text: its words by line, without parentheses, numbers, strings and dashes as ``#``."""
+    plain = re.sub(r"\([^()\n]*\)", "", text)
+    plain = re.sub(r"'[^'\n]*'", "#", plain)
+    words = [[re.sub(r"^([-−]?\S*\d\S*|–)$", "#", word) for word in line.split()] for line in plain.splitlines()]
+    return [" ".join(line) for line in words if line]
+
+
+def missing_lines(shown: str, printed: str) -> list[str]:
+    """Lines that the page shows and the command did not print in this order; a line of ``…`` stands for any."""
+    left, result = skeleton(printed), []
+    for line in skeleton(shown):
+        if line == ELLIPSIS:
+            continue
+        if line in left:
+            left = left[left.index(line) + 1 :]
+        else:
+            result.append(line)
+    return result

@@ -1,0 +1,49 @@
+"""Commands of the pages that are not run as they stand: left out, with the reason, or given options that shorten them."""
+
+from __future__ import annotations
+
+NETWORK = "downloads packages"
+DOCKER = "needs a Docker daemon"
+GPU = "needs an NVIDIA GPU"
+GPUS = "needs several GPUs or machines; tests/training/test_train_processes.py trains on several processes"
+MINUTES = "takes minutes"
+
+EXCUSED = {
+    "make test": f"{MINUTES}, and runs this test",
+    "pip install 'isnet-trt[cpu]'": NETWORK,
+    "pip install 'isnet-trt[completion]'": NETWORK,
+    "pip install numpy tqdm onnxruntime opencv-python-headless": NETWORK,
+    "pip install --no-deps isnet-trt": NETWORK,
+    "pip download --dest carried --constraint constraints.txt --only-binary=:all: torch "
+    "'.[cpu,build,train,bench,rtx,dev]' setuptools wheel": NETWORK,
+    "pip install --no-index --find-links carried setuptools wheel": "installs what the line before it downloads",
+    "pip install --no-index --find-links carried --no-build-isolation --editable "
+    "'.[cpu,build,train,bench,rtx,dev]'": "installs what the lines before it download",
+    "docker build --file docker/Dockerfile --tag isnet-trt .": DOCKER,
+    'docker run --rm --volume "$PWD":/data isnet-trt predict bundles/ade pictures --out results': DOCKER,
+    "make test-gpu": GPU,
+    'make test-gpu PYTEST_ARGS="--quick --minutes 8 --work /tmp/gpu"': GPU,
+    'make test-gpu PYTEST_ARGS="--resume --work /tmp/gpu"': GPU,
+    "make test-gpu PYTEST_ARGS=\"--quick --work /tmp/gpu --minutes 9 -k '$TRT'\"": GPU,
+    "make test-gpu PYTEST_ARGS=\"--quick --work /tmp/gpu --resume -k '$TRT'\"": GPU,
+    "python -m benchmarks.kernels --out benchmarks/results/<gpu>.json": GPU,
+    "python -m pytest tests/gpu -m gpu --quick": GPU,
+    "cc -std=c11 -O2 $(python3-config --includes) service.c isnet.c -o service -pthread "
+    "$(python3-config --embed --ldflags)": "tests/test_embedding.py runs it in the folder that holds the files",
+    "torchrun --nproc-per-node 8 -m isnet_trt.training.train --recipe isnet_resnet101os8_cityscapes "
+    "--data CityScapes --out runs/city": GPUS,
+    "torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29500 "
+    "-m isnet_trt.training.train …": GPUS,
+    "python -m benchmarks.precision --max-drop 0.5 0.05 --qat runs/isnet_demo_int8.pth --work runs/precision "
+    "--out benchmarks/results/precision-demo": f"{MINUTES}; tests/benchmarks/test_precision_table.py makes its tables",
+}
+"""Command → why it is not run."""
+
+SHORTER = {
+    r"training\.qat|train --qat": "--scenes 2 --repeats 1 --calibration 1 --batch 2 --workers 1",
+    r"train --recipe isnet_demo": "--scenes 2 --repeats 1 --batch 2 --workers 1 --stop-after 1",
+    r"train --recipe": "--batch 2 --workers 1 --stop-after 1",
+    r"build .*--precision int8": "--calib-inputs 2",
+    r"evaluate .*--dataset scenes": "--limit 1",
+}
+"""What a command matches → options that it is given so that it takes seconds; the first match counts."""

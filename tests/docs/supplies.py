@@ -1,0 +1,160 @@
+"""What the pages take for granted: each file and folder that their commands name, made small.
+
+A page's commands run in a copy of the checkout. Before a command runs, every name in it that is listed here and is not
+there yet is made: checkpoints are the demo's (a few megabytes, recognised like any other), bundles hold a tiny network
+with the classes of their data set, pictures are drawn scenes of 160×256.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import backbone_shapes
+import cv2
+import miniature
+import tiny_model
+import yaml
+from documented import ROOT, blocks
+
+from isnet_trt.recipes import DEMO_LABELS, recipe
+from isnet_trt.settings import Labels
+from isnet_trt.training.scenes import draw_scene
+
+Maker = Callable[[Path], object]
+SIZE = (160, 256)
+TILES = Labels(("background", "tile", "crack"), ((0, 0, 0), (200, 80, 80), (80, 200, 80)), ())
+
+
+def checkpoint(path: Path) -> None:
+    """The demo's checkpoint under the page's name."""
+    shutil.copyfile(ROOT / "training" / "assets" / "isnet_demo.pth", path)
+
+
+def bundle(labels: Labels) -> Maker:
+    """A bundle with these classes around a tiny network."""
+    return lambda path: tiny_model.write_bundle(path, labels)
+
+
+def photo(path: Path, seed: int = 0) -> None:
+    """A drawn scene, in the format of the name's suffix."""
+    assert cv2.imwrite(str(path), draw_scene(seed, *SIZE).image[..., ::-1])
+
+
+def photos(path: Path) -> None:
+    """A folder of two."""
+    path.mkdir(parents=True)
+    for seed in range(2):
+        photo(path / f"{seed}.jpg", seed)
+
+
+def labelled(folder: Path, classes: int) -> None:
+    """``train`` and ``val``, each with scenes in ``photos`` and their labels, up to ``classes``, in ``masks``."""
+    for seed, split in enumerate(("train", "train", "val")):
+        scene = draw_scene(seed, *SIZE)
+        files = {"photos": scene.image[..., ::-1], "masks": scene.labels % classes}
+        for kind, values in files.items():
+            (folder / split / kind).mkdir(parents=True, exist_ok=True)
+            assert cv2.imwrite(str(folder / split / kind / f"{seed}.png"), values)
+
+
+def tiles(path: Path) -> None:
+    """The YAML of docs/fine-tuning.md with the demo's network and small crops, so that training takes seconds."""
+    page = (ROOT / "docs" / "fine-tuning.md").read_text("utf-8")
+    described = yaml.safe_load(next(block.text for block in blocks(page) if block.language == "yaml"))
+    assert described["name"] == path.stem
+    small = {"like": "isnet_demo", "crop": list(SIZE), "size": list(reversed(SIZE))}
+    path.write_text(yaml.safe_dump(described | small), "utf-8")
+    labelled(path.parent, len(described["classes"]))
+
+
+def own_set(path: Path) -> None:
+    """A labelled set with the demo's classes; its pictures lie in ``my_set``."""
+    described = {"name": path.stem, "like": "isnet_demo", "classes": list(DEMO_LABELS.names)}
+    described |= {"images": "{split}/photos", "labels": "{split}/masks/{name}.png"}
+    path.write_text(yaml.safe_dump(described), "utf-8")
+
+
+def backbone(path: Path) -> None:
+    """An untrained ResNet-50 with the names that its published ImageNet weights have."""
+    import torch
+
+    shapes = backbone_shapes.resnet("openmmlab", (3, 4, 6, 3), width=64)
+    torch.save({name: torch.ones(shape) / 64 for name, shape in shapes.items()}, path)
+
+
+def cityscapes(path: Path) -> None:
+    """The data set in miniature, with pictures of the part that has no labels."""
+    miniature.make_cityscapes(path)
+    shutil.copytree(path / "leftImg8bit" / "val", path / "leftImg8bit" / "test")
+
+
+def environment_of_make(path: Path) -> None:
+    """What `make` finds done: an interpreter, here that of the tests, and the stamps of what was installed."""
+    interpreter(path / "bin" / "python")
+    for stamp in (".torch", ".demo", ".test"):
+        (path / stamp).touch()
+
+
+def interpreter(path: Path, arguments: str = "") -> None:
+    """A program that starts the interpreter of the tests with the arguments given."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f'#!/bin/sh\nexec "{sys.executable}" {arguments} "$@"\n')
+    path.chmod(0o755)
+
+
+SUPPLIES: dict[str, Maker] = {
+    "model.pth": checkpoint,
+    "isnet_resnet50os8_ade20k.pth": checkpoint,
+    "resnet50_v1c.pth": backbone,
+    "bundle": bundle(DEMO_LABELS),
+    "BUNDLE": bundle(DEMO_LABELS),
+    "demo/bundle": bundle(DEMO_LABELS),
+    "bundles/ade": bundle(recipe("isnet_resnet50os8_ade20k").labels),
+    "bundles/city": bundle(recipe("isnet_resnet50os8_cityscapes").labels),
+    "bundles/half": bundle(recipe("isnet_resnet50os8_ade20k").labels),
+    "bundles/tiles": bundle(TILES),
+    "pictures": photos,
+    "photos": photos,
+    "street": photos,
+    "my_images": photos,
+    "photo.jpg": photo,
+    "picture.ppm": photo,
+    "tiles.yaml": tiles,
+    "my_set.yaml": own_set,
+    "my_set": lambda path: labelled(path, len(DEMO_LABELS.names)),
+    "data/ADE20k": miniature.make_ade20k,
+    "data/cityscapes": cityscapes,
+    "ADE20k": miniature.make_ade20k,
+    "CityScapes": miniature.make_cityscapes,
+    ".venv": environment_of_make,
+}
+"""Name on a page → what makes it. Folders are listed without the slash at their end; `/data` is `data` in the copy."""
+
+NAMES = {
+    "bundle": "bundle = 'bundle'",
+    "photo": "photo = 'photo.jpg'",
+    "image": "import cv2\nimage = cv2.imread('photo.jpg')[..., ::-1].copy()",
+    "segmenter": """
+from isnet_trt import ImageError, Segmenter
+segmenter = Segmenter.open('bundles/ade')
+segmenter('photo.jpg')
+try:
+    segmenter(b'no picture')
+except ImageError:
+    pass
+segmenters = [segmenter]
+""",
+}
+"""Variable that a page's Python code uses before it sets it → statements that set it."""
+
+
+def supply(names: list[str], folder: Path) -> None:
+    """Make what is listed of ``names`` and not there."""
+    for name in dict.fromkeys(name.rstrip("/") for name in names):
+        path = folder / name
+        if name in SUPPLIES and not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            SUPPLIES[name](path)
