@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 PY := $(VENV)/bin/python
-PIP := $(PY) -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+PIP := $(PY) -m pip --disable-pip-version-check install --constraint constraints.txt
 TORCH := $(shell sed -n 's/^torch==\([0-9.]*\).*/\1/p' constraints.txt)
 # Test files run side by side in this many processes; each takes up to 3 GB in the slow tests.
 WORKERS ?= 2
@@ -50,20 +50,29 @@ clean:  ## remove the virtual environment and what the targets made
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 	  { echo "Python >= 3.10 is needed; $(PYTHON) is $$($(PYTHON) --version). Try: make PYTHON=python3.12"; exit 1; }
-	$(PYTHON) -m venv $(VENV) || \
+	@echo "Making the virtual environment $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV) || \
 	  { echo "$(PYTHON) cannot make $(VENV) (on Debian and Ubuntu: apt install python3-venv); then make clean, and again"; exit 1; }
 
 # Without an NVIDIA GPU the CPU build of torch is taken where pip's sources offer one (it saves gigabytes).
 $(VENV)/.torch: constraints.txt | $(VENV)/bin/python
 	@$(PY) -m pip --version >/dev/null 2>&1 || \
 	  { echo "$(VENV) has no pip: it was made without it, or in part. Run make clean, and again"; exit 1; }
-	@if [ -e /dev/nvidiactl ] || ! $(PIP) "torch==$(TORCH)+cpu" 2>/dev/null; then $(PIP) "torch==$(TORCH)"; fi
-	@touch $@
+	@if [ ! -e /dev/nvidiactl ]; then \
+	  echo "There is no NVIDIA GPU here: looking for the CPU build of PyTorch $(TORCH)"; \
+	  if $(PIP) --quiet "torch==$(TORCH)+cpu" 2>/dev/null; then touch $@; exit 0; fi; \
+	  echo "pip's sources do not offer it. Its CUDA build works without a GPU too, but takes 4.9 GB of the disk with"; \
+	  echo "NVIDIA's libraries. For the CPU build press Ctrl-C and name the package index that"; \
+	  echo "pytorch.org/get-started shows for the compute platform CPU:  make PIP_EXTRA_INDEX_URL=ADDRESS demo"; \
+	fi; \
+	echo "Installing PyTorch $(TORCH); pip names the size of each file before it downloads it"; $(PIP) "torch==$(TORCH)" && touch $@
 
 $(VENV)/.demo: setup.py $(VENV)/.torch
-	$(PIP) --editable '.[cpu,build]'
+	@echo "Installing isnet_trt with ONNX Runtime and what builds bundles (0.5 GB of the disk)"
+	@$(PIP) --editable '.[cpu,build]'
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.demo
-	$(PIP) --editable '.[cpu,build,train,bench,rtx,dev]'
+	@echo "Installing what training, benchmarks, tests and linters need (0.7 GB of the disk)"
+	@$(PIP) --editable '.[cpu,build,train,bench,rtx,dev]'
 	@touch $@

@@ -34,6 +34,8 @@ PROJECTS = {
 """Modules whose project has another name."""
 PEERS = {"openvino", "torch-tensorrt"}
 """What benchmarks compare with where it happens to be there."""
+MORE = "train,bench,rtx,dev"
+"""Extras that the tests need beside those of the demo."""
 
 
 @pytest.fixture
@@ -193,3 +195,52 @@ def test_an_environment_without_pip_is_named_with_its_cure(tmp_path: Path) -> No
     assert result.returncode
     assert f"{tmp_path / 'env'} has no pip" in result.stdout
     assert "make clean" in result.stdout
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="make is not installed here")
+@pytest.mark.parametrize("offered", [True, False])
+def test_make_says_what_it_installs_before_it_does(tmp_path: Path, offered: bool) -> None:
+    """With an interpreter that prints its arguments instead of running pip; the CPU build is offered or not."""
+    if Path("/dev/nvidiactl").exists():
+        pytest.skip("with an NVIDIA GPU the CPU build is not looked for")
+    program = tmp_path / "env" / "bin" / "python"
+    program.parent.mkdir(parents=True)
+    program.write_text(f'#!/bin/sh\necho "RUN $*"\ncase "$*" in *+cpu*) exit {int(not offered)};; esac\n')
+    program.chmod(0o755)
+    command = ["make", "-C", ROOT, f"VENV={tmp_path / 'env'}", tmp_path / "env" / ".test"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    steps = re.sub(r"RUN .*constraints\.txt", "RUN", result.stdout).splitlines()
+    torch = re.search(r"^torch==([\d.]+)", (ROOT / "constraints.txt").read_text("utf-8"), re.MULTILINE)[1]
+    cuda = ["RUN torch==" + torch]
+    assert ([step for step in steps if step in cuda] == cuda) != offered
+    assert ("PIP_EXTRA_INDEX_URL" in result.stdout) != offered
+    if not offered:
+        assert "4.9 GB" in "".join(steps[: steps.index(cuda[0])])
+    demo, test = (steps.index(f"RUN --editable .[{extras}]") for extras in ("cpu,build", f"cpu,build,{MORE}"))
+    assert "0.5 GB" in steps[demo - 1]
+    assert "0.7 GB" in steps[test - 1]
+
+
+def test_the_changelog_has_a_section_for_the_version() -> None:
+    version = re.search(r'"(.+)"', (ROOT / "isnet_trt" / "_version.py").read_text("utf-8"))[1]
+    changelog = (ROOT / "CHANGELOG.md").read_text("utf-8")
+    sections = r"^## \[([^\]]+)\] - (?:unreleased|\d{4}-\d{2}-\d{2})$"
+    assert version in re.findall(sections, changelog, re.MULTILINE)
+
+
+def test_the_version_is_written_in_one_place() -> None:
+    version = re.search(r'"(.+)"', (ROOT / "isnet_trt" / "_version.py").read_text("utf-8"))[1]
+    files = [ROOT / name for name in ("setup.py", "pyproject.toml", "CITATION.cff", "Makefile", "docker/Dockerfile")]
+    files += [path for path in (ROOT / "isnet_trt").rglob("*.py") if path.name != "_version.py"]
+    assert [path.name for path in files if f'"{version}"' in path.read_text("utf-8")] == []
+
+
+def test_the_citation_file_is_valid_yaml_and_names_the_paper() -> None:
+    import yaml
+
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    assert {"cff-version", "message", "title", "authors"} <= set(citation)
+    paper = citation["preferred-citation"]
+    assert [author["family-names"] for author in paper["authors"]] == ["Jin", "Liu", "Chu", "Yu"]
+    assert paper["title"].startswith("ISNet: ")

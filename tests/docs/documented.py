@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ PAGES = sorted(
 )
 COMMANDS = ("", "bash", "console", "sh", "shell")
 """Languages of blocks that hold commands; a block without a language holds commands too."""
+OUTPUTS = ("--out", "--export", "--work", "--dest", "--log-json", "-o", "-C")
+"""Options whose value a command makes, or makes something in."""
 LANGUAGES = (*COMMANDS, "python", "text", "yaml", "json", "c", "dockerfile", "toml", "ini", "diff", "html")
 ELLIPSIS = "…"
 
@@ -38,7 +41,12 @@ class Command(NamedTuple):
     def words(self) -> list[str]:
         """Arguments, with the values of ``NAME=value`` on their own as well."""
         words = shlex.split(re.sub(r"[<>|;&]+", " ", self.text), comments=True)
-        return [part for word in words for part in (word, *word.split("=", 1)[1:])]
+        return [part.rstrip("/") for word in words for part in (word, *word.split("=", 1)[1:])]
+
+    @property
+    def outputs(self) -> set[str]:
+        """Files and folders that it makes, as its options name them."""
+        return {value for option, value in itertools.pairwise(self.words) if option in OUTPUTS}
 
 
 def blocks(text: str) -> Iterator[Block]:

@@ -1,4 +1,4 @@
-"""Commands of the pages that are not run as they stand: left out, with the reason, or given options that shorten them."""
+"""Commands of the pages that are not run as they stand: excused with the reason, or given options that shorten them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ NETWORK = "downloads packages"
 DOCKER = "needs a Docker daemon"
 GPU = "needs an NVIDIA GPU"
 GPUS = "needs several GPUs or machines; tests/training/test_train_processes.py trains on several processes"
+SERVER = "starts or asks a service; tests/examples/test_service.py does both"
 MINUTES = "takes minutes"
 
 EXCUSED = {
@@ -14,6 +15,8 @@ EXCUSED = {
     "pip install 'isnet-trt[completion]'": NETWORK,
     "pip install numpy tqdm onnxruntime opencv-python-headless": NETWORK,
     "pip install --no-deps isnet-trt": NETWORK,
+    "pip install torch --index-url ADDRESS": NETWORK,
+    "pip install '.[cpu,build]'": NETWORK,
     "pip download --dest carried --constraint constraints.txt --only-binary=:all: torch "
     "'.[cpu,build,train,bench,rtx,dev]' setuptools wheel": NETWORK,
     "pip install --no-index --find-links carried setuptools wheel": "installs what the line before it downloads",
@@ -36,6 +39,10 @@ EXCUSED = {
     "-m isnet_trt.training.train …": GPUS,
     "python -m benchmarks.precision --max-drop 0.5 0.05 --qat runs/isnet_demo_int8.pth --work runs/precision "
     "--out benchmarks/results/precision-demo": f"{MINUTES}; tests/benchmarks/test_precision_table.py makes its tables",
+    "python examples/service/service.py bundles/ade --port 8000": SERVER,
+    "curl --fail --data-binary @photo.jpg --output labels.png http://127.0.0.1:8000/labels": SERVER,
+    "curl --fail --data-binary @photo.jpg http://127.0.0.1:8000/shares": SERVER,
+    "curl --fail http://127.0.0.1:8000/metrics": SERVER,
 }
 """Command → why it is not run."""
 

@@ -24,6 +24,15 @@ from isnet_trt.settings import Labels
 from isnet_trt.training.scenes import draw_scene
 
 Maker = Callable[[Path], object]
+FORMS = (
+    "labels.png",
+    "palette.png",
+    "color.png",
+    "probabilities.npz",
+    "rle.json",
+    "polygons.json",
+    "geotiff.tif",
+)
 SIZE = (160, 256)
 TILES = Labels(("background", "tile", "crack"), ((0, 0, 0), (200, 80, 80), (80, 200, 80)), ())
 
@@ -44,10 +53,11 @@ def photo(path: Path, seed: int = 0) -> None:
 
 
 def photos(path: Path) -> None:
-    """A folder of two."""
+    """A folder of two, each with a world file that says where on the ground it lies."""
     path.mkdir(parents=True)
     for seed in range(2):
         photo(path / f"{seed}.jpg", seed)
+        (path / f"{seed}.jgw").write_text("0.5\n0\n0\n-0.5\n500000\n5300000\n")
 
 
 def labelled(folder: Path, classes: int) -> None:
@@ -98,6 +108,18 @@ def environment_of_make(path: Path) -> None:
         (path / stamp).touch()
 
 
+def saved_form(path: Path) -> None:
+    """What `predict --save` writes for a picture with a georeference, in the form of the file's name."""
+    from isnet_trt import Segmenter
+
+    folder, form = path.parents[1], path.stem.rpartition("_")[2]
+    supply(["bundles/ade", "pictures"], folder)
+    picture = folder / "pictures" / "0.jpg"
+    with Segmenter.open(folder / "bundles" / "ade", threads=1) as segmenter:
+        segmentation = segmenter(picture, probabilities=form == "probabilities")
+    segmentation.save(path, form, georeference=picture if form == "geotiff" else None, file_name=picture.name)
+
+
 def interpreter(path: Path, arguments: str = "") -> None:
     """A program that starts the interpreter of the tests with the arguments given."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -129,6 +151,7 @@ SUPPLIES: dict[str, Maker] = {
     "data/cityscapes": cityscapes,
     "ADE20k": miniature.make_ade20k,
     "CityScapes": miniature.make_cityscapes,
+    **{f"results/scene_{name}": saved_form for name in FORMS},
     ".venv": environment_of_make,
 }
 """Name on a page → what makes it. Folders are listed without the slash at their end; `/data` is `data` in the copy."""

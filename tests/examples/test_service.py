@@ -121,11 +121,11 @@ def raw(port: int, request: bytes) -> bytes:
 
 @pytest.mark.parametrize(
     ("length", "status"),
-    [(b"", 411), (b"Content-Length: -5\r\n", 411), (b"Content-Length: 99999999999\r\n", 413)]
-    + [(b"Content-Length: %d\r\n" % (len(JPEG) + 9), 400)],
+    [(b"", 411), (b"-5", 411), (b"99999999999", 413), (b"%d" % (len(JPEG) + 9), 400)],
 )
 def test_lengths_that_are_not_those_of_a_picture(port: int, length: bytes, status: int) -> None:
-    answer = raw(port, b"POST /labels HTTP/1.1\r\nHost: x\r\n" + length + b"\r\n" + JPEG)
+    header = b"Content-Length: %b\r\n" % length if length else b""
+    answer = raw(port, b"POST /labels HTTP/1.1\r\nHost: x\r\n" + header + b"\r\n" + JPEG)
     assert answer.startswith(b"HTTP/1.1 %d " % status), answer
 
 

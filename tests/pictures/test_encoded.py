@@ -7,7 +7,6 @@ import gzip
 import io
 import mmap
 import os
-import re
 import socket
 import tempfile
 import zipfile
@@ -240,12 +239,3 @@ def test_endless_input_is_refused(segmenter: Segmenter, monkeypatch: pytest.Monk
     monkeypatch.setenv(LIMIT_VARIABLE, "2000")
     with pytest.raises(ImageError, match=r"\(bytes, \d+ bytes\): 61×40 pixels are too many"):
         segmenter(JPEG)
-
-
-def test_the_page_runs(segmenter: Segmenter, tmp_path: Path) -> None:
-    (tmp_path / "photo.jpg").write_bytes(JPEG)
-    bundle = tiny_model.write_bundle(tmp_path / "bundle", tiny_model.labels(6))
-    page = (Path(__file__).parents[2] / "docs" / "pictures.md").read_text("utf-8")
-    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    assert blocks
-    exec("\n".join(blocks), {"bundle": bundle, "photo": str(tmp_path / "photo.jpg")})
