@@ -87,6 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = argument_parser().parse_args(argv)
     if any(map(is_video, arguments.images)):
         return predict_video.run(arguments)
+    predict_video.refuse_for_pictures(arguments)
     forms = _chosen_forms(arguments)
     search = Search()
     pictures = find_images(arguments.images, recursive=arguments.recursive, search=search)

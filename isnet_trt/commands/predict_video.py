@@ -30,7 +30,7 @@ def add_video(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("a video, stream (rtsp://…) or camera (its number) as the one IMAGE").add_argument
     add("--fps", type=_rate, metavar="F", help="frames/s of the result (default: the source's); its speed stays")
     every = "show every N-th frame to the network; those between get the labels of the last one (default: 1)"
-    add("--show-every", type=cli.positive, default=1, metavar="N", help=every)
+    add("--show-every", type=cli.positive, metavar="N", help=every)
     drop = "leave frames out that cannot be segmented in time (default: of streams and cameras)"
     add("--drop", action=argparse.BooleanOptionalAction, help=drop)
 
@@ -45,6 +45,13 @@ def _rate(text: str) -> float:
 _rate.__name__ = "number of frames/s"  # argparse has this in its error messages
 
 
+def refuse_for_pictures(arguments: argparse.Namespace) -> None:
+    """Raise SettingsError if an option of `add_video` is given."""
+    for name in ("fps", "show_every", "drop"):
+        if getattr(arguments, name) is not None:
+            raise SettingsError(f"--{name.replace('_', '-')} belongs to videos; no IMAGE is one")
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Segment the video in ``arguments.images`` and write ``arguments.out``; returns the exit status."""
     source, out = _checked(arguments)
@@ -56,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
         rate = arguments.fps or reader.rate
         start = time.perf_counter()
         with writing(out, rate) as writer:
-            stopped = segment_video(segmenter, inference, reader, writer, arguments.show_every)
+            stopped = segment_video(segmenter, inference, reader, writer, arguments.show_every or 1)
             if not writer.frames:
                 raise stopped or ImageError(f"{source}: not a single frame could be read")
         seconds = time.perf_counter() - start
@@ -79,6 +86,8 @@ def _checked(arguments: argparse.Namespace) -> tuple[str, Path]:
     for name in ("save", "json", "recursive"):
         if getattr(arguments, name):
             raise SettingsError(f"--{name} belongs to pictures; the result of a video is a video")
+    if not arguments.overlay:
+        raise SettingsError("--no-overlay belongs to pictures; the result of a video is its overlay")
     source, out = arguments.images[0], arguments.out
     check_video_target(out)
     refuse_inputs([out], [Path(source)], "--out")

@@ -179,6 +179,10 @@ def test_arguments_that_do_not_fit(run: Any, clip: Path, tmp_path: Path, capsys:
         ((clip, clip), tmp_path / "out.avi", "one is segmented at a time"),
         ((clip, "--save", "rle"), tmp_path / "out.avi", "--save belongs to pictures"),
         ((clip, "--json"), tmp_path / "out.avi", "--json belongs to pictures"),
+        ((clip, "--no-overlay"), tmp_path / "out.avi", "--no-overlay belongs to pictures"),
+        (("photo.jpg", "--fps", 5), tmp_path / "out", "--fps belongs to videos"),
+        (("photo.jpg", "--show-every", 1), tmp_path / "out", "--show-every belongs to videos"),
+        (("photo.jpg", "--no-drop"), tmp_path / "out", "--drop belongs to videos"),
     ]:
         refused(run, message, capsys, *arguments, out=out)
     assert clip.read_bytes() == before
