@@ -18,6 +18,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 from rasterio.control import GroundControlPoint
 from rasterio.features import rasterize
+from rasterio.rpc import RPC
 from rasterio.transform import from_origin
 
 from isnet_trt import Segmentation
@@ -242,6 +243,21 @@ def test_geotiff_lies_where_the_picture_does(place: str, point: bool, tmp_path: 
         if "transform" in PLACES[place]:
             assert after.tags().get("AREA_OR_POINT") == before.tags().get("AREA_OR_POINT")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.tif", "out.tif"]
+
+
+def test_geotiff_keeps_rational_polynomials(tmp_path: Path) -> None:
+    camera = RPC(
+        height_off=30, height_scale=500, lat_off=40, lat_scale=0.1, long_off=15, long_scale=0.1, line_off=11.0,
+        line_scale=12.0, samp_off=15.0, samp_scale=16.0, line_num_coeff=[0.0, 0.0, 1.0] + [0.0] * 17,
+        line_den_coeff=[1.0] + [0.0] * 19, samp_num_coeff=[0.0, 1.0] + [0.0] * 18, samp_den_coeff=[1.0] + [0.0] * 19,
+    )  # fmt: skip
+    source = write_raster(tmp_path / "in.tif", (23, 31))
+    with rasterio.open(source, "r+") as raster:
+        raster.rpcs = camera
+    segmentation(noise(6), 6).save(tmp_path / "out.tif", "geotiff", georeference=source)
+    with rasterio.open(source) as before, rasterio.open(tmp_path / "out.tif") as after:
+        assert before.rpcs is not None
+        assert after.rpcs == before.rpcs
 
 
 def test_geotiff_has_ids_colours_names_and_void(any_map: Segmentation, tmp_path: Path) -> None:
