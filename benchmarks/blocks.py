@@ -13,7 +13,6 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Container, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -59,8 +58,8 @@ class Network:
         SettingsError: ONNX Runtime cannot run the graph at that size.
     """
 
-    def __init__(self, path: Path, size: Size) -> None:
-        self.proto = onnx.load(str(path))
+    def __init__(self, proto: onnx.ModelProto, size: Size) -> None:
+        self.proto = proto
         if self.proto.functions:  # all but the two context operations in line
             opaque = [(f.domain, f.name) for f in self.proto.functions if (f.domain, f.name) in (_POOL, _ATTENTION)]
             self.proto = onnx.inliner.inline_selected_functions(self.proto, opaque, exclude=True)

@@ -89,9 +89,10 @@ def measure(name: str, bundle: Bundle, size: Size, machine: Rates, threads: int,
     if manifest.engine.kind != LIBRARY.kind:
         raise SettingsError(f"blocks are timed under ONNX Runtime only; this bundle is for {manifest.engine.kind}")
     from benchmarks.blocks import Network
+    from isnet_trt.export.onnx_edit import from_bytes
 
     inputs = test_size(size, manifest.preprocess)
-    network = Network(bundle.path(manifest.engine.file or ONNX), inputs)
+    network = Network(from_bytes(bundle.read(manifest.engine.file or ONNX), bundle.read), inputs)
     seconds, network_seconds = network.seconds(threads, rounds)
     host = _host(bundle, size, inputs, threads, rounds)
     # Again after the stages: a clock that rose in between must not put a stage below its floor.

@@ -22,7 +22,8 @@ from isnet_trt.export.job import Job, prepare_graphs
 from isnet_trt.export.lowering import Arithmetic
 from isnet_trt.export.options import EngineOptions, EvidenceOptions, PrecisionOptions
 from isnet_trt.export.samples import samples
-from isnet_trt.export.stages import build_engine, compare_with_checkpoint, new_manifest
+from isnet_trt.export.stages import build_engine, compare_with_checkpoint, measurements, new_manifest
+from isnet_trt.files import check_name_length
 from isnet_trt.telemetry.logs import logged
 from isnet_trt.training.checkpoint import Checkpoint, load_checkpoint, load_model
 
@@ -94,6 +95,11 @@ def _settle(
     builder = engine_builder(choice.kind)
     arithmetic.check(choice.kind, engine)
     arithmetic.check_options(precision)
+    table = target.with_name(target.name + CALIBRATION)
+    if arithmetic.eight_bits:
+        check_name_length(table, "--out")
+    if "timing_cache" in library(choice.kind).options:
+        check_name_length(measurements(target), "--out")
     checkpoint = load()
     labelled = evidence.score_on
     if isinstance(labelled, str):
@@ -111,7 +117,7 @@ def _settle(
         shapes=shapes_for(checkpoint.recipe, engine.batch, engine.static),
         kernels=include_kernels(builder, engine, checkpoint.recipe.architecture, say),
         samples=samples(checkpoint.recipe, precision.calib, precision.calib_inputs, evidence.images, engine.static),
-        table=target.with_name(target.name + CALIBRATION),
+        table=table,
         labelled=labelled,
         say=say,
     )

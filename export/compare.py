@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from isnet_trt import cli
 from isnet_trt.engines.trial import TIMEOUT
-from isnet_trt.errors import SettingsError, needs
+from isnet_trt.errors import needs
+from isnet_trt.files import write_output
 from isnet_trt.metrics import percent
 
 if TYPE_CHECKING:  # these modules import torch and onnx, which --help does without
@@ -115,10 +116,7 @@ def _write(path: Path, one: ComparisonBackend, other: ComparisonBackend, compari
         "agreement": comparison.agreement,
         "tensors": [row.to_json() for row in comparison.rows],
     }
-    try:
-        path.write_text(json.dumps(data, indent=1) + "\n", "utf-8")
-    except OSError as error:
-        raise SettingsError(f"--json {path} cannot be written: {error.strerror or error}") from None
+    write_output(path, f"{json.dumps(data, indent=1)}\n".encode(), "--json")
 
 
 if __name__ == "__main__":

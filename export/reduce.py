@@ -30,6 +30,7 @@ from isnet_trt.export.comparison_backends import load_graph
 from isnet_trt.export.engines.tensorrt_family import fix_input
 from isnet_trt.export.functions import remove_plugin_namespace
 from isnet_trt.export.graph import INPUT, with_attention
+from isnet_trt.files import write_output
 from isnet_trt.telemetry.logs import logged
 
 _log = logging.getLogger(__name__)
@@ -170,7 +171,4 @@ def _write(part: onnx.ModelProto, out: Path) -> None:
     kept = [function for function in part.functions if (function.domain, function.name) in used]
     del part.functions[:]
     part.functions.extend(kept)
-    try:
-        out.write_bytes(part.SerializeToString())
-    except OSError as error:
-        raise SettingsError(f"--reduce {out} cannot be written: {error.strerror or error}") from None
+    write_output(out, part.SerializeToString(), "--reduce")

@@ -83,7 +83,8 @@ def _page(report: Report) -> Iterator[str]:
     yield f"Built for {report.engine}; compared with the float32 checkpoint on {len(result.rows)} network inputs "
     yield f"(compared engine: {result.engine})."
     yield ""
-    yield f"- checkpoint: {report.checkpoint.name}, SHA-256 `{report.checkpoint.sha256}`"
+    averaged = ", averaged weights (`--weights ema`)" if report.checkpoint.weights == "ema" else ""
+    yield f"- checkpoint: {report.checkpoint.name}, SHA-256 `{report.checkpoint.sha256}`{averaged}"
     yield f"- equal labels: **{percent(result.agreement, 3)} %** of all positions of the network's output"
     worst = max(result.rows, key=lambda row: row.rms)
     yield f"- error of the logits: rms {worst.rms:.2e} of their standard deviation at worst ({worst.picture})"

@@ -70,7 +70,7 @@ def compare_with_checkpoint(
     if scores:
         job.note(f"mIoU on {scores.pictures}: {scores.drop:+.2f} points lost")
     engine, facts = f"{info.kind} {info.library_version}", (graphs.about, dict(built.about))
-    source = CheckpointInfo(printable(job.checkpoint.path.name), job.checkpoint.sha256)
+    source = checkpoint_info(job.checkpoint)
     report = Report(job.recipe.name, source, precision, engine, job.recipe.labels, findings, *facts, scores, mix)
     report.write(folder)
     return report
@@ -88,6 +88,11 @@ def _open_runnable(folder: Path, info: EngineInfo, job: Job) -> Engine:
     return library(info.kind).open(EngineSource(folder / info.file, info, folder / KERNELS, classes, stride))
 
 
+def checkpoint_info(checkpoint: Checkpoint) -> CheckpointInfo:
+    """What manifest and report say of the checkpoint."""
+    return CheckpointInfo(printable(checkpoint.path.name), checkpoint.sha256, checkpoint.weights)
+
+
 def new_manifest(checkpoint: Checkpoint, precision: str, info: EngineInfo, report: dict[str, Any]) -> Manifest:
     recipe = checkpoint.recipe
     return Manifest(
@@ -98,7 +103,7 @@ def new_manifest(checkpoint: Checkpoint, precision: str, info: EngineInfo, repor
         output_stride=recipe.architecture.output_stride,
         precision=precision,
         engine=info,
-        checkpoint=CheckpointInfo(printable(checkpoint.path.name), checkpoint.sha256),
+        checkpoint=checkpoint_info(checkpoint),
         parity=report,
         created_at=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         isnet_trt_version=__version__,

@@ -17,7 +17,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from isnet_trt.errors import IsnetError, SettingsError, escaped, install_hint
+from isnet_trt.errors import IsnetError, SettingsError, escaped, install_hint, is_out_of_memory
 from isnet_trt.settings import Placement
 from isnet_trt.telemetry import logs
 
@@ -161,8 +161,9 @@ def add_weights(add: Callable[..., Any]) -> None:
 def run(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:
     """Run ``main(argv)`` and return the exit status; an exception becomes one line on stderr, never a traceback.
 
-    Status: `main`'s own; `ERROR` for an error of this library, the system (`OSError`, `MemoryError`) or a package that
-    is not installed; `BUG` for any other exception; `INTERRUPTED` after Ctrl-C; 0 if the reader of a pipe closed it.
+    Status: `main`'s own; `ERROR` for an error of this library, the system (`OSError`), exhausted memory (whichever
+    library reports it) or a package that is not installed; `BUG` for any other exception; `INTERRUPTED` after Ctrl-C;
+    0 if the reader of a pipe closed it.
     """
     # Read by OpenCV when it is loaded: it warns of every tag of a GeoTIFF that it does not know, and writes several
     # lines for a video that cannot be opened.
@@ -220,7 +221,7 @@ def _explain(error: Exception) -> tuple[str, int]:
         return str(error), ERROR
     if isinstance(error, OSError):
         return system_message(error), ERROR
-    if isinstance(error, MemoryError):
+    if is_out_of_memory(error):
         return f"not enough memory ({_line(error) or 'an allocation failed'}); use smaller inputs or batches", ERROR
     if isinstance(error, RecursionError):
         return f"an input is nested too deeply ({_line(error)})", ERROR

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -63,7 +64,38 @@ class EngineError(IsnetError):
 
 
 class OutOfMemory(EngineError):
-    """The GPU has too little free memory."""
+    """The GPU or the host has too little free memory."""
+
+
+_MEMORY_TYPES = ("OutOfMemoryError",)
+"""Names of libraries' exception types for exhausted memory: torch's."""
+_NO_MEMORY = -4
+"""``cv2.Error.StsNoMem``, the code of OpenCV's one exception type."""
+_MEMORY_TEXTS = re.compile(
+    r"std::bad_alloc|allocate memory|not enough memory|out of memory|smaller than requested bytes|_ALLOC_FAILED"
+)
+"""Of exhausted memory in the messages of ONNX Runtime and of torch on the CPU, which have no type for it."""
+_WITHOUT_TYPE = ("onnxruntime.", "torch.")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception, of whatever library, reports exhausted memory.
+
+    By its type; where the library has one type for all errors, by its code or, as the only such place, by its text.
+    """
+    kind = type(error)
+    if isinstance(error, MemoryError | OutOfMemory) or kind.__name__ in _MEMORY_TYPES:
+        return True
+    if kind.__module__ == "cv2":
+        return getattr(error, "code", None) == _NO_MEMORY
+    # torch raises the built-in RuntimeError.
+    generic = kind is RuntimeError or kind.__module__.startswith(_WITHOUT_TYPE)
+    return generic and _MEMORY_TEXTS.search(str(error)) is not None
+
+
+def engine_error(message: str, cause: BaseException) -> EngineError:
+    """An `OutOfMemory` error where a library's exception reports exhausted memory, else an `EngineError`."""
+    return (OutOfMemory if is_out_of_memory(cause) else EngineError)(message)
 
 
 class CheckpointError(IsnetError):

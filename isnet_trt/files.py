@@ -30,6 +30,8 @@ _NO_WAIT = getattr(os, "O_NONBLOCK", 0)
 _PREFIX, _RANDOM = ".isnet~", 5
 _TEMPORARY = re.compile(re.escape(_PREFIX) + f"[a-z0-9]{{{_RANDOM}}}" + r"(\.\w+)?")
 """Names of temporary files: short, since the file that they become may have the longest name that the system takes."""
+_EARLIER = re.compile(r"\..+\.(?:png|pth|csv|json)\.([1-9]\d{0,9})\.tmp")
+"""Those of earlier versions, with the number of the process that wrote them instead of a lock."""
 _LINK_SECONDS = 60
 _SPECIAL = (
     (stat.S_ISDIR, errno.EISDIR, "a folder"),
@@ -92,6 +94,18 @@ def is_missing(path: AnyPath) -> bool:
     except (OSError, ValueError):
         return False
     return False
+
+
+def check_name_length(path: Path, option: str) -> None:
+    """Raise SettingsError if the system takes no name as long as that of ``path``; ``option`` is where it comes from."""
+    folder = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
+    try:
+        (folder / path.name).lstat()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise SettingsError(
+                f"{option}: {path.name} is longer than a file's name can be; choose a shorter one"
+            ) from None
 
 
 def obstacle(path: AnyPath) -> str | None:
@@ -169,6 +183,27 @@ def replacing(path: Path, suffix: str = "") -> Iterator[Path]:
             raise
 
 
+def write_output(path: Path, content: bytes, option: str) -> None:
+    """Write a result to the file that ``option`` names: as `write_file`, or into a device or FIFO such as /dev/stdout.
+
+    Raises SettingsError if it cannot be written.
+    """
+    try:
+        status = path.stat()
+    except (OSError, ValueError):
+        status = None
+    try:
+        if status is not None and (stat.S_ISCHR(status.st_mode) or stat.S_ISFIFO(status.st_mode)):
+            path.write_bytes(content)
+            return
+    except OSError as error:
+        raise SettingsError(f"{option} {path} cannot be written: {error.strerror or error}") from None
+    try:
+        write_file(path, content)
+    except SettingsError as error:
+        raise SettingsError(f"{option} {error}") from None
+
+
 def replace_link(link: Path, target: str) -> None:
     """Create the symbolic link ``link`` to ``target``, in place of an earlier one; OSError if that fails."""
     check_target(link)
@@ -236,12 +271,32 @@ def _sweep_once(folder: str) -> None:
 def sweep(folder: Path) -> None:
     """Remove the temporary files that killed processes left in ``folder``; those still being written are locked."""
     try:
-        names = [name for name in os.listdir(folder) if _TEMPORARY.fullmatch(name)]  # noqa: PTH208  # 100,000 names
+        names = [name for name in os.listdir(folder) if _is_abandonable(name)]  # noqa: PTH208  # 100,000 names
     except OSError:
         return
     for name in names:
         with contextlib.suppress(OSError):
             _remove_abandoned(folder / name)
+
+
+def _is_abandonable(name: str) -> bool:
+    """Whether a file of this name is temporary; False for one of an earlier version whose process still runs."""
+    if _TEMPORARY.fullmatch(name):
+        return True
+    earlier = _EARLIER.fullmatch(name)
+    return earlier is not None and _has_ended(int(earlier[1]))
+
+
+def _has_ended(process: int) -> bool:
+    if fcntl is None:  # Windows: os.kill would end the process
+        return False
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except OSError:  # another user's
+        pass
+    return False
 
 
 def _remove_abandoned(path: Path) -> None:

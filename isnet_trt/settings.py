@@ -20,7 +20,7 @@ Size = tuple[int, int]
 MOST_CLASSES = 2**16 - 1
 """Label maps are uint16 above 256 classes, and the merge counts classes from 1."""
 MOST_PIXELS = 2**28
-"""Pixels of the largest network input that can be asked for: 16384 x 16384."""
+"""Pixels of the largest picture that is decoded by default, and of the largest network input: 16384 x 16384."""
 _LONGEST_NAME = 1000
 _MOST_SCALES = 64
 _LARGEST_VALUE = 1e6

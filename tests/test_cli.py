@@ -9,11 +9,17 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
+import torch
 from children import environment
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail as OrtFail
 
 from isnet_trt import cli
 from isnet_trt.errors import CheckpointError, IsnetError, PackageMissing, needs
+
+PIXEL = np.zeros((1, 1), np.uint8)
 
 
 def ended(error: BaseException, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
@@ -24,6 +30,15 @@ def ended(error: BaseException, capsys: pytest.CaptureFixture[str]) -> tuple[int
 
     status = cli.run(main)
     return status, capsys.readouterr().err
+
+
+def library_error(fail: Callable[[], object]) -> Exception:
+    """What a library really raises."""
+    try:
+        fail()
+    except Exception as error:
+        return error
+    raise AssertionError("nothing was raised")
 
 
 def missing(name: str) -> ImportError:
@@ -41,6 +56,18 @@ def missing(name: str) -> ImportError:
         (OSError("out of\norder"), 2, "error: out of order\n"),
         (MemoryError("Unable to allocate 9 TiB"), 2, "error: not enough memory (Unable to allocate 9 TiB); use"),
         (MemoryError(), 2, "error: not enough memory (an allocation failed)"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried 4 GiB"), 2, "error: not enough memory (CUDA out of memory."),
+        (library_error(lambda: torch.empty(10**15)), 2, "error: not enough memory ("),
+        (
+            OrtFail("Available memory of 5 is smaller than requested bytes of 9"),
+            2,
+            "not enough memory",
+        ),
+        (OrtFail("Non-zero status code returned while running Expand node"), 70, "unexpected Fail"),
+        (library_error(lambda: cv2.resize(PIXEL, (2**22, 2**22))), 2, "error: not enough memory ("),
+        (library_error(lambda: cv2.cvtColor(PIXEL, cv2.COLOR_BGR2GRAY)), 70, "unexpected error: OpenCV"),
+        (RuntimeError("a tensor of another shape"), 70, "unexpected RuntimeError"),
+        (ValueError("write 'out of memory' here"), 70, "unexpected ValueError"),
         (RecursionError("maximum recursion depth exceeded"), 2, "error: an input is nested too deeply"),
         (missing("torch"), 2, "No module named 'torch'); pip install '.[build,train,bench]'"),
         (missing("isnet_trt.nothing"), 70, "unexpected ModuleNotFoundError"),

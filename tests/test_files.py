@@ -14,7 +14,7 @@ from children import run_python, start_python
 
 from isnet_trt import files
 from isnet_trt.errors import ImageError, SettingsError
-from isnet_trt.files import open_regular, regular_file_bytes, replace_link, replacing, write_file
+from isnet_trt.files import open_regular, regular_file_bytes, replace_link, replacing, write_file, write_output
 
 TARGET = "labels.png"
 OLD, NEW = b"old", b"new"
@@ -176,6 +176,36 @@ def test_what_a_killed_process_left_is_swept_and_what_a_living_one_writes_is_not
         living.communicate()
     assert names(tmp_path) == [other.name, TARGET, "next"]
     assert path.read_bytes() == b"half"
+
+
+def test_temporary_files_of_earlier_versions_are_swept_when_their_process_is_gone(tmp_path: Path) -> None:
+    """They had the process in their names instead of a lock; files of other programs stay, and so do links."""
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    gone = [f".a_labels.png.{ended.pid}.tmp", f".last.pth.{ended.pid}.tmp", ".epochs.csv.9999999999.tmp"]
+    stay = [f".a.png.{os.getpid()}.tmp", ".a.png.1.tmp", f".notes.txt.{ended.pid}.tmp", f"a.png.{ended.pid}.tmp"]
+    for name in (*gone, *stay):
+        (tmp_path / name).write_bytes(OLD)
+    (tmp_path / f".link.png.{ended.pid}.tmp").symlink_to("nothing")
+    write_file(tmp_path / "next", NEW)
+    assert names(tmp_path) == sorted([*stay, f".link.png.{ended.pid}.tmp", "next"])
+
+
+def test_a_result_may_go_into_a_pipe_or_a_device(tmp_path: Path) -> None:
+    """``/dev/stdout`` is a link to whatever stdout is; an ordinary file is replaced as a whole."""
+    script = "import sys; from pathlib import Path; from isnet_trt.files import write_output as w; "
+    script += "w(Path(sys.argv[1]), b'content', '--json')"
+    assert run_python("-c", script, "/dev/stdout", check=True).stdout == "content"
+    run_python("-c", script, os.devnull, check=True)
+    assert not Path(os.devnull).is_file()
+    (tmp_path / "file").write_bytes(OLD)
+    write_output(tmp_path / "file", NEW, "--json")
+    assert (tmp_path / "file").read_bytes() == NEW
+    (tmp_path / "folder").mkdir()
+    for name in ("folder", "missing/file"):
+        with pytest.raises(SettingsError, match=f"--json .*{name} cannot be written"):
+            write_output(tmp_path / name, NEW, "--json")
+    assert names(tmp_path) == ["file", "folder"]
 
 
 def test_a_link_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ from isnet_trt.training.archive import CheckpointFile, opened
 from isnet_trt.training.classes import Classes
 from isnet_trt.training.fit import AUXILIARY, COUNTER, Fit, compare, expected, fits, shapes_of
 from isnet_trt.training.model import ISNet
-from isnet_trt.training.wrapped import Entries, Which, weights_in
+from isnet_trt.training.wrapped import Entries, Which, only_averaged, weights_in
 
 StateDict = dict[str, Tensor]
 _PREFIX = "module."
@@ -36,7 +36,7 @@ class Checkpoint:
 
     ``state_dict`` has the model's names in the model's order, all floating-point entries float32 on the CPU; without
     the ``auxiliary_decoder.*`` entries if the file has none. ``sha256`` is the file's, in hex. ``notes`` are sentences
-    about what was recognised, filled in or left out.
+    about what was recognised, filled in or left out. ``weights``: "ema" if they are the running average.
     """
 
     path: Path
@@ -44,6 +44,7 @@ class Checkpoint:
     state_dict: StateDict
     sha256: str
     notes: tuple[str, ...]
+    weights: Which = "plain"
 
     @property
     def has_auxiliary(self) -> bool:
@@ -87,18 +88,23 @@ def load_checkpoint(
         state = _complete(entries, fitting, file, notes)
         # After the fit: a file of another network should be called that, not damaged.
         _check_values(state, source)
-        return Checkpoint(source, fitting, state, file.sha256, tuple(notes))
+        return Checkpoint(source, fitting, state, file.sha256, tuple(notes), weights)
 
 
-def read_weights(path: str | os.PathLike[str]) -> tuple[StateDict, Classes | None]:
+def read_weights(path: str | os.PathLike[str], notes: list[str] | None = None) -> tuple[StateDict, Classes | None]:
     """The checked weights of a file under their plain names, whatever network they belong to, and its noted classes.
+
+    Averaged weights are taken where the file has no others; ``notes`` receives a sentence about that.
 
     Raises:
         CheckpointError: as `load_checkpoint`, but for the fit.
     """
     source = _find(Path(path))
     with opened(source) as file:
-        entries = weights_in(file.content, source, "plain", [])
+        which: Which = "ema" if only_averaged(file.content) else "plain"
+        if which == "ema" and notes is not None:
+            notes.append("averaged weights, the only ones in the file")
+        entries = weights_in(file.content, source, which, [])
         _check_types(entries, source)
         state = {name: _own(file.tensor(entry)) for name, entry in entries.items()}
         _check_values(state, source)

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from isnet_trt.errors import TrainingError
+from isnet_trt.errors import TrainingError, is_out_of_memory
 
 T = TypeVar("T")
 # gloo reports a lost process by a bare RuntimeError, nccl by DistError: the former is recognised by its text.
@@ -124,10 +124,9 @@ def lost_process(group: Group) -> Iterator[None]:
 
     try:
         yield
-    # A RuntimeError as well, but this process's own: the caller explains it.
-    except torch.OutOfMemoryError:
-        raise
     except RuntimeError as error:
+        if is_out_of_memory(error):  # this process's own: the caller explains it
+            raise
         text = str(error)
         if not (isinstance(error, torch.distributed.DistError) or any(sign in text.lower() for sign in _LOST)):
             raise

@@ -67,10 +67,12 @@ def load_backbone(model: ISNet, path: str | os.PathLike[str]) -> Report:
     Raises:
         CheckpointError: the file cannot be read, or is of another backbone; the message says what differs.
     """
-    state, _ = read_weights(path)
+    notes: list[str] = []
+    state, _ = read_weights(path, notes)
     prefix = next((p for p in _PREFIXES if any(name.startswith(p) for name in state)), "")
     inner = {name.removeprefix(prefix): name for name in state if name.startswith(prefix)}
     layout, renamed = _renamed(inner)
+    described = "; ".join([layout, *notes])
     target = {n.removeprefix(BACKBONE): t for n, t in model.state_dict().items() if n.startswith(BACKBONE)}
     stemless = layout.startswith("torchvision")
     needed = {name: tensor for name, tensor in target.items() if not (stemless and name.startswith("stem."))}
@@ -83,7 +85,7 @@ def load_backbone(model: ISNet, path: str | os.PathLike[str]) -> Report:
     others = tuple(n for n in state if not n.startswith(prefix))
     reasons = ((stem, "its stem is one 7x7 convolution, this one has three 3x3"), (heads, "classifier of the file"))
     taken = {BACKBONE + new: state[old] for new, old in renamed.items() if new in target}
-    return _apply(model, taken, Path(path), layout, (*reasons, (others, "not of the backbone")))
+    return _apply(model, taken, Path(path), described, (*reasons, (others, "not of the backbone")))
 
 
 def _renamed(inner: Mapping[str, str]) -> tuple[str, dict[str, str]]:
@@ -129,7 +131,8 @@ def load_matching(model: ISNet, path: str | os.PathLike[str], names: Sequence[st
     Raises:
         CheckpointError: the file cannot be read, is no ISNet, or differs in more than that.
     """
-    (state, noted), target = read_weights(path), dict(model.state_dict())
+    notes: list[str] = []
+    (state, noted), target = read_weights(path, notes), dict(model.state_dict())
     reasons = _allowed_differences(state, target)
     if noted is not None and names is not None and noted.names != tuple(names):
         layers = [layer for layer in CLASSIFIERS if _is_classifier(state.get(f"{layer}.weight"))]
@@ -146,7 +149,7 @@ def load_matching(model: ISNet, path: str | os.PathLike[str], names: Sequence[st
         )
     starts = {why: tuple(start for start in reasons if reasons[start] == why) for why in reasons.values()}
     left_out = tuple((tuple(n for n in state if n.startswith(start)), why) for why, start in starts.items())
-    return _apply(model, taken, Path(path), "ISNet", left_out)
+    return _apply(model, taken, Path(path), "; ".join(["ISNet", *notes]), left_out)
 
 
 def _allowed_differences(state: StateDict, target: StateDict) -> dict[str, str]:

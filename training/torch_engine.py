@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from isnet_trt.engines.base import Engine, check_batch
-from isnet_trt.errors import EngineError, EngineUnavailable
+from isnet_trt.errors import EngineError, EngineUnavailable, engine_error, is_out_of_memory
 from isnet_trt.recipes import PRESETS
 from isnet_trt.runtime.segmenter import Segmenter
 from isnet_trt.settings import Inference, Placement
@@ -49,7 +49,7 @@ class TorchEngine(Engine):
                 logits = self._model(torch.from_numpy(batch).to(self.device))
                 return logits.float().contiguous().cpu().numpy()
         except RuntimeError as error:
-            raise EngineError(_explained(error, batch.shape)) from error
+            raise engine_error(_explained(error, batch.shape), error) from error
 
     def close(self) -> None:
         """Give the memory back; closing twice is harmless."""
@@ -71,12 +71,9 @@ def _torch_device(placement: Placement) -> torch.device:
 
 def _explained(error: RuntimeError, shape: tuple[int, ...]) -> str:
     first = str(error).strip().splitlines()[0]
-    # torch has a type for device memory only. On the CPU it raises a bare RuntimeError, for its own allocator or C++'s,
-    # and only the text tells it from other errors.
-    on_cpu = any(allocator in first for allocator in ("DefaultCPUAllocator", "std::bad_alloc"))
     advice = (
         "; the picture is too large for this device: use one with more memory (the CPU), or a preset with windows"
-        if isinstance(error, torch.OutOfMemoryError) or on_cpu
+        if is_out_of_memory(error)
         else ""
     )
     return f"PyTorch failed on an input of {shape}: {first}{advice}"

@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from isnet_trt.datasets.coverage import doubts, refuse_unlabelled, refuse_unreadable_files, shared_pictures, survey
 from isnet_trt.datasets.picture_set import PictureSet, Source
-from isnet_trt.errors import CheckpointError, TrainingError
+from isnet_trt.errors import CheckpointError, TrainingError, is_out_of_memory
 from isnet_trt.files import make_folder
 from isnet_trt.recipes import IGNORE, Recipe
 from isnet_trt.training.classes import Classes
@@ -308,7 +308,9 @@ def _step_errors(group: Group, batch: int) -> Iterator[None]:
     try:
         with lost_process(group):
             yield
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:  # torch.OutOfMemoryError on a GPU only
+        if not is_out_of_memory(error):
+            raise
         raise TrainingError(
             f"the memory of {group.device} is too small for {batch // group.size} crops on it: lower --batch, use more "
             f"GPUs, or --amp bf16 ({str(error).splitlines()[0]})"

@@ -60,6 +60,14 @@ def weights_in(content: Any, path: Path, which: Which, notes: list[str]) -> Entr
     return _chosen(entries, which == "ema" and not averaged, path, notes)
 
 
+def only_averaged(content: Any) -> bool:
+    """Whether a file's content has averaged weights in an entry of their own, and no others."""
+    if not isinstance(content, Mapping) or any(isinstance(item, StoredTensor | Tensor) for item in content.values()):
+        return False
+    plain, averaged = (any(_holds_tensors(content.get(name)) for name in names) for names in (_PLAIN, _AVERAGED))
+    return averaged and not plain
+
+
 def _container(content: Mapping[Any, Any], which: Which) -> tuple[list[str], Any]:
     """The names of the entries that lead to the state dict, and what is there."""
     keys: list[str] = []

@@ -64,7 +64,8 @@ def _print(line: str) -> None:
 
 def _facts(manifest: Manifest) -> Facts:
     yield "built", f"{manifest.created_at} by isnet_trt {manifest.isnet_trt_version}"
-    yield "checkpoint", f"{manifest.checkpoint.name}, SHA-256 {manifest.checkpoint.sha256}"
+    averaged = ", averaged weights (ema)" if manifest.checkpoint.weights == "ema" else ""
+    yield "checkpoint", f"{manifest.checkpoint.name}, SHA-256 {manifest.checkpoint.sha256}{averaged}"
     yield from _engine(manifest.engine)
     yield "input", _preprocess(manifest.preprocess)
     yield "output", f"logits of {manifest.labels.count} classes at stride {manifest.output_stride}"

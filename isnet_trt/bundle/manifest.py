@@ -10,7 +10,7 @@ import dataclasses
 import re
 import reprlib
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from isnet_trt._version import __version__
 from isnet_trt.bundle.strict import FieldError, decode
@@ -46,10 +46,14 @@ class FileInfo:
 
 @dataclass(frozen=True)
 class CheckpointInfo:
-    """The checkpoint that the bundle was built from: file name (without folder) and SHA-256 (hex)."""
+    """The checkpoint that the bundle was built from: file name (without folder) and SHA-256 (hex).
+
+    ``weights`` are those of its weights that were taken: as trained, or their running average ("ema").
+    """
 
     name: str
     sha256: str
+    weights: Literal["plain", "ema"] = "plain"
 
     def __post_init__(self) -> None:
         _check_digest(self.sha256)
@@ -90,7 +94,10 @@ class Manifest:
 
     def to_json(self) -> dict[str, Any]:
         """The content of ``bundle.json``."""
-        return dataclasses.asdict(self)
+        data = dataclasses.asdict(self)
+        if self.checkpoint.weights == "plain":  # left out, so that readers from before the field take the bundle
+            del data["checkpoint"]["weights"]
+        return data
 
 
 def manifest_from_json(data: Any, source: str) -> Manifest:
@@ -116,6 +123,9 @@ def _upgraded(data: dict[str, Any]) -> dict[str, Any]:
     if data["schema_version"] == 1 and isinstance(engine, dict):
         context = None if engine.get("kind") == "onnxruntime" else "native"
         data = {**data, "engine": {"context": context, "version_compatible": False, **engine}}
+    checkpoint = data.get("checkpoint")
+    if isinstance(checkpoint, dict):
+        data = {**data, "checkpoint": {"weights": "plain", **checkpoint}}
     return {**data, "schema_version": SCHEMA_VERSION}
 
 

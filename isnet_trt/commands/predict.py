@@ -16,7 +16,7 @@ from isnet_trt.commands import predict_video
 from isnet_trt.commands.inference_options import add_inference, choose_inference
 from isnet_trt.commands.json_lines import JsonLines, check_lines_file, open_lines
 from isnet_trt.engines.table import KINDS
-from isnet_trt.errors import ImageError, IsnetError, SettingsError, escaped, first_few
+from isnet_trt.errors import ImageError, IsnetError, SettingsError, escaped, first_few, is_out_of_memory
 from isnet_trt.files import check_target, make_folder, named, output_folder, printable, refuse_inputs
 from isnet_trt.pictures.finding import ImageSource, Search, find_images
 from isnet_trt.pictures.forms import DEFAULT, FORMS, check_packages, parse_forms
@@ -199,11 +199,13 @@ def _segment_all(
     for picture, stem in tqdm(jobs.items(), unit="picture", disable=None, leave=False):
         try:
             _segment(segmenter, settings, picture, outputs(stem, settings.forms), lines)
-        except (MemoryError, IsnetError, OSError) as error:
-            if isinstance(error, MemoryError):
+        except Exception as error:
+            if isinstance(error, IsnetError | OSError):
+                message = named(picture.location, error)
+            elif is_out_of_memory(error):
                 message = f"{picture.location}: there is too little memory for it ({error}); make it smaller"
             else:
-                message = named(picture.location, error)
+                raise
             failures.append(message)
             lines.failed(picture.location, type(error), message)
     return failures

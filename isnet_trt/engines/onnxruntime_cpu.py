@@ -13,7 +13,7 @@ from isnet_trt.engines.base import Engine, check_batch
 from isnet_trt.engines.cores import usable_cores
 from isnet_trt.engines.library import PORTABLE, ModelContent
 from isnet_trt.engines.memory import LIMIT_VARIABLE, limit_folding, limit_memory
-from isnet_trt.errors import EngineError, EngineUnavailable, SettingsError
+from isnet_trt.errors import EngineError, EngineUnavailable, SettingsError, engine_error, is_out_of_memory
 from isnet_trt.forks import OwnerProcess
 
 _HOST = "cpu:0"
@@ -51,7 +51,7 @@ class SessionEngine(Engine):
             message = f"ONNX Runtime {runtime.__version__} cannot load {path}: {_line(error)}"
             if content is not None and os.devnull in message:
                 message += "; external data must lie in files that bundle.json lists"
-            raise EngineError(message) from None
+            raise engine_error(message, error) from None
         self._session._model_bytes = None  # kept for the fallback
         for side, values in (("input", inputs), ("output", outputs)):
             if len(values) != 1 or values[0][1] != "tensor(float)" or len(values[0][2]) != 4:
@@ -156,10 +156,11 @@ def run_options(runtime: Any, key: str, value: str) -> Any:
 
 
 def run_error(shape: tuple[int, ...], error: Exception) -> EngineError:
-    """The error of a failed run, with ONNX Runtime's message."""
-    # ONNX Runtime has no type of its own for a lack of memory.
-    hint = f"if memory is short, use a smaller window or scale, or raise {LIMIT_VARIABLE}"
-    return EngineError(f"ONNX Runtime failed on an input of shape {shape}: {_line(error)}; {hint}")
+    """The error of a failed run, with ONNX Runtime's message; `OutOfMemory` where memory is short."""
+    hint = ""
+    if is_out_of_memory(error):
+        hint = f"; memory is short: use a smaller window or scale, or raise {LIMIT_VARIABLE}"
+    return engine_error(f"ONNX Runtime failed on an input of shape {shape}: {_line(error)}{hint}", error)
 
 
 def _text(shape: Any) -> str:

@@ -16,12 +16,12 @@ from isnet_trt.files import AnyPath, is_missing, regular_file_bytes, write_file
 from isnet_trt.opencv import cv2
 from isnet_trt.pictures.headers import dimensions, fault, with_plain_colours
 from isnet_trt.pictures.results import mark_png
+from isnet_trt.settings import MOST_PIXELS
 
 Image = NDArray[np.uint8]
 """A picture, (H, W, 3) RGB unless stated otherwise."""
 LIMIT_VARIABLE = "ISNET_TRT_MAX_PIXELS"
 """The environment variable with another limit of a picture's pixels."""
-_MAX_PIXELS = 2**28
 _MAX_SIDE = 1_000_000
 """What libpng reads and writes; results are PNGs of the picture's size."""
 _MAX_BYTES_PER_PIXEL = 4
@@ -180,7 +180,7 @@ def max_pixels() -> int:
     """
     text = os.environ.get(LIMIT_VARIABLE, "")
     if not text:
-        return _MAX_PIXELS
+        return MOST_PIXELS
     if not text.isdecimal() or not (limit := int(text[:20])):
         raise SettingsError(f"{LIMIT_VARIABLE}={text!r} is no positive whole number; give the pixels of a picture")
     return limit

@@ -21,7 +21,7 @@ from isnet_trt.errors import SettingsError
 MACHINE = limit.Rates({"slow": 1e9, "fast": 2e9}, {"only": 8e9}, {"copy": 1e8, "add": 2e8})
 
 
-def graph(path: Path) -> Path:
+def graph() -> onnx.ModelProto:
     """A strided 3x3 convolution 3 -> 6 and ReLU, then a matrix product over the channels to 5."""
     w = np.ones((6, 3, 3, 3), np.float32)
     m = np.ones((5, 6), np.float32)
@@ -46,12 +46,11 @@ def graph(path: Path) -> Path:
         ir_version=10,
     )
     model.metadata_props.append(onnx.StringStringEntryProto(key="isnet_trt.borders", value='{"stem": "r"}'))
-    onnx.save(model, path)
-    return path
+    return model
 
 
-def test_operations_and_bytes_by_hand(tmp_path: Path) -> None:
-    stem, tail = blocks.Network(graph(tmp_path / "g.onnx"), (7, 11)).blocks()
+def test_operations_and_bytes_by_hand() -> None:
+    stem, tail = blocks.Network(graph(), (7, 11)).blocks()
     assert (stem.name, tail.name) == ("stem", blocks.TAIL)
     positions = 4 * 6  # ceil(7/2) x ceil(11/2)
     assert stem.operations == 2 * 6 * positions * 3 * 9
@@ -72,7 +71,7 @@ def test_context_operations_count_by_their_formula() -> None:
 
 def test_a_size_that_the_graph_refuses_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="cannot be run at"):
-        blocks.Network(Path(tiny(tmp_path / "threes", batch=3)) / "model.onnx", (33, 47))
+        blocks.Network(onnx.load(Path(tiny(tmp_path / "threes", batch=3)) / "model.onnx"), (33, 47))
 
 
 def test_floor_is_the_larger_of_compute_and_memory() -> None:
@@ -95,15 +94,15 @@ def test_the_better_of_two_measurements_counts() -> None:
     assert MACHINE.best(again) == limit.Rates({"slow": 3e9, "fast": 2e9}, {"only": 8e9}, {"copy": 1e8, "add": 5e8})
 
 
-def test_blocks_of_a_model_are_timed_one_by_one(tmp_path: Path) -> None:
-    each, whole = blocks.Network(graph(tmp_path / "g.onnx"), (65, 97)).seconds(threads=1, rounds=3)
+def test_blocks_of_a_model_are_timed_one_by_one() -> None:
+    each, whole = blocks.Network(graph(), (65, 97)).seconds(threads=1, rounds=3)
     assert len(each) == 2
     assert all(s > 0 for s in (*each, whole))
 
 
-def test_a_block_alone_computes_what_it_does_in_the_network(tmp_path: Path) -> None:
+def test_a_block_alone_computes_what_it_does_in_the_network() -> None:
     """Fed with the values of a run, the parts give the network's own logits, and hold nothing of one another."""
-    network = blocks.Network(graph(tmp_path / "g.onnx"), (33, 47))
+    network = blocks.Network(graph(), (33, 47))
     values = network.border_values(threads=1)
     assert set(values) == {"image", "r"}
     stem, tail = network.parts(values)
@@ -116,9 +115,8 @@ def test_a_block_alone_computes_what_it_does_in_the_network(tmp_path: Path) -> N
     assert np.array_equal(logits, expected)
 
 
-def test_a_quantised_border_belongs_to_the_block_before_it(tmp_path: Path) -> None:
-    path = graph(tmp_path / "g.onnx")
-    proto = onnx.load(path)
+def test_a_quantised_border_belongs_to_the_block_before_it() -> None:
+    proto = graph()
     pair = [
         helper.make_node("QuantizeLinear", ["r", "s", "z"], ["rq"]),
         helper.make_node("DequantizeLinear", ["rq", "s", "z"], ["rd"]),
@@ -130,8 +128,7 @@ def test_a_quantised_border_belongs_to_the_block_before_it(tmp_path: Path) -> No
     proto.graph.node.extend(nodes)
     proto.graph.initializer.append(numpy_helper.from_array(np.array(0.1, np.float32), "s"))
     proto.graph.initializer.append(numpy_helper.from_array(np.array(3, np.uint8), "z"))
-    onnx.save(proto, path)
-    network = blocks.Network(path, (33, 47))
+    network = blocks.Network(proto, (33, 47))
     assert network.quantised
     assert network.owner == {0: 0, 1: 0, 2: 0, 3: 1, 4: 1, 5: 1}
     values = network.border_values(threads=1)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from small_bundle import manifest
 
-from isnet_trt.bundle import FileInfo
+from isnet_trt.bundle import CheckpointInfo, FileInfo
 from isnet_trt.bundle.manifest import SCHEMA_VERSION, manifest_from_json
 from isnet_trt.engines.info import EngineInfo
 from isnet_trt.errors import BundleError
@@ -36,6 +36,18 @@ def _data() -> dict[str, Any]:
 def test_there_and_back() -> None:
     original = manifest(ENGINE_INFO, files={"model.onnx": FileInfo(12, "cd" * 32)})
     assert manifest_from_json(json.loads(json.dumps(original.to_json())), "bundle.json") == original
+
+
+def test_averaged_weights_are_noted_and_usual_ones_are_left_out() -> None:
+    """So that readers from before the field take every bundle but those of averaged weights."""
+    assert "weights" not in _data()["checkpoint"]
+    averaged = manifest(ENGINE_INFO, checkpoint=CheckpointInfo("a.pth", "ab" * 32, "ema"))
+    data = json.loads(json.dumps(averaged.to_json()))
+    assert data["checkpoint"]["weights"] == "ema"
+    assert manifest_from_json(data, "bundle.json") == averaged
+    data["checkpoint"]["weights"] = "best"
+    with pytest.raises(BundleError, match=r"field 'checkpoint\.weights' is 'best'; it must be one of 'plain', 'ema'"):
+        manifest_from_json(data, "bundle.json")
 
 
 def _set(data: Any, path: str, value: Any) -> None:

@@ -56,6 +56,7 @@ class Absent:
 sys.meta_path.insert(0, Absent())
 for line in {lines!r}:
     module, *sys.argv[1:] = line.split()
+    sys.modules.pop(module, None)  # an earlier command may have imported it, of which runpy warns
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     except SystemExit as ended:

@@ -79,7 +79,7 @@ def _child(folder: Path, kind: str, megabytes: int, limit: str) -> tuple[str, in
 @pytest.mark.parametrize("kind", ["constant", "expand", "tile", "from the picture"])
 def test_gigabytes_beyond_the_limit_are_one_clear_error(tmp_path: Path, kind: str) -> None:
     text, _, peak = _child(tmp_path, kind, 4096, "600M")
-    error = r"EngineError ONNX Runtime failed on an input of shape .*ISNET_TRT_MAX_MEMORY\n"
+    error = r"OutOfMemory ONNX Runtime failed on an input of shape .*ISNET_TRT_MAX_MEMORY\n"
     assert re.fullmatch(f"(opened\n{error}){{2}}", text), text
     assert peak < 700
 

@@ -89,6 +89,16 @@ def test_what_cannot_be_built_is_refused_first(
     assert message in refused(capsys, tmp_path / "bundle", *options)
 
 
+def test_a_name_that_is_too_long_for_what_is_kept_beside_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The calibration lies in ``<out>.calibration``: said before the export."""
+    street = write_pngs(tmp_path / "street", [noise(0)])
+    out = tmp_path / ("x" * (os.pathconf(tmp_path, "PC_NAME_MAX") - 5))
+    error = refused(capsys, out, *CPU, "--precision", "int8", "--calib", street)
+    assert f"--out: {out.name}.calibration is longer than a file's name can be" in error
+    error = refused(capsys, tmp_path / "new" / out.name, *CPU, "--precision", "int8", "--calib", street)
+    assert "longer than a file's name can be" in error
+
+
 def test_one_picture_among_unreadable_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Documented fallback: the bundle is built, and the command says what the ranges are worth."""
     folder = write_pngs(tmp_path / "street", [noise(0)])

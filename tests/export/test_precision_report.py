@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import cv2
@@ -40,6 +41,12 @@ def scores() -> Scores:
     right.add(truth, truth)
     wrong.add(np.where(truth == 2, 0, truth), truth)
     return Scores("3 drawings", right.metrics(), wrong.metrics(), 2 / 3)
+
+
+def test_averaged_weights_are_named(tmp_path: Path) -> None:
+    source = dataclasses.replace(SOURCE, weights="ema")
+    Report("isnet_demo", source, "int8", "tensorrt-rtx 1.7", LABELS, findings()).write(tmp_path)
+    assert f"`{SOURCE.sha256}`, averaged weights (`--weights ema`)\n" in (tmp_path / PAGE).read_text("utf-8")
 
 
 def test_page_says_what_was_found(tmp_path: Path) -> None:

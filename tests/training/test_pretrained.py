@@ -194,6 +194,21 @@ def test_the_same_number_of_classes_fits_whole(tmp_path: Path) -> None:
     assert report.left_out == report.random == ()
 
 
+@pytest.mark.parametrize("name", ["ema_state_dict", "model_ema"])
+def test_a_file_of_averaged_weights_alone_is_taken_and_says_so(name: str, tmp_path: Path) -> None:
+    """``--weights`` is no option of training; beside other weights the averaged ones are left alone."""
+    state = saved(DEMO, tmp_path / "plain.pth")
+    torch.save({name: state, "epoch": 3}, tmp_path / "ema.pth")
+    for load in (load_matching, load_backbone):
+        net = ISNet(DEMO)
+        assert "; averaged weights, the only ones in the file; " in load(net, tmp_path / "ema.pth").describe()
+        key = "backbone_net.stem.0.weight"
+        assert torch.equal(net.state_dict()[key], state[key])
+    torch.save({name: {n: t + 1 for n, t in state.items()}, "model": state}, tmp_path / "both.pth")
+    assert "averaged" not in load_matching(net := ISNet(DEMO), tmp_path / "both.pth").describe()
+    assert torch.equal(net.state_dict()[key], state[key])
+
+
 def test_with_and_without_the_shortcut(tmp_path: Path) -> None:
     plain = dataclasses.replace(DEMO, shortcut_channels=None)
     saved(DEMO, tmp_path / "shortcut.pth")
