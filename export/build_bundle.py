@@ -21,6 +21,7 @@ from isnet_trt.export.graph import export_graph, save_graph
 from isnet_trt.export.job import Job, prepare_graphs
 from isnet_trt.export.lowering import Arithmetic
 from isnet_trt.export.options import EngineOptions, EvidenceOptions, PrecisionOptions
+from isnet_trt.export.quantise.table import JSON, check_writable
 from isnet_trt.export.samples import samples
 from isnet_trt.export.stages import build_engine, compare_with_checkpoint, measurements, new_manifest
 from isnet_trt.files import check_name_length
@@ -98,6 +99,8 @@ def _settle(
     table = target.with_name(target.name + CALIBRATION)
     if arithmetic.eight_bits:
         check_name_length(table, "--out")
+        if not os.path.lexists(table / JSON):  # a table that is complete need not be written
+            check_writable(table)
     if "timing_cache" in library(choice.kind).options:
         check_name_length(measurements(target), "--out")
     checkpoint = load()

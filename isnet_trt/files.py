@@ -97,7 +97,7 @@ def is_missing(path: AnyPath) -> bool:
 
 
 def check_name_length(path: Path, option: str) -> None:
-    """Raise SettingsError if the system takes no name as long as that of ``path``; ``option`` is where it comes from."""
+    """Raise SettingsError if the system takes no name as long as ``path``'s; ``option`` is where it comes from."""
     folder = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
     try:
         (folder / path.name).lstat()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 
 @contextmanager
@@ -16,3 +17,20 @@ def as_nobody() -> Iterator[None]:
         yield
     finally:
         os.seteuid(user)
+
+
+@contextmanager
+def reachable(folder: Path) -> Iterator[None]:
+    """Let any user into ``folder`` and write there: pytest's temporary folders are their owner's only."""
+    changed = {path: path.stat().st_mode for path in (folder, *folder.parents) if path.stat().st_uid == os.geteuid()}
+    changed = {path: mode for path, mode in changed.items() if not mode & 0o001}
+    for path in changed:
+        path.chmod(0o755)
+    writable = folder.stat().st_mode
+    folder.chmod(0o777)
+    try:
+        yield
+    finally:
+        folder.chmod(writable)
+        for path, mode in changed.items():
+            path.chmod(mode)

@@ -210,7 +210,7 @@ def write_errors(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def check_writable(folder: Path, tensors: int) -> None:
+def check_writable(folder: Path, tensors: int = 1) -> None:
     """Raise BuildError, before hours of work, if ``folder`` cannot take the table of so many tensors."""
     if folder.exists() and not folder.is_dir():
         raise BuildError(f"{folder} is no folder: the calibration table is kept there; move it away")

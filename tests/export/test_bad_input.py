@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -18,6 +19,7 @@ import torch
 from children import start_python
 from marks import needs_rtx
 from own_pictures import write_pngs
+from permissions import as_nobody, reachable
 
 from isnet_trt import Segmenter, cli
 from isnet_trt import build as command
@@ -97,6 +99,30 @@ def test_a_name_that_is_too_long_for_what_is_kept_beside_it(tmp_path: Path, caps
     assert f"--out: {out.name}.calibration is longer than a file's name can be" in error
     error = refused(capsys, tmp_path / "new" / out.name, *CPU, "--precision", "int8", "--calib", street)
     assert "longer than a file's name can be" in error
+
+
+@pytest.mark.skipif(os.name == "nt", reason="permissions of POSIX")
+def test_a_calibration_that_cannot_be_written_is_no_work_lost(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Said before the export; so are folders that may not be read."""
+    ckpt = Path(shutil.copy(DEMO_CHECKPOINT, tmp_path))
+    street, closed = write_pngs(tmp_path / "street", [noise(0)]), tmp_path / "closed"
+    (tmp_path / "b.calibration").mkdir(mode=0o555)
+    closed.mkdir(mode=0)
+    options = (*CPU, "--precision", "int8", "--calib")
+    for out, calib, message in (
+        (tmp_path / "b", street, "b.calibration cannot be written (Permission denied)"),
+        (tmp_path / "c", closed / "street", "closed/street: Permission denied"),
+        (closed / "d", street, "closed/d cannot be written: Permission denied"),
+    ):
+        with reachable(tmp_path), as_nobody():
+            assert cli.run(command.main, arguments(out, *options, calib, ckpt=ckpt)) == cli.ERROR
+        captured = capsys.readouterr()
+        assert message in captured.err
+        assert "export" not in captured.out
+    closed.chmod(0o700)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["b.calibration", "closed", ckpt.name, "street"]
 
 
 def test_one_picture_among_unreadable_ones(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -205,7 +205,7 @@ def test_a_file_of_averaged_weights_alone_is_taken_and_says_so(name: str, tmp_pa
         key = "backbone_net.stem.0.weight"
         assert torch.equal(net.state_dict()[key], state[key])
     torch.save({name: {n: t + 1 for n, t in state.items()}, "model": state}, tmp_path / "both.pth")
-    assert "averaged" not in load_matching(net := ISNet(DEMO), tmp_path / "both.pth").describe()
+    assert "averaged weights" not in load_matching(net := ISNet(DEMO), tmp_path / "both.pth").describe()
     assert torch.equal(net.state_dict()[key], state[key])
 
 
