@@ -1,6 +1,6 @@
 """Mutated bundles: each opens and segments, or is refused by the project's own error that names it.
 
-    python tests/stress/bundles.py --cases 20000
+    python tests/stress/bundles.py --cases 15000
 
 Manifests are mutated as trees and as text, models as bytes with and without the right checksum in the manifest, and
 files are exchanged for FIFOs, folders, devices and links. A file that is not the one of the manifest must be refused.
@@ -99,4 +99,4 @@ class Bundles:
 
 
 if __name__ == "__main__":
-    sys.exit(fuzzing.run(Bundles(), probe.parser(__doc__, 20_000).parse_args()))
+    sys.exit(fuzzing.run(Bundles(), probe.parser(__doc__, 15_000).parse_args()))

@@ -1,6 +1,6 @@
 """Mutated checkpoints: each is loaded right, or refused by the project's own error that names the file.
 
-    python tests/stress/checkpoints.py --cases 100000
+    python tests/stress/checkpoints.py --cases 20000
 
 Bits are flipped in every region, files are cut, extended and spliced, pickles are mutated under right checksums and
 composed from random instructions. A case fails if it gives other weights in silence, any other exception, a function
@@ -199,4 +199,4 @@ class Checkpoints:
 
 
 if __name__ == "__main__":
-    sys.exit(fuzzing.run(Checkpoints(), probe.parser(__doc__, 30_000).parse_args()))
+    sys.exit(fuzzing.run(Checkpoints(), probe.parser(__doc__, 20_000).parse_args()))

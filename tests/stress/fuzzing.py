@@ -46,6 +46,8 @@ class Subject(Protocol):
 
     memory: int
     """Bytes that reading a case may take: the budget. Twice as many are a finding."""
+    batch: int = BATCH
+    """Cases of one child."""
 
     def start(self, folder: Path) -> None:
         """In the child, before the first case: read sound input, so that all imports are done."""
@@ -122,7 +124,7 @@ def outcomes(subject: Subject, numbers: range, keep: Path) -> Iterator[Case]:
     """
     first = numbers.start
     while first < numbers.stop:
-        batch = range(first, min(first + BATCH, numbers.stop))
+        batch = range(first, min(first + getattr(subject, "batch", BATCH), numbers.stop))
         with TemporaryDirectory() as folder:
             first = yield from _batch(subject, batch, Path(folder), keep)
 

@@ -1,6 +1,6 @@
 """Mutated picture files: each is read or refused with `ImageError`, in bounded time and memory.
 
-    python tests/stress/pictures.py --cases 100000
+    python tests/stress/pictures.py --cases 40000
 
 Pictures of every format that is read are cut, overwritten, extended and spliced, and are given to `read_image` in
 forked children, so that a crash inside a library is a finding too.
@@ -118,4 +118,4 @@ class Pictures:
 
 
 if __name__ == "__main__":
-    sys.exit(fuzzing.run(Pictures(), probe.parser(__doc__, 30_000).parse_args()))
+    sys.exit(fuzzing.run(Pictures(), probe.parser(__doc__, 40_000).parse_args()))

@@ -1,6 +1,6 @@
 """Mutated YAML recipes: each is a recipe, or is refused by `SettingsError` that names the file; nothing is executed.
 
-    python tests/stress/recipes.py --cases 20000
+    python tests/stress/recipes.py --cases 15000
 
 Values are exchanged for tags that would run something, aliases that multiply, numbers out of range, deep and long
 content; text is cut, spliced and overwritten.
@@ -108,4 +108,4 @@ class Recipes:
 
 
 if __name__ == "__main__":
-    sys.exit(fuzzing.run(Recipes(), probe.parser(__doc__, 20_000).parse_args()))
+    sys.exit(fuzzing.run(Recipes(), probe.parser(__doc__, 15_000).parse_args()))

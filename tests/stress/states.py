@@ -1,6 +1,6 @@
 """Mutated state of earlier runs: each is taken whole, or refused by the project's own error, and nothing changes.
 
-    python tests/stress/states.py --cases 20000
+    python tests/stress/states.py --cases 10000
 
 A calibration table (JSON and its archive), the state that --resume reads, and the tables of a run are mutated as trees,
 as bytes, and as text. A state that is refused must leave the trainer, and the record of the run, as they were.
@@ -61,6 +61,7 @@ class States:
     """Mutations of the state that builds and training runs leave for the next one."""
 
     memory = 1 << 30
+    batch = 2500
 
     def __init__(self) -> None:
         torch.set_num_threads(1)
@@ -180,4 +181,4 @@ class States:
 
 
 if __name__ == "__main__":
-    sys.exit(fuzzing.run(States(), probe.parser(__doc__, 20_000).parse_args()))
+    sys.exit(fuzzing.run(States(), probe.parser(__doc__, 10_000).parse_args()))
