@@ -15,7 +15,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 from isnet_trt.errors import IsnetError, SettingsError, escaped, install_hint, is_out_of_memory
 from isnet_trt.settings import Placement
@@ -156,6 +156,11 @@ def add_weights(add: Callable[..., Any]) -> None:
     """Add the option ``--weights`` of commands that read a checkpoint; ``add`` is a parser's ``add_argument``."""
     text = "of a checkpoint: as trained, or their running average stored beside them (default: plain)"
     add("--weights", choices=("plain", "ema"), default="plain", help=text)
+
+
+def echo(text: str, file: TextIO | None = None) -> None:
+    """Print text that may hold names of files; control characters in it, but line breaks and tabs, are escaped."""
+    print(escaped(text, keep="\n\t"), file=file, flush=True)
 
 
 def run(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:

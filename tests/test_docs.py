@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from children import run_python
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
@@ -111,3 +112,8 @@ def test_wrong_names_are_found() -> None:
 def test_the_pages_are_found() -> None:
     assert {"README.md", "CONTRIBUTING.md"} <= {page.name for page in PAGES}
     assert len(PAGES) > 12
+
+
+def test_the_figures_of_the_probes_are_those_of_their_file() -> None:
+    checked = run_python(ROOT / "tests/stress/tables.py", "--check")
+    assert checked.returncode == 0, checked.stdout + checked.stderr

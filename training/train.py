@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         trainer = Trainer(chosen, _options(args, chosen), _data(args, chosen), group)
         started = _begin(trainer, args)
         if group.first:
-            print(*started, _announcement(trainer), sep="\n")
+            cli.echo("\n".join((*started, _announcement(trainer))))
         trainer.run()
     return 0
 

@@ -135,11 +135,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         precision=_filled(PrecisionOptions, arguments),
         evidence=_filled(EvidenceOptions, arguments),
         force=arguments.force,
-        say=lambda text: print(text, flush=True),
+        say=cli.echo,
     )
     size = sum(info.bytes for info in bundle.manifest.files.values())
-    print(f"bundle      {bundle.folder} ({size / 1e6:.0f} MB)")
-    print(f"next:       {cli.command_line('isnet_trt.predict')} {shlex.quote(str(bundle.folder))} IMAGE --out DIR")
+    cli.echo(f"bundle      {bundle.folder} ({size / 1e6:.0f} MB)")
+    cli.echo(f"next:       {cli.command_line('isnet_trt.predict')} {shlex.quote(str(bundle.folder))} IMAGE --out DIR")
     return 0
 
 

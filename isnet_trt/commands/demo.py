@@ -59,15 +59,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"scene {args.seed}, {SIZE[0]}×{SIZE[1]}, not in training\n")
     print(table(demo, results))
     write(args.out, scene, results[-1].segmentation)
-    print(f"\nwritten: {args.out}/scene.png, truth.png, labels.png, overlay.png, bundle/")
+    cli.echo(f"\nwritten: {args.out}/scene.png, truth.png, labels.png, overlay.png, bundle/")
     return 0
 
 
 def _build(checkpoint: Path, folder: Path, engine: str) -> None:
     with needs("building", "build"):
         from isnet_trt.export import EngineOptions, build
-    print(f"bundle from {checkpoint.name}")
-    build(checkpoint, folder, engine=EngineOptions(engine), force=True, say=lambda text: print(f"  {text}", flush=True))
+    cli.echo(f"bundle from {checkpoint.name}")
+    build(checkpoint, folder, engine=EngineOptions(engine), force=True, say=lambda text: cli.echo(f"  {text}"))
 
 
 def _segment(segmenter: Segmenter, preset: str, scene: Scene) -> Result:

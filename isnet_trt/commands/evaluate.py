@@ -195,14 +195,14 @@ def _report(pictures: Labelled, models: Sequence[Model], tally: Tally, group: Gr
 def _present(report: Report, arguments: argparse.Namespace) -> None:
     """Print the report and write its files."""
     for _, reason in report.tally.skipped:
-        print(f"skipped: {escaped(reason)}", file=sys.stderr)
+        cli.echo(f"skipped: {escaped(reason)}", file=sys.stderr)
     if arguments.split == TEST:
-        print("\n".join(page.facts(report)))
+        cli.echo("\n".join(page.facts(report)))
     else:
-        print(page.text(report))
+        cli.echo(page.text(report))
         _write(report, arguments.out)
     if arguments.export:
-        print(f"labels in the dataset's ids: {arguments.export}")
+        cli.echo(f"labels in the dataset's ids: {arguments.export}")
 
 
 def _write(report: Report, out: Path) -> None:
@@ -218,4 +218,4 @@ def _write(report: Report, out: Path) -> None:
         written += names
     except ImportError as error:
         _log.warning("no confusion picture: %s; %s", error, install_hint("train"))
-    print(f"\nwritten to {out}: {', '.join(written)}")
+    cli.echo(f"\nwritten to {out}: {', '.join(written)}")

@@ -100,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _print_notes(search, jobs)
         with Segmenter.open(arguments.bundle, **options) as segmenter:
             inference = choose_inference(segmenter.presets, arguments)
-            print(f"{segmenter.description}; {inference.describe()}", file=sys.stderr)
+            cli.echo(f"{segmenter.description}; {inference.describe()}", file=sys.stderr)
             if "palette" in forms:
                 check_palette(segmenter.labels.count)
             with open_lines(arguments.json) as stream:
@@ -111,9 +111,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 failed = _segment_all(segmenter, settings, jobs, lines)
     done = len(jobs) - len(failed)
     results = f", results in {out}" if done else ""
-    print(f"{done} of {len(jobs)} pictures segmented{results}", file=sys.stderr)
+    cli.echo(f"{done} of {len(jobs)} pictures segmented{results}", file=sys.stderr)
     for failure in (*search.unreadable, *failed):
-        print(f"failed: {escaped(failure)}", file=sys.stderr)  # file names may hold control characters
+        cli.echo(f"failed: {escaped(failure)}", file=sys.stderr)  # one line for each
     if not done:
         return cli.ERROR
     return cli.FAILED if search.unreadable or failed else 0
@@ -123,10 +123,10 @@ def _print_notes(search: Search, jobs: dict[ImageSource, Path]) -> None:
     """Tell on stderr which files are left out, and whose results have another name than their own."""
     if search.results:
         names = first_few([path.name for path in search.results])
-        print(f"{len(search.results)} results of earlier runs left out: {names}", file=sys.stderr)
+        cli.echo(f"{len(search.results)} results of earlier runs left out: {names}", file=sys.stderr)
     renamed = [f"{source.location} → {stem.name}_…" for source, stem in jobs.items() if stem.name != source.stem]
     if renamed:
-        print(f"results under another name, for names that were taken: {first_few(renamed)}", file=sys.stderr)
+        cli.echo(f"results under another name, for names that were taken: {first_few(renamed)}", file=sys.stderr)
 
 
 def _forms(text: str) -> tuple[str, ...]:

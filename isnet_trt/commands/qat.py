@@ -66,16 +66,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         proto, calibration_pictures(recipe, source, args.calibration), total=args.calibration, threads=args.threads
     )
     placement = training_placement(proto, table, args.flavour, args.skip)
-    print(f"{recipe.name}: {len(placement.weights)} layers in eight bits ({placement.type})")
+    cli.echo(f"{recipe.name}: {len(placement.weights)} layers in eight bits ({placement.type})")
     tuning = Tuning(args.epochs, args.batch or recipe.batch, args.lr, args.seed, args.workers, args.repeats)
     state = fine_tune(model, recipe, source, placement, tuning)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     noted = {"recipe": recipe.name, "classes": Classes.of(recipe).entry()}
     save_checkpoint(args.out, state, **noted, qat=placement.type, trained_from=checkpoint.sha256)
-    print(f"written: {args.out}")
+    cli.echo(f"written: {args.out}")
     recipe_option = f" --recipe {shlex.quote(args.recipe)}" if args.recipe else ""
     options = f"{recipe_option} --precision {placement.type} --calib FOLDER --out DIR"
-    print(f"next:    {cli.command_line('isnet_trt.build')} --ckpt {shlex.quote(str(args.out))}{options}")
+    cli.echo(f"next:    {cli.command_line('isnet_trt.build')} --ckpt {shlex.quote(str(args.out))}{options}")
     return 0
 
 

@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         findings[0].doubts += shared_pictures(*datasets)
     layout = LAYOUTS.get(arguments.name)
     for dataset, of_split in zip(datasets, findings, strict=True):
-        print(report(dataset, of_split, layout.complete[dataset.split] if layout else None))
+        cli.echo(report(dataset, of_split, layout.complete[dataset.split] if layout else None))
     _draw_samples(datasets, findings, arguments.samples, out)
     return cli.FAILED if any(of_split.problems or of_split.doubts for of_split in findings) else 0
 
@@ -81,7 +81,7 @@ def _draw_samples(datasets: list[PictureSet], findings: list[Findings], samples:
     ]
     if chosen:
         write_png(out, page(chosen)[..., ::-1])
-        print(f"samples: {out}")
+        cli.echo(f"samples: {out}")
 
 
 def argument_parser() -> argparse.ArgumentParser:

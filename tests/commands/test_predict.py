@@ -245,6 +245,14 @@ def test_every_kind_of_bad_file_beside_a_good_one(bundle, photos, tmp_path, caps
         assert reason in line
 
 
+def test_the_output_does_not_hold_the_control_characters_of_a_name(bundle, photos, tmp_path, capsys):
+    out = tmp_path / "a\x1b[31m\x07"
+    assert run(bundle, photos, "--out", out) == 0
+    output = capsys.readouterr()
+    assert "a\\x1b[31m\\x07" in output.err
+    assert not set("\x1b\x07") & set(output.out + output.err)
+
+
 def test_what_is_in_the_place_of_a_result_stays(bundle, photos, tmp_path, capsys):
     out = tmp_path / "out"
     out.mkdir()

@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             write_png(args.out / f"scene_{seed}_colours.png", _colours(scene.labels)[..., ::-1])
         cells.append(_cell(scene, args.labels))
     write_png(args.out / "contact_sheet.png", _sheet(cells)[..., ::-1])
-    print(f"{args.count} scenes of {args.size[0]}×{args.size[1]} in {args.out}")
+    cli.echo(f"{args.count} scenes of {args.size[0]}×{args.size[1]} in {args.out}")
     return 0
 
 
