@@ -22,8 +22,8 @@ import onnx.utils
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper
 
-from benchmarks import stats
 from benchmarks.peers.networks import open_session
+from isnet_trt import timing
 from isnet_trt.errors import SettingsError
 from isnet_trt.export.functions import DOMAIN
 from isnet_trt.export.graph import block_outputs
@@ -156,8 +156,8 @@ class Network:
         # Thrown away: the first run of a session allocates its memory.
         for run in runs:
             run()
-        timed = [functools.partial(stats.seconds, run) for run in runs]
-        *each, whole = map(min, stats.interleaved(timed, range(rounds), "blocks"))
+        timed = [functools.partial(timing.seconds, run) for run in runs]
+        *each, whole = map(min, timing.interleaved(timed, range(rounds), "blocks"))
         return each, whole
 
     def _inputs(self, block: int) -> set[str]:

@@ -17,7 +17,7 @@ from benchmarks import gpu_timing, stats
 from benchmarks import kernel_cost as cost
 from benchmarks.kernel_cost import Card, Cost
 from benchmarks.synthetic import filled_checkpoint
-from isnet_trt import Segmenter
+from isnet_trt import Segmenter, timing
 from isnet_trt.errors import EngineUnavailable
 from isnet_trt.merging import geometry
 from isnet_trt.merging.windows import plan
@@ -291,7 +291,7 @@ def network_times(bench: Bench, contenders: dict[str, Callable[[Any], Any]], bat
     for work in works.values():
         gpu_timing.warm(work)
     runs = [functools.partial(gpu_timing.once, work, 0) for work in works.values()]
-    spreads = list(map(stats.spread, stats.interleaved(runs, range(bench.rounds), "networks")))
+    spreads = list(map(stats.spread, timing.interleaved(runs, range(bench.rounds), "networks")))
     eager = spreads[0].p50
     for name, spread in zip(works, spreads, strict=True):
         cells = {"ms": 1e3 * spread.p50, "spread %": 100 * spread.width}
@@ -301,4 +301,4 @@ def network_times(bench: Bench, contenders: dict[str, Callable[[Any], Any]], bat
 def wall(work: Callable[[], object], rounds: int) -> stats.Spread:
     """Seconds of a call that returns when all is done, by the host's clock."""
     gpu_timing.warm(lambda _: work())
-    return stats.spread([stats.seconds(work) for _ in range(rounds)])
+    return stats.spread([timing.seconds(work) for _ in range(rounds)])

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks import command, postprocess, results, stats
-from isnet_trt import Segmenter, cli
+from benchmarks import command, postprocess, results
+from isnet_trt import Segmenter, cli, timing
 from isnet_trt.errors import IsnetError
 from isnet_trt.settings import Inference, Size
 
@@ -88,8 +88,8 @@ def series(axis: str, segmenter: Segmenter, threads: int) -> Iterator[tuple[int,
 def measure(axis: str, points: dict[int, Callable[[], object]], rounds: int) -> results.Record:
     """The growth record: least seconds at each value of ``axis``, the first of the interleaved rounds left out; fit."""
     case, expected, why = _ABOUT[axis]
-    runs = [functools.partial(stats.seconds, work) for work in points.values()]
-    samples = stats.interleaved(runs, range(rounds + 1), case)
+    runs = [functools.partial(timing.seconds, work) for work in points.values()]
+    samples = timing.interleaved(runs, range(rounds + 1), case)
     x, seconds = [float(point) for point in points], [min(values[1:]) for values in samples]
     exponent, offset, error = fit(x, seconds)
     about = {"kind": "growth", "case": case, "what": axis, "x": x, "seconds": seconds}

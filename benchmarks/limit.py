@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks import command, results, stats
-from isnet_trt import Segmenter, cli
+from benchmarks import command, results
+from isnet_trt import Segmenter, cli, timing
 from isnet_trt.bundle import ONNX, Bundle
 from isnet_trt.engines.onnxruntime import LIBRARY
 from isnet_trt.errors import IsnetError, SettingsError
@@ -167,7 +167,7 @@ def measure_rates(threads: int, repeats: int = REPEATS) -> Rates:
 
 def _least(work: Callable[[], object], repeats: int) -> float:
     """The least seconds of ``repeats`` runs after one that warms up."""
-    return min([stats.seconds(work) for _ in range(repeats + 1)][1:])
+    return min([timing.seconds(work) for _ in range(repeats + 1)][1:])
 
 
 def _convolution(channels: int, side: int, quantised: bool) -> onnx.ModelProto:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from benchmarks import command, results, stats, worker
 from benchmarks.rounds import agreement
-from isnet_trt import cli
+from isnet_trt import cli, timing
 from isnet_trt.merging import windows
 from isnet_trt.merging.geometry import Window, coarse_size
 from isnet_trt.merging.merge import Head, Merger, label_type, largest
@@ -86,10 +86,10 @@ def measure(work: Work, threads: int, rounds: int) -> results.Record:
 
     def seconds_of(side: str) -> float:
         owned = copied(scores)  # before the clock starts
-        return stats.seconds(lambda: _merge(side, work, owned, threads))
+        return timing.seconds(lambda: _merge(side, work, owned, threads))
 
     runs = [functools.partial(seconds_of, side) for side in (OURS, THEIRS)]
-    seconds = dict(zip((OURS, THEIRS), stats.interleaved(runs, range(rounds), work.name), strict=True))
+    seconds = dict(zip((OURS, THEIRS), timing.interleaved(runs, range(rounds), work.name), strict=True))
     about: results.Record = {"kind": "postprocess", "case": work.name, "classes": work.classes}
     about |= {"output": list(work.size), "inference": work.inference.describe(), "passes": len(work.plan.passes)}
     return about | {

@@ -16,6 +16,7 @@ from benchmarks import results, stats
 from benchmarks.peers import ORACLE, Missing, Setup
 from benchmarks.results import Record
 from benchmarks.worker import Contender, Run
+from isnet_trt import timing
 from isnet_trt.merging.geometry import window_count
 from isnet_trt.metrics import percent
 from isnet_trt.pictures.preprocess import test_size
@@ -95,7 +96,7 @@ def measure(case: Case, setups: Sequence[Setup], bounds: dict[str, float] | None
         for entry in timed if case.count_first else ():
             entry.runs += [entry.first] if entry.first else []
         rounds = range(int(case.count_first), case.rounds)
-        stats.interleaved([functools.partial(entry.run, case) for entry in timed], rounds, case.name)
+        timing.interleaved([functools.partial(entry.run, case) for entry in timed], rounds, case.name)
     # Again: one that failed in a later round has fewer rounds, and ratios need pairs.
     timed = [entry for entry in entries if not entry.refused]
     warnings = [f"{e.contender.setup.name}: {warning}" for e in timed if (warning := stats.noise(e.seconds))]

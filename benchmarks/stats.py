@@ -10,15 +10,11 @@ there is none, and the interval is their range, stated with its coverage.
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
-from tqdm import tqdm
 
-T = TypeVar("T")
 COVERAGE = 0.95
 NOISY = 0.10
 """A contender whose middle half of rounds spans more than this share of its median was measured on a busy machine."""
@@ -88,23 +84,3 @@ def noise(seconds: Sequence[float]) -> str:
     if figures.width > NOISY:
         return f"the middle half of {figures.n} rounds spans {100 * figures.width:.0f} % of the median: a busy machine"
     return ""
-
-
-def interleaved(runs: Sequence[Callable[[], T]], rounds: Iterable[int], label: str) -> list[list[T]]:
-    """Results of each callable: every round calls each one once, rounds of odd number in reverse order.
-
-    A drift of the machine's speed then favours none of them.
-    """
-    samples: list[list[T]] = [[] for _ in runs]
-    pairs = list(zip(runs, samples, strict=True))
-    for number in tqdm(rounds, desc=label, unit="round", disable=None, leave=False):
-        for run, results in reversed(pairs) if number % 2 else pairs:
-            results.append(run())
-    return samples
-
-
-def seconds(run: Callable[[], object]) -> float:
-    """Wall-clock seconds of one call."""
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start

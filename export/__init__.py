@@ -6,9 +6,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from isnet_trt.export.build_bundle import EngineOptions, EvidenceOptions, PrecisionOptions, build
+    from isnet_trt.export.build_bundle import EngineOptions, EvidenceOptions, PrecisionOptions, TuneOptions, build
 
-__all__ = ["EngineOptions", "EvidenceOptions", "PrecisionOptions", "build"]
+__all__ = ["EngineOptions", "EvidenceOptions", "PrecisionOptions", "TuneOptions", "build"]
 
 
 def __getattr__(name: str) -> Any:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
+
+import onnx
 
 from isnet_trt.bundle import ONNX, Bundle, check_target, new_bundle, read_bundle
 from isnet_trt.engines.library import PRECISIONS
@@ -19,16 +22,18 @@ from isnet_trt.export.engines import engine_builder
 from isnet_trt.export.engines.profiles import shapes_for
 from isnet_trt.export.graph import export_graph, save_graph
 from isnet_trt.export.job import Job, prepare_graphs
-from isnet_trt.export.lowering import Arithmetic
-from isnet_trt.export.options import EngineOptions, EvidenceOptions, PrecisionOptions
+from isnet_trt.export.lowering import EIGHT_BITS, Arithmetic
+from isnet_trt.export.options import EngineOptions, EvidenceOptions, PrecisionOptions, TuneOptions
 from isnet_trt.export.quantise.table import JSON, check_writable
 from isnet_trt.export.samples import samples
 from isnet_trt.export.stages import build_engine, compare_with_checkpoint, measurements, new_manifest
+from isnet_trt.export.tune import TUNING, build_tuned
+from isnet_trt.export.tune import check as check_tuning
 from isnet_trt.files import check_name_length
 from isnet_trt.telemetry.logs import logged
 from isnet_trt.training.checkpoint import Checkpoint, load_checkpoint, load_model
 
-__all__ = ["PRECISIONS", "EngineOptions", "EvidenceOptions", "PrecisionOptions", "build"]
+__all__ = ["PRECISIONS", "EngineOptions", "EvidenceOptions", "PrecisionOptions", "TuneOptions", "build"]
 _log = logging.getLogger(__name__)
 
 CALIBRATION = ".calibration"
@@ -44,6 +49,7 @@ def build(
     engine: EngineOptions | None = None,
     precision: PrecisionOptions | None = None,
     evidence: EvidenceOptions | None = None,
+    tune: TuneOptions | None = None,
     force: bool = False,
     say: Callable[[str], None] = lambda text: None,
 ) -> Bundle:
@@ -55,6 +61,8 @@ def build(
         recipe: name of the recipe; found from the checkpoint's content when not given.
         weights: of the checkpoint: "plain", or "ema" for the running average beside them.
         engine, precision, evidence: see `isnet_trt.export.options`; None: their defaults.
+        tune: search for the fastest settings; None: build with those of the options. An interrupted search is kept in
+            ``<out>.tuning``, and the same call goes on with it.
         force: replace an existing bundle at ``out``.
         say: receives the progress messages, one line each.
 
@@ -68,12 +76,13 @@ def build(
     precision, evidence = precision or PrecisionOptions(), evidence or EvidenceOptions()
     load = functools.partial(load_checkpoint, ckpt, recipe, weights)
     say = logged(say, _log)
-    job = _settle(load, target, engine or EngineOptions(), precision, evidence, say)
+    job = _settle(load, target, engine or EngineOptions(), precision, evidence, tune, say)
     job.introduce()
+    if tune:
+        build_tuned(job, _exported(job), target, force, tune, evidence.images)
+        return read_bundle(out, verify=False)
     with new_bundle(out, force) as draft:
-        with job.stage("export"):
-            proto = export_graph(job.model, job.recipe.name)
-        graphs, mix = prepare_graphs(proto, job)
+        graphs, mix = prepare_graphs(_exported(job), job)
         # Before the engine: for ONNX Runtime this file is the engine.
         save_graph(graphs.portable, draft.folder / ONNX)
         built = build_engine(graphs.engine, draft.folder, job, target)
@@ -82,34 +91,45 @@ def build(
     return read_bundle(out, verify=False)
 
 
+def _exported(job: Job) -> onnx.ModelProto:
+    with job.stage("export"):
+        return export_graph(job.model, job.recipe.name)
+
+
 def _settle(
     load: Callable[[], Checkpoint],
     target: Path,
     engine: EngineOptions,
     precision: PrecisionOptions,
     evidence: EvidenceOptions,
+    tune: TuneOptions | None,
     say: Callable[[str], None],
 ) -> Job:
     """Check all options and load the checkpoint, before the first long step."""
+    start = time.monotonic()
     choice, arithmetic = choose(engine.kind), Arithmetic(precision.precision, precision.rest)
     library(choice.kind).start_builder()
     builder = engine_builder(choice.kind)
     arithmetic.check(choice.kind, engine)
-    arithmetic.check_options(precision)
+    # Candidates of a tuning may be in eight bits where the build itself is not.
+    candidates = EIGHT_BITS if tune and tune.accuracy and precision.calib else ()
+    arithmetic.check_options(precision, candidates)
     table = target.with_name(target.name + CALIBRATION)
-    if arithmetic.eight_bits:
+    if arithmetic.eight_bits or candidates:
         check_name_length(table, "--out")
         if not os.path.lexists(table / JSON):  # a table that is complete need not be written
             check_writable(table)
     if "timing_cache" in library(choice.kind).options:
         check_name_length(measurements(target), "--out")
+    if tune:
+        check_name_length(target.with_name(target.name + TUNING), "--out")
     checkpoint = load()
     labelled = evidence.score_on
     if isinstance(labelled, str):
         labelled = open_labelled(labelled, Path(evidence.data) if evidence.data else None, "val")
     if labelled is not None:
         check_labels(checkpoint.recipe.labels, labelled, str(checkpoint.path))
-    return Job(
+    job = Job(
         checkpoint=checkpoint,
         model=load_model(checkpoint),
         choice=choice,
@@ -123,4 +143,8 @@ def _settle(
         table=table,
         labelled=labelled,
         say=say,
+        start=start,
     )
+    if tune:
+        check_tuning(tune, job)
+    return job

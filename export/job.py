@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import onnx
@@ -38,7 +38,11 @@ from isnet_trt.training.model import ISNet
 
 @dataclass(frozen=True)
 class Job:
-    """One build. ``table`` is the folder of the calibration; ``say`` takes one line for the user."""
+    """One build.
+
+    ``table`` is the folder of the calibration; ``say`` takes one line for the user; ``start`` is when it began,
+    by `time.monotonic`.
+    """
 
     checkpoint: Checkpoint
     model: ISNet
@@ -53,6 +57,7 @@ class Job:
     table: Path
     labelled: Labelled | None
     say: Callable[[str], None]
+    start: float = field(default_factory=time.monotonic)
 
     @property
     def recipe(self) -> Recipe:

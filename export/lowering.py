@@ -60,16 +60,17 @@ class Arithmetic:
             # The layers that are not quantised have demands of their own: bf16 beside int8 needs Ampere.
             builder.capabilities(options, self.rest)
 
-    def check_options(self, options: PrecisionOptions) -> None:
-        """Refuse early what eight bits lack, and what only they have.
+    def check_options(self, options: PrecisionOptions, candidates: tuple[str, ...] = ()) -> None:
+        """Refuse early what eight bits lack, and what only they have; ``candidates`` are precisions tried beside this.
 
         Raises:
             SettingsError: the message says which option.
         """
-        if options.keep and not self.eight_bits:
+        eight_bits = self.eight_bits or bool(set(candidates) & set(EIGHT_BITS))
+        if options.keep and not eight_bits:
             raise SettingsError(f"keep {' '.join(options.keep)} with {self}: it is for int8 and fp8; leave it out")
         drop = options.max_drop
-        if drop is not None and not (0 <= drop < math.inf and self.eight_bits):
+        if drop is not None and not (0 <= drop < math.inf and eight_bits):
             raise SettingsError(f"max_drop {drop:g} with {self}: it is for int8 and fp8, and 0 points or more")
         if options.calib is None and self.eight_bits:
             raise missing_calibration(self.precision)

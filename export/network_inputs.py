@@ -60,7 +60,7 @@ def _inputs(preprocess: Preprocess, images: Path | Sequence[Path] | None, size: 
     for path in _files(images or PICTURES):
         image = read_image(path)
         if size:
-            image = _scaled(image, size)
+            image = scaled(image, size)
         elif images:
             try:
                 image = resize(image, preprocess)
@@ -68,11 +68,11 @@ def _inputs(preprocess: Preprocess, images: Path | Sequence[Path] | None, size: 
                 raise ImageError(named(path, error)) from None
         else:
             factor = _LONG_SIDE / max(image.shape[:2])
-            image = _scaled(image, (round(image.shape[0] * factor), round(image.shape[1] * factor)))
+            image = scaled(image, (round(image.shape[0] * factor), round(image.shape[1] * factor)))
         yield NetworkInput.from_image(printable(path.name), image, preprocess)
 
 
-def _scaled(image: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
+def scaled(image: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:
     return np.asarray(cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA), np.uint8)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,3 +99,34 @@ class EvidenceOptions:
     images: OptionalPath = None
     score_on: Labelled | str | None = None
     data: OptionalPath = None
+
+
+@dataclass(frozen=True)
+class TuneOptions:
+    """A tuning: which candidates may win, how long it may take, and which call is timed.
+
+    Attributes:
+        accuracy: smallest share, 0 to 1, of the network's labels that must equal the checkpoint's; None: the precision
+            is not varied.
+        budget: seconds; None: until no setting that is varied makes the call faster.
+        size: (height, width) of the timed image.
+        image: file of the timed image. Without ``size`` and ``image`` it has the most frequent size of the calibration
+            images, else that of the first comparison image, else the recipe's test size.
+        preset: inference settings of the timed call, ``default`` or ``ms-flip``.
+    """
+
+    accuracy: float | None = None
+    budget: float | None = None
+    size: Size | None = None
+    image: OptionalPath = None
+    preset: str = "default"
+
+    def __post_init__(self) -> None:
+        if self.accuracy is not None and not 0 < self.accuracy <= 1:
+            raise SettingsError(f"tune accuracy {self.accuracy:g}: it must be a share of labels above 0 and up to 1")
+        if self.budget is not None and not 0 < self.budget < math.inf:
+            raise SettingsError(f"budget {self.budget:g}: it must be a number of seconds above 0")
+        if self.size is not None and self.image is not None:
+            raise SettingsError("the timed image is given twice: by --tune-size and by --tune-image; leave one out")
+        if self.size is not None:
+            check_size("--tune-size", self.size)

@@ -13,6 +13,7 @@ from isnet_trt.bundle import CheckpointInfo
 from isnet_trt.export.parity import BlockErrors, ParityResult
 from isnet_trt.export.quantise import Mix
 from isnet_trt.export.quantise.plot import draw as draw_mix
+from isnet_trt.export.tune_state import TuningTable
 from isnet_trt.metrics import Metrics, percent, rounded
 from isnet_trt.settings import Labels
 
@@ -62,6 +63,7 @@ class Report:
     built: dict[str, Any] = field(default_factory=dict)
     scores: Scores | None = None
     mix: Mix | None = None
+    tuning: TuningTable | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The manifest's ``parity``."""
@@ -74,6 +76,8 @@ class Report:
         _draw(self.result, folder / PICTURE)
         if self.mix:
             draw_mix(self.mix, folder / MIX)
+        if self.tuning:
+            self.tuning.write(folder)
 
 
 def _page(report: Report) -> Iterator[str]:
@@ -97,6 +101,8 @@ def _page(report: Report) -> Iterator[str]:
     yield from _graph_facts(report.about)
     if report.mix:
         yield from ("", "## What stays out of eight bits", "", report.mix.markdown(), "", f"![The search]({MIX})")
+    if report.tuning:
+        yield from report.tuning.markdown()
     yield from _rows(result)
     yield from ("", f"![Values at the block borders]({PICTURE})")
 

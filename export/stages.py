@@ -10,7 +10,7 @@ from typing import Any
 import onnx
 
 from isnet_trt._version import __version__
-from isnet_trt.bundle import KERNELS, ONNX, CheckpointInfo, Manifest
+from isnet_trt.bundle import KERNELS, ONNX, CheckpointInfo, Manifest, Tuning
 from isnet_trt.engines.base import Engine
 from isnet_trt.engines.info import EngineInfo
 from isnet_trt.engines.library import PORTABLE, EngineSource
@@ -25,6 +25,7 @@ from isnet_trt.export.lowering import LoweredGraphs
 from isnet_trt.export.quantise import Mix
 from isnet_trt.export.report import Report
 from isnet_trt.export.score import score
+from isnet_trt.export.tune_state import TuningTable
 from isnet_trt.files import printable
 from isnet_trt.training.checkpoint import Checkpoint
 
@@ -56,7 +57,12 @@ def build_engine(proto: onnx.ModelProto, folder: Path, job: Job, target: Path) -
 
 
 def compare_with_checkpoint(
-    job: Job, graphs: LoweredGraphs, folder: Path, built: BuiltEngine, mix: Mix | None
+    job: Job,
+    graphs: LoweredGraphs,
+    folder: Path,
+    built: BuiltEngine,
+    mix: Mix | None,
+    tuning: TuningTable | None = None,
 ) -> Report:
     """Compare engine and checkpoint, score both where there are labels, and write the report."""
     precision, info = job.arithmetic.precision, built.info
@@ -70,8 +76,8 @@ def compare_with_checkpoint(
     if scores:
         job.note(f"mIoU on {scores.pictures}: {scores.drop:+.2f} points lost")
     engine, facts = f"{info.kind} {info.library_version}", (graphs.about, dict(built.about))
-    source = checkpoint_info(job.checkpoint)
-    report = Report(job.recipe.name, source, precision, engine, job.recipe.labels, findings, *facts, scores, mix)
+    source, labels = checkpoint_info(job.checkpoint), job.recipe.labels
+    report = Report(job.recipe.name, source, precision, engine, labels, findings, *facts, scores, mix, tuning)
     report.write(folder)
     return report
 
@@ -93,7 +99,10 @@ def checkpoint_info(checkpoint: Checkpoint) -> CheckpointInfo:
     return CheckpointInfo(printable(checkpoint.path.name), checkpoint.sha256, checkpoint.weights)
 
 
-def new_manifest(checkpoint: Checkpoint, precision: str, info: EngineInfo, report: dict[str, Any]) -> Manifest:
+def new_manifest(
+    checkpoint: Checkpoint, precision: str, info: EngineInfo, report: dict[str, Any], tuning: Tuning | None = None
+) -> Manifest:
+    """The manifest of a bundle that is about to be finished; ``report`` is that of the gate."""
     recipe = checkpoint.recipe
     return Manifest(
         recipe=recipe.name,
@@ -107,4 +116,5 @@ def new_manifest(checkpoint: Checkpoint, precision: str, info: EngineInfo, repor
         parity=report,
         created_at=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         isnet_trt_version=__version__,
+        tuning=tuning,
     )

@@ -52,11 +52,13 @@ class EngineBuilder:
     Attributes:
         library: its description for the runtime.
         eight_bits: precision of eight bits -> the placement of Q/DQ nodes that the library takes.
+        fastest_first: precisions that a tuning tries, in this order; empty: all of the library.
         reasons: option that the library lacks (`Library.options`) -> why.
     """
 
     library: Library
     eight_bits: ClassVar[Mapping[str, Flavour]]
+    fastest_first: ClassVar[tuple[str, ...]] = ()
     reasons: ClassVar[Mapping[str, str]] = {}
 
     @property

@@ -71,6 +71,7 @@ class TensorRTFamilyBuilder(EngineBuilder):
 
     library: TensorRTFamily
     eight_bits: ClassVar = {"int8": "tensorrt", "fp8": "fp8"}
+    fastest_first = ("fp16", "int8", "fp8", "bf16", "fp32")  # float16 needs no calibration
     runs_plugins: ClassVar[bool] = False
     polygraphy_environment: ClassVar[Mapping[str, str]] = {}
 

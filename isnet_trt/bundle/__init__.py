@@ -12,4 +12,5 @@ from isnet_trt.bundle.manifest import (
     CheckpointInfo,
     FileInfo,
     Manifest,
+    Tuning,
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -76,6 +77,11 @@ def _facts(manifest: Manifest) -> Facts:
         yield "flip pairs", ", ".join(f"{names[a]} / {names[b]}" for a, b in pairs)
     for name, preset in manifest.presets.items():
         yield "preset", f"{name}: {preset.describe()}"
+    if tuning := manifest.tuning:
+        chosen = ", ".join(
+            f"{name.replace('_', ' ')} {value}" for name, value in dataclasses.asdict(tuning).items() if value
+        )
+        yield "tuned", chosen
     yield from _files(manifest)
     yield from _parity(manifest)
 

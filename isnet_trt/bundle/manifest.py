@@ -24,6 +24,7 @@ MANIFEST = "bundle.json"
 ONNX = "model.onnx"
 ENGINE = "model.engine"
 _LARGEST_STRIDE = 256
+_LARGEST_BATCH = _MOST_THREADS = 1024
 _LONGEST_MESSAGE = 500
 KERNELS = "kernels"
 """Folder of the compiled kernels, ``kernels/sm_XX/`` (isnet_trt.kernels.compile)."""
@@ -65,6 +66,30 @@ def _check_digest(text: str) -> None:
 
 
 @dataclass(frozen=True)
+class Tuning:
+    """What ``build --tune`` chose beside the engine; opening the bundle takes it as the default.
+
+    ``batch`` windows at once, and ``threads`` of the CPU (None: all) on a machine of as many ``cores``. The build had
+    ``optimisation_level`` and ``streams`` (None: the library's defaults). The whole call of ``size`` (height, width)
+    with ``preset`` took ``seconds`` on ``device``.
+    """
+
+    batch: int
+    threads: int | None
+    cores: int
+    optimisation_level: int | None
+    streams: int | None
+    device: str
+    size: tuple[int, int]
+    preset: str
+    seconds: float
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.batch <= _LARGEST_BATCH or not (self.threads is None or 1 <= self.threads <= _MOST_THREADS):
+            raise SettingsError(f"batch {self.batch} and threads {self.threads} are not those of a tuning")
+
+
+@dataclass(frozen=True)
 class Manifest:
     """Everything that the runtime needs to know about a bundle. ``files`` is filled in when the bundle is sealed."""
 
@@ -79,6 +104,7 @@ class Manifest:
     parity: dict[str, Any]
     created_at: str
     isnet_trt_version: str
+    tuning: Tuning | None = None
     files: dict[str, FileInfo] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
@@ -93,10 +119,12 @@ class Manifest:
         return choose_preset(self.presets, name)
 
     def to_json(self) -> dict[str, Any]:
-        """The content of ``bundle.json``."""
+        """The content of ``bundle.json``; what readers from before a field would refuse is in it only where needed."""
         data = dataclasses.asdict(self)
-        if self.checkpoint.weights == "plain":  # left out, so that readers from before the field take the bundle
+        if self.checkpoint.weights == "plain":
             del data["checkpoint"]["weights"]
+        if self.tuning is None:
+            del data["tuning"]
         return data
 
 
@@ -126,7 +154,7 @@ def _upgraded(data: dict[str, Any]) -> dict[str, Any]:
     checkpoint = data.get("checkpoint")
     if isinstance(checkpoint, dict):
         data = {**data, "checkpoint": {"weights": "plain", **checkpoint}}
-    return {**data, "schema_version": SCHEMA_VERSION}
+    return {"tuning": None, **data, "schema_version": SCHEMA_VERSION}
 
 
 def _check_schema(data: dict[str, Any], source: str) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import math
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -13,7 +15,8 @@ from isnet_trt import cli
 from isnet_trt.cuda.element_types import FLOATS
 from isnet_trt.engines.library import PRECISIONS
 from isnet_trt.engines.table import KINDS, library
-from isnet_trt.errors import needs
+from isnet_trt.errors import SettingsError, needs
+from isnet_trt.recipes import PRESETS
 
 Options = TypeVar("Options", bound=Any)
 _EPILOG = """examples:
@@ -24,6 +27,7 @@ _EPILOG = """examples:
   python -m isnet_trt.build --ckpt model.pth --precision int8 --engine onnxruntime --calib street/ --out bundles/cpu
   python -m isnet_trt.build --ckpt model.pth --engine tensorrt --workspace 2 --timing-cache old/timing.cache --out b
   python -m isnet_trt.build --ckpt model.pth --engine tensorrt --context native --version-compatible --out bundles/v
+  python -m isnet_trt.build --ckpt model.pth --calib street/ --tune --tune-accuracy 99.5% --budget 20m --out bundles/t
 
 The recipe (backbone, classes, preprocessing, inference settings) is found from the checkpoint unless --recipe names
 it; python -m isnet_trt.training.recipes lists them. Before anything is written the engine is compared with the
@@ -71,6 +75,7 @@ def argument_parser() -> argparse.ArgumentParser:
     add("--score-on", metavar="NAME", help="labelled set for mIoU, as isnet_trt.evaluate --dataset")
     add("--data", metavar="DIR", help="the labelled set's folder")
     _add_engine_options(parser.add_argument_group("TensorRT engines (docs/engines.md)"))
+    _add_tune_options(parser.add_argument_group("tuning (docs/tuning.md)"))
     add("--kernels", action="store_true", help="put kernels for the CUDA runtime into an onnxruntime bundle too")
     add("--force", action="store_true", help="replace a bundle that is already there")
     return parser
@@ -115,6 +120,75 @@ def _add_engine_options(group: argparse._ArgumentGroup) -> None:
     add("--streams", type=cli.positive, metavar="N", help=streams)
 
 
+def _add_tune_options(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add(
+        "--tune",
+        action="store_true",
+        help="try batches, precisions, context, optimisation levels, streams, threads on this machine: the fastest "
+        "becomes the bundle; an interrupted search goes on with the same command",
+    )
+    add("--budget", type=duration, metavar="TIME", help="of the search, such as 90s, 20m, 1h30m (default: no limit)")
+    add(
+        "--tune-accuracy",
+        type=share,
+        metavar="SHARE",
+        help="try other precisions too, and take none with fewer labels equal to the checkpoint's, such as 99.5%% "
+        "(default: the precision stays as --precision says)",
+    )
+    sizes = "size of the timed picture (default: that of most --calib pictures, the first of --images, or the recipe's)"
+    add("--tune-size", type=size, metavar="HxW", help=sizes)
+    add("--tune-image", type=Path, metavar="FILE", help="the timed picture")
+    add("--tune-preset", choices=PRESETS, help="settings of the timed calls (default: default)")
+
+
+def duration(text: str) -> float:
+    """Convert an option such as 90s, 20m or 1h30m to seconds."""
+    match = re.fullmatch(r"(?:([\d.]+)h)?(?:([\d.]+)m)?(?:([\d.]+)s)?", text.strip())
+    if match is None or not any(match.groups()):
+        raise ValueError
+    seconds = sum(unit * float(part or 0) for unit, part in zip((3600, 60, 1), match.groups(), strict=True))
+    if not 0 < seconds < math.inf:
+        raise ValueError
+    return seconds
+
+
+def share(text: str) -> float:
+    """Convert an option such as 99.5% or 0.995 to a share above 0 and up to 1."""
+    number = float(text.removesuffix("%")) / 100 if text.endswith("%") else float(text)
+    if not 0 < number <= 1:
+        raise ValueError
+    return number
+
+
+def size(text: str) -> tuple[int, int]:
+    """Convert an option such as 512x1024 to (height, width)."""
+    height, width = (cli.side(part) for part in re.split("[x×]", text.lower()))
+    return height, width
+
+
+duration.__name__, share.__name__ = "time above 0 (such as 90s, 20m or 1h30m)", "share (such as 99.5% or 0.995)"
+size.__name__ = "size (such as 512x1024)"
+
+
+def _tuning(arguments: argparse.Namespace) -> dict[str, Any] | None:
+    """The fields of the tuning's options; None without ``--tune``."""
+    options = {
+        "accuracy": arguments.tune_accuracy,
+        "budget": arguments.budget,
+        "size": arguments.tune_size,
+        "image": arguments.tune_image,
+        "preset": arguments.tune_preset,
+    }
+    stated = {name: value for name, value in options.items() if value is not None}
+    if arguments.tune:
+        return stated
+    if stated:
+        option = "--budget" if "budget" in stated else f"--tune-{next(iter(stated))}"
+        raise SettingsError(f"{option} is for a tuning; add --tune, or leave it out")
+    return None
+
+
 def _filled(options: type[Options], arguments: argparse.Namespace) -> Options:
     """A dataclass of options from the arguments of the same names."""
     values = {field: getattr(arguments, field) for field in options.__dataclass_fields__}
@@ -124,8 +198,9 @@ def _filled(options: type[Options], arguments: argparse.Namespace) -> Options:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     arguments = argument_parser().parse_args(argv)
+    tuning = _tuning(arguments)
     with needs("building", "build"):
-        from isnet_trt.export import EngineOptions, EvidenceOptions, PrecisionOptions, build
+        from isnet_trt.export import EngineOptions, EvidenceOptions, PrecisionOptions, TuneOptions, build
     bundle = build(
         arguments.ckpt,
         arguments.out,
@@ -134,6 +209,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         engine=_filled(EngineOptions, arguments),
         precision=_filled(PrecisionOptions, arguments),
         evidence=_filled(EvidenceOptions, arguments),
+        tune=None if tuning is None else TuneOptions(**tuning),
         force=arguments.force,
         say=cli.echo,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 
 from isnet_trt.bundle import KERNELS, ONNX, Bundle
@@ -12,6 +13,7 @@ from isnet_trt.cuda.kernels import CompiledFiles
 from isnet_trt.cuda.pipeline import Pipeline
 from isnet_trt.cuda.plan import Model
 from isnet_trt.engines.base import Engine
+from isnet_trt.engines.cores import usable_cores
 from isnet_trt.engines.library import PORTABLE, EngineSource, Library, ModelContent
 from isnet_trt.engines.memory import memory_limit
 from isnet_trt.engines.select import check_engine
@@ -35,6 +37,7 @@ def open_runtime(bundle: Bundle, kind: str | None, *, threads: int | None, devic
     library, source = _source(bundle, kind, placement)
     model = _model(bundle, library.kind)
     if not (library.needs_gpu or placement.kind == "cuda"):
+        model, threads = _tuned(bundle, library.kind, model, threads)
         return HostRuntime(library.open_on_cpu(source, threads=threads), model, threads)
     with contextlib.ExitStack() as undo:
         # Before the engine: a session of ONNX Runtime has to know at its creation whether it works on a device stream.
@@ -74,6 +77,17 @@ def _model(bundle: Bundle, kind: str) -> Model:
         return Model(head, manifest.preprocess)
     # An engine whose smallest batch is above 1 takes no shorter one: the batch is filled up.
     return Model(head, manifest.preprocess, batch=shapes[1][0], full_batches=shapes[0][0] > 1)
+
+
+def _tuned(bundle: Bundle, kind: str, model: Model, threads: int | None) -> tuple[Model, int | None]:
+    """Batch and threads that a tuning found for the CPU, where this is its engine and the caller names no others."""
+    tuning, info = bundle.manifest.tuning, bundle.manifest.engine
+    if tuning is None or kind != info.kind:
+        return model, threads
+    # Threads were timed on so many cores; another machine is better off with all of its own.
+    if threads is None and tuning.cores == usable_cores():
+        threads = tuning.threads
+    return dataclasses.replace(model, batch=tuning.batch), threads
 
 
 def _open_device(source: EngineSource) -> tuple[Device | None, str]:

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from isnet_trt.bundle import read_bundle
+from isnet_trt.bundle import Bundle, read_bundle
 from isnet_trt.cuda.plan import Model
 from isnet_trt.engines.base import Engine
 from isnet_trt.errors import EngineError
@@ -86,7 +86,7 @@ class Segmenter:
     @classmethod
     def open(
         cls,
-        bundle: str | os.PathLike[str],
+        bundle: str | os.PathLike[str] | Bundle,
         *,
         engine: str | None = None,
         preset: str = "default",
@@ -94,7 +94,7 @@ class Segmenter:
         threads: int | None = None,
         device: object = "auto",
     ) -> Segmenter:
-        """Open a bundle with the engine it was built for, or with ``engine="onnxruntime"`` on the CPU.
+        """Open a bundle (its folder, or as read) with its engine, or with ``engine="onnxruntime"`` on the CPU.
 
         ``preset`` ("default" or "ms-flip") or ``inference`` say how pictures are shown to the network unless a call
         says otherwise. ``threads`` limits the CPU threads of the engine and of the merge. ``device="cuda"`` with
@@ -110,7 +110,9 @@ class Segmenter:
             SettingsError: the preset or the device is unknown.
         """
         start = time.perf_counter()
-        opened = read_bundle(bundle, verify=False)  # `open_runtime` checks the content as it reads it
+        opened = (
+            bundle if isinstance(bundle, Bundle) else read_bundle(bundle, verify=False)
+        )  # `open_runtime` checks the content as it reads it
         manifest = opened.manifest
         settings = inference or manifest.preset(preset)
         runtime = open_runtime(opened, engine, threads=threads, device=device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import json
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from small_bundle import manifest
 
 from isnet_trt.bundle import CheckpointInfo, FileInfo
-from isnet_trt.bundle.manifest import SCHEMA_VERSION, manifest_from_json
+from isnet_trt.bundle.manifest import SCHEMA_VERSION, Tuning, manifest_from_json
 from isnet_trt.engines.info import EngineInfo
 from isnet_trt.errors import BundleError
 
@@ -189,3 +190,15 @@ def test_strange_schema_versions(version: Any) -> None:
 def test_no_object(data: Any) -> None:
     with pytest.raises(BundleError, match="no JSON object"):
         manifest_from_json(data, "bundle.json")
+
+
+def test_a_tuning_is_optional_and_checked() -> None:
+    tuning = Tuning(2, 1, 4, None, None, "CPU", (64, 96), "default", 0.5)
+    tuned = json.loads(json.dumps(_data() | {"tuning": dataclasses.asdict(tuning)}))
+    assert manifest_from_json(tuned, "bundle.json").tuning == tuning
+    assert "tuning" not in _data()  # bundles of earlier versions, and those that were not tuned
+    assert manifest_from_json(_data(), "bundle.json").tuning is None
+    for field, value in (("batch", 0), ("batch", 10**6), ("threads", 0), ("threads", -1)):
+        damaged = tuned | {"tuning": tuned["tuning"] | {field: value}}
+        with pytest.raises(BundleError, match=r"field 'tuning': batch \S+ and threads \S+ are not those of a tuning"):
+            manifest_from_json(damaged, "bundle.json")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import json
 import tempfile
 import time
 from collections.abc import Iterator
@@ -111,6 +112,35 @@ def two_at_once(record: Record, segmenters: list[Segmenter], target: Target, cal
             equal = [float((labels == expected).mean()) for labels in running.result()]
             record.row(segmenter=number, calls=calls, **{"least equal %": 100 * min(equal)})
             record.require(min(equal) == 1, f"segmenter {number} gives other labels beside another one than alone")
+
+
+@pytest.mark.gpu("bundles.tensorrt.tuned", 6, 600, seconds=240)
+def test_tuned(record: Record, target: Target) -> None:
+    """The demo's bundle tuned with TensorRT: what was tried, and the bundle that was chosen."""
+    require("tensorrt")
+    from isnet_trt.export import EngineOptions, PrecisionOptions, TuneOptions
+    from isnet_trt.export import build as from_checkpoint
+
+    folder = target.folder / "demo-tensorrt-tuned"
+    bundle = from_checkpoint(
+        DEMO,
+        folder,
+        engine=EngineOptions("tensorrt"),
+        precision=PrecisionOptions(calib=calibration(target, "int8"), calib_inputs=8),
+        tune=TuneOptions(accuracy=0.98, budget=180 if target.quick else 420, size=(512, 1024), preset="ms-flip"),
+        force=True,
+    )
+    table = json.loads(bundle.read("tuning.json"))
+    record.figure("tuned", table)
+    timed = [row for row in table["candidates"] if row["status"] == "within the bound"]
+    (chosen,) = [row for row in table["candidates"] if row["chosen"]]
+    assert chosen["relative"] == min(row["relative"] for row in timed)
+    assert chosen["agreement"] >= 0.98
+    assert (folder.parent / f"{folder.name}.timing.cache").stat().st_size > 0
+    with Segmenter.open(folder, preset="ms-flip") as segmenter:
+        assert segmenter.batch == chosen["candidate"]["batch"]
+        picture = image((512, 1024), target.seed_of("tuned"))
+        assert segmenter(picture).labels.shape == (512, 1024)
 
 
 def require(kind: str) -> None:
