@@ -125,7 +125,7 @@ def test_a_candidate_over_the_bound_never_wins(
     (refused,) = [row for row in rows(bundle.folder) if row["status"] == "over the bound"]
     assert refused["candidate"]["precision"] == "int8"
     assert (refused["agreement"], refused["relative"]) == (0.96, 0.1)
-    assert refused["reason"] == "96.000 % of the labels are equal, less than 99.000 %"
+    assert refused["reason"] == "96.000 % of the labels are equal, the bound is 99.000 %"
     assert bundle.manifest.precision == "fp32"
     assert bundle.manifest.tuning is not None
     assert bundle.manifest.tuning.size == (48, 64)
