@@ -15,7 +15,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from benchmarks import command, results, stats
-from isnet_trt import cli
+from isnet_trt import cli, timing
 from isnet_trt.telemetry import ranges
 from isnet_trt.telemetry.stats import About, Recorder
 
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         functools.partial(_nanoseconds, call, REPEATS if name != STATS else REPEATS // 50)
         for name, call in operations.items()
     ]
-    samples = stats.interleaved(runs, range(arguments.rounds), "telemetry")
+    samples = timing.interleaved(runs, range(arguments.rounds), "telemetry")
     records: list[results.Record] = []
     for name, nanoseconds in zip(operations, samples, strict=True):
         figures = stats.spread(nanoseconds)

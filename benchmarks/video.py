@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 
 from benchmarks import command, results, stats
-from isnet_trt import Segmenter, cli
+from isnet_trt import Segmenter, cli, timing
 from isnet_trt.commands.predict_video import segment_video
 from isnet_trt.pictures.video import CODECS, VideoReader, writing
 from isnet_trt.training.scenes import draw_scene
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             loops = {OVERLAPPED: _overlapped, PLAIN: _plain}
             out = Path(folder) / f"out{SUFFIX}"
             runs = [functools.partial(_frames_per_second, loop, segmenter, source, out) for loop in loops.values()]
-            samples = stats.interleaved(runs, range(arguments.rounds), "video")
+            samples = timing.interleaved(runs, range(arguments.rounds), "video")
             description = segmenter.description
     records = [_record(name, rates, description) for name, rates in zip(loops, samples, strict=True)]
     return command.finish(records, [], arguments.out)
