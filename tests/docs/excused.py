@@ -15,6 +15,7 @@ EXCUSED = {
     "pip install 'isnet-trt[completion]'": NETWORK,
     "pip install numpy tqdm onnxruntime opencv-python-headless": NETWORK,
     "pip install --no-deps isnet-trt": NETWORK,
+    "isnet-trt predict bundles/city rtsp://camera.example.org/1 --out out.mp4 --show-every 3": "asks a camera",
     "pip install torch --index-url ADDRESS": NETWORK,
     "pip install '.[cpu,build]'": NETWORK,
     "pip download --dest carried --constraint constraints.txt --only-binary=:all: torch "
@@ -37,6 +38,9 @@ EXCUSED = {
     "--data CityScapes --out runs/city": GPUS,
     "torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29500 "
     "-m isnet_trt.training.train …": GPUS,
+    "python -m isnet_trt.training.train --recipe isnet_resnet50os8_ade20k --data ADE20k --pretrained resnet50_v1c.pth": (
+        f"{MINUTES}, and memory; tests/training trains the published recipes with narrow networks"
+    ),
     "python -m benchmarks.precision --max-drop 0.5 0.05 --qat runs/isnet_demo_int8.pth --work runs/precision "
     "--out benchmarks/results/precision-demo": f"{MINUTES}; tests/benchmarks/test_precision_table.py makes its tables",
     "python examples/service/service.py bundles/ade --port 8000": SERVER,

@@ -12,7 +12,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import backbone_shapes
 import cv2
 import miniature
 import tiny_model
@@ -60,6 +59,15 @@ def photos(path: Path) -> None:
         (path / f"{seed}.jgw").write_text("0.5\n0\n0\n-0.5\n500000\n5300000\n")
 
 
+def video(path: Path) -> None:
+    """Three frames."""
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 5, SIZE[::-1])
+    for seed in range(3):
+        writer.write(draw_scene(seed, *SIZE).image[..., ::-1])
+    writer.release()
+    assert path.stat().st_size > 0
+
+
 def labelled(folder: Path, classes: int) -> None:
     """``train`` and ``val``, each with scenes in ``photos`` and their labels, up to ``classes``, in ``masks``."""
     for seed, split in enumerate(("train", "train", "val")):
@@ -87,25 +95,10 @@ def own_set(path: Path) -> None:
     path.write_text(yaml.safe_dump(described), "utf-8")
 
 
-def backbone(path: Path) -> None:
-    """An untrained ResNet-50 with the names that its published ImageNet weights have."""
-    import torch
-
-    shapes = backbone_shapes.resnet("openmmlab", (3, 4, 6, 3), width=64)
-    torch.save({name: torch.ones(shape) / 64 for name, shape in shapes.items()}, path)
-
-
 def cityscapes(path: Path) -> None:
     """The data set in miniature, with pictures of the part that has no labels."""
     miniature.make_cityscapes(path)
     shutil.copytree(path / "leftImg8bit" / "val", path / "leftImg8bit" / "test")
-
-
-def environment_of_make(path: Path) -> None:
-    """What `make` finds done: an interpreter, here that of the tests, and the stamps of what was installed."""
-    interpreter(path / "bin" / "python")
-    for stamp in (".torch", ".demo", ".test"):
-        (path / stamp).touch()
 
 
 def saved_form(path: Path) -> None:
@@ -127,10 +120,19 @@ def interpreter(path: Path, arguments: str = "") -> None:
     path.chmod(0o755)
 
 
+def environment_of_make(path: Path) -> None:
+    """What `make` finds done: the environment of the tests by links, and the stamps of what was installed."""
+    path.mkdir()
+    for name in ("bin", "lib", "pyvenv.cfg"):
+        if (Path(sys.prefix) / name).exists():
+            (path / name).symlink_to(Path(sys.prefix) / name)
+    for stamp in (".torch", ".demo", ".test"):
+        (path / stamp).touch()
+
+
 SUPPLIES: dict[str, Maker] = {
     "model.pth": checkpoint,
     "isnet_resnet50os8_ade20k.pth": checkpoint,
-    "resnet50_v1c.pth": backbone,
     "bundle": bundle(DEMO_LABELS),
     "BUNDLE": bundle(DEMO_LABELS),
     "demo/bundle": bundle(DEMO_LABELS),
@@ -144,6 +146,7 @@ SUPPLIES: dict[str, Maker] = {
     "my_images": photos,
     "photo.jpg": photo,
     "picture.ppm": photo,
+    "in.mp4": video,
     "tiles.yaml": tiles,
     "my_set.yaml": own_set,
     "my_set": lambda path: labelled(path, len(DEMO_LABELS.names)),
