@@ -15,6 +15,8 @@ from typing import NamedTuple
 import pytest
 from children import run_python
 
+from isnet_trt.__main__ import COMMANDS
+
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
     {*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("*/README.md"), *ROOT.glob("training/assets/*.md")}
@@ -36,7 +38,7 @@ def test_links_and_paths_exist(page: Path) -> None:
 
 
 class Command(NamedTuple):
-    """``python -m MODULE`` with what follows, comments left out."""
+    """``python -m MODULE`` or ``isnet-trt COMMAND`` with what follows, comments left out."""
 
     module: str
     arguments: list[str]
@@ -49,8 +51,11 @@ class Command(NamedTuple):
 def commands(text: str) -> Iterator[Command]:
     """The commands of a page, in order; a line that ends with a backslash goes on."""
     joined = re.sub(r"\\\n\s*", " ", text)
-    for module, rest in re.findall(r"-m ((?:isnet_trt|benchmarks)[\w.]*)([^\n`|]*)", joined):
-        yield Command(module.rstrip("."), rest.partition(" # ")[0].split())
+    pattern = r"(?:-m ((?:isnet_trt|benchmarks)[\w.]*)|isnet-trt ([a-z]+))([^\n`|]*)"
+    for module, name, rest in re.findall(pattern, joined):
+        module = COMMANDS[name].names[0] if name in COMMANDS else module.rstrip(".")
+        if module:
+            yield Command(module, rest.partition(" # ")[0].split())
 
 
 @functools.cache
@@ -105,8 +110,10 @@ def test_examples_of_the_help_name_options_and_files_that_exist(module: str) -> 
 
 
 def test_wrong_names_are_found() -> None:
-    text = "python -m isnet_trt.build --ckpt isnet_demo.pth --oven b\npython -m isnet_trt.evaluate bundle --dataset lip"
-    assert list(wrong_names(text)) == ["isnet_trt.build --oven", "isnet_demo.pth", "bundle"]
+    text = "{}build --ckpt isnet_demo.pth --oven b\n{}evaluate bundle --dataset lip\nisnet-trt data check lip --size 3"
+    wrong = ["isnet_trt.build --oven", "isnet_demo.pth", "bundle", "isnet_trt.training.data --size"]
+    for start in ("python -m isnet_trt.", "isnet-trt "):
+        assert list(wrong_names(text.format(start, start))) == wrong
 
 
 def test_the_pages_are_found() -> None:

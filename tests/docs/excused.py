@@ -8,6 +8,7 @@ GPU = "needs an NVIDIA GPU"
 GPUS = "needs several GPUs or machines; tests/training/test_train_processes.py trains on several processes"
 SERVER = "starts or asks a service; tests/examples/test_service.py does both"
 MINUTES = "takes minutes"
+RTX = f"{MINUTES}; tests/export builds with TensorRT-RTX, and with --max-drop and --score-on"
 
 EXCUSED = {
     "make test": f"{MINUTES}, and runs this test",
@@ -38,9 +39,12 @@ EXCUSED = {
     "--data CityScapes --out runs/city": GPUS,
     "torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29500 "
     "-m isnet_trt.training.train …": GPUS,
-    "python -m isnet_trt.training.train --recipe isnet_resnet50os8_ade20k --data ADE20k --pretrained resnet50_v1c.pth": (
+    "isnet-trt train --recipe isnet_resnet50os8_ade20k --data ADE20k --pretrained resnet50_v1c.pth": (
         f"{MINUTES}, and memory; tests/training trains the published recipes with narrow networks"
     ),
+    "isnet-trt build --ckpt model.pth --precision fp16 --engine tensorrt-rtx --calib street/ --out bundles/half": RTX,
+    "isnet-trt build --ckpt model.pth --precision int8 --engine tensorrt-rtx --calib street/ --max-drop 0.5 "
+    "--score-on my_set.yaml --data my_set/ --out bundles/mixed": RTX,
     "python -m benchmarks.precision --max-drop 0.5 0.05 --qat runs/isnet_demo_int8.pth --work runs/precision "
     "--out benchmarks/results/precision-demo": f"{MINUTES}; tests/benchmarks/test_precision_table.py makes its tables",
     "python examples/service/service.py bundles/ade --port 8000": SERVER,
@@ -51,7 +55,7 @@ EXCUSED = {
 """Command → why it is not run."""
 
 SHORTER = {
-    r"training\.qat|train --qat": "--scenes 2 --repeats 1 --calibration 1 --batch 2 --workers 1",
+    r"isnet-trt (qat|train --qat) ": "--scenes 2 --repeats 1 --calibration 1 --batch 2 --workers 1",
     r"train --recipe isnet_demo": "--scenes 2 --repeats 1 --batch 2 --workers 1 --stop-after 1",
     r"train --recipe": "--batch 2 --workers 1 --stop-after 1",
     r"build .*--precision int8": "--calib-inputs 2",

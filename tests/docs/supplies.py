@@ -88,13 +88,6 @@ def tiles(path: Path) -> None:
     labelled(path.parent, len(described["classes"]))
 
 
-def own_set(path: Path) -> None:
-    """A labelled set with the demo's classes; its pictures lie in ``my_set``."""
-    described = {"name": path.stem, "like": "isnet_demo", "classes": list(DEMO_LABELS.names)}
-    described |= {"images": "{split}/photos", "labels": "{split}/masks/{name}.png"}
-    path.write_text(yaml.safe_dump(described), "utf-8")
-
-
 def cityscapes(path: Path) -> None:
     """The data set in miniature, with pictures of the part that has no labels."""
     miniature.make_cityscapes(path)
@@ -141,19 +134,13 @@ SUPPLIES: dict[str, Maker] = {
     "bundles/half": bundle(recipe("isnet_resnet50os8_ade20k").labels),
     "bundles/tiles": bundle(TILES),
     "pictures": photos,
-    "photos": photos,
     "street": photos,
-    "my_images": photos,
     "photo.jpg": photo,
     "picture.ppm": photo,
     "in.mp4": video,
     "tiles.yaml": tiles,
-    "my_set.yaml": own_set,
-    "my_set": lambda path: labelled(path, len(DEMO_LABELS.names)),
     "data/ADE20k": miniature.make_ade20k,
     "data/cityscapes": cityscapes,
-    "ADE20k": miniature.make_ade20k,
-    "CityScapes": miniature.make_cityscapes,
     **{f"results/scene_{name}": saved_form for name in FORMS},
     ".venv": environment_of_make,
 }
