@@ -1,8 +1,8 @@
 """What each kernel must move and compute, and the least time that takes: ``python -m benchmarks.kernel_cost``.
 
 Bytes are those of a kernel's inputs and results, each once: what caches may or may not save is left out, and so are
-partial results. FLOPs are those of the classes that there are, a fused multiply-add counted as two; `accumulate` does
-as many more as its padding has (19 of 32), `region_pool`'s are those of whole tiles.
+partial results. FLOPs are those of the classes that there are, a fused multiply-add counted as two;
+`region_pool`'s are those of whole tiles.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ with one window per pass, of the size of the coarse grid.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -24,8 +25,10 @@ import triton
 import triton.language as tl
 from numpy.typing import NDArray
 
-from isnet_trt.kernels.device import bilinear, taps
+from isnet_trt.kernels.device import column_taps, filled, interpolate, row_taps
 from isnet_trt.kernels.finish import upsample
+
+LOG2_E = tl.constexpr(math.log2(math.e))
 
 
 def reference(
@@ -49,45 +52,144 @@ def reference(
 
 
 @triton.jit
-def _mean(
-    logits: tl.tensor, windows: tl.tensor, swap: tl.tensor, begin: tl.tensor, end: tl.tensor, y: tl.tensor,
-    x: tl.tensor, classes: tl.tensor, coarse_height: tl.tensor, coarse_width: tl.tensor, window_height: tl.tensor,
-    window_width: tl.tensor, step_y: tl.tensor, step_x: tl.tensor, softmax: tl.tensor, CLASSES: tl.constexpr,
-    BLOCK: tl.constexpr,
+def _touches(
+    windows: tl.tensor, i: tl.tensor, y: tl.tensor, window_height: tl.tensor, window_width: tl.tensor,
+    ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ) -> tl.tensor:  # fmt: skip
-    """The mean (CLASSES, BLOCK) over windows ``begin:end`` of one pass that cover pixels (y, x)."""
-    k = tl.arange(0, CLASSES)
-    swapped = tl.load(swap + k, k < classes, 0)
-    total = tl.zeros((CLASSES, BLOCK), tl.float32)
-    cover = tl.zeros((BLOCK,), tl.int32)
-    for i in range(begin, end):
-        top = tl.load(windows + 4 * i + 1)
-        left = tl.load(windows + 4 * i + 2)
-        # A row outside the window has no columns, which makes the test of both axes one comparison.
-        reach = tl.where(y >= top, tl.where(y < top + window_height, window_width, 0), 0)
-        inside = (x >= left) & (x < left + reach)
-        # Most windows miss a block: they cost no loads.
-        if tl.max(inside.to(tl.int32), 0) != 0:
-            slot = tl.load(windows + 4 * i).to(tl.int64)
-            mirrored = tl.load(windows + 4 * i + 3) != 0
-            # The network saw the mirrored window, so its column is read from the other end.
-            column = tl.where(mirrored, window_width - 1 - (x - left), x - left)
-            low, high, down = taps(y - top, step_y, coarse_height)
-            near, far, across = taps(column, step_x, coarse_width)
-            plane = (slot * classes + tl.where(mirrored, swapped, k)) * coarse_height * coarse_width
-            mask = (k[:, None] < classes) & inside[None, :]
-            rows = (logits + plane)[:, None]
-            score = bilinear(
-                rows, low * coarse_width, high * coarse_width, down, near[None, :], far[None, :], across[None, :], mask
-            )
-            if softmax != 0:
-                # Classes beyond `classes` are padding and must not take a share.
-                score = tl.where(k[:, None] < classes, score, float("-inf"))
-                score = tl.exp(score - tl.max(score, 0)[None, :])
-                score = score / tl.sum(score, 0)[None, :]
-            total += tl.where(mask, score, 0.0)
-            cover += inside.to(tl.int32)
-    return total / tl.maximum(cover, 1).to(tl.float32)[None, :]
+    """Whether window ``i`` has a pixel of this block: the same for all threads, so that most windows cost no loads."""
+    top = tl.load(windows + 4 * i + 1)
+    left = tl.load(windows + 4 * i + 2)
+    x = tl.program_id(0) * BLOCK
+    rows = (y + ROWS > top) & (y < top + window_height)
+    return rows & (x + BLOCK > left) & (x < left + window_width)
+
+
+@triton.jit
+def _covers(
+    windows: tl.tensor, y: tl.tensor, x: tl.tensor, window_height: tl.tensor, window_width: tl.tensor,
+    plain: tl.tensor, count: tl.tensor, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+) -> tl.tensor:  # fmt: skip
+    """1 / (the number of windows that cover a pixel), for the rows of the plain pass, then of the mirrored one.
+
+    Each pass is divided by its own cover: the mirrored pass has reflected windows, which overlap elsewhere. Counted
+    before the scores are summed, it lets one sum serve both passes.
+    """
+    covers = filled(0.0, 2 * ROWS, BLOCK)
+    for i in range(count):
+        if _touches(windows, i, y, window_height, window_width, ROWS, BLOCK):
+            top = tl.load(windows + 4 * i + 1)
+            left = tl.load(windows + 4 * i + 2)
+            inside = (x >= left) & (x < left + window_width)
+            counted = ()
+            for n in tl.static_range(2 * ROWS):
+                row = y + n % ROWS
+                covered = (row >= top) & (row < top + window_height) & ((i < plain) == (n < ROWS))
+                counted += (covers[n] + tl.where(inside & covered, 1.0, 0.0),)
+            covers = counted
+    shares = ()
+    for n in tl.static_range(2 * ROWS):
+        shares += (1.0 / tl.maximum(covers[n], 1.0),)
+    return shares
+
+
+@triton.jit
+def _window(
+    logits: tl.tensor, windows: tl.tensor, i: tl.tensor, y: tl.tensor, x: tl.tensor, classes: tl.tensor,
+    coarse_height: tl.tensor, coarse_width: tl.tensor, window_height: tl.tensor, window_width: tl.tensor,
+    step_y: tl.tensor, step_x: tl.tensor, plain: tl.tensor, covers: tl.tensor, ROWS: tl.constexpr,
+) -> tl.tensor:  # fmt: skip
+    """What `interpolate` takes for window ``i``, whether it is mirrored, and the share of its scores in each row."""
+    slot = tl.load(windows + 4 * i).to(tl.int64)
+    top = tl.load(windows + 4 * i + 1)
+    left = tl.load(windows + 4 * i + 2)
+    mirrored = tl.load(windows + 4 * i + 3) != 0
+    # The network saw the mirrored window, so its column is read from the other end.
+    column = tl.where(mirrored, window_width - 1 - (x - left), x - left)
+    near, across = column_taps(column, step_x, coarse_width)
+    rows, weights = row_taps(y - top, step_y, coarse_height, coarse_height - 1, ROWS)
+    corner = logits + slot * classes * coarse_height * coarse_width + near
+    pointers = ()
+    for row in tl.static_range(3):
+        pointers += (corner + rows[row] * coarse_width,)
+    inside = (x >= left) & (x < left + window_width)
+    shares = ()
+    for row in tl.static_range(ROWS):
+        covered = inside & (y + row >= top) & (y + row < top + window_height)
+        shares += (tl.where(covered, tl.where(i < plain, covers[row], covers[ROWS + row]), 0.0),)
+    return pointers, across, weights, mirrored, shares
+
+
+@triton.jit
+def _scores(
+    pointers: tl.tensor, swap: tl.tensor, mirrored: tl.tensor, start: tl.tensor, classes: tl.tensor,
+    plane: tl.tensor, across: tl.tensor, pair: tl.tensor, weights: tl.tensor, TILE: tl.constexpr, ROWS: tl.constexpr,
+) -> tl.tensor:  # fmt: skip
+    """Scores of TILE classes from ``start`` on: for each class a tensor for each row, one after the other.
+
+    ``plane`` is the size of a class, of the type that the offsets of all classes fit. Classes beyond the last are the
+    last one.
+    """
+    scores = ()
+    for n in tl.static_range(TILE):
+        k = tl.minimum(start + n, classes - 1)
+        # Plain windows do without the table: a load that is masked out takes no bandwidth.
+        k = tl.load(swap + k, mirrored, k)
+        scores += interpolate(pointers, k * plane, across, pair, weights, ROWS)
+    return scores
+
+
+@triton.jit
+def _tops(scores: tl.tensor, tops: tl.tensor, COUNT: tl.constexpr, ROWS: tl.constexpr) -> tl.tensor:
+    """The greatest of ``tops`` and of COUNT classes' scores, for each row."""
+    for n in tl.static_range(COUNT):
+        higher = ()
+        for row in tl.static_range(ROWS):
+            higher += (tl.maximum(tops[row], scores[n * ROWS + row]),)
+        tops = higher
+    return tops
+
+
+@triton.jit
+def _powers(scores: tl.tensor, tops: tl.tensor, COUNT: tl.constexpr, ROWS: tl.constexpr) -> tl.tensor:
+    """exp(score - top) of COUNT classes."""
+    shifts = ()
+    for row in tl.static_range(ROWS):
+        shifts += (tops[row] * LOG2_E,)
+    powers = ()
+    for n in tl.static_range(COUNT * ROWS):
+        powers += (tl.exp2(scores[n] * LOG2_E - shifts[n % ROWS]),)
+    return powers
+
+
+@triton.jit
+def _added(totals: tl.tensor, values: tl.tensor, COUNT: tl.constexpr, ROWS: tl.constexpr) -> tl.tensor:
+    """``totals`` and COUNT classes' values, for each row."""
+    for n in tl.static_range(COUNT):
+        sums = ()
+        for row in tl.static_range(ROWS):
+            sums += (totals[row] + values[n * ROWS + row],)
+        totals = sums
+    return totals
+
+
+@triton.jit
+def _weighted(
+    totals: tl.tensor, scores: tl.tensor, shares: tl.tensor, COUNT: tl.constexpr, ROWS: tl.constexpr
+) -> tl.tensor:
+    """``totals`` of COUNT classes and ``scores`` times the rows' ``shares``."""
+    sums = ()
+    for n in tl.static_range(COUNT * ROWS):
+        sums += (totals[n] + scores[n] * shares[n % ROWS],)
+    return sums
+
+
+@triton.jit
+def _divided(shares: tl.tensor, norms: tl.tensor, ROWS: tl.constexpr) -> tl.tensor:
+    """Each row's share over its softmax's normaliser."""
+    quotients = ()
+    for row in tl.static_range(ROWS):
+        quotients += (shares[row] / norms[row],)
+    return quotients
 
 
 @triton.jit
@@ -96,26 +198,133 @@ def accumulate(
     windows: tl.tensor,  # (count, 4) int32: slot, top, left, mirrored; those of the plain pass first
     swap: tl.tensor,  # (classes,) int32: the class that each one is in a mirrored picture
     volume: tl.tensor,  # (classes, rows, width) float32, written: rows first_row .. first_row + rows - 1
-    classes: tl.tensor, coarse_height: tl.tensor, coarse_width: tl.tensor, window_height: tl.tensor,
-    window_width: tl.tensor,
+    classes: tl.tensor,  # CLASSES
+    coarse_height: tl.tensor, coarse_width: tl.tensor, window_height: tl.tensor, window_width: tl.tensor,
     step_y: tl.tensor,  # float32(coarse_height) / float32(window_height)
     step_x: tl.tensor,
     plain: tl.tensor,  # windows of the first pass
     count: tl.tensor,  # windows of both passes
     first_row: tl.tensor, rows: tl.tensor, width: tl.tensor, softmax: tl.tensor,
-    CLASSES: tl.constexpr, BLOCK: tl.constexpr,
+    CLASSES: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ) -> None:  # fmt: skip
+    """Few classes: all scores of a pixel, and their sums over the windows, are in the registers of one thread."""
     x = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    y = first_row + tl.program_id(1)
-    score = tl.zeros((CLASSES, BLOCK), tl.float32)
-    # Each pass is divided by its own cover: the mirrored pass has reflected windows, which overlap elsewhere.
-    for part in range(2):
-        begin = tl.where(part == 0, 0, plain)
-        end = tl.where(part == 0, plain, count)
-        score += _mean(
-            logits, windows, swap, begin, end, y, x, classes, coarse_height, coarse_width,
-            window_height, window_width, step_y, step_x, softmax, CLASSES, BLOCK,
-        )  # fmt: skip
-    k = tl.arange(0, CLASSES)
-    address = volume + (k.to(tl.int64)[:, None] * rows + tl.program_id(1)) * width + x[None, :]
-    tl.store(address, score, (k[:, None] < classes) & (x[None, :] < width))
+    line = tl.program_id(1) * ROWS
+    y = first_row + line
+    # 32 bits are enough for the scores of one window, and halve the work for addresses.
+    plane = coarse_height * coarse_width
+    covers = _covers(windows, y, x, window_height, window_width, plain, count, ROWS, BLOCK)
+    totals = filled(0.0, CLASSES * ROWS, BLOCK)
+    for i in range(count):
+        if _touches(windows, i, y, window_height, window_width, ROWS, BLOCK):
+            pointers, across, weights, mirrored, shares = _window(
+                logits, windows, i, y, x, classes, coarse_height, coarse_width, window_height, window_width,
+                step_y, step_x, plain, covers, ROWS,
+            )  # fmt: skip
+            scores = _scores(
+                pointers, swap, mirrored, 0, CLASSES, plane, across, coarse_width > 1, weights, CLASSES, ROWS
+            )
+            if softmax != 0:
+                scores = _powers(scores, _tops(scores, scores, CLASSES, ROWS), CLASSES, ROWS)
+                shares = _divided(shares, _added(filled(0.0, ROWS, BLOCK), scores, CLASSES, ROWS), ROWS)
+            totals = _weighted(totals, scores, shares, CLASSES, ROWS)
+    _store(volume, totals, 0, CLASSES, line, rows, x, width, CLASSES, ROWS)
+
+
+@triton.jit
+def _store(
+    volume: tl.tensor, values: tl.tensor, start: tl.tensor, classes: tl.tensor, line: tl.tensor, rows: tl.tensor,
+    x: tl.tensor, width: tl.tensor, COUNT: tl.constexpr, ROWS: tl.constexpr,
+) -> None:  # fmt: skip
+    """Write COUNT classes from ``start`` on, those that there are, to rows ``line`` .. of the volume."""
+    for n in tl.static_range(COUNT * ROWS):
+        row = line + n % ROWS
+        inside = (x < width) & (row < rows) & (start + n // ROWS < classes)
+        tl.store(volume + (start + n // ROWS) * (rows.to(tl.int64) * width) + row * width + x, values[n], inside)
+
+
+@triton.jit
+def _load(
+    volume: tl.tensor, start: tl.tensor, classes: tl.tensor, line: tl.tensor, rows: tl.tensor, x: tl.tensor,
+    width: tl.tensor, COUNT: tl.constexpr, ROWS: tl.constexpr,
+) -> tl.tensor:  # fmt: skip
+    """What `_store` wrote."""
+    values = ()
+    for n in tl.static_range(COUNT * ROWS):
+        row = line + n % ROWS
+        inside = (x < width) & (row < rows) & (start + n // ROWS < classes)
+        values += (tl.load(volume + (start + n // ROWS) * (rows.to(tl.int64) * width) + row * width + x, inside, 0.0),)
+    return values
+
+
+@triton.jit
+def accumulate_tiles(
+    logits: tl.tensor, windows: tl.tensor, swap: tl.tensor, volume: tl.tensor, classes: tl.tensor,
+    coarse_height: tl.tensor, coarse_width: tl.tensor, window_height: tl.tensor, window_width: tl.tensor,
+    step_y: tl.tensor, step_x: tl.tensor, plain: tl.tensor, count: tl.tensor, first_row: tl.tensor, rows: tl.tensor,
+    width: tl.tensor, softmax: tl.tensor,
+    parts: tl.tensor,  # parts of the classes, one a block along z
+    TILE: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+) -> None:  # fmt: skip
+    """`accumulate` for more classes than registers hold, in tiles of TILE.
+
+    With softmax each window takes one pass over all classes for the normaliser and one over those of the part, whose
+    sums are in the volume: a thread reads only what it has written itself. Without it they are in registers.
+    """
+    x = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    line = tl.program_id(1) * ROWS
+    y = first_row + line
+    plane = coarse_height.to(tl.int64) * coarse_width
+    pair = coarse_width > 1
+    share = tl.cdiv(tl.cdiv(classes, TILE), parts) * TILE
+    begin = tl.program_id(2) * share
+    end = tl.minimum(begin + share, classes)
+    covers = _covers(windows, y, x, window_height, window_width, plain, count, ROWS, BLOCK)
+    if softmax == 0:
+        for start in range(begin, end, TILE):
+            totals = filled(0.0, TILE * ROWS, BLOCK)
+            for i in range(count):
+                if _touches(windows, i, y, window_height, window_width, ROWS, BLOCK):
+                    pointers, across, weights, mirrored, shares = _window(
+                        logits, windows, i, y, x, classes, coarse_height, coarse_width, window_height, window_width,
+                        step_y, step_x, plain, covers, ROWS,
+                    )  # fmt: skip
+                    scores = _scores(pointers, swap, mirrored, start, classes, plane, across, pair, weights, TILE, ROWS)
+                    totals = _weighted(totals, scores, shares, TILE, ROWS)
+            _store(volume, totals, start, classes, line, rows, x, width, TILE, ROWS)
+    else:
+        for start in range(begin, end, TILE):
+            _store(volume, filled(0.0, TILE * ROWS, BLOCK), start, classes, line, rows, x, width, TILE, ROWS)
+        for i in range(count):
+            if _touches(windows, i, y, window_height, window_width, ROWS, BLOCK):
+                pointers, across, weights, mirrored, shares = _window(
+                    logits, windows, i, y, x, classes, coarse_height, coarse_width, window_height, window_width,
+                    step_y, step_x, plain, covers, ROWS,
+                )  # fmt: skip
+                tops = filled(float("-inf"), ROWS, BLOCK)
+                norms = filled(0.0, ROWS, BLOCK)
+                for start in range(0, classes, TILE):
+                    scores = _scores(pointers, swap, mirrored, start, classes, plane, across, pair, weights, TILE, ROWS)
+                    higher = _tops(scores, tops, TILE, ROWS)
+                    # What was summed so far, times exp(old top - new top).
+                    norms = _weighted(filled(0.0, ROWS, BLOCK), norms, _powers(tops, higher, 1, ROWS), 1, ROWS)
+                    powers = _powers(scores, higher, TILE, ROWS)
+                    norms = _added(norms, _existing(powers, start, classes, TILE, ROWS), TILE, ROWS)
+                    tops = higher
+                shares = _divided(shares, norms, ROWS)
+                for start in range(begin, end, TILE):
+                    scores = _scores(pointers, swap, mirrored, start, classes, plane, across, pair, weights, TILE, ROWS)
+                    totals = _load(volume, start, classes, line, rows, x, width, TILE, ROWS)
+                    totals = _weighted(totals, _powers(scores, tops, TILE, ROWS), shares, TILE, ROWS)
+                    _store(volume, totals, start, classes, line, rows, x, width, TILE, ROWS)
+
+
+@triton.jit
+def _existing(
+    values: tl.tensor, start: tl.tensor, classes: tl.tensor, TILE: tl.constexpr, ROWS: tl.constexpr
+) -> tl.tensor:
+    """``values`` of the classes that there are, 0 for those of the last tile beyond the last class."""
+    kept = ()
+    for n in tl.static_range(TILE * ROWS):
+        kept += (tl.where(start + n // ROWS < classes, values[n], 0.0),)
+    return kept

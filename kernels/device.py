@@ -35,17 +35,77 @@ def taps(index: tl.tensor, step: tl.tensor, length: tl.tensor) -> tl.tensor:
 
 
 @triton.jit
-def bilinear(
-    rows: tl.tensor, low: tl.tensor, high: tl.tensor, down: tl.tensor, left: tl.tensor, right: tl.tensor,
-    across: tl.tensor, mask: tl.tensor,
-) -> tl.tensor:  # fmt: skip
-    """Values between four neighbours, in float32.
+def column_taps(x: tl.tensor, step: tl.tensor, width: tl.tensor) -> tl.tensor:
+    """The left one of two neighbouring columns for each output column ``x``, and the weight of the right one.
 
-    ``rows`` (k, 1) points to the planes of the classes; ``low`` and ``high`` are offsets of two rows in a plane, and
-    ``down`` the weight of the second; ``left`` and ``right`` (1, x) are columns, ``across`` the weight of the second.
+    The right one is always the next, so that its address is a constant offset: beyond the last pair of columns the left
+    one is that pair's, and has weight 0. A width of 1 has no right one, see `between_columns`.
     """
-    upper = tl.load(rows + (low + left), mask, 0.0).to(tl.float32) * (1.0 - across)
-    upper += tl.load(rows + (low + right), mask, 0.0).to(tl.float32) * across
-    lower = tl.load(rows + (high + left), mask, 0.0).to(tl.float32) * (1.0 - across)
-    lower += tl.load(rows + (high + right), mask, 0.0).to(tl.float32) * across
-    return upper * (1.0 - down) + lower * down
+    low, _, across = taps(x, step, width)
+    left = tl.minimum(low, tl.maximum(width - 2, 0))
+    return left, across + (low - left).to(tl.float32)
+
+
+@triton.jit
+def row_taps(y: tl.tensor, step: tl.tensor, height: tl.tensor, last: tl.tensor, ROWS: tl.constexpr) -> tl.tensor:
+    """The input rows of output rows ``y`` .. ``y + ROWS - 1``, all scalars: ``(ROWS - 1) * step`` must be at most 1.
+
+    Returns three neighbouring input rows, none of them beyond row ``last``, and nine or fewer weights: those of the
+    three rows for each output row, one after the other. With ROWS 1 the third row has weight 0.
+    """
+    first, _, _ = taps(y, step, height)
+    weights = ()
+    for row in tl.static_range(ROWS):
+        low, _, down = taps(y + row, step, height)
+        same = low == first
+        weights += (tl.where(same, 1.0 - down, 0.0), tl.where(same, down, 1.0 - down), tl.where(same, 0.0, down))
+    return (first, tl.minimum(first + 1, last), tl.minimum(first + 2, last)), weights
+
+
+@triton.jit
+def between_columns(left: tl.tensor, across: tl.tensor, pair: tl.tensor) -> tl.tensor:
+    """Values of one input row between the column at ``left`` and the next, which there is if ``pair``."""
+    value = tl.load(left).to(tl.float32) * (1.0 - across)
+    return value + tl.load(left + 1, pair, 0.0).to(tl.float32) * across
+
+
+@triton.jit
+def interpolate(
+    rows: tl.tensor, plane: tl.tensor, across: tl.tensor, pair: tl.tensor, weights: tl.tensor, ROWS: tl.constexpr
+) -> tl.tensor:
+    """Scores of one class, a tensor for each of ROWS output rows: input rows are read once for all of them.
+
+    ``rows`` points to the left columns in the three rows of `row_taps`, ``plane`` is the offset of the class.
+    """
+    first = between_columns(rows[0] + plane, across, pair)
+    second = between_columns(rows[1] + plane, across, pair)
+    scores = ()
+    if ROWS == 1:
+        scores += (first * weights[0] + second * weights[1],)
+    else:
+        third = between_columns(rows[2] + plane, across, pair)
+        for row in tl.static_range(ROWS):
+            scores += (first * weights[3 * row] + second * weights[3 * row + 1] + third * weights[3 * row + 2],)
+    return scores
+
+
+@triton.jit
+def filled(value: tl.constexpr, COUNT: tl.constexpr, BLOCK: tl.constexpr) -> tl.tensor:
+    """COUNT float32 tensors of ``value``: in registers, a thread has its own pixel's element of each."""
+    tensors = ()
+    for _ in tl.static_range(COUNT):
+        tensors += (tl.full((BLOCK,), value, tl.float32),)
+    return tensors
+
+
+@triton.jit
+def divided(dividend: tl.tensor, divisor: tl.tensor, inverse: tl.tensor) -> tl.tensor:
+    """dividend / divisor, correctly rounded, where ``inverse`` is the correctly rounded 1 / divisor.
+
+    Markstein, "Computation of elementary functions on the IBM RISC System/6000 processor", 1990: three instructions
+    instead of a division's ten. The quotient must be neither subnormal nor infinite.
+    """
+    quotient = dividend * inverse
+    zero = tl.zeros_like(dividend)
+    rest = tl.fma(-quotient, zero + divisor, dividend)
+    return tl.fma(rest, zero + inverse, quotient)

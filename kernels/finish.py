@@ -20,7 +20,7 @@ import triton
 import triton.language as tl
 from numpy.typing import NDArray
 
-from isnet_trt.kernels.device import bilinear, taps
+from isnet_trt.kernels.device import column_taps, divided, filled, interpolate, row_taps
 from isnet_trt.merging.resample import positions
 
 
@@ -44,6 +44,46 @@ def upsample(scores: NDArray[Any], size: tuple[int, int]) -> NDArray[np.float64]
 
 
 @triton.jit
+def _better(scores: tl.tensor, k: tl.tensor, best: tl.tensor, labels: tl.tensor, ROWS: tl.constexpr) -> tl.tensor:
+    """The best scores so far and their classes, for each row, after class ``k``; of equal classes the first wins."""
+    tops = ()
+    classes = ()
+    for row in tl.static_range(ROWS):
+        classes += (tl.where(scores[row] > best[row], k, labels[row]),)
+        tops += (tl.maximum(best[row], scores[row]),)
+    return tops, classes
+
+
+@triton.jit
+def _no_labels(COUNT: tl.constexpr, BLOCK: tl.constexpr) -> tl.tensor:
+    labels = ()
+    for _ in tl.static_range(COUNT):
+        labels += (tl.zeros((BLOCK,), tl.int32),)
+    return labels
+
+
+@triton.jit
+def _volume(
+    volumes: tl.tensor, offset: tl.tensor, sizes: tl.tensor, steps: tl.tensor, start: tl.tensor, y: tl.tensor,
+    x: tl.tensor, ROWS: tl.constexpr,
+) -> tl.tensor:  # fmt: skip
+    """What `interpolate` takes for class ``start`` of one volume, and the size of a class."""
+    begin = tl.load(sizes)
+    stored = tl.load(sizes + 1)
+    height = tl.load(sizes + 2)
+    width = tl.load(sizes + 3)
+    # A row beyond those in memory belongs to no output row that is written, but must be one that can be read.
+    rows, weights = row_taps(y, tl.load(steps), height, begin + stored - 1, ROWS)
+    left, across = column_taps(x, tl.load(steps + 1), width)
+    plane = stored * width
+    corner = volumes + tl.load(offset) + start * stored.to(tl.int64) * width + left
+    pointers = ()
+    for row in tl.static_range(3):
+        pointers += (corner + (rows[row] - begin) * width,)
+    return pointers, plane, across, width > 1, weights
+
+
+@triton.jit
 def finish(
     volumes: tl.tensor,  # all volumes, each (classes, rows in memory, width)
     offsets: tl.tensor,  # (count,) int64: where each begins, in elements
@@ -54,36 +94,36 @@ def finish(
     passes: tl.tensor, count: tl.tensor, classes: tl.tensor,
     first_row: tl.tensor,  # rows first_row .. first_row + rows - 1 of the output are written
     rows: tl.tensor, width: tl.tensor,
-    BLOCK_K: tl.constexpr, BLOCK: tl.constexpr,
+    TILE: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ) -> None:  # fmt: skip
     x = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    y = first_row + tl.program_id(1)
-    inside = x[None, :] < width
-    # The best score so far and its class stay in registers; only their last values are written.
-    best = tl.full((BLOCK,), float("-inf"), tl.float32)
-    label = tl.zeros((BLOCK,), tl.int32)
-    for start in range(0, classes, BLOCK_K):
-        k = start + tl.arange(0, BLOCK_K)
-        total = tl.zeros((BLOCK_K, BLOCK), tl.float32)
+    y = first_row + tl.program_id(1) * ROWS
+    # Triton's `/` is approximate in float32, div_rn is rounded correctly.
+    inverse = tl.div_rn(1.0, passes)
+    best = filled(float("-inf"), ROWS, BLOCK)
+    label = _no_labels(ROWS, BLOCK)
+    for start in range(0, classes, TILE):
+        totals = filled(0.0, TILE * ROWS, BLOCK)
         for v in range(count):
-            first = tl.load(sizes + 4 * v)
-            stored = tl.load(sizes + 4 * v + 1)
-            height = tl.load(sizes + 4 * v + 2)
-            across_size = tl.load(sizes + 4 * v + 3)
-            low, high, down = taps(y, tl.load(steps + 2 * v), height)
-            near, far, across = taps(x, tl.load(steps + 2 * v + 1), across_size)
-            plane = volumes + tl.load(offsets + v) + k.to(tl.int64) * (stored * across_size)
-            total += bilinear(
-                plane[:, None], (low - first) * across_size, (high - first) * across_size, down,
-                near[None, :], far[None, :], across[None, :], (k[:, None] < classes) & inside,
-            )  # fmt: skip
-        # Triton's `/` is approximate in float32, div_rn is rounded correctly.
-        total = tl.where(k[:, None] < classes, tl.div_rn(total, tl.zeros_like(total) + passes), float("-inf"))
-        # A later tile must be greater, not equal: of equal classes the first wins, in a tile as well.
-        top, at = tl.max(total, 0, return_indices=True)
-        label = tl.where(top > best, start + at, label)
-        best = tl.maximum(best, top)
-    tl.store(labels + y * pitch + x, label.to(labels.dtype.element_ty), x < width)
+            pointers, plane, across, pair, weights = _volume(
+                volumes, offsets + v, sizes + 4 * v, steps + 2 * v, start, y, x, ROWS
+            )
+            sums = ()
+            for n in tl.static_range(TILE):
+                # The last tile may reach beyond the last class, whose scores it then takes again: they never win.
+                behind = tl.minimum(n, classes - 1 - start)
+                scores = interpolate(pointers, behind * plane, across, pair, weights, ROWS)
+                for row in tl.static_range(ROWS):
+                    sums += (totals[n * ROWS + row] + scores[row],)
+            totals = sums
+        for n in tl.static_range(TILE):
+            means = ()
+            for row in tl.static_range(ROWS):
+                means += (divided(totals[n * ROWS + row], passes, inverse),)
+            best, label = _better(means, start + n, best, label, ROWS)
+    for row in tl.static_range(ROWS):
+        inside = (x < width) & (y + row < first_row + rows)
+        tl.store(labels + (y + row) * pitch + x, label[row].to(labels.dtype.element_ty), inside)
 
 
 @triton.jit
@@ -94,23 +134,31 @@ def upsample_argmax(
     classes: tl.tensor, coarse_height: tl.tensor, coarse_width: tl.tensor,
     step_y: tl.tensor,  # float32(coarse_height) / float32(height)
     step_x: tl.tensor, height: tl.tensor, width: tl.tensor,
-    BLOCK_K: tl.constexpr, BLOCK: tl.constexpr,
+    TILE: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ) -> None:  # fmt: skip
     x = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    y = tl.program_id(1)
-    low, high, down = taps(y, step_y, coarse_height)
-    near, far, across = taps(x, step_x, coarse_width)
-    best = tl.full((BLOCK,), float("-inf"), tl.float32)
-    label = tl.zeros((BLOCK,), tl.int32)
-    for start in range(0, classes, BLOCK_K):
-        k = start + tl.arange(0, BLOCK_K)
-        # Offsets of planes need 64 bits: 900 classes at a low resolution of 1500 x 2000 are more than 2^31 values.
-        plane = logits + k.to(tl.int64) * (coarse_height * coarse_width)
-        score = bilinear(
-            plane[:, None], low * coarse_width, high * coarse_width, down,
-            near[None, :], far[None, :], across[None, :], (k[:, None] < classes) & (x[None, :] < width),
-        )  # fmt: skip
-        top, at = tl.max(tl.where(k[:, None] < classes, score, float("-inf")), 0, return_indices=True)
-        label = tl.where(top > best, start + at, label)
-        best = tl.maximum(best, top)
-    tl.store(labels + y * pitch + x, label.to(labels.dtype.element_ty), x < width)
+    y = tl.program_id(1) * ROWS
+    left, across = column_taps(x, step_x, coarse_width)
+    rows, weights = row_taps(y, step_y, coarse_height, coarse_height - 1, ROWS)
+    corner = logits + left
+    plane = coarse_height * coarse_width
+    pair = coarse_width > 1
+    best = filled(float("-inf"), ROWS, BLOCK)
+    label = _no_labels(ROWS, BLOCK)
+    for start in range(0, classes, TILE):
+        # Offsets need 64 bits, but not in a tile: 900 classes at 1500 x 2000 logits are more than 2^31 values.
+        tile = corner + start * coarse_height.to(tl.int64) * coarse_width
+        pointers = ()
+        for row in tl.static_range(3):
+            pointers += (tile + rows[row] * coarse_width,)
+        # All loads of a tile come first: a block meets each class once, so that every one waits for the level-2 cache.
+        scores = ()
+        for n in tl.static_range(TILE):
+            # The last tile may reach beyond the last class, whose scores it then takes again: they never win.
+            behind = tl.minimum(n, classes - 1 - start)
+            scores += (interpolate(pointers, behind * plane, across, pair, weights, ROWS),)
+        for n in tl.static_range(TILE):
+            best, label = _better(scores[n], start + n, best, label, ROWS)
+    for row in tl.static_range(ROWS):
+        inside = (x < width) & (y + row < height)
+        tl.store(labels + (y + row) * pitch + x, label[row].to(labels.dtype.element_ty), inside)

@@ -125,6 +125,8 @@ class ReferenceKernels:
         volume = at(a.volume, np.float32, a.classes, a.rows, a.width)
         volume[...] = result[:, a.first_row : a.first_row + a.rows]
 
+    _accumulate_tiles = _accumulate
+
     def _finish(self, a: Any) -> None:
         volumes = []
         offsets, sizes = at(a.offsets, np.int64, a.count), at(a.sizes, np.int32, a.count, 4)

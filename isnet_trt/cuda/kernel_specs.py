@@ -10,7 +10,7 @@ one of its `FLOATS`.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy as np
 
 from isnet_trt.cuda.architectures import KERNEL_TARGETS, PORTABLE, AttentionTile
 from isnet_trt.cuda.element_types import ELEMENT_TYPES, FLOATS
-from isnet_trt.cuda.launch_grid import Grid, blocks
+from isnet_trt.cuda.launch_grid import Grid, blocks, cdiv
 from isnet_trt.merging.merge import label_type
 
 WIDTH = 256
@@ -29,7 +29,7 @@ LOG2_E = math.log2(math.e)
 ALIGNMENT = 16
 """Kernels are compiled for pointers that are multiples of this, but for those named in ``unaligned``."""
 MOST_CLASSES = 4096
-"""`accumulate` keeps the scores of a pixel in the registers of a block; more classes do not fit."""
+"""The most classes that kernels are tried for; none of them has a limit of its own below that of uint16 labels."""
 
 
 @dataclass(frozen=True)
@@ -74,11 +74,19 @@ class KernelSpec(KernelInterface):
         function: module and name of the Triton function below `isnet_trt.kernels`.
         num_warps: warps per block; a block has 32 * num_warps threads.
         num_stages: depth of the software pipeline.
+        earlier: name of the kernel of earlier bundles that does the same work, launched where a bundle lacks this one.
+        later: arguments that ``earlier`` does not take.
     """
 
     function: str
     num_warps: int = 4
     num_stages: int = 2
+    earlier: str = field(default="", kw_only=True)
+    later: tuple[str, ...] = field(default=(), kw_only=True)
+
+    def available(self, kernels: Container[object]) -> str:
+        """The name under which ``kernels`` hold this one or that of earlier bundles; "" if they have neither."""
+        return next((name for name in (self.name, self.earlier) if name and name in kernels), "")
 
 
 def _i32(*names: str) -> dict[str, str]:
@@ -89,11 +97,6 @@ def label_element(classes: int) -> str:
     """The element type of labels: u8, or u16 above 256 classes."""
     name = np.dtype(label_type(classes)).name
     return next(element.name for element in ELEMENT_TYPES.values() if element.numpy == name)
-
-
-def padded_classes(classes: int) -> int:
-    """The number of classes that `accumulate` is compiled for: the next of 32, 64, 128, ..."""
-    return max(32, 1 << (classes - 1).bit_length())
 
 
 # Around the network
@@ -135,48 +138,79 @@ def finite(dtype: str) -> KernelSpec:
     return KernelSpec(f"finite_{dtype}", arguments, {"BLOCK": block}, ((("count", block),), (), ()), "finite.finite", 8)
 
 
+_PIXELS = 64
+"""Pixels of a block, one a thread, in the kernels that keep a pixel's scores in the registers of its thread."""
+REGISTER_CLASSES, ACCUMULATE_TILE = 32, 8
+"""The most classes of which `accumulate` keeps all scores of a pixel in registers; more come in tiles of so many."""
+_TWO_ROWS = 20
+"""The most classes of which it keeps those of two rows."""
+_BUSY_BLOCKS = 1024
+"""Blocks of `_PIXELS` threads that keep a large GPU busy: 4 warps for each scheduler of 128 multiprocessors."""
+ROWS, FINISH_ROWS = (8, 4, 1), 4
+"""Output rows of a thread in `upsample_argmax`, and the most of them in `finish`: see `rows_per_thread`."""
+
+
 def accumulate(dtype: str, classes: int) -> KernelSpec:
-    """The sum of windows of logits of ``dtype``, for up to `padded_classes` (``classes``) classes."""
-    size = padded_classes(classes)
-    block, warps = _accumulate_tile(size)
+    """The sum of windows of logits of ``dtype``, for ``classes`` classes."""
     arguments = {"logits": f"*{dtype}", "windows": "*i32", "swap": "*i32", "volume": "*fp32"}
     arguments |= _i32("classes", "coarse_height", "coarse_width", "window_height", "window_width")
     arguments |= {"step_y": "fp32", "step_x": "fp32"}
     arguments |= _i32("plain", "count", "first_row", "rows", "width", "softmax")
-    constants = {"CLASSES": size, "BLOCK": block}
-    grid = ((("width", block),), (("rows", 1),), ())
-    return KernelSpec(f"accumulate_{dtype}_{size}", arguments, constants, grid, "accumulate.accumulate", warps)
+    # Earlier bundles have it for the next of 32, 64, 128, ... classes.
+    earlier = f"accumulate_{dtype}_{max(32, 1 << (classes - 1).bit_length())}"
+    name, function, parts = f"accumulate_tiles_{dtype}", "accumulate.accumulate_tiles", _i32("parts")
+    constants, lines = {"TILE": ACCUMULATE_TILE}, 2
+    if classes <= REGISTER_CLASSES:
+        name, function, parts = f"accumulate_{dtype}_k{classes}", "accumulate.accumulate", {}
+        constants, lines = {"CLASSES": classes}, 2 if classes <= _TWO_ROWS else 1
+    constants |= {"ROWS": lines, "BLOCK": _PIXELS}
+    grid: Grid = ((("width", _PIXELS),), (("rows", lines),), tuple((part, 1) for part in parts))
+    return KernelSpec(
+        name, arguments | parts, constants, grid, function, _PIXELS // 32, earlier=earlier, later=tuple(parts)
+    )
 
 
-def _accumulate_tile(size: int) -> tuple[int, int]:
-    """Pixels of a block and its warps: 8 scores per thread, above 512 classes 16, which no architecture spills."""
-    if size < 256:
-        return 2048 // size, 8
-    return 4096 // size, 16 if size <= 512 else 8
+def rows_per_thread(step: float, most: int) -> int:
+    """The most output rows, up to ``most``, that a thread takes where they are ``step`` input rows apart.
+
+    All of them must lie between three input rows. The margin is above the rounding of positions in float32.
+    """
+    return next(rows for rows in ROWS if rows <= most and (rows - 1) * step < 0.999)
 
 
-_FINISH = {"BLOCK_K": 8, "BLOCK": _ROW}
+def class_parts(spec: KernelSpec, rows: int, width: int, classes: int) -> int:
+    """Into how many parts `accumulate_tiles` cuts the classes, so that small volumes keep a GPU busy too."""
+    pixels = math.prod(spec.blocks({"rows": rows, "width": width, "parts": 1}))
+    return min(cdiv(_BUSY_BLOCKS, pixels), cdiv(classes, ACCUMULATE_TILE))
 
 
-def finish(dtype: str, classes: int) -> KernelSpec:
-    """Labels of up to ``classes`` classes from volumes of ``dtype``."""
+def finish(dtype: str, classes: int, rows: int = 1) -> KernelSpec:
+    """Labels of up to ``classes`` classes from volumes of ``dtype``, ``rows`` of them a thread."""
     labels = label_element(classes)
     arguments = {"volumes": f"*{dtype}", "offsets": "*i64", "sizes": "*i32", "steps": "*fp32", "labels": f"*{labels}"}
     arguments |= {"pitch": "i64", "passes": "fp32"} | _i32("count", "classes", "first_row", "rows", "width")
-    grid = ((("width", _ROW),), (("rows", 1),), ())
-    name = f"finish_{dtype}_{labels}"
-    return KernelSpec(name, arguments, _FINISH, grid, "finish.finish", unaligned=("labels",))
+    return _labels(f"finish_{dtype}_{labels}", arguments, "finish.finish", 4 if rows > 1 else 8, rows, ("rows", rows))
 
 
-def upsample_argmax(dtype: str, classes: int) -> KernelSpec:
-    """Labels of up to ``classes`` classes from the logits of one whole pass."""
+def upsample_argmax(dtype: str, classes: int, rows: int = 1) -> KernelSpec:
+    """Labels of up to ``classes`` classes from the logits of one whole pass, ``rows`` of them a thread."""
     labels = label_element(classes)
     arguments = {"logits": f"*{dtype}", "labels": f"*{labels}", "pitch": "i64"}
     arguments |= _i32("classes", "coarse_height", "coarse_width") | {"step_y": "fp32", "step_x": "fp32"}
     arguments |= _i32("height", "width")
-    grid = ((("width", _ROW),), (("height", 1),), ())
-    name = f"upsample_argmax_{dtype}_{labels}"
-    return KernelSpec(name, arguments, _FINISH, grid, "finish.upsample_argmax", unaligned=("labels", "logits"))
+    name, function = f"upsample_argmax_{dtype}_{labels}", "finish.upsample_argmax"
+    return _labels(name, arguments, function, 4, rows, ("height", rows), "logits")
+
+
+def _labels(
+    name: str, arguments: dict[str, str], function: str, tile: int, rows: int, axis: tuple[str, int], *unaligned: str
+) -> KernelSpec:
+    """A kernel that writes labels; the variant of one row has the name and the arguments of earlier bundles' kernel."""
+    constants, grid = {"TILE": tile, "ROWS": rows, "BLOCK": _PIXELS}, ((("width", _PIXELS),), (axis,), ())
+    return KernelSpec(
+        name if rows == 1 else f"{name}_rows{rows}", arguments, constants, grid, function, _PIXELS // 32,
+        unaligned=("labels", *unaligned), earlier=name,
+    )  # fmt: skip
 
 
 # The context operations
@@ -257,10 +291,11 @@ def bundle_kernels(
     dtypes = tuple(dict.fromkeys(dtypes))
     yield from (resize(), yuv_resize())
     for dtype in dtypes:
-        yield from (gather(dtype), accumulate(dtype, classes), upsample_argmax(dtype, classes), finite(dtype))
+        yield from (gather(dtype), accumulate(dtype, classes), finite(dtype))
+        yield from (upsample_argmax(dtype, classes, rows) for rows in ROWS)
     # `accumulate` writes float32 volumes whatever the engine's type, so `finish` is always needed for float32.
     for dtype in dict.fromkeys(("fp32", *dtypes)):
-        yield finish(dtype, classes)
+        yield from (finish(dtype, classes, rows) for rows in ROWS if rows <= FINISH_ROWS)
     for dtype in dtypes if context is None else FLOATS:
         yield from (spec for spec in _context_kernels(arch, dtype, width) if context is None or spec.name in context)
 

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isnet_trt.cuda.device import Device, Graph
-from isnet_trt.cuda.plan import YUV_KERNEL, Model, kernel_names, plan
+from isnet_trt.cuda.plan import YUV_KERNEL, Model, needed_kernels, plan
 from isnet_trt.cuda.plan_steps import BufferOffset, Clear, Copy, Infer, Launch, Plan, Step
 from isnet_trt.cuda.protocols import DeviceEngine, Launcher
 from isnet_trt.cuda.transfers import Labels, Slot, Transfers
@@ -86,7 +86,8 @@ class Pipeline:
             EngineUnavailable: ``kernels`` lacks one that the model needs.
         """
         # Checked here: a missing kernel would otherwise show at the first image whose plan launches it.
-        missing = [name for name in sorted(kernel_names(model.head.classes)) if name not in kernels]
+        needed = needed_kernels(model.head.classes)
+        missing = sorted(spec.name for spec in needed if not spec.available(kernels))
         if missing:
             raise EngineUnavailable(
                 f"the bundle's kernels lack {', '.join(missing)}; build it again with python -m isnet_trt.build"
@@ -262,7 +263,7 @@ class Pipeline:
     def _queue(self, step: Step, prepared: _Prepared) -> None:
         if isinstance(step, Launch):
             pointers = {name: self._address(prepared.plan, offset) for name, offset in step.pointers.items()}
-            self.kernels.launch(step.kernel, self.stream, **pointers, **step.scalars)
+            step.queue(self.kernels, self.stream, pointers)
         elif isinstance(step, Infer):
             source, target = self._address(prepared.plan, step.input), self._address(prepared.plan, step.output)
             self.engine.enqueue(source, target, step.shape, self.stream)

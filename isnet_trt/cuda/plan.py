@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from isnet_trt.cuda import kernel_specs
 from isnet_trt.cuda.architectures import PORTABLE
 from isnet_trt.cuda.element_types import FLOAT
-from isnet_trt.cuda.kernel_specs import KernelSpec
+from isnet_trt.cuda.kernel_specs import FINISH_ROWS, ROWS, KernelSpec, class_parts, rows_per_thread
 from isnet_trt.cuda.launch_grid import aligned, cdiv
 from isnet_trt.cuda.plan_steps import ALIGNMENT, BufferOffset, Clear, Copy, Infer, Launch, Plan, Region, Step, Tables
 from isnet_trt.merging import windows
@@ -258,10 +258,11 @@ class _Planner:
         """One whole pass: upsample and take the arg max in one kernel, without a volume in memory."""
         logits = self._logits_volume(self.queue.windows)
         step_y, step_x = _ratios(logits.size, self.size)
+        spec = kernel_specs.upsample_argmax("fp32", self.head.classes, rows_per_thread(step_y, max(ROWS)))
         self._launch(
-            "finish", kernel_specs.upsample_argmax("fp32", self.head.classes), logits=("logits", FLOAT * logits.begin),
-            labels=("result", 0), pitch=self.size[1], classes=self.head.classes, coarse_height=logits.size[0],
-            coarse_width=logits.size[1], step_y=step_y, step_x=step_x, height=self.size[0], width=self.size[1],
+            "finish", spec, logits=("logits", FLOAT * logits.begin), labels=("result", 0), pitch=self.size[1],
+            classes=self.head.classes, coarse_height=logits.size[0], coarse_width=logits.size[1], step_y=step_y,
+            step_x=step_x, height=self.size[0], width=self.size[1],
         )  # fmt: skip
 
     def _merge_whole_scores(self) -> None:
@@ -320,14 +321,17 @@ class _Planner:
             top, left = (0, 0) if covers_volume else (w.top, w.left)
             table[i] = self.slot_of[id(w)][1], top, left, w.of.mirrored
         step_y, step_x = _ratios(region.coarse, window)
+        spec = kernel_specs.accumulate("fp32", self.head.classes)
+        rows, width = volume.rows[1] - volume.rows[0], volume.size[1]
+        parts = {"parts": class_parts(spec, rows, width, self.head.classes)} if "parts" in spec.arguments else {}
         self._launch(
-            "accumulate", kernel_specs.accumulate("fp32", self.head.classes), logits=("logits", region.offset),
+            "accumulate", spec, logits=("logits", region.offset),
             windows=self.tables.add(table), swap=self.tables.add(swap(self.head)),
             volume=("volumes", FLOAT * volume.begin), classes=self.head.classes, coarse_height=region.coarse[0],
             coarse_width=region.coarse[1], window_height=window[0], window_width=window[1], step_y=step_y,
             step_x=step_x, plain=sum(not w.of.mirrored for w in ordered), count=len(ordered),
-            first_row=volume.rows[0], rows=volume.rows[1] - volume.rows[0], width=volume.size[1],
-            softmax=int(self.inference.softmax_before_resize),
+            first_row=volume.rows[0], rows=rows, width=width, softmax=int(self.inference.softmax_before_resize),
+            **parts,
         )  # fmt: skip
 
     def _finish(self, base: BufferOffset, volumes: Sequence[_Volume], band: Span) -> None:
@@ -335,9 +339,11 @@ class _Planner:
         offsets = np.array([volume.begin for volume in volumes], np.int64)
         sizes = np.array([(v.rows[0], v.rows[1] - v.rows[0], *v.size) for v in volumes], np.int32)
         steps = np.array([_ratios(volume.size, self.size) for volume in volumes], np.float32)
+        rows = rows_per_thread(float(steps[:, 0].max()), FINISH_ROWS)
+        spec = kernel_specs.finish("fp32", self.head.classes, rows)
         # The mean is over passes, not over volumes: a plain and a mirrored pass share one.
         self._launch(
-            "finish", kernel_specs.finish("fp32", self.head.classes), volumes=base, offsets=self.tables.add(offsets),
+            "finish", spec, volumes=base, offsets=self.tables.add(offsets),
             sizes=self.tables.add(sizes), steps=self.tables.add(steps), labels=("result", 0), pitch=self.size[1],
             passes=float(len(self.queue.passes)), count=len(volumes), classes=self.head.classes, first_row=band[0],
             rows=band[1] - band[0], width=self.size[1],
@@ -376,7 +382,7 @@ def bands(sizes: Sequence[Size], output: Size, classes: int, most: int) -> Itera
         yield first, min(first + rows, height)
 
 
-def kernel_names(classes: int) -> frozenset[str]:
-    """Names of the kernels that plans for a model of ``classes`` classes may launch, but for those of YUV images."""
+def needed_kernels(classes: int) -> tuple[KernelSpec, ...]:
+    """The kernels that plans for a model of ``classes`` classes may launch, but for that of YUV images."""
     specs = kernel_specs.bundle_kernels(PORTABLE, ["fp32"], classes, context=())
-    return frozenset(spec.name for spec in specs) - {YUV_KERNEL}
+    return tuple(spec for spec in specs if spec.name != YUV_KERNEL)

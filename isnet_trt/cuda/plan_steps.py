@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from isnet_trt.cuda.kernel_specs import KernelSpec
 from isnet_trt.cuda.launch_grid import aligned
+from isnet_trt.cuda.protocols import Launcher
 from isnet_trt.merging import windows
 from isnet_trt.pictures.formats import PixelFormat, frame_bytes
 from isnet_trt.settings import Inference, Size
@@ -47,6 +48,13 @@ class Launch:
     def kernel(self) -> str:
         """The kernel's name."""
         return self.spec.name
+
+    def queue(self, kernels: Launcher, stream: int, addresses: Mapping[str, int]) -> None:
+        """Launch the kernel on ``stream``, or that of an earlier bundle; ``addresses`` are those of the pointers."""
+        name = self.spec.available(kernels)
+        later = self.spec.later if name != self.kernel else ()
+        scalars = {argument: value for argument, value in self.scalars.items() if argument not in later}
+        kernels.launch(name, stream, **addresses, **scalars)
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,14 @@ The same with the real kernels, for the label maps: tests/cuda/interpreted/check
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from cuda_host import CASES, RULE, SLIDE, WHOLE, Form, ReferenceKernels, picture
 
 from isnet_trt import Inference
+from isnet_trt.cuda.kernel_specs import KernelSpec
 from isnet_trt.cuda.pipeline import CAPTURES
 from isnet_trt.errors import EngineError, EngineUnavailable
 from isnet_trt.pictures.interop import image_from
@@ -37,7 +39,7 @@ def test_a_large_picture_in_many_bands(tmp_path):
     inference = SLIDE.replace(scales=(0.5, 1.0, 1.75), flip=True, softmax_before_resize=True)
     with Form(tmp_path, ReferenceKernels, classes=7, rule=Preprocess((131, 57)), batch=8, band_bytes=60_000) as form:
         form.run(picture(57, 131), inference)
-        assert form.kernels.launched.count("finish_fp32_u8") > 5
+        assert sum(name.startswith("finish_fp32_u8") for name in form.kernels.launched) > 5
         assert {shape[0] for shape in form.engine.shapes[:-1]} == {8}
 
 
@@ -259,6 +261,30 @@ def test_kernels_that_are_missing_are_named(tmp_path):
     del form.host_kernels.specs["finite_fp32"]
     with pytest.raises(EngineUnavailable, match="the bundle's kernels lack finite_fp32; build it again"):
         form.open()
+
+
+class EarlierKernels(ReferenceKernels):
+    """The kernels of a bundle from before those of label maps had variants and sums took the number of classes."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__(classes)
+        known = [spec for spec in self.specs.values() if not spec.name.endswith(("_rows4", "_rows8"))]
+        self.specs = {spec.earlier or spec.name: self._earlier(spec) for spec in known}
+
+    @staticmethod
+    def _earlier(spec: KernelSpec) -> KernelSpec:
+        arguments = {name: kind for name, kind in spec.arguments.items() if name not in spec.later}
+        return replace(spec, name=spec.earlier or spec.name, arguments=arguments)
+
+
+@pytest.mark.parametrize("classes", [5, 40])
+def test_kernels_of_an_earlier_bundle_are_launched(tmp_path, classes):
+    accumulate = f"accumulate_fp32_{32 if classes == 5 else 64}"
+    with Form(tmp_path, EarlierKernels, classes) as form:
+        for inference in (Inference(), SLIDE.replace(flip=True), Inference(scales=(1.0, 1.25))):
+            form.run(picture(37, 44), inference)
+        assert {accumulate, "upsample_argmax_fp32_u8", "finish_fp32_u8"} <= set(form.kernels.launched)
+        assert set(form.kernels.launched) <= set(form.host_kernels.specs)
 
 
 def test_closed_is_closed(tmp_path):

@@ -96,11 +96,20 @@ def test_a_spill_is_a_warning_of_the_build(
 ) -> None:
     """The compiler's process is a real one that takes too large a tile for one of the kernels."""
     run = bundle_kernels._running
-    code = "import sys; from isnet_trt.cuda import kernel_specs as k; from isnet_trt.kernels import compile; "
-    code += "k._accumulate_tile = lambda size: (512, 4); sys.exit(compile.main(sys.argv[1:]))"
+    code = """
+import dataclasses, sys
+from isnet_trt.cuda import kernel_specs
+from isnet_trt.kernels import compile
+accumulate, large = kernel_specs.accumulate, {"ROWS": 4, "BLOCK": 1024}
+def spill(dtype, classes):
+    spec = accumulate(dtype, classes)
+    return dataclasses.replace(spec, constants={**spec.constants, **large}, num_warps=32)
+kernel_specs.accumulate = spill
+sys.exit(compile.main(sys.argv[1:]))
+"""
     monkeypatch.setattr(bundle_kernels, "_running", lambda command: run([command[0], "-c", code, *command[3:]]))
     spilling = compile_kernels(tmp_path, graph, DEMO, None, ("8.0",), progress=False)
-    assert spilling == ("accumulate_fp32_32 (sm_80)",)
+    assert spilling == (f"accumulate_fp32_k{DEMO.num_classes} (sm_80)",)
     assert (tmp_path / "sm_80" / "launch.json").is_file()
 
 

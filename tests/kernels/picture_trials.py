@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks import kernel_cost as cost
-from isnet_trt.cuda.kernel_specs import label_element, padded_classes
+from isnet_trt.cuda import kernel_specs
+from isnet_trt.cuda.kernel_specs import FINISH_ROWS, ROWS, class_parts, label_element, rows_per_thread
 from isnet_trt.cuda.plan import span
 from isnet_trt.merging import geometry, windows
 from isnet_trt.merging.geometry import coarse_size
@@ -175,7 +176,7 @@ def gather(variant: Variant, case: GatherCase, dtype: str, seed: int) -> Trial:
 class MergeCase:
     """Windows of one scale of a picture of ``size``; the first pass plain, with ``inference.flip`` a mirrored one.
 
-    ``rows``: (first, count) of one launch, else the whole volume.
+    ``rows``: (first, count) of one launch, else the whole volume. ``parts`` of many classes, else as planned.
     """
 
     label: str
@@ -185,6 +186,7 @@ class MergeCase:
     stride: int = 8
     pairs: tuple[tuple[int, int], ...] = ()
     rows: tuple[int, int] | None = None
+    parts: int | None = None
 
 
 def accumulate(variant: Variant, case: MergeCase, dtype: str, seed: int) -> Trial:
@@ -203,15 +205,16 @@ def accumulate(variant: Variant, case: MergeCase, dtype: str, seed: int) -> Tria
     first = first % size[0]
     volume = Output(variant.device, (case.classes, rows, size[1]), "fp32")
     softmax = case.inference.softmax_before_resize
+    spec = kernel_specs.accumulate(dtype, case.classes)
+    parts = case.parts or class_parts(spec, rows, size[1], case.classes) if "parts" in spec.arguments else None
 
     def launch() -> None:
         variant.run(
-            set_of("accumulate", case.classes), f"accumulate_{dtype}_{padded_classes(case.classes)}",
-            logits=logits, **tables,
+            set_of("accumulate", case.classes), spec.name, logits=logits, **tables,
             volume=volume, classes=case.classes, coarse_height=coarse[0], coarse_width=coarse[1],
             window_height=window[0], window_width=window[1], step_y=step(coarse[0], window[0]),
             step_x=step(coarse[1], window[1]), plain=plain, count=len(table), first_row=first, rows=rows,
-            width=size[1], softmax=int(softmax),
+            width=size[1], softmax=int(softmax), **({"parts": parts} if parts else {}),
         )  # fmt: skip
 
     def reference() -> NDArray[Any]:
@@ -245,9 +248,13 @@ class FinishCase:
 def finish(variant: Variant, case: FinishCase, dtype: str, seed: int) -> Trial:
     """``finish``: of every volume the rows that the band is made from; rows of labels are further apart than long."""
     first, rows = case.band or (0, case.output[0])
-    volumes = [normal(variant, seed + i, (case.classes, *size), dtype) for i, size in enumerate(case.sizes)]
+    distinct = case.classes // 2 if case.twice else case.classes
+    volumes = [normal(variant, seed + i, (distinct, *size), dtype) for i, size in enumerate(case.sizes)]
     spans = [span(size[0], case.output[0], (first, first + rows)) for size in case.sizes]
-    parts = [volume[:, a:b].flatten() for volume, (a, b) in zip(volumes, spans, strict=True)]
+    parts = [
+        volume[:, a:b].repeat(case.classes // distinct, 1, 1).flatten()
+        for volume, (a, b) in zip(volumes, spans, strict=True)
+    ]
     offsets = np.cumsum([0, *(part.numel() for part in parts)])
     sizes = [(a, b - a, *size) for (a, b), size in zip(spans, case.sizes, strict=True)]
     inputs = {
@@ -257,10 +264,11 @@ def finish(variant: Variant, case: FinishCase, dtype: str, seed: int) -> Trial:
     }  # fmt: skip
     code, pitch = label_element(case.classes), case.output[1] + 3
     out = Output(variant.device, (rows, pitch), code)
+    spec = kernel_specs.finish(dtype, case.classes, rows_per_thread(float(inputs["steps"][:, 0].max()), FINISH_ROWS))
 
     def launch() -> None:
         variant.run(
-            set_of("finish", case.classes), f"finish_{dtype}_{code}", **inputs,
+            set_of("finish", case.classes), spec.name, **inputs,
             labels=out.before(first * pitch), pitch=pitch, passes=float(len(case.sizes)), count=len(case.sizes),
             classes=case.classes, first_row=first, rows=rows, width=case.output[1],
         )  # fmt: skip
@@ -286,10 +294,12 @@ def upsample_argmax(variant: Variant, case: FinishCase, dtype: str, seed: int) -
     stored = torch.cat([logits, logits]) if case.twice else logits
     code = label_element(case.classes)
     out = Output(variant.device, (height, width + 5), code)
+    rows = rows_per_thread(step(coarse[0], height), max(ROWS))
+    spec = kernel_specs.upsample_argmax(dtype, case.classes, rows)
 
     def launch() -> None:
         variant.run(
-            set_of("upsample_argmax", case.classes), f"upsample_argmax_{dtype}_{code}", logits=stored, labels=out,
+            set_of("upsample_argmax", case.classes), spec.name, logits=stored, labels=out,
             pitch=width + 5, classes=case.classes, coarse_height=coarse[0], coarse_width=coarse[1],
             step_y=step(coarse[0], height), step_x=step(coarse[1], width), height=height, width=width,
         )  # fmt: skip

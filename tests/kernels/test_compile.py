@@ -73,7 +73,7 @@ def assert_describes(entry, ptx):
     [
         (("--arch", "sm_75"), "'sm_75' is no architecture that kernels are made for; there are sm_80"),
         (("--only", "convolution"), "no kernel's name begins so; there are resize"),
-        (("--classes", "0"), "--classes 0"),
+        (("--classes", "0"), "argument --classes: invalid whole number"),
         (("--classes", "4097"), "--classes 4097: it must be 1 to 4096"),
         (("--out", "/dev/null/x", "--arch", "sm_80", "--only", "resize"), "--out /dev/null/x/sm_80"),
     ],

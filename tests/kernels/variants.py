@@ -22,28 +22,33 @@ import torch
 from isnet_trt.cuda.architectures import PORTABLE
 from isnet_trt.cuda.element_types import ELEMENT_TYPES
 from isnet_trt.cuda.element_types import FLOATS as DTYPES
-from isnet_trt.cuda.kernel_specs import WIDTH, bundle_kernels
+from isnet_trt.cuda.kernel_specs import REGISTER_CLASSES, WIDTH, bundle_kernels
 from isnet_trt.errors import BuildError
 from isnet_trt.kernels.launch import run
 
 TORCH: dict[str, torch.dtype] = {name: getattr(torch, element.numpy) for name, element in ELEMENT_TYPES.items()}
 _MERGING = ("resize", "yuv_resize", "gather", "finite", "accumulate", "finish", "upsample_argmax")
 SETS = {
+    "5": ("--classes", "5", "--only", "accumulate"),
     "19": ("--classes", "19", "--only", *_MERGING),
+    "20": ("--classes", "20", "--only", *_MERGING),
     "150": ("--classes", "150", "--only", *_MERGING),
     "300": ("--classes", "300", "--only", *_MERGING),
     "w256": ("--only", "attention", "assign", "pool"),
     "w32": ("--width", "32", "--only", "attention"),
 }
-"""Set of kernels -> options of isnet_trt.kernels.compile: classes of Cityscapes and LIP, of ADE, labels of two bytes;
-the context operations of the published models, and the demo's attention."""
+"""Set of kernels -> options of isnet_trt.kernels.compile: classes of Cityscapes, LIP and ADE, and labels of
+two bytes, since `accumulate` is compiled for the number of few classes; the context operations of the published models,
+and the demo's attention."""
 
 
 def set_of(kernel: str, classes: int = 19, width: int = WIDTH) -> str:
     """The set of `SETS` that holds ``kernel``, by the beginning of its name, for so many classes."""
     if kernel in ("attention", "assign", "pool"):
         return "w256" if width == WIDTH else f"w{width}"
-    return "19" if classes <= 32 else "150" if classes <= 256 else "300"
+    if kernel == "accumulate" and classes <= REGISTER_CLASSES:
+        return str(classes)
+    return "19" if classes <= REGISTER_CLASSES else "150" if classes <= 256 else "300"
 
 
 class TritonKernels:
