@@ -76,8 +76,8 @@ _WEIGHTS = {"predict": 4, "training": 3, "build": 2, "calibration": 1}
 
 
 def turns(names: Sequence[str]) -> list[str]:
-    """The order in which the jobs take turns: quick ones more often."""
-    return [name for name in names for _ in range(_WEIGHTS[name])]
+    """The order in which the jobs take turns: each once, then quick ones more often."""
+    return [name for number in range(max(_WEIGHTS.values())) for name in names if number < _WEIGHTS[name]]
 
 
 def add_option(parser: argparse.ArgumentParser) -> None:

@@ -16,7 +16,7 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="the probes read /proc and mount file systems"),
 ]
 CASES = {"pictures": 2000, "checkpoints": 600, "bundles": 500, "recipes": 400, "states": 400}
-CASES |= {"kills": 6, "disks": 5, "names": 7, "calls": 1000}
+CASES |= {"kills": 5, "disks": 4, "names": 4, "calls": 1000}
 
 
 @pytest.mark.parametrize("program", CASES)
