@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import random
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -34,8 +35,7 @@ PLENTY = 64 << 20
 def small_disk(folder: Path, size: int) -> Iterator[bool]:
     """A tmpfs of ``size`` bytes at ``folder``; False where none can be mounted."""
     folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
-    mounted = subprocess.run(command, capture_output=True, check=False).returncode == 0
+    mounted = _succeeds("mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder))
     try:
         yield mounted
     finally:
@@ -43,11 +43,17 @@ def small_disk(folder: Path, size: int) -> Iterator[bool]:
             subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
+def _succeeds(*command: str) -> bool:
+    program = shutil.which(command[0])
+    return program is not None and not subprocess.run(command, capture_output=True, check=False).returncode
+
+
 def fill_once(number: int, reference: Reference, folder: Path) -> tuple[str, bool]:
     """What is wrong with a full disk and the next run, and whether the disk was too small."""
     size = int(random.Random(number).uniform(0, 1.1) * reference.bytes) + 1
     with small_disk(folder, size) as mounted:
-        limit = (lambda: None) if mounted else (lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)))
+        longest = size * reference.largest // reference.bytes
+        limit = (lambda: None) if mounted else (lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (longest, longest)))
         full = jobs.run(reference.job, folder, prepare=limit)
         if reason := _unclear(full) or left(reference, folder):
             return f"with {size} bytes: {reason}", full.status > 0

@@ -25,14 +25,15 @@ from isnet_trt.errors import IsnetError
 
 
 class Reference:
-    """A job, the results of an undisturbed run, and its seconds and bytes."""
+    """A job, the results of an undisturbed run, its seconds and its bytes: all, and of the largest file."""
 
     def __init__(self, job: jobs.Job, folder: Path) -> None:
         self.job = job
         ended = jobs.run(job, folder)
         assert ended.status == 0, ended.output
         self.whole, self.seconds = jobs.contents(folder, temporary=True), ended.seconds
-        self.bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
+        self.bytes, self.largest = sum(sizes), max(sizes)
 
 
 def kill_once(number: int, reference: Reference, folder: Path) -> tuple[str, bool]:
