@@ -13,6 +13,7 @@ from typing import Literal
 import onnx
 
 from isnet_trt.bundle import ONNX, Bundle, check_target, new_bundle, read_bundle
+from isnet_trt.cuda.gpu import require_gpu
 from isnet_trt.engines.library import PRECISIONS
 from isnet_trt.engines.select import choose
 from isnet_trt.engines.table import library
@@ -30,6 +31,7 @@ from isnet_trt.export.stages import build_engine, compare_with_checkpoint, measu
 from isnet_trt.export.tune import TUNING, build_tuned
 from isnet_trt.export.tune import check as check_tuning
 from isnet_trt.files import check_name_length
+from isnet_trt.settings import Placement
 from isnet_trt.telemetry.logs import logged
 from isnet_trt.training.checkpoint import Checkpoint, load_checkpoint, load_model
 
@@ -107,8 +109,10 @@ def _settle(
 ) -> Job:
     """Check all options and load the checkpoint, before the first long step."""
     start = time.monotonic()
-    choice, arithmetic = choose(engine.kind), Arithmetic(precision.precision, precision.rest)
-    library(choice.kind).start_builder()
+    if (number := Placement.parse(engine.device).number) is not None:
+        require_gpu(number)
+    choice, arithmetic = choose(engine.kind, gpu=engine.gpu), Arithmetic(precision.precision, precision.rest)
+    library(choice.kind).start_builder(engine.gpu)
     builder = engine_builder(choice.kind)
     arithmetic.check(choice.kind, engine)
     # Candidates of a tuning may be in eight bits where the build itself is not.

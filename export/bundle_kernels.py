@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from isnet_trt.cuda.architectures import KERNEL_TARGETS, PORTABLE
 from isnet_trt.cuda.context_ops import attention_kernels, pool_kernels
+from isnet_trt.cuda.gpu import find_gpu
 from isnet_trt.cuda.kernel_specs import WIDTHS
 from isnet_trt.cuda.kernels import DESCRIPTION
 from isnet_trt.engines.cores import usable_cores
@@ -68,6 +69,18 @@ def include_kernels(
         say(f"            without kernels for the CUDA runtime: {error}")
         return False
     return True
+
+
+def kernel_capabilities(options: EngineOptions, supported: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    """The compute capabilities to compile kernels for: this machine's GPU, unless the options ask for more.
+
+    ``supported`` are those that the engine runs on, None: any. Other GPUs run the portable PTX, which every bundle has.
+    """
+    gpu = find_gpu(options.gpu)
+    if options.targets or options.hardware_compatible or gpu is None:
+        return supported
+    capability = gpu.compute_capability
+    return supported if supported is not None and capability not in supported else (capability,)
 
 
 def architectures(capabilities: Iterable[str] | None) -> tuple[int, ...]:

@@ -81,6 +81,8 @@ def argument_parser() -> argparse.ArgumentParser:
         "--timeout", type=cli.positive, default=TIMEOUT, metavar="SECONDS",
         help=f"with --reduce: most for one trial of the library (default: {TIMEOUT})",
     )  # fmt: skip
+    device = "the GPU that engines are built and run on, cuda:N (default: the first)"
+    parser.add_argument("--device", type=cli.device, default="auto", metavar="DEVICE", help=device)
     return parser
 
 
@@ -95,8 +97,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         from isnet_trt.export.reduce import reduce_graph
     if arguments.reduce:
         output = arguments.reduce, lambda text: print(text, flush=True)
-        return reduce_graph(arguments.one, arguments.other, *output, timeout=arguments.timeout)
-    (one, first), (other, second) = open_backend(arguments.one), open_backend(arguments.other, arguments.one)
+        return reduce_graph(arguments.one, arguments.other, *output, arguments.timeout, arguments.device)
+    one, first = open_backend(arguments.one, device=arguments.device)
+    other, second = open_backend(arguments.other, arguments.one, arguments.device)
     images = Path(arguments.images) if arguments.images else None
     inputs = load_inputs(preprocess_of((first, second), (one, other)), images, static_size(one) or static_size(other))
     names = select_tensors(one, other, arguments.all, arguments.layers)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from isnet_trt.bundle import KERNELS, ONNX, Bundle, read_bundle
 from isnet_trt.cuda import plugins
+from isnet_trt.cuda.backends import current_gpu
 from isnet_trt.cuda.gpu import Gpu, probe_gpu
 from isnet_trt.engines.info import EngineInfo
 from isnet_trt.engines.table import compiling_kinds, library
@@ -33,6 +34,7 @@ from isnet_trt.export.onnx_edit import CODES, FLOAT_CODES, copied, element_types
 from isnet_trt.export.options import EngineOptions
 from isnet_trt.export.sessions import open_session
 from isnet_trt.runtime.opening import open_engine
+from isnet_trt.settings import Placement
 
 Shape = tuple[int, int, int, int]
 Run = Callable[[NDArray[np.float32]], dict[str, NDArray[Any]]]
@@ -91,13 +93,14 @@ class BundleBackend:
 
     label: str
     bundle: Bundle
+    device: str = "auto"
     tensors: Sequence[str] = (OUTPUT,)
     proto: None = None
 
     @contextlib.contextmanager
     def open(self, names: Sequence[str], shape: Shape) -> Iterator[Run]:
         """See `ComparisonBackend.open`."""
-        with open_engine(self.bundle) as engine:
+        with open_engine(self.bundle, device=self.device) as engine:
             yield lambda pixels: {OUTPUT: engine.run(pixels)}
 
 
@@ -115,6 +118,7 @@ class TensorRTBackend:
     kind: str
     info: EngineInfo | None = None
     kernels: Path | None = None
+    device: str = "auto"
     tensors: Sequence[str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -135,7 +139,7 @@ class TensorRTBackend:
                 graph.graph.output.append(onnx.helper.make_tensor_value_info(name, types[name], None))
         path = folder / "model.engine"
         plugin = self.kernels is not None and self.info is not None and self.info.context == "plugin"
-        options = EngineOptions(context="plugin" if plugin else "native")
+        options = EngineOptions(context="plugin" if plugin else "native", device=self.device)
         precision = "fp32" if set(types.values()).isdisjoint(FLOAT_CODES - {CODES["fp32"]}) else "fp16"
         shapes = Shapes(shape, shape, shape)
         request = BuildRequest(graph, shapes, options, precision, kernels=self.kernels, progress=False)
@@ -150,7 +154,7 @@ class TensorRTBackend:
             EngineUnavailable: there is no GPU to run on.
         """
         # Asked before the build, which takes long and under TensorRT-RTX would succeed without a GPU.
-        gpu, reason = probe_gpu()
+        gpu, reason = probe_gpu(Placement.parse(self.device).gpu)
         if gpu is None:
             raise EngineUnavailable(f"{self.label} needs an NVIDIA GPU to run: {reason}")
         with tempfile.TemporaryDirectory() as folder:
@@ -179,18 +183,19 @@ def _polygraphy_runner(kind: str, serialised: bytes, kernels: Path | None, gpu: 
     module = library(kind).load()
     registered = plugins.kernels_for(module, loaded, gpu.multiprocessors)
     # A runtime of ours: polygraphy's own would end the process where CUDA does not start.
-    runtime = _tensorrt(kind).library.create_runtime(collecting_logger(module))
-    with registered, TrtRunner(EngineFromBytes(serialised, runtime=runtime)) as runner:
+    with current_gpu(gpu.index):
+        runtime = _tensorrt(kind).library.create_runtime(collecting_logger(module))
+    with current_gpu(gpu.index), registered, TrtRunner(EngineFromBytes(serialised, runtime=runtime)) as runner:
         source = next(iter(runner.get_input_metadata()))
         # Copied: the runner reuses its output buffers in the next inference.
         yield lambda pixels: {name: np.array(value) for name, value in runner.infer({source: pixels}).items()}
 
 
-def open_backend(text: str, other: str | None = None) -> tuple[ComparisonBackend, Bundle | None]:
+def open_backend(text: str, other: str | None = None, device: str = "auto") -> tuple[ComparisonBackend, Bundle | None]:
     """The backend that a command-line argument names, and its bundle if it comes from one.
 
     ``text`` is a bundle's folder (its graph; with ``:engine`` appended, its engine), a ``.onnx`` file, or the name of
-    an engine library that runs the graph of the ``other`` argument.
+    an engine library that runs the graph of the ``other`` argument. ``device`` is for engines: a GPU ("cuda:N").
 
     Raises:
         SettingsError: it is none of these.
@@ -200,10 +205,10 @@ def open_backend(text: str, other: str | None = None) -> tuple[ComparisonBackend
         proto, bundle = load_graph(other)
         info = bundle.manifest.engine if bundle else None
         folder = bundle.folder / KERNELS if bundle and (bundle.folder / KERNELS).is_dir() else None
-        return TensorRTBackend(f"{other} under {text}", proto, text, info, folder), bundle
+        return TensorRTBackend(f"{other} under {text}", proto, text, info, folder, device), bundle
     if text.endswith(":engine"):
         bundle = read_bundle(text.removesuffix(":engine"))
-        return BundleBackend(f"{text} ({bundle.manifest.engine.kind})", bundle), bundle
+        return BundleBackend(f"{text} ({bundle.manifest.engine.kind})", bundle, device), bundle
     proto, bundle = load_graph(text)
     return GraphBackend(text, proto), bundle
 

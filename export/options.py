@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 from isnet_trt.errors import SettingsError
 from isnet_trt.evaluation.labelled import Labelled
-from isnet_trt.settings import Size, check_size
+from isnet_trt.settings import Placement, Size, check_size
 
 _LARGEST_BATCH = 4096
 
@@ -40,6 +40,7 @@ class EngineOptions:
         optimisation_level: how long the library searches for kernels, 0 to 5; None: the library's default.
         streams: largest number of CUDA streams on which layers of the engine run side by side; None: the library
             chooses.
+        device: the GPU to build and to check on, "cuda:N" as CUDA_VISIBLE_DEVICES counts; "auto" and "cuda": GPU 0.
         kernels: put kernels for the CUDA runtime into a bundle whose engine does not need a GPU as well.
     """
 
@@ -55,8 +56,16 @@ class EngineOptions:
     optimisation_level: int | None = None
     streams: int | None = None
     kernels: bool = False
+    device: str = "auto"
+
+    @property
+    def gpu(self) -> int:
+        """The number of the GPU to build on."""
+        return Placement.parse(self.device).gpu
 
     def __post_init__(self) -> None:
+        if Placement.parse(self.device).kind == "cpu":
+            raise SettingsError("--device cpu names no GPU to build on; for a bundle for CPUs use --engine onnxruntime")
         if self.static is not None:
             check_size("--static", self.static)
         if not 1 <= self.batch <= _LARGEST_BATCH:

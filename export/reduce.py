@@ -43,7 +43,9 @@ _TRIAL = [sys.executable, "-m", "isnet_trt.engines.trial"]
 _POLYGRAPHY = [sys.executable, "-c", "import sys; from polygraphy.tools import main; sys.exit(main())"]
 
 
-def reduce_graph(one: str, kind: str, out: Path, say: Callable[[str], None], timeout: int = TIMEOUT) -> int:
+def reduce_graph(
+    one: str, kind: str, out: Path, say: Callable[[str], None], timeout: int = TIMEOUT, device: str = "auto"
+) -> int:
     """Write the smallest part of a graph that the library ``kind`` cannot build to ``out``; returns the exit status.
 
     ``one`` is a bundle's folder or a ``.onnx`` file. A library that ends the process over a graph cannot build it
@@ -70,7 +72,7 @@ def reduce_graph(one: str, kind: str, out: Path, say: Callable[[str], None], tim
     shape = _static_shape(proto)
     fix_input(proto, shape)
     with tempfile.TemporaryDirectory() as folder:
-        trials = _Trials(kind, folder, timeout)
+        trials = _Trials(kind, folder, timeout, device)
         onnx.save(proto, f"{folder}/whole.onnx")
         status, reason = trials.run("whole.onnx")
         if status == 0:
@@ -100,11 +102,12 @@ class _Trials:
     kind: str
     folder: str
     timeout: int
+    device: str = "auto"
 
     @property
     def command(self) -> list[str]:
         """The command that tries the file whose name follows."""
-        return [*_TRIAL, "--timeout", str(self.timeout), self.kind]
+        return [*_TRIAL, "--timeout", str(self.timeout), "--device", self.device, self.kind]
 
     def run(self, file: str) -> tuple[int, str]:
         """Exit status of building a graph, and what the library did: 0, `REFUSED`, or negative if it ended the process.

@@ -18,7 +18,7 @@ from isnet_trt.engines.select import check_engine
 from isnet_trt.engines.table import library
 from isnet_trt.errors import EngineUnavailable
 from isnet_trt.export import parity
-from isnet_trt.export.bundle_kernels import compile_kernels
+from isnet_trt.export.bundle_kernels import compile_kernels, kernel_capabilities
 from isnet_trt.export.engines.base import BuildRequest, BuiltEngine
 from isnet_trt.export.job import Job
 from isnet_trt.export.lowering import LoweredGraphs
@@ -45,7 +45,8 @@ def build_engine(proto: onnx.ModelProto, folder: Path, job: Job, target: Path) -
     if job.kernels:
         context, capabilities = job.builder.context(job.engine), job.builder.capabilities(job.engine, precision)
         with job.stage("kernels"):
-            spilling = compile_kernels(folder / KERNELS, proto, job.recipe.architecture, context, capabilities)
+            targets = kernel_capabilities(job.engine, capabilities)
+            spilling = compile_kernels(folder / KERNELS, proto, job.recipe.architecture, context, targets)
         if spilling:
             job.note(f"warning: slower than they could be, since they spill registers: {', '.join(spilling)}")
     with job.stage(job.choice.kind) if job.builder.library.compiles else contextlib.nullcontext():
@@ -85,13 +86,14 @@ def compare_with_checkpoint(
 def _open_runnable(folder: Path, info: EngineInfo, job: Job) -> Engine:
     """Open the built engine where it can run, else the graph under ONNX Runtime."""
     try:
-        check_engine(info)
+        check_engine(info, job.engine.gpu)
     except EngineUnavailable as error:
         # An engine can be built ahead of time for GPUs that are not here; the graph is what can be checked then.
         job.note(f"the gate runs the graph under ONNX Runtime. {error}")
         info = EngineInfo(PORTABLE, library(PORTABLE).load().__version__, ONNX)
     classes, stride = job.recipe.labels.count, job.recipe.architecture.output_stride
-    return library(info.kind).open(EngineSource(folder / info.file, info, folder / KERNELS, classes, stride))
+    source = EngineSource(folder / info.file, info, folder / KERNELS, classes, stride, gpu=job.engine.gpu)
+    return library(info.kind).open(source)
 
 
 def checkpoint_info(checkpoint: Checkpoint) -> CheckpointInfo:

@@ -44,7 +44,7 @@ class TensorRTBuilder(TensorRTFamilyBuilder):
     def supported(self, options: EngineOptions, least: tuple[int, ...]) -> tuple[str, ...]:
         if options.hardware_compatible:
             return AMPERE_PLUS
-        gpu = find_gpu()
+        gpu = find_gpu(options.gpu)
         # Without a GPU no target can be said to lack the precision; the build itself is refused later.
         return (gpu.compute_capability,) if gpu else ()
 

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from isnet_trt.bundle import ENGINE, TIMING_CACHE
 from isnet_trt.cuda import plugins
+from isnet_trt.cuda.backends import current_gpu
 from isnet_trt.cuda.gpu import Gpu, find_gpu, probe_gpu
 from isnet_trt.cuda.kernels import Kernels
 from isnet_trt.engines.info import EngineInfo
@@ -138,7 +139,7 @@ class TensorRTFamilyBuilder(EngineBuilder):
         if built.unchecked and built.layer_information:
             (folder / LAYERS).write_text(built.layer_information, "utf-8", errors="backslashreplace")
             notes.append(f"the library's own text about the layers of the engine: {LAYERS}")
-        gpu, shapes = find_gpu(), request.shapes
+        gpu, shapes = find_gpu(request.options.gpu), request.shapes
         info = EngineInfo(
             self.kind,
             self.library.installed_version() or "",
@@ -164,11 +165,11 @@ class TensorRTFamilyBuilder(EngineBuilder):
         """
         self.check(request.options)
         module = self.library.load()
-        gpu, no_gpu = probe_gpu()
+        gpu, no_gpu = probe_gpu(request.options.gpu)
         self.library.check_builder(gpu, no_gpu)
         capabilities = self.capabilities(request.options, request.precision)
         logger = collecting_logger(module)
-        with self._plugins(module, request, gpu) as host:
+        with current_gpu(request.options.gpu), self._plugins(module, request, gpu) as host:
             serialised, cache, reused = self._compile(module, request, capabilities, logger, host)
             # While the plugins are registered: the inspector has to load the engine.
             text, reason = logger.layers, ""

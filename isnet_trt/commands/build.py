@@ -117,6 +117,8 @@ def _add_engine_options(group: argparse._ArgumentGroup) -> None:
     levels = "how long TensorRT searches for kernels, 0 to 5 (default: the library's, 3)"
     add("--optimisation-level", type=int, choices=range(6), metavar="N", help=levels)
     streams = "most CUDA streams that layers of the engine use side by side (default: the library chooses)"
+    device = "the GPU to build and check on, cuda:N (default: the first)"
+    add("--device", type=cli.device, default="auto", metavar="DEVICE", help=device)
     add("--streams", type=cli.positive, metavar="N", help=streams)
 
 

@@ -10,6 +10,8 @@ import ctypes
 import os
 from dataclasses import dataclass
 
+from isnet_trt.errors import EngineUnavailable
+
 _LIBRARY = "nvcuda.dll" if os.name == "nt" else "libcuda.so.1"
 _HINTS = {
     34: "; it is the stub that the CUDA toolkit has for linkers: take its folder off LD_LIBRARY_PATH",
@@ -57,6 +59,18 @@ def probe_gpu(index: int = 0, library: str = _LIBRARY) -> tuple[Gpu | None, str]
         return _query(_Driver(library), index), ""
     except _NoGpu as reason:
         return None, str(reason)
+
+
+def require_gpu(index: int) -> Gpu:
+    """GPU number ``index``, which a user named.
+
+    Raises:
+        EngineUnavailable: there is none; the message lists the GPUs of the machine.
+    """
+    gpu, reason = probe_gpu(index)
+    if gpu is None:
+        raise EngineUnavailable(f"device 'cuda:{index}' cannot be used: {reason}")
+    return gpu
 
 
 class _Driver:

@@ -162,8 +162,9 @@ class Library:
         """An engine on the GPU; without ``on_device`` its `run` is all that is needed."""
         raise NotImplementedError
 
-    def refusal(self, path: Path) -> str:
-        """Why the library, one that compiles, cannot build the graph of static shapes in a file; empty where it can.
+    def refusal(self, path: Path, gpu: int = 0) -> str:
+        """Why the library, one that compiles, cannot build the graph of static shapes in a file on GPU ``gpu``; empty
+        where it can.
 
         Raises:
             EngineUnavailable, EngineError: the library is not installed or does not start.

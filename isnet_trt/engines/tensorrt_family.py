@@ -33,7 +33,7 @@ class TensorRTFamily(Library):
         "int8": "symmetric int8, the rest --rest",
         "fp8": "E4M3, the rest --rest (8.9 and newer)",
     }
-    options = Library.options | {"context", "workspace", "optimisation_level", "streams"}
+    options = Library.options | {"device", "context", "workspace", "optimisation_level", "streams"}
     needs_gpu = True
     compiles = True
 
@@ -119,12 +119,16 @@ class TensorRTFamily(Library):
         self.check_driver(gpu)
         return TensorRTEngine(self.load(), gpu, source)
 
-    def refusal(self, path: Path) -> str:
+    def refusal(self, path: Path, gpu: int = 0) -> str:
         try:
             content = path.read_bytes()
         except OSError as error:
             raise SettingsError(f"{path} cannot be read: {error.strerror or error}") from None
-        self.check_builder(*probe_gpu())
+        self.check_builder(*probe_gpu(gpu))
+        with current_gpu(gpu):
+            return self._refusal(content)
+
+    def _refusal(self, content: bytes) -> str:
         module = self.load()
         label, logger = self.label(module), collecting_logger(module)
         builder = self.create_builder(logger)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from isnet_trt import cli
 from isnet_trt.engines.table import compiling_kinds, library
+from isnet_trt.settings import Placement
 
 REFUSED = 3
 """Exit status when the library refuses the graph."""
@@ -29,6 +30,9 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument("kind", choices=compiling_kinds(), help="the library")
     parser.add_argument("graph", metavar="FILE.onnx", type=Path, help="a graph of static shapes")
     parser.add_argument("--timeout", type=cli.positive, metavar="SECONDS", help="give up after (default: never)")
+    parser.add_argument(
+        "--device", type=cli.device, default="auto", metavar="DEVICE", help="the GPU to build on, cuda:N"
+    )
     return parser
 
 
@@ -39,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The signal's default action ends the process also while the library holds the interpreter's lock.
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.alarm(arguments.timeout)
-    refusal = library(arguments.kind).refusal(arguments.graph)
+    refusal = library(arguments.kind).refusal(arguments.graph, Placement.parse(arguments.device).gpu)
     if refusal:
         print(refusal)
     return REFUSED if refusal else 0

@@ -8,7 +8,7 @@ import logging
 
 from isnet_trt.bundle import KERNELS, ONNX, Bundle
 from isnet_trt.cuda.device import Device
-from isnet_trt.cuda.gpu import Gpu, probe_gpu
+from isnet_trt.cuda.gpu import Gpu, require_gpu
 from isnet_trt.cuda.kernels import CompiledFiles
 from isnet_trt.cuda.pipeline import Pipeline
 from isnet_trt.cuda.plan import Model
@@ -128,9 +128,7 @@ def open_engine(
 def _source(bundle: Bundle, kind: str | None, device: Placement) -> tuple[Library, EngineSource]:
     """The library of ``kind`` and what it opens, checked before the library is imported."""
     if device.number is not None:
-        gpu, reason = probe_gpu(device.number)
-        if gpu is None:
-            raise EngineUnavailable(f"device 'cuda:{device.number}' cannot be used: {reason}")
+        require_gpu(device.number)
     manifest = bundle.manifest
     info = manifest.engine
     if kind is None and info.kind not in KINDS:

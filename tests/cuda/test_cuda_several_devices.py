@@ -19,9 +19,9 @@ from small_bundle import write_bundle
 
 from isnet_trt import RawImage, RawLabels, Segmenter
 from isnet_trt.cuda import backends, driver
+from isnet_trt.cuda import gpu as gpu_module
 from isnet_trt.cuda.backends import current_gpu
 from isnet_trt.errors import EngineUnavailable, SettingsError
-from isnet_trt.runtime import opening
 from isnet_trt.settings import Placement
 
 SIZE = (31, 44)
@@ -116,7 +116,7 @@ def test_the_gpu_that_is_built_on_is_current_meanwhile(monkeypatch: pytest.Monke
 @pytest.mark.parametrize("device", ["cuda:1", "cuda:0001"])
 def test_a_gpu_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str) -> None:
     folder = write_bundle(tmp_path / "small").folder
-    monkeypatch.setattr(opening, "probe_gpu", lambda index: (None, ONE_GPU))
+    monkeypatch.setattr(gpu_module, "probe_gpu", lambda index: (None, ONE_GPU))
     with pytest.raises(EngineUnavailable, match=re.escape(f"device 'cuda:1' cannot be used: {ONE_GPU}")):
         Segmenter.open(folder, device=device)
     Segmenter.open(folder, device="cpu").close()
@@ -137,3 +137,14 @@ def test_an_object_that_reads_as_a_device() -> None:
     assert Placement.parse(torch.device("cpu")) == Placement("cpu")
     assert Placement.parse("cuda") == Placement("cuda")
     assert Placement.parse("cuda").gpu == 0
+
+
+def test_a_build_on_a_gpu_that_is_not_there_ends_before_anything_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from isnet_trt.export import EngineOptions, build
+
+    monkeypatch.setattr(gpu_module, "probe_gpu", lambda index: (None, ONE_GPU))
+    with pytest.raises(EngineUnavailable, match=re.escape(ONE_GPU)):
+        build(tmp_path / "missing.pth", tmp_path / "bundle", engine=EngineOptions("onnxruntime", device="cuda:1"))
+    assert not list(tmp_path.iterdir())

@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -16,11 +17,19 @@ import pytest
 from children import start_python
 
 from isnet_trt.cuda.architectures import KERNEL_TARGETS
+from isnet_trt.cuda.gpu import Gpu
 from isnet_trt.errors import BuildError, EngineUnavailable, SettingsError
 from isnet_trt.export import bundle_kernels
-from isnet_trt.export.bundle_kernels import architectures, check_kernels, compile_kernels, context_kernels
+from isnet_trt.export.bundle_kernels import (
+    architectures,
+    check_kernels,
+    compile_kernels,
+    context_kernels,
+    kernel_capabilities,
+)
 from isnet_trt.export.lowering import Arithmetic, lower_graph
 from isnet_trt.export.network_inputs import NetworkInput
+from isnet_trt.export.options import EngineOptions
 from isnet_trt.export.quantise import calibrate
 from isnet_trt.export.ranges import measure_ranges
 from isnet_trt.recipes import recipe
@@ -41,6 +50,27 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="triton has no wheels
 )
 def test_architectures(capabilities: tuple[str, ...] | None, expected: tuple[int, ...]) -> None:
     assert architectures(capabilities) == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "supported", "expected"),
+    [
+        ({}, ("8.9",), ("8.9",)),  # TensorRT
+        ({}, ("8.0", "8.6", "8.9", "12.0"), ("8.9",)),  # an engine for many GPUs: the others run the portable PTX
+        ({}, None, ("8.9",)),
+        ({"targets": ("8.6", "12.0")}, ("8.6", "12.0"), ("8.6", "12.0")),
+        ({"hardware_compatible": True}, ("8.0", "8.9", "9.0"), ("8.0", "8.9", "9.0")),
+        ({}, ("12.0", "12.1"), ("12.0", "12.1")),  # an engine that this machine's GPU does not run
+        ({"device": "cuda:1"}, None, ("9.0",)),
+        ({"device": "cuda:2"}, ("8.6", "8.9"), ("8.6", "8.9")),  # built ahead of time
+    ],
+)
+def test_kernels_are_for_this_machines_gpu_unless_more_is_asked_for(
+    options: dict[str, Any], supported: Any, expected: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpus = [Gpu("NVIDIA Double", capability, "CUDA 13.0") for capability in ("8.9", "9.0")]
+    monkeypatch.setattr(bundle_kernels, "find_gpu", lambda index: gpus[index] if index < 2 else None)
+    assert kernel_capabilities(EngineOptions(**options), supported) == expected
 
 
 @pytest.mark.parametrize(

@@ -263,7 +263,7 @@ BUSY = """
 import ctypes, sys
 from isnet_trt.engines import trial
 class Library:
-    def refusal(self, path):
+    def refusal(self, path, gpu):
         ctypes.PyDLL(None).sleep(60)  # as a library that keeps the interpreter's lock
 trial.library = lambda kind: Library()
 trial.main(["--timeout", "1", "tensorrt-rtx", "graph.onnx"])

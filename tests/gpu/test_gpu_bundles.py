@@ -15,16 +15,18 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
 from golden_files import GOLDEN, NEAR_TIES, load_golden
 
 from isnet_trt import Segmenter
 from isnet_trt.cuda.gpu import find_gpu
 from isnet_trt.engines.table import library
-from isnet_trt.errors import SettingsError
+from isnet_trt.errors import EngineUnavailable, SettingsError
 from isnet_trt.export.lowering import EIGHT_BITS
 from tests.gpu.comparison import image
 from tests.gpu.record import CannotRun, Record
 from tests.gpu.target import Target
+from tests.gpu.test_gpu_driver import refused
 from tests.gpu.test_gpu_runtime import NAMES, inference_of
 
 DEMO = Path(__file__).parents[2] / "training" / "assets" / "isnet_demo.pth"
@@ -95,6 +97,29 @@ def test_two_segmenters_at_once(record: Record, target: Target, kind: str) -> No
     folder = target.folder / f"demo-{kind}-fp16"
     build(DEMO, folder, kind, "fp16", context="plugin")
     two_at_once(record, [Segmenter.open(folder), Segmenter.open(folder)], target)
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(k, id=k, marks=pytest.mark.gpu(f"bundles.{k}.devices", 6, 240, seconds=60)) for k in KINDS]
+)
+def test_gpus_by_number(record: Record, target: Target, kind: str) -> None:
+    """Segmenters on the first and the last GPU of the machine, in two threads; a number too many lists the GPUs."""
+    require(kind)
+    folder = target.folder / f"demo-{kind}-fp32"
+    build(DEMO, folder, kind, "fp32", **({} if kind == "onnxruntime-cuda" else {"context": "plugin"}))
+    count, engine = torch.cuda.device_count(), "onnxruntime" if kind == "onnxruntime-cuda" else None
+    beyond = f"cuda:{count}"
+    refused(
+        record, beyond, lambda: Segmenter.open(folder, engine=engine, device=beyond),
+        EngineUnavailable, f"there is no {beyond}; this machine has {count} GPU", "cuda:0 (",
+    )  # fmt: skip
+    capabilities = {torch.cuda.get_device_capability(number) for number in (0, count - 1)}
+    if len(capabilities) > 1:
+        raise CannotRun(f"the GPUs differ, and the engine is for one of them: {sorted(capabilities)}")
+    names = ("cuda:0", f"cuda:{count - 1}")
+    two_at_once(record, [Segmenter.open(folder, engine=engine, device=name) for name in names], target)
+    current = torch.cuda.current_device()
+    record.require(current == 0, f"the thread's current GPU was changed to {current}")
 
 
 def two_at_once(record: Record, segmenters: list[Segmenter], target: Target, calls: int = 10) -> None:

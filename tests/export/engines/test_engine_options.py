@@ -33,6 +33,9 @@ ADA = Gpu("NVIDIA Ada", "8.9", "CUDA 13.0")
         ("tensorrt-rtx", {"optimisation_level": 6}, "--optimisation-level 6: it must be 0 to 5"),
         ("tensorrt", {"streams": 0}, "--streams 0: it must be 1 to 64"),
         ("onnxruntime", {"streams": 2}, "--streams is for TensorRT and TensorRT-RTX"),
+        ("onnxruntime", {"device": "cuda:1"}, "--device is for TensorRT and TensorRT-RTX"),
+        ("tensorrt", {"device": "cpu"}, "--device cpu names no GPU to build on"),
+        ("tensorrt", {"device": "gpu"}, "device 'gpu' is unknown"),
         ("onnxruntime", {"workspace": 2.0}, "TensorRT and TensorRT-RTX; onnxruntime has no such setting"),
     ],
 )  # fmt: skip
@@ -47,6 +50,12 @@ def test_what_can_be_had() -> None:
     rtx.check(EngineOptions(targets=("8.6",), workspace=0.5))
     compatible = {"hardware_compatible": True, "version_compatible": True, "timing_cache": Path(__file__)}
     trt.check(EngineOptions(context="native", **compatible))
+
+
+def test_the_engine_is_for_the_gpu_that_it_is_built_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpus = [ADA, Gpu("NVIDIA Double", "9.0", "CUDA 13.0", index=1)]
+    monkeypatch.setattr(tensorrt, "find_gpu", lambda index: gpus[index])
+    assert engine_builder("tensorrt").capabilities(EngineOptions(device="cuda:1"), "fp32") == ("9.0",)
 
 
 def test_where_an_engine_will_run(monkeypatch: pytest.MonkeyPatch) -> None:
