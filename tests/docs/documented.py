@@ -24,9 +24,9 @@ ELLIPSIS = "…"
 
 
 class Block(NamedTuple):
-    """A code block: the line that it begins on, its language and its text."""
+    """A code block: what stands between it and the block before, its language and its text."""
 
-    line: int
+    before: str
     language: str
     text: str
 
@@ -55,19 +55,28 @@ def blocks(text: str) -> Iterator[Block]:
         r"^ *```(?P<language>[^\n`]*)\n(?P<fenced>.*?)^ *```$|(?<=\n\n)(?P<indented>(?: {4}\S[^\n]*\n| {4,}[^\n]*\n)+)",
         re.MULTILINE | re.DOTALL,
     )
+    end = 0
     for match in pattern.finditer(text):
         content = match["fenced"] if match["indented"] is None else re.sub("^ {4}", "", match["indented"], flags=re.M)
-        yield Block(text.count("\n", 0, match.start()) + 1, (match["language"] or "").strip(), content)
+        yield Block(text[end : match.start()], (match["language"] or "").strip(), content)
+        end = match.end()
 
 
 def commands(text: str) -> list[Command]:
-    """The commands of a page; a text block that follows one directly, but for prose, is the output of the last."""
+    """The commands of a page.
+
+    A text block is the output of the command that the prose before it names, as in "`make demo` prints"; without prose
+    it is that of the command above it.
+    """
     result: list[Command] = []
     for block in blocks(text):
         if block.language in COMMANDS:
             result += _lines(block.text)
-        elif block.language == "text" and result:
-            result[-1] = result[-1]._replace(output=block.text)
+        elif block.language == "text":
+            last = [*range(len(result))][-1:] if not block.before.strip() else []
+            named = [i for i, command in enumerate(result) if f"`{command.text}` prints" in block.before]
+            for i in (named or last)[-1:]:
+                result[i] = result[i]._replace(output=block.text)
     return result
 
 
