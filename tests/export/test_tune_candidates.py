@@ -35,7 +35,9 @@ def job(kind: str, calib: bool = True, precision: str = "fp32", **options: Any) 
     """The parts of a build that the candidates depend on."""
     parts: dict[str, Any] = dict.fromkeys(Job.__dataclass_fields__)
     parts |= {
-        "checkpoint": SimpleNamespace(recipe=recipe("isnet_demo"), path=Path("demo.pth"), sha256="ab" * 32),
+        "checkpoint": SimpleNamespace(
+            recipe=recipe("isnet_demo"), path=Path("demo.pth"), sha256="ab" * 32, weights="plain"
+        ),
         "choice": SimpleNamespace(kind=kind),
         "builder": engine_builder(kind),
         "arithmetic": Arithmetic(precision),
