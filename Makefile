@@ -11,9 +11,12 @@ PYTEST_ARGS ?=
 TENSORRT ?= 11.2
 TENSORRT_REQUIRED ?=
 SITE = $(VENV)/tensorrt/$(TENSORRT)
+# Of `make test-triton`: the version that bundles must also build with.
+TRITON ?= 3.6.0
+TRITON_FOLDER = $(VENV)/triton-$(TRITON)
 PYTEST := $(PY) -m pytest --numprocesses $(WORKERS) --dist loadfile
 
-.PHONY: help demo test test-all test-slow test-tensorrt test-gpu lint format clean
+.PHONY: help demo test test-all test-slow test-tensorrt test-triton test-gpu lint format clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -34,6 +37,13 @@ test-slow: $(VENV)/.test  ## only the slow tests
 test-tensorrt: $(VENV)/.test  ## the real TensorRT, without a GPU; fetched once, for these tests alone (needs Maven)
 	@tests/real_tensorrt/install.sh $(TENSORRT) $(SITE) $(PY) || [ -z "$(TENSORRT_REQUIRED)" ]
 	TENSORRT_SITE=$(SITE) TENSORRT_REQUIRED=$(TENSORRT_REQUIRED) $(PY) -m pytest tests/real_tensorrt $(PYTEST_ARGS)
+
+# Beside the installed Triton, in a folder of its own: --no-deps, since torch demands one version.
+test-triton: $(VENV)/.test  ## all kernels compiled with another Triton (TRITON=3.6.0), without a GPU; fetched once
+	@[ -d $(TRITON_FOLDER) ] || { rm -rf $(TRITON_FOLDER).part && \
+	  $(PY) -m pip --disable-pip-version-check install --quiet --no-deps --only-binary :all: \
+	    --target $(TRITON_FOLDER).part triton==$(TRITON) && mv $(TRITON_FOLDER).part $(TRITON_FOLDER); }
+	TRITON_SITE=$(CURDIR)/$(TRITON_FOLDER) $(PY) -m pytest tests/kernels/test_triton_versions.py -m slow $(PYTEST_ARGS)
 
 test-gpu: $(VENV)/.test  ## what only an NVIDIA GPU can show (docs/gpu.md); skipped, with the reason, without one
 	$(PY) -m pytest tests/gpu -m gpu $(PYTEST_ARGS)
