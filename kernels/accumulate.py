@@ -157,7 +157,7 @@ def _powers(scores: tl.tensor, tops: tl.tensor, COUNT: tl.constexpr, ROWS: tl.co
         shifts += (tops[row] * LOG2_E,)
     powers = ()
     for n in tl.static_range(COUNT * ROWS):
-        powers += (tl.exp2(scores[n] * LOG2_E - shifts[n % ROWS]),)
+        powers += (tl.exp2(tl.fma(scores[n], tl.full(scores[n].shape, LOG2_E, tl.float32), -shifts[n % ROWS])),)
     return powers
 
 
@@ -179,7 +179,7 @@ def _weighted(
     """``totals`` of COUNT classes and ``scores`` times the rows' ``shares``."""
     sums = ()
     for n in tl.static_range(COUNT * ROWS):
-        sums += (totals[n] + scores[n] * shares[n % ROWS],)
+        sums += (tl.fma(scores[n], shares[n % ROWS], totals[n]),)
     return sums
 
 

@@ -66,7 +66,7 @@ def row_taps(y: tl.tensor, step: tl.tensor, height: tl.tensor, last: tl.tensor, 
 def between_columns(left: tl.tensor, across: tl.tensor, pair: tl.tensor) -> tl.tensor:
     """Values of one input row between the column at ``left`` and the next, which there is if ``pair``."""
     value = tl.load(left).to(tl.float32) * (1.0 - across)
-    return value + tl.load(left + 1, pair, 0.0).to(tl.float32) * across
+    return tl.fma(tl.load(left + 1, pair, 0.0).to(tl.float32), across, value)
 
 
 @triton.jit
@@ -75,17 +75,20 @@ def interpolate(
 ) -> tl.tensor:
     """Scores of one class, a tensor for each of ROWS output rows: input rows are read once for all of them.
 
-    ``rows`` points to the left columns in the three rows of `row_taps`, ``plane`` is the offset of the class.
+    ``rows`` points to the left columns in the three rows of `row_taps`, ``plane`` is the offset of the class. Every
+    multiply-add is spelled out: the compiler may fuse those of two unrolled classes differently, and equal classes
+    would no longer tie.
     """
     first = between_columns(rows[0] + plane, across, pair)
     second = between_columns(rows[1] + plane, across, pair)
     scores = ()
     if ROWS == 1:
-        scores += (first * weights[0] + second * weights[1],)
+        scores += (tl.fma(second, weights[1], first * weights[0]),)
     else:
         third = between_columns(rows[2] + plane, across, pair)
         for row in tl.static_range(ROWS):
-            scores += (first * weights[3 * row] + second * weights[3 * row + 1] + third * weights[3 * row + 2],)
+            score = tl.fma(second, weights[3 * row + 1], first * weights[3 * row])
+            scores += (tl.fma(third, weights[3 * row + 2], score),)
     return scores
 
 
