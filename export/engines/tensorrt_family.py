@@ -28,7 +28,7 @@ from isnet_trt.cuda.kernels import Kernels
 from isnet_trt.engines.info import EngineInfo
 from isnet_trt.engines.tensorrt_api import collecting_logger, create, network_flags, parser_errors
 from isnet_trt.engines.tensorrt_family import TensorRTFamily
-from isnet_trt.errors import BuildError, SettingsError
+from isnet_trt.errors import BuildError, EngineError, SettingsError
 from isnet_trt.export.engines.base import BuildRequest, BuiltEngine, EngineBuilder
 from isnet_trt.export.engines.inspection import Layer, inspect, summarise
 from isnet_trt.export.engines.profiles import Shape, set_shapes
@@ -261,8 +261,14 @@ def layer_information(module: Any, engine: Any, shape: Shape) -> str:
 
     Types of tensors depend on free sizes: a context gives the first input ``shape`` (TensorRT's documentation, "Engine
     Inspector"). Not yet run on a GPU.
+
+    Raises:
+        EngineError: there is no inspector.
     """
-    inspector, context = engine.create_engine_inspector(), engine.create_execution_context()
+    inspector = engine.create_engine_inspector()
+    if inspector is None:
+        raise EngineError("the library creates no engine inspector; is memory of the GPU free?")
+    context = engine.create_execution_context()
     # None: no memory for it. Then the text has types where sizes are fixed.
     if context is not None and context.set_input_shape(engine.get_tensor_name(0), shape):
         inspector.execution_context = context

@@ -7,6 +7,7 @@ what it has done: docs/gpu.md.
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import multiprocessing
 import os
@@ -31,6 +32,7 @@ from tests.gpu.target import Target
 ESTIMATES = results.FOLDER / "nvidia-h100-80gb-hbm3.json"
 """The record whose seconds are the time estimates."""
 OUTCOMES = {"passed": PASSED, "failed": FAILED, "skipped": MISSING}
+DRY_GPU = Gpu("no GPU (dry run)", "9.0", "CUDA 13.0", 132)
 GRACE = 15
 """Seconds after a test's limit at which its process ends even if a library keeps Python's lock."""
 
@@ -39,6 +41,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("gpu", "tests on a GPU (docs/gpu.md)")
     group.addoption("--gpu-out", type=Path, metavar="FILE", help="JSON (default: benchmarks/results/<gpu>.json)")
     group.addoption("--gpu-plan", action="store_true", help="print the order with time estimates, and run nothing")
+    group.addoption("--gpu-dry-run", action="store_true", help="run every test on doubles, without a GPU")
     group.addoption("--quick", action="store_true", help="fewer cases and sizes")
     group.addoption("--resume", action="store_true", help="keep what passed or failed in FILE, run the rest")
     group.addoption("--minutes", type=float, metavar="N", help="start no further test after N minutes")
@@ -76,7 +79,8 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Any:
     faulthandler.enable(2)
     faulthandler.dump_traceback_later(marker(pyfuncitem).args[2] + GRACE, exit=True, file=2)
     try:
-        value = yield
+        with stand_ins(pyfuncitem):
+            value = yield
     except (CannotRun, EngineUnavailable) as error:
         pytest.skip(" ".join(str(error).split()))
     except Exception as error:
@@ -87,6 +91,15 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Any:
     if record.wrong:
         pytest.fail("\n".join(record.wrong), pytrace=False)
     return value
+
+
+def stand_ins(item: pytest.Function) -> contextlib.AbstractContextManager[None]:
+    """What takes the place of a GPU in a dry run; nothing otherwise."""
+    if not item.config.pluginmanager.get_plugin("gpu-suite").dry:
+        return contextlib.nullcontext()
+    from tests.gpu.dry_run import doubles  # it imports torch: in the processes of the tests only
+
+    return doubles(item.module, item.funcargs)
 
 
 def marker(item: pytest.Item) -> Any:
@@ -114,6 +127,7 @@ class Suite:
 
         self.resume, self.minutes, self.plan_only = option("--resume"), option("--minutes"), option("--gpu-plan")
         self.out, self.quick = option("--gpu-out"), bool(option("--quick"))
+        self.dry = bool(option("--gpu-dry-run"))
         self._temporary = None if option("--work") else tempfile.mkdtemp(prefix="isnet_trt_gpu")
         folder = Path(self._temporary or option("--work")).resolve()
         seed = random.SystemRandom().randrange(2**31) if option("--seed") is None else option("--seed")
@@ -126,6 +140,11 @@ class Suite:
         self._about: dict[str, Any] = {}
         self._start = time.monotonic()
 
+    def pytest_itemcollected(self, item: pytest.Item) -> None:
+        """Let -k choose by the names of the cases."""
+        if marker(item):
+            item.extra_keyword_matches.add(marker(item).args[0])
+
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
         """Order the tests that -m and -k have left, and skip or deselect what is not to run."""
@@ -135,7 +154,7 @@ class Suite:
         others = [item for item in items if not marker(item)]
         selected = [item for item in chosen if not (self.quick and marker(item).kwargs.get("slow"))]
         self.order = [marker(item).args[0] for item in selected]
-        gpu, reason = probe()
+        gpu, reason = (DRY_GPU, "") if self.dry else probe()
         if self.plan_only:
             self._plan(selected)
             selected = []
@@ -150,8 +169,9 @@ class Suite:
     def _prepare(self, items: list[pytest.Item], gpu: Gpu) -> list[pytest.Item]:
         """The items to run on ``gpu``, and the records of an earlier run that stay."""
         name = re.sub("[^a-z0-9]+", "-", gpu.name.lower()).strip("-")
-        self.out = self.out or results.FOLDER / f"{name}.json"
-        self._about = results.result((), (), seed=self.target.seed)
+        # Never among the committed results, which are of GPUs.
+        self.out = self.out or (Path(tempfile.gettempdir()) if self.dry else results.FOLDER) / f"{name}.json"
+        self._about = results.result((), (), seed=self.target.seed, **({"dry_run": True} if self.dry else {}))
         cases = {marker(item).args[0] for item in items}
         if self.out.is_file():
             self.records = {row["case"]: row for row in results.of_kind(results.read(self.out), "gpu_check")}
@@ -168,16 +188,22 @@ class Suite:
     def _plan(self, items: list[pytest.Item]) -> None:
         rows = results.of_kind(results.read(ESTIMATES), "gpu_check")
         seconds = {row["case"]: row["seconds"] for row in rows if row["status"] != MISSING}
-        total = 0.0
+        total, late = 0.0, []
         for item in items:
             case, _, limit = marker(item).args
             expected = marker(item).kwargs.get("seconds", limit)
+            if self.minutes and total + seconds.get(case, expected) > 60 * self.minutes:
+                late.append(case)
+                continue
             total += seconds.get(case, expected)
             estimate = f"{seconds[case]:6.1f} s" if case in seconds else f"{'~<'[expected == limit]}{expected:5.0f} s"
             self.lines.append(f"{case:34} {estimate}  limit {limit:4.0f} s  {title(item)}")
         self.lines.append(
-            f"{len(items)} tests, at most {total / 60:.0f} minutes: seconds of an H100 (--quick), ~ estimates, < limits"
+            f"{len(items) - len(late)} tests, at most {total / 60:.0f} minutes ({total:.0f} s): seconds of an H100 "
+            "(--quick), ~ estimates, < limits"
         )
+        if late:
+            self.lines.append(f"beyond {self.minutes:g} minutes: {', '.join(late)}")
 
     def path(self, kind: str) -> Path:
         """Where the process of a test writes what it finds ("jsonl") and what libraries say ("log")."""
@@ -204,6 +230,11 @@ class Suite:
             row = make_row(item, self._reports.pop(nodeid, []), Record.load(self.path("jsonl")), log)
             self.records[row["case"]] = row
             self._write(())
+            if self.dry:
+                limit = marker(item).args[2]
+                self.lines.append(
+                    f"{row['case']:34} {row['seconds']:6.1f} s of {limit} s  {row['status']}: {row['why']}"
+                )
             if self.minutes and time.monotonic() - self._start > 60 * self.minutes:
                 item.session.shouldstop = f"the {self.minutes:g} minutes are used up; --resume goes on"
 

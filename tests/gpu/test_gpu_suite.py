@@ -221,6 +221,40 @@ def test_the_plan_runs_nothing_and_names_the_order_with_estimates(tmp_path: Path
     assert estimate == "8.4"  # of the committed result
 
 
+def suite_run(*options: object) -> str:
+    """What the tests on a GPU print with ``options``."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/gpu", "-m", "gpu", "--quick"]
+    ran = subprocess.run([*command, *map(str, options)], cwd=ROOT, capture_output=True, text=True, timeout=400)
+    assert "written: " in ran.stdout or "tests, at most" in ran.stdout, ran.stdout + ran.stderr
+    return ran.stdout
+
+
+@pytest.mark.slow
+def test_a_dry_run_enters_the_steps_in_order_and_writes_their_results(tmp_path: Path) -> None:
+    """Without a GPU: the bodies run on doubles to their end, or to what a double lacks, which is named."""
+    choice = "machine or rates or trt. or bundles.tensorrt or models"
+    printed = suite_run("--gpu-dry-run", "--gpu-out", tmp_path / "dry.json", "-k", choice)
+    result = results.read(tmp_path / "dry.json")
+    rows = {row["case"]: row for row in result["records"]}
+    assert result["dry_run"] is True
+    assert {row["status"] for row in rows.values()} == {"passed", "could not run"}, printed
+    assert {case for case, row in rows.items() if row["status"] == "passed"} >= {"machine", "rates", "trt.runs"}
+    assert [row["answer"] for row in rows["trt.runs"]["rows"]] == ["runs"] * 3
+    assert "engine of a whole network" in rows["bundles.tensorrt.fp32"]["why"]
+    lines = [line for line in printed.splitlines() if " s of " in line]
+    assert [line.split()[0] for line in lines] == list(rows)
+
+
+def test_the_plan_of_some_minutes_names_what_is_left_out() -> None:
+    lines = suite_run("--gpu-plan", "--minutes", 2, "-k", "machine or rates or bundles.tensorrt.").splitlines()
+    planned = [line.split()[0] for line in lines if " s  limit " in line]
+    assert planned[:3] == ["machine", "rates", "bundles.tensorrt.fp32"]
+    late = next(line for line in lines if line.startswith("beyond 2 minutes: ")).split(": ")[1].split(", ")
+    assert "bundles.tensorrt.fp16" in planned
+    assert set(late) >= {"bundles.tensorrt.int8", "bundles.tensorrt.bf16", "bundles.tensorrt.two"}
+    assert not set(late) & set(planned)
+
+
 def test_collecting_does_not_touch_the_driver() -> None:
     """A process that has called it cannot be forked to use it: every test would fail."""
     script = """
