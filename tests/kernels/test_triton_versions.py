@@ -6,7 +6,6 @@ TRITON_SITE is the folder of that version, as ``pip install --target`` makes it.
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,8 +15,6 @@ import pytest
 from isnet_trt.cuda.architectures import KERNEL_TARGETS
 
 SITE = os.environ.get("TRITON_SITE", "")
-SPILLING = re.compile(r"accumulate_\w+_256 \(sm_8[69]\)")
-"""Under Triton 3.6 these spill 16 bytes: a bundle built with it has a warning. None spills under 3.7."""
 ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not SITE, reason="TRITON_SITE is not set (make test-triton)")]
 
@@ -35,11 +32,8 @@ def test_it_is_the_other_version() -> None:
 
 
 @pytest.mark.parametrize("arch", KERNEL_TARGETS)
-def test_the_kernels_of_150_classes_compile(arch: int, tmp_path: Path) -> None:
-    """With the option of a build, in which a spill is a warning."""
-    options = ("--classes", "150", "--jobs", str(os.cpu_count() or 1), "--allow-spills", "--out", str(tmp_path))
+def test_the_kernels_of_150_classes_compile_without_a_spill(arch: int, tmp_path: Path) -> None:
+    options = ("--classes", "150", "--jobs", str(os.cpu_count() or 1), "--out", str(tmp_path))
     ran = run("-m", "isnet_trt.kernels.compile", "--arch", f"sm_{arch}", *options)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert (tmp_path / f"sm_{arch}" / "launch.json").is_file()
-    spilling = re.findall(r"\w+ \(sm_\d+\)", ran.stderr)
-    assert all(SPILLING.fullmatch(kernel) for kernel in spilling), ran.stderr
