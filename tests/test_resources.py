@@ -91,10 +91,13 @@ def test_open_use_close_returns_all_memory(cycle, wide, no_collector):
     """Ten cycles grow by less than the weights of one session, closed or merely forgotten, collector off."""
     for _ in range(3):
         cycle(wide)
-    before = in_use()
-    for _ in range(10):
-        cycle(wide)
-    assert in_use() - before < WEIGHTS
+    growths = []
+    for _ in range(2):  # a leak shows in both; what other tests' threads do meanwhile, in one
+        before = in_use()
+        for _ in range(10):
+            cycle(wide)
+        growths.append(in_use() - before)
+    assert min(growths) < WEIGHTS, growths
 
 
 def test_many_calls_hold_no_more_than_one(wide, no_collector):

@@ -136,7 +136,7 @@ def _objects(values: Any) -> list[dict[str, Any]]:
 
 def _numbers(values: Any) -> list[int]:
     numbers = values if isinstance(values, list) else []
-    return [number for number in numbers if isinstance(number, int)] if len(numbers) == len(values or ()) else []
+    return numbers if all(isinstance(number, int) for number in numbers) else []
 
 
 def _json_type(tensor: dict[str, Any]) -> str:

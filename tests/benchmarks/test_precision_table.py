@@ -101,13 +101,11 @@ def test_other_models_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_a_half_drawn_scene_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What Ctrl-C leaves of the street is drawn again by the next run."""
 
-    def interrupted(self: Path, content: bytes) -> None:
-        with self.open("wb") as stream:
-            stream.write(content[:20])
+    def interrupted(source: object, target: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_bytes", interrupted)
+        patch.setattr("os.replace", interrupted)
         with pytest.raises(KeyboardInterrupt):
             scene_files(tmp_path / "street", [7], (48, 80))
     assert not list((tmp_path / "street").iterdir())

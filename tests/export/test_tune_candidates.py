@@ -51,7 +51,7 @@ def job(kind: str, calib: bool = True, precision: str = "fp32", **options: Any) 
 
 
 def test_tensorrt_varies_all_that_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tensorrt, "find_gpu", lambda: ADA)
+    monkeypatch.setattr(tensorrt, "find_gpu", lambda index: ADA)
     assert baseline(job("tensorrt")) == Candidate("fp32", context="plugin")
     assert dimensions(job("tensorrt"), 5, True) == [
         ("precision", ("fp16", "int8", "fp8", "bf16", "fp32")),
@@ -61,7 +61,7 @@ def test_tensorrt_varies_all_that_it_has(monkeypatch: pytest.MonkeyPatch) -> Non
         ("streams", (1, 4)),
     ]
     assert dict(dimensions(job("tensorrt", calib=False), 1, True))["precision"] == ("fp16", "bf16", "fp32")
-    monkeypatch.setattr(tensorrt, "find_gpu", lambda: AMPERE)
+    monkeypatch.setattr(tensorrt, "find_gpu", lambda index: AMPERE)
     assert "fp8" not in dict(dimensions(job("tensorrt"), 1, True))["precision"]
 
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 from cuda_host import ReferenceKernels
@@ -69,7 +71,8 @@ def check_other_gpu(patch: pytest.MonkeyPatch, record: Record, target: FakeTarge
         ("kernels for sm_200 only", "EngineUnavailable"), ("a changed kernel", "BundleError"),
         ("code that is none", "EngineError"),
     ]  # fmt: skip
-    patch.setattr("isnet_trt.cuda.kernels._code", lambda path, digest: path.read_bytes())
+    any_digest = SimpleNamespace(hexdigest=lambda: ANY)
+    patch.setattr("isnet_trt.cuda.kernels.hashlib", SimpleNamespace(sha256=lambda content: any_digest))
     test_gpu_driver.test_other_gpu(record, target)
     assert record.wrong == ["a changed kernel was not refused"]
 

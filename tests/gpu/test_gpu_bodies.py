@@ -131,7 +131,7 @@ def test_refusals_come_and_where_they_do_not_it_is_found(
     record: Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     test_gpu_driver.test_out_of_memory(record, target_of(tmp_path))
-    assert "not enough GPU memory for a picture of 60000x60000" in record.rows[0]["said"]
+    assert "not enough GPU memory for a picture of 16384x16384" in record.rows[0]["said"]
     test_gpu_driver.test_closed(record, target_of(tmp_path))
     assert not record.wrong
     monkeypatch.setattr(Pipeline, "_active", lambda self: (_ for _ in ()).throw(EngineError("something else")))

@@ -24,8 +24,8 @@ from tests.kernels.context_trials import PoolCase, region_pool
 from tests.kernels.trials import examine, wrong
 from tests.kernels.variants import set_folder
 
-TOO_LARGE = 60_000
-"""Side of an image whose source alone takes 10.8 GB; with the network's logits it fits no GPU."""
+TOO_LARGE = 16_384
+"""Side of the largest square image that is taken; at eight times that, the network's input alone takes 200 GB."""
 SMALL_POOL = PoolCase("x", 1, 19, 333, parts=1)
 
 

@@ -20,14 +20,21 @@ from tests.kernels.variants import DTYPES, SETS, Output, Shifted, Variant, inter
 
 use_interpreter()
 CPU = interpreted()
-MANY_STEPS = ("attention", "region_pool", "accumulate", "finish", "upsample_argmax")
-"""Families that take seconds in the interpreter: other types than float32 and many classes only among the slow runs."""
+MERGE = ("accumulate", "finish", "upsample_argmax")
+MANY_STEPS = (*MERGE, "attention", "region_pool", "gather")
+"""Families that take seconds in the interpreter: other types than float32 and many classes only among the slow runs,
+but for the first case of those that are no merge.
+"""
 CASES = [
     pytest.param(family, case, dtype, id=f"{family.name}-{case.label}-{dtype}", marks=[pytest.mark.slow] * slow)
     for family in FAMILIES.values()
     for number, case in enumerate(family.odd)
     for dtype in family.dtypes
-    for slow in [number > 0 and family.name in MANY_STEPS and (dtype != "fp32" or getattr(case, "classes", 0) >= 150)]
+    for slow in [
+        (number > 0 or family.name in MERGE)
+        and family.name in MANY_STEPS
+        and (dtype != "fp32" or getattr(case, "classes", 0) >= 150)
+    ]
 ]
 
 
