@@ -21,6 +21,7 @@ import torch
 from cuda_host import ReferenceKernels
 
 from benchmarks import gpu_stages
+from isnet_trt import export
 from isnet_trt.cuda import gpu as gpu_module
 from tests.gpu import engines
 from tests.gpu.conftest import DRY_GPU
@@ -189,6 +190,7 @@ def doubles(module: ModuleType, arguments: dict[str, Any]) -> Iterator[None]:
         for name in ("build", "published"):  # minutes of export, and an engine that nothing here runs
             if name in vars(module):
                 patch.setattr(module, name, _no_build)
+        patch.setattr(export, "build", _no_build)
         yield
 
 

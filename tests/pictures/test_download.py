@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -88,10 +89,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _slow(self) -> None:
         self._start(200, Content_Length=len(BODY))
-        for byte in BODY[:100]:
-            self.wfile.write(bytes([byte]))
-            if self.stop.wait(0.05):
-                return
+        with suppress(ConnectionError):  # the reader gives up
+            for byte in BODY[:100]:
+                self.wfile.write(bytes([byte]))
+                if self.stop.wait(0.05):
+                    return
 
     def _nonsense(self) -> None:
         self.wfile.write(b"SSH-2.0-OpenSSH\r\n")
