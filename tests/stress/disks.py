@@ -15,16 +15,12 @@ import resource
 import shutil
 import subprocess
 import sys
-import tempfile
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import jobs
-import probe
-from kills import Reference, left
-from tqdm import tqdm
+from kills import left
 
 from isnet_trt.cli import BUG
 
@@ -48,7 +44,7 @@ def _succeeds(*command: str) -> bool:
     return program is not None and not subprocess.run(command, capture_output=True, check=False).returncode
 
 
-def fill_once(number: int, reference: Reference, folder: Path) -> tuple[str, bool]:
+def fill_once(number: int, reference: jobs.Reference, folder: Path) -> tuple[str, bool]:
     """What is wrong with a full disk and the next run, and whether the disk was too small."""
     size = int(random.Random(number).uniform(0, 1.1) * reference.bytes) + 1
     with small_disk(folder, size) as mounted:
@@ -71,25 +67,11 @@ def _unclear(ended: jobs.Ended) -> str:
     return "" if clear else f"status {ended.status}: {ended.output[-400:]}"
 
 
-def main() -> int:
-    """Run the cases, the jobs in turn; the exit status."""
-    parser = probe.parser(__doc__, 60, "full disks")
-    jobs.add_option(parser)
-    arguments = parser.parse_args()
-    counts, findings = Counter[str](), list[str]()
-    with tempfile.TemporaryDirectory() as root:
-        chosen = jobs.all_jobs(Path(root) / "inputs", arguments.jobs)
-        references = {name: Reference(job, Path(root) / f"{name}-undisturbed") for name, job in chosen.items()}
-        turns = jobs.turns(arguments.jobs)
-        for number in tqdm(range(arguments.first, arguments.first + arguments.cases), "disks", disable=None):
-            reference = references[turns[number % len(turns)]]
-            reason, full = fill_once(number, reference, Path(root) / str(number))
-            counts[f"{reference.job.name}: {'refused' if full else 'had room'}"] += 1
-            if reason:
-                findings.append(f"case {number} ({reference.job.name}): {reason}")
-                probe.show(findings[-1])
-    return probe.finish(arguments, {"cases": arguments.cases, **dict(sorted(counts.items()))}, findings)
+def fill_case(number: int, reference: jobs.Reference, folder: Path) -> tuple[str, str]:
+    """The finding of a case, if any, and how it is counted."""
+    reason, full = fill_once(number, reference, folder)
+    return reason, "refused" if full else "had room"
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(jobs.run_cases(__doc__, 60, "full disks", fill_case))

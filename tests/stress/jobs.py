@@ -6,15 +6,17 @@ arguments, and can be killed at any instant.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import sys
+import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +30,7 @@ import numpy as np
 import onnxruntime  # noqa: F401  # imported before the children
 import tiny_model
 from own_pictures import write_pngs
+from tqdm import tqdm
 
 from isnet_trt import cli, predict
 from isnet_trt.bundle import read_bundle
@@ -64,6 +67,18 @@ class Ended:
     seconds: float
 
 
+class Reference:
+    """A job, the results of an undisturbed run, its seconds and its bytes: all, and of the largest file."""
+
+    def __init__(self, job: Job, folder: Path) -> None:
+        self.job = job
+        ended = run(job, folder)
+        assert ended.status == 0, ended.output
+        self.whole, self.seconds = contents(folder, temporary=True), ended.seconds
+        sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
+        self.bytes, self.largest = sum(sizes), max(sizes)
+
+
 def all_jobs(inputs: Path, names: Sequence[str]) -> dict[str, Job]:
     """Name -> job, of those called ``names``, their inputs in ``inputs``; all but predict need torch."""
     makers = {"predict": _predict, "build": _build, "calibration": _calibration, "training": _training}
@@ -80,10 +95,33 @@ def turns(names: Sequence[str]) -> list[str]:
     return [name for number in range(max(_WEIGHTS.values())) for name in names if number < _WEIGHTS[name]]
 
 
-def add_option(parser: argparse.ArgumentParser) -> None:
-    """Add ``--jobs``."""
+def run_cases(
+    description: str | None, cases: int, unit: str, try_case: Callable[[int, Reference, Path], tuple[str, str]]
+) -> int:
+    """The command line of a probe that tries the jobs in turn; the exit status.
+
+    ``try_case`` has a case's number, the undisturbed run of its job and a folder of its own; it returns a finding, or
+    "", and the word under which the case is counted.
+    """
+    parser = probe.parser(description, cases, unit)
     text = f"commands to try (default: {' '.join(NAMES)}); predict needs no torch"
     parser.add_argument("--jobs", nargs="+", choices=NAMES, default=NAMES, help=text)
+    arguments = parser.parse_args()
+    counts, findings = Counter[str](), list[str]()
+    with tempfile.TemporaryDirectory() as root:
+        chosen = all_jobs(Path(root) / "inputs", arguments.jobs)
+        references = {name: Reference(job, Path(root) / f"{name}-undisturbed") for name, job in chosen.items()}
+        order = turns(arguments.jobs)
+        for number in tqdm(range(arguments.first, arguments.first + arguments.cases), unit, disable=None):
+            name, folder = order[number % len(order)], Path(root) / str(number)
+            reason, outcome = try_case(number, references[name], folder)
+            counts[f"{name}: {outcome}"] += 1
+            if reason:
+                findings.append(f"case {number} ({name}): {reason}")
+                probe.show(findings[-1])
+                shutil.copytree(folder, arguments.keep / f"{unit}-{number}", symlinks=True, dirs_exist_ok=True)
+            shutil.rmtree(os.fsencode(folder))
+    return probe.finish(arguments, {"cases": arguments.cases, **dict(sorted(counts.items()))}, findings)
 
 
 def _pictures(folder: Path) -> Path:

@@ -9,17 +9,12 @@ output must not hold a control character of the name.
 
 from __future__ import annotations
 
-import os
 import random
 import shutil
 import sys
-import tempfile
-from collections import Counter
 from pathlib import Path
 
 import jobs
-import probe
-from tqdm import tqdm
 
 PARTS = (
     *(
@@ -88,31 +83,15 @@ def run_once(job: jobs.Job, folder: Path, whole: dict[str, object]) -> str:
     return jobs.differences(jobs.contents(folder, temporary=True), whole)
 
 
-def main() -> int:
-    """Run the cases, the jobs in turn; the exit status."""
-    parser = probe.parser(__doc__, 60, "names")
-    jobs.add_option(parser)
-    arguments = parser.parse_args()
-    counts, findings = Counter[str](), list[str]()
-    with tempfile.TemporaryDirectory() as root:
-        expected = {}
-        for name, job in jobs.all_jobs(Path(root) / "inputs", arguments.jobs).items():
-            ended = jobs.run(job, Path(root) / f"plain-{name}")
-            assert ended.status == 0, ended.output
-            expected[name] = jobs.contents(Path(root) / f"plain-{name}", temporary=True)
-        turns = jobs.turns(arguments.jobs)
-        for number in tqdm(range(arguments.first, arguments.first + arguments.cases), "names", disable=None):
-            job, place = turns[number % len(turns)], Path(root) / str(number)
-            moved = jobs.all_jobs(place / name_of(number) / "inputs", [job])[job]
-            # The same files and times: digests and a calibration's fingerprint are among the results.
-            shutil.copytree(Path(root) / "inputs", place / name_of(number) / "inputs", dirs_exist_ok=True)
-            if reason := run_once(moved, place / name_of(number) / "run", expected[job]):
-                findings.append(f"case {number} ({job}), {name_of(number)!r}: {reason!r}")
-                probe.show(findings[-1])
-            counts[job] += 1
-            shutil.rmtree(os.fsencode(place))
-    return probe.finish(arguments, {"cases": arguments.cases, **dict(sorted(counts.items()))}, findings)
+def name_case(number: int, reference: jobs.Reference, folder: Path) -> tuple[str, str]:
+    """The finding of a case, if any, and how it is counted."""
+    named = folder / name_of(number)
+    job = jobs.all_jobs(named / "inputs", [reference.job.name])[reference.job.name]
+    # The same files and times: digests and a calibration's fingerprint are among the results.
+    shutil.copytree(folder.parent / "inputs", named / "inputs", dirs_exist_ok=True)
+    reason = run_once(job, named / "run", reference.whole)
+    return f"{named.name!r}: {reason!r}" if reason else "", "tried"
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(jobs.run_cases(__doc__, 60, "names", name_case))
