@@ -6,6 +6,7 @@ No step may touch a byte outside its buffer, or one that no earlier step has wri
 from __future__ import annotations
 
 import sys
+from functools import cache
 
 import cuda_host
 import numpy as np
@@ -27,10 +28,16 @@ CASES = {name: case for name, case in cuda_host.CASES.items() if case[2].get("cl
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp("kernels")
-    compile_kernels(path, "--dtype", "fp32", "--classes", "20", "--context")
-    return path
+def folder_for(tmp_path_factory):
+    """A function: number of classes -> folder of the kernels, since `accumulate` is compiled for few classes each."""
+
+    @cache
+    def compiled(classes):
+        path = tmp_path_factory.mktemp("kernels")
+        compile_kernels(path, "--dtype", "fp32", "--classes", str(classes), "--context")
+        return path
+
+    return compiled
 
 
 class Run:
@@ -81,7 +88,7 @@ def host(planned, head, logits):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_plans_keep_to_their_buffers_and_give_the_hosts_labels(name, folder):
+def test_plans_keep_to_their_buffers_and_give_the_hosts_labels(name, folder_for):
     size, inference, options = CASES[name]
     head = Head(options.get("classes", 7), options.get("stride", 8), options.get("pairs", ()))
     limits = {
@@ -91,7 +98,7 @@ def test_plans_keep_to_their_buffers_and_give_the_hosts_labels(name, folder):
     }
     model = Model(head, options.get("rule", cuda_host.RULE), **limits)
     planned = plan(size, inference, model, "bgra" if inference.flip else "rgb")
-    run = Run(folder, planned, head)
+    run = Run(folder_for(head.classes), planned, head)
     for step in planned.steps:
         run.step(step)
     result, written = run.memory.look(run.addresses["result"])
