@@ -101,7 +101,7 @@ def _changed(path: Path) -> BundleError:
 def read_bundle(folder: str | os.PathLike[str], verify: bool = True) -> Bundle:
     """Open a bundle: manifest, schema, and every file's presence, size and (with ``verify``) SHA-256.
 
-    Other files in the folder are let be. No engine library is imported; `isnet_trt.engines.select.check_engine` tells
+    Other files in the folder are ignored. No engine library is imported; `isnet_trt.engines.select.check_engine` tells
     whether the engine can run here.
 
     Raises:
