@@ -116,8 +116,12 @@ def obstacle(path: AnyPath) -> str | None:
         return str(error)
     except OSError as error:
         return _reason(path, error)
-    effective = os.access in os.supports_effective_ids
-    return None if os.access(path, os.R_OK, effective_ids=effective) else os.strerror(errno.EACCES)
+    return None if _may(path, os.R_OK) else os.strerror(errno.EACCES)
+
+
+def _may(path: AnyPath, mode: int) -> bool:
+    """Whether the process, with the rights that it has now, may use a file in this way."""
+    return os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)
 
 
 def _reason(path: AnyPath, error: OSError) -> str:
@@ -325,7 +329,7 @@ def make_folder(folder: Path, option: str) -> Path:
         if isinstance(error, FileExistsError):
             reason = "there is a file of this name"
         raise SettingsError(f"{option} {folder}: the folder cannot be created ({reason})") from None
-    if not os.access(folder, os.W_OK | os.X_OK):
+    if not _may(folder, os.W_OK | os.X_OK):
         raise SettingsError(f"{option} {folder}: the folder cannot be written to (no permission)")
     sweep(folder)
     return folder

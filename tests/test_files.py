@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from children import run_python, start_python
+from permissions import as_nobody, reachable
 
 from isnet_trt import files
 from isnet_trt.errors import ImageError, SettingsError
@@ -226,3 +227,21 @@ def test_new_files_have_the_usual_permissions(tmp_path: Path) -> None:
     write_file(tmp_path / "ours", NEW)
     (tmp_path / "usual").write_bytes(NEW)
     assert (tmp_path / "ours").stat().st_mode == (tmp_path / "usual").stat().st_mode
+
+
+def test_a_folder_that_may_not_be_written_to(tmp_path: Path) -> None:
+    with reachable(tmp_path):
+        tmp_path.chmod(0o755)
+        with as_nobody(), pytest.raises(SettingsError, match=r"--out .*: the folder cannot be written to"):
+            files.make_folder(tmp_path, "--out")
+
+
+def test_an_output_folder_without_results_is_removed_and_an_earlier_one_stays(tmp_path: Path) -> None:
+    (tmp_path / "earlier").mkdir()
+    for folder in (tmp_path / "earlier", tmp_path / "new" / "below"):
+        with files.output_folder(folder, "--out") as out:
+            assert out.is_dir()
+    assert names(tmp_path) == ["earlier"]
+    with files.output_folder(tmp_path / "new", "--out") as out:
+        (out / "result").write_bytes(NEW)
+    assert names(tmp_path) == ["earlier", "new"]

@@ -205,6 +205,16 @@ def test_the_size_is_looked_at_before_a_picture_is_decoded(tmp_path: Path, form:
         read_image(path)
 
 
+def test_the_largest_of_several_sizes_counts(tmp_path: Path) -> None:
+    """A decoder allocates memory for the whole tile of a TIFF, and for each item of an AVIF."""
+    sizes = {headers._WIDTH: 90_000, headers._HEIGHT: 1, headers._TILE_WIDTH: 40_000, headers._TILE_HEIGHT: 30_000}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in sizes.items())
+    tiff = b"II*\0\x08\0\0\0" + struct.pack("<H", len(sizes)) + entries + bytes(4)
+    items = b"".join(b"ispe" + struct.pack(">III", 0, *size) for size in ((90_000, 1), (40_000, 30_000)))
+    for content in (tiff, b"\0\0\0\x1cftypavif" + items):
+        assert headers.dimensions(content) == (40_000, 30_000)
+
+
 @pytest.mark.parametrize("form", ["PNG", "TIFF", "BMP", "PPM", "WEBP"])
 def test_a_side_has_a_limit_too(tmp_path: Path, form: str) -> None:
     """Two million pixels in a row fit in memory, but neither libpng nor OpenCV takes them."""
