@@ -1,0 +1,102 @@
+"""Self-contained HTML pages: one style, tables, embedded images and contents for every report of the project."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+
+_STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 0 auto; padding: 1rem 1.25rem 3rem;
+  color: #222; background: #fff; overflow-wrap: break-word; }
+h1, h2, h3 { line-height: 1.25; margin: 2rem 0 .75rem; } h1 { margin-top: 1rem; }
+h2 { border-bottom: 1px solid #ddd; padding-bottom: .25rem; }
+a { color: #1257a0; }
+nav { background: #f4f6f8; border-radius: 6px; padding: .75rem 1rem; } nav ul { margin: 0; padding-left: 1.25rem; }
+nav ul ul { font-size: 14px; }
+.scroll { overflow-x: auto; margin: 1rem 0; }
+table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums; }
+th, td { border-bottom: 1px solid #ddd; padding: .3rem .6rem; text-align: left; vertical-align: top; }
+thead th { background: #f4f6f8; }
+td.number, th.number { text-align: right; }
+figure { margin: 1.5rem 0; } figure img, figure svg { max-width: 100%; height: auto; display: block; }
+figcaption { color: #555; font-size: 14px; margin-top: .25rem; }
+code { background: #f4f6f8; padding: 0 .2em; border-radius: 3px; font-size: .9em; }
+.note { border-left: 4px solid #d9a400; background: #fff8e1; padding: .5rem .75rem; margin: 1rem 0; }
+@media (max-width: 600px) {
+  body { font-size: 15px; padding: .5rem .75rem 2rem; } h1 { font-size: 1.5rem; } h2 { font-size: 1.25rem; }
+  table { font-size: 13px; } th, td { padding: .25rem .4rem; }
+}
+"""
+_NUMBER = re.compile(r"[-+≈<≥]?\s?\d[\d,.’ ]*\s?%?|–|")
+_HEADING = re.compile(r"<h([23])>(.*?)</h\1>", re.DOTALL)
+
+
+def page(title: str, body: str, style: str = "") -> str:
+    """An HTML document that needs no other file: ``body`` is HTML, ``title`` plain text, ``style`` further CSS."""
+    head = (
+        '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{_STYLE}{style}</style>"
+    )
+    return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n{body}\n</body></html>\n'
+
+
+def with_contents(body: str) -> str:
+    """``body`` with an id on each <h2> and <h3>, and a list of links to them in place of ``<!-- contents -->``."""
+    taken: dict[str, int] = {}
+    entries: list[tuple[int, str, str]] = []
+
+    def anchor(heading: re.Match[str]) -> str:
+        text = re.sub("<.*?>", "", heading[2])
+        stem = re.sub(r"[^\w]+", "-", text).strip("-").lower() or "section"
+        taken[stem] = taken.get(stem, 0) + 1
+        name = stem if taken[stem] == 1 else f"{stem}-{taken[stem]}"
+        entries.append((int(heading[1]), name, text))
+        return f'<h{heading[1]} id="{name}">{heading[2]}</h{heading[1]}>'
+
+    body = _HEADING.sub(anchor, body)
+    return body.replace("<!-- contents -->", _contents(entries), 1)
+
+
+def _contents(entries: Sequence[tuple[int, str, str]]) -> str:
+    """Links to headings as nested lists."""
+    lines, depth = [], 1
+    for level, name, text in entries:
+        while depth < level:
+            lines.append("<ul>")
+            depth += 1
+        while depth > level:
+            lines.append("</ul>")
+            depth -= 1
+        lines.append(f'<li><a href="#{name}">{text}</a></li>')
+    return "<nav>" + "".join(lines) + "</ul>" * (depth - 1) + "</nav>" if entries else ""
+
+
+def table(rows: Iterable[Mapping[str, object]]) -> str:
+    """Rows as a table with a column for each key, in a box that scrolls sideways; columns of numbers align right."""
+    cells = [{key: str(value) for key, value in row.items()} for row in rows]
+    keys = list(dict.fromkeys(key for row in cells for key in row))
+    if not cells:
+        return ""
+    kinds = [' class="number"' if all(_NUMBER.fullmatch(row.get(key, "")) for row in cells) else "" for key in keys]
+    head = "".join(f"<th{kind}>{escape(key)}</th>" for key, kind in zip(keys, kinds, strict=True))
+    body = "".join(
+        "<tr>"
+        + "".join(f"<td{kind}>{escape(row.get(key, ''))}</td>" for key, kind in zip(keys, kinds, strict=True))
+        + "</tr>\n"
+        for row in cells
+    )
+    return scrolling(f"<table><thead><tr>{head}</tr></thead><tbody>\n{body}</tbody></table>")
+
+
+def scrolling(content: str) -> str:
+    """``content`` in a box that scrolls sideways where the window is too narrow."""
+    return f'<div class="scroll">{content}</div>'
+
+
+def figure(content: bytes, media_type: str, caption: str) -> str:
+    """An image embedded as a data URI, with its caption below; ``media_type`` such as "image/png"."""
+    data = base64.b64encode(content).decode("ascii")
+    text = escape(caption)
+    return f'<figure><img src="data:{media_type};base64,{data}" alt="{text}"><figcaption>{text}</figcaption></figure>'
