@@ -16,7 +16,7 @@ TRITON ?= 3.6.0
 TRITON_FOLDER = $(VENV)/triton-$(TRITON)
 PYTEST := $(PY) -m pytest --numprocesses $(WORKERS) --dist loadfile
 
-.PHONY: help demo test test-all test-slow test-tensorrt test-triton test-gpu lint format clean
+.PHONY: help demo test test-all test-slow test-tensorrt test-triton test-gpu lint format docs clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -54,8 +54,13 @@ lint: $(VENV)/.test  ## ruff, mypy, and the layers that imports must keep to
 format: $(VENV)/.test  ## let ruff put the code in order
 	$(VENV)/bin/ruff check --fix . && $(VENV)/bin/ruff format .
 
+# A page that is not in the navigation, a link or an anchor that leads nowhere, and a docstring that cannot be shown fail.
+docs: $(VENV)/.docs  ## the documentation as a site in site/
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet
+	@echo "written: site/index.html"
+
 clean:  ## remove the virtual environment and what the targets made
-	rm -rf $(VENV) demo build *.egg-info .hypothesis .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) demo site build *.egg-info .hypothesis .pytest_cache .mypy_cache .ruff_cache
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
@@ -85,4 +90,9 @@ $(VENV)/.demo: setup.py $(VENV)/.torch
 $(VENV)/.test: $(VENV)/.demo
 	@echo "Installing what training, benchmarks, tests and linters need (0.7 GB of the disk)"
 	@$(PIP) --editable '.[cpu,build,train,bench,rtx,dev]'
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.demo
+	@echo "Installing what makes the documentation (a download of 15 MB)"
+	@$(PIP) --quiet --editable '.[docs]'
 	@touch $@

@@ -83,6 +83,7 @@ EXTRAS = {
     "geo": ["rasterio>=1.3.10"],
     "completion": ["shtab>=1.7"],
     "profile": [NVTX],
+    "docs": ["mkdocs-material>=9.7", "mkdocstrings-python>=2"],
     "dev": [
         "pytest>=8",
         "pytest-forked>=1.7.5",

@@ -1,0 +1,53 @@
+"""The hooks that turn the repository's pages into a site; `make docs` builds it."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+import yaml
+from documented import ROOT
+
+HOOKS = runpy.run_path(str(ROOT / "docs" / "site" / "hooks.py"))
+
+
+def test_linked_pages_outside_docs_and_what_they_link_to_are_part_of_the_site(tmp_path: Path) -> None:
+    """Links of pages that are linked are followed too; other hosts, folders and what is missing are not."""
+    page = ROOT / "docs" / "engines.md"
+    names = [path.relative_to(ROOT).as_posix() for path in HOOKS["closure"]([page])]
+    assert names[0] == "docs/engines.md"
+    assert {"kernels/README.md", "docs/precision.md", "benchmarks/results/precision-demo.md"} <= set(names)
+    assert len(names) == len(set(names))
+    outside = tmp_path / "page.md"
+    outside.write_text(
+        f"[a](https://example.org/x) [b](.) [c](missing.md) [d]({ROOT / 'README.md'}) [e](#here)", "utf-8"
+    )
+    assert HOOKS["closure"]([outside])[1] == ROOT / "README.md"
+    assert outside.with_name("missing.md") not in HOOKS["closure"]([outside])
+
+
+def test_what_a_page_loads_from_other_hosts_is_found() -> None:
+    loads = (
+        '<script async src="https://a.example/x.js"></script><img alt="" src=//b.example/p.png>'
+        "<link rel='stylesheet' href='http://c.example/s.css'><style>@import 'https://d.example/s.css';"
+        'p { background: url(https://e.example/p.png) }</style><iframe src="https://f.example"></iframe>'
+    )
+    hosts = [address.partition("//")[2].partition(".")[0] for address in HOOKS["fetched"](loads)]
+    assert hosts == list("abcdef")
+    stays = '<a href="https://a.example">a</a> <img src="demo.jpg"> <script src="assets/x.js"></script> url(x.woff)'
+    assert HOOKS["fetched"](stays) == []
+
+
+def test_the_navigation_names_every_page_of_docs_once() -> None:
+    """`make docs` fails on others too; this says so without it."""
+    text = (ROOT / "mkdocs.yml").read_text("utf-8")
+    nav = yaml.safe_load(text)["nav"]
+    named = [page for section in nav for pages in section.values() for page in map(_path, pages)]
+    assert sorted(named) == sorted(set(named))
+    assert {page for page in named if not (ROOT / page).is_file()} == set()
+    written = {path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md")}
+    assert written - set(named) == set(), "add the page to nav in mkdocs.yml"
+
+
+def _path(entry: str | dict[str, str]) -> str:
+    return entry if isinstance(entry, str) else next(iter(entry.values()))
