@@ -82,7 +82,8 @@ def timed_image(tune: TuneOptions, job: Job, images: OptionalPath) -> Image:
         path = Path(images)
         return read_image(pictures_in(path)[0] if path.is_dir() else path)
     preprocess = job.recipe.preprocess
-    size = tune.size or ((min(preprocess.size), max(preprocess.size)) if preprocess.keep_ratio else preprocess.size)
+    test_size = preprocess.size or job.recipe.crop
+    size = tune.size or ((min(test_size), max(test_size)) if preprocess.keep_ratio else test_size)
     return scaled(read_image(pictures_in(PICTURES)[0]), size)
 
 

@@ -15,6 +15,10 @@ from typing import Any, Literal
 from isnet_trt.errors import SettingsError
 
 Mode = Literal["whole", "slide"]
+ChannelOrder = Literal["rgb", "bgr"]
+Upsampling = Literal["none", "half_pixel", "align_corners"]
+Activation = Literal["none", "softmax", "sigmoid"]
+PaddingSide = Literal["bottom_right", "centre"]
 Size = tuple[int, int]
 """(height, width) in pixels."""
 MOST_CLASSES = 2**16 - 1
@@ -25,6 +29,7 @@ _LONGEST_NAME = 1000
 _MOST_SCALES = 64
 _LARGEST_VALUE = 1e6
 _SMALLEST_STD = 1e-6
+LARGEST_MULTIPLE = 1024
 
 
 @dataclass(frozen=True)
@@ -90,25 +95,84 @@ class Labels:
 
 @dataclass(frozen=True)
 class Preprocess:
-    """From a source picture to the network's input.
+    """From a source picture to the network's input: resized, then (pixel - mean) / std.
 
-    ``size`` is (long side, short side) when ``keep_ratio``, else the exact (height, width). ``mean`` and ``std``
-    are per channel in R, G, B order, in units of 0..255 pixel values.
+    ``size`` is (long side, short side) when ``keep_ratio``, else the exact (height, width); None: not resized.
+    ``channel_order`` is that of the network's input; ``mean`` and ``std`` are per channel in that order, in units of
+    0..255 pixel values.
     """
 
-    size: tuple[int, int]
+    size: tuple[int, int] | None
     keep_ratio: bool = True
     mean: tuple[float, float, float] = (123.675, 116.28, 103.53)
     std: tuple[float, float, float] = (58.395, 57.12, 57.375)
+    channel_order: ChannelOrder = "rgb"
 
     def __post_init__(self) -> None:
-        check_size("test size", self.size)
+        if self.size is not None:
+            check_size("test size", self.size)
         if not all(abs(value) <= _LARGEST_VALUE for value in self.mean):
             raise SettingsError(f"normalisation mean {self.mean} must lie within ±{_LARGEST_VALUE:g}")
         if not all(_SMALLEST_STD <= value <= _LARGEST_VALUE for value in self.std):
             raise SettingsError(
                 f"normalisation std {self.std} must be positive, from {_SMALLEST_STD:g} to {_LARGEST_VALUE:g}"
             )
+
+
+@dataclass(frozen=True)
+class NetworkFacts:
+    """What the runtime must know about a segmentation network beside its classes, its input and its output stride.
+
+    The defaults are those of ISNet: logits that the merge resamples, inputs of any size.
+
+    Attributes:
+        activation: what the network's output already is: "none" (logits), "softmax" (probabilities of the classes) or
+            "sigmoid" (a probability for each class on its own). It is never applied again. Outputs that are
+            probabilities are averaged as they are, whatever `Inference.softmax_before_resize` says, and are the
+            probabilities of a result. Logits become probabilities by softmax, those of a one-class network by sigmoid.
+        threshold: probability (0..1, exclusive) above which the label is 1; the network has one output channel and the
+            label set two classes, 0 background and 1. None: a channel for each class, and the largest is the label.
+        upsampling: the enlargement of the output grid to the size of the network's input that was cut off the end of
+            the graph and is done by the merge: PyTorch's bilinear with ``align_corners`` False ("half_pixel") or True.
+            "none": the graph is the whole network. Without padding, whole pictures are then resampled from the output
+            grid to the label map in one step; windows are enlarged to their size in half-pixel positions.
+        size_multiple: both sides of the network's input are padded up to a multiple of this. The output is enlarged to
+            the padded size (by ``upsampling``; "none": half-pixel) and cropped before it is resampled or averaged.
+        padding_side: where the padding is: behind the last row and column, or half of it (rounded down) before the
+            first ones. Mirrored windows are mirrored first.
+        padding_value: pixel value of the padding, 0..255 for each channel in the network's order, normalised like any
+            pixel; None: the mean, which becomes 0.
+    """
+
+    activation: Activation = "none"
+    threshold: float | None = None
+    upsampling: Upsampling = "none"
+    size_multiple: int = 1
+    padding_side: PaddingSide = "bottom_right"
+    padding_value: tuple[float, float, float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.threshold is not None and not 0 < self.threshold < 1:
+            raise SettingsError(f"threshold {self.threshold:g} must be a probability above 0 and below 1")
+        if self.threshold is not None and self.activation == "softmax":
+            raise SettingsError(
+                "softmax over one class is always 1: with a threshold, activation is 'sigmoid' or 'none'"
+            )
+        if not 1 <= self.size_multiple <= LARGEST_MULTIPLE:
+            raise SettingsError(f"size multiple {self.size_multiple} must be 1 to {LARGEST_MULTIPLE}")
+        if self.padding_value is not None and not all(0 <= value <= 255 for value in self.padding_value):
+            raise SettingsError(f"padding value {self.padding_value} is outside 0 to 255")
+
+    def check_labels(self, labels: Labels) -> None:
+        """Raise SettingsError where threshold and number of classes do not belong together."""
+        if self.threshold is not None and labels.count != 2:
+            raise SettingsError(f"a threshold separates two classes, background and one other, not {labels.count}")
+        if self.threshold is None and labels.count == 1:
+            raise SettingsError("one class without a threshold: every label would be 0; name two and give a threshold")
+
+    def channels(self, labels: Labels) -> int:
+        """Number of the network's output channels."""
+        return labels.count if self.threshold is None else 1
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ def shapes_for(recipe: Recipe, batch: int = 1, static: Size | None = None) -> Sh
         shape = (batch, 3, *static)
         return Shapes(shape, shape, shape)
     usual = recipe.ms_flip.window or recipe.crop
-    reach = recipe.preprocess.size
+    reach = recipe.preprocess.size or recipe.crop
     long, short = max(reach), min(reach)
     if recipe.ms_flip.mode == "whole":
         factor = max(recipe.ms_flip.scales)

@@ -14,7 +14,7 @@ from isnet_trt.engines.info import EngineInfo
 from isnet_trt.engines.select import check_engine
 from isnet_trt.errors import EngineUnavailable, escaped, first_few
 from isnet_trt.metrics import rounded
-from isnet_trt.settings import Preprocess
+from isnet_trt.settings import NetworkFacts, Preprocess
 
 _EPILOG = """examples:
   python -m isnet_trt.bundle show bundles/ade          what it was built from, how it runs, how exact it is
@@ -69,7 +69,9 @@ def _facts(manifest: Manifest) -> Facts:
     yield "checkpoint", f"{manifest.checkpoint.name}, SHA-256 {manifest.checkpoint.sha256}{averaged}"
     yield from _engine(manifest.engine)
     yield "input", _preprocess(manifest.preprocess)
-    yield "output", f"logits of {manifest.labels.count} classes at stride {manifest.output_stride}"
+    if manifest.network.size_multiple > 1:
+        yield "padding", _padding(manifest.network)
+    yield "output", _output(manifest)
     names = manifest.labels.names
     for number, part in enumerate(textwrap.wrap(", ".join(f"{i} {name}" for i, name in enumerate(names)), 98)):
         yield "" if number else "classes", part
@@ -114,8 +116,30 @@ def _engine(engine: EngineInfo) -> Facts:
 
 def _preprocess(preprocess: Preprocess) -> str:
     limits = "long side at most {}, short at most {}" if preprocess.keep_ratio else "exactly {}x{}"
-    mean, std = (" ".join(f"{v:g}" for v in values) for values in (preprocess.mean, preprocess.std))
-    return f"RGB, {limits.format(*preprocess.size)}; minus {mean}, over {std}"
+    size = limits.format(*preprocess.size) if preprocess.size else "not resized"
+    mean, std = _numbers(preprocess.mean), _numbers(preprocess.std)
+    return f"{preprocess.channel_order.upper()}, {size}; minus {mean}, over {std}"
+
+
+def _padding(network: NetworkFacts) -> str:
+    side = network.padding_side.replace("_", " ")
+    value = "the mean" if network.padding_value is None else _numbers(network.padding_value)
+    return f"to a multiple of {network.size_multiple}, at the {side}, with {value}"
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return " ".join(f"{value:g}" for value in values)
+
+
+def _output(manifest: Manifest) -> str:
+    network, channels = manifest.network, manifest.network.channels(manifest.labels)
+    kind = "logits" if network.activation == "none" else f"probabilities ({network.activation})"
+    parts = [f"{kind} of {channels} class{'es' * (channels > 1)} at stride {manifest.output_stride}"]
+    if network.threshold is not None:
+        parts.append(f"label 1 above a probability of {network.threshold:g}")
+    if network.upsampling != "none":
+        parts.append(f"enlarged to the input's size ({network.upsampling.replace('_', ' ')})")
+    return ", ".join(parts)
 
 
 def _parity(manifest: Manifest) -> Facts:

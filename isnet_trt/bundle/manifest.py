@@ -16,10 +16,11 @@ from isnet_trt._version import __version__
 from isnet_trt.bundle.strict import FieldError, decode
 from isnet_trt.engines.info import EngineInfo
 from isnet_trt.errors import BundleError, SettingsError, escaped
-from isnet_trt.settings import Inference, Labels, Preprocess, choose_preset
+from isnet_trt.settings import Inference, Labels, NetworkFacts, Preprocess, choose_preset
 
-SCHEMA_VERSION = 2
-"""2 added how the engine computes the context operations, and whether later versions of its library take it."""
+SCHEMA_VERSION = 3
+"""2 added how the engine computes the context operations, and whether later versions of its library take it; 3 the
+facts of networks other than ISNet: activation, threshold, upsampling, padding, channel order, pictures not resized."""
 MANIFEST = "bundle.json"
 ONNX = "model.onnx"
 ENGINE = "model.engine"
@@ -104,6 +105,7 @@ class Manifest:
     parity: dict[str, Any]
     created_at: str
     isnet_trt_version: str
+    network: NetworkFacts = field(default_factory=NetworkFacts)
     tuning: Tuning | None = None
     files: dict[str, FileInfo] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
@@ -113,6 +115,7 @@ class Manifest:
             raise SettingsError(f"output stride {self.output_stride} must be 1 to {_LARGEST_STRIDE}")
         if "default" not in self.presets:
             raise SettingsError("there is no preset called default")
+        self.network.check_labels(self.labels)
 
     def preset(self, name: str) -> Inference:
         """The inference settings called ``name``; see `isnet_trt.settings.choose_preset`."""
@@ -151,6 +154,10 @@ def _upgraded(data: dict[str, Any]) -> dict[str, Any]:
     if data["schema_version"] == 1 and isinstance(engine, dict):
         context = None if engine.get("kind") == "onnxruntime" else "native"
         data = {**data, "engine": {"context": context, "version_compatible": False, **engine}}
+    preprocess = data.get("preprocess")
+    if data["schema_version"] < 3 and isinstance(preprocess, dict):
+        data = {"network": dataclasses.asdict(NetworkFacts()), **data}
+        data["preprocess"] = {"channel_order": "rgb", **preprocess}
     checkpoint = data.get("checkpoint")
     if isinstance(checkpoint, dict):
         data = {**data, "checkpoint": {"weights": "plain", **checkpoint}}

@@ -111,11 +111,13 @@ def test_size(size: Size, preprocess: Preprocess) -> Size:
     """Size of a picture of ``size`` after the test resize.
 
     Keeping the ratio: f = min(long / longer side, short / shorter side), each side floor(side * f + 0.5); small
-    pictures are enlarged. Otherwise the exact size of ``preprocess``.
+    pictures are enlarged. Otherwise the exact size of ``preprocess``, or the picture's own where that is None.
 
     Raises:
         ImageError: a side would become 0.
     """
+    if preprocess.size is None:
+        return size
     if not preprocess.keep_ratio:
         return preprocess.size
     long, short = preprocess.size

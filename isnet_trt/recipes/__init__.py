@@ -7,12 +7,14 @@ from pathlib import Path
 from isnet_trt.errors import SettingsError
 from isnet_trt.recipes.architecture import Architecture, Backbone
 from isnet_trt.recipes.custom import custom_recipe
+from isnet_trt.recipes.network import network_recipe
 from isnet_trt.recipes.published import DATASETS, DEMO_LABELS, RECIPES
 from isnet_trt.recipes.recipe import (
     IGNORE,
     PRESETS,
     Augmentation,
     Dataset,
+    NetworkRecipe,
     Optimiser,
     Recipe,
     label_table,
@@ -28,10 +30,12 @@ __all__ = [
     "Augmentation",
     "Backbone",
     "Dataset",
+    "NetworkRecipe",
     "Optimiser",
     "Recipe",
     "is_described",
     "label_table",
+    "network_recipe",
     "recipe",
 ]
 

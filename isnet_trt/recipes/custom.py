@@ -89,11 +89,10 @@ def read_custom(path: Path) -> Custom:
 
 
 def _custom(file: Fields) -> Custom:
-    expected = "a name of up to 100 letters, digits, '_', '-' and '.' that no published recipe has"
-    name = file.take("name", expected, _name)
+    name = read_name(file)
     like = file.get("like", RECIPES[LIKE], f"one of the recipes {', '.join(RECIPES)}", _one_of(RECIPES))
     stored = file.take("classes", "a list of class names, or a mapping of stored values to class names", _classes)
-    labels = _labels(file, list(stored.values()))
+    labels = read_labels(file, list(stored.values()))
     values, assumed = _values(file, tuple(stored))
     files = _files(file)
     recipe = _recipe(file, name, like, labels)
@@ -105,7 +104,8 @@ def _recipe(file: Fields, name: str, like: Recipe, labels: Labels) -> Recipe:
     backbone = file.get("backbone", like.architecture.backbone, f"one of {', '.join(BACKBONES)}", _one_of(BACKBONES))
     sides = "[longer side, shorter side]" if like.preprocess.keep_ratio else "[height, width]"
     expected = f"{sides} of the network's input, each {_SIDES}"
-    size = file.get("size", like.preprocess.size, expected, fields.pair(_side))
+    test_size = like.preprocess.size or like.crop
+    size = file.get("size", test_size, expected, fields.pair(side))
     return Recipe(
         name=name,
         architecture=dataclasses.replace(like.architecture, backbone=backbone, num_classes=labels.count),
@@ -113,7 +113,7 @@ def _recipe(file: Fields, name: str, like: Recipe, labels: Labels) -> Recipe:
         labels=labels,
         preprocess=dataclasses.replace(like.preprocess, size=size),
         crop=file.get("crop", like.crop, f"[height, width], each {_SIDES}, or one number for both", _crop),
-        augmentation=_augmentation(file, like, size),
+        augmentation=_augmentation(file, like, size, test_size),
         optimiser=_optimiser(file, like.optimiser),
         batch=_count(file, "batch", like.batch, _LARGEST_BATCH),
         epochs=_count(file, "epochs", like.epochs, _MOST_EPOCHS),
@@ -126,10 +126,10 @@ def _count(file: Fields, key: str, default: int, highest: int) -> int:
     return file.get(key, default, f"a whole number from 1 to {highest}", fields.whole(1, highest))
 
 
-def _augmentation(file: Fields, like: Recipe, size: tuple[int, int]) -> Augmentation:
-    """``like``'s, with the training size in the same ratio to the test size."""
+def _augmentation(file: Fields, like: Recipe, size: tuple[int, int], test_size: tuple[int, int]) -> Augmentation:
+    """``like``'s, with the training size in the same ratio to the test size, which was ``test_size``."""
     rule = like.augmentation
-    base = tuple(side * old // test for side, old, test in zip(size, rule.base, like.preprocess.size, strict=True))
+    base = tuple(side * old // test for side, old, test in zip(size, rule.base, test_size, strict=True))
     factors = file.get("scales", rule.factors, "[smallest, largest] factor from 0.1 to 10", _scales)
     rotation = file.get("rotation", rule.rotation, "[probability, largest angle from 1 to 180], or null", _rotation)
     photometric = file.get("photometric", rule.photometric, "true or false", fields.flag)
@@ -150,12 +150,23 @@ def _optimiser(file: Fields, like: Optimiser) -> Optimiser:
     )
 
 
-def _labels(file: Fields, names: list[str]) -> Labels:
+def read_name(file: Fields) -> str:
+    """The key ``name``."""
+    expected = "a name of up to 100 letters, digits, '_', '-' and '.' that no published recipe has"
+    return file.take("name", expected, _name)
+
+
+def read_labels(file: Fields, names: list[str], default: tuple[Colour, ...] | None = None) -> Labels:
+    """Classes called ``names`` with what the keys ``palette`` (default: `colours`) and ``flip_pairs`` say of them."""
     expected = f"{len(names)} colours, one per class, each [red, green, blue] of 0..255 or '#rrggbb'"
-    palette = file.get("palette", colours(len(names)), expected, functools.partial(_palette, len(names)))
+    palette = file.get("palette", default or colours(len(names)), expected, functools.partial(_palette, len(names)))
+    return Labels(tuple(names), palette, read_flip_pairs(file, names))
+
+
+def read_flip_pairs(file: Fields, names: list[str]) -> tuple[tuple[int, int], ...]:
+    """The key ``flip_pairs``, as class numbers."""
     none: tuple[tuple[int, int], ...] = ()
-    pairs = file.get("flip_pairs", none, "a list of pairs of two class names", functools.partial(_pairs, names))
-    return Labels(tuple(names), palette, pairs)
+    return file.get("flip_pairs", none, "a list of pairs of two class names", functools.partial(_pairs, names))
 
 
 def _values(file: Fields, stored: tuple[int, ...]) -> tuple[dict[int, int], frozenset[int]]:
@@ -205,26 +216,33 @@ def _classes(value: Any) -> dict[int, str]:
     classes = dict(enumerate(value)) if isinstance(value, list) else value
     if not isinstance(classes, dict) or not 2 <= len(classes) <= MOST_CLASSES:
         raise ValueError(f"two classes at least, and {MOST_CLASSES} at most")
-    seen: set[str] = set()
-    for stored, name in classes.items():
+    for stored in classes:
         if isinstance(stored, bool) or not isinstance(stored, int) or not 0 <= stored <= _LARGEST_VALUE:
             value = fields.shown(stored)
             raise ValueError(f"{value} is no stored value; they are whole numbers from 0 to {_LARGEST_VALUE}")
+    check_class_names(list(classes.values()))
+    return classes
+
+
+def check_class_names(names: list[Any]) -> None:
+    """Raise ValueError unless all are texts, each of them once."""
+    seen: set[str] = set()
+    for name in names:
         if not isinstance(name, str) or not name:
             raise ValueError(f"{fields.shown(name)} is no name; put it in quotes")
         if fields.text(name) in seen:
             raise ValueError(f"{fields.shown(name)} is there twice")
         seen.add(name)
-    return classes
 
 
 def _palette(count: int, value: Any) -> tuple[Colour, ...]:
     if not isinstance(value, list) or len(value) != count:
         raise ValueError
-    return tuple(_colour(colour) for colour in value)
+    return tuple(map(colour, value))
 
 
-def _colour(value: Any) -> Colour:
+def colour(value: Any) -> Colour:
+    """Convert [red, green, blue] or '#rrggbb' to a colour."""
     if isinstance(value, str) and re.fullmatch(r"#[0-9a-fA-F]{6}", value):
         red, green, blue = bytes.fromhex(value[1:])
         return red, green, blue
@@ -285,12 +303,13 @@ def _share_or_lists(value: Any) -> float | dict[str, str]:
     return _two_texts(value) if isinstance(value, dict) else fields.number(1e-6, 1 - 1e-6)(value)
 
 
-def _side(value: Any) -> int:
+def side(value: Any) -> int:
+    """Convert to a side in pixels that an input may have."""
     return fields.whole(_SMALLEST_CROP, _LARGEST_SIDE)(value)
 
 
 def _crop(value: Any) -> Size:
-    return fields.pair(_side)(value) if isinstance(value, list) else (_side(value), _side(value))
+    return fields.pair(side)(value) if isinstance(value, list) else (side(value), side(value))
 
 
 def _scales(value: Any) -> tuple[float, float]:

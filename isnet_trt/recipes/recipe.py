@@ -1,15 +1,15 @@
-"""A recipe: architecture, label set, training settings, and the two inference presets of one model. Needs no torch."""
+"""A recipe: what a model is besides its weights, with training settings (ISNet) or without (any network). No torch."""
 
 from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from isnet_trt.errors import SettingsError
 from isnet_trt.recipes.architecture import Architecture
-from isnet_trt.settings import Inference, Labels, Preprocess, Size
+from isnet_trt.settings import Inference, Labels, NetworkFacts, Preprocess, Size, choose_preset
 
 PRESETS = ("default", "ms-flip")
 IGNORE = -100
@@ -72,15 +72,55 @@ class Recipe:
     miou: float | None = None
     miou_ms_flip: float | None = None
 
-    def preset(self, name: str) -> Inference:
-        """The inference settings called ``default`` or ``ms-flip``.
+    @property
+    def network(self) -> NetworkFacts:
+        """What the runtime must know about an ISNet."""
+        return NetworkFacts()
 
-        Raises:
-            SettingsError: ``name`` is neither.
-        """
-        if name not in PRESETS:
-            raise SettingsError(f"preset {name!r} is unknown; use one of {', '.join(PRESETS)}")
-        return self.default if name == "default" else self.ms_flip
+    @property
+    def presets(self) -> dict[str, Inference]:
+        """The two presets by name."""
+        return {"default": self.default, "ms-flip": self.ms_flip}
+
+    def preset(self, name: str) -> Inference:
+        """The inference settings called ``name``; see `isnet_trt.settings.choose_preset`."""
+        return choose_preset(self.presets, name)
+
+
+@dataclass(frozen=True)
+class NetworkRecipe:
+    """Any segmentation network besides its graph: what its build and the runtime must know, and nothing of training.
+
+    ``presets`` has one called "default". Number of output channels: ``network.channels(labels)``. The output stride is
+    not in it: it is found by running the network.
+
+    Raises:
+        SettingsError: there is no default preset, or ``network`` does not fit ``labels``.
+    """
+
+    name: str
+    labels: Labels
+    preprocess: Preprocess
+    network: NetworkFacts
+    presets: Mapping[str, Inference]
+
+    def __post_init__(self) -> None:
+        choose_preset(self.presets, "default")
+        self.network.check_labels(self.labels)
+
+    @property
+    def default(self) -> Inference:
+        """The preset "default"."""
+        return self.presets["default"]
+
+    @property
+    def ms_flip(self) -> Inference:
+        """The preset "ms-flip", or the default where there is none."""
+        return self.presets.get("ms-flip", self.default)
+
+    def preset(self, name: str) -> Inference:
+        """The inference settings called ``name``; see `isnet_trt.settings.choose_preset`."""
+        return choose_preset(self.presets, name)
 
 
 @dataclass(frozen=True)

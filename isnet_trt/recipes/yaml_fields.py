@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 from collections.abc import Callable
 from pathlib import Path
@@ -25,8 +26,26 @@ class Fields:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._place = str(path)
         self._data = _read(path)
         self._taken: list[str] = []
+
+    def below(self, key: str, data: Any) -> Fields:
+        """The keys of a mapping that is the value ``data`` of ``key``.
+
+        Raises:
+            SettingsError: it is no mapping.
+        """
+        if not isinstance(data, dict):
+            raise SettingsError(f"{self._place}: {key}: {shown(data)} is not a mapping of keys to values")
+        fields = copy.copy(self)
+        fields._place, fields._data, fields._taken = f"{self._place}: {key}", data, []
+        return fields
+
+    @property
+    def keys(self) -> tuple[Any, ...]:
+        """All keys, read or not."""
+        return tuple(self._data)
 
     def take(self, key: str, expected: str, convert: Callable[[Any], T]) -> T:
         """The value of a required key.
@@ -35,14 +54,14 @@ class Fields:
             SettingsError: it is missing, or ``convert`` raised ValueError; ``expected`` describes the value.
         """
         if key not in self._data:
-            raise SettingsError(f"{self.path}: the key {key!r} is missing; it is {expected}")
+            raise SettingsError(f"{self._place}: the key {key!r} is missing; it is {expected}")
         self._taken.append(key)
         value = self._data[key]
         try:
             return convert(value)
         except ValueError as error:
             reason = f" ({error})" if str(error) else ""
-            raise SettingsError(f"{self.path}: {key}: {shown(value)} is not {expected}{reason}") from None
+            raise SettingsError(f"{self._place}: {key}: {shown(value)} is not {expected}{reason}") from None
 
     def get(self, key: str, default: T, expected: str, convert: Callable[[Any], T]) -> T:
         """The value of an optional key."""
@@ -57,7 +76,7 @@ class Fields:
             if key not in self._taken:
                 near = difflib.get_close_matches(shown(key).strip("'"), self._taken, 1)
                 advice = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(self._taken)}"
-                raise SettingsError(f"{self.path}: the key {shown(key)} is unknown; {advice}")
+                raise SettingsError(f"{self._place}: the key {shown(key)} is unknown; {advice}")
 
 
 def _read(path: Path) -> dict[Any, Any]:
@@ -180,6 +199,29 @@ def number(low: float, high: float) -> Callable[[Any], float]:
         if not low <= result <= high:  # nor NaN
             raise ValueError
         return result
+
+    return convert
+
+
+def choice(*names: str) -> Callable[[Any], Any]:
+    """A converter to one of ``names``."""
+
+    def convert(value: Any) -> str:
+        if not isinstance(value, str) or value not in names:
+            raise ValueError
+        return value
+
+    return convert
+
+
+def triple(convert_item: Callable[[Any], T]) -> Callable[[Any], tuple[T, T, T]]:
+    """A converter to three values: a list of three, or one value for all."""
+
+    def convert(value: Any) -> tuple[T, T, T]:
+        values = value if isinstance(value, list) else [value] * 3
+        if len(values) != 3:
+            raise ValueError
+        return convert_item(values[0]), convert_item(values[1]), convert_item(values[2])
 
     return convert
 

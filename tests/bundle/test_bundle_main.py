@@ -17,7 +17,7 @@ from isnet_trt.bundle.manifest import manifest_from_json
 from isnet_trt.engines.info import EngineInfo
 from isnet_trt.engines.table import library
 from isnet_trt.errors import BundleError
-from isnet_trt.settings import Labels
+from isnet_trt.settings import Labels, NetworkFacts, Preprocess
 
 
 def _call(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -66,6 +66,22 @@ def test_show_says_nothing_of_the_content(tmp_path: Path) -> None:
     bundle.path(ONNX).write_bytes(content)
     assert main(["show", str(bundle.folder)]) == 0
     assert cli.run(main, ["verify", str(bundle.folder)]) == cli.ERROR
+
+
+def test_show_tells_the_facts_of_other_networks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    labels = Labels(("paper", "text"), ((0, 0, 0), (9, 9, 9)))
+    network = NetworkFacts("sigmoid", 0.3, "align_corners", 32, "centre", (1, 2.5, 255))
+    folder = write_bundle(
+        tmp_path / "small", labels=labels, network=network, preprocess=Preprocess(None, channel_order="bgr")
+    ).folder
+    assert main(["show", str(folder)]) == 0
+    shown = capsys.readouterr().out
+    assert "BGR, not resized; minus 123.675" in shown
+    assert "to a multiple of 32, at the centre, with 1 2.5 255" in shown
+    output = (
+        "probabilities (sigmoid) of 1 class at stride 8, label 1 above a probability of 0.3, enlarged to the input's"
+    )
+    assert output in shown
 
 
 HOSTILE = "\x1b]0;title\x07\x1b[2J\x9b31m\r\n\u202e\u2028"

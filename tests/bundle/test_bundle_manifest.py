@@ -6,12 +6,15 @@ import copy
 import dataclasses
 import functools
 import json
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from small_bundle import manifest
 
-from isnet_trt.bundle import CheckpointInfo, FileInfo
+from isnet_trt import Segmenter
+from isnet_trt.bundle import MANIFEST, CheckpointInfo, FileInfo, read_bundle
 from isnet_trt.bundle.manifest import SCHEMA_VERSION, Tuning, manifest_from_json
 from isnet_trt.engines.info import EngineInfo
 from isnet_trt.errors import BundleError
@@ -98,6 +101,13 @@ def _set(data: Any, path: str, value: Any) -> None:
         ("presets/ms-flip/scales", [1e-9, float("inf")], "field 'presets.ms-flip.scales[1]' is no finite number"),
         ("presets/ms-flip/scales", [1] * 100_000, "100000 scales"),
         ("output_stride", 2**31, "output stride 2147483648 must be 1 to 256"),
+        ("network", KeyError, "the manifest lacks network"),
+        ("network/activation", "relu", "field 'network.activation' is 'relu'; it must be one of 'none', 'softmax', 's"),
+        ("network/size_multiple", 0, "field 'network': size multiple 0 must be 1 to 1024"),
+        ("network/padding_value", [0, 0, 256], "field 'network': padding value (0.0, 0.0, 256.0) is outside 0 to 255"),
+        ("network/threshold", 1.5, "field 'network': threshold 1.5 must be a probability"),
+        ("network/threshold", 0.5, "a threshold separates two classes, background and one other, not 3"),
+        ("preprocess/channel_order", "gbr", "field 'preprocess.channel_order' is 'gbr'; it must be one of 'rgb', 'b"),
         ("recipe", "\udfff", "field 'recipe' holds lone surrogates"),
         ("parity/max", float("inf"), "field 'parity.max' is no finite number"),
         ("parity/\udc80", 1, "a name in field 'parity' holds lone surrogates"),
@@ -164,7 +174,7 @@ def test_every_field_is_needed() -> None:
 
 def test_newer_schema_says_who_wrote_it_and_what_to_do() -> None:
     data = copy.deepcopy(_data()) | {"schema_version": SCHEMA_VERSION + 1, "isnet_trt_version": "9.8", "new_field": 1}
-    with pytest.raises(BundleError, match=r"schema version 3, written by isnet_trt 9\.8.*Upgrade isnet_trt"):
+    with pytest.raises(BundleError, match=r"schema version 4, written by isnet_trt 9\.8.*Upgrade isnet_trt"):
         manifest_from_json(data, "bundle.json")
 
 
@@ -173,11 +183,21 @@ def test_a_bundle_of_the_first_schema_still_opens(kind: str, context: str | None
     data = _data() | {"schema_version": 1}
     data["engine"]["kind"] = kind
     del data["engine"]["context"], data["engine"]["version_compatible"]
+    del data["network"], data["preprocess"]["channel_order"]
     before = copy.deepcopy(data)
     made = manifest_from_json(data, "bundle.json")
     assert data == before
     assert (made.engine.context, made.engine.version_compatible) == (context, False)
     assert made.schema_version == SCHEMA_VERSION
+
+
+def test_a_stored_bundle_of_the_second_schema_still_opens_and_segments() -> None:
+    stored = Path(__file__).parent / "schema_2"  # written by isnet_trt 0.1.0, as `small_bundle.write_bundle` does
+    assert json.loads((stored / MANIFEST).read_text("utf-8"))["schema_version"] == 2
+    bundle = read_bundle(stored)
+    assert dataclasses.replace(bundle.manifest, files={}) == manifest()
+    with Segmenter.open(bundle) as segmenter:
+        assert segmenter(np.full((24, 32, 3), 200, np.uint8), inference="ms-flip").labels.shape == (24, 32)
 
 
 @pytest.mark.parametrize("version", [None, 0, -1, "1", 1.0, True])
