@@ -60,6 +60,7 @@ def _top(package: str) -> str:
 # OpenCV as most machines have it. In containers opencv-python-headless does the same (docs/install.md).
 RUNTIME = ["numpy>=1.26", "opencv-python>=4.10", "tqdm>=4.66"]
 WEIGHTS = ["torch>=2.9", "safetensors>=0.4"]
+PAGES = ["matplotlib>=3.8", "markdown-it-py>=3"]
 BUILD = [
     *WEIGHTS,
     "onnx>=1.18",
@@ -67,15 +68,15 @@ BUILD = [
     "onnxscript>=0.5",
     "onnx-graphsurgeon>=0.5",
     "polygraphy>=0.49",
-    "matplotlib>=3.8",
+    *PAGES,
     TRITON,
 ]
 EXTRAS = {
     "cpu": ["onnxruntime>=1.22"],
     "gpu-ort": ["onnxruntime-gpu>=1.22"],
     "build": BUILD,
-    "train": [*WEIGHTS, "matplotlib>=3.8", "Pillow>=10", "PyYAML>=6", "scipy>=1.11", "tensorboard>=2.16"],
-    "bench": [*BUILD, "scipy>=1.11", "nvidia-ml-py>=12", "psutil>=5.9", "tabulate>=0.9", "markdown-it-py>=3"],
+    "train": [*WEIGHTS, *PAGES, "Pillow>=10", "PyYAML>=6", "scipy>=1.11", "tensorboard>=2.16"],
+    "bench": [*BUILD, "scipy>=1.11", "nvidia-ml-py>=12", "psutil>=5.9", "tabulate>=0.9"],
     "gpu": ["tensorrt>=10.6,<12", "cuda-bindings>=13"],
     "pycuda": ["pycuda>=2025.1", "cuda-bindings>=13"],
     "rtx": [f"tensorrt-rtx-cu13>=1.7; {RTX_PLATFORM}", "cuda-bindings>=13"],
@@ -123,7 +124,7 @@ setup(
     packages=packages(),
     package_dir={f"isnet_trt.{name}": name for name in AT_THE_TOP} | HEADERS,
     package_data={
-        "isnet_trt": ["py.typed"],
+        "isnet_trt": ["py.typed", "markdown.js"],
         "isnet_trt.include": ["isnet.h", "isnet.c"],
         "isnet_trt.recipes": ["labels.json"],
         "isnet_trt.export": ["pictures/*"],

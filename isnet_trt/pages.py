@@ -29,6 +29,8 @@ code { background: #f4f6f8; padding: 0 .2em; border-radius: 3px; font-size: .9em
   table { font-size: 13px; } th, td { padding: .25rem .4rem; }
 }
 """
+# A page may hold any text of a model or a file name; whatever slips through must not load or send anything.
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 _NUMBER = re.compile(r"[-+≈<≥]?\s?\d[\d,.’ ]*\s?%?|–|")
 _HEADING = re.compile(r"<h([23])>(.*?)</h\1>", re.DOTALL)
 
@@ -37,6 +39,7 @@ def page(title: str, body: str, style: str = "") -> str:
     """An HTML document that needs no other file: ``body`` is HTML, ``title`` plain text, ``style`` further CSS."""
     head = (
         '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
         f"<title>{escape(title)}</title><style>{_STYLE}{style}</style>"
     )
     return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n{body}\n</body></html>\n'
