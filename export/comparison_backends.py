@@ -173,7 +173,7 @@ def _tensorrt(kind: str) -> TensorRTFamilyBuilder:
 
 @contextlib.contextmanager
 def _polygraphy_runner(kind: str, serialised: bytes, kernels: Path | None, gpu: Gpu) -> Iterator[Run]:
-    """A serialised engine in polygraphy's runner. Not yet run on a GPU."""
+    """A serialised engine in polygraphy's runner."""
     os.environ.update(_tensorrt(kind).polygraphy_environment)  # polygraphy reads it when it is first imported
     with needs("polygraphy's runner", "build"):
         from polygraphy.backend.trt import EngineFromBytes, TrtRunner

@@ -116,11 +116,11 @@ def obstacle(path: AnyPath) -> str | None:
         return str(error)
     except OSError as error:
         return _reason(path, error)
-    return None if _may(path, os.R_OK) else os.strerror(errno.EACCES)
+    return None if may_use(path, os.R_OK) else os.strerror(errno.EACCES)
 
 
-def _may(path: AnyPath, mode: int) -> bool:
-    """Whether the process, with the rights that it has now, may use a file in this way."""
+def may_use(path: AnyPath, mode: int) -> bool:
+    """Whether the process, with the rights that it has now, may use a file or folder so (`os.R_OK`, `os.W_OK`, …)."""
     return os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)
 
 
@@ -329,7 +329,7 @@ def make_folder(folder: Path, option: str) -> Path:
         if isinstance(error, FileExistsError):
             reason = "there is a file of this name"
         raise SettingsError(f"{option} {folder}: the folder cannot be created ({reason})") from None
-    if not _may(folder, os.W_OK | os.X_OK):
+    if not may_use(folder, os.W_OK | os.X_OK):
         raise SettingsError(f"{option} {folder}: the folder cannot be written to (no permission)")
     sweep(folder)
     return folder

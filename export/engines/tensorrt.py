@@ -80,7 +80,7 @@ def earlier_measurements(request: BuildRequest) -> bytes:
 def timing_cache(config: Any, earlier: bytes) -> tuple[Any, bool]:
     """A timing cache for a build, and whether the measurements ``earlier`` are in it.
 
-    TensorRT takes measurements of the same version on the same GPU only. Not yet run on a GPU.
+    TensorRT takes measurements of the same version on the same GPU only.
     """
     cache = config.create_timing_cache(earlier)
     # False: measurements of another GPU or version are refused, not used in spite of the difference.

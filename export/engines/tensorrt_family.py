@@ -191,7 +191,7 @@ class TensorRTFamilyBuilder(EngineBuilder):
         self.library.allow_plugins(module)
         with contextlib.ExitStack() as undo:
             kernels = None
-            if self.runs_plugins and request.kernels is not None and gpu is not None:  # not yet run on a GPU
+            if self.runs_plugins and request.kernels is not None and gpu is not None:
                 kernels = Kernels.open(request.kernels, gpu.compute_capability)
                 undo.callback(kernels.close)
             host = undo.enter_context(plugins.kernels_for(module, kernels, gpu.multiprocessors if gpu else 1))
@@ -239,7 +239,7 @@ class TensorRTFamilyBuilder(EngineBuilder):
     def _layer_information(
         self, module: Any, request: BuildRequest, logger: Any, serialised: bytes, host: plugins.Host | None
     ) -> tuple[str, str]:
-        """The engine inspector's text, or "" and why there is none. Not yet run on a GPU.
+        """The engine inspector's text, or "" and why there is none.
 
         It needs the GPU that the engine was built for.
         """
@@ -260,7 +260,7 @@ def layer_information(module: Any, engine: Any, shape: Shape) -> str:
     """The inspector's JSON text about an engine on this GPU.
 
     Types of tensors depend on free sizes: a context gives the first input ``shape`` (TensorRT's documentation, "Engine
-    Inspector"). Not yet run on a GPU.
+    Inspector").
 
     Raises:
         EngineError: there is no inspector.

@@ -24,6 +24,7 @@ from isnet_trt.datasets.coverage import refuse_unlabelled, refuse_unreadable_fil
 from isnet_trt.datasets.layouts import open_dataset
 from isnet_trt.datasets.picture_set import Source
 from isnet_trt.errors import SettingsError, needs
+from isnet_trt.files import may_use
 from isnet_trt.recipes import Recipe, is_described
 from isnet_trt.training.classes import Classes
 from isnet_trt.training.options import SceneSet, Tuning
@@ -82,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _check_out(out: Path, source: Path) -> None:
     """Raise SettingsError, before hours of work, if ``out`` cannot be written or is the checkpoint to start from."""
     existing = next(folder for folder in out.absolute().parents if folder.exists())
-    if out.is_dir() or not existing.is_dir() or not os.access(existing, os.W_OK):
+    if out.is_dir() or not existing.is_dir() or not may_use(existing, os.W_OK):
         raise SettingsError(f"--out {out}: no file can be made there; name a file in a folder that you may write to")
     if out.exists() and out.samefile(source):
         raise SettingsError(f"--out {out} is the checkpoint to start from, which would be lost; choose another name")

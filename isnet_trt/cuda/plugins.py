@@ -9,7 +9,6 @@ No exception may leave a callback: its message is stored (`Host.failures`), and 
 library treats as a failure. Types and shapes are refused while the graph is read, where the library stops cleanly.
 TensorRT-RTX 1.7 ends the process when ``configure_plugin`` or ``supports_format_combination`` refuse: they never do.
 
-Engines with these plugins have been built with TensorRT-RTX; they have not yet run on a GPU.
 API: https://docs.nvidia.com/deeplearning/tensorrt/latest/_static/python-api/infer/Plugin/IPluginV3.html
 """
 

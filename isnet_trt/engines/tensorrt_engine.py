@@ -1,7 +1,7 @@
 """TensorRT and TensorRT-RTX engines: one class, since both libraries have the same Python API.
 
-Not yet run on a GPU: every refusal up to the deserialisation is tested for real, the rest against a double that keeps
-"device" memory on the host.
+Tests without a GPU: every refusal up to the deserialisation with the real libraries, the rest against a double that
+keeps "device" memory on the host.
 https://docs.nvidia.com/deeplearning/tensorrt/latest/_static/python-api/
 """
 
