@@ -65,6 +65,7 @@ BUILD = [
     *WEIGHTS,
     "onnx>=1.18",
     "ml_dtypes>=0.4",
+    "onnx-ir>=0.1.16",
     "onnxscript>=0.5",
     "onnx-graphsurgeon>=0.5",
     "polygraphy>=0.49",

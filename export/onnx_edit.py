@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import onnx
-from onnx import ModelProto, NodeProto, TensorProto, external_data_helper, helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, external_data_helper, helper
 
 from isnet_trt.cuda.element_types import ELEMENT_TYPES, FLOATS
 from isnet_trt.errors import BuildError
@@ -22,6 +23,7 @@ CODES: dict[str, int] = {name: TensorProto.DataType.Value(element.onnx) for name
 """Name of a type of `isnet_trt.cuda.element_types` -> ONNX's code."""
 NAMES = {code: name for name, code in CODES.items()}
 FLOAT_CODES = frozenset(CODES[name] for name in FLOATS)
+_PACKED = {TensorProto.INT4, TensorProto.UINT4, TensorProto.FLOAT4E2M1}
 Message = TypeVar("Message", ModelProto, NodeProto, TensorProto)
 
 
@@ -88,17 +90,53 @@ def set_opset(proto: ModelProto, opset: int) -> None:
 
 
 def from_bytes(content: bytes, read: Callable[[str], bytes]) -> ModelProto:
-    """A graph of which ``content`` is the file; ``read`` gives the files of its external data by name."""
+    """A graph of which ``content`` is the file; ``read`` gives the files of its external data by name.
+
+    Raises:
+        BuildError: a file of external data is shorter than the tensors that lie in it.
+    """
     proto = onnx.load_model_from_string(content)
     read = functools.cache(read)
-    for tensor in proto.graph.initializer:
+    for tensor in stored_tensors(proto):
         if external_data_helper.uses_external_data(tensor):
             source = external_data_helper.ExternalDataInfo(tensor)
             start = source.offset or 0
             tensor.raw_data = read(source.location)[start:][: source.length]
+            expected = math.prod(tensor.dims) * helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+            # Types of less than a byte are packed, and take no more.
+            if len(tensor.raw_data) != expected and tensor.data_type not in _PACKED:
+                raise BuildError(
+                    f"{source.location} holds {len(tensor.raw_data)} of the {expected} bytes of tensor {tensor.name}: "
+                    "it is incomplete, or belongs to another graph"
+                )
             tensor.data_location = TensorProto.DEFAULT
             del tensor.external_data[:]
     return proto
+
+
+def stored_tensors(proto: ModelProto) -> Iterator[TensorProto]:
+    """Every tensor stored in a model: initializers and attributes, those of subgraphs and functions included."""
+    yield from _tensors_of(proto.graph)
+    for function in proto.functions:
+        for node in function.node:
+            yield from _node_tensors(node)
+
+
+def _tensors_of(graph: GraphProto) -> Iterator[TensorProto]:
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    for node in graph.node:
+        yield from _node_tensors(node)
+
+
+def _node_tensors(node: NodeProto) -> Iterator[TensorProto]:
+    for each in node.attribute:
+        if each.HasField("t"):
+            yield each.t
+        yield from each.tensors
+        for graph in (*([each.g] if each.HasField("g") else []), *each.graphs):
+            yield from _tensors_of(graph)
 
 
 def save(proto: ModelProto, path: Path, max_bytes: int = MAX_PROTOBUF) -> None:

@@ -16,8 +16,12 @@ from isnet_trt.export.onnx_edit import copied, save
 
 
 @contextmanager
-def open_session(proto: onnx.ModelProto, outputs: Iterable[str] = (), threads: int | None = None) -> Iterator[Any]:
+def open_session(
+    proto: onnx.ModelProto, outputs: Iterable[str] = (), threads: int | None = None, *, optimised: bool = True
+) -> Iterator[Any]:
     """An ``onnxruntime.InferenceSession`` on the CPU that can also return the tensors ``outputs``.
+
+    Without ``optimised`` every node is computed as it stands in the graph.
 
     Raises:
         EngineUnavailable: ONNX Runtime is not installed.
@@ -29,7 +33,9 @@ def open_session(proto: onnx.ModelProto, outputs: Iterable[str] = (), threads: i
     graph.graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs if name not in available)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or usable_cores()
-    options.log_severity_level = 3
+    options.log_severity_level = 3 if optimised else 4
+    if not optimised:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     with tempfile.TemporaryDirectory() as folder:
         # Through a file: in memory, weights beyond protobuf's 2 GiB cannot be passed.
         path = Path(folder) / "graph.onnx"

@@ -1,0 +1,163 @@
+"""From the ONNX graph of any segmentation network to the float32 graph that the lowering starts from."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from isnet_trt.errors import BuildError, first_few
+from isnet_trt.export.graph import INPUT, OUTPUT
+from isnet_trt.export.intake.enlargement import Enlargement, enlarged, last_resize, without_last_resize
+from isnet_trt.export.intake.normal_form import normalise, raised
+from isnet_trt.export.intake.ports import select_ports
+from isnet_trt.export.intake.probe import MULTIPLES, Network, Pixels, Probed, Run, odd_multiples, probe, rms_difference
+from isnet_trt.export.network_inputs import load_inputs
+from isnet_trt.export.sessions import open_session
+from isnet_trt.settings import Preprocess, Size
+
+_SAME = 1e-4
+"""Largest rms difference, in standard deviations, between a network and its graph cut in front of the last Resize."""
+_ACTIVATIONS = {"Softmax": "softmax", "Sigmoid": "sigmoid"}
+
+
+@dataclass(frozen=True)
+class Intake:
+    """A network that was taken in.
+
+    Attributes:
+        proto: the graph for the lowering: input ``image``, output ``logits``, both float32 (B, C, H, W).
+        reference: the network as it was given, with the one input and output that were chosen.
+        probed: what was found of ``proto``.
+        activation: what the graph itself applies to its scores: ``softmax``, ``sigmoid`` or ``none``.
+        enlargement: the kind of the last Resize that was cut off; None: there was none, or it stays.
+    """
+
+    proto: onnx.ModelProto
+    reference: onnx.ModelProto
+    probed: Probed
+    activation: str
+    enlargement: Enlargement | None
+
+
+def take_in(
+    proto: onnx.ModelProto,
+    preprocess: Preprocess,
+    classes: int,
+    source: str,
+    ports: tuple[str | None, str | None] = (None, None),
+) -> Intake:
+    """Choose input and output, examine the network, and bring its graph to the form of our own exports.
+
+    ``classes`` is the number of classes of the recipe, ``source`` the network's name in messages, ``ports`` the names
+    of input and output where there are several.
+
+    Raises:
+        SettingsError: a name is missing or unknown, or the recipe contradicts the network.
+        BuildError: the network cannot be used; the message says why and what to do.
+    """
+    model = ir.serde.deserialize_model(proto)
+    select_ports(model, source, *ports)
+    reference = ir.serde.serialize_model(model)
+    converted, note = raised(reference)
+    model = ir.serde.deserialize_model(converted)
+    normalise(model)
+    size, batch = _fixed(model.graph.inputs[0])
+
+    @functools.cache
+    def picture(size: Size) -> Pixels:
+        return load_inputs(preprocess, size=size, limit=1)[0].pixels
+
+    with opened(reference, source) as run:
+        network = Network(run, picture, classes, source, size, batch)
+        probed = probe(network)
+        model, probed, kind = _without_enlargement(model, probed, network)
+    if note:
+        probed = dataclasses.replace(probed, notes=(*probed.notes, note))
+    _declare(model, probed)
+    end = model.graph.outputs[0].producer()
+    activation = _ACTIVATIONS.get(end.op_type, "none") if end is not None else "none"
+    return Intake(ir.serde.serialize_model(model), reference, probed, activation, kind)
+
+
+@contextlib.contextmanager
+def opened(proto: onnx.ModelProto, source: str) -> Iterator[Run]:
+    """A graph of one input and one output under ONNX Runtime, as it is: without any optimisation.
+
+    Raises:
+        BuildError: ONNX Runtime cannot load it, for want of an operator say.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            session = stack.enter_context(open_session(proto, optimised=False))
+        except Exception as error:  # ONNX Runtime's exceptions have no base class of their own
+            raise BuildError(_unloadable(proto, source, error)) from None
+        name = session.get_inputs()[0].name
+
+        def run(pixels: Pixels) -> NDArray:
+            return session.run(None, {name: pixels})[0]
+
+        yield run
+
+
+def _unloadable(proto: onnx.ModelProto, source: str, error: Exception) -> str:
+    functions = {(function.domain, function.name) for function in proto.functions}
+    unknown = {
+        f"{node.domain or 'ai.onnx'}.{node.op_type}"
+        for node in proto.graph.node
+        if (node.domain, node.op_type) not in functions and not onnx.defs.has(node.op_type, node.domain)
+    }
+    text = f"ONNX Runtime cannot load {source}: {' '.join(str(error).split())[:300]}"
+    if unknown:
+        text += f"; operators that are not ONNX's own: {first_few(sorted(unknown))}"
+    return f"{text}; export the network with standard operators of ONNX"
+
+
+def _fixed(value: ir.Value) -> tuple[Size | None, int | None]:
+    """The size and the batch that an input declares to be fixed."""
+    if value.shape is None or len(value.shape) != 4:
+        return None, None
+    batch, _, height, width = (size if isinstance(size, int) else None for size in value.shape)
+    return (height, width) if height and width else None, batch
+
+
+def _without_enlargement(
+    model: ir.Model, probed: Probed, network: Network
+) -> tuple[ir.Model, Probed, Enlargement | None]:
+    """``model`` without its last Resize where the merge can do it, what is then true of it, and the kind."""
+    resize = last_resize(model)
+    if resize is None or probed.stride > 1:
+        return model, probed, None
+    kind = resize[1]
+    cut = without_last_resize(model)
+    sizes = [network.size] if network.size else [odd_multiples(probed.multiple), odd_multiples(MULTIPLES[-1])]
+    with opened(ir.serde.serialize_model(cut), network.source) as run:
+        small = dataclasses.replace(network, call=run)
+        outputs = [(small.run(size), network.run(size), size) for size in sizes]
+        if any(rms_difference(enlarged(low, size, kind), high) > _SAME for low, high, size in outputs):
+            note = "resize      the last Resize stays in the graph: the merge would give other scores"
+            return model, dataclasses.replace(probed, notes=(*probed.notes, note)), None
+        stride, multiple = small.grid(outputs[-1][2], outputs[-1][0])
+    corners = " (corners aligned)" if kind == "align_corners" else ""
+    note = f"resize      the last Resize, by {stride}{corners}, is left to the merge"
+    return cut, dataclasses.replace(probed, stride=stride, multiple=multiple, notes=(*probed.notes, note)), kind
+
+
+def _declare(model: ir.Model, probed: Probed) -> None:
+    """State the shapes of input and output; forget those of inner tensors, which may be of one size only."""
+    batch, size = probed.batch or "batch", probed.size or ("height", "width")
+    grid = ("rows", "columns") if probed.size is None else tuple(-(-side // probed.stride) for side in probed.size)
+    for value in itertools.chain(model.graph.inputs, *(node.outputs for node in model.graph.all_nodes())):
+        value.shape = None
+    model.graph.inputs[0].shape = ir.Shape([batch, 3, *size])
+    model.graph.outputs[0].shape = ir.Shape([batch, probed.classes, *grid])
+    for value, name in ((model.graph.inputs[0], INPUT), (model.graph.outputs[0], OUTPUT)):
+        assert value.name == name
+        value.dtype = ir.DataType.FLOAT
