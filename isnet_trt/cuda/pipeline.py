@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isnet_trt.cuda.device import Device, Graph
-from isnet_trt.cuda.plan import YUV_KERNEL, Model, needed_kernels, plan
+from isnet_trt.cuda.plan import YUV_KERNEL, Model, host_only, needed_kernels, plan
 from isnet_trt.cuda.plan_steps import BufferOffset, Clear, Copy, Infer, Launch, Plan, Step
 from isnet_trt.cuda.protocols import DeviceEngine, Launcher
 from isnet_trt.cuda.transfers import Labels, Slot, Transfers
@@ -83,8 +83,10 @@ class Pipeline:
         ``stream`` is for an engine that is bound to one, and stays the caller's; 0 creates a new one.
 
         Raises:
-            EngineUnavailable: ``kernels`` lacks one that the model needs.
+            EngineUnavailable: ``kernels`` lacks one that the model needs, or there is none for a fact of the network.
         """
+        if reason := host_only(model.head.network):
+            raise EngineUnavailable(f"the network needs {reason}, which only the stages on the host do")
         # Checked here: a missing kernel would otherwise show at the first image whose plan launches it.
         needed = needed_kernels(model.head.classes)
         missing = sorted(spec.name for spec in needed if not spec.available(kernels))

@@ -28,8 +28,8 @@ from isnet_trt.merging.geometry import Window, coarse_size
 from isnet_trt.merging.merge import Head, label_type
 from isnet_trt.merging.resample import Span, positions
 from isnet_trt.pictures.formats import PixelFormat, YuvFormat, frame_bytes
-from isnet_trt.pictures.preprocess import test_size, value_tables
-from isnet_trt.settings import Inference, Preprocess, Size
+from isnet_trt.pictures.preprocess import padding_values, test_size, value_tables
+from isnet_trt.settings import Inference, NetworkFacts, Preprocess, Size
 
 BAND_BYTES = 64 << 20
 """Most bytes of score volumes at a time, unless a single row of the label map needs more."""
@@ -50,6 +50,11 @@ class Model:
     batch: int = 1
     full_batches: bool = False
     band_bytes: int = BAND_BYTES
+
+    @property
+    def padding(self) -> windows.Padding:
+        """How inputs are padded."""
+        return windows.Padding(self.head.network, padding_values(self.preprocess, self.head.network))
 
 
 def plan(size: Size, inference: Inference, model: Model, pixel_format: PixelFormat = "rgb") -> Plan:
@@ -85,6 +90,8 @@ class _Planner:
     def __init__(self, size: Size, inference: Inference, model: Model, pixel_format: PixelFormat) -> None:
         self.size, self.inference, self.model, self.pixel_format = size, inference, model, pixel_format
         self.head = model.head
+        self.bgr = model.preprocess.channel_order == "bgr"
+        self.softmax = self.head.softmax(inference)
         self.test_size = test_size(size, model.preprocess)
         # Scales apply to the test size: windows are cut from the resized image, as on the host.
         self.queue = windows.plan(self.test_size, inference)
@@ -134,11 +141,12 @@ class _Planner:
         if isinstance(self.pixel_format, YuvFormat):
             self._yuv_resize(self.pixel_format)
             return self._rgb()
-        pixel, bgr = len(self.pixel_format), int(self.pixel_format.startswith("bgr"))
+        pixel, bgr = len(self.pixel_format), self.pixel_format.startswith("bgr")
         # The upload drops the caller's row padding: in the buffer a row is exactly its pixels.
-        layout = {"pitch": self.size[1] * pixel, "pixel": pixel, "bgr": bgr}
+        layout = {"pitch": self.size[1] * pixel, "pixel": pixel, "bgr": int(bgr)}
         if self.test_size == self.size:
-            return ("source", 0), layout
+            # `gather` reads the channels in the network's order: turned round unless the picture has that order.
+            return ("source", 0), layout | {"bgr": int(bgr != self.bgr)}
         height, width = self.test_size
         self.buffers["picture"] = 3 * height * width
         self._launch(
@@ -149,7 +157,7 @@ class _Planner:
 
     def _rgb(self) -> tuple[BufferOffset, dict[str, int]]:
         """The image at the test size: RGB without alpha, whatever the format of the source."""
-        return ("picture", 0), {"pitch": 3 * self.test_size[1], "pixel": 3, "bgr": 0}
+        return ("picture", 0), {"pitch": 3 * self.test_size[1], "pixel": 3, "bgr": int(self.bgr)}
 
     def _yuv_resize(self, yuv: YuvFormat) -> None:
         """Plan the conversion to RGB with the resize in it; at the same size it is the conversion alone."""
@@ -236,10 +244,11 @@ class _Planner:
 
     def _merge(self) -> None:
         inference = self.inference
-        if inference.mode == "slide":
-            self._merge_slide()
+        sizes = [pass_.size for pass_ in self.queue.passes]
+        if inference.mode == "slide" or any(self.head.enlarges(size, self.size, self.softmax) for size in sizes):
+            self._merge_windows()
         # Flip adds two passes, and softmax is not linear: both need a volume before the last resampling.
-        elif inference.flip or inference.softmax_before_resize:
+        elif inference.flip or self.softmax:
             self._merge_whole_scores()
         elif len(inference.scales) == 1:
             self._merge_one_pass()
@@ -277,7 +286,7 @@ class _Planner:
         self._reserve("volumes", FLOAT * end)
         self._finish(("volumes", 0), volumes, (0, self.size[0]))
 
-    def _merge_slide(self) -> None:
+    def _merge_windows(self) -> None:
         """Band by band: the rows of each scale's volume that the band needs, then the band of the label map."""
         scales = self._by_scale()
         sizes = [scale[0].of.size for scale in scales]
@@ -330,7 +339,7 @@ class _Planner:
             volume=("volumes", FLOAT * volume.begin), classes=self.head.classes, coarse_height=region.coarse[0],
             coarse_width=region.coarse[1], window_height=window[0], window_width=window[1], step_y=step_y,
             step_x=step_x, plain=sum(not w.of.mirrored for w in ordered), count=len(ordered),
-            first_row=volume.rows[0], rows=rows, width=width, softmax=int(self.inference.softmax_before_resize),
+            first_row=volume.rows[0], rows=rows, width=width, softmax=int(self.softmax),
             **parts,
         )  # fmt: skip
 
@@ -380,6 +389,15 @@ def bands(sizes: Sequence[Size], output: Size, classes: int, most: int) -> Itera
     rows = cdiv(height, cdiv(height, rows))  # as many bands, of even height: the last one is not a short remainder
     for first in range(0, height, rows):
         yield first, min(first + rows, height)
+
+
+def host_only(network: NetworkFacts) -> str:
+    """What the kernels cannot do for a network, for a message; "" where they can do all."""
+    if network.threshold is not None:
+        return "a threshold"
+    if network.size_multiple > 1:
+        return "padding"
+    return "upsampling with aligned corners" if network.upsampling == "align_corners" else ""
 
 
 def needed_kernels(classes: int) -> tuple[KernelSpec, ...]:

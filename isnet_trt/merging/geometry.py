@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 
 from isnet_trt.errors import ImageError
-from isnet_trt.settings import Inference, Size, size_text
+from isnet_trt.settings import Inference, NetworkFacts, Size, size_text
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,20 @@ def windows(pass_: Pass, inference: Inference) -> list[Window]:
 def window_count(size: Size, inference: Inference) -> int:
     """How many windows the network sees for a picture of ``size`` (all scales and flips)."""
     return sum(len(windows(pass_, inference)) for pass_ in passes(size, inference))
+
+
+def padded_size(size: Size, network: NetworkFacts) -> Size:
+    """Size of the network's input for a window of ``size``: both sides rounded up to the network's multiple."""
+    height, width = (-(-side // network.size_multiple) * network.size_multiple for side in size)
+    return height, width
+
+
+def padding_before(size: Size, network: NetworkFacts) -> Size:
+    """Rows above and columns left of a window of ``size`` in the network's input, as the network sees the window."""
+    if network.padding_side == "bottom_right":
+        return 0, 0
+    rows, columns = ((padded - side) // 2 for side, padded in zip(size, padded_size(size, network), strict=True))
+    return rows, columns
 
 
 def coarse_size(size: Size, stride: int) -> Size:

@@ -10,19 +10,20 @@ mirrored pairs are added up at low resolution.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from isnet_trt.errors import EngineError
-from isnet_trt.merging.geometry import Window, coarse_size
+from isnet_trt.merging.geometry import Window, coarse_size, padded_size
 from isnet_trt.merging.resample import CHUNK, Array, Part, Span, column_taps, combine, taps
 from isnet_trt.merging.volumes import Coarse, Mosaic, Pairs, Volume
 from isnet_trt.merging.windows import Plan
-from isnet_trt.settings import Size
+from isnet_trt.settings import Inference, Labels, NetworkFacts, Size
 
 TILE_ROWS = 32
 TILE_VALUES = 2**18
@@ -36,11 +37,65 @@ TileSink = Callable[[slice, slice, Array], None]
 
 @dataclass(frozen=True)
 class Head:
-    """What the network puts out: ``classes`` logits per ``stride`` pixels; ``pairs`` change places when mirrored."""
+    """What the network puts out: ``classes`` scores per ``stride`` pixels; ``pairs`` change places when mirrored.
+
+    ``network`` says what the scores are. With a threshold there is one score, and there are two labels.
+    """
 
     classes: int
     stride: int
     pairs: Pairs = ()
+    network: NetworkFacts = field(default_factory=NetworkFacts)
+
+    @classmethod
+    def of(cls, labels: Labels, stride: int, network: NetworkFacts) -> Head:
+        """The head of a network for a label set; SettingsError where they do not belong together."""
+        network.check_labels(labels)
+        # One channel has nothing to exchange with: background and its complement stay what they are.
+        pairs = labels.flip_pairs if network.threshold is None else ()
+        return cls(network.channels(labels), stride, pairs, network)
+
+    @property
+    def label_count(self) -> int:
+        """Number of labels: the classes, or two with a threshold."""
+        return self.classes if self.network.threshold is None else 2
+
+    def softmax(self, inference: Inference) -> bool:
+        """Whether logits are turned into probabilities before they are averaged; never those that are already."""
+        return inference.softmax_before_resize and self.network.activation == "none"
+
+    def gives_probabilities(self, inference: Inference) -> bool:
+        """Whether merged scores are probabilities."""
+        return inference.softmax_before_resize or self.network.activation != "none"
+
+    def enlarges(self, size: Size, output: Size, softmax: bool) -> bool:
+        """Whether scores of a whole pass of ``size`` are enlarged and cropped to it before all else (`NetworkFacts`).
+
+        False also where one step from the output grid to ``output``, or none, comes to the same.
+        """
+        facts = self.network
+        padded = padded_size(size, facts) != size
+        if self.stride == 1 or (facts.upsampling == "none" and facts.size_multiple == 1):
+            return padded
+        return padded or softmax or size != output or facts.upsampling == "align_corners"
+
+    def limit(self, inference: Inference) -> float:
+        """The merged score of one class above which its label is 1."""
+        threshold = self.network.threshold or 0.5
+        return threshold if self.gives_probabilities(inference) else math.log(threshold / (1 - threshold))
+
+    def labels(self, scores: Array, inference: Inference) -> NDArray[np.unsignedinteger]:
+        """Labels of merged scores (K, …): the largest class, the first of equal ones; or scores above the threshold."""
+        if self.network.threshold is None:
+            return largest(scores)
+        return (scores[0] > np.float32(self.limit(inference))).view(np.uint8)
+
+    def class_scores(self, scores: Array, inference: Inference) -> Array:
+        """Merged scores of every label (K, …): with a threshold those of the background, 1 - p or a logit of 0, too."""
+        if self.network.threshold is None:
+            return scores
+        other = 1 - scores if self.gives_probabilities(inference) else np.zeros_like(scores)
+        return np.concatenate([other, scores])
 
     def check_output(self, shape: Sequence[int], output: Sequence[int]) -> None:
         """Raise EngineError unless the ``output`` shape for an input of ``shape`` is the one for this label set."""
@@ -114,7 +169,7 @@ class Merger:
     def __init__(self, plan: Plan, head: Head, output: Size, sink: TileSink, threads: int = 1) -> None:
         self._output, self._sink, self._threads = output, sink, max(1, threads)
         self._head = head
-        self._softmax = plan.inference.softmax_before_resize
+        self._softmax = head.softmax(plan.inference)
         self._whole = plan.inference.mode == "whole"
         self._passes = len(plan.passes)
         self._pool: ThreadPoolExecutor | None = None
@@ -124,12 +179,12 @@ class Merger:
         self._tile_size = tile_size(head.classes, output, [volume.size for volume in self._volumes])
 
     def _make_volumes(self, plan: Plan) -> list[Volume]:
-        """One volume for each pass; in whole mode, where everything is linear, one for both passes of a scale."""
+        """One volume for each pass; in whole mode, where everything is linear, usually one for both of a scale."""
         volumes: list[Volume] = []
         for pass_ in plan.passes:
-            if not self._whole:
+            if not self._whole or self._head.enlarges(pass_.size, self._output, self._softmax):
                 windows = [window for window in plan.windows if window.of == pass_]
-                volumes.append(Mosaic(pass_.size, windows, self._softmax, self._head.pairs))
+                volumes.append(Mosaic(pass_.size, windows, self._softmax, self._head.pairs, self._head.network))
             elif not pass_.mirrored:
                 size, count = coarse_size(pass_.size, self._head.stride), 1 + plan.inference.flip
                 volumes.append(Coarse(size, count, self._softmax, self._head.pairs))

@@ -1,9 +1,10 @@
-"""Bilinear resampling (corners not aligned), by size ratio or by an exact factor, on parts of an array.
+"""Bilinear resampling (corners not aligned unless stated), by size ratio or by an exact factor, on parts of an array.
 
 Output sample j along one side lies at p = (j + 0.5) * step - 0.5 of the input, clamped to 0 .. n - 1. By ratio,
 step = n_in / n_out; by factor s, step = 1 / s exactly, even where n * s is no whole number. Positions are rounded to
 float32 where PyTorch rounds them: a weight is then up to 1e-3 off at the far end of a wide picture, and the network,
 whose first prediction has near ties, gives the reference's labels only if it sees the reference's pixels.
+With aligned corners, j lies at j * (n_in - 1) / (n_out - 1).
 Both sides being linear, any block of the output is ``rows @ block @ columns`` with two small matrices.
 """
 
@@ -37,9 +38,16 @@ class Taps(NamedTuple):
 
 
 @functools.lru_cache(maxsize=4096)
-def taps(n_in: int, n_out: int, start: int, stop: int) -> Taps:
-    """The weights that give output samples ``start:stop`` of ``n_out`` from ``n_in`` input samples, by size ratio."""
-    low, high, weight = positions(n_in, np.float32(n_in) / np.float32(n_out), start, stop)
+def taps(n_in: int, n_out: int, start: int, stop: int, aligned: bool = False) -> Taps:
+    """The weights that give output samples ``start:stop`` of ``n_out`` from ``n_in`` input samples, by size ratio.
+
+    ``aligned``: the first and last samples of input and output coincide.
+    """
+    if aligned:
+        step = np.float32(n_in - 1) / np.float32(max(n_out - 1, 1))
+        low, high, weight = _between_samples(n_in, np.arange(start, stop) * np.float64(step))
+    else:
+        low, high, weight = positions(n_in, np.float32(n_in) / np.float32(n_out), start, stop)
     first, last = int(low[0]), int(high[-1]) + 1
     matrix = np.zeros((stop - start, last - first), np.float32)
     rows = np.arange(stop - start)
@@ -54,7 +62,11 @@ def positions(n_in: int, step: np.float32, start: int, stop: int) -> tuple[NDArr
 
     PyTorch's compilers contract step * (j + 0.5) - 0.5 to one fused multiply-add: float64, rounded once, is the same.
     """
-    exact = (np.arange(start, stop) + 0.5) * np.float64(step) - 0.5
+    return _between_samples(n_in, (np.arange(start, stop) + 0.5) * np.float64(step) - 0.5)
+
+
+def _between_samples(n_in: int, exact: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDArray[np.intp], Array]:
+    """The two input samples beside each position and the weight of the upper one."""
     # Rounded before the weight is taken, as in PyTorch: the weight inherits the rounding.
     at = np.clip(exact.astype(np.float32), np.float32(0), np.float32(n_in - 1))
     # Truncation is floor here, since positions are clamped to 0 and above.
@@ -79,13 +91,13 @@ class Part(NamedTuple):
 
 
 @functools.lru_cache(maxsize=1024)
-def column_taps(n_in: int, n_out: int, start: int, stop: int) -> tuple[Span, tuple[Taps, ...]]:
+def column_taps(n_in: int, n_out: int, start: int, stop: int, aligned: bool = False) -> tuple[Span, tuple[Taps, ...]]:
     """The input span that output columns ``start:stop`` need, and their weights in chunks of `CHUNK` columns.
 
     Each column needs two inputs: in small chunks the matrices hold few zeros. Spans of chunks count from the first.
     """
     edges = range(start, stop, CHUNK)
-    chunks = [taps(n_in, n_out, left, min(left + CHUNK, stop)) for left in edges]
+    chunks = [taps(n_in, n_out, left, min(left + CHUNK, stop), aligned) for left in edges]
     first = chunks[0].span[0]
     return (first, chunks[-1].span[1]), tuple(Taps((t.span[0] - first, t.span[1] - first), t.matrix) for t in chunks)
 

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from isnet_trt.merging.geometry import Window
+from isnet_trt.merging.geometry import Window, padded_size, padding_before
 from isnet_trt.merging.resample import Array, Part, Span, column_taps, combine, taps
 from isnet_trt.opencv import cv2
-from isnet_trt.settings import Size
+from isnet_trt.settings import NetworkFacts, Size
 
 Pairs = Sequence[tuple[int, int]]
 """Classes that change places in mirrored passes."""
+_LOGITS = NetworkFacts()
 EXPONENT = 64.0
 """exp of scores up to here, and sums of thousands of them, neither overflow nor underflow in float32."""
 
@@ -44,7 +45,7 @@ class Coarse:
         scores = np.ascontiguousarray(scores)
         # Softmax is not linear: where probabilities are averaged, it has to come before the passes are added up.
         if self.softmax:
-            softmax(scores, out=scores)
+            probabilities(scores, out=scores)
         if self.scores is None and not window.of.mirrored:
             self.scores = scores  # the first pass becomes the sum: no second array of this size
             return
@@ -78,8 +79,11 @@ class Mosaic:
     column how many windows lie there: a pixel's count is the product of the two, since the windows are a grid.
     """
 
-    def __init__(self, size: Size, windows: list[Window], softmax: bool, pairs: Pairs) -> None:
+    def __init__(
+        self, size: Size, windows: list[Window], softmax: bool, pairs: Pairs, network: NetworkFacts = _LOGITS
+    ) -> None:
         self.size = size
+        self.network = network
         self.softmax = softmax
         self.pairs = pairs
         self.outstanding = sorted(windows, key=lambda window: window.top)
@@ -106,7 +110,8 @@ class Mosaic:
         total: Array | None = None
         for y, x, scores in self._pieces(rows, columns):
             if total is None and scores.shape[1:] == count.shape:  # the first piece is the block: no copy
-                total = scores
+                # Logits at the window's own size are not resampled: they stay as they are for other blocks.
+                total = scores if scores.base is None or count.max() == 1 else scores.copy()
                 continue
             if total is None:
                 total = np.zeros((len(scores), *count.shape), np.float32)
@@ -123,15 +128,24 @@ class Mosaic:
             if top < bottom and left < right:
                 part = (top - window.top, bottom - window.top), (left - window.left, right - window.left)
                 inside = slice(top - rows[0], bottom - rows[0]), slice(left - columns[0], right - columns[0])
-                yield *inside, self._enlarged(scores, window.size, *part)
+                yield *inside, self._enlarged(window, scores, *part)
 
-    def _enlarged(self, scores: Array, size: Size, rows: Span, columns: Span) -> Array:
-        """Rows and columns of a window's scores enlarged to ``size``."""
-        y = taps(scores.shape[1], size[0], *rows)
-        span, x = column_taps(scores.shape[2], size[1], *columns)
+    def _enlarged(self, window: Window, scores: Array, rows: Span, columns: Span) -> Array:
+        """Rows and columns of a window, from its scores enlarged to the size of the network's input."""
+        size = padded_size(window.size, self.network)
+        top, left = padding_before(window.size, self.network)
+        if window.of.mirrored:  # the scores were turned round, and the padding with them
+            left = size[1] - window.size[1] - left
+        rows, columns = (rows[0] + top, rows[1] + top), (columns[0] + left, columns[1] + left)
+        if scores.shape[1:] == size:
+            piece = scores[:, slice(*rows), slice(*columns)]
+            return probabilities(piece) if self.softmax else piece
+        aligned = self.network.upsampling == "align_corners"
+        y = taps(scores.shape[1], size[0], *rows, aligned)
+        span, x = column_taps(scores.shape[2], size[1], *columns, aligned)
         source = scores[:, slice(*y.span), slice(*span)]
         piece = combine([Part(source, y.matrix, x)])
-        return softmax(piece, out=piece, within=source) if self.softmax else piece
+        return probabilities(piece, out=piece, within=source) if self.softmax else piece
 
     def forget(self, row: int) -> None:
         """Free the memory of windows that end above ``row``."""
@@ -147,6 +161,16 @@ def _cover(length: int, spans: set[Span]) -> Array:
     for start, stop in spans:
         count[start:stop] += 1
     return count
+
+
+def probabilities(scores: Array, out: Array | None = None, within: Array | None = None) -> Array:
+    """Probabilities of the classes (axis 0) from logits: `softmax`, or of one class its sigmoid."""
+    if len(scores) > 1:
+        return softmax(scores, out, within)
+    # Clamped, so that exp does not overflow; a probability of exp(-64) differs from 0 in no merged score.
+    out = np.exp(np.minimum(np.negative(scores, out=out), EXPONENT), out=out)
+    out += 1
+    return np.divide(1, out, out=out)
 
 
 def softmax(scores: Array, out: Array | None = None, within: Array | None = None) -> Array:

@@ -11,7 +11,7 @@ import numpy as np
 from isnet_trt.merging import geometry
 from isnet_trt.merging.geometry import Pass, Window
 from isnet_trt.merging.resample import Array, scale_rows
-from isnet_trt.settings import Inference, Size
+from isnet_trt.settings import Inference, NetworkFacts, Size
 
 LOOK_AHEAD = 4
 """A batch is filled from the first ``LOOK_AHEAD * batch`` windows of the queue: looking further would keep the results
@@ -26,6 +26,17 @@ class Plan:
     inference: Inference
     passes: tuple[Pass, ...]
     windows: tuple[Window, ...]
+
+
+@dataclass(frozen=True)
+class Padding:
+    """How a network's inputs are padded, and the normalised value of each channel (3,) there."""
+
+    network: NetworkFacts
+    values: Array
+
+
+NO_PADDING = Padding(NetworkFacts(), np.zeros(3, np.float32))
 
 
 def plan(size: Size, inference: Inference) -> Plan:
@@ -56,8 +67,10 @@ def batches(queue: Sequence[Window], batch: int) -> Iterator[list[Window]]:
         yield group
 
 
-def gather(planes: Array, queue: Sequence[Window], batch: int = 1) -> Iterator[tuple[list[Window], Array]]:
-    """Windows with their pixels (B, 3, h, w) float32, C-contiguous, mirrored where the pass is.
+def gather(
+    planes: Array, queue: Sequence[Window], batch: int = 1, padding: Padding = NO_PADDING
+) -> Iterator[tuple[list[Window], Array]]:
+    """Windows with their pixels (B, 3, h, w) float32, C-contiguous, mirrored where the pass is, then padded.
 
     ``planes`` (3, H, W) are the normalised image. Only rows in use are resampled and kept: memory does not grow with
     the number of scales.
@@ -65,12 +78,18 @@ def gather(planes: Array, queue: Sequence[Window], batch: int = 1) -> Iterator[t
     rows = _Rows(planes, queue)
     for group in batches(queue, batch):
         # No name here refers to the pixels: they would stay alive while the network's output is merged.
-        yield group, _pixels(rows, group)
+        yield group, _pixels(rows, group, padding)
 
 
-def _pixels(rows: _Rows, group: Sequence[Window]) -> Array:
-    pixels = np.empty((len(group), 3, *group[0].size), np.float32)
-    for out, window in zip(pixels, group, strict=True):
+def _pixels(rows: _Rows, group: Sequence[Window], padding: Padding) -> Array:
+    size = group[0].size
+    pixels = np.empty((len(group), 3, *geometry.padded_size(size, padding.network)), np.float32)
+    inside = pixels
+    if pixels.shape[2:] != size:
+        pixels[...] = padding.values[:, None, None]
+        y, x = geometry.padding_before(size, padding.network)
+        inside = pixels[:, :, y : y + size[0], x : x + size[1]]
+    for out, window in zip(inside, group, strict=True):
         view = rows.take(window)[:, :, window.left : window.right]
         out[...] = view[:, :, ::-1] if window.of.mirrored else view
     return pixels

@@ -14,7 +14,7 @@ from isnet_trt.errors import ImageError
 from isnet_trt.opencv import cv2
 from isnet_trt.pictures.files import Image
 from isnet_trt.pictures.formats import YUV_SHIFT, Order, YuvFormat, check_format, check_order
-from isnet_trt.settings import Preprocess, Size, size_text
+from isnet_trt.settings import NetworkFacts, Preprocess, Size, size_text
 
 # A hundred times as fast as numpy's copy of a view with the channels turned round.
 _TO_RGB = {"bgr": "COLOR_BGR2RGB", "rgba": "COLOR_RGBA2RGB", "bgra": "COLOR_BGRA2RGB"}
@@ -87,24 +87,41 @@ def resize(image: Image, preprocess: Preprocess) -> Image:
 
 
 def normalise(image: Image, preprocess: Preprocess) -> NDArray[np.float32]:
-    """(image - mean) / std as float32 (H, W, 3); ``image`` is uint8 (H, W, 3) RGB, C-contiguous.
+    """(image - mean) / std as float32 (H, W, 3) in the network's channel order; ``image`` is uint8 (H, W, 3) RGB.
 
     In memory the channels come first, so that ``.transpose(2, 0, 1)`` is the network's layout without a copy.
     """
     planes = np.empty((3, *image.shape[:2]), np.float32)
-    for channel, table in enumerate(value_tables(preprocess)):
-        cv2.LUT(cv2.extractChannel(image, channel), table, dst=planes[channel])
+    for plane, channel, table in zip(planes, channels(preprocess), value_tables(preprocess), strict=True):
+        cv2.LUT(cv2.extractChannel(image, channel), table, dst=plane)
     return planes.transpose(1, 2, 0)
 
 
 @functools.lru_cache(maxsize=8)
 def value_tables(preprocess: Preprocess) -> NDArray[np.float32]:
-    """The normalised value of every byte, (3, 256), in R, G, B order; not to be written to.
+    """The normalised value of every byte, (3, 256), in the network's channel order; not to be written to.
 
     As the reference rounds: the mean is subtracted in float32, the product with 1/std is taken in float64.
     """
-    values = np.arange(256, dtype=np.float32) - np.asarray(preprocess.mean, np.float32)[:, None]
+    return _normalised(np.arange(256), preprocess)
+
+
+def _normalised(values: NDArray[Any], preprocess: Preprocess) -> NDArray[np.float32]:
+    """Pixel values, the same for each channel or (3, n), as the network gets them: (3, n)."""
+    values = values.astype(np.float32) - np.asarray(preprocess.mean, np.float32)[:, None]
     return (values.astype(np.float64) * (1.0 / np.asarray(preprocess.std, np.float64))[:, None]).astype(np.float32)
+
+
+def padding_values(preprocess: Preprocess, network: NetworkFacts) -> NDArray[np.float32]:
+    """The normalised value of the padding, (3,), in the network's channel order: 0 where it is the mean."""
+    if network.padding_value is None:
+        return np.zeros(3, np.float32)
+    return _normalised(np.asarray(network.padding_value)[:, None], preprocess)[:, 0]
+
+
+def channels(preprocess: Preprocess) -> tuple[int, int, int]:
+    """The channel of an RGB image that each channel of the network's input is."""
+    return (2, 1, 0) if preprocess.channel_order == "bgr" else (0, 1, 2)
 
 
 def test_size(size: Size, preprocess: Preprocess) -> Size:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from isnet_trt.cuda.pipeline import Ticket
 from isnet_trt.errors import SettingsError
-from isnet_trt.merging.merge import label_type, largest
+from isnet_trt.merging.merge import Head, label_type
 from isnet_trt.merging.resample import Array
 from isnet_trt.merging.volumes import softmax
 from isnet_trt.pictures.raw import RawLabels, SourceImage
@@ -67,17 +67,18 @@ class Outputs:
     labels: Any
     inference: Inference
     timer: StageTimer
+    head: Head | None = None
     probabilities: Array | None = None
     points: NDArray[np.intp] | None = None
     scores: Array | None = None
     ticket: Ticket | None = None
 
     @classmethod
-    def allocate(cls, request: Request, classes: int) -> Outputs:
+    def allocate(cls, request: Request, head: Head) -> Outputs:
         """Allocate host memory for what is requested; SettingsError if ``points`` are no (row, column) pixels."""
-        size, memory = request.image.size, request.out_memory
+        size, memory, classes = request.image.size, request.out_memory, head.label_count
         labels = np.empty(size, label_type(classes)) if memory is None else memory.array()
-        outputs = cls(labels, request.inference, request.timer)
+        outputs = cls(labels, request.inference, request.timer, head)
         if request.probabilities:
             outputs.probabilities = np.empty((classes, *size), np.float32)
         if request.points is not None:
@@ -87,14 +88,18 @@ class Outputs:
 
     def add_tile(self, rows: slice, columns: slice, tile: Array) -> None:
         """Take a tile of merged scores, float32 (K, rows, columns). Tiles do not overlap: threads may call at once."""
-        self.labels[rows, columns] = largest(tile)
+        assert self.head is not None
+        self.labels[rows, columns] = self.head.labels(tile, self.inference)
+        if self.scores is None and self.probabilities is None:
+            return
+        tile = self.head.class_scores(tile, self.inference)
         if self.scores is not None and self.points is not None:
             row, column = self.points.T
             inside = (row >= rows.start) & (row < rows.stop) & (column >= columns.start) & (column < columns.stop)
             self.scores[inside] = tile[:, row[inside] - rows.start, column[inside] - columns.start].T
         if self.probabilities is not None:
-            is_merged = self.inference.softmax_before_resize  # then the tile holds probabilities already
-            self.probabilities[:, rows, columns] = tile if is_merged else softmax(tile)
+            merged = self.head.gives_probabilities(self.inference)
+            self.probabilities[:, rows, columns] = tile if merged else softmax(tile)
 
 
 def _check_points(points: Sequence[tuple[int, int]], size: Size) -> NDArray[np.intp]:

@@ -71,7 +71,7 @@ class GpuRuntime(Runtime):
             raise SettingsError(
                 "probabilities and points are merged on the host: pass out in host memory, or leave them out"
             )
-        outputs = Outputs.allocate(request, self.model.head.classes)
+        outputs = Outputs.allocate(request, self.model.head)
         with timer("gpu"):
             logits = self.pipeline.window_logits(image, inference, request.stream)
         # The queue depends on size and settings, not on the channel order.

@@ -62,6 +62,8 @@ class Runtime(ABC):
     def infer(self, batch: Array) -> Array:
         """Return the network's logits (B, K, ceil(H/s), ceil(W/s)) for ``batch`` (B, 3, H, W), both in host memory.
 
+        ``batch`` is padded already.
+
         Raises:
             EngineError: the engine failed, or its output is not finite or not of the expected shape.
         """
@@ -81,7 +83,7 @@ class Runtime(ABC):
         """Run the network batch by batch."""
         # Of the large arrays (pixels, logits) one generation is alive at a time: the merge is handed a list that it
         # empties, and the names here are deleted before the next batch is gathered.
-        queue = windows.gather(planes, plan.windows, self.batch)
+        queue = windows.gather(planes, plan.windows, self.batch, self.model.padding)
         while True:
             with ranges.annotate("batch"):  # until the caller has merged it
                 with timer("gather"):
@@ -128,7 +130,7 @@ class HostRuntime(Runtime):
     def submit(self, request: Request) -> Outputs:
         image, timer = request.image, request.timer
         self._check(request)
-        outputs = Outputs.allocate(request, self.model.head.classes)
+        outputs = Outputs.allocate(request, self.model.head)
         with timer("resize"):
             planes = network_input(image.rgb(), "rgb", self.model.preprocess)
         self.score(planes, request.inference, image.size, outputs.add_tile, timer)

@@ -70,7 +70,7 @@ def device_name(engine: Engine) -> str:
 def _model(bundle: Bundle, kind: str) -> Model:
     """The network's output, and the batches that the engine was built for: (smallest, usual, largest) shape."""
     manifest = bundle.manifest
-    head = Head(manifest.labels.count, manifest.output_stride, manifest.labels.flip_pairs)
+    head = Head.of(manifest.labels, manifest.output_stride, manifest.network)
     # The shapes are those of the built engine, not of the ONNX graph opened in its place.
     shapes = manifest.engine.shapes if kind == manifest.engine.kind else ()
     if not shapes:
@@ -149,7 +149,7 @@ def _source(bundle: Bundle, kind: str | None, device: Placement) -> tuple[Librar
         check_engine(info, device.gpu)
     file = info.file if chosen.kind == info.kind else ONNX
     model, kernels = _read(bundle, file, chosen.compiles, chosen.needs_gpu or device.kind == "cuda")
-    output = (manifest.labels.count, manifest.output_stride)
+    output = (manifest.network.channels(manifest.labels), manifest.output_stride)
     return chosen, EngineSource(bundle.path(file), info, kernels, *output, model, device.gpu)
 
 

@@ -28,7 +28,7 @@ from isnet_trt.runtime.host import HostRuntime, Runtime
 from isnet_trt.runtime.opening import device_name, open_runtime
 from isnet_trt.runtime.prefetch import prefetch
 from isnet_trt.runtime.segmentation import Segmentation
-from isnet_trt.settings import Inference, Labels, Preprocess, Size, choose_preset
+from isnet_trt.settings import Inference, Labels, NetworkFacts, Preprocess, Size, choose_preset
 from isnet_trt.telemetry import ranges
 from isnet_trt.telemetry.stats import About, Recorder, Stats
 
@@ -53,6 +53,7 @@ class Segmenter:
         inference: Inference | None = None,
         output_stride: int = 8,
         *,
+        network: NetworkFacts | None = None,
         presets: Mapping[str, Inference] | None = None,
         batch: int = 1,
         full_batches: bool = False,
@@ -62,7 +63,8 @@ class Segmenter:
     ) -> None:
         """Around an engine that is already open and now belongs to the segmenter.
 
-        ``output_stride`` is the network's, in pixels; ``batch`` how many windows it sees at once, exactly so many
+        ``output_stride`` is the network's, in pixels, and ``network`` what else is to be known of it (default: it gives
+        logits, and takes any size); ``batch`` how many windows it sees at once, exactly so many
         with ``full_batches`` (what is missing is filled with zeros); ``threads`` how many the merge uses, by default
         all cores that the process may use. ``runtime`` runs the stages around the engine and belongs to the segmenter
         too; by default they run on the host. ``about`` is what `repr` and `stats` say of the segmenter.
@@ -73,7 +75,8 @@ class Segmenter:
         self.inference = inference or Inference()
         self.output_stride = output_stride
         self.presets = dict(presets or {"default": self.inference})
-        model = Model(Head(labels.count, output_stride, labels.flip_pairs), preprocess, batch, full_batches)
+        self.network = network or NetworkFacts()
+        model = Model(Head.of(labels, output_stride, self.network), preprocess, batch, full_batches)
         self.runtime: Runtime = runtime or HostRuntime(engine, model, threads)
         self._palette = np.asarray(labels.palette, np.uint8).reshape(-1, 3)
         self.about = about or About(engine=getattr(engine, "kind", type(engine).__name__), device=device_name(engine))
@@ -125,7 +128,8 @@ class Segmenter:
             precision=manifest.precision,
             preset=preset if inference is None else inference.describe(),
         )
-        segmenter = cls(runtime.engine, *model, presets=manifest.presets, runtime=runtime, about=about)
+        presets, network = manifest.presets, manifest.network
+        segmenter = cls(runtime.engine, *model, network=network, presets=presets, runtime=runtime, about=about)
         seconds = time.perf_counter() - start
         _log.info("opened %r in %.2f s: %s", segmenter, seconds, segmenter.description, extra={"seconds": seconds})
         return segmenter
@@ -236,12 +240,13 @@ class Segmenter:
         """
         planes = np.ascontiguousarray(x[0] if x.ndim == 4 else x.transpose(2, 0, 1), np.float32)
         scores = np.empty((self.labels.count, *output_size), np.float32)
+        settings, head = self._inference(inference), self.runtime.model.head
 
         def add_tile(rows: slice, columns: slice, tile: Array) -> None:
-            scores[:, rows, columns] = tile
+            scores[:, rows, columns] = head.class_scores(tile, settings)
 
         with self._turn():
-            self.runtime.score(planes, self._inference(inference), output_size, add_tile, StageTimer())
+            self.runtime.score(planes, settings, output_size, add_tile, StageTimer())
         return scores
 
     def stats(self) -> Stats:
