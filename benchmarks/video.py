@@ -82,7 +82,7 @@ def _plain(segmenter: Segmenter, source: str, out: Path) -> int:
     rate, frames, writer = capture.get(cv2.CAP_PROP_FPS), 0, None
     while (read := capture.read())[0]:
         image = np.asarray(read[1], np.uint8)
-        overlay = segmenter(image, order="bgr").overlay(image, legend=False, order="bgr")[:, :, ::-1]
+        overlay = segmenter(image, order="bgr").overlay(image, legend=False, hatching=False, order="bgr")[:, :, ::-1]
         if writer is None:
             code = cv2.VideoWriter.fourcc(*CODECS[SUFFIX])
             writer = cv2.VideoWriter(str(out), code, rate, (image.shape[1], image.shape[0]))

@@ -19,7 +19,7 @@ from isnet_trt.engines.table import KINDS
 from isnet_trt.errors import ImageError, IsnetError, SettingsError, escaped, first_few, is_out_of_memory
 from isnet_trt.files import check_target, make_folder, named, output_folder, printable, refuse_inputs
 from isnet_trt.pictures.finding import ImageSource, Search, find_images
-from isnet_trt.pictures.forms import DEFAULT, FORMS, check_packages, parse_forms
+from isnet_trt.pictures.forms import DEFAULT, FORMS, OVERLAY_SUFFIXES, check_packages, parse_forms
 from isnet_trt.pictures.geotiff import read_georeference
 from isnet_trt.pictures.label_maps import check_palette
 from isnet_trt.pictures.video import is_video
@@ -43,6 +43,7 @@ _EPILOG = """examples:
   the published multi-scale:    python -m isnet_trt.predict bundles/ade photos/ --out results --preset ms-flip
   the same without mirroring:   … --preset ms-flip --no-flip
   masks for other tools:        … --save palette,rle,polygons,geotiff
+  overlays for a slide:         … --save overlay --alpha 0.7 --overlay-format webp --side-by-side
   a video, a stream, a camera:  python -m isnet_trt.predict bundles/ade in.mp4 --out out.mp4 --show-every 2
   a line for each picture:      … --json - > results.jsonl
   windows of your own:          … --mode slide --window 512 1024 --stride 341 341 --scales 0.75 1 1.25
@@ -69,6 +70,12 @@ def argument_parser() -> argparse.ArgumentParser:
     forms = f"comma-separated list of {', '.join(FORMS)} (default: {','.join(DEFAULT)})"
     add("--save", type=_forms, action="extend", metavar="FORMS", help=forms)
     add("--no-overlay", dest="overlay", action="store_false", help="save no overlay")
+    add(
+        "--alpha", type=cli.number(0, 1), default=0.5, metavar="A", help="share of the overlay's colours (default: 0.5)"
+    )
+    kind = "file format of overlays: png, or the smaller jpeg or webp (default: png)"
+    add("--overlay-format", choices=OVERLAY_SUFFIXES, help=kind)
+    add("--side-by-side", action="store_true", help="the picture as it is on the overlay's left; of videos too")
     half = "of the probabilities that are saved (default: float32)"
     add("--probability-type", choices=("float32", "float16"), default="float32", help=half)
     lines = "write a JSON line for each picture to FILE, or with - to the standard output"
@@ -95,8 +102,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise ImageError(first_few(search.unreadable))
     options = {"engine": arguments.engine, "threads": arguments.threads, "device": arguments.device}
     with output_folder(arguments.out, "--out") as out:
-        jobs = plan_outputs(pictures, out, forms)
-        check_lines_file(arguments.json, (path for stem in jobs.values() for path in outputs(stem, forms).values()))
+        suffix = OVERLAY_SUFFIXES[arguments.overlay_format or "png"]
+        jobs = plan_outputs(pictures, out, forms, suffix)
+        files = (path for stem in jobs.values() for path in outputs(stem, forms, suffix).values())
+        check_lines_file(arguments.json, files)
         _print_notes(search, jobs)
         with Segmenter.open(arguments.bundle, **options) as segmenter:
             inference = choose_inference(segmenter.presets, arguments)
@@ -105,7 +114,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 check_palette(segmenter.labels.count)
             with open_lines(arguments.json) as stream:
                 lines = JsonLines(stream, sha256(Path(arguments.bundle) / MANIFEST))
-                settings = Settings(forms, arguments.probability_type, inference)
+                look = {"alpha": arguments.alpha, "side_by_side": arguments.side_by_side}
+                settings = Settings(forms, arguments.probability_type, inference, look, suffix)
                 for reason in search.unreadable:
                     lines.failed(None, ImageError, reason)
                 failed = _segment_all(segmenter, settings, jobs, lines)
@@ -147,14 +157,17 @@ def _chosen_forms(arguments: argparse.Namespace) -> tuple[str, ...]:
     return forms
 
 
-def plan_outputs(pictures: Sequence[ImageSource], out: Path, forms: Iterable[str] = DEFAULT) -> dict[ImageSource, Path]:
+def plan_outputs(
+    pictures: Sequence[ImageSource], out: Path, forms: Iterable[str] = DEFAULT, overlay_suffix: str = ".png"
+) -> dict[ImageSource, Path]:
     """Picture -> results' path without ``_labels.png``, in ``out``.
 
     Raises SettingsError if a result would replace one of the pictures.
     """
     jobs = {picture: out / stem for picture, stem in zip(pictures, output_stems(pictures), strict=True)}
     files = (picture.location for picture in pictures if isinstance(picture.location, Path))
-    refuse_inputs((path for stem in jobs.values() for path in outputs(stem, forms).values()), files, "--out")
+    written = (path for stem in jobs.values() for path in outputs(stem, forms, overlay_suffix).values())
+    refuse_inputs(written, files, "--out")
     return jobs
 
 
@@ -175,18 +188,21 @@ def output_stems(pictures: Sequence[ImageSource]) -> list[PurePath]:
     return stems
 
 
-def outputs(stem: Path, forms: Iterable[str] = DEFAULT) -> dict[str, Path]:
+def outputs(stem: Path, forms: Iterable[str] = DEFAULT, overlay_suffix: str = ".png") -> dict[str, Path]:
     """Form -> file of ``stem``."""
-    return {form: stem.with_name(f"{stem.name}_{form}{FORMS[form].suffix}") for form in forms}
+    suffixes = {form: overlay_suffix if form == "overlay" else FORMS[form].suffix for form in forms}
+    return {form: stem.with_name(f"{stem.name}_{form}{suffix}") for form, suffix in suffixes.items()}
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What is saved of each picture, and how it is shown to the network."""
+    """What is saved of each picture, and how it is shown to the network; ``look`` are arguments of the overlay."""
 
     forms: tuple[str, ...]
     probability_type: str
     inference: Inference
+    look: dict[str, Any]
+    overlay_suffix: str
 
 
 def _segment_all(
@@ -198,7 +214,7 @@ def _segment_all(
     failures = []
     for picture, stem in tqdm(jobs.items(), unit="picture", disable=None, leave=False):
         try:
-            _segment(segmenter, settings, picture, outputs(stem, settings.forms), lines)
+            _segment(segmenter, settings, picture, outputs(stem, settings.forms, settings.overlay_suffix), lines)
         except Exception as error:
             if isinstance(error, IsnetError | OSError):
                 message = named(picture.location, error)
@@ -223,7 +239,7 @@ def _segment(
     }
     with timer("read"):
         image = picture.read()
-        arguments["overlay"] = {"image": image}
+        arguments["overlay"] = {"image": image, **settings.look}
         if "geotiff" in files:
             arguments["geotiff"] = {"georeference": read_georeference(picture.location)}
     segmentation = segmenter(image, inference=settings.inference, probabilities="probabilities" in files)

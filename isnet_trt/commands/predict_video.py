@@ -6,10 +6,12 @@ import argparse
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from isnet_trt import cli
 from isnet_trt.commands.inference_options import choose_inference
@@ -63,7 +65,8 @@ def run(arguments: argparse.Namespace) -> int:
         rate = arguments.fps or reader.rate
         start = time.perf_counter()
         with writing(out, rate) as writer:
-            stopped = segment_video(segmenter, inference, reader, writer, arguments.show_every or 1)
+            look = {"alpha": arguments.alpha, "side_by_side": arguments.side_by_side}
+            stopped = segment_video(segmenter, inference, reader, writer, arguments.show_every or 1, look)
             if not writer.frames:
                 raise stopped or ImageError(f"{source}: not a single frame could be read")
         seconds = time.perf_counter() - start
@@ -83,9 +86,9 @@ def _checked(arguments: argparse.Namespace) -> tuple[str, Path]:
     """Source and result; SettingsError for what does not fit a video."""
     if len(arguments.images) > 1:
         raise SettingsError("of videos, one is segmented at a time: give no other IMAGE beside it")
-    for name in ("save", "json", "recursive"):
+    for name in ("save", "json", "recursive", "overlay_format"):
         if getattr(arguments, name):
-            raise SettingsError(f"--{name} belongs to pictures; the result of a video is a video")
+            raise SettingsError(f"--{name.replace('_', '-')} belongs to pictures; the result of a video is a video")
     if not arguments.overlay:
         raise SettingsError("--no-overlay belongs to pictures; the result of a video is its overlay")
     source, out = arguments.images[0], arguments.out
@@ -129,9 +132,17 @@ class _Player:
 
 
 def segment_video(
-    segmenter: Segmenter, inference: Inference, reader: VideoReader, writer: VideoWriter, show_every: int = 1
+    segmenter: Segmenter,
+    inference: Inference,
+    reader: VideoReader,
+    writer: VideoWriter,
+    show_every: int = 1,
+    look: Mapping[str, Any] = MappingProxyType({}),
 ) -> BaseException | None:
-    """Write every frame; return what ended it early, Ctrl-C or an error after which the frames until then are kept."""
+    """Write every frame; return what ended it early, Ctrl-C or an error after which the frames until then are kept.
+
+    ``look`` are arguments of `Segmentation.overlay`.
+    """
     from tqdm import tqdm
 
     player = _Player(reader, writer.rate, show_every)
@@ -141,7 +152,7 @@ def segment_video(
     with ThreadPoolExecutor(1) as pool, bar:
         try:
             for frame, segmentation in player.labelled(segmenter.map(player.shown(), order="bgr", inference=inference)):
-                pending.append(pool.submit(_draw, writer, frame, segmentation))
+                pending.append(pool.submit(_draw, writer, frame, segmentation, look))
                 if len(pending) > _BACKLOG:
                     pending.popleft().result()
                 bar.update()
@@ -155,6 +166,7 @@ def segment_video(
     return stopped
 
 
-def _draw(writer: VideoWriter, frame: Frame, segmentation: Segmentation) -> None:
-    """Write a frame's overlay. Without a legend, whose size would change from frame to frame."""
-    writer.write(segmentation.overlay(frame.image, legend=False, order="bgr")[:, :, ::-1], frame.seconds)
+def _draw(writer: VideoWriter, frame: Frame, segmentation: Segmentation, look: Mapping[str, Any]) -> None:
+    """Write a frame's overlay, without what would change from frame to frame: the legend's size, and hatching."""
+    overlay = segmentation.overlay(frame.image, legend=False, hatching=False, order="bgr", **look)
+    writer.write(overlay[:, :, ::-1], frame.seconds)

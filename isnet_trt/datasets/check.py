@@ -22,7 +22,8 @@ from isnet_trt.files import make_folder, refuse_inputs
 from isnet_trt.metrics import percent
 from isnet_trt.opencv import cv2
 from isnet_trt.pictures.files import Image, write_png
-from isnet_trt.pictures.overlay import PAPER, draw, pad
+from isnet_trt.pictures.legend import PAPER, pad
+from isnet_trt.pictures.overlay import Look, draw
 from isnet_trt.recipes import IGNORE
 from isnet_trt.settings import Size
 
@@ -204,15 +205,19 @@ def _row(dataset: PictureSet, index: int) -> Image:
     overlay = _overlay(dataset, np.ascontiguousarray(image), small)
     height = max(len(image), len(overlay))
     pair = np.hstack([pad(image, height, _TILE[1] + _LINE // 2), pad(overlay, height)])
-    return np.vstack([_caption(f"{dataset.split}: {dataset.names[index]}", pair.shape[1]), pair])
+    return np.vstack([_caption(f"{dataset.split}: {_file_name(dataset, index)}", pair.shape[1]), pair])
+
+
+def _file_name(dataset: PictureSet, index: int) -> str:
+    """The name of a picture in its set, with the suffix of its file."""
+    return dataset.names[index] + dataset.files[index][0].suffix
 
 
 def _overlay(dataset: PictureSet, image: Image, labels: NDArray[np.int16]) -> Image:
-    """``image`` under its labels' colours; ignored pixels are one more class, drawn black."""
-    count = dataset.labels.count
-    palette = np.array([*dataset.labels.palette, (0, 0, 0)], np.uint8)
-    stored = np.where(labels < 0, count, labels).astype(np.uint16)
-    return draw(image, stored, (*dataset.labels.names, "(ignored)"), palette, alpha=0.8)
+    """``image`` under its labels' colours; ignored pixels are hatched."""
+    names, palette = dataset.labels.names, np.array(dataset.labels.palette, np.uint8)
+    stored = np.where(labels < 0, np.iinfo(np.uint16).max, labels).astype(np.uint16)
+    return draw(image, stored, names, palette, Look(alpha=0.8, void=True))
 
 
 def _caption(text: str, width: int) -> Image:

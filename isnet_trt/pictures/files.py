@@ -15,7 +15,7 @@ from isnet_trt.errors import ImageError, SettingsError
 from isnet_trt.files import AnyPath, is_missing, regular_file_bytes, write_file
 from isnet_trt.opencv import cv2
 from isnet_trt.pictures.headers import dimensions, fault, with_plain_colours
-from isnet_trt.pictures.results import mark_png
+from isnet_trt.pictures.results import mark_jpeg, mark_png, mark_webp
 from isnet_trt.settings import MOST_PIXELS
 
 Image = NDArray[np.uint8]
@@ -26,6 +26,9 @@ _MAX_SIDE = 1_000_000
 """What libpng reads and writes; results are PNGs of the picture's size."""
 _MAX_BYTES_PER_PIXEL = 4
 _CHUNK = 1 << 20
+_JPEG = (65_535, (cv2.IMWRITE_JPEG_QUALITY, 90, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, 0x111111))
+"""Longest side, and options: no subsampling of colours, which would smear outlines of a pixel."""
+_LOSSY = {".jpg": _JPEG, ".jpeg": _JPEG, ".webp": (16_383, (cv2.IMWRITE_WEBP_QUALITY, 85))}
 
 
 def read_image(path: AnyPath) -> Image:
@@ -209,3 +212,21 @@ def encode_png(pixels: NDArray[np.unsignedinteger]) -> bytes:
 
 def _png(pixels: NDArray[np.unsignedinteger]) -> bytes:
     return cv2.imencode(".png", np.ascontiguousarray(pixels))[1].tobytes()
+
+
+def encode_result(pixels: Image, suffix: str) -> bytes:
+    """An RGB picture as a result's file in the format of ``suffix``: .jpg, .jpeg, .webp, and PNG for any other.
+
+    Raises:
+        ImageError: a side is longer than the format stores.
+    """
+    height, width = pixels.shape[:2]
+    suffix = suffix.lower()
+    if suffix not in _LOSSY:
+        return mark_png(encode_png(pixels))
+    longest, options = _LOSSY[suffix]
+    if max(height, width) > longest:
+        name = suffix[1:].upper()
+        raise ImageError(f"{width}×{height} pixels are too many for {name}, whose sides have {longest}; choose PNG")
+    content = cv2.imencode(suffix, np.ascontiguousarray(pixels[:, :, ::-1]), options)[1].tobytes()
+    return mark_webp(content, width, height) if suffix == ".webp" else mark_jpeg(content)

@@ -29,7 +29,7 @@ class Form:
 
 FORMS = {
     "labels": Form(".png", "class ids, 8-bit grey (16-bit above 256 classes), at the picture's size"),
-    "overlay": Form(".png", "the picture blended with the class colours, and a legend of the classes in it"),
+    "overlay": Form(".png", "the picture blended with the class colours, and a legend (see --overlay-format)"),
     "palette": Form(".png", "class ids; the PNG's palette has the class colours (up to 256 classes)"),
     "color": Form(".png", "class colours, RGBA"),
     "probabilities": Form(".npz", "probabilities (K, H, W) and class names, for numpy.load"),
@@ -37,6 +37,7 @@ FORMS = {
     "polygons": Form(".json", "outlines of each class along the edges of pixels, with holes, as GeoJSON"),
     "geotiff": Form(".tif", "class ids with the georeference of the picture", "rasterio", "geo"),
 }
+OVERLAY_SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 DEFAULT = ("labels", "overlay")
 
 

@@ -1,9 +1,9 @@
-"""Pictures to look at: the blend of a picture with its label colours, and a legend of the classes present."""
+"""Pictures to look at: an image blended with its label colours, with outlines, hatching and a legend."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,15 +11,36 @@ from numpy.typing import NDArray
 from isnet_trt.errors import ImageError, SettingsError
 from isnet_trt.metrics import percent
 from isnet_trt.opencv import cv2
+from isnet_trt.pictures import contrast
 from isnet_trt.pictures.files import Image
 from isnet_trt.pictures.label_maps import class_shares, colours, with_void
+from isnet_trt.pictures.legend import PAPER, Entry, attach
 from isnet_trt.settings import size_text
 
-PAPER, _INK, _FAINT = (250, 250, 250), (30, 30, 30), (120, 120, 120)
-_SMALLEST, _LARGEST = 18, 56
-"""Height of a legend line in pixels; below the first the text could not be read."""
-_LONGEST = 28
-"""Characters of a class name."""
+_SAMPLES = 1 << 15
+"""Pixels, about, from which areas and mean colours are estimated."""
+_CROWDED = 0.55
+"""Where more of a pixel's 7×7 neighbourhood is edges, labels are noise and have no outlines."""
+_VOID_NAME = "(ignored)"
+
+
+@dataclass(frozen=True)
+class Look:
+    """How an overlay is drawn; the fields are those arguments of `isnet_trt.Segmentation.overlay`.
+
+    ``void`` hatches the pixels without a class, which otherwise stay as they are, and gives them a line in the legend.
+    """
+
+    alpha: float = 0.5
+    legend: bool = True
+    outlines: bool = True
+    hatching: bool = True
+    side_by_side: bool = False
+    void: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.alpha <= 1:
+            raise SettingsError(f"alpha {self.alpha} is the share of the colours and must be within 0..1")
 
 
 def draw(
@@ -27,78 +48,94 @@ def draw(
     labels: NDArray[np.unsignedinteger],
     names: Sequence[str],
     palette: NDArray[np.uint8],
-    alpha: float = 0.5,
-    legend: bool = True,
+    look: Look,
 ) -> Image:
-    """``image`` blended with the colours of its label map, and a legend on the right; uint8 (H, W', 3) RGB.
+    """``image`` under the colours of its label map; uint8 (H', W', 3) RGB.
 
     ``image`` is uint8 (H, W, 3) RGB, ``labels`` the class ids (H, W), ``palette`` uint8 (K, 3) RGB; where there is no
-    class, the image stays as it is. ``alpha``, ``legend`` and the errors are those of `isnet_trt.Segmentation.overlay`.
+    class, the image stays as it is.
+
+    Raises:
+        ImageError: the image has another size than the label map.
     """
     if image.shape[:2] != labels.shape:
         raise ImageError(
             f"the picture is {size_text(image.shape[:2])}, the label map {size_text(labels.shape)}; "
             "pass the picture that was segmented"
         )
-    if not 0 <= alpha <= 1:
-        raise SettingsError(f"alpha {alpha} is the share of the colours and must be within 0..1")
-    blended = np.asarray(cv2.addWeighted(image, 1 - alpha, colours(labels, palette), alpha, 0), np.uint8)
-    is_void = with_void(labels, len(names)) >= len(names)
+    ids, classes = with_void(labels, len(names)), len(names)
+    blended = np.asarray(cv2.addWeighted(image, 1 - look.alpha, colours(ids, palette), look.alpha, 0), np.uint8)
+    is_void = ids >= classes
     if is_void.any():
-        blended[is_void] = image[is_void]
-    if not legend or is_void.all():
-        return blended
-    panel = _legend(names, palette, class_shares(labels, len(names)), len(image))
-    height = max(len(blended), len(panel))
-    return np.hstack([pad(blended, height), pad(panel, height)])
+        cv2.copyTo(image, is_void.view(np.uint8), blended)
+    areas = _areas(ids, classes)
+    codes = _codes(ids, image, palette, areas, look)
+    if any(codes.values()):
+        contrast.draw_lines(blended, contrast.lines(ids.shape, codes, ids), contrast.HATCHED)
+    if look.outlines:
+        contrast.draw_lines(blended, _outlines(ids, areas), 1.0)
+    if look.side_by_side:
+        gap = np.full((len(image), max(2, image.shape[1] // 100), 3), PAPER, np.uint8)
+        blended = np.hstack([image, gap, blended])
+    return attach(blended, _entries(ids, names, palette, codes)) if look.legend else blended
 
 
-def pad(picture: Image, height: int, width: int = 0) -> Image:
-    """``picture`` at the top left of a light sheet of at least this size."""
-    below, beside = max(0, height - picture.shape[0]), max(0, width - picture.shape[1])
-    return np.asarray(cv2.copyMakeBorder(picture, 0, below, 0, beside, cv2.BORDER_CONSTANT, value=PAPER), np.uint8)
+def _sampled(array: NDArray[np.unsignedinteger], shape: tuple[int, ...]) -> NDArray[np.unsignedinteger]:
+    """Every n-th row and column, about `_SAMPLES` pixels in all."""
+    step = max(1, int((shape[0] * shape[1] / _SAMPLES) ** 0.5))
+    return array[::step, ::step]
 
 
-class _Entry(NamedTuple):
-    colour: tuple[int, ...]
-    name: str
-    share: str
+def _areas(ids: NDArray[np.unsignedinteger], classes: int) -> NDArray[np.int64]:
+    """Pixels of each class in the sample, (K,)."""
+    return np.asarray(np.bincount(_sampled(ids, ids.shape).ravel(), minlength=classes)[:classes], np.int64)
 
 
-def _legend(names: Sequence[str], palette: NDArray[np.uint8], shares: Mapping[int, float], height: int) -> Image:
-    """Swatch, name and share of each class, in as many columns as the height calls for."""
+def _codes(
+    ids: NDArray[np.unsignedinteger], image: Image, palette: NDArray[np.uint8], areas: NDArray[np.int64], look: Look
+) -> dict[int, int]:
+    """Value of the label map -> code of its lines."""
+    codes = {}
+    if look.hatching:
+        sample = _sampled(ids, ids.shape).ravel()
+        like = contrast.like_image(sample, _sampled(image, ids.shape).reshape(-1, 3), palette)
+        present = sorted(np.flatnonzero(areas), key=lambda number: (-areas[number], number))
+        codes = contrast.hatching(map(int, present), palette, map(int, like))
+    if look.void:
+        codes[int(np.iinfo(ids.dtype).max)] = contrast.CROSSED
+    return codes
+
+
+def _outlines(ids: NDArray[np.unsignedinteger], areas: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Pixels beside another class, in the larger class of the two, so that small things keep all of theirs.
+
+    Beside void they lie in the class. Where nearly every pixel has other neighbours there are none.
+    """
+    ranks = np.full(np.iinfo(ids.dtype).max + 1, len(areas), ids.dtype)
+    ranks[np.argsort(-areas, kind="stable")] = np.arange(len(areas))
+    ranked = contrast.look_up(ids, ranks)
+    edges = np.asarray(cv2.dilate(ranked, cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))) > ranked)
+    if np.count_nonzero(edges) > edges.size // 20:
+        crowded = cv2.blur(edges.view(np.uint8) * 255, (7, 7)) > 255 * _CROWDED
+        edges &= ~crowded
+    return edges
+
+
+def _entries(
+    ids: NDArray[np.unsignedinteger], names: Sequence[str], palette: NDArray[np.uint8], codes: Mapping[int, int]
+) -> list[Entry]:
+    """The legend's lines, the largest class first; void last where it is hatched."""
+    void = int(np.iinfo(ids.dtype).max)
+    shares = class_shares(ids, len(names))
     entries = [
-        _Entry(
-            tuple(int(v) for v in palette[number]),
-            names[number].split(",")[0][:_LONGEST],
-            f"{percent(share, 1)} %" if share >= 0.001 else "< 0.1 %",
-        )
+        Entry(palette[number], codes.get(number, contrast.PLAIN), names[number], _share_text(share))
         for number, share in shares.items()
     ]
-    line = int(np.clip(height / 24, _SMALLEST, _LARGEST))
-    columns_needed = -(-len(entries) // max(height // line - 1, 8))
-    rows = -(-len(entries) // columns_needed)
-    columns = [_column(entries[i : i + rows], line) for i in range(0, len(entries), rows)]
-    tallest = max(map(len, columns))
-    return np.hstack([pad(column, tallest) for column in columns])
+    missing = 1 - sum(shares.values())
+    if void in codes and missing > 1e-9:
+        entries.append(Entry(np.array(PAPER, np.uint8), codes[void], _VOID_NAME, _share_text(missing)))
+    return entries
 
 
-def _column(entries: list[_Entry], line: int) -> Image:
-    scale, stroke = line / 38, max(1, line // 22)
-    text, gap = int(2.2 * line), line // 2
-    right = text + max(_width(e.name, scale) for e in entries) + line + max(_width(e.share, scale) for e in entries)
-    panel = np.full((line * (len(entries) + 1), right + gap, 3), PAPER, np.uint8)
-    for row, entry in enumerate(entries):
-        top = gap + row * line
-        corners = (gap, top + line // 8), (int(1.7 * line), top + line - line // 8)
-        cv2.rectangle(panel, *corners, entry.colour, -1)
-        cv2.rectangle(panel, *corners, _FAINT, 1)
-        baseline = top + int(0.7 * line)
-        cv2.putText(panel, entry.name, (text, baseline), cv2.FONT_HERSHEY_SIMPLEX, scale, _INK, stroke, cv2.LINE_AA)
-        place = right - _width(entry.share, scale), baseline
-        cv2.putText(panel, entry.share, place, cv2.FONT_HERSHEY_SIMPLEX, scale, _FAINT, stroke, cv2.LINE_AA)
-    return panel
-
-
-def _width(text: str, scale: float) -> int:
-    return int(cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)[0][0])
+def _share_text(share: float) -> str:
+    return f"{percent(share, 1)} %" if share >= 0.001 else "< 0.1 %"

@@ -20,13 +20,17 @@ def png_chunk(kind: bytes, data: bytes) -> bytes:
 
 
 _NAME = b"isnet_trt result"
-_MARK = png_chunk(b"tEXt", b"Software\0" + _NAME)
+_PNG_MARK = png_chunk(b"tEXt", b"Software\0" + _NAME)
 """A text chunk (W3C PNG 3rd edition, 11.3.3.2), the first after IHDR."""
+_EXIF = b"II*\0" + struct.pack("<IHHHIII", 8, 1, 0x0131, 2, len(_NAME) + 1, 26, 0) + _NAME + b"\0"
+"""Exif data of one entry, Software (TIFF 6.0, tag 305)."""
+_HEAD, _TAIL = 128, 64
+"""Bytes at the beginning and the end of a file within which its mark lies."""
 
 
 def mark_png(content: bytes) -> bytes:
     """The PNG file ``content`` with the mark of a result."""
-    return content[:_HEADER] + _MARK + content[_HEADER:]
+    return content[:_HEADER] + _PNG_MARK + content[_HEADER:]
 
 
 def mark_tiff(content: bytes) -> bytes:
@@ -34,19 +38,33 @@ def mark_tiff(content: bytes) -> bytes:
     return content + _NAME
 
 
+def mark_jpeg(content: bytes) -> bytes:
+    """The JPEG file ``content`` with the mark of a result: Exif data, as its first segment."""
+    segment = b"Exif\0\0" + _EXIF
+    return content[:2] + b"\xff\xe1" + struct.pack(">H", len(segment) + 2) + segment + content[2:]
+
+
+def mark_webp(content: bytes, width: int, height: int) -> bytes:
+    """The WebP file ``content``, of one picture, with the mark of a result: Exif data (RFC 9649, 2.7)."""
+    has_exif, sides = 0x08, (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+    extended = b"VP8X" + struct.pack("<II", 10, has_exif) + sides
+    exif = b"EXIF" + struct.pack("<I", len(_EXIF)) + _EXIF + b"\0" * (len(_EXIF) % 2)
+    body = b"WEBP" + extended + content[12:] + exif
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
 def is_result(path: Path) -> bool:
     """Whether a file is a result by its mark, or lies beside the other result of its stem.
 
     Earlier versions wrote no mark, but always labels and overlay.
     """
-    if path.suffix.lower() not in (".png", ".tif"):
+    if path.suffix.lower() not in (".png", ".tif", ".jpg", ".webp"):
         return False
     try:
         with open_regular(path) as stream:
-            if path.suffix.lower() == ".tif":
-                stream.seek(max(0, stream.seek(0, os.SEEK_END) - len(_NAME)))
-                return stream.read() == _NAME
-            marked = stream.read(_HEADER + len(_MARK)).endswith(_MARK)
+            head = stream.read(_HEAD)
+            stream.seek(max(0, stream.seek(0, os.SEEK_END) - _TAIL))
+            marked = _NAME in head + stream.read()
     except OSError:  # reading the picture will say why
         return False
     return marked or _has_companion(path)

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from isnet_trt.errors import ImageError, SettingsError
 from isnet_trt.files import AnyPath, write_file
-from isnet_trt.pictures.files import Image, encode_png
+from isnet_trt.pictures.files import Image, encode_png, encode_result
 from isnet_trt.pictures.formats import Order
 from isnet_trt.pictures.forms import check_form
 from isnet_trt.pictures.geotiff import Georeference, geotiff, read_georeference
 from isnet_trt.pictures.interop import image_from
 from isnet_trt.pictures.label_maps import class_shares, coco_dataset, color_mask, colours, palette_png, with_void
-from isnet_trt.pictures.overlay import draw
+from isnet_trt.pictures.overlay import Look, draw
 from isnet_trt.pictures.polygons import feature_collection
 from isnet_trt.pictures.results import mark_png, mark_tiff
 
@@ -56,18 +56,36 @@ class Segmentation:
         """The label map in palette colours, uint8 (H, W, 3) RGB; void is black."""
         return colours(self._host_labels, self.palette)
 
-    def overlay(self, image: Any, alpha: float = 0.5, legend: bool = True, *, order: Order = "rgb") -> Image:
-        """``image``, the one that was segmented, blended with the label colours, uint8 (H, W, 3) RGB.
+    def overlay(
+        self,
+        image: Any,
+        alpha: float = 0.5,
+        legend: bool = True,
+        *,
+        order: Order = "rgb",
+        outlines: bool = True,
+        hatching: bool = True,
+        side_by_side: bool = False,
+    ) -> Image:
+        """``image``, the one that was segmented, blended with the label colours, uint8 (H', W', 3) RGB.
 
-        ``image`` has any form that a call takes, but for GPU memory: an array, a path, encoded bytes, NV12, ….
-        ``alpha`` (0..1) is the share of the colours. With ``legend`` a panel with colour, name and share of the
-        classes that occur is added on the right; below a height of about 180 pixels it is taller than the picture.
+        Args:
+            image: any form that a call takes, but for GPU memory: an array, a path, encoded bytes, NV12, ….
+            alpha: share of the colours, 0..1.
+            legend: add colour, name and share of the classes that occur, on the right (at most half the width) or
+                below (at most half the height); the largest first, "and 23 more" where not all fit, nothing where
+                none does.
+            order: of the channels of ``image``.
+            outlines: draw the edges of regions one pixel wide, black or white, in the larger of the two classes.
+            hatching: hatch a class whose colour is too close to that of a larger class, or to the image under it.
+            side_by_side: put the image as it is on the left.
 
         Raises:
             ImageError: ``image`` has another size than the label map, is in GPU memory, or cannot be read.
             SettingsError: ``alpha`` is out of range.
         """
-        return draw(image_from(image, order).rgb(), self._host_labels, self.names, self.palette, alpha, legend)
+        look = Look(alpha, legend, outlines, hatching, side_by_side)
+        return draw(image_from(image, order).rgb(), self._host_labels, self.names, self.palette, look)
 
     def color_mask(self) -> NDArray[np.uint8]:
         """Palette colours with alpha, uint8 (H, W, 4) RGBA: alpha is 255, and all four channels 0 where void is."""
@@ -115,6 +133,8 @@ class Segmentation:
         georeference: Georeference | AnyPath | None = None,
         file_name: str = "",
         dtype: Literal["float32", "float16"] = "float32",
+        alpha: float = 0.5,
+        side_by_side: bool = False,
     ) -> None:
         """Write a file in one of the forms of ``predict --save``, as a whole or not at all.
 
@@ -126,6 +146,9 @@ class Segmentation:
                 `isnet_trt.pictures.geotiff.read_georeference` read from it.
             file_name: of the picture, which "rle" stores.
             dtype: of "probabilities".
+            alpha: of "overlay", as are ``side_by_side`` and the format: JPEG or WebP if ``path`` ends in .jpg, .jpeg
+                or .webp, and PNG otherwise.
+            side_by_side: see `overlay`.
 
         Raises:
             SettingsError: ``form`` is unknown, lacks its argument, or cannot hold this segmentation.
@@ -135,7 +158,7 @@ class Segmentation:
         check_form(form)
         encode: dict[str, Callable[[], bytes | Callable[[BinaryIO], object]]] = {
             "labels": lambda: mark_png(encode_png(with_void(self._host_labels, len(self.names)))),
-            "overlay": lambda: self._overlay_png(image),
+            "overlay": lambda: self._overlay_file(image, alpha, side_by_side, Path(path).suffix),
             "palette": lambda: mark_png(self.palette_png()),
             "color": lambda: mark_png(encode_png(self.color_mask())),
             "probabilities": lambda: self._npz(dtype),
@@ -152,10 +175,10 @@ class Segmentation:
             raise SettingsError("the label map is in the GPU memory that was passed as out: copy it to a numpy array")
         return self.labels
 
-    def _overlay_png(self, image: Any) -> bytes:
+    def _overlay_file(self, image: Any, alpha: float, side_by_side: bool, suffix: str) -> bytes:
         if image is None:
             raise _missing("overlay", "image")
-        return mark_png(encode_png(self.overlay(image)))
+        return encode_result(self.overlay(image, alpha, side_by_side=side_by_side), suffix)
 
     def _npz(self, dtype: str) -> Callable[[BinaryIO], object]:
         if self.probabilities is None:

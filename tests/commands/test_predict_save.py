@@ -96,6 +96,24 @@ def test_which_files(run: Any, photo: Path, tmp_path: Path, options: str, forms:
     assert written(tmp_path) == sorted(f"photo_{form}" for form in forms.split())
 
 
+@pytest.mark.parametrize(("kind", "suffix"), [("png", ".png"), ("jpeg", ".jpg"), ("webp", ".webp")])
+def test_overlays_look_as_asked(
+    run: Any, bundle: Path, photo: Path, tmp_path: Path, kind: str, suffix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--overlay-format", kind, "--alpha", 0.9, "--side-by-side")
+    assert run(photo, *options) == 0
+    assert written(tmp_path) == ["photo_labels.png", f"photo_overlay{suffix}"]
+    with Segmenter.open(bundle) as segmenter:
+        want = segmenter(photo).overlay(photo, 0.9, side_by_side=True)
+    got = read_image(tmp_path / "out" / f"photo_overlay{suffix}")
+    assert got.shape == want.shape
+    assert np.abs(got.astype(int) - want).mean() < (0.01 if kind == "png" else 15)  # the photo is noise
+    capsys.readouterr()
+    assert run(photo.parent, *options) == 0
+    assert run(tmp_path / "out", *options) == cli.ERROR  # nothing but results
+    assert "no pictures there" in capsys.readouterr().err
+
+
 def test_half_precision(run: Any, photo: Path, tmp_path: Path) -> None:
     assert run(photo, "--save", "probabilities", "--probability-type", "float16") == 0
     with np.load(tmp_path / "out" / "photo_probabilities.npz") as stored:

@@ -74,13 +74,20 @@ def plain_loop(bundle: Path, clip: Path, shown: list[int]) -> list[np.ndarray]:
     with Segmenter.open(bundle) as segmenter:
         labelled = [segmenter(frames[index], order="bgr") for index in shown]
     pairs = zip(frames, labelled, strict=False)
-    return [result.overlay(frame, legend=False, order="bgr")[:, :, ::-1] for frame, result in pairs]
+    return [result.overlay(frame, legend=False, hatching=False, order="bgr")[:, :, ::-1] for frame, result in pairs]
 
 
 def check_equal(got: list[np.ndarray], want: list[np.ndarray]) -> None:
     assert len(got) == len(want)
     differences = [np.abs(a.astype(int) - b).mean() for a, b in zip(got, want, strict=True)]
     assert max(differences) < TOLERANCE
+
+
+def test_a_video_beside_its_source(run: Any, clip: Path, tmp_path: Path) -> None:
+    assert run(clip, "--side-by-side", "--alpha", 0) == 0
+    for frame, source in zip(frames_of(tmp_path / "out.avi"), frames_of(clip), strict=True):
+        assert frame.shape == (40, 142, 3)
+        assert np.abs(frame[:, :70].astype(int) - source).mean() < TOLERANCE
 
 
 @pytest.mark.parametrize("every", [1, 5])
@@ -178,6 +185,7 @@ def test_arguments_that_do_not_fit(run: Any, clip: Path, tmp_path: Path, capsys:
         ((clip,), clip, "would be replaced"),
         ((clip, clip), tmp_path / "out.avi", "one is segmented at a time"),
         ((clip, "--save", "rle"), tmp_path / "out.avi", "--save belongs to pictures"),
+        ((clip, "--overlay-format", "webp"), tmp_path / "out.avi", "--overlay-format belongs to pictures"),
         ((clip, "--json"), tmp_path / "out.avi", "--json belongs to pictures"),
         ((clip, "--no-overlay"), tmp_path / "out.avi", "--no-overlay belongs to pictures"),
         (("photo.jpg", "--fps", 5), tmp_path / "out", "--fps belongs to videos"),

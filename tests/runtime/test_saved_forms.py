@@ -327,9 +327,11 @@ def test_void_is_the_largest_value_of_the_type(dtype: type) -> None:
 def test_overlay_leaves_void_as_it_is() -> None:
     image = np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)
     labels = with_holes()
-    blend = segmentation(labels, 3).overlay(image, 1.0, legend=False)
+    blend = segmentation(labels, 3).overlay(image, 1.0, legend=False, outlines=False, hatching=False)
     assert (blend[labels == VOID] == image[labels == VOID]).all()
     assert (blend[labels != VOID] == segmentation(labels, 3).colours()[labels != VOID]).all()
+    lined = segmentation(labels, 3).overlay(image, 1.0, legend=False)
+    assert (lined[labels == VOID] == image[labels == VOID]).all()
     nothing = segmentation(np.full((40, 60), VOID, np.uint8), 3)
     assert (nothing.overlay(image) == image).all()
     assert nothing.shares() == {}
