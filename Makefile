@@ -14,9 +14,12 @@ SITE = $(VENV)/tensorrt/$(TENSORRT)
 # Of `make test-triton`: the version that bundles must also build with.
 TRITON ?= 3.6.0
 TRITON_FOLDER = $(VENV)/triton-$(TRITON)
+# Of `make test-triton-server`; --no-deps, since its packages demand older versions than those of constraints.txt.
+TRITON_SERVER = $(VENV)/triton-server
+TRITON_SERVER_PACKAGES = nvidia-pytriton tritonclient python-rapidjson gevent geventhttpclient greenlet zope.event zope.interface brotli urllib3
 PYTEST := $(PY) -m pytest --numprocesses $(WORKERS) --dist loadfile
 
-.PHONY: help demo test test-all test-slow test-tensorrt test-triton test-gpu lint format docs clean
+.PHONY: help demo test test-all test-slow test-tensorrt test-triton test-triton-server test-gpu lint format docs clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -44,6 +47,12 @@ test-triton: $(VENV)/.test  ## all kernels compiled with another Triton (TRITON=
 	  $(PY) -m pip --disable-pip-version-check install --quiet --no-deps --only-binary :all: \
 	    --target $(TRITON_FOLDER).part triton==$(TRITON) && mv $(TRITON_FOLDER).part $(TRITON_FOLDER); }
 	TRITON_SITE=$(CURDIR)/$(TRITON_FOLDER) $(PY) -m pytest tests/kernels/test_triton_versions.py -m slow $(PYTEST_ARGS)
+
+test-triton-server: $(VENV)/.test  ## bundles in a real Triton Inference Server, without a GPU; fetched once
+	@[ -d $(TRITON_SERVER) ] || { rm -rf $(TRITON_SERVER).part && \
+	  $(PIP) --quiet --no-deps --only-binary :all: --target $(TRITON_SERVER).part $(TRITON_SERVER_PACKAGES) && \
+	  mv $(TRITON_SERVER).part $(TRITON_SERVER); }
+	TRITON_SERVER_SITE=$(CURDIR)/$(TRITON_SERVER) $(PY) -m pytest tests/integrations/test_triton_server.py $(PYTEST_ARGS)
 
 test-gpu: $(VENV)/.test  ## what only an NVIDIA GPU can show (docs/gpu.md); skipped, with the reason, without one
 	$(PY) -m pytest tests/gpu -m gpu $(PYTEST_ARGS)

@@ -240,6 +240,31 @@ def choose_preset(presets: Mapping[str, Inference], name: str) -> Inference:
     return presets[name]
 
 
+def adjust_preset(presets: Mapping[str, Inference], name: str, changes: Mapping[str, Any], dash: str = "") -> Inference:
+    """The preset called ``name`` with some fields changed.
+
+    Where neither the changes nor the preset have a window or a stride for mode "slide", those of the preset "ms-flip"
+    are taken. ``dash`` is what messages put before the name of a field: "--" for options.
+
+    Raises:
+        SettingsError: there is no such preset, or the fields do not make sense together.
+    """
+    preset = choose_preset(presets, name)
+    mode = changes.get("mode", preset.mode)
+    if mode == "whole" and changes.keys() & {"window", "stride"}:
+        raise SettingsError(f"{dash}window and {dash}stride belong to {dash}mode slide; add it or leave them out")
+    if mode == "slide":
+        published = presets.get("ms-flip", preset)
+        windows = {"window": preset.window or published.window, "stride": preset.stride or published.stride}
+        changes = {**windows, **changes}
+        if missing := [f"{dash}{field} H W" for field in windows if changes[field] is None]:
+            raise SettingsError(
+                f"{dash}mode slide needs {' and '.join(missing)}: no preset of this bundle has windows. The training "
+                f"crop with a stride of two thirds of it is usual, such as {dash}window 512 512 {dash}stride 341 341"
+            )
+    return preset.replace(**changes)
+
+
 def size_text(size: Sequence[int]) -> str:
     """A size for people, such as ``512x1024``."""
     return "x".join(map(str, size))

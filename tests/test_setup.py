@@ -32,8 +32,8 @@ PROJECTS = {
     "markdown_it": "markdown-it-py",
 }
 """Modules whose project has another name."""
-PEERS = {"openvino", "torch-tensorrt"}
-"""What benchmarks compare with where it happens to be there."""
+PEERS = {"openvino", "torch-tensorrt", "tritonclient", "triton-python-backend-utils"}
+"""What benchmarks compare with where it happens to be there, and what a server's own processes have."""
 MORE = "train,bench,rtx,dev"
 """Extras that the tests need beside those of the demo."""
 

@@ -1,4 +1,4 @@
-"""``python -m isnet_trt.bundle show|verify DIR``: what a bundle is, and whether it is whole."""
+"""``python -m isnet_trt.bundle show|verify|export-triton DIR``: look at a bundle, check it, write it for a server."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import argparse
 import dataclasses
 import json
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from isnet_trt import cli
 from isnet_trt.bundle import KERNELS, Manifest, read_bundle
+from isnet_trt.bundle.triton_repository import Serving, export_triton
 from isnet_trt.engines.info import EngineInfo
 from isnet_trt.engines.select import check_engine
 from isnet_trt.errors import EngineUnavailable, escaped, first_few
@@ -21,6 +22,8 @@ _EPILOG = """examples:
   python -m isnet_trt.bundle show bundles/ade --json   the manifest, for programs
   python -m isnet_trt.bundle verify bundles/ade        every file against its SHA-256; names files that are not of the
                                                        bundle; says whether its engine runs here
+  python -m isnet_trt.bundle export-triton bundles/ade models --name ade
+                                                       models/ade, for a Triton Inference Server (docs/serving.md)
 
 exit status: 0 whole, 1 whole but its engine cannot run on this machine (verify), 2 damaged or no bundle"""
 
@@ -31,20 +34,42 @@ Facts = Iterator[tuple[str, str]]
 
 def argument_parser() -> argparse.ArgumentParser:
     """The parser of the command line."""
-    parser = cli.parser("isnet_trt.bundle", "Look at a bundle, or check that it is whole and can run here.", _EPILOG)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="show|verify")
+    text = "Look at a bundle, check that it is whole and can run here, or write it for an inference server."
+    parser = cli.parser("isnet_trt.bundle", text, _EPILOG)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="show|verify|export-triton")
     show = commands.add_parser("show", help="print what the bundle is")
     show.add_argument("--json", action="store_true", help="print the manifest as JSON")
     verify = commands.add_parser("verify", help="check every file and the engine")
-    for command in (show, verify):
+    export = commands.add_parser("export-triton", help="write it as a model of a Triton Inference Server's repository")
+    for command in (show, verify, export):
         command.add_argument("bundle", metavar="DIR", help="the bundle's folder")
+    _add_serving(export.add_argument)
     return parser
+
+
+def _add_serving(add: Callable[..., object]) -> None:
+    add("repository", metavar="REPOSITORY", help="the model repository's folder; the model is a new folder in it")
+    add("--name", help="name of the model (default: its recipe's)")
+    add(
+        "--instances",
+        type=cli.threads,
+        default=1,
+        metavar="N",
+        help="segmenters on each GPU, or on the CPU (default: 1)",
+    )
+    text = "GPUs of the server (default: all of them, or the CPU for ONNX Runtime)"
+    add("--gpus", nargs="+", type=cli.natural, default=(), metavar="N", help=text)
+    text = "images of one size that the server may hand over at once (default: 8)"
+    add("--batch", type=cli.positive, default=8, metavar="N", help=text)
+    add("--engine", choices=("onnxruntime",), help="run the ONNX graph instead of the bundle's own engine")
+    add("--force", action="store_true", help="replace a model that was exported before")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     arguments = argument_parser().parse_args(argv)
-    return _show(arguments) if arguments.command == "show" else _verify(arguments)
+    run = {"show": _show, "verify": _verify, "export-triton": _export_triton}
+    return run[arguments.command](arguments)
 
 
 def _show(arguments: argparse.Namespace) -> int:
@@ -168,6 +193,13 @@ def _verify(arguments: argparse.Namespace) -> int:
         _print(f"its engine cannot run here: {error}")
         return cli.FAILED
     _print(f"its engine ({bundle.manifest.engine.kind}) can run here")
+    return 0
+
+
+def _export_triton(arguments: argparse.Namespace) -> int:
+    serving = Serving(arguments.instances, arguments.gpus, arguments.batch, arguments.engine)
+    folder = export_triton(arguments.bundle, arguments.repository, arguments.name, serving, arguments.force)
+    _print(f"{folder}: start the server with --model-repository={folder.parent}")
     return 0
 
 

@@ -13,7 +13,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +56,7 @@ class Draft:
             raise BundleError(f"the manifest has {len(text)} characters, more than any bundle's should have")
         manifest_from_json(json.loads(text), MANIFEST)  # what could not be opened is not written
         (self.folder / MANIFEST).write_text(text + "\n", "utf-8")
-        # Contents before names: after a power cut a folder that has its final name has all its files.
-        for path in (*self.folder.rglob("*"), self.folder):
-            _sync(path)
+        sync_all(self.folder)
         self.finished = True
         return manifest
 
@@ -91,21 +89,37 @@ def new_bundle(out: str | os.PathLike[str], force: bool = False) -> Iterator[Dra
     Raises:
         BundleError: ``out`` exists (and is not a bundle, or ``force`` is not set), or cannot be written.
     """
-    target = Path(os.path.abspath(out))  # noqa: PTH100  resolve() would follow a link and write elsewhere
-    check_target(target, force)
+    target = absolute(out)
+    with new_folder(target, lambda: check_target(target, force)) as folder:
+        draft = Draft(folder)
+        yield draft
+        if not draft.finished:
+            raise BundleError(f"{target}: the bundle was not finished; nothing was written")
+
+
+def absolute(path: str | os.PathLike[str]) -> Path:
+    """``path`` as an absolute one. It may be a link: resolve() would follow it, and another folder be written."""
+    return Path(os.path.abspath(path))  # noqa: PTH100
+
+
+@contextlib.contextmanager
+def new_folder(target: Path, check: Callable[[], None]) -> Iterator[Path]:
+    """Fill a temporary folder that takes the place of ``target`` in the end, as `new_bundle` describes it.
+
+    ``check`` raises BundleError where ``target`` may not be written or replaced; it is called twice, since another
+    process may write there meanwhile.
+    """
+    check()
     with _bundle_errors(target), _parents(target):
         with _temporary(target) as folder:
-            draft = Draft(folder)
-            yield draft
-            if not draft.finished:
-                raise BundleError(f"{target}: the bundle was not finished; nothing was written")
-            check_target(target, force)  # another process may have written there meanwhile
+            yield folder
+            check()
             if not target.exists() or _is_empty(target):
                 folder.rename(target)  # atomic: the temporary folder is on the same file system
-            elif not _exchange(folder, target):  # else the temporary folder, removed on leaving, is now the old bundle
+            elif not _exchange(folder, target):  # else the temporary folder, removed on leaving, is now the old one
                 _replace(folder, target)
         with contextlib.suppress(OSError):  # the rename is done: not syncing its folder is no failure to write
-            _sync(target.parent)
+            sync(target.parent)
 
 
 def check_target(target: Path, force: bool) -> None:
@@ -254,7 +268,14 @@ def _replace(folder: Path, target: Path) -> None:
     _remove(aside)
 
 
-def _sync(path: Path) -> None:
+def sync_all(folder: Path) -> None:
+    """Bring a folder's content to the disk: after a power cut a folder that has its final name has all its files."""
+    for path in (*folder.rglob("*"), folder):
+        sync(path)
+
+
+def sync(path: Path) -> None:
+    """Bring a file, or the names in a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 
 from isnet_trt import cli
-from isnet_trt.errors import SettingsError
-from isnet_trt.settings import Inference, choose_preset
+from isnet_trt.settings import Inference, adjust_preset
 
 
 def add_inference(parser: argparse.ArgumentParser) -> None:
@@ -24,27 +23,7 @@ def add_inference(parser: argparse.ArgumentParser) -> None:
 
 def choose_inference(presets: dict[str, Inference], arguments: argparse.Namespace) -> Inference:
     """The preset with the fields that options give replaced; SettingsError if they do not make sense together."""
-    preset = choose_preset(presets, arguments.preset)
     names = ("mode", "window", "stride", "scales", "flip", "softmax_before_resize")
     options = {name: value for name in names if (value := getattr(arguments, name)) is not None}
     fields = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
-    mode = fields.get("mode", preset.mode)
-    if mode == "whole" and fields.keys() & {"window", "stride"}:
-        raise SettingsError("--window and --stride belong to --mode slide; add it or leave them out")
-    if mode == "slide":
-        fields = _fallback_window(presets, preset, fields) | fields
-    return preset.replace(**fields)
-
-
-def _fallback_window(presets: dict[str, Inference], preset: Inference, fields: dict) -> dict:
-    """Window and stride where neither the options nor the preset have them: those of the bundle's ms-flip preset."""
-    published = presets.get("ms-flip", preset)
-    window = fields.get("window") or preset.window or published.window
-    stride = fields.get("stride") or preset.stride or published.stride
-    if window is None or stride is None:
-        missing = " and ".join(f"--{n} H W" for n, v in (("window", window), ("stride", stride)) if v is None)
-        raise SettingsError(
-            f"--mode slide needs {missing}: no preset of this bundle has windows. The training crop with a stride of "
-            "two thirds of it is usual, such as --window 512 512 --stride 341 341"
-        )
-    return {"window": window, "stride": stride}
+    return adjust_preset(presets, arguments.preset, fields, "--")

@@ -100,6 +100,16 @@ class _Managed:
             self.content.deleter(self._address)
 
 
+def capsule_of(array: np.ndarray) -> Any:
+    """A capsule of a numpy array, for a consumer that takes capsules from before DLPack 1.0."""
+    return array.__dlpack__()
+
+
+def mark_consumed(capsule: Any) -> None:
+    """Give a capsule the name that tells its destructor that a consumer has its tensor."""
+    _rename(capsule, b"used_dltensor")
+
+
 def of_dlpack(source: Any, stream: int | None = None) -> Memory | None:
     """The memory behind ``__dlpack__``; None where the object has no DLPack.
 

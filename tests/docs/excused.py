@@ -7,6 +7,7 @@ DOCKER = "needs a Docker daemon"
 GPU = "needs an NVIDIA GPU"
 GPUS = "needs several GPUs or machines; tests/training/test_train_processes.py trains on several processes"
 SERVER = "starts or asks a service; tests/examples/test_service.py does both"
+TRITON_SERVER = "starts or asks a Triton Inference Server; tests/integrations/test_triton_server.py does both"
 MINUTES = "takes minutes"
 RTX = f"{MINUTES}; tests/export builds with TensorRT-RTX, and with --max-drop and --score-on"
 
@@ -51,6 +52,14 @@ EXCUSED = {
     "curl --fail --data-binary @photo.jpg --output labels.png http://127.0.0.1:8000/labels": SERVER,
     "curl --fail --data-binary @photo.jpg http://127.0.0.1:8000/shares": SERVER,
     "curl --fail http://127.0.0.1:8000/metrics": SERVER,
+    "pip install --no-deps nvidia-pytriton==0.7.0": NETWORK,
+    "pip install 'tritonclient[grpc]' opencv-python-headless": NETWORK,
+    "isnet-trt triton-server models": TRITON_SERVER,
+    "isnet-trt triton-server models -- --exit-on-error=false --strict-readiness=false": TRITON_SERVER,
+    "python examples/triton/client.py 127.0.0.1:8001 ade photo.jpg --out labels": TRITON_SERVER,
+    "docker build --file examples/triton/Dockerfile --tag isnet-triton .": DOCKER,
+    "docker run --rm --gpus all --shm-size 1g --publish 8000-8002:8000-8002 "
+    '--volume "$PWD/models":/models isnet-triton': DOCKER,
 }
 """Command → why it is not run."""
 

@@ -1,0 +1,1 @@
+"""Run bundles on systems that schedule work over processes and machines."""
