@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 _STYLE = """
 blockquote { margin: 1rem 0; padding: .25rem 1rem; border-left: .4rem solid #567; background: #f4f6f8; }
-.figures { display: flex; flex-wrap: wrap; gap: .75rem; margin: 1rem 0; }
-.figures figure { margin: 0; flex: 1 1 15rem; min-width: 0; }
 th { cursor: pointer; } th[aria-sort]::after { content: " ▾"; color: #567; }
 th[aria-sort=ascending]::after { content: " ▴"; }
 """

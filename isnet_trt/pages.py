@@ -21,6 +21,8 @@ th, td { border-bottom: 1px solid #ddd; padding: .3rem .6rem; text-align: left; 
 thead th { background: #f4f6f8; }
 td.number, th.number { text-align: right; }
 figure { margin: 1.5rem 0; } figure img, figure svg { max-width: 100%; height: auto; display: block; }
+.figures { display: flex; flex-wrap: wrap; gap: .75rem; margin: 1rem 0; }
+.figures figure { margin: 0; flex: 1 1 15rem; min-width: 0; }
 figcaption { color: #555; font-size: 14px; margin-top: .25rem; }
 code { background: #f4f6f8; padding: 0 .2em; border-radius: 3px; font-size: .9em; }
 .note { border-left: 4px solid #d9a400; background: #fff8e1; padding: .5rem .75rem; margin: 1rem 0; }
@@ -31,7 +33,7 @@ code { background: #f4f6f8; padding: 0 .2em; border-radius: 3px; font-size: .9em
 """
 # A page may hold any text of a model or a file name; whatever slips through must not load or send anything.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
-_NUMBER = re.compile(r"[-+≈<≥]?\s?\d[\d,.’ ]*\s?%?|–|")
+_NUMBER = re.compile(r"(?:[-+≈≥]|&lt;)?\s?\d[\d,.’ ]*\s?%?|–|")
 _HEADING = re.compile(r"<h([23])>(.*?)</h\1>", re.DOTALL)
 
 
@@ -76,9 +78,15 @@ def _contents(entries: Sequence[tuple[int, str, str]]) -> str:
     return "<nav>" + "".join(lines) + "</ul>" * (depth - 1) + "</nav>" if entries else ""
 
 
+class Html(str):
+    """Markup that a table holds as it is; other cells are escaped."""
+
+    __slots__ = ()
+
+
 def table(rows: Iterable[Mapping[str, object]]) -> str:
     """Rows as a table with a column for each key, in a box that scrolls sideways; columns of numbers align right."""
-    cells = [{key: str(value) for key, value in row.items()} for row in rows]
+    cells = [{k: v if isinstance(v, Html) else escape(str(v)) for k, v in row.items()} for row in rows]
     keys = list(dict.fromkeys(key for row in cells for key in row))
     if not cells:
         return ""
@@ -86,7 +94,7 @@ def table(rows: Iterable[Mapping[str, object]]) -> str:
     head = "".join(f"<th{kind}>{escape(key)}</th>" for key, kind in zip(keys, kinds, strict=True))
     body = "".join(
         "<tr>"
-        + "".join(f"<td{kind}>{escape(row.get(key, ''))}</td>" for key, kind in zip(keys, kinds, strict=True))
+        + "".join(f"<td{kind}>{row.get(key, '')}</td>" for key, kind in zip(keys, kinds, strict=True))
         + "</tr>\n"
         for row in cells
     )

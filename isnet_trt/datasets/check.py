@@ -10,35 +10,30 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from isnet_trt import cli
+from isnet_trt.datasets.check_page import Section, html, page
 from isnet_trt.datasets.coverage import Coverage, doubts, shared_pictures
 from isnet_trt.datasets.layouts import LAYOUTS, SPLITS, open_dataset
 from isnet_trt.datasets.picture_set import PictureSet
-from isnet_trt.errors import DataError, first_few
-from isnet_trt.files import make_folder, refuse_inputs
+from isnet_trt.errors import DataError, SettingsError, first_few
+from isnet_trt.files import make_folder, refuse_inputs, write_file
 from isnet_trt.metrics import percent
-from isnet_trt.opencv import cv2
-from isnet_trt.pictures.files import Image, write_png
-from isnet_trt.pictures.legend import PAPER, pad
-from isnet_trt.pictures.overlay import Look, draw
+from isnet_trt.pictures.files import encode_result
 from isnet_trt.recipes import IGNORE
 from isnet_trt.settings import Size
 
 _LISTED = 20
 _COMMON = 8
-_TILE: Size = (260, 360)
-"""Largest (height, width) of a picture on the page."""
-_LINE = 22
-_INK = (30, 30, 30)
+_SUFFIXES = (".html", ".png", ".jpg", ".jpeg", ".webp")
+"""Of the page; the first two are written by default."""
 
 _DESCRIPTION = """Look through a dataset before training on it.
 
 Opens the dataset as training does, reads every picture with its labels (files that cannot be read, sizes that differ,
 label values out of range), counts the classes, reports classes that never occur and ignored values that may be meant as
-a class, and draws a page of samples with their labels."""
+a class, and writes a page with the counts and samples under their labels' colours."""
 
 _FOLDERS = "\n".join(f"  {name:<14}" + layout.about.replace("\n", "\n" + " " * 16) for name, layout in LAYOUTS.items())
 _EPILOG = f"""folders, relative to DIR:
@@ -60,29 +55,45 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = argument_parser().parse_args(argv)
     splits = SPLITS if arguments.split == "both" else (arguments.split,)
     datasets = [open_dataset(arguments.name, arguments.dir, split) for split in splits]
-    out = arguments.out or Path(f"{datasets[0].name}_check.png")
+    targets = _targets(arguments.out, datasets[0].name)
     files = [file for dataset in datasets for pair in dataset.files for file in pair if file]
-    refuse_inputs([out], files, "--out")
-    make_folder(out.parent, "--out")
+    refuse_inputs(targets, files, "--out")
+    make_folder(targets[0].parent, "--out")
     findings = [examine(dataset, arguments.limit, arguments.workers) for dataset in datasets]
     if len(datasets) == len(SPLITS):
         findings[0].doubts += shared_pictures(*datasets)
     layout = LAYOUTS.get(arguments.name)
     for dataset, of_split in zip(datasets, findings, strict=True):
         cli.echo(report(dataset, of_split, layout.complete[dataset.split] if layout else None))
-    _draw_samples(datasets, findings, arguments.samples, out)
+    _write_pages(datasets, findings, arguments.samples, targets)
     return cli.FAILED if any(of_split.problems or of_split.doubts for of_split in findings) else 0
 
 
-def _draw_samples(datasets: list[PictureSet], findings: list[Findings], samples: int, out: Path) -> None:
-    chosen = [
-        (dataset, of_split.usable[i])
-        for dataset, of_split in zip(datasets, findings, strict=True)
-        for i in spread(len(of_split.usable), samples)
-    ]
-    if chosen:
-        write_png(out, page(chosen)[..., ::-1])
-        cli.echo(f"samples: {out}")
+def _targets(out: Path | None, name: str) -> list[Path]:
+    """The files of the page: the one named if its suffix is of a format, or with both suffixes; SettingsError."""
+    if out is not None and out.suffix:
+        if out.suffix.lower() not in _SUFFIXES:
+            raise SettingsError(f"--out {out}: the page is written as {', '.join(_SUFFIXES)}; choose one as suffix")
+        return [out]
+    out = out or Path(f"{name}_check")
+    return [out.with_name(out.name + suffix) for suffix in _SUFFIXES[:2]]
+
+
+def _write_pages(datasets: list[PictureSet], findings: list[Findings], samples: int, targets: list[Path]) -> None:
+    sections = []
+    for dataset, of_split in zip(datasets, findings, strict=True):
+        chosen = [of_split.usable[i] for i in spread(len(of_split.usable), samples)]
+        facts = [f"{len(dataset)} pictures, {len(of_split.usable) + len(of_split.problems)} read", *of_split.lines()]
+        sections.append(Section(dataset, of_split, facts, of_split.told(), chosen))
+    pairs = [(section.dataset, index) for section in sections for index in section.samples]
+    for target in targets:
+        if target.suffix.lower() == ".html":
+            write_file(target, html(sections).encode(), DataError)
+        elif pairs:
+            write_file(target, encode_result(page(pairs), target.suffix), DataError)
+        else:
+            continue
+        cli.echo(f"samples: {target}")
 
 
 def argument_parser() -> argparse.ArgumentParser:
@@ -100,7 +111,8 @@ def argument_parser() -> argparse.ArgumentParser:
     add("--split", default="both", choices=("both", *SPLITS), help="which part (default: both)")
     add("--limit", type=cli.positive, metavar="N", help="read N pictures of each part, evenly spaced, not all")
     add("--samples", type=cli.positive, default=4, metavar="N", help="samples to draw of each part (default: 4)")
-    add("--out", type=Path, metavar="FILE", help="the page of samples, PNG (default: NAME_check.png)")
+    about = "the page: .html, or .png, .jpg, .webp with samples only (default: NAME_check.html and NAME_check.png)"
+    add("--out", type=Path, metavar="FILE", help=about)
     cores = os.cpu_count() or 1
     add("--workers", type=cli.threads, default=cores, metavar="N", help="threads (default: one per core)")
     return parser
@@ -118,6 +130,23 @@ class Findings(Coverage):
     usable: list[int] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     doubts: list[str] = field(default_factory=list)
+
+    def lines(self) -> list[str]:
+        """Sizes of the pictures, and the share of ignored pixels."""
+        if not self.usable:
+            return []
+        small, large = (pick(self.sizes, key=lambda size: size[0] * size[1]) for pick in (min, max))
+        return [
+            f"sizes:   {small[0]}x{small[1]} to {large[0]}x{large[1]} (height x width)",
+            f"ignored: {percent(self.ignored / self.total, 1)} % of the pixels",
+        ]
+
+    def told(self) -> list[str]:
+        """What is wrong, a line each; of many pictures the first."""
+        listed = [f"cannot be used: {problem}" for problem in self.problems[:_LISTED]]
+        more = len(self.problems) - _LISTED
+        listed += [f"… and {more} more"] if more > 0 else []
+        return listed + [f"wrong as a whole: {doubt}" for doubt in self.doubts]
 
 
 def examine(dataset: PictureSet, limit: int | None = None, workers: int = 4) -> Findings:
@@ -164,21 +193,13 @@ def report(dataset: PictureSet, findings: Findings, complete: int | None) -> str
     note = f" (the complete dataset has {complete})" if complete and complete != len(dataset) else ""
     read = len(findings.usable) + bad
     lines = [f"{dataset.name} {dataset.split}: {len(dataset)} pictures{note}, {read} read, {bad} bad"]
-    lines += [*_sizes(findings.sizes), *_classes(dataset, findings)] if findings.usable else []
-    lines += [f"  cannot be used: {problem}" for problem in findings.problems[:_LISTED]]
-    more = bad - _LISTED
-    lines += [f"  … and {more} more"] if more > 0 else []
-    return "\n".join([*lines, *(f"  wrong as a whole: {doubt}" for doubt in findings.doubts)])
-
-
-def _sizes(sizes: list[Size]) -> Iterator[str]:
-    small, large = (pick(sizes, key=lambda size: size[0] * size[1]) for pick in (min, max))
-    yield f"  sizes:   {small[0]}x{small[1]} to {large[0]}x{large[1]} (height x width)"
+    lines += [f"  {line}" for line in findings.lines()]
+    lines += _classes(dataset, findings) if findings.usable else []
+    return "\n".join([*lines, *(f"  {line}" for line in findings.told())])
 
 
 def _classes(dataset: PictureSet, findings: Findings) -> Iterator[str]:
     names = [name.split(",")[0] for name in dataset.labels.names]
-    yield f"  ignored: {percent(findings.ignored / findings.total, 1)} % of the pixels"
     yield "  pixels   pictures  most common classes"
     for c in np.argsort(-findings.pixels, kind="stable")[:_COMMON]:
         if findings.pixels[c]:
@@ -186,41 +207,3 @@ def _classes(dataset: PictureSet, findings: Findings) -> Iterator[str]:
     absent = [names[c] for c in np.flatnonzero(findings.pixels == 0)]
     if absent:
         yield f"  absent:  {len(absent)} of {dataset.labels.count} classes: {first_few(absent, _LISTED)}"
-
-
-def page(samples: Sequence[tuple[PictureSet, int]]) -> Image:
-    """Samples one below the other, uint8 RGB: the picture, and the picture under its label colours with a legend."""
-    rows = [_row(dataset, index) for dataset, index in samples]
-    width = max(row.shape[1] for row in rows)
-    return np.vstack([pad(row, len(row), width) for row in rows])
-
-
-def _row(dataset: PictureSet, index: int) -> Image:
-    bgr, labels = dataset[index]
-    height, width = labels.shape
-    factor = min(_TILE[0] / height, _TILE[1] / width)
-    size = max(1, round(width * factor)), max(1, round(height * factor))
-    image = np.asarray(cv2.resize(bgr, size, interpolation=cv2.INTER_AREA), np.uint8)[..., ::-1]
-    small = np.asarray(cv2.resize(labels, size, interpolation=cv2.INTER_NEAREST), np.int16)
-    overlay = _overlay(dataset, np.ascontiguousarray(image), small)
-    height = max(len(image), len(overlay))
-    pair = np.hstack([pad(image, height, _TILE[1] + _LINE // 2), pad(overlay, height)])
-    return np.vstack([_caption(f"{dataset.split}: {_file_name(dataset, index)}", pair.shape[1]), pair])
-
-
-def _file_name(dataset: PictureSet, index: int) -> str:
-    """The name of a picture in its set, with the suffix of its file."""
-    return dataset.names[index] + dataset.files[index][0].suffix
-
-
-def _overlay(dataset: PictureSet, image: Image, labels: NDArray[np.int16]) -> Image:
-    """``image`` under its labels' colours; ignored pixels are hatched."""
-    names, palette = dataset.labels.names, np.array(dataset.labels.palette, np.uint8)
-    stored = np.where(labels < 0, np.iinfo(np.uint16).max, labels).astype(np.uint16)
-    return draw(image, stored, names, palette, Look(alpha=0.8, void=True))
-
-
-def _caption(text: str, width: int) -> Image:
-    strip = np.full((_LINE, width, 3), PAPER, np.uint8)
-    cv2.putText(strip, text, (4, _LINE - 7), cv2.FONT_HERSHEY_SIMPLEX, 0.45, _INK, 1, cv2.LINE_AA)
-    return strip

@@ -115,7 +115,7 @@ def _draw_entry(panel: Image, entry: Entry, corner: tuple[int, int], width: int,
     """Draw swatch, name and figure of an entry with its top left at ``corner`` (y, x)."""
     top, left = corner[0] + line // 4 + line // 8, corner[1] + line // 2
     height, across = line - 2 * (line // 8), int(1.2 * line)
-    panel[top : top + height, left : left + across] = _swatch(entry, height, across)
+    panel[top : top + height, left : left + across] = swatch(entry, height, across)
     cv2.rectangle(panel, (left, top), (left + across - 1, top + height - 1), _FAINT, 1)
     room = width - _text_start(line) - line - figures - line // 2
     baseline = corner[0] + line
@@ -124,7 +124,8 @@ def _draw_entry(panel: Image, entry: Entry, corner: tuple[int, int], width: int,
     _write(panel, entry.figure, (right - _width(entry.figure, line), baseline), line, _FAINT)
 
 
-def _swatch(entry: Entry, height: int, width: int) -> Image:
+def swatch(entry: Entry, height: int, width: int) -> Image:
+    """A patch of the entry's colour with its lines, uint8 (height, width, 3) RGB."""
     patch = np.full((height, width, 3), entry.colour, np.uint8)
     if entry.code:
         ids = np.zeros((height, width), np.uint8)

@@ -21,7 +21,7 @@ _SAMPLES = 1 << 15
 """Pixels, about, from which areas and mean colours are estimated."""
 _CROWDED = 0.55
 """Where more of a pixel's 7×7 neighbourhood is edges, labels are noise and have no outlines."""
-_VOID_NAME = "(ignored)"
+VOID_NAME = "(ignored)"
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,20 @@ def draw(
     Raises:
         ImageError: the image has another size than the label map.
     """
+    blended, entries = paint(image, labels, names, palette, look)
+    if look.side_by_side:
+        gap = np.full((len(image), max(2, image.shape[1] // 100), 3), PAPER, np.uint8)
+        blended = np.hstack([image, gap, blended])
+    return attach(blended, entries) if look.legend else blended
+
+
+def paint(
+    image: Image, labels: NDArray[np.unsignedinteger], names: Sequence[str], palette: NDArray[np.uint8], look: Look
+) -> tuple[Image, list[Entry]]:
+    """``image`` under the colours of its label map, and the lines of its legend where ``look`` has one.
+
+    Arguments and errors are those of `draw`.
+    """
     if image.shape[:2] != labels.shape:
         raise ImageError(
             f"the picture is {size_text(image.shape[:2])}, the label map {size_text(labels.shape)}; "
@@ -74,10 +88,7 @@ def draw(
         contrast.draw_lines(blended, contrast.lines(ids.shape, codes, ids), contrast.HATCHED)
     if look.outlines:
         contrast.draw_lines(blended, _outlines(ids, areas), 1.0)
-    if look.side_by_side:
-        gap = np.full((len(image), max(2, image.shape[1] // 100), 3), PAPER, np.uint8)
-        blended = np.hstack([image, gap, blended])
-    return attach(blended, _entries(ids, names, palette, codes)) if look.legend else blended
+    return blended, _entries(ids, names, palette, codes) if look.legend else []
 
 
 def _sampled(array: NDArray[np.unsignedinteger], shape: tuple[int, ...]) -> NDArray[np.unsignedinteger]:
@@ -133,7 +144,7 @@ def _entries(
     ]
     missing = 1 - sum(shares.values())
     if void in codes and missing > 1e-9:
-        entries.append(Entry(np.array(PAPER, np.uint8), codes[void], _VOID_NAME, _share_text(missing)))
+        entries.append(Entry(np.array(PAPER, np.uint8), codes[void], VOID_NAME, _share_text(missing)))
     return entries
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import cv2
@@ -102,6 +103,56 @@ def test_ones_own_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
     text = capsys.readouterr().out
     assert "tiles train: 7 pictures, 2 read, 0 bad" in text
     assert (tmp_path / "tiles_check.png").exists()
+    text = (tmp_path / "tiles_check.html").read_text("utf-8")
+    assert "7 pictures, 2 read" in text
+    assert re.search(r"<figcaption>[ab]/shot\.\d\d\.jpg</figcaption>", text)  # names of files
+
+
+def test_the_html_page_has_every_class_with_its_counts_and_what_is_wrong(tmp_path: Path) -> None:
+    truth = make_lip(tmp_path, train=5)["train"]
+    opened = open_dataset("lip", tmp_path, "train")
+    opened.files[2][0].write_bytes(b"\xff\xd8\xff no picture")
+    del truth[opened.names[2]]
+    out = tmp_path / "page.html"
+    assert cli.run(main, ["check", "lip", str(tmp_path), "--split", "train", "--out", str(out)]) == cli.FAILED
+    text = out.read_text("utf-8")
+    assert "no picture</p>" not in text
+    assert f"cannot be used: {opened.files[2][0]}: not a picture" in text
+    whole = np.concatenate([labels.ravel() for labels in truth.values()])
+    for number, name in enumerate(opened.labels.names):
+        present = sum(int((labels == number).any()) for labels in truth.values())
+        row = re.search(rf"<td>{name}</td><td[^>]*>([\d,]+)</td><td[^>]*>[^<]*</td><td[^>]*>(\d+)</td>", text)
+        assert row, name
+        assert (row[1], row[2]) == (f"{(whole == number).sum():,}", str(present))
+    assert "<td>(ignored)</td>" in text
+    assert text.count("data:image/webp;base64,") == 8
+    assert not re.search(r"""(?:src|href)=["']https?:""", text)
+
+
+@pytest.mark.parametrize(
+    ("out", "files"),
+    [
+        ("page", ["page.html", "page.png"]),
+        ("page.html", ["page.html"]),
+        ("page.PNG", ["page.PNG"]),
+        ("page.webp", ["page.webp"]),
+    ],
+)
+def test_the_suffix_is_the_format_of_the_page(tmp_path: Path, out: str, files: list[str]) -> None:
+    make_lip(tmp_path / "set", train=1)
+    assert cli.run(main, ["check", "lip", str(tmp_path / "set"), "--out", str(tmp_path / "out" / out)]) == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == files
+    starts = {".html": b"<!doctype", ".png": b"\x89PNG", ".webp": b"RIFF"}
+    for name in files:
+        content = (tmp_path / "out" / name).read_bytes()
+        assert content.startswith(starts[Path(name).suffix.lower()])
+
+
+def test_a_page_of_another_format_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_lip(tmp_path, train=1)
+    assert cli.run(main, ["check", "lip", str(tmp_path), "--out", str(tmp_path / "page.pdf")]) == cli.ERROR
+    assert ".html, .png, .jpg" in capsys.readouterr().err
+    assert not (tmp_path / "page.pdf").exists()
 
 
 def test_the_page_shows_picture_labels_and_ignored_pixels(tmp_path: Path) -> None:
