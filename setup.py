@@ -19,8 +19,6 @@ TRITON = 'triton>=3.5; sys_platform == "linux"'
 NVTX = 'nvtx>=0.2.10; sys_platform != "darwin"'
 
 AT_THE_TOP = ("training", "export", "kernels")
-# The C interface is installed for programs that embed Python; a copy of the packages alone builds without it.
-HEADERS = {"isnet_trt.include": "examples/embed"} if (ROOT / "examples" / "embed").is_dir() else {}
 URL = os.environ.get("ISNET_TRT_URL", "").rstrip("/")
 """The repository's address on the web, where there is one, for the links of an index page."""
 CLASSIFIERS = [
@@ -42,7 +40,7 @@ def packages() -> list[str]:
     """Every package by the name that it is imported by."""
     inside = [name for name in find_packages(include=["isnet_trt", "isnet_trt.*"]) if _top(name) not in AT_THE_TOP]
     top = find_packages(include=[name for top in AT_THE_TOP for name in (top, f"{top}.*")])
-    return [*inside, *HEADERS, *(f"isnet_trt.{name}" for name in top)]
+    return [*inside, *(f"isnet_trt.{name}" for name in top)]
 
 
 def long_description() -> str:
@@ -123,10 +121,9 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.10",
     packages=packages(),
-    package_dir={f"isnet_trt.{name}": name for name in AT_THE_TOP} | HEADERS,
+    package_dir={f"isnet_trt.{name}": name for name in AT_THE_TOP},
     package_data={
-        "isnet_trt": ["py.typed", "markdown.js"],
-        "isnet_trt.include": ["isnet.h", "isnet.c"],
+        "isnet_trt": ["py.typed", "markdown.js", "c_api/*"],
         "isnet_trt.recipes": ["labels.json"],
         "isnet_trt.export": ["pictures/*"],
     },

@@ -80,9 +80,8 @@ _MODULES = {
 
 
 def get_include() -> str:
-    """The folder of ``isnet.h`` and ``isnet.c``, for C programs that embed Python (docs/embedding.md)."""
-    installed = Path(__file__).parent / "include"
-    return str(installed if installed.is_dir() else Path(__file__).resolve().parents[1] / "examples" / "embed")
+    """The folder of ``isnet.h``, ``isnet.hpp`` and the library's sources, for C and C++ (docs/embedding.md)."""
+    return str(Path(__file__).resolve().parent / "c_api")
 
 
 def __getattr__(name: str) -> Any:

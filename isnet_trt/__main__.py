@@ -49,6 +49,7 @@ COMMANDS = {
     "recipes": _command("list the recipes, or show one", "recipes.__main__", "training.recipes", "recipes"),
     "compare": _command("compare two graphs or engines, tensor by tensor", "export.compare"),
     "bench": _Benchmarks("measure speed and accuracy (in a checkout)", "benchmarks.__main__", ("benchmarks",)),
+    "c-config": _command("build the C library, print its flags", "commands.c_config", "commands.c_config"),
     "demo": _command("the whole chain on a drawn street scene", "commands.demo", "demo"),
     "scenes": _command("draw street scenes", "training.scenes.__main__", "training.scenes"),
     "compile": _command("compile the CUDA kernels ahead of time", "kernels.compile"),

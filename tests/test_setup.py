@@ -97,8 +97,14 @@ def test_a_wheel_holds_every_module(tmp_path: Path, checkout: Callable[[bool], P
     top = {f"isnet_trt/{path.relative_to(root)}" for folder in AT_THE_TOP for path in (root / folder).rglob("*.py")}
     inside = {str(path.relative_to(root)) for path in _real_files(root / "isnet_trt")}
     assert {name for name in names if name.endswith(".py")} == top | inside
-    data = ("isnet_trt/recipes/labels.json", "isnet_trt/include/isnet.h", "isnet_trt/include/isnet.c")
-    assert names >= {*data, "isnet_trt/py.typed", "isnet_trt/export/pictures/rocket.jpg"}
+    sources = {f"isnet_trt/c_api/{path.name}" for path in (root / "isnet_trt" / "c_api").iterdir()}
+    assert {Path(name).suffix for name in sources} == {".c", ".h", ".hpp", ".in", ".txt"}
+    assert names >= {
+        *sources,
+        "isnet_trt/recipes/labels.json",
+        "isnet_trt/py.typed",
+        "isnet_trt/export/pictures/rocket.jpg",
+    }
     assert not [name for name in names if "assets" in name], "the demo's checkpoint is most of a wheel"
     assert wheel.stat().st_size < 1 << 20
 
@@ -112,7 +118,6 @@ def checkout(tmp_path: Path) -> Callable[[bool], Path]:
         for folder in ("isnet_trt", *AT_THE_TOP):
             ignored = shutil.ignore_patterns("__pycache__")
             shutil.copytree(ROOT / folder, root / folder, symlinks=True, ignore=ignored)
-        shutil.copytree(ROOT / "examples" / "embed", root / "examples" / "embed")
         for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
             shutil.copy(ROOT / name, root / name)
         for name in AT_THE_TOP:

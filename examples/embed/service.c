@@ -1,4 +1,4 @@
-/* A C program that segments pictures: service PYTHON BUNDLE PRESET THREADS PICTURE.ppm LABELS.pgm
+/* A C program that segments pictures: service PYTHON BUNDLE PRESET THREADS PICTURE.ppm LABELS.pgm [DEVICE]
  * The picture lies in padded rows of B, G, R as a camera gives them. Every thread has a segmenter and labels of its
  * own; all must come to the same label map, which is written with one byte a pixel. */
 #include <pthread.h>
@@ -9,7 +9,8 @@
 #include "isnet.h"
 
 struct job {
-    const char *bundle, *preset;
+    const char *bundle;
+    isnet_options options;
     const unsigned char *image;
     int height, width;
     size_t pitch, labels_pitch;
@@ -47,8 +48,8 @@ static unsigned char *read_ppm(const char *path, int *height, int *width, size_t
 static void *work(void *argument) {
     struct job *job = argument;
     job->failed = 1;
-    isnet *handle = isnet_open(job->bundle, job->preset, NULL, 1, job->error);
-    if (!handle) {
+    isnet *handle;
+    if (isnet_open_with(job->bundle, &job->options, &handle, job->error)) {
         return NULL;
     }
     job->labels_pitch = aligned(isnet_label_bytes(handle) * job->width);
@@ -76,13 +77,15 @@ static int write_pgm(const char *path, const struct job *job) {
 
 int main(int count, char **arguments) {
     char error[ISNET_ERROR];
-    struct job first = {0};
-    if (count != 7) {
-        fprintf(stderr, "usage: %s PYTHON BUNDLE PRESET THREADS PICTURE.ppm LABELS.pgm\n", arguments[0]);
+    struct job first = {.options = ISNET_OPTIONS};
+    if (count != 7 && count != 8) {
+        fprintf(stderr, "usage: %s PYTHON BUNDLE PRESET THREADS PICTURE.ppm LABELS.pgm [DEVICE]\n", arguments[0]);
         return 2;
     }
     first.bundle = arguments[2];
-    first.preset = arguments[3];
+    first.options.preset = arguments[3];
+    first.options.threads = 1; /* as many segmenters as threads: each takes one core */
+    first.options.device = count == 8 ? arguments[7] : NULL;
     int threads = atoi(arguments[4]);
     first.image = read_ppm(arguments[5], &first.height, &first.width, &first.pitch);
     if (!first.image || threads < 1) {

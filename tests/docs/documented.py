@@ -17,7 +17,7 @@ PAGES = sorted(
 )
 COMMANDS = ("", "bash", "console", "sh", "shell")
 """Languages of blocks that hold commands; a block without a language holds commands too."""
-OUTPUTS = ("--out", "--export", "--work", "--dest", "--log-json", "-o", "-C")
+OUTPUTS = ("--out", "--export", "--work", "--dest", "--log-json", "-o", "-C", "-B", "--prefix")
 """Options whose value a command makes, or makes something in."""
 LANGUAGES = (*COMMANDS, "python", "text", "yaml", "json", "c", "dockerfile", "toml", "ini", "diff", "html")
 ELLIPSIS = "…"

@@ -34,8 +34,6 @@ EXCUSED = {
     "make test-gpu PYTEST_ARGS=\"--quick --work /tmp/gpu --resume -k '$TRT'\"": GPU,
     "python -m benchmarks.kernels --out benchmarks/results/<gpu>.json": GPU,
     "python -m pytest tests/gpu -m gpu --quick": GPU,
-    "cc -std=c11 -O2 $(python3-config --includes) service.c isnet.c -o service -pthread "
-    "$(python3-config --embed --ldflags)": "tests/test_embedding.py runs it in the folder that holds the files",
     "torchrun --nproc-per-node 8 -m isnet_trt.training.train --recipe isnet_resnet101os8_cityscapes "
     "--data CityScapes --out runs/city": GPUS,
     "torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29500 "

@@ -26,7 +26,7 @@ ELSEWHERE = {
     "docs/engines.md": "builds a TensorRT-RTX engine for minutes; tests/export/engines builds others with this call",
 }
 PROGRAMS = {"isnet-trt": "-m isnet_trt", "python": "", "python3": "", "torchrun": "-m torch.distributed.run"}
-OPTIONAL = ("jq", "make")
+OPTIONAL = ("jq", "make", "cmake", "cc")
 """Programs that a machine may lack; commands with them are then left out."""
 LEFT_OUT = shutil.ignore_patterns(
     ".git", ".venv", "demo", "runs", "bundles", "golden", "build", "*.egg-info", ".*_cache", ".hypothesis"

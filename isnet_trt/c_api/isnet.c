@@ -1,0 +1,512 @@
+/* libisnet_trt: see isnet.h. The Python side is isnet_trt/embed.py, which keeps the open handles and turns exceptions
+ * into statuses. Python's lock is taken per call and given back by the engine while it computes. */
+#define PY_SSIZE_T_CLEAN
+#include <Python.h> /* first: it defines _GNU_SOURCE */
+
+#include <dlfcn.h>
+#include <pthread.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "isnet.h"
+
+#ifndef ISNET_PYTHON
+#define ISNET_PYTHON "" /* the interpreter that the library was built for */
+#endif
+#ifndef ISNET_VERSION
+#define ISNET_VERSION "unknown"
+#endif
+#if PY_VERSION_HEX < 0x030D0000
+#define Py_IsFinalizing _Py_IsFinalizing
+#endif
+#define STRING(value) #value
+#define TEXT(value) STRING(value)
+#define PYTHON_VERSION TEXT(PY_MAJOR_VERSION) "." TEXT(PY_MINOR_VERSION)
+#define LARGEST_STRUCT 65536
+
+enum { UNSTARTED, STARTED, ENDED };
+
+static pthread_mutex_t starting = PTHREAD_MUTEX_INITIALIZER;
+static atomic_int state = UNSTARTED;
+static atomic_int running;     /* calls that are, or are about to be, inside Python */
+static atomic_long owner;      /* the process that called isnet_start */
+static atomic_int attached;    /* whether Python calls `at_end` and `in_child` */
+static atomic_int owns_python; /* whether Python was started here, not by the host */
+static _Atomic(PyObject *) python_call; /* isnet_trt.embed.call */
+static char failure[ISNET_ERROR];       /* why Python did not start: it cannot be tried twice */
+
+/* Copy text, cut before a character of UTF-8 that does not fit. */
+static void copy_text(char *to, size_t capacity, const char *text) {
+    size_t length = strlen(text);
+    if (length >= capacity) {
+        for (length = capacity - 1; length && (text[length] & 0xC0) == 0x80; length--) {
+        }
+    }
+    memcpy(to, text, length);
+    to[length] = 0;
+}
+
+static int fail(int status, char *error, const char *format, ...) {
+    char text[2 * ISNET_ERROR];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(text, sizeof text, format, arguments);
+    va_end(arguments);
+    if (error) {
+        copy_text(error, ISNET_ERROR, text);
+    }
+    return status;
+}
+
+/* In a child of fork() Python's lock may be held by a thread that is not there: nothing of Python is touched. */
+static int check_process(char *error) {
+    long process = atomic_load(&owner);
+    if (process && process != (long)getpid()) {
+        return fail(ISNET_FORKED, error,
+                    "this process was forked from process %ld after isnet_start: Python cannot run in it. Fork before "
+                    "isnet_start, or start programs with posix_spawn or exec",
+                    process);
+    }
+    return ISNET_OK;
+}
+
+/* The pending exception, which isnet_trt.embed.call did not catch. */
+static int fail_with_exception(char *error) {
+    PyObject *type, *value, *trace;
+    PyErr_Fetch(&type, &value, &trace);
+    PyErr_NormalizeException(&type, &value, &trace);
+    int status = !type                                                          ? ISNET_FAILED
+                 : PyErr_GivenExceptionMatches(type, PyExc_MemoryError)       ? ISNET_NO_MEMORY
+                 : PyErr_GivenExceptionMatches(type, PyExc_KeyboardInterrupt) ? ISNET_INTERRUPTED
+                                                                              : ISNET_FAILED;
+    PyObject *text = value ? PyObject_Str(value) : NULL;
+    const char *message = text ? PyUnicode_AsUTF8(text) : NULL;
+    fail(status, error, "%s: %s", type ? ((PyTypeObject *)type)->tp_name : "error", message ? message : "");
+    PyErr_Clear();
+    Py_XDECREF(text);
+    Py_XDECREF(type);
+    Py_XDECREF(value);
+    Py_XDECREF(trace);
+    return status;
+}
+
+/* Python's lock for one call; an exception that the calling thread has pending is kept for it. */
+typedef struct visit {
+    PyGILState_STATE lock;
+    PyObject *type, *value, *trace;
+} visit;
+
+static void lock_python(visit *visit) {
+    visit->lock = PyGILState_Ensure();
+    PyErr_Fetch(&visit->type, &visit->value, &visit->trace);
+}
+
+static void unlock_python(visit *visit) {
+    PyErr_Restore(visit->type, visit->value, visit->trace);
+    PyGILState_Release(visit->lock);
+}
+
+/* The count goes up before the state is read, and `at_end` sets the state before it reads the count: Python ends
+ * either after this call or before it, never meanwhile. */
+static int enter(visit *visit, char *error) {
+    int status = check_process(error);
+    if (status) {
+        return status;
+    }
+    atomic_fetch_add(&running, 1);
+    int now = atomic_load(&state);
+    if (now == STARTED) {
+        lock_python(visit);
+        return ISNET_OK;
+    }
+    atomic_fetch_sub(&running, 1);
+    return now == UNSTARTED ? fail(ISNET_NOT_STARTED, error, "Python does not run yet: call isnet_start first")
+                            : fail(ISNET_ENDED, error, "this process has ended its Python interpreter");
+}
+
+static void leave(visit *visit) {
+    unlock_python(visit);
+    atomic_fetch_sub(&running, 1);
+}
+
+/* isnet_trt.embed.call(arguments...), which gives (status, message, result). `arguments` is consumed. */
+static int call(PyObject *arguments, PyObject **result, char *error) {
+    PyObject *answer = arguments ? PyObject_CallObject(atomic_load(&python_call), arguments) : NULL;
+    int status = ISNET_OK;
+    const char *message;
+    PyObject *value;
+    Py_XDECREF(arguments);
+    if (!answer || !PyArg_ParseTuple(answer, "iyO", &status, &message, &value)) {
+        status = fail_with_exception(error);
+    } else if (status) {
+        fail(status, error, "%s", message);
+    } else if (result) {
+        *result = value;
+        Py_INCREF(value);
+    }
+    Py_XDECREF(answer);
+    if (status == ISNET_INTERRUPTED) {
+        PyErr_SetInterrupt(); /* the host's Python raises it again once this call has returned */
+    }
+    return status;
+}
+
+/* As `call`, for a caller without the lock. The arguments are those of Py_BuildValue. */
+static int call_locked(char *error, const char *format, ...) {
+    visit visit;
+    int status = enter(&visit, error);
+    if (status) {
+        return status;
+    }
+    va_list arguments;
+    va_start(arguments, format);
+    status = call(Py_VaBuildValue(format, arguments), NULL, error);
+    va_end(arguments);
+    leave(&visit);
+    return status;
+}
+
+/* Copy a structure of the caller, who may know fewer or more fields than this library. `least` is the size that the
+ * structure had in the first version. */
+static int take(void *own, size_t own_size, size_t least, const void *given, const char *name, char *error) {
+    size_t size;
+    if (!given) {
+        return fail(ISNET_BAD_ARGUMENT, error, "%s is a NULL pointer", name);
+    }
+    memcpy(&size, given, sizeof size);
+    if (size < least || size > LARGEST_STRUCT) {
+        return fail(ISNET_BAD_ABI, error, "%s.size is %zu, at least %zu is expected: initialise it with the macro of "
+                    "isnet.h, from the same version as the library (%s)", name, size, least, ISNET_VERSION);
+    }
+    for (size_t i = own_size; i < size; i++) {
+        if (((const char *)given)[i]) {
+            return fail(ISNET_BAD_ABI, error, "%s sets fields that this library (version %s) does not know: use the "
+                        "library of the program's isnet.h", name, ISNET_VERSION);
+        }
+    }
+    memcpy(own, given, size < own_size ? size : own_size);
+    return ISNET_OK;
+}
+
+/* Called by Python when it ends: no call begins any more, and those that run are waited for. */
+static PyObject *at_end(PyObject *self, PyObject *none) {
+    (void)self, (void)none;
+    const struct timespec moment = {0, 1000000};
+    atomic_store(&state, ENDED);
+    Py_BEGIN_ALLOW_THREADS
+    while (atomic_load(&running)) {
+        nanosleep(&moment, NULL);
+    }
+    Py_END_ALLOW_THREADS
+    Py_RETURN_NONE;
+}
+
+/* Called by Python in a child that it forked itself, where it can go on. */
+static PyObject *in_child(PyObject *self, PyObject *none) {
+    (void)self, (void)none;
+    atomic_store(&owner, (long)getpid());
+    atomic_store(&running, 0);
+    pthread_mutex_init(&starting, NULL);
+    Py_RETURN_NONE;
+}
+
+static PyMethodDef hooks[] = {{"at_end", at_end, METH_NOARGS, NULL}, {"in_child", in_child, METH_NOARGS, NULL}};
+
+static int attach(PyObject *module, char *error) {
+    PyObject *ended = PyCFunction_New(&hooks[0], NULL), *forked = PyCFunction_New(&hooks[1], NULL);
+    PyObject *arguments = ended && forked
+                              ? Py_BuildValue("(sOOi)", "attach", ended, forked, atomic_load(&owns_python))
+                              : NULL;
+    Py_XDECREF(ended);
+    Py_XDECREF(forked);
+    PyObject *function = PyObject_GetAttrString(module, "call");
+    if (!function) {
+        Py_XDECREF(arguments);
+        return fail_with_exception(error);
+    }
+    atomic_store(&python_call, function); /* never given back: other threads may use it at once */
+    return call(arguments, NULL, error);
+}
+
+static int check_module(PyObject *module, char *error) {
+    PyObject *number = PyObject_GetAttrString(module, "ABI");
+    long abi = number ? PyLong_AsLong(number) : -1;
+    Py_XDECREF(number);
+    PyErr_Clear();
+    if (abi != ISNET_ABI_VERSION) {
+        return fail(ISNET_BAD_ABI, error, "this library (version %s, ABI %d) does not fit the installed Python package "
+                    "isnet_trt (ABI %ld): build it again with isnet-trt c-config --build",
+                    ISNET_VERSION, ISNET_ABI_VERSION, abi);
+    }
+    return ISNET_OK;
+}
+
+static int load(char *error) {
+    PyObject *module = PyImport_ImportModule("isnet_trt.embed");
+    if (!module) {
+        char text[ISNET_ERROR];
+        fail_with_exception(text);
+        PyObject *prefix = PySys_GetObject("prefix");
+        const char *place = prefix ? PyUnicode_AsUTF8(prefix) : NULL;
+        PyErr_Clear();
+        return fail(ISNET_NO_PYTHON, error, "%s; isnet_start needs the interpreter of an environment that has "
+                    "isnet_trt, of Python " PYTHON_VERSION ", for which this library was built. This process runs %s, "
+                    "which it cannot change any more", text, place ? place : "another one");
+    }
+    int status = check_module(module, error);
+    if (!status && !atomic_exchange(&attached, 1)) {
+        status = attach(module, error);
+        atomic_store(&attached, !status);
+    }
+    if (!status) {
+        int before = UNSTARTED;
+        atomic_compare_exchange_strong(&state, &before, STARTED);
+    }
+    Py_DECREF(module);
+    return status;
+}
+
+/* Nothing of the host is changed: signal handlers, locale, buffering of stdio and argv stay as they are. */
+static PyStatus start_interpreter(const char *python) {
+    PyPreConfig early;
+    PyPreConfig_InitPythonConfig(&early);
+    early.configure_locale = 0;
+    early.coerce_c_locale = 0;
+    early.utf8_mode = 1;
+    PyStatus status = Py_PreInitialize(&early);
+    if (PyStatus_Exception(status)) {
+        return status;
+    }
+    PyConfig config;
+    PyConfig_InitPythonConfig(&config);
+    config.install_signal_handlers = 0;
+    config.faulthandler = 0;
+    config.configure_c_stdio = 0;
+    config.parse_argv = 0;
+    config.pathconfig_warnings = 0;
+    /* Python finds the environment, and with it isnet_trt, from the place of its interpreter. */
+    status = PyConfig_SetBytesString(&config, &config.program_name, python);
+    if (!PyStatus_Exception(status)) {
+        status = Py_InitializeFromConfig(&config);
+    }
+    PyConfig_Clear(&config);
+    return status;
+}
+
+/* Extension modules look for Python's symbols among the global ones, which those of a library opened with RTLD_LOCAL
+ * (a plugin's) are not. */
+static void publish_python(void) {
+    Dl_info place;
+    if (dladdr((void *)(uintptr_t)&Py_GetVersion, &place) && place.dli_fname) {
+        dlopen(place.dli_fname, RTLD_LAZY | RTLD_GLOBAL | RTLD_NOLOAD);
+    }
+}
+
+static int initialise(const char *python, char *error) {
+    struct stat file;
+    if (failure[0]) {
+        return fail(ISNET_NO_PYTHON, error, "%s", failure);
+    }
+    const char *variable = getenv("ISNET_TRT_PYTHON");
+    python = python && *python ? python : variable && *variable ? variable : ISNET_PYTHON;
+    if (!*python) {
+        return fail(ISNET_NO_PYTHON, error, "isnet_start: name the Python interpreter of an environment that has "
+                    "isnet_trt, or set ISNET_TRT_PYTHON");
+    }
+    if (strchr(python, '/') && (stat(python, &file) || !S_ISREG(file.st_mode) || access(python, X_OK))) {
+        return fail(ISNET_NO_PYTHON, error, "isnet_start: %s is not a program; name the Python interpreter of an "
+                    "environment that has isnet_trt", python);
+    }
+    publish_python();
+    PyStatus status = start_interpreter(python);
+    if (PyStatus_Exception(status)) {
+        fail(ISNET_NO_PYTHON, failure, "Python does not start: %s. Is %s a Python " PYTHON_VERSION ", for which this "
+             "library was built, with its standard library, and is PYTHONHOME unset?",
+             status.err_msg ? status.err_msg : "no reason given", python);
+        return fail(ISNET_NO_PYTHON, error, "%s", failure);
+    }
+    atomic_store(&owns_python, 1);
+    PyEval_SaveThread();
+    return ISNET_OK;
+}
+
+unsigned isnet_abi_version(void) { return ISNET_ABI_VERSION; }
+
+const char *isnet_version(void) { return ISNET_VERSION; }
+
+static int check_versions(unsigned abi, char *error) {
+    if (abi != ISNET_ABI_VERSION) {
+        return fail(ISNET_BAD_ABI, error, "the program was compiled with an isnet.h of ABI %u, the library (version "
+                    "%s) has ABI %d: compile it again with the library's header",
+                    abi, ISNET_VERSION, ISNET_ABI_VERSION);
+    }
+    /* The host may have brought a Python of its own, whose symbols are then the ones in use. */
+    if (strncmp(Py_GetVersion(), PYTHON_VERSION ".", sizeof PYTHON_VERSION)) {
+        return fail(ISNET_BAD_ABI, error, "this process runs Python %s, the library was built for " PYTHON_VERSION
+                    ": build it for this Python with isnet-trt c-config --build", Py_GetVersion());
+    }
+    return ISNET_OK;
+}
+
+int isnet_start_abi(unsigned abi, const char *python, char error[ISNET_ERROR]) {
+    int status = check_versions(abi, error);
+    status = status ? status : check_process(error);
+    if (status || atomic_load(&state) == STARTED) {
+        return status;
+    }
+    if (atomic_load(&state) == ENDED || (Py_IsInitialized() && Py_IsFinalizing())) {
+        return fail(ISNET_ENDED, error, "this process has ended its Python interpreter; libraries that isnet_trt needs "
+                    "cannot be loaded twice");
+    }
+    /* Only before there is an interpreter, so that nobody who holds its lock waits here. */
+    pthread_mutex_lock(&starting);
+    atomic_store(&owner, (long)getpid());
+    status = Py_IsInitialized() ? ISNET_OK : initialise(python, error);
+    pthread_mutex_unlock(&starting);
+    if (!status) {
+        visit visit;
+        lock_python(&visit);
+        status = load(error);
+        unlock_python(&visit);
+    }
+    return status;
+}
+
+#undef isnet_start /* the header's macro checks the version of the header */
+int isnet_start(const char *python, char error[ISNET_ERROR]) {
+    return isnet_start_abi(ISNET_ABI_VERSION, python, error);
+}
+
+static unsigned long long number(const void *pointer) { return (uintptr_t)pointer; }
+
+int isnet_open_with(const char *bundle, const isnet_options *options, isnet **handle, char error[ISNET_ERROR]) {
+    isnet_options own = ISNET_OPTIONS;
+    visit visit;
+    PyObject *opened = NULL;
+    if (!handle || !bundle) {
+        return fail(ISNET_BAD_ARGUMENT, error, "%s is a NULL pointer", bundle ? "handle" : "bundle");
+    }
+    *handle = NULL;
+    int status = options ? take(&own, sizeof own, sizeof own, options, "isnet_options", error) : ISNET_OK;
+    status = status ? status : enter(&visit, error);
+    if (status) {
+        return status;
+    }
+    status = call(Py_BuildValue("(syyyyL)", "open_segmenter", bundle, own.preset, own.engine, own.device,
+                                (long long)own.threads), &opened, error);
+    if (opened) {
+        *handle = (isnet *)(uintptr_t)PyLong_AsUnsignedLongLong(opened);
+        Py_DECREF(opened);
+    }
+    leave(&visit);
+    return status;
+}
+
+isnet *isnet_open(const char *bundle, const char *preset, const char *engine, int threads, char error[ISNET_ERROR]) {
+    isnet_options options = {sizeof options, preset, engine, NULL, threads};
+    isnet *handle = NULL;
+    isnet_open_with(bundle, &options, &handle, error);
+    return handle;
+}
+
+/* Write a structure of which the caller may know fewer fields; its `size` stays the caller's. */
+static void give(void *to, const void *own, size_t own_size) {
+    size_t size;
+    memcpy(&size, to, sizeof size);
+    size_t known = size < own_size ? size : own_size;
+    memcpy((char *)to + sizeof size, (const char *)own + sizeof size, known - sizeof size);
+}
+
+/* Call a function of embed.py that describes a handle by a tuple. */
+static int ask(PyObject **tuple, const char *function, const isnet *handle, size_t index, char *error) {
+    return call(Py_BuildValue("(sKK)", function, number(handle), (unsigned long long)index), tuple, error);
+}
+
+int isnet_describe(const isnet *handle, isnet_description *description, char error[ISNET_ERROR]) {
+    isnet_description own;
+    visit visit;
+    PyObject *tuple = NULL;
+    const char *text[6];
+    Py_ssize_t label_bytes, classes;
+    int status = take(&own, sizeof own, sizeof own, description, "isnet_description", error);
+    status = status ? status : enter(&visit, error);
+    if (status) {
+        return status;
+    }
+    status = ask(&tuple, "describe", handle, 0, error);
+    if (tuple && !PyArg_ParseTuple(tuple, "nnyyyyyy", &label_bytes, &classes, text, text + 1, text + 2, text + 3,
+                                   text + 4, text + 5)) {
+        status = fail_with_exception(error);
+    } else if (tuple) {
+        own.label_bytes = (size_t)label_bytes;
+        own.classes = (size_t)classes;
+        copy_text(own.engine, sizeof own.engine, text[0]);
+        copy_text(own.device, sizeof own.device, text[1]);
+        copy_text(own.recipe, sizeof own.recipe, text[2]);
+        copy_text(own.precision, sizeof own.precision, text[3]);
+        copy_text(own.preset, sizeof own.preset, text[4]);
+        copy_text(own.text, sizeof own.text, text[5]);
+        give(description, &own, sizeof own);
+    }
+    Py_XDECREF(tuple);
+    leave(&visit);
+    return status;
+}
+
+int isnet_describe_class(const isnet *handle, size_t label, isnet_class *description, char error[ISNET_ERROR]) {
+    isnet_class own;
+    visit visit;
+    PyObject *tuple = NULL;
+    const char *name;
+    int status = take(&own, sizeof own, sizeof own, description, "isnet_class", error);
+    status = status ? status : enter(&visit, error);
+    if (status) {
+        return status;
+    }
+    status = ask(&tuple, "describe_class", handle, label, error);
+    if (tuple && !PyArg_ParseTuple(tuple, "ybbb", &name, own.color, own.color + 1, own.color + 2)) {
+        status = fail_with_exception(error);
+    } else if (tuple) {
+        copy_text(own.name, sizeof own.name, name);
+        own.color[3] = 255;
+        give(description, &own, sizeof own);
+    }
+    Py_XDECREF(tuple);
+    leave(&visit);
+    return status;
+}
+
+size_t isnet_label_bytes(const isnet *handle) {
+    isnet_description description = ISNET_DESCRIPTION;
+    return isnet_describe(handle, &description, NULL) ? 0 : description.label_bytes;
+}
+
+int isnet_segment_with(isnet *handle, const isnet_image *image, const isnet_labels *labels, const isnet_call *settings,
+                       char error[ISNET_ERROR]) {
+    isnet_image from;
+    isnet_labels to;
+    isnet_call how = ISNET_CALL;
+    int status = take(&from, sizeof from, sizeof from, image, "isnet_image", error);
+    status = status ? status : take(&to, sizeof to, sizeof to, labels, "isnet_labels", error);
+    status = status || !settings ? status : take(&how, sizeof how, sizeof how, settings, "isnet_call", error);
+    if (status) {
+        return status;
+    }
+    return call_locked(error, "(sK(KKK)(KKK)iiyyyyKKyKy)", "segment", number(handle), number(from.planes[0]),
+                       number(from.planes[1]), number(from.planes[2]), (unsigned long long)from.pitches[0],
+                       (unsigned long long)from.pitches[1], (unsigned long long)from.pitches[2], from.height,
+                       from.width, from.format, from.device, from.matrix, from.range, number(to.data),
+                       (unsigned long long)to.pitch, to.device, number(how.stream), how.preset);
+}
+
+int isnet_segment(isnet *handle, const unsigned char *image, int height, int width, size_t pitch, const char *order,
+                  void *labels, size_t labels_pitch, char error[ISNET_ERROR]) {
+    isnet_image from = {sizeof from, {image, NULL, NULL}, {pitch, 0, 0}, height, width, order, NULL, NULL, NULL};
+    isnet_labels to = {sizeof to, labels, labels_pitch, NULL};
+    return isnet_segment_with(handle, &from, &to, NULL, error);
+}
+
+int isnet_close(isnet *handle) { return handle ? call_locked(NULL, "(sK)", "close", number(handle)) : ISNET_OK; }
