@@ -20,7 +20,7 @@ _HELP = {
     "telemetry": "what profiler ranges and call statistics cost",
     "video": "frames a second of a video, beside a plain loop",
     "regress": "compare two result files",
-    "report": "make pages and the README's table from result files",
+    "report": "make pages and the tables of the documentation from result files",
 }
 COMMANDS = {name: Command(text, f"benchmarks.{name}", (f"benchmarks.{name}",), "bench") for name, text in _HELP.items()}
 

@@ -1,4 +1,4 @@
-"""Result files as pages for people, and the README's table."""
+"""Result files as pages for people, and the tables that pages of the documentation hold."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from isnet_trt.errors import SettingsError
 
 BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
 _SOURCE = re.compile(r"<!-- from (\S+) -->")
-_DESCRIPTION = """Make pages from result files, and keep the README's table true.
+_DESCRIPTION = """Make pages from result files, and keep the tables of the documentation true.
 
 DIR receives report.md with its figures (SVG), and report.html, which holds everything itself. A JSON of another layout
 is shown as it is. With --readme nothing else is written: the table between the markers
@@ -25,8 +25,8 @@ it is what the results give."""
 _EPILOG = """examples:
   python -m benchmarks.report                                       # all of benchmarks/results
   python -m benchmarks.report benchmarks/results/cpu.json gpu.json --out pages
-  python -m benchmarks.report benchmarks/results/cpu.json --readme README.md
-  python -m benchmarks.report --readme README.md --check            # exit status 1 where the table is stale
+  python -m benchmarks.report benchmarks/results/cpu-epyc-2-cores.json --readme benchmarks/results/README.md
+  python -m benchmarks.report --readme benchmarks/results/README.md --check   # exit status 1 where it is stale
   python -m benchmarks.report --gpu docs/gpu.md                     # what has run on which GPU"""
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; color: #222; }

@@ -1,4 +1,4 @@
-"""Result records as Markdown: what the commands print, the report's pages and the README's tables are made of."""
+"""Result records as Markdown: what the commands print, the report's pages and the tables of the documentation are made of."""
 
 from __future__ import annotations
 

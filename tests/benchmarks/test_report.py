@@ -1,4 +1,4 @@
-"""Pages from results: every kind of record, nothing from elsewhere, bad files named; the README's table."""
+"""Pages from results: every kind of record, nothing from elsewhere, bad files named; the tables of the documentation."""
 
 from __future__ import annotations
 
@@ -263,8 +263,15 @@ def test_check_without_a_page_is_an_error(tmp_path: Path, monkeypatch: pytest.Mo
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_projects_readme_is_not_stale() -> None:
-    assert report.main(["--readme", str(ROOT / "README.md"), "--check"]) == 0
+def test_the_committed_tables_are_not_stale() -> None:
+    assert report.main(["--readme", str(results.FOLDER / "README.md"), "--check"]) == 0
+
+
+def test_the_readme_shows_rows_of_the_committed_tables() -> None:
+    shown = (ROOT / "README.md").read_text("utf-8").partition("README.md: begin -->\n")[2].partition("\n<!--")[0]
+    rows = (results.FOLDER / "README.md").read_text("utf-8").splitlines()
+    assert [line for line in shown.splitlines() if line and line not in rows] == []
+    assert len(shown.splitlines()) > 8
 
 
 def test_every_committed_result_is_shown(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ EXCUSED = {
     "isnet-trt predict bundles/city rtsp://camera.example.org/1 --out out.mp4 --show-every 3": "asks a camera",
     "pip install torch --index-url ADDRESS": NETWORK,
     "pip install '.[cpu,build]'": NETWORK,
+    "pip install --constraint constraints.txt --editable '.[cpu,build,train]'": NETWORK,
     "pip download --dest carried --constraint constraints.txt --only-binary=:all: torch "
     "'.[cpu,build,train,bench,rtx,dev]' setuptools wheel": NETWORK,
     "pip install --no-index --find-links carried setuptools wheel": "installs what the line before it downloads",
