@@ -65,7 +65,7 @@ format: $(VENV)/.test  ## let ruff put the code in order
 
 # A page that is not in the navigation, a link or an anchor that leads nowhere, and a docstring that cannot be shown fail.
 docs: $(VENV)/.docs  ## the documentation as a site in site/
-	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build
 	@echo "written: site/index.html"
 
 clean:  ## remove the virtual environment and what the targets made

@@ -1,4 +1,4 @@
-"""Result records as Markdown: what the commands print, the report's pages and the tables of the documentation are made of."""
+"""Result records as Markdown, of which printed tables, report pages and tables of the documentation are made."""
 
 from __future__ import annotations
 

@@ -62,7 +62,9 @@ def build(
         out: the folder to create. The calibration table is kept beside it, in ``<out>.calibration``.
         recipe: name of the recipe; found from the checkpoint's content when not given.
         weights: of the checkpoint: "plain", or "ema" for the running average beside them.
-        engine, precision, evidence: see `isnet_trt.export.options`; None: their defaults.
+        engine: library, sizes and limits of the engine; None: the defaults of `EngineOptions`.
+        precision: arithmetic and calibration; None: the defaults of `PrecisionOptions`.
+        evidence: what the engine is compared on; None: the defaults of `EvidenceOptions`.
         tune: search for the fastest settings; None: build with those of the options. An interrupted search is kept in
             ``<out>.tuning``, and the same call goes on with it.
         force: replace an existing bundle at ``out``.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig
@@ -25,13 +25,13 @@ _FETCHED = re.compile(
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """The pages of ``docs/`` and README.md under their paths in the repository, what they link to, and the theme's."""
+    """The theme's files; pages of the navigation and of ``docs/``, and what they link to, by their repository paths."""
     from mkdocs.structure.files import File, Files
 
     docs = Path(config.docs_dir)
     others = [file for file in files if file.src_dir != config.docs_dir or file.src_uri.startswith("site/")]
     built = []
-    for path in closure([ROOT / "README.md", *sorted(docs.rglob("*.md"))]):
+    for path in closure([*map(ROOT.joinpath, named(config.nav)), *sorted(docs.rglob("*.md"))]):
         name = path.relative_to(ROOT).as_posix()
         file = File(name, str(ROOT), config.site_dir, config.use_directory_urls)
         file.dest_uri = file.dest_uri.removeprefix("docs/")
@@ -39,9 +39,16 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return Files([*others, *built])
 
 
+def named(nav: Any) -> list[str]:
+    """The pages that a navigation names, nested lists and titles left out."""
+    if isinstance(nav, str):
+        return [nav]
+    return [page for entry in (nav.values() if isinstance(nav, dict) else nav) for page in named(entry)]
+
+
 def closure(pages: list[Path]) -> list[Path]:
     """``pages``, the files of the repository that they link to, and so on for each page among those."""
-    found = list(pages)
+    found = list(dict.fromkeys(pages))
     for path in found:
         if path.suffix == ".md":
             found += [target for target in dict.fromkeys(_targets(path)) if target not in found]

@@ -1,4 +1,4 @@
-"""Pages from results: every kind of record, nothing from elsewhere, bad files named; the tables of the documentation."""
+"""Pages from results: every kind of record, nothing from elsewhere, bad files named; tables of the documentation."""
 
 from __future__ import annotations
 

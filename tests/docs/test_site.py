@@ -42,12 +42,14 @@ def test_the_navigation_names_every_page_of_docs_once() -> None:
     """`make docs` fails on others too; this says so without it."""
     text = (ROOT / "mkdocs.yml").read_text("utf-8")
     nav = yaml.safe_load(text)["nav"]
-    named = [page for section in nav for pages in section.values() for page in map(_path, pages)]
+    named = HOOKS["named"](nav)
+    assert HOOKS["named"](["a.md", {"Title": "b.md"}, {"Section": ["c.md", {"Title": "d.md"}]}]) == [
+        "a.md",
+        "b.md",
+        "c.md",
+        "d.md",
+    ]
     assert sorted(named) == sorted(set(named))
     assert {page for page in named if not (ROOT / page).is_file()} == set()
     written = {path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md")}
     assert written - set(named) == set(), "add the page to nav in mkdocs.yml"
-
-
-def _path(entry: str | dict[str, str]) -> str:
-    return entry if isinstance(entry, str) else next(iter(entry.values()))
