@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import logging
 import os
@@ -25,6 +26,7 @@ from isnet_trt.export.graph import export_graph, save_graph
 from isnet_trt.export.job import Job, prepare_graphs
 from isnet_trt.export.lowering import EIGHT_BITS, Arithmetic
 from isnet_trt.export.options import EngineOptions, EvidenceOptions, PrecisionOptions, TuneOptions
+from isnet_trt.export.parity import Target
 from isnet_trt.export.quantise.table import JSON, check_writable
 from isnet_trt.export.samples import samples
 from isnet_trt.export.stages import build_engine, compare_with_checkpoint, measurements, new_manifest
@@ -54,6 +56,7 @@ def build(
     tune: TuneOptions | None = None,
     force: bool = False,
     say: Callable[[str], None] = lambda text: None,
+    command: str = "",
 ) -> Bundle:
     """Build a bundle at ``out`` from a checkpoint. A build that fails writes no bundle.
 
@@ -69,6 +72,7 @@ def build(
             ``<out>.tuning``, and the same call goes on with it.
         force: replace an existing bundle at ``out``.
         say: receives the progress messages, one line each.
+        command: noted in the report as what made the bundle.
 
     Raises:
         CheckpointError, SettingsError, EngineUnavailable, BuildError, ParityError, BundleError: each says what is
@@ -81,6 +85,7 @@ def build(
     load = functools.partial(load_checkpoint, ckpt, recipe, weights)
     say = logged(say, _log)
     job = _settle(load, target, engine or EngineOptions(), precision, evidence, tune, say)
+    job = dataclasses.replace(job, command=command)
     job.introduce()
     if tune:
         build_tuned(job, _exported(job), target, force, tune, evidence.images)
@@ -145,7 +150,15 @@ def _settle(
         precision=precision,
         shapes=shapes_for(checkpoint.recipe, engine.batch, engine.static),
         kernels=include_kernels(builder, engine, checkpoint.recipe.architecture, say),
-        samples=samples(checkpoint.recipe, precision.calib, precision.calib_inputs, evidence.images, engine.static),
+        samples=samples(
+            checkpoint.recipe,
+            precision.calib,
+            precision.calib_inputs,
+            evidence.images,
+            engine.static,
+            evidence.gate_inputs,
+        ),
+        target=None if evidence.min_equal is None else Target(evidence.min_equal, "`--min-equal` asks for it"),
         table=table,
         labelled=labelled,
         say=say,

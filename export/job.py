@@ -17,6 +17,7 @@ from isnet_trt.export.engines.profiles import Shapes
 from isnet_trt.export.interrupts import interruptible
 from isnet_trt.export.lowering import Arithmetic, LoweredGraphs, flavour_of, lower_graph
 from isnet_trt.export.options import EngineOptions, PrecisionOptions
+from isnet_trt.export.parity import Target
 from isnet_trt.export.quantise import (
     Agreement,
     CalibrationInputs,
@@ -41,7 +42,7 @@ class Job:
     """One build.
 
     ``table`` is the folder of the calibration; ``say`` takes one line for the user; ``start`` is when it began,
-    by `time.monotonic`.
+    by `time.monotonic`. ``target`` is the share of equal labels that the user asks for, ``command`` what they typed.
     """
 
     checkpoint: Checkpoint
@@ -58,6 +59,8 @@ class Job:
     labelled: Labelled | None
     say: Callable[[str], None]
     start: float = field(default_factory=time.monotonic)
+    target: Target | None = None
+    command: str = ""
 
     @property
     def recipe(self) -> Recipe:

@@ -26,16 +26,19 @@ _LONG_SIDE = 256
 
 @dataclass(frozen=True)
 class NetworkInput:
-    """A name and normalised pixels, float32 (1, 3, H, W)."""
+    """A name and normalised pixels, float32 (1, 3, H, W), and the file that they come from."""
 
     name: str
     pixels: NDArray[np.float32]
+    file: Path | None = None
 
     @classmethod
-    def from_image(cls, name: str, image: NDArray[np.uint8], preprocess: Preprocess) -> NetworkInput:
+    def from_image(
+        cls, name: str, image: NDArray[np.uint8], preprocess: Preprocess, file: Path | None = None
+    ) -> NetworkInput:
         """Normalise an RGB image (H, W, 3) that has its final size."""
         planes = normalise(image, preprocess).transpose(2, 0, 1)[None]
-        return cls(name, np.ascontiguousarray(planes))
+        return cls(name, np.ascontiguousarray(planes), file)
 
 
 def load_inputs(
@@ -69,7 +72,7 @@ def _inputs(preprocess: Preprocess, images: Path | Sequence[Path] | None, size: 
         else:
             factor = _LONG_SIDE / max(image.shape[:2])
             image = scaled(image, (round(image.shape[0] * factor), round(image.shape[1] * factor)))
-        yield NetworkInput.from_image(printable(path.name), image, preprocess)
+        yield NetworkInput.from_image(printable(path.name), image, preprocess, path)
 
 
 def scaled(image: NDArray[np.uint8], size: Size) -> NDArray[np.uint8]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +15,21 @@ from isnet_trt.engines.info import EngineInfo
 from isnet_trt.engines.library import PORTABLE, EngineSource
 from isnet_trt.engines.select import check_engine
 from isnet_trt.engines.table import library
-from isnet_trt.errors import EngineUnavailable
+from isnet_trt.errors import EngineUnavailable, ParityError
+from isnet_trt.evaluation.provenance import Provenance, now
 from isnet_trt.export import parity
 from isnet_trt.export.bundle_kernels import compile_kernels, kernel_capabilities
 from isnet_trt.export.engines.base import BuildRequest, BuiltEngine
 from isnet_trt.export.job import Job
 from isnet_trt.export.lowering import LoweredGraphs
 from isnet_trt.export.quantise import Mix
-from isnet_trt.export.report import Report
+from isnet_trt.export.report import PAGE, Report
+from isnet_trt.export.samples import COMPARED
 from isnet_trt.export.score import score
 from isnet_trt.export.tune_state import TuningTable
 from isnet_trt.files import printable
+from isnet_trt.markdown import plain
+from isnet_trt.metrics import percent
 from isnet_trt.training.checkpoint import Checkpoint
 
 MEASUREMENTS = ".timing.cache"
@@ -67,33 +70,91 @@ def compare_with_checkpoint(
 ) -> Report:
     """Compare engine and checkpoint, score both where there are labels, and write the report."""
     precision, info = job.arithmetic.precision, built.info
-    with job.stage("parity"), _open_runnable(folder, info, job) as running:
+    with job.stage("parity"), contextlib.ExitStack() as stack:
+        engine, not_run = _open_runnable(folder, info, job)
+        running = stack.enter_context(engine)
         findings = parity.gate(
-            job.model, graphs.portable, running, job.samples.gate, parity.TOLERANCES[precision], progress=True
+            job.model,
+            graphs.portable,
+            running,
+            job.samples.gate,
+            parity.TOLERANCES[precision],
+            progress=True,
+            preprocess=job.recipe.preprocess,
         )
         scores = score(job.model, running, job.checkpoint, job.labelled) if job.labelled is not None else None
     for row in findings.rows:
         job.note(str(row))
     if scores:
         job.note(f"mIoU on {scores.pictures}: {scores.drop:+.2f} points lost")
-    engine, facts = f"{info.kind} {info.library_version}", (graphs.about, dict(built.about))
-    source, labels = checkpoint_info(job.checkpoint), job.recipe.labels
-    report = Report(job.recipe.name, source, precision, engine, labels, findings, *facts, scores, mix, tuning)
+    report = Report(
+        recipe=job.recipe.name,
+        checkpoint=checkpoint_info(job.checkpoint),
+        precision=precision,
+        engine=f"{info.kind} {info.library_version}",
+        labels=job.recipe.labels,
+        result=findings,
+        about=graphs.about,
+        built=dict(built.about),
+        scores=scores,
+        mix=mix,
+        tuning=tuning,
+        evidence=job.samples.evidence,
+        target=job.target,
+        not_run=not_run,
+        calibration=_calibration(job),
+        provenance=Provenance(job.command),
+    )
+    _judge(report, job)
     report.write(folder)
     return report
 
 
-def _open_runnable(folder: Path, info: EngineInfo, job: Job) -> Engine:
-    """Open the built engine where it can run, else the graph under ONNX Runtime."""
+def _judge(report: Report, job: Job) -> None:
+    """Tell the user the verdict; ParityError where the engine misses the share of equal labels that the user set."""
+    measured, least = percent(report.result.agreement, 3), percent(report.bound.agreement)
+    if report.meets:
+        job.note(f"labels equal {measured} %, the bound is {least} %")
+    elif job.target is not None:
+        raise ParityError(
+            f"{measured} % of the labels equal the checkpoint's, --min-equal is {least} %; nothing was written. Keep "
+            "blocks out of eight bits (--max-drop, --keep), calibrate on more typical pictures (--calib), or use a "
+            "finer --precision"
+        )
+    else:
+        job.note(
+            f"warning: labels equal {measured} %, less than the {least} % expected of {report.precision}; the bundle "
+            f"is written, its {PAGE} says so (--min-equal sets a bound that is enforced)"
+        )
+
+
+def _calibration(job: Job) -> str:
+    """Which images ranges and the calibration table come from, for the report."""
+    inputs, evidence = job.samples.calibration, job.samples.evidence
+    if job.arithmetic.precision == "fp32":
+        return "none: float32 needs no ranges"
+    if inputs is None:
+        return "none; ranges were measured on the compared images"
+    windows = job.precision.calib_inputs if job.arithmetic.eight_bits else COMPARED
+    folder = plain(printable(str(job.precision.calib)))
+    return (
+        f"{folder}: up to {windows} windows of {evidence.calibrated} images; list of files `{inputs.fingerprint[:12]}`"
+    )
+
+
+def _open_runnable(folder: Path, info: EngineInfo, job: Job) -> tuple[Engine, str]:
+    """Open the built engine where it can run, else the graph under ONNX Runtime; the reason why it cannot, or ""."""
+    reason = ""
     try:
         check_engine(info, job.engine.gpu)
     except EngineUnavailable as error:
         # An engine can be built ahead of time for GPUs that are not here; the graph is what can be checked then.
-        job.note(f"the gate runs the graph under ONNX Runtime. {error}")
+        reason = str(error)
+        job.note(f"the gate runs the graph under ONNX Runtime. {reason}")
         info = EngineInfo(PORTABLE, library(PORTABLE).load().__version__, ONNX)
     classes, stride = job.recipe.labels.count, job.recipe.architecture.output_stride
     source = EngineSource(folder / info.file, info, folder / KERNELS, classes, stride, gpu=job.engine.gpu)
-    return library(info.kind).open(source)
+    return library(info.kind).open(source), reason
 
 
 def checkpoint_info(checkpoint: Checkpoint) -> CheckpointInfo:
@@ -116,7 +177,7 @@ def new_manifest(
         engine=info,
         checkpoint=checkpoint_info(checkpoint),
         parity=report,
-        created_at=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        created_at=now(),
         isnet_trt_version=__version__,
         tuning=tuning,
     )

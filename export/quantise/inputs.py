@@ -48,6 +48,15 @@ class CalibrationInputs:
         """The files that inputs have come from so far."""
         return [file for file in self.files if file in self._used]
 
+    def divided(self, every: int, limit: int) -> tuple[CalibrationInputs, CalibrationInputs]:
+        """Two parts without a common picture: the second has one picture of ``every``, and gives ``limit`` inputs."""
+        second = self.files[every - 1 :: every][:limit]
+        first = [file for file in self.files if file not in set(second)]
+        return (
+            CalibrationInputs(first, self.preprocess, self.inference, self.limit),
+            CalibrationInputs(second, self.preprocess, self.inference, limit),
+        )
+
     @property
     def fingerprint(self) -> str:
         """SHA-256 of the files' names, sizes and times and of the settings: of all that inputs are made from."""
@@ -95,7 +104,7 @@ class CalibrationInputs:
         planes = np.ascontiguousarray(image.transpose(2, 0, 1), np.float32)
         index = int(order[turn])
         ((_, pixels),) = windows.gather(planes, plan.windows[index : index + 1])
-        return NetworkInput(f"{printable(file.name)}:{index}", pixels)
+        return NetworkInput(f"{printable(file.name)}:{index}", pixels, file)
 
 
 def _stamp(file: Path) -> str:

@@ -71,7 +71,11 @@ def argument_parser() -> argparse.ArgumentParser:
     add("--calib-inputs", type=cli.positive, default=128, metavar="N", help="at most N windows of them (default: 128)")
     add("--keep", nargs="+", default=(), metavar="MODULE", help="modules that int8 and fp8 leave out, as in the report")
     add("--max-drop", type=float, metavar="POINTS", help="keep blocks out of eight bits until no more is lost")
-    add("--images", metavar="PATH", help="picture or folder for the comparison (default: built in)")
+    images = "picture or folder for the comparison (default: some held out of --calib, else built in)"
+    add("--images", metavar="PATH", help=images)
+    add("--gate-inputs", type=cli.positive, metavar="N", help="compare at most N windows of them (default: 16)")
+    equal = "write no bundle with fewer labels equal to the checkpoint's, such as 99%% (default: only reported)"
+    add("--min-equal", type=share, metavar="SHARE", help=equal)
     add("--score-on", metavar="NAME", help="labelled set for mIoU, as isnet_trt.evaluate --dataset")
     add("--data", metavar="DIR", help="the labelled set's folder")
     _add_engine_options(parser.add_argument_group("TensorRT engines (docs/engines.md)"))
@@ -214,6 +218,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         tune=None if tuning is None else TuneOptions(**tuning),
         force=arguments.force,
         say=cli.echo,
+        command=cli.invocation("isnet_trt.build", argv),
     )
     size = sum(info.bytes for info in bundle.manifest.files.values())
     cli.echo(f"bundle      {bundle.folder} ({size / 1e6:.0f} MB)")

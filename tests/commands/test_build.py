@@ -54,7 +54,8 @@ def test_command_builds_a_bundle(checkpoint: Path, tmp_path: Path, capsys: pytes
     assert "isnet_demo" in message
     assert f"isnet_trt.predict {shlex.quote(str(place))} IMAGE" in message
     bundle = read_bundle(place)
-    assert set(bundle.manifest.files) == {"model.onnx", "precision.md", "precision.png"}
+    files = {name for name in bundle.manifest.files if not name.startswith("precision/")}
+    assert files == {"model.onnx", "precision.html", "precision.md", "precision.png"}
     assert bundle.manifest.checkpoint.name == "demo.pth"
     assert len(bundle.manifest.parity["pictures"]) == 4
     with Segmenter.open(bundle.folder, preset="ms-flip", threads=2) as segmenter:
@@ -72,8 +73,8 @@ def test_tensorrt_rtx_bundle(checkpoint: Path, tmp_path: Path, capsys: pytest.Ca
     assert (engine.context, engine.version_compatible) == ("plugin", False)
     assert engine.shapes == ((1, 3, 97, 129),) * 3
     assert engine.compute_capabilities == ("8.6",)
-    files = {name for name in bundle.manifest.files if not name.startswith("kernels/")}
-    assert files == {"model.onnx", "model.engine", "precision.md", "precision.png"}
+    files = {name for name in bundle.manifest.files if not name.startswith(("kernels/", "precision/"))}
+    assert files == {"model.onnx", "model.engine", "precision.html", "precision.md", "precision.png"}
     assert_kernels(bundle.folder / "kernels", {"attention_fp32_w32", "assign_fp32"})
     assert "kernels" in capsys.readouterr().out
     if choose().kind == "onnxruntime":  # no GPU: never silently on another engine
