@@ -88,23 +88,20 @@ def spans(length: int, window: int, stride: int) -> Iterator[slice]:
 
 
 def window_scores(network: Network, planes: Volume, recipe: Mapping[str, Any], settings: Mapping[str, Any]) -> Volume:
-    """Scores of one window, of the window's size; a whole picture that needs no padding keeps the output's size."""
-    size = planes.shape[1:]
+    """Scores of one window, of its size; a whole picture that is never padded keeps the size of the network's output."""
+    height, width = planes.shape[1:]
     multiple = recipe.get("size_multiple", 1)
-    missing = [-side % multiple for side in size]
-    centre = recipe.get("padding_side") == "centre"
-    before = [side // 2 if centre else 0 for side in missing]
-    around = [(0, 0), *((first, total - first) for first, total in zip(before, missing, strict=True))]
-    padded = np.pad(planes, around)  # 0 is the mean
+    rows, columns = -height % multiple, -width % multiple
+    top, left = (rows // 2, columns // 2) if recipe.get("padding_side") == "centre" else (0, 0)
+    padded = np.zeros((3, height + rows, width + columns))  # 0 is the mean
+    if recipe.get("padding_value", "mean") != "mean":
+        padded += normalised(np.array([[recipe["padding_value"]]]), {**recipe, "channel_order": "as given"})
+    padded[:, top : top + height, left : left + width] = planes
     output = network(padded[None].astype(np.float32))[0].astype(np.float64)
+    if "window" in settings or multiple > 1:
+        output = resampled(output, padded.shape[1:])[:, top : top + height, left : left + width]
     probabilities = settings.get("average") == "probabilities" and recipe.get("activation", "none") == "none"
-    whole = "window" not in settings
-    if probabilities and whole:
-        output = as_probabilities(output)
-    if not whole or any(missing):
-        output = resampled(output, padded.shape[1:])
-        output = output[:, before[0] : before[0] + size[0], before[1] : before[1] + size[1]]
-    return as_probabilities(output) if probabilities and not whole else output
+    return as_probabilities(output) if probabilities else output
 
 
 def as_probabilities(logits: Volume) -> Volume:
@@ -124,6 +121,7 @@ def resampled(volume: Volume, size: Sequence[int], steps: tuple[float, float] | 
         position = ((np.arange(new) + 0.5) * np.float64(step) - 0.5).astype(np.float32).clip(0, old - 1)
         low = np.floor(position).astype(int)
         high = np.minimum(low + 1, old - 1)
-        weight = np.expand_dims((position - low).astype(np.float64), tuple({1, 2} - {axis}))
+        weight = (position - low).astype(np.float64)
+        weight = weight[:, None] if axis == 1 else weight
         volume = volume.take(low, axis) * (1 - weight) + volume.take(high, axis) * weight
     return volume
