@@ -88,7 +88,7 @@ def spans(length: int, window: int, stride: int) -> Iterator[slice]:
 
 
 def window_scores(network: Network, planes: Volume, recipe: Mapping[str, Any], settings: Mapping[str, Any]) -> Volume:
-    """Scores of one window, of its size; a whole picture that is never padded keeps the size of the network's output."""
+    """Scores of one window, of its size; of a whole picture that is never padded, of the size of the output."""
     height, width = planes.shape[1:]
     multiple = recipe.get("size_multiple", 1)
     rows, columns = -height % multiple, -width % multiple
@@ -113,7 +113,7 @@ def as_probabilities(logits: Volume) -> Volume:
 
 
 def resampled(volume: Volume, size: Sequence[int], steps: tuple[float, float] | None = None) -> Volume:
-    """``volume`` (C, h, w) at (C, *size), bilinear, half-pixel positions at the ratio of the sizes or with ``steps``."""
+    """``volume`` (C, h, w) at (C, *size): bilinear, half-pixel positions at the ratio of the sizes or by ``steps``."""
     for axis in (1, 2):
         old, new = volume.shape[axis], size[axis - 1]
         step = np.float32(steps[axis - 1]) if steps else np.float32(old) / np.float32(new)

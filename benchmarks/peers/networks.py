@@ -107,10 +107,10 @@ def torch_tensorrt(setup: Setup) -> PipelineRunner:
     """torch.compile's TensorRT backend (docs.pytorch.org/TensorRT, "Torch-TensorRT torch.compile backend")."""
     if not torch.cuda.is_available():
         raise Missing("Torch-TensorRT needs an NVIDIA GPU, and torch sees none")
-    library = library("torch_tensorrt", "torch-tensorrt")
+    module = library("torch_tensorrt", "torch-tensorrt")
     checkpoint = setup.checkpoint()
     network = torch.compile(folded(checkpoint, torch.float16), backend="torch_tensorrt", dynamic=False)
-    about = f"Torch-TensorRT {library.__version__}, fp16"
+    about = f"Torch-TensorRT {module.__version__}, fp16"
     return PipelineRunner(setup, on_device(network, torch.float16), about, checkpoint.recipe)
 
 

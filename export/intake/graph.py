@@ -20,6 +20,7 @@ from isnet_trt.export.intake.normal_form import normalise, raised
 from isnet_trt.export.intake.ports import select_ports
 from isnet_trt.export.intake.probe import MULTIPLES, Network, Pixels, Probed, Run, odd_multiples, probe, rms_difference
 from isnet_trt.export.network_inputs import load_inputs
+from isnet_trt.export.onnx_edit import copied
 from isnet_trt.export.sessions import open_session
 from isnet_trt.settings import Preprocess, Size
 
@@ -67,7 +68,7 @@ def take_in(
     select_ports(model, source, *ports)
     reference = ir.serde.serialize_model(model)
     converted, note = raised(reference)
-    model = ir.serde.deserialize_model(converted)
+    model = ir.serde.deserialize_model(copied(converted))  # weights are shared: a new name would be the reference's
     normalise(model)
     size, batch = _fixed(model.graph.inputs[0])
 
