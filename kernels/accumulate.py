@@ -35,16 +35,18 @@ LOG2_E = tl.constexpr(math.log2(math.e))
 def reference(
     logits: NDArray[Any], windows: NDArray[np.int32], swap: NDArray[np.int32], plain: int, size: tuple[int, int],
     window: tuple[int, int], softmax: bool, enlarged: tuple[int, int] | None = None,
+    aligned: bool = False,
 ) -> NDArray[np.float64]:  # fmt: skip
     """The whole volume (K, *size) in float64; arguments as `accumulate` takes them, ``window`` (height, width).
 
-    ``enlarged`` is the size of a network's input that is larger than the window, padded below and on the right.
+    ``enlarged`` is the size of a network's input that is larger than the window, padded below and on the right;
+    ``aligned``: scores are upsampled with aligned corners.
     """
     volume = np.zeros((logits.shape[1], *size))
     for part in (windows[:plain], windows[plain:]):
         total, cover = np.zeros_like(volume), np.zeros(size)
         for slot, top, left, mirrored in part:
-            scores = upsample(logits[slot], enlarged or window)[:, : window[0], : window[1]]
+            scores = upsample(logits[slot], enlarged or window, aligned)[:, : window[0], : window[1]]
             if softmax and len(scores) == 1:
                 scores = 1 / (1 + np.exp(-scores))
             elif softmax:
@@ -206,7 +208,8 @@ def accumulate(
     volume: tl.tensor,  # (classes, rows, width) float32, written: rows first_row .. first_row + rows - 1
     classes: tl.tensor,  # CLASSES
     coarse_height: tl.tensor, coarse_width: tl.tensor, window_height: tl.tensor, window_width: tl.tensor,
-    step_y: tl.tensor,  # float32(coarse_height) / float32(window_height)
+    step_y: tl.tensor,  # float32(coarse_height) / float32(window_height), of the padded window where it is padded;
+    # negative for aligned corners: float32(1 - coarse_height) / float32(window_height - 1)
     step_x: tl.tensor,
     plain: tl.tensor,  # windows of the first pass
     count: tl.tensor,  # windows of both passes

@@ -33,12 +33,18 @@ def reference(volumes: Sequence[NDArray[Any]], size: tuple[int, int], passes: in
     return total / passes
 
 
-def upsample(scores: NDArray[Any], size: tuple[int, int]) -> NDArray[np.float64]:
-    """Bilinear interpolation of scores (K, h, w) to (K, *size) in float64."""
+def upsample(scores: NDArray[Any], size: tuple[int, int], aligned: bool = False) -> NDArray[np.float64]:
+    """Bilinear interpolation of scores (K, h, w) to (K, *size) in float64; ``aligned``: with aligned corners."""
     scores = scores.astype(np.float64)
     for axis, n_out in enumerate(size, start=1):
         n_in = scores.shape[axis]
-        low, high, weight = positions(n_in, np.float32(n_in) / np.float32(n_out), 0, n_out)
+        if aligned:
+            step = np.float32(n_in - 1) / np.float32(max(n_out - 1, 1))
+            at = (np.arange(n_out) * np.float64(step)).astype(np.float32).clip(0, n_in - 1)
+            low = at.astype(int)
+            high, weight = np.minimum(low + 1, n_in - 1), at - low
+        else:
+            low, high, weight = positions(n_in, np.float32(n_in) / np.float32(n_out), 0, n_out)
         share = weight.astype(np.float64).reshape((-1, 1) if axis == 1 else (-1,))
         scores = scores.take(low, axis) * (1 - share) + scores.take(high, axis) * share
     return scores

@@ -30,7 +30,6 @@ from isnet_trt.settings import NetworkFacts, Preprocess
 
 RULE = Preprocess((60, 24))
 WHOLE = Inference()
-SIDES = (("height", "y"), ("width", "x"))
 MARGIN = 1e-4
 """Lead of the best score, in standard deviations, below which float32 sums in another order may choose the other."""
 
@@ -66,6 +65,7 @@ CASES = {
     ),
     "one-class": ((21, 33), Inference(), {"classes": 1, "network": NetworkFacts(threshold=0.4)}),
     "enlarged": ((20, 31), Inference(scales=(0.8, 1.3)), {"network": NetworkFacts(upsampling="half_pixel")}),
+    "aligned": ((20, 31), SLIDE, {"network": NetworkFacts(upsampling="align_corners", size_multiple=8)}),
     "full-size-padded": ((13, 22), WHOLE, {"stride": 1, "rule": BGR, "network": NetworkFacts(size_multiple=16)}),
 }  # fmt: skip
 """Name -> size of the picture, settings, and options of `Form`."""
@@ -140,8 +140,10 @@ class ReferenceKernels:
         height = max(int(windows[:, 1].max()) + a.window_height, a.first_row + a.rows)
         swap, window = at(a.swap, np.int32, a.classes), (a.window_height, a.window_width)
         size = (height, a.width)
-        padded = tuple(round(a.__dict__[f"coarse_{side}"] / a.__dict__[f"step_{axis}"]) for side, axis in SIDES)
-        result = accumulate.reference(logits, windows, swap, a.plain, size, window, bool(a.softmax), padded)
+        aligned = a.step_y < 0
+        coarse, steps = np.array([a.coarse_height, a.coarse_width]), np.abs([a.step_y, a.step_x])
+        padded = tuple(np.rint((coarse - aligned) / steps + aligned).astype(int))
+        result = accumulate.reference(logits, windows, swap, a.plain, size, window, bool(a.softmax), padded, aligned)
         volume = at(a.volume, np.float32, a.classes, a.rows, a.width)
         volume[...] = result[:, a.first_row : a.first_row + a.rows]
 

@@ -340,7 +340,7 @@ class _Planner:
             top, left = (0, 0) if covers_volume else (w.top, w.left)
             table[i] = self.slot_of[id(w)][1], top, left, w.of.mirrored
         # Padding is below and on the right, in mirrored windows too, which are padded after that: the step is all.
-        step_y, step_x = _ratios(region.coarse, window if covers_volume else self._input_size(window))
+        step_y, step_x = _ratios(region.coarse, window) if covers_volume else self._upsampling(region)
         spec = kernel_specs.accumulate("fp32", self.head.classes)
         rows, width = volume.rows[1] - volume.rows[0], volume.size[1]
         parts = {"parts": class_parts(spec, rows, width, self.head.classes)} if "parts" in spec.arguments else {}
@@ -353,6 +353,16 @@ class _Planner:
             first_row=volume.rows[0], rows=rows, width=width, softmax=int(self.softmax),
             **parts,
         )  # fmt: skip
+
+    def _upsampling(self, region: Region) -> tuple[float, float]:
+        """Positions in the logits per pixel of the engine's input, negative for aligned corners."""
+        size = self._input_size(region.window)
+        if self.head.network.upsampling != "align_corners":
+            return _ratios(region.coarse, size)
+        rows, columns = _ratios(
+            (region.coarse[0] - 1, region.coarse[1] - 1), (max(size[0] - 1, 1), max(size[1] - 1, 1))
+        )
+        return -rows, -columns
 
     def _finish(self, base: BufferOffset, volumes: Sequence[_Volume], band: Span) -> None:
         """Write the rows ``band`` of the label map from the volumes of all scales."""
@@ -407,9 +417,7 @@ def bands(sizes: Sequence[Size], output: Size, classes: int, most: int) -> Itera
 
 def host_only(network: NetworkFacts) -> str:
     """What the kernels cannot do for a network, for a message; "" where they can do all."""
-    if network.size_multiple > 1 and network.padding_side != "bottom_right":
-        return "padding on all sides"
-    return "upsampling with aligned corners" if network.upsampling == "align_corners" else ""
+    return "padding on all sides" if network.size_multiple > 1 and network.padding_side != "bottom_right" else ""
 
 
 def needed_kernels(classes: int, padded: bool = False) -> tuple[KernelSpec, ...]:

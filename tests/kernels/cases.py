@@ -165,6 +165,8 @@ FAMILIES = {
             (
                 MergeCase("19 classes, flip, probabilities", (15, 29), MOST, 19, pairs=PAIRS, rows=(8, 3)),
                 MergeCase("one class, flip, probabilities", (15, 29), MOST, 1, rows=(8, 3)),
+                MergeCase("aligned corners, flip", (15, 29), SMALL.replace(flip=True), 5, 4, PAIRS, (3, 4),
+                          aligned=True),
                 MergeCase("the first row", (15, 29), SMALL, 5, rows=(0, 1)),
                 MergeCase("the last row, flip", (15, 29), SMALL.replace(flip=True), 5, pairs=PAIRS, rows=(-1, 1)),
                 MergeCase("smaller than the window", (15, 29),

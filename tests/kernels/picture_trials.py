@@ -189,6 +189,7 @@ class MergeCase:
     """Windows of one scale of a picture of ``size``; the first pass plain, with ``inference.flip`` a mirrored one.
 
     ``rows``: (first, count) of one launch, else the whole volume. ``parts`` of many classes, else as planned.
+    ``aligned``: upsampled with aligned corners.
     """
 
     label: str
@@ -199,6 +200,7 @@ class MergeCase:
     pairs: tuple[tuple[int, int], ...] = ()
     rows: tuple[int, int] | None = None
     parts: int | None = None
+    aligned: bool = False
 
 
 def accumulate(variant: Variant, case: MergeCase, dtype: str, seed: int) -> Trial:
@@ -218,21 +220,24 @@ def accumulate(variant: Variant, case: MergeCase, dtype: str, seed: int) -> Tria
     volume = Output(variant.device, (case.classes, rows, size[1]), "fp32")
     softmax = case.inference.softmax_before_resize
     spec = kernel_specs.accumulate(dtype, case.classes)
+    steps = [step(a, b) for a, b in zip(coarse, window, strict=True)]
+    if case.aligned:
+        steps = [-step(a - 1, b - 1) for a, b in zip(coarse, window, strict=True)]
     parts = case.parts or class_parts(spec, rows, size[1], case.classes) if "parts" in spec.arguments else None
 
     def launch() -> None:
         variant.run(
             set_of("accumulate", case.classes), spec.name, logits=logits, **tables,
             volume=volume, classes=case.classes, coarse_height=coarse[0], coarse_width=coarse[1],
-            window_height=window[0], window_width=window[1], step_y=step(coarse[0], window[0]),
-            step_x=step(coarse[1], window[1]), plain=plain, count=len(table), first_row=first, rows=rows,
-            width=size[1], softmax=int(softmax), **({"parts": parts} if parts else {}),
+            window_height=window[0], window_width=window[1], step_y=steps[0], step_x=steps[1], plain=plain,
+            count=len(table), first_row=first, rows=rows, width=size[1], softmax=int(softmax),
+            **({"parts": parts} if parts else {}),
         )  # fmt: skip
 
     def reference() -> NDArray[Any]:
         from isnet_trt.kernels import accumulate as module
 
-        merged = module.reference(numbers(logits), table, swap, plain, size, window, softmax)
+        merged = module.reference(numbers(logits), table, swap, plain, size, window, softmax, None, case.aligned)
         return merged[:, first : first + rows]
 
     def compare(expected: NDArray[Any]) -> Iterator[Deviation]:
