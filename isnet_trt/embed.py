@@ -56,8 +56,10 @@ STATUSES: tuple[tuple[type[BaseException], int], ...] = (
 )
 """Exception -> ``isnet_status`` of isnet.h; the first that fits."""
 NO_MEMORY, FAILED = -7, -1
+_TELEMETRY = "ORT_DISABLE_TELEMETRY"  # set by isnet_trt
 _FIRST = 0x1501
 _open: dict[int, Segmenter] = {}
+_engines: set[str] = set()
 _inherited: dict[int, Segmenter] = {}
 """Segmenters of the parent in a forked child: kept, since destroying one would wait for threads of the parent."""
 _numbers = itertools.count(_FIRST, 2)  # odd: no pointer to an object is taken for a handle
@@ -85,35 +87,41 @@ def _message(error: BaseException) -> str:
     return f"{text} ({last.filename}:{last.lineno}); this is a bug, please report it"
 
 
-def attach(at_end: Callable[[], None], in_child: Callable[[], None], owns_python: int) -> None:
+def attach(at_end: Callable[[], None], in_child: Callable[[], None], environment: dict[str, str] | None) -> None:
     """Let Python call ``at_end`` before it ends, and ``in_child`` in children that it forks.
 
-    With ``owns_python`` there is no Python program in this process whose environment variables these would be.
+    ``environment`` has the process's variables from before this module was imported, where they are to stay: the
+    package of OpenCV sets LD_LIBRARY_PATH and paths of its own Qt, which would reach the host's children and windows.
     """
-    if owns_python:
-        _load_opencv()
+    if environment is not None:
+        cv2.getVersionString()  # imports OpenCV
+        _restore(environment | {_TELEMETRY: os.environ[_TELEMETRY]})
     atexit.register(at_end)
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=in_child)
 
 
-def _load_opencv() -> None:
-    """Import OpenCV and undo what its package does to the environment (LD_LIBRARY_PATH, paths of its own Qt)."""
-    before = dict(os.environ)
-    cv2.getVersionString()
-    for name in os.environ.keys() - before.keys():
+def _restore(environment: dict[str, str]) -> None:
+    for name in os.environ.keys() - environment.keys():
         del os.environ[name]
-    os.environ.update(before)
+    os.environ.update(environment)
 
 
-def open_segmenter(bundle: str, preset: str | None, engine: str | None, device: str | None, threads: int) -> int:
-    """`Segmenter.open` with its errors; ``threads`` 0 takes all cores. Returns the handle."""
+def open_segmenter(
+    bundle: str, preset: str | None, engine: str | None, device: str | None, threads: int
+) -> tuple[int, bool]:
+    """`Segmenter.open` with its errors; ``threads`` 0 takes all cores.
+
+    Returns the handle, and whether an engine library was loaded for it.
+    """
     segmenter = Segmenter.open(
         bundle, engine=engine, preset=preset or "default", threads=_threads(threads), device=device or "auto"
     )
     handle = next(_numbers)
     _open[handle] = segmenter
-    return handle
+    new_library = segmenter.about.engine not in _engines
+    _engines.add(segmenter.about.engine)
+    return handle, new_library
 
 
 def _threads(threads: int) -> int | None:

@@ -22,7 +22,7 @@ def handle(tmp_path, monkeypatch):
     """A segmenter of 300 classes."""
     segmenter = Segmenter(tiny_model.open_tiny(tmp_path, 300), tiny_model.labels(300), Preprocess((200, 96)))
     monkeypatch.setattr(embed.Segmenter, "open", lambda *_, **__: segmenter)
-    status, _, number = embed.call("open_segmenter", b"bundle", None, None, None, 0)
+    status, _, (number, _) = embed.call("open_segmenter", b"bundle", None, None, None, 0)
     assert status == 0
     yield number
     embed.call("close", number)

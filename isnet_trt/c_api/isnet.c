@@ -34,6 +34,7 @@ static atomic_int state = UNSTARTED;
 static atomic_int running;     /* calls that are, or are about to be, inside Python */
 static atomic_long owner;      /* the process that called isnet_start */
 static atomic_int attached;    /* whether Python calls `at_end` and `in_child` */
+static atomic_int opened_before;
 static atomic_int owns_python; /* whether Python was started here, not by the host */
 static _Atomic(PyObject *) python_call; /* isnet_trt.embed.call */
 static char failure[ISNET_ERROR];       /* why Python did not start: it cannot be tried twice */
@@ -124,7 +125,7 @@ static int enter(visit *visit, char *error) {
     }
     atomic_fetch_sub(&running, 1);
     return now == UNSTARTED ? fail(ISNET_NOT_STARTED, error, "Python does not run yet: call isnet_start first")
-                            : fail(ISNET_ENDED, error, "this process has ended its Python interpreter");
+                            : fail(ISNET_ENDED, error, "this process is ending, or has ended its Python interpreter");
 }
 
 static void leave(visit *visit) {
@@ -191,17 +192,29 @@ static int take(void *own, size_t own_size, size_t least, const void *given, con
     return ISNET_OK;
 }
 
+static void end_calls(long milliseconds) {
+    const struct timespec millisecond = {0, 1000000};
+    atomic_store(&state, ENDED);
+    while (atomic_load(&running) && milliseconds--) {
+        nanosleep(&millisecond, NULL);
+    }
+}
+
 /* Called by Python when it ends: no call begins any more, and those that run are waited for. */
 static PyObject *at_end(PyObject *self, PyObject *none) {
     (void)self, (void)none;
-    const struct timespec moment = {0, 1000000};
-    atomic_store(&state, ENDED);
     Py_BEGIN_ALLOW_THREADS
-    while (atomic_load(&running)) {
-        nanosleep(&moment, NULL);
-    }
+    end_calls(-1);
     Py_END_ALLOW_THREADS
     Py_RETURN_NONE;
+}
+
+/* Called by exit(), before the libraries that a call uses destroy what is theirs. The wait has an end, since exit() may
+ * itself have been called inside a call, by a signal handler of the host. */
+static void at_exit(void) {
+    if (atomic_load(&owner) == (long)getpid()) {
+        end_calls(5000);
+    }
 }
 
 /* Called by Python in a child that it forked itself, where it can go on. */
@@ -215,11 +228,9 @@ static PyObject *in_child(PyObject *self, PyObject *none) {
 
 static PyMethodDef hooks[] = {{"at_end", at_end, METH_NOARGS, NULL}, {"in_child", in_child, METH_NOARGS, NULL}};
 
-static int attach(PyObject *module, char *error) {
+static int attach(PyObject *module, PyObject *environment, char *error) {
     PyObject *ended = PyCFunction_New(&hooks[0], NULL), *forked = PyCFunction_New(&hooks[1], NULL);
-    PyObject *arguments = ended && forked
-                              ? Py_BuildValue("(sOOi)", "attach", ended, forked, atomic_load(&owns_python))
-                              : NULL;
+    PyObject *arguments = ended && forked ? Py_BuildValue("(sOOO)", "attach", ended, forked, environment) : NULL;
     Py_XDECREF(ended);
     Py_XDECREF(forked);
     PyObject *function = PyObject_GetAttrString(module, "call");
@@ -229,6 +240,17 @@ static int attach(PyObject *module, char *error) {
     }
     atomic_store(&python_call, function); /* never given back: other threads may use it at once */
     return call(arguments, NULL, error);
+}
+
+/* A copy of os.environ where Python was started here, else None: a host's own Python may rely on what imports set. */
+static PyObject *copy_environment(void) {
+    PyObject *module = atomic_load(&owns_python) ? PyImport_ImportModule("os") : NULL;
+    PyObject *variables = module ? PyObject_GetAttrString(module, "environ") : NULL;
+    PyObject *copy = variables ? PyObject_CallMethod(variables, "copy", NULL) : NULL;
+    Py_XDECREF(variables);
+    Py_XDECREF(module);
+    PyErr_Clear();
+    return copy ? copy : Py_NewRef(Py_None);
 }
 
 static int check_module(PyObject *module, char *error) {
@@ -244,28 +266,31 @@ static int check_module(PyObject *module, char *error) {
     return ISNET_OK;
 }
 
+static int fail_without_package(char *error) {
+    char text[ISNET_ERROR];
+    fail_with_exception(text);
+    PyObject *prefix = PySys_GetObject("prefix");
+    const char *place = prefix ? PyUnicode_AsUTF8(prefix) : NULL;
+    PyErr_Clear();
+    return fail(ISNET_NO_PYTHON, error, "%s; isnet_start needs the interpreter of an environment that has isnet_trt, "
+                "of Python " PYTHON_VERSION ", for which this library was built. This process runs %s, which it cannot "
+                "change any more", text, place ? place : "another one");
+}
+
 static int load(char *error) {
+    PyObject *environment = copy_environment();
     PyObject *module = PyImport_ImportModule("isnet_trt.embed");
-    if (!module) {
-        char text[ISNET_ERROR];
-        fail_with_exception(text);
-        PyObject *prefix = PySys_GetObject("prefix");
-        const char *place = prefix ? PyUnicode_AsUTF8(prefix) : NULL;
-        PyErr_Clear();
-        return fail(ISNET_NO_PYTHON, error, "%s; isnet_start needs the interpreter of an environment that has "
-                    "isnet_trt, of Python " PYTHON_VERSION ", for which this library was built. This process runs %s, "
-                    "which it cannot change any more", text, place ? place : "another one");
-    }
-    int status = check_module(module, error);
+    int status = module ? check_module(module, error) : fail_without_package(error);
     if (!status && !atomic_exchange(&attached, 1)) {
-        status = attach(module, error);
+        status = attach(module, environment, error);
         atomic_store(&attached, !status);
     }
     if (!status) {
         int before = UNSTARTED;
         atomic_compare_exchange_strong(&state, &before, STARTED);
     }
-    Py_DECREF(module);
+    Py_XDECREF(module);
+    Py_DECREF(environment);
     return status;
 }
 
@@ -386,6 +411,8 @@ int isnet_open_with(const char *bundle, const isnet_options *options, isnet **ha
     isnet_options own = ISNET_OPTIONS;
     visit visit;
     PyObject *opened = NULL;
+    unsigned long long opened_handle = 0;
+    int new_library = 0;
     if (!handle || !bundle) {
         return fail(ISNET_BAD_ARGUMENT, error, "%s is a NULL pointer", bundle ? "handle" : "bundle");
     }
@@ -397,9 +424,13 @@ int isnet_open_with(const char *bundle, const isnet_options *options, isnet **ha
     }
     status = call(Py_BuildValue("(syyyyL)", "open_segmenter", bundle, own.preset, own.engine, own.device,
                                 (long long)own.threads), &opened, error);
-    if (opened) {
-        *handle = (isnet *)(uintptr_t)PyLong_AsUnsignedLongLong(opened);
-        Py_DECREF(opened);
+    if (opened && !PyArg_ParseTuple(opened, "Kp", &opened_handle, &new_library)) {
+        status = fail_with_exception(error);
+    }
+    Py_XDECREF(opened);
+    *handle = (isnet *)(uintptr_t)opened_handle;
+    if (opened_handle && (!atomic_exchange(&opened_before, 1) || new_library)) {
+        atexit(at_exit); /* after the library's own functions for exit(), so that this one runs before them */
     }
     leave(&visit);
     return status;

@@ -1,7 +1,8 @@
 /* Many calls from many threads that come and go: calls BUNDLE CALLS THREADS
- * A thread makes 50 calls and is replaced by another. Every second thread opens a segmenter of its own, the others share
- * one, which is closed and opened again meanwhile. Every tenth call is a wrong one, which must fail as it should and
- * change nothing; the label map of every other call must be the first one's, byte for byte, with its padding. */
+ * A thread makes a fifth of its lane's calls and is replaced by another. Every second thread opens a segmenter of its
+ * own, the others share one, which is closed and opened again meanwhile. Every tenth call is a wrong one, which must
+ * fail as it should and change nothing; the label map of every other call must be the first one's, byte for byte, with
+ * its padding. */
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -10,10 +11,11 @@
 
 #include "isnet.h"
 
-enum { HEIGHT = 9, WIDTH = 13, PITCH = 48, LABEL_PITCH = 32, LIFE = 50, PADDING = 0xA5 };
+enum { HEIGHT = 9, WIDTH = 13, PITCH = 48, LABEL_PITCH = 32, PADDING = 0xA5 };
 
 static unsigned char image[HEIGHT * PITCH], expected[HEIGHT * LABEL_PITCH];
 static const char *bundle;
+static long life;
 static atomic_long left, good, refused, closed, wrong;
 static _Atomic(isnet *) shared;
 
@@ -70,7 +72,7 @@ static int one_call(isnet *handle, int is_shared, long number) {
 static void *live(void *argument) {
     int is_shared = argument != NULL;
     isnet *own = is_shared ? NULL : open_one(), *handle = is_shared ? atomic_load(&shared) : own;
-    for (int i = 0; i < LIFE; i++) {
+    for (long i = 0; i < life; i++) {
         long number = atomic_fetch_sub(&left, 1);
         if (number <= 0) {
             break;
@@ -78,7 +80,7 @@ static void *live(void *argument) {
         if (one_call(handle, is_shared, number) == ISNET_CLOSED && is_shared) {
             handle = atomic_load(&shared);
         }
-        if (is_shared && i == LIFE - 1) {
+        if (is_shared && i == life - 1) {
             isnet_close(atomic_exchange(&shared, open_one()));
         }
     }
@@ -104,6 +106,7 @@ int main(int count, char **arguments) {
     bundle = arguments[1];
     atomic_store(&left, atol(arguments[2]));
     int lanes = atoi(arguments[3]);
+    life = atol(arguments[2]) / (5 * lanes) + 1;
     for (size_t i = 0; i < sizeof image; i++) {
         image[i] = (unsigned char)(i * i * 7 + i / 5);
     }

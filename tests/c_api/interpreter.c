@@ -55,7 +55,8 @@ static void with_lock(void) {
 
 static void python_fails(void) {
     static const char *const functions[] = {
-        "1 / 0", "exit(3)", "throw(MemoryError())", "throw(type('Odd', (Exception,), {'__str__': lambda self: 1 / 0})())",
+        "1 / 0", "exit(3)", "throw(MemoryError())",
+        "throw(type('Odd', (Exception,), {'__str__': lambda self: 1 / 0})())",
         "throw(RuntimeError('\\ud800'))", "throw(RecursionError('deep'))"};
     PyRun_SimpleString("import isnet_trt.embed as module\n"
                        "original = module.segment\n"
@@ -77,9 +78,11 @@ static void *one_call(void *error) {
 static void threads_come_and_go(void) {
     char error[ISNET_ERROR] = "";
     int failed = 0;
-    PyRun_SimpleString("import threading; before = len(threading._active)");
+    PyRun_SimpleString("import gc, sys, threading\n"
+                       "gc.collect()\n"
+                       "before, blocks = len(threading._active), sys.getallocatedblocks()");
     Py_BEGIN_ALLOW_THREADS
-    for (int i = 0; i < 50; i++) {
+    for (int i = 0; i < 200; i++) {
         pthread_t thread;
         void *result;
         pthread_create(&thread, NULL, one_call, error);
@@ -88,7 +91,10 @@ static void threads_come_and_go(void) {
     }
     Py_END_ALLOW_THREADS
     answer("threads", failed, error);
-    PyRun_SimpleString("print('left:', len(threading._active) - before, flush=True)");
+    PyRun_SimpleString("gc.collect()\n"
+                       "blocks = sys.getallocatedblocks() - blocks\n"
+                       "print('left:', len(threading._active) - before, flush=True)\n"
+                       "print('blocks:', 'as before' if blocks < 150 else blocks, flush=True)");
 }
 
 static void fork_with_python(const char *bundle) {

@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include <fenv.h>
 #include <locale.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -206,6 +207,31 @@ static void fork_after_start(const char *bundle) {
     printf("%d\n", status);
 }
 
+static void *call_for_ever(void *bundle) {
+    isnet_image image = an_image();
+    isnet_labels labels = ISNET_LABELS;
+    unsigned char own[9 * 13];
+    isnet *handle = open_bundle(bundle);
+    int status;
+    labels.data = own;
+    do {
+        status = isnet_segment_with(handle, &image, &labels, NULL, NULL);
+    } while (!status);
+    if (status != ISNET_ENDED) {
+        answer(status, "while the process ends");
+    }
+    return NULL;
+}
+
+/* The program ends while threads are in calls. */
+static void leave_threads_behind(char *bundle) {
+    pthread_t threads[4];
+    for (int i = 0; i < 4; i++) {
+        pthread_create(&threads[i], NULL, call_for_ever, bundle);
+    }
+    usleep(500000);
+}
+
 int main(int count, char **arguments) {
     const char *question = count > 1 ? arguments[1] : "", *first = count > 2 ? arguments[2] : NULL;
     char error[ISNET_ERROR] = "";
@@ -236,6 +262,8 @@ int main(int count, char **arguments) {
         open_bundle(first);
     } else if (!strcmp(question, "fork")) {
         fork_after_start(first);
+    } else if (!strcmp(question, "exit")) {
+        leave_threads_behind(arguments[2]);
     }
     return 0;
 }

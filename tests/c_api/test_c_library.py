@@ -16,6 +16,7 @@ from children import environment
 from isnet_trt import Segmenter, embed
 from isnet_trt.commands import c_config
 from isnet_trt.errors import BuildError, PackageMissing, SettingsError
+from isnet_trt.settings import Preprocess
 from tests.c_api.programs import FOLDER, ROOT, WARNINGS, answers, build, needs_tools, run
 
 PICTURE = np.random.default_rng(7).integers(0, 256, (17, 23, 3), np.uint8).repeat(5, 0).repeat(5, 1)[:77, :109].copy()
@@ -30,6 +31,13 @@ pytestmark = needs_tools
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory):
     return small_bundle.write_bundle(tmp_path_factory.mktemp("bundle") / "small").folder
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A bundle whose calls take less time than what is around them."""
+    folder = tmp_path_factory.mktemp("bundle") / "tiny"
+    return small_bundle.write_bundle(folder, preprocess=Preprocess((17, 33), keep_ratio=False)).folder
 
 
 @pytest.fixture(scope="module")
@@ -261,6 +269,13 @@ def test_a_forked_process(programs, bundle):
 
 
 @pytest.mark.slow
+def test_a_process_that_ends_while_threads_call(programs, tiny):
+    """Libraries destroy what is theirs in exit(): calls must have ended by then."""
+    for _ in range(3):
+        assert answers(programs / "probe", "exit", tiny) == []
+
+
+@pytest.mark.slow
 def test_two_copies_of_the_library_as_plugins(programs, prefix, bundle, tmp_path):
     """Opened with RTLD_LOCAL, which hides Python's symbols from the extension modules, and closed again."""
     first = prefix / "lib" / "libisnet_trt.so"
@@ -287,31 +302,33 @@ def test_a_host_with_its_own_python(programs, bundle):
     failures = [re.search(r": (-\d+) \w", line)[1] for line in lines[8:14]]
     assert failures == ["-1", "-1", "-7", "-1", "-1", "-1"]
     assert "ZeroDivisionError: division by zero (<string>:1); this is a bug" in lines[8]
-    assert lines[14:17] == ["restored: 0 ", "threads: 0 ", "left: 0"]
-    assert lines[17].startswith(f"inherited: {STATUS['ISNET_FORKED']} InheritedHandle")
-    assert lines[18:22] == ["own: 0 ", "own call: 0 ", "child: 0", "without the lock: 0 "]
+    assert lines[14:18] == ["restored: 0 ", "threads: 0 ", "left: 0", "blocks: as before"]
+    assert lines[18].startswith(f"inherited: {STATUS['ISNET_FORKED']} InheritedHandle")
+    assert lines[19:23] == ["own: 0 ", "own call: 0 ", "child: 0", "without the lock: 0 "]
     assert sum(line.startswith(f"thread at the end: {ended} ") for line in lines) == 3
     assert "finalised: 0" in lines
     assert [line.split(": ")[1].split()[0] for line in lines[-4:]] == [str(ended)] * 3 + ["1"]
 
 
-def test_calls_from_threads_that_come_and_go(programs, bundle):
-    result = run(programs / "calls", bundle, 200, 8)
+def test_calls_from_threads_that_come_and_go(programs, tiny):
+    result = run(programs / "calls", tiny, 400, 8)
     assert (result.returncode, result.stderr) == (0, "")
     good, refused, closed, wrong = map(int, re.findall(r"\d+", result.stdout))
-    assert (good + closed, refused, wrong) == (180, 20, 0)
-    assert good > 100
+    assert (good + closed, refused, wrong) == (360, 40, 0)
+    assert good > 200
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sanitizer", ["address", "thread"])
-def test_ten_thousand_calls_under_a_sanitizer(sanitizer, bundle, tmp_path):
+def test_ten_thousand_calls_under_a_sanitizer(sanitizer, tiny, tmp_path):
     flags = f"-fsanitize={sanitizer} -fno-omit-frame-pointer"
     options = (f"-DCMAKE_C_FLAGS={flags}", f"-DCMAKE_CXX_FLAGS={flags}", "-DCMAKE_BUILD_TYPE=RelWithDebInfo")
     folder = build(FOLDER, tmp_path / "made", "-DLIBRARY=ON", *options)
     suppressions = {"LSAN_OPTIONS": FOLDER / "lsan.supp", "TSAN_OPTIONS": FOLDER / "tsan.supp"}
     variables = {name: f"suppressions={path} print_suppressions=0" for name, path in suppressions.items()}
-    for program, arguments in {"calls": (10_000, 8), "wrapper": (), "interpreter": ()}.items():
-        result = run(folder / program, bundle, *arguments, **variables, ISNET_TRT_PYTHON=sys.executable)
+    commands = [("calls", tiny, 10_000, 8), ("wrapper", tiny), ("interpreter", tiny)]
+    commands += [("probe", question, tiny) for question in ("calls", "handles", "describe", "fork")]
+    for program, *arguments in commands:
+        result = run(folder / program, *arguments, **variables, ISNET_TRT_PYTHON=sys.executable)
         assert "Sanitizer" not in result.stderr, result.stderr[-4000:]
         assert result.returncode == 0, result.stderr
