@@ -19,7 +19,7 @@ TRITON_SERVER = $(VENV)/triton-server
 TRITON_SERVER_PACKAGES = nvidia-pytriton tritonclient python-rapidjson gevent geventhttpclient greenlet zope.event zope.interface brotli urllib3
 PYTEST := $(PY) -m pytest --numprocesses $(WORKERS) --dist loadfile
 
-.PHONY: help demo test test-all test-slow test-tensorrt test-triton test-triton-server test-gpu lint format docs clean
+.PHONY: help demo test test-all test-slow test-tensorrt test-triton test-triton-server test-gpu test-wheels lint format docs release-check clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -57,6 +57,9 @@ test-triton-server: $(VENV)/.test  ## bundles in a real Triton Inference Server,
 test-gpu: $(VENV)/.test  ## what only an NVIDIA GPU can show (docs/gpu.md); skipped, with the reason, without one
 	$(PY) -m pytest tests/gpu -m gpu $(PYTEST_ARGS)
 
+test-wheels: $(VENV)/.test  ## wheel and sdist built, and the wheel tried in clean environments of Python 3.10 to 3.13
+	$(PY) tests/packages/try_wheels.py
+
 lint: $(VENV)/.test  ## ruff, mypy, and the layers that imports must keep to
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy && $(VENV)/bin/lint-imports
 
@@ -68,8 +71,12 @@ docs: $(VENV)/.docs  ## the documentation as a site in site/
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build
 	@echo "written: site/index.html"
 
+release-check: lint docs  ## what a release needs: version, changelog, clean checkout, docs, packages in dist/
+	$(PY) tests/packages/release.py
+	$(PY) tests/packages/try_wheels.py --out dist
+
 clean:  ## remove the virtual environment and what the targets made
-	rm -rf $(VENV) demo site build *.egg-info .hypothesis .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) demo site build dist *.egg-info .hypothesis .pytest_cache .mypy_cache .ruff_cache
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
@@ -85,23 +92,24 @@ $(VENV)/.torch: constraints.txt | $(VENV)/bin/python
 	@if [ ! -e /dev/nvidiactl ]; then \
 	  echo "There is no NVIDIA GPU here: looking for the CPU build of PyTorch $(TORCH)"; \
 	  if $(PIP) --quiet "torch==$(TORCH)+cpu" 2>/dev/null; then touch $@; exit 0; fi; \
-	  echo "pip's sources do not offer it. Its CUDA build works without a GPU too, but takes 4.9 GB of the disk with"; \
-	  echo "NVIDIA's libraries. For the CPU build press Ctrl-C and name the package index that"; \
-	  echo "pytorch.org/get-started shows for the compute platform CPU:  make PIP_EXTRA_INDEX_URL=ADDRESS demo"; \
+	  echo "pip's sources do not offer it. The CUDA build works without a GPU too. For the CPU build, which is a tenth as"; \
+	  echo "large, press Ctrl-C and name the package index that pytorch.org/get-started shows for the compute platform"; \
+	  echo "CPU:  make PIP_EXTRA_INDEX_URL=ADDRESS demo"; \
 	fi; \
-	echo "Installing PyTorch $(TORCH); pip names the size of each file before it downloads it"; $(PIP) "torch==$(TORCH)" && touch $@
+	echo "Installing PyTorch $(TORCH): on Linux its CUDA build with NVIDIA's libraries, a download of 2.7 GB that takes"; \
+	echo "4.9 GB of the disk; pip names the size of each file before it downloads it"; $(PIP) "torch==$(TORCH)" && touch $@
 
 $(VENV)/.demo: setup.py $(VENV)/.torch
-	@echo "Installing isnet_trt with ONNX Runtime and what builds bundles (0.5 GB of the disk)"
+	@echo "Installing isnet_trt with ONNX Runtime and what builds bundles (a download of 0.2 GB, 0.5 GB of the disk)"
 	@$(PIP) --editable '.[cpu,build]'
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.demo
-	@echo "Installing what training, benchmarks, tests and linters need (0.7 GB of the disk)"
+	@echo "Installing what training, benchmarks, tests and linters need (a download of 0.3 GB, 0.7 GB of the disk)"
 	@$(PIP) --editable '.[cpu,build,train,bench,rtx,dev]'
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.demo
-	@echo "Installing what makes the documentation (a download of 15 MB)"
+	@echo "Installing what makes the documentation (a download of 30 MB)"
 	@$(PIP) --quiet --editable '.[docs]'
 	@touch $@

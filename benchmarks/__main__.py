@@ -19,6 +19,7 @@ _HELP = {
     "kernel_cost": "registers, shared memory and code size of compiled kernels",
     "telemetry": "what profiler ranges and call statistics cost",
     "video": "frames a second of a video, beside a plain loop",
+    "serving": "a Triton Inference Server beside direct calls",
     "regress": "compare two result files",
     "report": "make pages and the tables of the documentation from result files",
 }

@@ -25,7 +25,7 @@ not timed. Then come the rounds, in each of which every contender runs once, eve
 Ratios are taken within a round and stated as their median with the interval of that median."""
 _EPILOG = (
     "peers (--against):\n"
-    + "\n".join(f"  {name:18}{peer.description}" for name, peer in PEERS.items())
+    + "\n".join(f"  {name:23}{peer.description}" for name, peer in PEERS.items())
     + """
 
 examples:
@@ -99,7 +99,8 @@ def setups(
     names = ["reference"] if against is None and ckpt else list(against or ())
     names += ["checkout"] if reference else []
     ours = [Setup(n, "bundle", threads, ckpt, Path(b.folder), batch) for n, b in command.named(bundles).items()]
-    peers = [Setup(name, name, threads, ckpt, checkout=reference) for name in dict.fromkeys(names)]
+    graph = Path(bundles[0].folder)
+    peers = [Setup(name, name, threads, ckpt, graph, checkout=reference) for name in dict.fromkeys(names)]
     return [*ours, *peers]
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from benchmarks import results, stats
-from benchmarks.peers import ORACLE, Missing, Setup
+from benchmarks.peers import ORACLES, Missing, Setup
 from benchmarks.results import Record
 from benchmarks.worker import Contender, Run
 from isnet_trt import timing
@@ -109,7 +109,7 @@ def measure(case: Case, setups: Sequence[Setup], bounds: dict[str, float] | None
 
 def _check(case: Case, entries: Sequence[Entry]) -> str:
     """The first run of each, the oracle's before the others'; the name of the one whose labels the others need."""
-    order = sorted(entries, key=lambda entry: entry.contender.setup.kind != ORACLE)
+    order = sorted(entries, key=lambda entry: entry.contender.setup.kind not in ORACLES)
     oracle: Run | None = None
     name = ""
     for entry in tqdm(order, desc=f"{case.name}: same labels?", unit="contender", disable=None, leave=False):

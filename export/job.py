@@ -16,8 +16,8 @@ from isnet_trt.export.engines.base import EngineBuilder
 from isnet_trt.export.engines.profiles import Shapes
 from isnet_trt.export.interrupts import interruptible
 from isnet_trt.export.lowering import Arithmetic, LoweredGraphs, flavour_of, lower_graph
-from isnet_trt.export.network import Network
 from isnet_trt.export.options import EngineOptions, PrecisionOptions
+from isnet_trt.export.parity import Target
 from isnet_trt.export.quantise import (
     Agreement,
     CalibrationInputs,
@@ -32,7 +32,9 @@ from isnet_trt.export.quantise import (
 from isnet_trt.export.quantise.placement import select_layers
 from isnet_trt.export.ranges import measure_ranges
 from isnet_trt.export.samples import Samples
-from isnet_trt.recipes import NetworkRecipe, Recipe
+from isnet_trt.recipes import Recipe
+from isnet_trt.training.checkpoint import Checkpoint
+from isnet_trt.training.model import ISNet
 
 
 @dataclass(frozen=True)
@@ -40,10 +42,11 @@ class Job:
     """One build.
 
     ``table`` is the folder of the calibration; ``say`` takes one line for the user; ``start`` is when it began,
-    by `time.monotonic`.
+    by `time.monotonic`. ``target`` is the share of equal labels that the user asks for, ``command`` what they typed.
     """
 
-    network: Network
+    checkpoint: Checkpoint
+    model: ISNet
     choice: Choice
     builder: EngineBuilder
     arithmetic: Arithmetic
@@ -56,11 +59,13 @@ class Job:
     labelled: Labelled | None
     say: Callable[[str], None]
     start: float = field(default_factory=time.monotonic)
+    target: Target | None = None
+    command: str = ""
 
     @property
-    def recipe(self) -> Recipe | NetworkRecipe:
-        """The network's recipe."""
-        return self.network.recipe
+    def recipe(self) -> Recipe:
+        """The checkpoint's recipe."""
+        return self.checkpoint.recipe
 
     def note(self, text: str) -> None:
         """Tell the user something about the current stage."""
@@ -77,9 +82,7 @@ class Job:
     def introduce(self) -> None:
         """Tell the user the recipe and the engine, and which options have no effect and images are left out."""
         self.say(f"recipe      {self.recipe.name}")
-        for line in self.network.found:
-            self.say(line)
-        for note in self.network.notes:
+        for note in self.checkpoint.notes:
             self.note(note)
         self.say(f"engine      {self.choice.kind}: {self.choice.reason}")
         if not self.builder.library.compiles and (self.engine.static or self.engine.batch > 1):
@@ -114,13 +117,12 @@ def _mixed(proto: onnx.ModelProto, table: Table, job: Job, max_drop: float) -> M
 
     Blocks are ranked by the share of equal labels, which is finer; mIoU decides where there are labels.
     """
-    rank = Agreement(proto, job.samples.typical, job.network.head)
+    rank = Agreement(proto, job.samples.typical)
     evaluate: Evaluate = rank
     if job.labelled is not None:
         pairs = (job.labelled[index] for index in range(len(job.labelled)))
         # Labelled sets give B, G, R; the runtime takes R, G, B.
-        shown = [(image[..., ::-1], truth) for image, truth in pairs]
-        evaluate = MeanIoU(job.recipe, shown, job.recipe.default, job.network.stride)
+        evaluate = MeanIoU(job.recipe, [(image[..., ::-1], truth) for image, truth in pairs], job.recipe.default)
     flavour = flavour_of(job.arithmetic.precision, job.choice.kind)
     mix = find_mix(proto, table, flavour, max_drop, evaluate, rank=rank, folder=job.table, warn=job.note)
     job.note(mix.summary())

@@ -103,11 +103,22 @@ class EvidenceOptions:
         images: an image or a folder of images for the parity gate instead of the built-in ones.
         score_on: a labelled set, or its name (as `isnet_trt.evaluate` takes it), on which both are scored.
         data: the folder of the set that ``score_on`` names.
+        min_equal: smallest share, 0 to 1, of the network's labels that must equal the checkpoint's for a bundle to be
+            written; None: the report holds it to what is expected of the precision (`isnet_trt.export.parity.TARGETS`).
+        gate_inputs: the largest number of network inputs that the gate compares; None: 16.
     """
 
     images: OptionalPath = None
     score_on: Labelled | str | None = None
     data: OptionalPath = None
+    min_equal: float | None = None
+    gate_inputs: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.min_equal is not None and not 0 < self.min_equal <= 1:
+            raise SettingsError(f"--min-equal {self.min_equal:g}: it must be a share of labels above 0 and up to 1")
+        if self.gate_inputs is not None and self.gate_inputs < 1:
+            raise SettingsError(f"--gate-inputs {self.gate_inputs}: the gate needs at least one input")
 
 
 @dataclass(frozen=True)

@@ -3,30 +3,34 @@
 from __future__ import annotations
 
 import contextlib
-import datetime
 from pathlib import Path
 from typing import Any
 
 import onnx
 
 from isnet_trt._version import __version__
-from isnet_trt.bundle import KERNELS, ONNX, Manifest, Tuning
+from isnet_trt.bundle import KERNELS, ONNX, CheckpointInfo, Manifest, Tuning
 from isnet_trt.engines.base import Engine
 from isnet_trt.engines.info import EngineInfo
 from isnet_trt.engines.library import PORTABLE, EngineSource
 from isnet_trt.engines.select import check_engine
 from isnet_trt.engines.table import library
-from isnet_trt.errors import EngineUnavailable
+from isnet_trt.errors import EngineUnavailable, ParityError
+from isnet_trt.evaluation.provenance import Provenance, now
 from isnet_trt.export import parity
 from isnet_trt.export.bundle_kernels import compile_kernels, kernel_capabilities
 from isnet_trt.export.engines.base import BuildRequest, BuiltEngine
 from isnet_trt.export.job import Job
 from isnet_trt.export.lowering import LoweredGraphs
-from isnet_trt.export.network import Network
 from isnet_trt.export.quantise import Mix
-from isnet_trt.export.report import Report
+from isnet_trt.export.report import PAGE, Report
+from isnet_trt.export.samples import COMPARED
 from isnet_trt.export.score import score
 from isnet_trt.export.tune_state import TuningTable
+from isnet_trt.files import printable
+from isnet_trt.markdown import plain
+from isnet_trt.metrics import percent
+from isnet_trt.training.checkpoint import Checkpoint
 
 MEASUREMENTS = ".timing.cache"
 """Suffix of the file beside the bundle that keeps TensorRT's timing cache for the next build."""
@@ -45,8 +49,7 @@ def build_engine(proto: onnx.ModelProto, folder: Path, job: Job, target: Path) -
         context, capabilities = job.builder.context(job.engine), job.builder.capabilities(job.engine, precision)
         with job.stage("kernels"):
             targets = kernel_capabilities(job.engine, capabilities)
-            channels = job.network.head.classes, job.network.context_width
-            spilling = compile_kernels(folder / KERNELS, proto, channels, context, targets)
+            spilling = compile_kernels(folder / KERNELS, proto, job.recipe.architecture, context, targets)
         if spilling:
             job.note(f"warning: slower than they could be, since they spill registers: {', '.join(spilling)}")
     with job.stage(job.choice.kind) if job.builder.library.compiles else contextlib.nullcontext():
@@ -57,7 +60,7 @@ def build_engine(proto: onnx.ModelProto, folder: Path, job: Job, target: Path) -
     return built
 
 
-def compare_with_reference(
+def compare_with_checkpoint(
     job: Job,
     graphs: LoweredGraphs,
     folder: Path,
@@ -65,56 +68,116 @@ def compare_with_reference(
     mix: Mix | None,
     tuning: TuningTable | None = None,
 ) -> Report:
-    """Compare engine and reference, score both where there are labels, and write the report."""
+    """Compare engine and checkpoint, score both where there are labels, and write the report."""
     precision, info = job.arithmetic.precision, built.info
-    with job.stage("parity"), _open_runnable(folder, info, job) as running:
-        network, tolerance = job.network, parity.TOLERANCES[precision]
+    with job.stage("parity"), contextlib.ExitStack() as stack:
+        engine, not_run = _open_runnable(folder, info, job)
+        running = stack.enter_context(engine)
         findings = parity.gate(
-            network.reference, network.head, graphs.portable, running, job.samples.gate, tolerance, progress=True
+            job.model,
+            graphs.portable,
+            running,
+            job.samples.gate,
+            parity.TOLERANCES[precision],
+            progress=True,
+            preprocess=job.recipe.preprocess,
         )
-        scores = score(network, running, job.labelled) if job.labelled is not None else None
+        scores = score(job.model, running, job.checkpoint, job.labelled) if job.labelled is not None else None
     for row in findings.rows:
         job.note(str(row))
     if scores:
         job.note(f"mIoU on {scores.pictures}: {scores.drop:+.2f} points lost")
-    engine, facts = f"{info.kind} {info.library_version}", (graphs.about, dict(built.about))
     report = Report(
-        job.recipe.name, job.network.source, precision, engine, job.recipe.labels, findings, *facts, scores, mix, tuning
+        recipe=job.recipe.name,
+        checkpoint=checkpoint_info(job.checkpoint),
+        precision=precision,
+        engine=f"{info.kind} {info.library_version}",
+        labels=job.recipe.labels,
+        result=findings,
+        about=graphs.about,
+        built=dict(built.about),
+        scores=scores,
+        mix=mix,
+        tuning=tuning,
+        evidence=job.samples.evidence,
+        target=job.target,
+        not_run=not_run,
+        calibration=_calibration(job),
+        provenance=Provenance(job.command),
     )
+    _judge(report, job)
     report.write(folder)
     return report
 
 
-def _open_runnable(folder: Path, info: EngineInfo, job: Job) -> Engine:
-    """Open the built engine where it can run, else the graph under ONNX Runtime."""
+def _judge(report: Report, job: Job) -> None:
+    """Tell the user the verdict; ParityError where the engine misses the share of equal labels that the user set."""
+    measured, least = percent(report.result.agreement, 3), percent(report.bound.agreement)
+    if report.meets:
+        job.note(f"labels equal {measured} %, the bound is {least} %")
+    elif job.target is not None:
+        raise ParityError(
+            f"{measured} % of the labels equal the checkpoint's, --min-equal is {least} %; nothing was written. Keep "
+            "blocks out of eight bits (--max-drop, --keep), calibrate on more typical pictures (--calib), or use a "
+            "finer --precision"
+        )
+    else:
+        job.note(
+            f"warning: labels equal {measured} %, less than the {least} % expected of {report.precision}; the bundle "
+            f"is written, its {PAGE} says so (--min-equal sets a bound that is enforced)"
+        )
+
+
+def _calibration(job: Job) -> str:
+    """Which images ranges and the calibration table come from, for the report."""
+    inputs, evidence = job.samples.calibration, job.samples.evidence
+    if job.arithmetic.precision == "fp32":
+        return "none: float32 needs no ranges"
+    if inputs is None:
+        return "none; ranges were measured on the compared images"
+    windows = job.precision.calib_inputs if job.arithmetic.eight_bits else COMPARED
+    folder = plain(printable(str(job.precision.calib)))
+    return (
+        f"{folder}: up to {windows} windows of {evidence.calibrated} images; list of files `{inputs.fingerprint[:12]}`"
+    )
+
+
+def _open_runnable(folder: Path, info: EngineInfo, job: Job) -> tuple[Engine, str]:
+    """Open the built engine where it can run, else the graph under ONNX Runtime; the reason why it cannot, or ""."""
+    reason = ""
     try:
         check_engine(info, job.engine.gpu)
     except EngineUnavailable as error:
         # An engine can be built ahead of time for GPUs that are not here; the graph is what can be checked then.
-        job.note(f"the gate runs the graph under ONNX Runtime. {error}")
+        reason = str(error)
+        job.note(f"the gate runs the graph under ONNX Runtime. {reason}")
         info = EngineInfo(PORTABLE, library(PORTABLE).load().__version__, ONNX)
-    output = job.network.head.classes, job.network.stride
-    source = EngineSource(folder / info.file, info, folder / KERNELS, *output, gpu=job.engine.gpu)
-    return library(info.kind).open(source)
+    classes, stride = job.recipe.labels.count, job.recipe.architecture.output_stride
+    source = EngineSource(folder / info.file, info, folder / KERNELS, classes, stride, gpu=job.engine.gpu)
+    return library(info.kind).open(source), reason
+
+
+def checkpoint_info(checkpoint: Checkpoint) -> CheckpointInfo:
+    """What manifest and report say of the checkpoint."""
+    return CheckpointInfo(printable(checkpoint.path.name), checkpoint.sha256, checkpoint.weights)
 
 
 def new_manifest(
-    network: Network, precision: str, info: EngineInfo, report: dict[str, Any], tuning: Tuning | None = None
+    checkpoint: Checkpoint, precision: str, info: EngineInfo, report: dict[str, Any], tuning: Tuning | None = None
 ) -> Manifest:
     """The manifest of a bundle that is about to be finished; ``report`` is that of the gate."""
-    recipe = network.recipe
+    recipe = checkpoint.recipe
     return Manifest(
         recipe=recipe.name,
         labels=recipe.labels,
         preprocess=recipe.preprocess,
-        presets=dict(recipe.presets),
-        output_stride=network.stride,
+        presets={"default": recipe.default, "ms-flip": recipe.ms_flip},
+        output_stride=recipe.architecture.output_stride,
         precision=precision,
         engine=info,
-        checkpoint=network.source,
+        checkpoint=checkpoint_info(checkpoint),
         parity=report,
-        created_at=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        created_at=now(),
         isnet_trt_version=__version__,
-        network=recipe.network,
         tuning=tuning,
     )

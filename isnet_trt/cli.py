@@ -12,6 +12,7 @@ import io
 import logging
 import os
 import re
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -90,6 +91,11 @@ def parser(module: str, description: str, epilog: str = "") -> Parser:
 def command_line(module: str) -> str:
     """How a command is started: ``python -m module``, or the name that the dispatcher gave it."""
     return _names.get(module, f"python -m {module}")
+
+
+def invocation(module: str, argv: Sequence[str] | None) -> str:
+    """The command as the user typed it, quoted for a shell; ``argv`` are its arguments (None: this process's)."""
+    return f"{command_line(module)} {shlex.join(sys.argv[1:] if argv is None else argv)}"
 
 
 def renamed(text: str) -> str:

@@ -6,7 +6,7 @@ for (const table of document.querySelectorAll("table")) {
   if (!body || body.rows.length < 2) continue;
   heads.forEach((head, column) => head.addEventListener("click", () => {
     const text = row => row.cells[column].textContent.trim();
-    const value = row => parseFloat(text(row).replace("−", "-").replace(/^[^\d.+-]+/, ""));
+    const value = row => parseFloat(text(row).replace(/,/g, "").replace("−", "-").replace(/^[^\d.+-]+/, ""));
     const rows = [...body.rows];
     const numeric = rows.filter(row => !Number.isNaN(value(row))).length * 2 > rows.length;
     const up = head.getAttribute("aria-sort") === (numeric ? "descending" : null);

@@ -17,9 +17,16 @@ if TYPE_CHECKING:
 
 _STYLE = """
 blockquote { margin: 1rem 0; padding: .25rem 1rem; border-left: .4rem solid #567; background: #f4f6f8; }
+.figures figure { flex-basis: 11rem; } .wide figure { flex-basis: 19rem; }
+figure img { width: 100%; } td code { overflow-wrap: anywhere; }
 th { cursor: pointer; } th[aria-sort]::after { content: " ▾"; color: #567; }
 th[aria-sort=ascending]::after { content: " ▴"; }
 """
+_VERDICT = {
+    None: "",
+    True: "blockquote { border-color: #2b7a2b; background: #eef7ee; }",
+    False: "blockquote { border-color: #b3261e; background: #fdeeed; }",
+}
 _SCRIPT = Path(__file__).with_suffix(".js")
 _FIGURES = re.compile(r"<p>((?:\s*<figure>.*?</figure>)+)\s*</p>", re.DOTALL)
 _BARE_BAR = re.compile(r"(?<!\\)\|")
@@ -31,6 +38,14 @@ def plain(text: object) -> str:
     return _MARKS.sub(r"\\\g<0>", " ".join(str(text).split()))
 
 
+def code(text: str) -> str:
+    """``text`` on one line as Markdown code, whatever backticks it holds."""
+    text, fence = " ".join(text.split()), "`"
+    while fence in text:
+        fence += "`"
+    return f"{fence} {text} {fence}" if len(fence) > 1 else f"`{text}`"
+
+
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
     """A Markdown table; the first ``left`` columns are aligned to the left. Cells are Markdown, but for ``|``."""
     rule = ["---"] * left + ["---:"] * (len(head) - left)
@@ -38,12 +53,12 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> 
     return "\n".join(f"| {' | '.join(line)} |" for line in escaped)
 
 
-def html_page(text: str, title: str, files: Mapping[str, bytes | str]) -> str:
+def html_page(text: str, title: str, files: Mapping[str, bytes | str], good: bool | None = None) -> str:
     """Markdown as one HTML page whose tables are sorted by a click on a column's head.
 
     ``files`` are what the images of ``text`` refer to, by path: bytes are embedded, text is markup (SVG, HTML) that
     takes the place of the image. Images alone in a paragraph become figures side by side, captioned with their
-    alternative text. HTML in ``text`` is shown as text.
+    alternative text. HTML in ``text`` is shown as text. ``good`` colours block quotes, green or red.
 
     Raises:
         ImportError: markdown-it-py is missing.
@@ -55,7 +70,7 @@ def html_page(text: str, title: str, files: Mapping[str, bytes | str]) -> str:
     markdown.add_render_rule("image", _image(files))
     body = _FIGURES.sub(r'<div class="figures">\1</div>', markdown.render(text))
     body = re.sub(r"<table>.*?</table>", lambda match: pages.scrolling(match[0]), body, flags=re.DOTALL)
-    return pages.page(title, f"{body}<script>{_SCRIPT.read_text('utf-8')}</script>", _STYLE)
+    return pages.page(title, f"{body}<script>{_SCRIPT.read_text('utf-8')}</script>", _STYLE + _VERDICT[good])
 
 
 def _image(files: Mapping[str, bytes | str]) -> Callable[..., str]:

@@ -75,6 +75,14 @@ def rounded(value: float, digits: int, most: float = 1.0) -> str:
     return f"{most - 10**-digits:.{digits}f}" if value < most <= float(text) else text
 
 
+def coverage(count: int, confidence: float = 0.95) -> float:
+    """Share of a population that is at or above the smallest of ``count`` random samples, with this confidence.
+
+    A one-sided tolerance limit that assumes nothing of the distribution (Wilks 1941): 1 − p^n = confidence.
+    """
+    return float((1 - confidence) ** (1 / count))
+
+
 def percent(share: float | None, digits: int = 2) -> str:
     """A share 0..1 in per cent, as 100 only where it is exactly 1; – for None and NaN."""
     return "–" if share is None or np.isnan(share) else rounded(100 * share, digits, 100.0)

@@ -4,9 +4,10 @@ For pixel (y, x) of the scaled picture, with the windows W that cover it in a pa
 
     volume[k, y, x] = Σ_passes 1 / |W| · Σ_{w in W} s_w[k],    s_w = upsample(logits_w) or its softmax over the classes
 
-``upsample`` is bilinear from the coarse grid to the window (isnet_trt.merging.resample.positions, by size ratio), in
-the orientation in which the network saw the window; for a mirrored pass the column is then read from the other end and
-left and right classes change places (``swap``). The plain and the mirrored pass of a scale share one volume.
+(of one class: its sigmoid). ``upsample`` is bilinear from the coarse grid to the window
+(isnet_trt.merging.resample.positions, by size ratio), in the orientation in which the network saw the window; for a
+mirrored pass the column is then read from the other end and left and right classes change places (``swap``). The
+plain and the mirrored pass of a scale share one volume.
 
 Each block gathers: it sums in registers what all windows contribute to its pixels and writes every value once, without
 atomics, so that the result does not depend on the order of blocks. Only the rows that the caller needs are made.
@@ -33,15 +34,22 @@ LOG2_E = tl.constexpr(math.log2(math.e))
 
 def reference(
     logits: NDArray[Any], windows: NDArray[np.int32], swap: NDArray[np.int32], plain: int, size: tuple[int, int],
-    window: tuple[int, int], softmax: bool,
+    window: tuple[int, int], softmax: bool, enlarged: tuple[int, int] | None = None,
+    aligned: bool = False,
 ) -> NDArray[np.float64]:  # fmt: skip
-    """The whole volume (K, *size) in float64; arguments as `accumulate` takes them, ``window`` (height, width)."""
+    """The whole volume (K, *size) in float64; arguments as `accumulate` takes them, ``window`` (height, width).
+
+    ``enlarged`` is the size of a network's input that is larger than the window, padded below and on the right;
+    ``aligned``: scores are upsampled with aligned corners.
+    """
     volume = np.zeros((logits.shape[1], *size))
     for part in (windows[:plain], windows[plain:]):
         total, cover = np.zeros_like(volume), np.zeros(size)
         for slot, top, left, mirrored in part:
-            scores = upsample(logits[slot], window)
-            if softmax:
+            scores = upsample(logits[slot], enlarged or window, aligned)[:, : window[0], : window[1]]
+            if softmax and len(scores) == 1:
+                scores = 1 / (1 + np.exp(-scores))
+            elif softmax:
                 scores = np.exp(scores - scores.max(axis=0))
                 scores /= scores.sum(axis=0)
             y, x = slice(top, top + window[0]), slice(left, left + window[1])
@@ -200,7 +208,8 @@ def accumulate(
     volume: tl.tensor,  # (classes, rows, width) float32, written: rows first_row .. first_row + rows - 1
     classes: tl.tensor,  # CLASSES
     coarse_height: tl.tensor, coarse_width: tl.tensor, window_height: tl.tensor, window_width: tl.tensor,
-    step_y: tl.tensor,  # float32(coarse_height) / float32(window_height)
+    step_y: tl.tensor,  # float32(coarse_height) / float32(window_height), of the padded window where it is padded;
+    # negative for aligned corners: float32(1 - coarse_height) / float32(window_height - 1)
     step_x: tl.tensor,
     plain: tl.tensor,  # windows of the first pass
     count: tl.tensor,  # windows of both passes
@@ -225,8 +234,15 @@ def accumulate(
                 pointers, swap, mirrored, 0, CLASSES, plane, across, coarse_width > 1, weights, CLASSES, ROWS
             )
             if softmax != 0:
-                scores = _powers(scores, _tops(scores, scores, CLASSES, ROWS), CLASSES, ROWS)
-                shares = _divided(shares, _added(filled(0.0, ROWS, BLOCK), scores, CLASSES, ROWS), ROWS)
+                norms = filled(0.0, ROWS, BLOCK)
+                if CLASSES == 1:
+                    # The sigmoid of one class is its softmax beside a class whose score is 0.
+                    tops = _tops(scores, norms, CLASSES, ROWS)
+                    norms = _powers(norms, tops, CLASSES, ROWS)
+                else:
+                    tops = _tops(scores, scores, CLASSES, ROWS)
+                scores = _powers(scores, tops, CLASSES, ROWS)
+                shares = _divided(shares, _added(norms, scores, CLASSES, ROWS), ROWS)
             totals = _weighted(totals, scores, shares, CLASSES, ROWS)
     _store(volume, totals, 0, CLASSES, line, rows, x, width, CLASSES, ROWS)
 

@@ -159,7 +159,7 @@ Job = tuple[KernelSpec, int]
 
 
 def _jobs(options: argparse.Namespace) -> list[Job]:
-    sizes = (options.dtype, options.classes, options.width, options.context)
+    sizes = (options.dtype, options.classes, options.width, options.context, options.padded)
     jobs = [(spec, arch) for arch in options.arch for spec in bundle_kernels(arch, *sizes)]
     names = list(dict.fromkeys(spec.name for spec, _ in jobs))
     if unknown := [name for name in options.context or () if name not in names]:
@@ -219,6 +219,7 @@ def argument_parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="the kernels of the context operations, by name, of any type (default: all of --dtype; no NAME: none)",
     )
+    parser.add_argument("--padded", action="store_true", help="those too that pad the network's inputs")
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="only kernels whose names begin so")
     parser.add_argument(
         "--jobs", type=cli.threads, default=1, metavar="N", help="compile N kernels at a time (default: 1)"

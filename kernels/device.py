@@ -25,10 +25,24 @@ def taps(index: tl.tensor, step: tl.tensor, length: tl.tensor) -> tl.tensor:
     As isnet_trt.merging.resample.positions:
     step * (index + 0.5) - 0.5 in one fused multiply-add, clamped to 0 .. length - 1. ``length`` is an integer.
     """
+    return _taps(index, step, 0.5, length)
+
+
+@triton.jit
+def upsampling_taps(index: tl.tensor, step: tl.tensor, length: tl.tensor) -> tl.tensor:
+    """`taps`, or for a negative step those of aligned corners: index * -step, clamped.
+
+    Sign and not an argument: kernels of bundles from before there was one, called with positive steps, stay callable.
+    """
+    return _taps(index, tl.abs(step), tl.where(step < 0, 0.0, 0.5), length)
+
+
+@triton.jit
+def _taps(index: tl.tensor, step: tl.tensor, centre: tl.tensor, length: tl.tensor) -> tl.tensor:
     # One fused multiply-add, spelled out: the compiler may or may not fuse a product and a sum, and the last bit of a
     # position decides which of two samples is taken.
-    shifted = index.to(tl.float32) + 0.5
-    at = tl.fma(shifted, tl.zeros_like(shifted) + step, tl.zeros_like(shifted) - 0.5)
+    shifted = index.to(tl.float32) + centre
+    at = tl.fma(shifted, tl.zeros_like(shifted) + step, tl.zeros_like(shifted) - centre)
     at = tl.minimum(tl.maximum(at, 0.0), (length - 1).to(tl.float32))
     low = at.to(tl.int32)
     return low, tl.minimum(low + 1, length - 1), at - low.to(tl.float32)
@@ -41,22 +55,22 @@ def column_taps(x: tl.tensor, step: tl.tensor, width: tl.tensor) -> tl.tensor:
     The right one is always the next, so that its address is a constant offset: beyond the last pair of columns the left
     one is that pair's, and has weight 0. A width of 1 has no right one, see `between_columns`.
     """
-    low, _, across = taps(x, step, width)
+    low, _, across = upsampling_taps(x, step, width)
     left = tl.minimum(low, tl.maximum(width - 2, 0))
     return left, across + (low - left).to(tl.float32)
 
 
 @triton.jit
 def row_taps(y: tl.tensor, step: tl.tensor, height: tl.tensor, last: tl.tensor, ROWS: tl.constexpr) -> tl.tensor:
-    """The input rows of output rows ``y`` .. ``y + ROWS - 1``, all scalars: ``(ROWS - 1) * step`` must be at most 1.
+    """The input rows of output rows ``y`` .. ``y + ROWS - 1``, all scalars: ``(ROWS - 1) * |step|`` must be at most 1.
 
     Returns three neighbouring input rows, none of them beyond row ``last``, and nine or fewer weights: those of the
     three rows for each output row, one after the other. With ROWS 1 the third row has weight 0.
     """
-    first, _, _ = taps(y, step, height)
+    first, _, _ = upsampling_taps(y, step, height)
     weights = ()
     for row in tl.static_range(ROWS):
-        low, _, down = taps(y + row, step, height)
+        low, _, down = upsampling_taps(y + row, step, height)
         same = low == first
         weights += (tl.where(same, 1.0 - down, 0.0), tl.where(same, down, 1.0 - down), tl.where(same, 0.0, down))
     return (first, tl.minimum(first + 1, last), tl.minimum(first + 2, last)), weights

@@ -7,7 +7,8 @@ over the volumes v of all scales, P passes in all; ``resample`` is bilinear stra
 the best so far stays in registers: neither K × H × W nor K values per pixel are ever in memory. Of each volume only the
 rows that the written rows are interpolated from need to be in memory (`accumulate`).
 
-`upsample_argmax` is the same for one whole pass, whose volume is the network's logits themselves.
+`upsample_argmax` is the same for one whole pass, whose volume is the network's logits themselves; `threshold` compares
+the score of a network of one class.
 """
 
 from __future__ import annotations
@@ -32,12 +33,18 @@ def reference(volumes: Sequence[NDArray[Any]], size: tuple[int, int], passes: in
     return total / passes
 
 
-def upsample(scores: NDArray[Any], size: tuple[int, int]) -> NDArray[np.float64]:
-    """Bilinear interpolation of scores (K, h, w) to (K, *size) in float64."""
+def upsample(scores: NDArray[Any], size: tuple[int, int], aligned: bool = False) -> NDArray[np.float64]:
+    """Bilinear interpolation of scores (K, h, w) to (K, *size) in float64; ``aligned``: with aligned corners."""
     scores = scores.astype(np.float64)
     for axis, n_out in enumerate(size, start=1):
         n_in = scores.shape[axis]
-        low, high, weight = positions(n_in, np.float32(n_in) / np.float32(n_out), 0, n_out)
+        if aligned:
+            step = np.float32(n_in - 1) / np.float32(max(n_out - 1, 1))
+            at = (np.arange(n_out) * np.float64(step)).astype(np.float32).clip(0, n_in - 1)
+            low = at.astype(int)
+            high, weight = np.minimum(low + 1, n_in - 1), at - low
+        else:
+            low, high, weight = positions(n_in, np.float32(n_in) / np.float32(n_out), 0, n_out)
         share = weight.astype(np.float64).reshape((-1, 1) if axis == 1 else (-1,))
         scores = scores.take(low, axis) * (1 - share) + scores.take(high, axis) * share
     return scores
@@ -124,6 +131,33 @@ def finish(
     for row in tl.static_range(ROWS):
         inside = (x < width) & (y + row < first_row + rows)
         tl.store(labels + (y + row) * pitch + x, label[row].to(labels.dtype.element_ty), inside)
+
+
+@triton.jit
+def threshold(
+    volumes: tl.tensor, offsets: tl.tensor, sizes: tl.tensor, steps: tl.tensor,
+    labels: tl.tensor,  # uint8, rows of `pitch` elements, written: 1 where the mean score is above `limit`, else 0
+    pitch: tl.tensor, passes: tl.tensor,
+    limit: tl.tensor,  # float32
+    count: tl.tensor, first_row: tl.tensor, rows: tl.tensor, width: tl.tensor,
+    ROWS: tl.constexpr, BLOCK: tl.constexpr,
+) -> None:  # fmt: skip
+    """`finish` for volumes of one class."""
+    x = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    y = first_row + tl.program_id(1) * ROWS
+    inverse = tl.div_rn(1.0, passes)
+    totals = filled(0.0, ROWS, BLOCK)
+    for v in range(count):
+        pointers, _, across, pair, weights = _volume(volumes, offsets + v, sizes + 4 * v, steps + 2 * v, 0, y, x, ROWS)
+        scores = interpolate(pointers, 0, across, pair, weights, ROWS)
+        sums = ()
+        for row in tl.static_range(ROWS):
+            sums += (totals[row] + scores[row],)
+        totals = sums
+    for row in tl.static_range(ROWS):
+        label = divided(totals[row], passes, inverse) > limit
+        inside = (x < width) & (y + row < first_row + rows)
+        tl.store(labels + (y + row) * pitch + x, label.to(labels.dtype.element_ty), inside)
 
 
 @triton.jit

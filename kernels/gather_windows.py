@@ -11,7 +11,7 @@ picture repeat its edge:
 `gather` reads that picture (or the source itself where the test resize changes nothing), normalises by a table of
 3 × 256 values (isnet_trt.pictures.preprocess), resamples by 1 / scale at the positions of
 isnet_trt.merging.resample.positions, and writes windows (B, 3, h, w). Nothing between the uint8 picture
-and the batch is in memory.
+and the batch is in memory. `gather_padded` writes a network's padding too.
 """
 
 from __future__ import annotations
@@ -114,18 +114,12 @@ def resize(
 
 
 @triton.jit
-def gather(
-    picture: tl.tensor,  # uint8, rows of `pitch` bytes, `pixel` bytes a pixel, of which a fourth is passed over
-    table: tl.tensor,  # (3, 256) float32, R, G, B: the normalised value of every byte
-    windows: tl.tensor,  # (batch, 4) int32: top, left, mirrored, used; a window that is not used becomes 0
-    steps: tl.tensor,  # (batch,) float32: 1 / scale of the window's pass
-    out: tl.tensor,  # (batch, 3, height, width), written
-    pitch: tl.tensor,  # int64
-    pixel: tl.tensor,  # 3 or 4
-    bgr: tl.tensor, picture_height: tl.tensor, picture_width: tl.tensor, batch: tl.tensor, height: tl.tensor,
-    width: tl.tensor,
-    BLOCK: tl.constexpr,
+def _write(
+    picture: tl.tensor, table: tl.tensor, windows: tl.tensor, steps: tl.tensor, out: tl.tensor, pitch: tl.tensor,
+    pixel: tl.tensor, bgr: tl.tensor, picture_height: tl.tensor, picture_width: tl.tensor, height: tl.tensor,
+    width: tl.tensor, window_height: tl.tensor, window_width: tl.tensor, PADDED: tl.constexpr, BLOCK: tl.constexpr,
 ) -> None:  # fmt: skip
+    """One row of a window of window_height x window_width in an input of height x width."""
     x = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     y = tl.program_id(1)
     b = tl.program_id(2)
@@ -135,11 +129,13 @@ def gather(
     used = tl.load(windows + 4 * b + 3)
     step = tl.load(steps + b)
     # Mirroring reverses the order of the columns within the window.
-    column = left + tl.where(mirrored != 0, width - 1 - x, x)
+    column = left + tl.where(mirrored != 0, window_width - 1 - x, x)
     low, high, down = taps(top + y, step, picture_height)
     near, far, across = taps(column, step, picture_width)
     # An unused slot reads nothing and is written as zeros: the engine computes it all the same.
-    inside = x < tl.where(used != 0, width, 0)
+    inside = x < tl.where(used != 0, window_width, 0)
+    if PADDED:
+        inside = inside & (y < window_height)
     upper = picture + low * pitch
     lower = picture + high * pitch
     for c in tl.static_range(3):
@@ -152,5 +148,44 @@ def gather(
         a = tl.load(values + tl.load(upper + pixel * far + channel, inside, 0), inside, 0.0)
         e = tl.load(values + tl.load(lower + pixel * far + channel, inside, 0), inside, 0.0)
         second = a + down * (e - a)
+        value = first + across * (second - first)
+        if PADDED:
+            value = tl.where(inside, value, tl.load(table + 768 + c))
         address = out + ((b.to(tl.int64) * 3 + c) * height + y) * width + x
-        tl.store(address, first + across * (second - first), x < width)
+        tl.store(address, value, x < width)
+
+
+@triton.jit
+def gather(
+    picture: tl.tensor,  # uint8, rows of `pitch` bytes, `pixel` bytes a pixel, of which a fourth is passed over
+    table: tl.tensor,  # (3, 256) float32, in the network's channel order: the normalised value of every byte
+    windows: tl.tensor,  # (batch, 4) int32: top, left, mirrored, used; a window that is not used becomes 0
+    steps: tl.tensor,  # (batch,) float32: 1 / scale of the window's pass
+    out: tl.tensor,  # (batch, 3, height, width), written
+    pitch: tl.tensor,  # int64
+    pixel: tl.tensor,  # 3 or 4
+    bgr: tl.tensor,  # 1 where the picture's channels are in the opposite order of the network's
+    picture_height: tl.tensor, picture_width: tl.tensor, batch: tl.tensor, height: tl.tensor, width: tl.tensor,
+    BLOCK: tl.constexpr,
+) -> None:  # fmt: skip
+    _write(
+        picture, table, windows, steps, out, pitch, pixel, bgr, picture_height, picture_width, height, width, height,
+        width, False, BLOCK,
+    )  # fmt: skip
+
+
+@triton.jit
+def gather_padded(
+    picture: tl.tensor,
+    table: tl.tensor,  # as `gather` takes it, and behind it the value of the padding for each channel
+    windows: tl.tensor, steps: tl.tensor,
+    out: tl.tensor,  # (batch, 3, height, width), written: the window, below it and right of it the padding
+    pitch: tl.tensor, pixel: tl.tensor, bgr: tl.tensor, picture_height: tl.tensor, picture_width: tl.tensor,
+    batch: tl.tensor, height: tl.tensor, width: tl.tensor,
+    window_height: tl.tensor, window_width: tl.tensor,
+    BLOCK: tl.constexpr,
+) -> None:  # fmt: skip
+    _write(
+        picture, table, windows, steps, out, pitch, pixel, bgr, picture_height, picture_width, height, width,
+        window_height, window_width, True, BLOCK,
+    )  # fmt: skip

@@ -26,7 +26,7 @@ from isnet_trt.merging.merge import Head
 from isnet_trt.pictures.interop import image_from
 from isnet_trt.pictures.preprocess import normalise, resize
 from isnet_trt.runtime.gpu import GpuRuntime
-from isnet_trt.settings import Preprocess
+from isnet_trt.settings import NetworkFacts, Preprocess
 
 RULE = Preprocess((60, 24))
 WHOLE = Inference()
@@ -36,6 +36,9 @@ MARGIN = 1e-4
 
 EXACT = Preprocess((24, 28), keep_ratio=False)
 SLIDE = Inference("slide", (16, 24), (11, 16))
+BGR = Preprocess(None, channel_order="bgr")
+PADDED = NetworkFacts("sigmoid", size_multiple=16, padding_value=(10, 200, 90))
+ONE_CLASS = NetworkFacts(threshold=0.45, size_multiple=8)
 CASES = {
     "whole": ((33, 47), Inference(), {}),
     "whole-scales": ((21, 33), Inference(scales=(0.5, 1.25)), {}),
@@ -55,6 +58,15 @@ CASES = {
     ),
     "many-classes": ((9, 13), Inference(), {"classes": 260, "rule": Preprocess((26, 18))}),
     "many-classes-flip": ((6, 11), Inference(flip=True), {"classes": 260, "rule": Preprocess((17, 9))}),
+    "bgr-padded-sigmoid": ((23, 31), SLIDE.replace(flip=True), {"rule": BGR, "batch": 3, "network": PADDED}),
+    "one-class-padded-probabilities": (
+        (21, 30), Inference(scales=(0.75, 1.25), flip=True, softmax_before_resize=True),
+        {"rule": BGR, "classes": 1, "stride": 4, "network": ONE_CLASS},
+    ),
+    "one-class": ((21, 33), Inference(), {"classes": 1, "network": NetworkFacts(threshold=0.4)}),
+    "enlarged": ((20, 31), Inference(scales=(0.8, 1.3)), {"network": NetworkFacts(upsampling="half_pixel")}),
+    "aligned": ((20, 31), SLIDE, {"network": NetworkFacts(upsampling="align_corners", size_multiple=8)}),
+    "full-size-padded": ((13, 22), WHOLE, {"stride": 1, "rule": BGR, "network": NetworkFacts(size_multiple=16)}),
 }  # fmt: skip
 """Name -> size of the picture, settings, and options of `Form`."""
 
@@ -63,7 +75,7 @@ class ReferenceKernels:
     """The kernels' plain numpy references on host addresses, by their names."""
 
     def __init__(self, classes: int) -> None:
-        self.specs = {spec.name: spec for spec in bundle_kernels(86, ("fp32",), classes)}
+        self.specs = {spec.name: spec for spec in bundle_kernels(86, ("fp32",), classes, padded=True)}
 
     def launch(self, name: str, stream: int, **arguments: Any) -> None:
         getattr(self, "_" + name.split("_fp32")[0])(SimpleNamespace(**arguments))
@@ -96,6 +108,14 @@ class ReferenceKernels:
         at(a.picture, np.uint8, a.height, a.width, 3)[...] = rgb
 
     def _gather(self, a: Any) -> None:
+        at(a.out, np.float32, a.batch, 3, a.height, a.width)[...] = self._windows(a, a.height, a.width)
+
+    def _gather_padded(self, a: Any) -> None:
+        out = at(a.out, np.float32, a.batch, 3, a.height, a.width)
+        out[...] = at(a.table + 4 * 768, np.float32, 3)[:, None, None]
+        out[:, :, : a.window_height, : a.window_width] = self._windows(a, a.window_height, a.window_width)
+
+    def _windows(self, a: Any, height: int, width: int) -> np.ndarray:
         from isnet_trt.kernels import gather_windows
 
         picture = self._picture(a.picture, a.picture_height, a.picture_width, a)
@@ -104,8 +124,7 @@ class ReferenceKernels:
             at(a.windows, np.int32, a.batch, 4),
             at(a.steps, np.float32, a.batch),
         )
-        result = gather_windows.gather_reference(picture, *tables, a.height, a.width)
-        at(a.out, np.float32, a.batch, 3, a.height, a.width)[...] = result
+        return gather_windows.gather_reference(picture, *tables, height, width)
 
     def _finite(self, a: Any) -> None:
         from isnet_trt.kernels import finite
@@ -121,22 +140,39 @@ class ReferenceKernels:
         height = max(int(windows[:, 1].max()) + a.window_height, a.first_row + a.rows)
         swap, window = at(a.swap, np.int32, a.classes), (a.window_height, a.window_width)
         size = (height, a.width)
-        result = accumulate.reference(logits, windows, swap, a.plain, size, window, bool(a.softmax))
+        aligned = a.step_y < 0
+        coarse, steps = np.array([a.coarse_height, a.coarse_width]), np.abs([a.step_y, a.step_x])
+        padded = tuple(np.rint((coarse - aligned) / steps + aligned).astype(int))
+        result = accumulate.reference(logits, windows, swap, a.plain, size, window, bool(a.softmax), padded, aligned)
         volume = at(a.volume, np.float32, a.classes, a.rows, a.width)
         volume[...] = result[:, a.first_row : a.first_row + a.rows]
 
     _accumulate_tiles = _accumulate
 
     def _finish(self, a: Any) -> None:
+        self._largest(a, *self._volumes(a, a.classes), a.first_row, a.rows, int(a.passes))
+
+    def _threshold(self, a: Any) -> None:
+        from isnet_trt.kernels import finish
+
+        volumes, size = self._volumes(a, 1)
+        rows = slice(a.first_row, a.first_row + a.rows)
+        with np.errstate(invalid="ignore"):
+            scores = finish.reference(volumes, size, int(a.passes))[0, rows]
+        at(a.labels, np.uint8, rows.stop, a.pitch)[rows, : a.width] = scores > a.limit
+
+    @staticmethod
+    def _volumes(a: Any, classes: int) -> tuple[list[np.ndarray], tuple[int, int]]:
+        """Whole volumes of a merge, and the size of its label map."""
         volumes = []
         offsets, sizes = at(a.offsets, np.int64, a.count), at(a.sizes, np.int32, a.count, 4)
         for offset, (first, present, height, width) in zip(offsets, sizes, strict=True):
-            whole = np.full((a.classes, height, width), np.nan)  # rows that are not there must not be needed
-            whole[:, first : first + present] = at(a.volumes + 4 * int(offset), np.float32, a.classes, present, width)
+            whole = np.full((classes, height, width), np.nan)  # rows that are not there must not be needed
+            whole[:, first : first + present] = at(a.volumes + 4 * int(offset), np.float32, classes, present, width)
             volumes.append(whole)
         # The height of the label map is that which the steps were made for.
         height = round(float(sizes[0, 2]) / float(at(a.steps, np.float32, 2)[0]))
-        self._largest(a, volumes, (height, a.width), a.first_row, a.rows, int(a.passes))
+        return volumes, (height, a.width)
 
     def _upsample_argmax(self, a: Any) -> None:
         logits = at(a.logits, np.float32, a.classes, a.coarse_height, a.coarse_width)
@@ -249,14 +285,17 @@ class Form:
         rule: Preprocess = RULE,
         batch: int = 1,
         full: bool = False,
+        network: NetworkFacts | None = None,
         **options: Any,
     ) -> None:
         self.path = folder / f"net{classes}.onnx"
-        tiny_model.write_model(self.path, classes, stride=stride)
+        facts = network or NetworkFacts()
+        tiny_model.write_model(self.path, classes, stride=stride, activation=facts.activation)
         self.rule = rule
-        labels = tiny_model.labels(classes, pairs)
-        self.host = Segmenter(open_onnx(self.path, threads=1), labels, rule, output_stride=stride, threads=1)
-        self.model = Model(Head(classes, stride, pairs), rule, batch, full, **options)
+        labels = tiny_model.labels(max(classes, 2), pairs if classes > 1 else ())
+        engine = open_onnx(self.path, threads=1)
+        self.host = Segmenter(engine, labels, rule, output_stride=stride, threads=1, network=facts)
+        self.model = Model(Head.of(labels, stride, facts), rule, batch, full, **options)
         self.gpu = Gpu()
         self.host_kernels = kernels(classes)
 
@@ -283,7 +322,10 @@ class Form:
         expected = self.host(picture, inference=inference).labels
         scores = self.host.score(normalise(resize(picture, self.rule), self.rule), picture.shape[:2], inference)
         best = np.partition(scores, -2, axis=0)[-2:]
-        clear = best[1] - best[0] > MARGIN * scores.std()
+        lead = best[1] - best[0]
+        if self.model.head.network.threshold is not None:
+            lead = abs(scores[1] - self.model.head.limit(inference))
+        clear = lead > MARGIN * scores.std()
         assert result.dtype == expected.dtype
         assert clear.mean() > 0.99
         np.testing.assert_array_equal(result[clear], expected[clear])

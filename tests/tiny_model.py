@@ -22,10 +22,20 @@ def weights(classes: int) -> np.ndarray:
     return np.random.default_rng(classes).standard_normal((classes, 3, 7, 7), dtype=np.float32) / 7
 
 
-def write_model(path: Path, classes: int, gain: float = 1.0, batch: int | str = "batch", stride: int = STRIDE) -> Path:
-    """An ONNX file: a 7x7 convolution; ``gain`` scales its filters, ``batch`` may be fixed."""
-    node = helper.make_node("Conv", ["x", "w"], ["y"], strides=[stride, stride], pads=[3, 3, 3, 3])
-    return save_network(path, [node], classes, {"w": weights(classes) * np.float32(gain)}, batch=batch)
+def write_model(
+    path: Path,
+    classes: int,
+    gain: float = 1.0,
+    batch: int | str = "batch",
+    stride: int = STRIDE,
+    activation: str = "none",
+) -> Path:
+    """An ONNX file: a 7x7 convolution, and its activation; ``gain`` scales its filters, ``batch`` may be fixed."""
+    nodes = [helper.make_node("Conv", ["x", "w"], ["y"], strides=[stride, stride], pads=[3, 3, 3, 3])]
+    if activation != "none":
+        options = {"axis": 1} if activation == "softmax" else {}
+        nodes.append(helper.make_node(activation.capitalize(), ["y"], ["p"], **options))
+    return save_network(path, nodes, classes, {"w": weights(classes) * np.float32(gain)}, batch=batch)
 
 
 def open_tiny(folder: Path, classes: int, gain: float = 1.0) -> Engine:

@@ -94,10 +94,15 @@ PEERS = {
     "openvino": Peer("OpenVINO on the plainly exported training form", "networks", "openvino_cpu"),
     "onnxruntime-cuda": Peer("the same with ONNX Runtime's CUDA provider", "networks", "onnxruntime_cuda"),
     "torch-tensorrt": Peer("Torch-TensorRT, half precision, on the folded network", "networks", "torch_tensorrt"),
+    "torch-loop": Peer("a PyTorch loop around the bundle's graph in ONNX Runtime", "pipelines", "TorchLoop"),
+    "numpy-loop": Peer("the same loop in NumPy with OpenCV's resize", "pipelines", "NumpyLoop"),
+    "monai": Peer("MONAI's sliding_window_inference around the same session", "pipelines", "Monai"),
+    "transformers": Peer("transformers' post-processing of its logits", "pipelines", "Transformers"),
+    "transformers-pipeline": Peer("transformers' pipeline around the session", "pipelines", "TransformersPipeline"),
 }
-"""Peer name -> what it is. All but the first two merge scores class by class with OpenCV."""
-ORACLE = "reference"
-"""The peer whose labels the others are compared with."""
+"""Peer name -> what it is. Those up to torch-tensorrt run the checkpoint, the others the graph of the first bundle."""
+ORACLES = ("reference", "torch-loop")
+"""The peers whose labels the others are compared with: the first that is there."""
 BUNDLE = "bundle"
 """The kind of a contender that is no peer."""
 

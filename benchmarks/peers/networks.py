@@ -70,7 +70,7 @@ def open_session(
     return onnxruntime.InferenceSession(source, options, providers=[provider])
 
 
-def _library(module: str, package: str) -> Any:
+def library(module: str, package: str) -> Any:
     """A library that not everyone has.
 
     Raises:
@@ -107,16 +107,16 @@ def torch_tensorrt(setup: Setup) -> PipelineRunner:
     """torch.compile's TensorRT backend (docs.pytorch.org/TensorRT, "Torch-TensorRT torch.compile backend")."""
     if not torch.cuda.is_available():
         raise Missing("Torch-TensorRT needs an NVIDIA GPU, and torch sees none")
-    library = _library("torch_tensorrt", "torch-tensorrt")
+    module = library("torch_tensorrt", "torch-tensorrt")
     checkpoint = setup.checkpoint()
     network = torch.compile(folded(checkpoint, torch.float16), backend="torch_tensorrt", dynamic=False)
-    about = f"Torch-TensorRT {library.__version__}, fp16"
+    about = f"Torch-TensorRT {module.__version__}, fp16"
     return PipelineRunner(setup, on_device(network, torch.float16), about, checkpoint.recipe)
 
 
 def onnxruntime_cpu(setup: Setup, provider: str = "CPUExecutionProvider") -> PipelineRunner:
     """ONNX Runtime with all its optimisations on the exported graph."""
-    onnxruntime = _library("onnxruntime", "onnxruntime")
+    onnxruntime = library("onnxruntime", "onnxruntime")
     if provider not in onnxruntime.get_available_providers():
         raise Missing(f"this ONNX Runtime has no {provider}; pip install onnxruntime-gpu, on a machine with a GPU")
     with exported(setup) as (graph, recipe):
@@ -136,7 +136,7 @@ def onnxruntime_cuda(setup: Setup) -> PipelineRunner:
 
 def openvino_cpu(setup: Setup) -> PipelineRunner:
     """OpenVINO's CPU plugin in float32 (docs.openvino.ai, "Optimizing for latency")."""
-    openvino = _library("openvino", "openvino")
+    openvino = library("openvino", "openvino")
     settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
     settings["INFERENCE_NUM_THREADS"] = str(setup.threads)
     with exported(setup) as (graph, recipe):

@@ -9,7 +9,7 @@ import textwrap
 from collections.abc import Callable, Iterator, Sequence
 
 from isnet_trt import cli
-from isnet_trt.bundle import KERNELS, Manifest, read_bundle
+from isnet_trt.bundle import KERNELS, MANIFEST, REPORT, Manifest, content_digest, read_bundle, sha256
 from isnet_trt.bundle.triton_repository import Serving, export_triton
 from isnet_trt.engines.info import EngineInfo
 from isnet_trt.engines.select import check_engine
@@ -79,6 +79,9 @@ def _show(arguments: argparse.Namespace) -> int:
     else:
         size = sum(info.bytes for info in bundle.manifest.files.values())
         _print(f"{bundle.folder}: {bundle.manifest.recipe}, {bundle.manifest.precision}, {size / 1e6:.1f} MB")
+        contents = content_digest({name: info.sha256 for name, info in bundle.manifest.files.items()})
+        _print(f"  {'digest':11} SHA-256 {sha256(bundle.folder / MANIFEST)} of {MANIFEST}, which lists every file's")
+        _print(f"  {'contents':11} SHA-256 {contents} of all files but the report's, which states it")
         for title, text in _facts(bundle.manifest):
             _print(f"  {title:11} {text}")
     return 0
@@ -114,14 +117,17 @@ def _facts(manifest: Manifest) -> Facts:
 
 
 def _files(manifest: Manifest) -> Facts:
-    """Every file, but those of the kernels as one line."""
+    """Every file, but those of the kernels as one line, and those of the report's figures as another."""
     kernels = {name: info for name, info in manifest.files.items() if name.startswith(f"{KERNELS}/")}
     if kernels:
         places = ", ".join(sorted({name.split("/")[1] for name in kernels}))
         size = sum(info.bytes for info in kernels.values())
         yield "kernels", f"for {places}: {len(kernels)} files, {size / 1e6:.1f} MB"
+    figures = [name for name in manifest.files if name.startswith(f"{REPORT}/")]
+    if figures:
+        yield "report", f"{REPORT}.html, and {REPORT}.md with {len(figures)} files of {REPORT}/"
     for name, info in manifest.files.items():
-        if name not in kernels:
+        if name not in kernels and name not in figures:
             yield "file", f"{name}, {info.bytes / 1e6:.1f} MB, SHA-256 {info.sha256[:16]}…"
 
 

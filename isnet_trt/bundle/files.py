@@ -6,13 +6,14 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import stat
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
-from isnet_trt.bundle.manifest import MANIFEST, ONNX, FileInfo, Manifest, manifest_from_json
+from isnet_trt.bundle.manifest import MANIFEST, ONNX, REPORT, FileInfo, Manifest, manifest_from_json
 from isnet_trt.errors import BundleError, first_few
 from isnet_trt.files import open_regular
 
@@ -79,6 +80,16 @@ class Bundle:
         if name not in self.manifest.files:
             raise BundleError(f"{self.folder} holds no {name}; its files: {first_few([*self.manifest.files])}")
         return self.manifest.files[name]
+
+
+def content_digest(digests: Mapping[str, str]) -> str:
+    """One SHA-256 for all files but those of the report, which states it.
+
+    ``digests`` are SHA-256 by file name. The digest is that of the lines "SHA-256  name" in the order of the names:
+    what ``sha256sum`` prints.
+    """
+    lines = [f"{digests[name]}  {name}\n" for name in sorted(digests) if not re.match(rf"{REPORT}[./]", name)]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def sha256(path: Path) -> str:

@@ -27,6 +27,8 @@ ENGINE = "model.engine"
 _LARGEST_STRIDE = 256
 _LARGEST_BATCH = _MOST_THREADS = 1024
 _LONGEST_MESSAGE = 500
+REPORT = "precision"
+"""How the names of the report's files begin: ``precision.html``, ``precision/1-input.jpg``."""
 KERNELS = "kernels"
 """Folder of the compiled kernels, ``kernels/sm_XX/`` (isnet_trt.kernels.compile)."""
 TIMING_CACHE = "timing.cache"

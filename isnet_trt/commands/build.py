@@ -1,4 +1,4 @@
-"""``python -m isnet_trt.build``: a network in, a bundle out."""
+"""``python -m isnet_trt.build``: a checkpoint in, a bundle out."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, TypeVar
 
 from isnet_trt import cli
 from isnet_trt.cuda.element_types import FLOATS
 from isnet_trt.engines.library import PRECISIONS
 from isnet_trt.engines.table import KINDS, library
 from isnet_trt.errors import SettingsError, needs
-from isnet_trt.export.sources import CheckpointFile, Module, OnnxFile, Source
 from isnet_trt.recipes import PRESETS
 
 Options = TypeVar("Options", bound=Any)
@@ -30,17 +29,10 @@ _EPILOG = """examples:
   python -m isnet_trt.build --ckpt model.pth --engine tensorrt --context native --version-compatible --out bundles/v
   python -m isnet_trt.build --ckpt model.pth --calib street/ --tune --tune-accuracy 99.5% --budget 20m --out bundles/t
 
-any segmentation network (docs/any-network.md):
-  python -m isnet_trt.build --onnx model.onnx --recipe mine.yaml --out bundles/any
-  python -m isnet_trt.build --onnx two_outputs.onnx --output out --recipe mine.yaml --out bundles/any
-  python -m isnet_trt.build --module package.module:factory --weights model.pth --recipe mine.yaml --out bundles/any
-
-The recipe of a checkpoint (backbone, classes, preprocessing, inference settings) is found from its content unless
---recipe names it; python -m isnet_trt.training.recipes lists them. Any other network needs a YAML file with its
-classes, mean and std; stride, sizes and batches are found by running it, and printed. Before anything is written the
-engine is compared with the given network on pictures; what does not agree is not written. What agrees leaves
-precision.md in the bundle: how many labels are equal, which classes and tensors suffer most, and mIoU of both where
---score-on names labelled pictures.
+The recipe (backbone, classes, preprocessing, inference settings) is found from the checkpoint unless --recipe names
+it; python -m isnet_trt.training.recipes lists them. Before anything is written the engine is compared with the
+checkpoint on pictures; what does not agree is not written. What agrees leaves precision.md in the bundle: how many
+labels are equal, which classes and tensors suffer most, and mIoU of both where --score-on names labelled pictures.
 """
 
 
@@ -59,30 +51,13 @@ def _precision_table() -> str:
 def argument_parser() -> argparse.ArgumentParser:
     """The parser of the command line."""
     parser = cli.parser(
-        "isnet_trt.build",
-        "Build a bundle from an ISNet checkpoint, or from any segmentation network.",
-        f"{_EPILOG}\n{_precision_table()}",
+        "isnet_trt.build", "Build a bundle from an ISNet checkpoint.", f"{_EPILOG}\n{_precision_table()}"
     )
     add = parser.add_argument
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--ckpt", metavar="FILE", help="an ISNet checkpoint (.pth, .safetensors), released or trained")
-    source.add_argument("--onnx", metavar="FILE", help="the ONNX graph of any segmentation network; needs --recipe")
-    source.add_argument(
-        "--module",
-        metavar="NAME",
-        help="any segmentation network as package.module:factory, a callable that returns a torch.nn.Module; "
-        "its code is run; needs --recipe",
-    )
+    add("--ckpt", required=True, metavar="FILE", help="the checkpoint (.pth, .safetensors), released or trained")
     add("--out", required=True, metavar="DIR", help="the bundle's folder; a build that fails writes none")
-    add("--recipe", metavar="NAME", help="name or YAML file of the recipe (default: found from the checkpoint)")
-    add(
-        "--weights",
-        metavar="WHICH",
-        help="of --ckpt: plain, or ema for the running average beside them (default: plain); "
-        "of --module: a file with its state dict (default: the factory loads them)",
-    )
-    add("--input", metavar="NAME", help="input of --onnx, where it has several; or an inner tensor")
-    add("--output", metavar="NAME", help="output of --onnx or --module, where it has several; or an inner tensor")
+    add("--recipe", metavar="NAME", help="the model's recipe (default: found from the checkpoint)")
+    cli.add_weights(add)
     add(
         "--engine",
         dest="kind",
@@ -96,7 +71,11 @@ def argument_parser() -> argparse.ArgumentParser:
     add("--calib-inputs", type=cli.positive, default=128, metavar="N", help="at most N windows of them (default: 128)")
     add("--keep", nargs="+", default=(), metavar="MODULE", help="modules that int8 and fp8 leave out, as in the report")
     add("--max-drop", type=float, metavar="POINTS", help="keep blocks out of eight bits until no more is lost")
-    add("--images", metavar="PATH", help="picture or folder for the comparison (default: built in)")
+    images = "picture or folder for the comparison (default: some held out of --calib, else built in)"
+    add("--images", metavar="PATH", help=images)
+    add("--gate-inputs", type=cli.positive, metavar="N", help="compare at most N windows of them (default: 16)")
+    equal = "write no bundle with fewer labels equal to the checkpoint's, such as 99%% (default: only reported)"
+    add("--min-equal", type=share, metavar="SHARE", help=equal)
     add("--score-on", metavar="NAME", help="labelled set for mIoU, as isnet_trt.evaluate --dataset")
     add("--data", metavar="DIR", help="the labelled set's folder")
     _add_engine_options(parser.add_argument_group("TensorRT engines (docs/engines.md)"))
@@ -222,35 +201,6 @@ def _filled(options: type[Options], arguments: argparse.Namespace) -> Options:
     return options(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
 
-_OF_SOURCE = {"ckpt": {"weights"}, "onnx": {"input", "output"}, "module": {"weights", "output"}}
-"""Option that names the network -> the options that belong to it."""
-
-
-def _source(arguments: argparse.Namespace) -> Source:
-    """What the arguments say to build from.
-
-    Raises:
-        SettingsError: an option belongs to another kind of network, or the recipe is missing.
-    """
-    kind = next(name for name in _OF_SOURCE if getattr(arguments, name) is not None)
-    for name in ("weights", "input", "output"):
-        if getattr(arguments, name) is not None and name not in _OF_SOURCE[kind]:
-            owners = " and ".join(f"--{other}" for other, names in _OF_SOURCE.items() if name in names)
-            raise SettingsError(f"--{name} is for {owners}; leave it out")
-    if kind == "ckpt":
-        weights = arguments.weights or "plain"
-        if weights not in ("plain", "ema"):
-            raise SettingsError(f"--weights {weights!r}: of a checkpoint it is plain or ema")
-        return CheckpointFile(arguments.ckpt, arguments.recipe, cast(Literal["plain", "ema"], weights))
-    if arguments.recipe is None:
-        raise SettingsError(
-            f"--{kind} needs --recipe FILE.yaml with at least name, classes, mean and std (docs/any-network.md)"
-        )
-    if kind == "onnx":
-        return OnnxFile(arguments.onnx, arguments.recipe, arguments.input, arguments.output)
-    return Module(arguments.module, arguments.recipe, arguments.weights, arguments.output)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     arguments = argument_parser().parse_args(argv)
@@ -258,14 +208,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     with needs("building", "build"):
         from isnet_trt.export import EngineOptions, EvidenceOptions, PrecisionOptions, TuneOptions, build
     bundle = build(
-        _source(arguments),
+        arguments.ckpt,
         arguments.out,
+        recipe=arguments.recipe,
+        weights=arguments.weights,
         engine=_filled(EngineOptions, arguments),
         precision=_filled(PrecisionOptions, arguments),
         evidence=_filled(EvidenceOptions, arguments),
         tune=None if tuning is None else TuneOptions(**tuning),
         force=arguments.force,
         say=cli.echo,
+        command=cli.invocation("isnet_trt.build", argv),
     )
     size = sum(info.bytes for info in bundle.manifest.files.values())
     cli.echo(f"bundle      {bundle.folder} ({size / 1e6:.0f} MB)")

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Container, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -131,6 +131,13 @@ def gather(dtype: str) -> KernelSpec:
     return KernelSpec(f"gather_{dtype}", arguments, constants, grid, function, unaligned=("picture",))
 
 
+def gather_padded(dtype: str) -> KernelSpec:
+    """`gather` for networks whose inputs are padded."""
+    spec = gather(dtype)
+    arguments = {**spec.arguments, **_i32("window_height", "window_width")}
+    return replace(spec, name=f"gather_padded_{dtype}", arguments=arguments, function="gather_windows.gather_padded")
+
+
 def finite(dtype: str) -> KernelSpec:
     """The search for NaN and infinity among values of ``dtype``."""
     arguments = {"values": f"*{dtype}", "flag": "*i32", "at": "i32", "count": "i64"}
@@ -190,6 +197,15 @@ def finish(dtype: str, classes: int, rows: int = 1) -> KernelSpec:
     arguments = {"volumes": f"*{dtype}", "offsets": "*i64", "sizes": "*i32", "steps": "*fp32", "labels": f"*{labels}"}
     arguments |= {"pitch": "i64", "passes": "fp32"} | _i32("count", "classes", "first_row", "rows", "width")
     return _labels(f"finish_{dtype}_{labels}", arguments, "finish.finish", 4 if rows > 1 else 8, rows, ("rows", rows))
+
+
+def threshold(dtype: str, rows: int = 1) -> KernelSpec:
+    """Labels 0 and 1 from volumes of one class of ``dtype``, ``rows`` of them a thread."""
+    arguments = {"volumes": f"*{dtype}", "offsets": "*i64", "sizes": "*i32", "steps": "*fp32", "labels": "*u8"}
+    arguments |= {"pitch": "i64", "passes": "fp32", "limit": "fp32"} | _i32("count", "first_row", "rows", "width")
+    constants, grid = {"ROWS": rows, "BLOCK": _PIXELS}, ((("width", _PIXELS),), (("rows", rows),), ())
+    name, function = f"threshold_{dtype}_rows{rows}", "finish.threshold"
+    return KernelSpec(name, arguments, constants, grid, function, _PIXELS // 32, unaligned=("labels",))
 
 
 def upsample_argmax(dtype: str, classes: int, rows: int = 1) -> KernelSpec:
@@ -282,20 +298,30 @@ def _sized(dtype: str, width: int) -> str:
 
 
 def bundle_kernels(
-    arch: int, dtypes: Iterable[str], classes: int, width: int = WIDTH, context: Collection[str] | None = None
+    arch: int,
+    dtypes: Iterable[str],
+    classes: int,
+    width: int = WIDTH,
+    context: Collection[str] | None = None,
+    padded: bool = False,
 ) -> Iterator[KernelSpec]:
     """The kernels for sm_``arch``, engines of ``dtypes``, ``classes`` classes and an attention of ``width`` channels.
 
     ``context`` names the kernels of the context operations to include, of any type; None: all those of ``dtypes``.
+    With ``padded`` there are those of networks whose inputs are padded.
     """
     dtypes = tuple(dict.fromkeys(dtypes))
     yield from (resize(), yuv_resize())
     for dtype in dtypes:
         yield from (gather(dtype), accumulate(dtype, classes), finite(dtype))
-        yield from (upsample_argmax(dtype, classes, rows) for rows in ROWS)
+        if padded:
+            yield gather_padded(dtype)
+        if classes > 1:
+            yield from (upsample_argmax(dtype, classes, rows) for rows in ROWS)
     # `accumulate` writes float32 volumes whatever the engine's type, so `finish` is always needed for float32.
     for dtype in dict.fromkeys(("fp32", *dtypes)):
-        yield from (finish(dtype, classes, rows) for rows in ROWS if rows <= FINISH_ROWS)
+        counts = [rows for rows in ROWS if rows <= FINISH_ROWS]
+        yield from (finish(dtype, classes, rows) if classes > 1 else threshold(dtype, rows) for rows in counts)
     for dtype in dtypes if context is None else FLOATS:
         yield from (spec for spec in _context_kernels(arch, dtype, width) if context is None or spec.name in context)
 

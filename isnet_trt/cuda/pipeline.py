@@ -88,7 +88,7 @@ class Pipeline:
         if reason := host_only(model.head.network):
             raise EngineUnavailable(f"the network needs {reason}, which only the stages on the host do")
         # Checked here: a missing kernel would otherwise show at the first image whose plan launches it.
-        needed = needed_kernels(model.head.classes)
+        needed = needed_kernels(model.head.classes, model.head.network.size_multiple > 1)
         missing = sorted(spec.name for spec in needed if not spec.available(kernels))
         if missing:
             raise EngineUnavailable(

@@ -24,7 +24,7 @@ from isnet_trt.cuda.kernel_specs import FINISH_ROWS, ROWS, KernelSpec, class_par
 from isnet_trt.cuda.launch_grid import aligned, cdiv
 from isnet_trt.cuda.plan_steps import ALIGNMENT, BufferOffset, Clear, Copy, Infer, Launch, Plan, Region, Step, Tables
 from isnet_trt.merging import windows
-from isnet_trt.merging.geometry import Window, coarse_size
+from isnet_trt.merging.geometry import Window, coarse_size, padded_size
 from isnet_trt.merging.merge import Head, label_type
 from isnet_trt.merging.resample import Span, positions
 from isnet_trt.pictures.formats import PixelFormat, YuvFormat, frame_bytes
@@ -183,7 +183,8 @@ class _Planner:
             groups = list(windows.batches([w for w in self.queue.windows if w.size == size], self.model.batch))
             lengths = [self._batch_size(group) for group in groups]
             # Unused slots of full batches need memory too: the engine writes logits for them.
-            region = Region(size, coarse_size(size, self.head.stride), sum(lengths), offset, max(lengths))
+            coarse = coarse_size(self._input_size(size), self.head.stride)
+            region = Region(size, coarse, sum(lengths), offset, max(lengths))
             slot = 0
             for group, length in zip(groups, lengths, strict=True):
                 batches.append(_Batch(group, region, slot))
@@ -195,6 +196,10 @@ class _Planner:
         self.buffers["logits"] = offset
         return batches
 
+    def _input_size(self, window: Size) -> Size:
+        """Size of the engine's input for a window."""
+        return padded_size(window, self.head.network)
+
     def _batch_size(self, group: Sequence[Window]) -> int:
         """Images that the engine takes for ``group``, unused ones included."""
         return self.model.batch if self.model.full_batches else len(group)
@@ -205,7 +210,8 @@ class _Planner:
 
     def _gather(self, source: BufferOffset, layout: Mapping[str, int], batch: _Batch) -> None:
         """Cut a batch of windows from the image into the engine's input."""
-        count, (height, width) = self._batch_size(batch.windows), batch.region.window
+        count, window_size = self._batch_size(batch.windows), batch.region.window
+        height, width = self._input_size(window_size)
         table, steps = np.zeros((count, 4), np.int32), np.ones(count, np.float32)
         for i, window in enumerate(batch.windows):
             table[i] = window.top, window.left, window.of.mirrored, 1
@@ -213,11 +219,15 @@ class _Planner:
             # whole number.
             steps[i] = np.float32(1 / window.of.scale)
         self._reserve("input", FLOAT * count * 3 * height * width)
+        spec, values, extent = kernel_specs.gather("fp32"), value_tables(self.model.preprocess), {}
+        if self.head.network.size_multiple > 1:
+            spec = kernel_specs.gather_padded("fp32")
+            values = np.concatenate([values.ravel(), self.model.padding.values])
+            extent = {"window_height": window_size[0], "window_width": window_size[1]}
         self._launch(
-            "gather", kernel_specs.gather("fp32"), picture=source,
-            table=self.tables.add(value_tables(self.model.preprocess)), windows=self.tables.add(table),
+            "gather", spec, picture=source, table=self.tables.add(values), windows=self.tables.add(table),
             steps=self.tables.add(steps), out=("input", 0), **layout, picture_height=self.test_size[0],
-            picture_width=self.test_size[1], batch=count, height=height, width=width,
+            picture_width=self.test_size[1], batch=count, height=height, width=width, **extent,
         )  # fmt: skip
 
     def _infer(self, batch: _Batch) -> None:
@@ -226,7 +236,7 @@ class _Planner:
         target = ("logits", batch.region.offset + batch.slot * size)
         direct = target[1] % ALIGNMENT == 0
         output = target if direct else ("output", 0)
-        self.steps.append(Infer((count, 3, *batch.region.window), ("input", 0), output))
+        self.steps.append(Infer((count, 3, *self._input_size(batch.region.window)), ("input", 0), output))
         if not direct:
             self._reserve("output", count * size)
             self.steps.append(Copy(target, output, count * size))
@@ -250,7 +260,7 @@ class _Planner:
         # Flip adds two passes, and softmax is not linear: both need a volume before the last resampling.
         elif inference.flip or self.softmax:
             self._merge_whole_scores()
-        elif len(inference.scales) == 1:
+        elif len(inference.scales) == 1 and self.head.network.threshold is None:
             self._merge_one_pass()
         else:
             # Sums of plain logits need no volumes of their own: the logits are resampled where the engine left them.
@@ -319,8 +329,8 @@ class _Planner:
     ) -> None:
         """Sum the logits of windows of one scale into the rows of a volume.
 
-        ``window`` is the size to which their logits are upsampled: their own, or in whole mode the low resolution
-        itself, where each window ``covers_volume``.
+        ``window`` is the size to which their logits are upsampled: their own (of a padded one the part inside it), or
+        in whole mode the low resolution itself, where each window ``covers_volume``.
         """
         ordered = sorted(scale_windows, key=lambda w: w.of.mirrored)  # the kernel takes the plain pass first
         # The windows of a scale have one size (`geometry.starts`), so all of them lie in one region.
@@ -329,7 +339,8 @@ class _Planner:
         for i, w in enumerate(ordered):
             top, left = (0, 0) if covers_volume else (w.top, w.left)
             table[i] = self.slot_of[id(w)][1], top, left, w.of.mirrored
-        step_y, step_x = _ratios(region.coarse, window)
+        # Padding is below and on the right, in mirrored windows too, which are padded after that: the step is all.
+        step_y, step_x = _ratios(region.coarse, window) if covers_volume else self._upsampling(region)
         spec = kernel_specs.accumulate("fp32", self.head.classes)
         rows, width = volume.rows[1] - volume.rows[0], volume.size[1]
         parts = {"parts": class_parts(spec, rows, width, self.head.classes)} if "parts" in spec.arguments else {}
@@ -343,19 +354,32 @@ class _Planner:
             **parts,
         )  # fmt: skip
 
+    def _upsampling(self, region: Region) -> tuple[float, float]:
+        """Positions in the logits per pixel of the engine's input, negative for aligned corners."""
+        size = self._input_size(region.window)
+        if self.head.network.upsampling != "align_corners":
+            return _ratios(region.coarse, size)
+        rows, columns = _ratios(
+            (region.coarse[0] - 1, region.coarse[1] - 1), (max(size[0] - 1, 1), max(size[1] - 1, 1))
+        )
+        return -rows, -columns
+
     def _finish(self, base: BufferOffset, volumes: Sequence[_Volume], band: Span) -> None:
         """Write the rows ``band`` of the label map from the volumes of all scales."""
         offsets = np.array([volume.begin for volume in volumes], np.int64)
         sizes = np.array([(v.rows[0], v.rows[1] - v.rows[0], *v.size) for v in volumes], np.int32)
         steps = np.array([_ratios(volume.size, self.size) for volume in volumes], np.float32)
         rows = rows_per_thread(float(steps[:, 0].max()), FINISH_ROWS)
+        decision: dict[str, int | float] = {"classes": self.head.classes}
         spec = kernel_specs.finish("fp32", self.head.classes, rows)
+        if self.head.network.threshold is not None:
+            spec, decision = kernel_specs.threshold("fp32", rows), {"limit": self.head.limit(self.inference)}
         # The mean is over passes, not over volumes: a plain and a mirrored pass share one.
         self._launch(
             "finish", spec, volumes=base, offsets=self.tables.add(offsets),
             sizes=self.tables.add(sizes), steps=self.tables.add(steps), labels=("result", 0), pitch=self.size[1],
-            passes=float(len(self.queue.passes)), count=len(volumes), classes=self.head.classes, first_row=band[0],
-            rows=band[1] - band[0], width=self.size[1],
+            passes=float(len(self.queue.passes)), count=len(volumes), first_row=band[0], rows=band[1] - band[0],
+            width=self.size[1], **decision,
         )  # fmt: skip
 
 
@@ -393,14 +417,10 @@ def bands(sizes: Sequence[Size], output: Size, classes: int, most: int) -> Itera
 
 def host_only(network: NetworkFacts) -> str:
     """What the kernels cannot do for a network, for a message; "" where they can do all."""
-    if network.threshold is not None:
-        return "a threshold"
-    if network.size_multiple > 1:
-        return "padding"
-    return "upsampling with aligned corners" if network.upsampling == "align_corners" else ""
+    return "padding on all sides" if network.size_multiple > 1 and network.padding_side != "bottom_right" else ""
 
 
-def needed_kernels(classes: int) -> tuple[KernelSpec, ...]:
+def needed_kernels(classes: int, padded: bool = False) -> tuple[KernelSpec, ...]:
     """The kernels that plans for a model of ``classes`` classes may launch, but for that of YUV images."""
-    specs = kernel_specs.bundle_kernels(PORTABLE, ["fp32"], classes, context=())
+    specs = kernel_specs.bundle_kernels(PORTABLE, ["fp32"], classes, context=(), padded=padded)
     return tuple(spec for spec in specs if spec.name != YUV_KERNEL)

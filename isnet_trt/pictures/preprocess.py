@@ -97,6 +97,13 @@ def normalise(image: Image, preprocess: Preprocess) -> NDArray[np.float32]:
     return planes.transpose(1, 2, 0)
 
 
+def denormalised(planes: NDArray[np.float32], preprocess: Preprocess) -> Image:
+    """A network input (3, H, W) as the uint8 image (H, W, 3) RGB that it was made from; padding is the mean colour."""
+    mean, std = (np.asarray(values, np.float32)[:, None, None] for values in (preprocess.mean, preprocess.std))
+    image = np.clip(np.rint(planes * std + mean), 0, 255).astype(np.uint8).transpose(1, 2, 0)
+    return np.ascontiguousarray(image if preprocess.channel_order == "rgb" else image[..., ::-1])
+
+
 @functools.lru_cache(maxsize=8)
 def value_tables(preprocess: Preprocess) -> NDArray[np.float32]:
     """The normalised value of every byte, (3, 256), in the network's channel order; not to be written to.

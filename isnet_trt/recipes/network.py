@@ -71,7 +71,7 @@ def _recipe(file: Fields) -> NetworkRecipe:
         padding_side=_one_of(file, "padding_side", PaddingSide),
         padding_value=file.get("padding_value", None, expected, _padding),
     )
-    return NetworkRecipe(name, labels, _preprocess(file), facts, _presets(file))
+    return NetworkRecipe(name, labels, _preprocess(file), facts, _presets(file, facts.activation))
 
 
 def _labels(file: Fields) -> tuple[Labels, float | None]:
@@ -160,10 +160,12 @@ def _padding(value: Any) -> tuple[float, float, float] | None:
     return None if value == "mean" else fields.triple(fields.number(0, 255))(value)
 
 
-def _presets(file: Fields) -> dict[str, Inference]:
+def _presets(file: Fields, activation: Activation) -> dict[str, Inference]:
     whole: dict[str, Any] = {"default": {}}
     presets = file.get("presets", whole, "a mapping of preset names to settings, one called default", _named)
-    return {name: _inference(file.below(f"presets: {name}", settings)) for name, settings in presets.items()}
+    return {
+        name: _inference(file.below(f"presets: {name}", settings), activation) for name, settings in presets.items()
+    }
 
 
 def _named(value: Any) -> dict[str, Any]:
@@ -174,7 +176,7 @@ def _named(value: Any) -> dict[str, Any]:
     return {name: {} if settings is None else settings for name, settings in value.items()}
 
 
-def _inference(file: Fields) -> Inference:
+def _inference(file: Fields, activation: Activation) -> Inference:
     """The settings of one preset: whole pictures, or windows where there is a key ``window``."""
     expected = f"[height, width], each {_SIDES}"
     window = file.get("window", None, expected, fields.pair(_SIDE))
@@ -186,7 +188,10 @@ def _inference(file: Fields) -> Inference:
     scales = file.get("scales", plain, "a list of factors above 0 and up to 16", _scales)
     flip = file.get("flip", False, "true or false", fields.flag)
     expected = "logits or probabilities, of which the mean over windows, scales and mirrored pictures is taken"
-    average = file.get("average", "logits", expected, fields.choice("logits", "probabilities"))
+    kind = "logits" if activation == "none" else "probabilities"
+    average = file.get("average", kind, expected, fields.choice("logits", "probabilities"))
+    if average == "logits" and activation != "none":
+        raise SettingsError(f"presets: average: there are no logits with activation: {activation}; remove average")
     file.finish()
     mode: Any = "whole" if window is None else "slide"
     return Inference(mode, window, stride, scales, flip, average == "probabilities")

@@ -28,7 +28,6 @@ from isnet_trt.engines.select import choose
 from isnet_trt.errors import BuildError, CheckpointError, EngineUnavailable
 from isnet_trt.evaluation.labelled import DrawnScenes
 from isnet_trt.export import EngineOptions, EvidenceOptions, PrecisionOptions, build, stages
-from isnet_trt.export.sources.checkpoint import network_of
 from isnet_trt.recipes import recipe
 from isnet_trt.training import DEMO_CHECKPOINT
 from isnet_trt.training.checkpoint import load_checkpoint
@@ -55,7 +54,8 @@ def test_command_builds_a_bundle(checkpoint: Path, tmp_path: Path, capsys: pytes
     assert "isnet_demo" in message
     assert f"isnet_trt.predict {shlex.quote(str(place))} IMAGE" in message
     bundle = read_bundle(place)
-    assert set(bundle.manifest.files) == {"model.onnx", "precision.md", "precision.png"}
+    files = {name for name in bundle.manifest.files if not name.startswith("precision/")}
+    assert files == {"model.onnx", "precision.html", "precision.md", "precision.png"}
     assert bundle.manifest.checkpoint.name == "demo.pth"
     assert len(bundle.manifest.parity["pictures"]) == 4
     with Segmenter.open(bundle.folder, preset="ms-flip", threads=2) as segmenter:
@@ -73,8 +73,8 @@ def test_tensorrt_rtx_bundle(checkpoint: Path, tmp_path: Path, capsys: pytest.Ca
     assert (engine.context, engine.version_compatible) == ("plugin", False)
     assert engine.shapes == ((1, 3, 97, 129),) * 3
     assert engine.compute_capabilities == ("8.6",)
-    files = {name for name in bundle.manifest.files if not name.startswith("kernels/")}
-    assert files == {"model.onnx", "model.engine", "precision.md", "precision.png"}
+    files = {name for name in bundle.manifest.files if not name.startswith(("kernels/", "precision/"))}
+    assert files == {"model.onnx", "model.engine", "precision.html", "precision.md", "precision.png"}
     assert_kernels(bundle.folder / "kernels", {"attention_fp32_w32", "assign_fp32"})
     assert "kernels" in capsys.readouterr().out
     if choose().kind == "onnxruntime":  # no GPU: never silently on another engine
@@ -232,7 +232,7 @@ def test_what_is_left_out_and_what_has_no_meaning_is_said(
     def stop(*words: object) -> None:
         raise BuildError("the end of this test")
 
-    monkeypatch.setattr("isnet_trt.export.sources.checkpoint.export_graph", stop)
+    monkeypatch.setattr("isnet_trt.export.build_bundle.export_graph", stop)
     shutil.copytree(street, tmp_path / "street")
     (tmp_path / "street" / "0.jpg").write_bytes(b"a text")
     messages: list[str] = []
@@ -248,6 +248,6 @@ def test_what_is_left_out_and_what_has_no_meaning_is_said(
 def test_names_of_checkpoints_that_are_no_unicode() -> None:
     """A manifest is UTF-8; that of a Latin-1 system's file was refused once everything was built."""
     renamed = dataclasses.replace(load_checkpoint(DEMO_CHECKPOINT), path=Path("caf\udce9.pth"))
-    manifest = stages.new_manifest(network_of(renamed), "fp32", EngineInfo("onnxruntime", "1", "model.onnx"), {})
+    manifest = stages.new_manifest(renamed, "fp32", EngineInfo("onnxruntime", "1", "model.onnx"), {})
     assert json.dumps(manifest.to_json(), ensure_ascii=False).encode()
     assert manifest.checkpoint.name == r"caf\xe9.pth"

@@ -19,9 +19,16 @@ from isnet_trt.errors import EngineError, EngineUnavailable
 from isnet_trt.pictures.interop import image_from
 from isnet_trt.pictures.preprocess import normalise, resize
 from isnet_trt.pictures.raw import RawLabels
-from isnet_trt.settings import Preprocess
+from isnet_trt.settings import NetworkFacts, Preprocess
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="triton has no wheels for this platform")
+
+
+def test_what_the_kernels_cannot_do_is_left_to_the_host(tmp_path):
+    form = Form(tmp_path, ReferenceKernels, network=NetworkFacts(size_multiple=8, padding_side="centre"))
+    with pytest.raises(EngineUnavailable, match="needs padding on all sides, which only the stages on the host do"):
+        form.open()
+    form.gpu.nothing_is_left()
 
 
 @pytest.mark.parametrize("eager", [False, True])

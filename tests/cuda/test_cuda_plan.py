@@ -15,7 +15,7 @@ from isnet_trt.cuda.plan_steps import ALIGNMENT, Clear, Copy, Infer, Launch, Pla
 from isnet_trt.errors import ImageError
 from isnet_trt.merging import geometry
 from isnet_trt.merging.merge import Head
-from isnet_trt.settings import Inference, Preprocess
+from isnet_trt.settings import Inference, NetworkFacts, Preprocess
 
 MIB = 1 << 20
 AS_IS = Preprocess((2048, 1024))
@@ -110,6 +110,19 @@ def test_left_and_right_change_places():
     assert swap(Head(6, 8, ((1, 2), (4, 5)))).tolist() == [0, 2, 1, 3, 5, 4]
 
 
+def test_channels_are_read_in_the_networks_order():
+    """Pictures of either order, resized or not, for networks of either."""
+    for order in ("rgb", "bgr"):
+        for pixels in ("rgb", "bgra"):
+            as_is, smaller = Preprocess(None, channel_order=order), Preprocess((20, 16), channel_order=order)
+            turned = int(pixels.startswith("bgr") != (order == "bgr"))
+            gather = launches(plan((24, 32), Inference(), Model(Head(3, 8), as_is), pixels), "gather")[0]
+            assert gather.scalars["bgr"] == turned
+            resized = plan((24, 32), Inference(), Model(Head(3, 8), smaller), pixels)
+            assert launches(resized, "resize")[0].scalars["bgr"] == int(pixels.startswith("bgr"))
+            assert launches(resized, "gather")[0].scalars["bgr"] == int(order == "bgr")
+
+
 def test_a_picture_too_elongated_says_so():
     with pytest.raises(ImageError, match="too narrow"):
         plan((1, 20000), Inference(), Model(Head(3, 8), AS_IS))
@@ -160,11 +173,12 @@ SIDES = st.integers(1, 90)
     st.tuples(SIDES, SIDES), st.sampled_from([Inference(), CITY.replace(window=(24, 40), stride=(16, 30))]),
     st.lists(st.sampled_from([0.5, 0.75, 1.0, 1.75]), min_size=1, max_size=3), st.booleans(), st.booleans(),
     st.integers(1, 5), st.booleans(), st.integers(1, 60_000),
+    st.sampled_from([NetworkFacts(), NetworkFacts(size_multiple=24), NetworkFacts(upsampling="half_pixel")]),
 )  # fmt: skip
-def test_every_step_stays_inside_its_buffers(size, base, scales, flip, softmax, batch, full, most):
+def test_every_step_stays_inside_its_buffers(size, base, scales, flip, softmax, batch, full, most, network):
     inference = base.replace(scales=tuple(scales), flip=flip, softmax_before_resize=softmax)
     rule = Preprocess((max(size), min(size)))
-    model = Model(Head(CLASSES, 8), rule, batch, full, most)
+    model = Model(Head(CLASSES, 8, (), network), rule, batch, full, most)
     try:
         planned = plan(size, inference, model, "bgra")
     except ImageError:

@@ -18,7 +18,8 @@ from isnet_trt.cuda.plan import Model, plan
 from isnet_trt.cuda.plan_steps import Clear, Copy, Infer, Launch
 from isnet_trt.cuda.transfers import _check_finite, split_logits
 from isnet_trt.merging.geometry import coarse_size
-from isnet_trt.merging.merge import Head, Merger, largest
+from isnet_trt.merging.merge import Head, Merger
+from isnet_trt.settings import NetworkFacts
 
 pytestmark = [
     pytest.mark.slow,
@@ -34,7 +35,7 @@ def folder_for(tmp_path_factory):
     @cache
     def compiled(classes):
         path = tmp_path_factory.mktemp("kernels")
-        compile_kernels(path, "--dtype", "fp32", "--classes", str(classes), "--context")
+        compile_kernels(path, "--dtype", "fp32", "--classes", str(classes), "--padded", "--context")
         return path
 
     return compiled
@@ -73,7 +74,7 @@ class Run:
 
 
 def host(planned, head, logits):
-    """Labels of isnet_trt.merging.merge, and where one class leads clearly."""
+    """Labels of isnet_trt.merging.merge, and where they are clear."""
     scores = np.empty((head.classes, *planned.size), np.float32)
 
     def take(rows, columns, tile):
@@ -83,14 +84,22 @@ def host(planned, head, logits):
     for window, answer in zip(planned.queue.windows, logits, strict=True):
         merger.add(window, answer)
     assert merger.work()
+    labels = head.labels(scores, planned.inference)
+    if head.network.threshold is not None:
+        return labels, abs(scores[0] - head.limit(planned.inference)) > cuda_host.MARGIN
     best = np.partition(scores, -2, axis=0)[-2:]
-    return largest(scores), best[1] - best[0] > cuda_host.MARGIN
+    return labels, best[1] - best[0] > cuda_host.MARGIN
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_plans_keep_to_their_buffers_and_give_the_hosts_labels(name, folder_for):
     size, inference, options = CASES[name]
-    head = Head(options.get("classes", 7), options.get("stride", 8), options.get("pairs", ()))
+    head = Head(
+        options.get("classes", 7),
+        options.get("stride", 8),
+        options.get("pairs", ()),
+        options.get("network", NetworkFacts()),
+    )
     limits = {
         new: options[old]
         for old, new in (("batch", "batch"), ("full", "full_batches"), ("band_bytes",) * 2)

@@ -11,7 +11,7 @@ from own_pictures import write_pngs
 
 from isnet_trt.errors import ImageError, SettingsError
 from isnet_trt.export.network_inputs import load_inputs
-from isnet_trt.export.samples import COMPARED, samples
+from isnet_trt.export.samples import COMPARED, EVERY, FEWEST, samples
 from isnet_trt.recipes import recipe
 
 DEMO = recipe("isnet_demo")
@@ -55,6 +55,51 @@ def test_no_more_pictures_are_read_than_are_compared(tmp_path: Path) -> None:
     assert len(samples(DEMO, None, 8, tmp_path, (33, 47)).gate) == COMPARED
     with pytest.raises(ImageError, match=f"{COMPARED:02}.png"):
         load_inputs(DEMO.preprocess, tmp_path, (33, 47))
+
+
+def test_some_pictures_are_held_out_of_calibration_where_there_are_enough(tmp_path: Path) -> None:
+    images = [np.full((40, 60, 3), 9 * number, np.uint8) for number in range(FEWEST)]
+    write_pngs(tmp_path, images)
+    result = samples(DEMO, tmp_path, 8, None, None)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    held_out = names[EVERY - 1 :: EVERY]
+    assert [image.name for image in result.evidence.images] == held_out
+    assert {item.name.partition(":")[0] for item in result.gate} == set(held_out)
+    assert result.calibration is not None
+    assert [file.name for file in result.calibration.files] == [name for name in names if name not in held_out]
+    assert not {item.name.partition(":")[0] for item in result.typical} & set(held_out)
+    assert (result.evidence.origin, result.evidence.independent) == ("held out", True)
+    assert (result.evidence.available, result.evidence.calibrated) == (FEWEST, FEWEST - 2)
+    (tmp_path / names[0]).unlink()
+    few = samples(DEMO, tmp_path, 8, None, None)
+    assert (few.evidence.origin, few.evidence.independent) == ("calibration", False)
+    assert [item.name for item in few.gate] == [item.name for item in few.typical]
+
+
+def test_all_held_out_pictures_unreadable(tmp_path: Path) -> None:
+    write_pngs(tmp_path, [np.full((40, 60, 3), 9 * number, np.uint8) for number in range(FEWEST)])
+    names = sorted(path.name for path in tmp_path.iterdir())
+    for name in names[EVERY - 1 :: EVERY]:
+        (tmp_path / name).write_bytes(b"a text")
+    result = samples(DEMO, tmp_path, 8, None, None)
+    assert result.evidence.origin == "calibration"
+    assert len({line.partition(":")[0] for line in result.left_out}) == 2
+
+
+def test_given_pictures_that_are_calibrated_on_are_found_by_content(tmp_path: Path) -> None:
+    for folder, numbers in (("calib", (1, 2)), ("proof", (2, 3))):
+        (tmp_path / folder).mkdir()
+        for number in numbers:
+            name = f"{folder}{number}.png"
+            cv2.imwrite(str(tmp_path / folder / name), np.full((40, 60, 3), 60 * number, np.uint8))
+    result = samples(DEMO, tmp_path / "calib", 8, tmp_path / "proof", None)
+    assert [(image.name, image.calibrated) for image in result.evidence.images] == [
+        ("proof2.png", True),
+        ("proof3.png", False),
+    ]
+    assert not result.evidence.independent
+    assert samples(DEMO, None, 8, None, None).evidence.origin == "built-in"
+    assert len(samples(DEMO, tmp_path / "calib", 8, tmp_path / "proof", None, 1).gate) == 1
 
 
 def test_pictures_that_cannot_be_used_are_named(tmp_path: Path) -> None:

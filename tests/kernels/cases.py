@@ -150,10 +150,23 @@ FAMILIES = {
             ),
         ),
         Family(
+            "gather_padded",
+            picture_trials.gather,
+            (
+                GatherCase("3 of 4 slots, alpha, to 32", (19, 61), PARTS, 4, 1, pixel=4, multiple=32),
+                GatherCase("flipped, enlarged, BGR, to 16", (19, 61), PARTS, 4, bgr=True, first=-4, multiple=16),
+                GatherCase("whole, to 8", (9, 140), Inference(), 1, multiple=8),
+            ),
+            (GatherCase("Cityscapes x8, 512x1024", (1024, 2048), CITY_MOST, 8, bgr=True, multiple=32),),
+        ),
+        Family(
             "accumulate",
             picture_trials.accumulate,
             (
                 MergeCase("19 classes, flip, probabilities", (15, 29), MOST, 19, pairs=PAIRS, rows=(8, 3)),
+                MergeCase("one class, flip, probabilities", (15, 29), MOST, 1, rows=(8, 3)),
+                MergeCase("aligned corners, flip", (15, 29), SMALL.replace(flip=True), 5, 4, PAIRS, (3, 4),
+                          aligned=True),
                 MergeCase("the first row", (15, 29), SMALL, 5, rows=(0, 1)),
                 MergeCase("the last row, flip", (15, 29), SMALL.replace(flip=True), 5, pairs=PAIRS, rows=(-1, 1)),
                 MergeCase("smaller than the window", (15, 29),
@@ -191,6 +204,15 @@ FAMILIES = {
                 FinishCase("ADE, whole, 3 scales", ((32, 43), (64, 86), (96, 129)), (480, 640), 150),
                 FinishCase("LIP, whole, 3 scales", ((60, 60), (119, 119), (178, 178)), (473, 473), 20),
             ),
+        ),
+        Family(
+            "threshold",
+            picture_trials.finish,
+            (
+                FinishCase("2 volumes", ((4, 5), (7, 9)), (9, 31), 1),
+                FinishCase("4 rows a thread, a band of 3 volumes", ((3, 5), (4, 90), (5, 1)), (19, 70), 1, (6, 9)),
+            ),
+            (FinishCase("512x1024, 1 scale", ((512, 1024),), (512, 1024), 1),),
         ),
         Family(
             "upsample_argmax",

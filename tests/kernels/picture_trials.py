@@ -24,8 +24,10 @@ from tests.kernels.trials import BYTES, Deviation, Trial, labels, normal, number
 from tests.kernels.variants import Output, Variant, set_of
 
 TABLE = value_tables(Preprocess((2048, 512))).astype(np.float32)
+PADDING = np.array([0.25, -1.5, 2.0], np.float32)
 ROUNDING = {"fp32": 2e-6, "fp16": 1e-3, "bf16": 1.6e-2}
 """Of normalised values, within -2.2 … 2.7, to the engine's type (the interpreter cuts bfloat16 off)."""
+LIMIT = 0.375
 SUMS = 1e-5
 """Of a few products in float32; the logits, up to 12 here, are exact in their type."""
 
@@ -138,33 +140,43 @@ class GatherCase:
     bgr: bool = False
     pixel: int = 3
     first: int = 0
+    multiple: int = 1
 
 
 def gather(variant: Variant, case: GatherCase, dtype: str, seed: int) -> Trial:
-    """``gather``, into the engine's type."""
+    """``gather``, or with a ``multiple`` ``gather_padded``, into the engine's type."""
     pitch = case.pixel * case.size[1] + 5
     rgb, memory = picture(case.size, pitch, case.pixel, case.bgr, seed)
     queue = windows.plan(case.size, case.inference).windows[case.first :]
     group = next(windows.batches(queue, case.slots - case.empty))
-    height, width = group[0].size
+    shown, padded = group[0].size, case.multiple > 1
+    height, width = (-(-side // case.multiple) * case.multiple for side in shown)
     table, steps = np.zeros((case.slots, 4), np.int32), np.ones(case.slots, np.float32)
     for i, window in enumerate(group):
         table[i] = window.top, window.left, window.of.mirrored, 1
         steps[i] = 1 / window.of.scale
-    arrays = {"picture": memory, "table": TABLE, "windows": table, "steps": steps}
+    values = np.concatenate([TABLE.ravel(), PADDING]) if padded else TABLE
+    arrays = {"picture": memory, "table": values, "windows": table, "steps": steps}
     inputs = {name: on_device(variant, array) for name, array in arrays.items()}
     out = Output(variant.device, (case.slots, 3, height, width), dtype)
 
     def launch() -> None:
         variant.run(
-            "19", f"gather_{dtype}", **inputs, out=out, pitch=pitch, pixel=case.pixel, bgr=int(case.bgr),
-            picture_height=case.size[0], picture_width=case.size[1], batch=case.slots, height=height, width=width,
+            "1" if padded else "19", f"gather_{'padded_' * padded}{dtype}", **inputs, out=out, pitch=pitch,
+            pixel=case.pixel, bgr=int(case.bgr), picture_height=case.size[0], picture_width=case.size[1],
+            batch=case.slots, height=height, width=width,
+            **({"window_height": shown[0], "window_width": shown[1]} if padded else {}),
         )  # fmt: skip
 
     def reference() -> NDArray[Any]:
         from isnet_trt.kernels import gather_windows
 
-        return gather_windows.gather_reference(rgb, TABLE, table, steps, height, width)
+        result = np.empty((case.slots, 3, height, width), np.float32)
+        result[...] = PADDING[:, None, None]
+        inside = gather_windows.gather_reference(rgb, TABLE, table, steps, *shown)
+        used = case.slots - case.empty if padded else case.slots  # slots that are not used are padding too
+        result[:used, :, : shown[0], : shown[1]] = inside[:used]
+        return result
 
     def compare(expected: NDArray[Any]) -> Iterator[Deviation]:
         yield Deviation("worst value", float(np.abs(numbers(out) - expected).max()), ROUNDING[dtype])
@@ -177,6 +189,7 @@ class MergeCase:
     """Windows of one scale of a picture of ``size``; the first pass plain, with ``inference.flip`` a mirrored one.
 
     ``rows``: (first, count) of one launch, else the whole volume. ``parts`` of many classes, else as planned.
+    ``aligned``: upsampled with aligned corners.
     """
 
     label: str
@@ -187,6 +200,7 @@ class MergeCase:
     pairs: tuple[tuple[int, int], ...] = ()
     rows: tuple[int, int] | None = None
     parts: int | None = None
+    aligned: bool = False
 
 
 def accumulate(variant: Variant, case: MergeCase, dtype: str, seed: int) -> Trial:
@@ -206,21 +220,24 @@ def accumulate(variant: Variant, case: MergeCase, dtype: str, seed: int) -> Tria
     volume = Output(variant.device, (case.classes, rows, size[1]), "fp32")
     softmax = case.inference.softmax_before_resize
     spec = kernel_specs.accumulate(dtype, case.classes)
+    steps = [step(a, b) for a, b in zip(coarse, window, strict=True)]
+    if case.aligned:
+        steps = [-step(a - 1, b - 1) for a, b in zip(coarse, window, strict=True)]
     parts = case.parts or class_parts(spec, rows, size[1], case.classes) if "parts" in spec.arguments else None
 
     def launch() -> None:
         variant.run(
             set_of("accumulate", case.classes), spec.name, logits=logits, **tables,
             volume=volume, classes=case.classes, coarse_height=coarse[0], coarse_width=coarse[1],
-            window_height=window[0], window_width=window[1], step_y=step(coarse[0], window[0]),
-            step_x=step(coarse[1], window[1]), plain=plain, count=len(table), first_row=first, rows=rows,
-            width=size[1], softmax=int(softmax), **({"parts": parts} if parts else {}),
+            window_height=window[0], window_width=window[1], step_y=steps[0], step_x=steps[1], plain=plain,
+            count=len(table), first_row=first, rows=rows, width=size[1], softmax=int(softmax),
+            **({"parts": parts} if parts else {}),
         )  # fmt: skip
 
     def reference() -> NDArray[Any]:
         from isnet_trt.kernels import accumulate as module
 
-        merged = module.reference(numbers(logits), table, swap, plain, size, window, softmax)
+        merged = module.reference(numbers(logits), table, swap, plain, size, window, softmax, None, case.aligned)
         return merged[:, first : first + rows]
 
     def compare(expected: NDArray[Any]) -> Iterator[Deviation]:
@@ -262,21 +279,26 @@ def finish(variant: Variant, case: FinishCase, dtype: str, seed: int) -> Trial:
         "sizes": on_device(variant, np.array(sizes, np.int32)),
         "steps": on_device(variant, np.array(case.sizes, np.float32) / np.array(case.output, np.float32)),
     }  # fmt: skip
+    single = case.classes == 1
     code, pitch = label_element(case.classes), case.output[1] + 3
     out = Output(variant.device, (rows, pitch), code)
-    spec = kernel_specs.finish(dtype, case.classes, rows_per_thread(float(inputs["steps"][:, 0].max()), FINISH_ROWS))
+    per_thread = rows_per_thread(float(inputs["steps"][:, 0].max()), FINISH_ROWS)
+    spec = kernel_specs.threshold(dtype, per_thread) if single else kernel_specs.finish(dtype, case.classes, per_thread)
 
     def launch() -> None:
         variant.run(
             set_of("finish", case.classes), spec.name, **inputs,
             labels=out.before(first * pitch), pitch=pitch, passes=float(len(case.sizes)), count=len(case.sizes),
-            classes=case.classes, first_row=first, rows=rows, width=case.output[1],
+            first_row=first, rows=rows, width=case.output[1],
+            **({"limit": LIMIT} if single else {"classes": case.classes}),
         )  # fmt: skip
 
     def reference() -> NDArray[Any]:
         from isnet_trt.kernels import finish as module
 
-        return module.reference([numbers(v) for v in volumes], case.output, len(case.sizes))[:, first : first + rows]
+        scores = module.reference([numbers(v) for v in volumes], case.output, len(case.sizes))
+        scores = np.concatenate([np.full_like(scores, LIMIT), scores]) if single else scores
+        return scores[:, first : first + rows]
 
     pixels = rows * case.output[1]
     flops = (cost.BILINEAR + 1) * case.classes * pixels * len(case.sizes)

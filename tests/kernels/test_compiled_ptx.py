@@ -20,7 +20,7 @@ from tests.kernels.trials import examine, wrong
 from tests.kernels.variants import Emulated, compile_sets, set_folder, set_of
 
 pytestmark = [pytest.mark.slow, NEEDED]
-EMULATED = ("5", "19", "20", "150", "w256")
+EMULATED = ("1", "5", "19", "20", "150", "w256")
 """Sets of kernels; the others have the same code for other numbers of classes and channels."""
 
 

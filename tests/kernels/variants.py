@@ -29,6 +29,7 @@ from isnet_trt.kernels.launch import run
 TORCH: dict[str, torch.dtype] = {name: getattr(torch, element.numpy) for name, element in ELEMENT_TYPES.items()}
 _MERGING = ("resize", "yuv_resize", "gather", "finite", "accumulate", "finish", "upsample_argmax")
 SETS = {
+    "1": ("--classes", "1", "--padded", "--only", "accumulate", "gather_padded", "threshold"),
     "5": ("--classes", "5", "--only", "accumulate"),
     "19": ("--classes", "19", "--only", *_MERGING),
     "20": ("--classes", "20", "--only", *_MERGING),
@@ -46,8 +47,10 @@ def set_of(kernel: str, classes: int = 19, width: int = WIDTH) -> str:
     """The set of `SETS` that holds ``kernel``, by the beginning of its name, for so many classes."""
     if kernel in ("attention", "assign", "pool"):
         return "w256" if width == WIDTH else f"w{width}"
-    if kernel == "accumulate" and classes <= REGISTER_CLASSES:
+    if (kernel == "accumulate" and classes <= REGISTER_CLASSES) or classes == 1:
         return str(classes)
+    if kernel == "gather_padded":
+        return "1"
     return "19" if classes <= REGISTER_CLASSES else "150" if classes <= 256 else "300"
 
 
@@ -62,7 +65,7 @@ class TritonKernels:
         device: str = "cpu",
     ) -> None:  # fmt: skip
         self.device = device
-        self.specs = {spec.name: spec for spec in bundle_kernels(arch, dtypes, classes, width)}
+        self.specs = {spec.name: spec for spec in bundle_kernels(arch, dtypes, classes, width, padded=True)}
         self.log: list[str] = []
 
     def __contains__(self, name: object) -> bool:

@@ -63,8 +63,9 @@ presets:
     assert recipe.preprocess == Preprocess((640, 480), True, (104, 117, 123), (1, 2, 3), "bgr")
     assert recipe.network == NetworkFacts("softmax", None, "none", 32, "centre", (1, 2.5, 255))
     assert recipe.default == Inference("slide", (96, 129), (40, 50), softmax_before_resize=True)
-    assert recipe.ms_flip == Inference("slide", (96, 129), (64, 86), (0.5, 1, 1.75), flip=True)
-    assert recipe.preset("whole") == Inference()
+    most = Inference("slide", (96, 129), (64, 86), (0.5, 1, 1.75), flip=True, softmax_before_resize=True)
+    assert recipe.ms_flip == most
+    assert recipe.preset("whole") == Inference(softmax_before_resize=True)  # its output is probabilities
 
 
 def test_values_for_pixels_of_0_to_1_are_those_of_the_published_recipes(tmp_path: Path) -> None:
@@ -124,6 +125,10 @@ def test_one_class_has_a_threshold(
         ({"presets": {"default": {"windw": [9, 9]}}}, "presets: default: the key 'windw' is unknown; did you mean"),
         ({"presets": {"default": {"stride": [9, 9]}}}, "stride belongs to a window"),
         ({"presets": {"default": {"window": [9, 9], "stride": [10, 9]}}}, "pixels stay uncovered"),
+        (
+            {"activation": "sigmoid", "presets": {"default": {"average": "logits"}}},
+            "there are no logits",
+        ),
         ({"presets": {"default": {"scales": [0]}}}, r"presets: default: scales: \[0\] is not a list of factors"),
         ({"means": 1}, "the key 'means' is unknown; did you mean 'mean'"),
     ],

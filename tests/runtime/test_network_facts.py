@@ -10,8 +10,6 @@ import network_reference
 import numpy as np
 import pytest
 import tiny_model
-from onnx import helper
-from onnx_networks import save_network
 
 from isnet_trt import Inference, Segmenter
 from isnet_trt.engines.onnxruntime import open_onnx
@@ -48,18 +46,11 @@ CASES: dict[str, Case] = {
 }  # fmt: skip
 
 
-def network_file(folder: Path, channels: int, stride: int, activation: str) -> Path:
-    """A 7x7 convolution, and the activation in the graph."""
-    nodes = [helper.make_node("Conv", ["x", "w"], ["y"], strides=[stride, stride], pads=[3, 3, 3, 3])]
-    if activation != "none":
-        kind = {"softmax": ("Softmax", {"axis": 1}), "sigmoid": ("Sigmoid", {})}[activation]
-        nodes.append(helper.make_node(kind[0], ["y"], ["p"], **kind[1]))
-    return save_network(folder / "network.onnx", nodes, channels, {"w": tiny_model.weights(channels)})
-
-
 def opened(case: str, folder: Path, **options: Any) -> Segmenter:
     channels, stride, facts, preprocess = CASES[case]
-    engine = open_onnx(network_file(folder, channels, stride, facts.activation), threads=1)
+    path = folder / "network.onnx"
+    tiny_model.write_model(path, channels, stride=stride, activation=facts.activation)
+    engine = open_onnx(path, threads=1)
     names = tiny_model.labels(max(channels, 2), ((1, 2),) if channels > 2 else ())
     return Segmenter(engine, names, preprocess, None, stride, network=facts, threads=1, **options)
 

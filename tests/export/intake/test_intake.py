@@ -51,6 +51,20 @@ def test_the_opset_is_raised_and_the_graph_stays_valid(opset: int) -> None:
     assert any("raised" in note for note in intake.probed.notes) == (opset < 20)
 
 
+@pytest.mark.parametrize("opset", [17, 20])
+def test_weights_that_an_exporter_numbered(opset: int) -> None:
+    """Only the new graph has other names: the reference still finds its weights, and the file's graph is left alone."""
+    proto = network(opset=opset)
+    for tensor in proto.graph.initializer:
+        tensor.name = f"onnx::Conv_{tensor.name}"
+    for node in proto.graph.node:
+        node.input[1:] = [f"onnx::Conv_{name}" for name in node.input[1:]]
+    before = proto.SerializeToString(deterministic=True)
+    intake = taken(proto)
+    np.testing.assert_array_equal(outputs(intake.reference, picture()), outputs(network(), picture()))
+    assert proto.SerializeToString(deterministic=True) == before
+
+
 def test_an_opset_that_stays() -> None:
     """An operator of another domain is nothing that onnx converts: the graph keeps its opset."""
     body = LOW + "    y = com.microsoft.Gelu (low)\n"

@@ -20,8 +20,8 @@ from tests.kernels.variants import DTYPES, SETS, Output, Shifted, Variant, inter
 
 use_interpreter()
 CPU = interpreted()
-MERGE = ("accumulate", "finish", "upsample_argmax")
-MANY_STEPS = (*MERGE, "attention", "region_pool", "gather")
+MERGE = ("accumulate", "finish", "threshold", "upsample_argmax")
+MANY_STEPS = (*MERGE, "attention", "region_pool", "gather", "gather_padded")
 """Families that take seconds in the interpreter: other types than float32 and many classes only among the slow runs,
 but for the first case of those that are no merge.
 """
@@ -162,6 +162,7 @@ def test_every_kernel_of_a_bundle_is_tried_and_is_in_its_set() -> None:
     in_sets = {(name, kernel) for name in SETS for kernel in CPU.kernels(name).specs if kernel.startswith(only(name))}
     assert tried <= in_sets
     published = [bundle_kernels(80, DTYPES, *sizes) for sizes in ((19,), (150,), (300,), (19, 32))]
+    published.append(bundle_kernels(80, DTYPES, 1, padded=True))
     assert {name for _, name in tried} >= {spec.name for specs in published for spec in specs}
 
 
