@@ -46,9 +46,12 @@ def open_tiny(folder: Path, classes: int, gain: float = 1.0) -> Engine:
 def write_bundle(folder: Path, names: Labels, **changes: object) -> Path:
     """A bundle of the demo's recipe around the model, for pictures resized to 200x64; ``changes`` to its manifest."""
     fields = {"recipe": "isnet_demo", "preprocess": Preprocess((200, 64)), "output_stride": STRIDE, "parity": {}}
+    manifest = small_bundle.manifest(labels=names, **(fields | changes))
+    network = manifest.network
     with new_bundle(folder) as draft:
-        write_model(draft.folder / ONNX, names.count)
-        draft.finish(small_bundle.manifest(labels=names, **fields, **changes))
+        options = {"stride": manifest.output_stride, "activation": network.activation}
+        write_model(draft.folder / ONNX, network.channels(names), **options)
+        draft.finish(manifest)
     return folder
 
 

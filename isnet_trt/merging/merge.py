@@ -101,9 +101,10 @@ class Head:
         """Raise EngineError unless the ``output`` shape for an input of ``shape`` is the one for this label set."""
         expected = (shape[0], self.classes, *coarse_size((shape[2], shape[3]), self.stride))
         if tuple(output) != expected:
+            count = f"{self.classes} class{'es' * (self.classes > 1)} at stride {self.stride}"
             raise EngineError(
-                f"the network's output for an input of {tuple(shape)} is {tuple(output)}; {self.classes} classes at "
-                f"stride {self.stride} make it {expected}: the model and the label set do not belong together"
+                f"the network's output for an input of {tuple(shape)} is {tuple(output)}, not {expected} for {count}: "
+                "the model and the label set do not belong together"
             )
 
 

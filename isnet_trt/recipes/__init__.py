@@ -19,6 +19,7 @@ from isnet_trt.recipes.recipe import (
     Recipe,
     label_table,
 )
+from isnet_trt.recipes.yaml_fields import Fields
 
 __all__ = [
     "DATASETS",
@@ -33,6 +34,7 @@ __all__ = [
     "NetworkRecipe",
     "Optimiser",
     "Recipe",
+    "any_recipe",
     "is_described",
     "label_table",
     "network_recipe",
@@ -51,6 +53,17 @@ def recipe(name: str) -> Recipe:
     if name not in RECIPES:
         raise SettingsError(f"no recipe is called {name!r}; there are: {', '.join(RECIPES)}, or give a .yaml file")
     return RECIPES[name]
+
+
+def any_recipe(name: str) -> Recipe | NetworkRecipe:
+    """As `recipe`, and the recipe of any network in a YAML file that describes no pictures to train on.
+
+    Raises:
+        SettingsError: as `recipe` and `network_recipe`.
+    """
+    if is_described(name) and "images" not in Fields(Path(name)).keys:
+        return network_recipe(Path(name))
+    return recipe(name)
 
 
 def is_described(name: str) -> bool:

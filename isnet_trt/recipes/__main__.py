@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from isnet_trt import cli
-from isnet_trt.recipes import RECIPES, Recipe, recipe
+from isnet_trt.recipes import RECIPES, NetworkRecipe, Recipe, any_recipe
 
 
 def table() -> str:
@@ -25,7 +25,7 @@ def table() -> str:
     return "\n".join(lines)
 
 
-def page(shown: Recipe) -> str:
+def page(shown: Recipe | NetworkRecipe) -> str:
     """A recipe without its colours, as JSON."""
     data = asdict(shown)
     data["labels"] = {"names": ", ".join(shown.labels.names), "flip_pairs": shown.labels.flip_pairs}
@@ -39,14 +39,16 @@ def argument_parser() -> argparse.ArgumentParser:
         "List the recipes: the twelve published ISNet models and the demo model. The default inference of all is the "
         "whole picture at scale 1, without flip.",
     )
-    parser.add_argument("name", nargs="?", help="show this recipe in full; also a .yaml file of your own data")
+    parser.add_argument(
+        "name", nargs="?", help="show this recipe in full; also a .yaml file of your own data, or of any network"
+    )
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     arguments = argument_parser().parse_args(argv)
-    print(page(recipe(arguments.name)) if arguments.name else table())
+    print(page(any_recipe(arguments.name)) if arguments.name else table())
     return 0
 
 

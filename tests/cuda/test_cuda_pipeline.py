@@ -10,12 +10,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from cuda_host import CASES, RULE, SLIDE, WHOLE, Form, ReferenceKernels, picture
+from cuda_host import CASES, ONE_CLASS, RULE, SLIDE, WHOLE, Form, ReferenceKernels, picture
 
 from isnet_trt import Inference
 from isnet_trt.cuda.kernel_specs import KernelSpec
 from isnet_trt.cuda.pipeline import CAPTURES
 from isnet_trt.errors import EngineError, EngineUnavailable
+from isnet_trt.merging.merge import Merger
 from isnet_trt.pictures.interop import image_from
 from isnet_trt.pictures.preprocess import normalise, resize
 from isnet_trt.pictures.raw import RawLabels
@@ -179,6 +180,21 @@ def test_answers_for_the_host(tmp_path):
             wanted = form.host.engine.run(np.ascontiguousarray(pixels[None]))[0]
             np.testing.assert_allclose(answer, wanted, atol=1e-5)  # float32
         assert not any("finish" in name or "accumulate" in name for name in form.kernels.launched)
+
+
+def test_padded_logits_merged_on_the_host(tmp_path):
+    """Probabilities and scores of a network of one class, whose windows are padded on the GPU."""
+    image = picture(40, 33)
+    inference = SLIDE.replace(flip=True)
+    with Form(tmp_path, ReferenceKernels, classes=1, batch=2, network=ONE_CLASS) as form:
+        queue, scores = form.pipeline.plan((40, 33), inference).queue, np.empty((1, 40, 33), np.float32)
+        merger = Merger(queue, form.model.head, (40, 33), lambda y, x, tile: scores.__setitem__((0, y, x), tile[0]))
+        for window, logits in form.pipeline.window_logits(image_from(image), inference):
+            assert logits.shape == (1, 2, 3)  # of 16 x 24
+            merger.add(window, logits.copy())
+        assert merger.work()
+        expected = form.host.score(normalise(resize(image, RULE), RULE), (40, 33), inference)
+        np.testing.assert_allclose(scores[0], expected[1], atol=1e-5)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

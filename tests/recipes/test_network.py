@@ -11,6 +11,7 @@ import pytest
 
 from isnet_trt.errors import SettingsError
 from isnet_trt.recipes import RECIPES, NetworkRecipe, network_recipe
+from isnet_trt.recipes.__main__ import main
 from isnet_trt.recipes.custom import colours
 from isnet_trt.settings import Inference, NetworkFacts, Preprocess
 
@@ -143,6 +144,14 @@ def test_mistakes_are_named_with_file_key_and_value(keys: dict, message: str, tm
 def test_what_cannot_be_known_is_asked(key: str, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=f"the key '{key}' is missing"):
         network_recipe(written(tmp_path, **{name: value for name, value in LEAST.items() if name != key}))
+
+
+def test_the_command_shows_a_file_of_either_kind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(written(tmp_path, **LEAST, activation="sigmoid"))]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["name"], shown["network"]["activation"]) == ("scenes", "sigmoid")
+    with pytest.raises(SettingsError, match="'classes' is missing"):
+        main([str(written(tmp_path, name="tiles", images="photos"))])  # of a training
 
 
 def test_published_recipes_have_the_same_facts() -> None:

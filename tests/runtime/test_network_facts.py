@@ -13,8 +13,9 @@ import tiny_model
 
 from isnet_trt import Inference, Segmenter
 from isnet_trt.engines.onnxruntime import open_onnx
+from isnet_trt.errors import EngineError, SettingsError
 from isnet_trt.pictures.preprocess import resize
-from isnet_trt.settings import NetworkFacts, Preprocess
+from isnet_trt.settings import Labels, NetworkFacts, Preprocess
 
 PICTURE = np.random.default_rng(7).integers(0, 256, (75, 131, 3), np.uint8)
 AS_IS = Preprocess(None, mean=(100, 120, 140), std=(50, 60, 70))
@@ -92,3 +93,41 @@ def test_labels_and_probabilities_are_those_of_the_rules(case: str, name: str, t
             want /= want.sum(0)
         assert result.probabilities.shape == (segmenter.labels.count, *PICTURE.shape[:2])
         assert abs(result.probabilities - want).max() < 2e-4
+
+
+def test_a_bundle_of_one_class_in_every_form(tmp_path: Path) -> None:
+    network = NetworkFacts("sigmoid", threshold=0.6, size_multiple=32)
+    labels = Labels(("paper", "text"), ((255, 255, 255), (200, 0, 0)))
+    folder = tiny_model.write_bundle(tmp_path / "text", labels, network=network, preprocess=BGR, output_stride=4)
+    with Segmenter.open(folder, threads=1) as segmenter:
+        result = segmenter(PICTURE, probabilities=True, points=[(0, 0)])
+        want = reference(segmenter, PICTURE, Inference())[0]
+        clear = abs(want - 0.6) > 1e-4
+        assert (result.labels == (want > 0.6))[clear].all()
+        assert result.labels.dtype == np.uint8
+        assert sorted(result.shares()) == [0, 1]
+        assert result.probabilities.sum(0) == pytest.approx(1)
+        assert result.scores[0] == pytest.approx([1 - want[0, 0], want[0, 0]], abs=1e-5)
+        assert (result.colours()[result.labels == 1] == (200, 0, 0)).all()
+        for form in ("labels", "overlay", "palette", "color", "probabilities", "polygons"):
+            result.save(tmp_path / form, form, image=PICTURE)
+            assert (tmp_path / form).stat().st_size > 0
+        assert segmenter.score(normalised(PICTURE, BGR)[None].astype(np.float32), (9, 9)).shape == (2, 9, 9)
+        assert segmenter.logits(np.zeros((1, 3, 32, 64), np.float32)).shape == (1, 1, 8, 16)
+        assert segmenter.stats().calls == 1
+
+
+def test_one_class_and_a_threshold_belong_together(tmp_path: Path) -> None:
+    engine = tiny_model.open_tiny(tmp_path, 1)
+    with pytest.raises(SettingsError, match="one class without a threshold: every label would be 0"):
+        Segmenter(engine, tiny_model.labels(1, ()), AS_IS)
+    with pytest.raises(SettingsError, match="separates two classes, background and one other, not 5"):
+        Segmenter(engine, tiny_model.labels(5), AS_IS, network=NetworkFacts(threshold=0.5))
+    engine.close()
+
+
+def test_a_network_of_other_channels_is_an_error(tmp_path: Path) -> None:
+    engine = tiny_model.open_tiny(tmp_path, 2)
+    segmenter = Segmenter(engine, tiny_model.labels(2, ()), AS_IS, network=NetworkFacts(threshold=0.5))
+    with segmenter, pytest.raises(EngineError, match="for 1 class at stride 8"):
+        segmenter(PICTURE)
