@@ -88,6 +88,12 @@ def tiles(path: Path) -> None:
     labelled(path.parent, len(described["classes"]))
 
 
+def mine(path: Path) -> None:
+    """The recipe of docs/any-network.md."""
+    page = (ROOT / "docs" / "any-network.md").read_text("utf-8")
+    path.write_text(next(block.text for block in blocks(page) if block.language == "yaml"), "utf-8")
+
+
 def cityscapes(path: Path) -> None:
     """The data set in miniature, with pictures of the part that has no labels."""
     miniature.make_cityscapes(path)
@@ -133,6 +139,7 @@ SUPPLIES: dict[str, Maker] = {
     "bundles/city": bundle(recipe("isnet_resnet50os8_cityscapes").labels),
     "bundles/half": bundle(recipe("isnet_resnet50os8_ade20k").labels),
     "bundles/tiles": bundle(TILES),
+    "mine.yaml": mine,
     "pictures": photos,
     "street": photos,
     "photo.jpg": photo,
