@@ -124,6 +124,7 @@ setup(
     package_dir={f"isnet_trt.{name}": name for name in AT_THE_TOP},
     package_data={
         "isnet_trt": ["py.typed", "markdown.js", "c_api/*"],
+        "isnet_trt.evaluation": ["confusion.js"],
         "isnet_trt.recipes": ["labels.json"],
         "isnet_trt.export": ["pictures/*"],
     },

@@ -224,7 +224,7 @@ def _images(report: Report, shown: list[str]) -> Iterator[str]:
         return
     equal = report.result.agreement == 1
     yield "## Compared images" if equal else "## Images with the fewest equal labels"
-    note = "No label differs; these are the first" if equal else "The worst come first"
+    note = "No label differs; some of the images" if equal else "The worst come first"
     yield f"{note}. Labels are those of the network's output, enlarged to the image."
     yield from shown
 

@@ -8,10 +8,7 @@ from typing import Any
 from isnet_trt.export.parity import ParityResult
 from isnet_trt.export.samples import EVERY, FEWEST, Evidence
 from isnet_trt.markdown import plain, table
-from isnet_trt.metrics import coverage, percent, rounded
-
-ENOUGH, _FEW = 59, 5
-"""Images of which the worst bounds 95 % of all with 95 % confidence; fewest for which a bound is stated."""
+from isnet_trt.metrics import ENOUGH, FEW, percent, rounded, tolerance_statement
 
 
 def statement(evidence: Evidence | None, images: Mapping[str, float]) -> str:
@@ -30,16 +27,10 @@ def statement(evidence: Evidence | None, images: Mapping[str, float]) -> str:
             "then held out."
         )
     worst, count = min(images.values()), len(images)
-    if count < _FEW:
+    if count < FEW:
         return f"{count} images are too few for a bound on others: {ENOUGH} are needed to speak of 95 % of them."
     neighbours = " Frames of one video are no random sample." if evidence.origin == "held out" else ""
-    more = f" ({ENOUGH} images would bound 95 %)" if count < ENOUGH else ""
-    return (
-        f"If the {count} images are a random sample of those that the engine will see, then with 95 % confidence at "
-        f"least {percent(coverage(count), 1)} % of all such images have {percent(worst, 3)} % or more equal "
-        f"labels{more}. This is the one-sided tolerance limit of Wilks, 0.05^(1/{count}), which takes whole images as "
-        f"the sample, since the pixels of one image are not independent.{neighbours}"
-    )
+    return tolerance_statement(count, worst, "equal labels") + neighbours
 
 
 _BROKEN = {

@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 
 from isnet_trt.errors import SettingsError
 
+ENOUGH, FEW = 59, 5
+"""Images of which the worst bounds 95 % of all with 95 % confidence; fewest for which a bound is stated."""
+
 
 @dataclass(frozen=True)
 class Metrics:
@@ -81,6 +84,17 @@ def coverage(count: int, confidence: float = 0.95) -> float:
     A one-sided tolerance limit that assumes nothing of the distribution (Wilks 1941): 1 − p^n = confidence.
     """
     return float((1 - confidence) ** (1 / count))
+
+
+def tolerance_statement(count: int, worst: float, quantity: str) -> str:
+    """What the worst of ``count`` images, which has a share ``worst`` of ``quantity``, says of images not looked at."""
+    more = f" ({ENOUGH} images would bound 95 %)" if count < ENOUGH else ""
+    return (
+        f"If the {count} images are a random sample of those that the engine will see, then with 95 % confidence "
+        f"at least {percent(coverage(count), 1)} % of all such images have {percent(worst, 3)} % or more "
+        f"{quantity}{more}. This is the one-sided tolerance limit of Wilks, 0.05^(1/{count}), which takes "
+        "whole images as the sample, since the pixels of one image are not independent."
+    )
 
 
 def percent(share: float | None, digits: int = 2) -> str:

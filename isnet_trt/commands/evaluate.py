@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import datetime
+import dataclasses
+import hashlib
 import json
 import logging
 import os
@@ -21,7 +22,8 @@ from isnet_trt.errors import DataError, SettingsError, escaped, install_hint, ne
 from isnet_trt.evaluation import page
 from isnet_trt.evaluation.labelled import SCENES, Labelled, LabelWriter, open_labelled
 from isnet_trt.evaluation.models import TORCH, Model, open_model
-from isnet_trt.evaluation.picture import draw
+from isnet_trt.evaluation.picture import draw, grouped
+from isnet_trt.evaluation.provenance import Provenance, now
 from isnet_trt.evaluation.report import Report
 from isnet_trt.evaluation.run import Tally, Watch, run, together
 from isnet_trt.files import make_folder, write_file
@@ -39,7 +41,8 @@ _DESCRIPTION = """Score a bundle or a checkpoint on a labelled set.
 
 Prints IoU, accuracy, dice and pixels of each class, mIoU, pixel accuracy and images/s, and writes to DIR
   evaluation.json      all figures, settings and confusion counts
-  evaluation.md        the same as tables
+  evaluation.html      a page that holds everything: figures, how it was made, the worst pictures, the confusion matrix
+  evaluation.md        the same as Markdown, with its images in evaluation/
   confusion.png        the confusion matrix (needs matplotlib); confusion_against.png for a second model
 A checkpoint runs in the same runtime (resize, windows, scales, flip, merge) with PyTorch as its engine, so that any
 difference from a bundle comes from the network alone."""
@@ -106,6 +109,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _progress(len(part), group) as watch:
             tally = run(models, pictures, part, skip=arguments.skip_unreadable, keep=keep, watch=watch)
         report = _report(pictures, models, together(tally, group), group)
+        names = "".join(f"{pictures.names[index]}\n" for index in chosen)
+        report = dataclasses.replace(
+            report, digest=hashlib.sha256(names.encode("utf-8", "surrogateescape")).hexdigest()
+        )
         if not report.tally.pictures:
             raise DataError(
                 f"none of the {len(chosen)} pictures could be used; the first: {report.tally.skipped[0][1]}"
@@ -116,7 +123,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f"score: look through the labels with python -m isnet_trt.training.data check {arguments.dataset}"
             )
         if group.rank == 0:
-            _present(report, arguments)
+            command = cli.invocation("isnet_trt.evaluate", argv)
+            _present(report, arguments, Provenance(command, report.created_at))
     return cli.FAILED if report.tally.skipped else 0
 
 
@@ -188,11 +196,10 @@ def _report(pictures: Labelled, models: Sequence[Model], tally: Tally, group: Gr
     """The report on ``tally``, the counts of all processes."""
     descriptions = group.gather([model.segmenter.engine.description for model in models])
     engines = tuple(" and ".join(dict.fromkeys(lines)) for lines in zip(*descriptions, strict=True))
-    moment = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    return Report(pictures.name, pictures.split, pictures.labels, tuple(models), engines, tally, group.size, moment)
+    return Report(pictures.name, pictures.split, pictures.labels, tuple(models), engines, tally, group.size, now())
 
 
-def _present(report: Report, arguments: argparse.Namespace) -> None:
+def _present(report: Report, arguments: argparse.Namespace, provenance: Provenance) -> None:
     """Print the report and write its files."""
     for _, reason in report.tally.skipped:
         cli.echo(f"skipped: {escaped(reason)}", file=sys.stderr)
@@ -200,22 +207,34 @@ def _present(report: Report, arguments: argparse.Namespace) -> None:
         cli.echo("\n".join(page.facts(report)))
     else:
         cli.echo(page.text(report))
-        _write(report, arguments.out)
+        _write(report, arguments.out, provenance)
     if arguments.export:
         cli.echo(f"labels in the dataset's ids: {arguments.export}")
 
 
-def _write(report: Report, out: Path) -> None:
-    written = ["evaluation.json", "evaluation.md"]
-    data = json.dumps(report.to_json(), indent=1, ensure_ascii=False, allow_nan=False)
-    write_file(out / written[0], (data + "\n").encode())
-    write_file(out / written[1], page.markdown(report).encode())
-    names = ["confusion.png", "confusion_against.png"][: len(report.models)]
+def _write(report: Report, out: Path, provenance: Provenance) -> None:
+    data = json.dumps(report.to_json() | {"command": provenance.command}, indent=1, ensure_ascii=False, allow_nan=False)
+    files = {"evaluation.json": (data + "\n").encode(), **page.documents(report, provenance, _matrices(report))}
+    if any(name.startswith(page.FOLDER + "/") for name in files):
+        make_folder(out / page.FOLDER, "--out")
+    for name, content in files.items():
+        write_file(out / name, content)
+    if "evaluation.html" not in files:
+        _log.warning("no HTML page: markdown-it-py is not installed; %s", install_hint("train"))
+    names = [name for name in files if "/" not in name]
+    more = f", and {len(files) - len(names)} images in {page.FOLDER}/" if len(files) > len(names) else ""
+    cli.echo(f"\nwritten to {out}: {', '.join(names)}{more}")
+
+
+def _matrices(report: Report) -> list[page.Matrix]:
+    """The confusion matrix of each model; none without matplotlib."""
+    matrices, names = [], report.labels.names
     try:
-        for name, model, score, figures in zip(names, report.models, report.tally.scores, report.metrics, strict=True):
+        for model, score, figures in zip(report.models, report.tally.scores, report.metrics, strict=True):
             title = f"{Path(model.path).name} on {report.dataset} {report.split}, mIoU {figures.describe_miou()}"
-            write_file(out / name, draw(score.confusion, report.labels.names, title))
-        written += names
+            some, some_names = grouped(score.confusion, names)
+            small = draw(some, some_names, title) if some is not score.confusion else None
+            matrices.append(page.Matrix(draw(score.confusion, names, title), small))
     except ImportError as error:
         _log.warning("no confusion picture: %s; %s", error, install_hint("train"))
-    cli.echo(f"\nwritten to {out}: {', '.join(written)}")
+    return matrices

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -32,6 +32,7 @@ class Example:
         image: uint8 (H, W, 3) RGB.
         expected, actual: class ids (H, W), of the reference or the truth, and of what is judged; where ``expected``
             is no class, nothing is compared.
+        differs: bool (H, W), whether any of the pixels behind a panel's pixel has different labels.
         equal: share of the compared pixels with equal labels, 0 to 1, before the reduction.
     """
 
@@ -39,6 +40,7 @@ class Example:
     image: NDArray[np.uint8]
     expected: NDArray[np.integer]
     actual: NDArray[np.integer]
+    differs: NDArray[np.bool_]
     equal: float
 
     @classmethod
@@ -55,24 +57,38 @@ class Example:
         ``classes`` is the number of classes where ``expected`` may hold other values.
         """
         compared = np.ones(expected.shape, bool) if classes is None else (expected >= 0) & (expected < classes)
-        equal = float((expected == actual)[compared].mean()) if compared.any() else 1.0
+        differs = (expected != actual) & compared
+        equal = 1 - float(differs.sum() / max(compared.sum(), 1))
         factor = min(1.0, _SIDE / max(image.shape[:2]))
         height, width = (max(1, round(side * factor)) for side in image.shape[:2])
-        small = np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+        small = np.asarray(
+            cv2.resize(np.ascontiguousarray(image), (width, height), interpolation=cv2.INTER_AREA), np.uint8
+        )
         rows, columns = np.arange(height) * expected.shape[0] // height, np.arange(width) * expected.shape[1] // width
         nearest = np.ix_(rows, columns)
-        return cls(name, small, expected[nearest], actual[nearest], equal)
+        mark = differs[nearest]
+        if height < expected.shape[0]:  # one of many pixels must not get lost
+            mark = np.asarray(cv2.resize(differs.astype(np.float32), (width, height), interpolation=cv2.INTER_AREA)) > 0
+        return cls(name, small, expected[nearest], actual[nearest], mark, equal)
 
     def panels(self, labels: Labels) -> dict[str, bytes]:
         """Image files by name: input, expected, actual and difference; where all labels are equal the first two."""
         palette = np.array(labels.palette, np.uint8)
-        files = {"input.jpg": self.image, "expected.png": colours(self.expected, palette)}
+        files = {"input.jpg": self.image, "expected.png": _painted(self.expected, palette)}
         if self.equal < 1:
-            differs = (self.expected != self.actual) & (with_void(self.expected, labels.count) < labels.count)
             grey = cv2.cvtColor(cv2.cvtColor(self.image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB) // 2 + 96
-            files["actual.png"] = colours(self.actual, palette)
-            files["difference.jpg"] = np.where(differs[..., None], _DIFFERENT, grey).astype(np.uint8)
+            files["actual.png"] = _painted(self.actual, palette)
+            files["difference.jpg"] = np.where(self.differs[..., None], _DIFFERENT, grey).astype(np.uint8)
         return {name: _encoded(name, image) for name, image in files.items()}
+
+
+def _painted(labels: NDArray[np.integer], palette: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Class colours, RGB; where there is no class, grey stripes."""
+    height, width = labels.shape
+    stripes = np.add.outer(np.arange(height), np.arange(width)) // 4 % 2 == 0
+    grey = np.where(stripes, 225, 150).astype(np.uint8)[..., None]
+    is_void = with_void(labels, len(palette)) >= len(palette)
+    return np.where(is_void[..., None], grey, colours(labels, palette)).astype(np.uint8)
 
 
 def _encoded(name: str, image: NDArray[np.uint8]) -> bytes:
@@ -80,9 +96,9 @@ def _encoded(name: str, image: NDArray[np.uint8]) -> bytes:
     return bytes(cv2.imencode(name[name.index(".") :], np.ascontiguousarray(image[..., ::-1]), options)[1])
 
 
-def worst(count: int, examples: Sequence[Example], more: Example) -> list[Example]:
-    """The ``count`` with the fewest equal labels, worst first; of equal ones the earlier."""
-    return sorted([*examples, more], key=lambda example: example.equal)[:count]
+def worst(count: int, examples: Iterable[Example], *more: Example) -> list[Example]:
+    """The ``count`` with the fewest equal labels, worst first; equal ones by name."""
+    return sorted([*examples, *more], key=lambda example: (example.equal, example.name))[:count]
 
 
 def figures(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from isnet_trt.bundle import CheckpointInfo, read_bundle
+from isnet_trt.bundle import MANIFEST, CheckpointInfo, read_bundle, sha256
 from isnet_trt.errors import CheckpointError, SettingsError, needs
 from isnet_trt.evaluation.labelled import Labelled, check_labels
 from isnet_trt.runtime.segmenter import Segmenter
@@ -21,7 +21,10 @@ TORCH = "torch"
 
 @dataclass(frozen=True)
 class Model:
-    """An open model: its source, and the segmenter that runs it with ``inference``, its ``preset``."""
+    """An open model: its source, and the segmenter that runs it with ``inference``, its ``preset``.
+
+    ``digest`` is the SHA-256 of a bundle's manifest, which covers all its files; empty for a checkpoint.
+    """
 
     path: str
     kind: Literal["bundle", "checkpoint"]
@@ -30,6 +33,7 @@ class Model:
     preset: str
     inference: Inference
     segmenter: Segmenter
+    digest: str = ""
 
 
 def open_model(
@@ -59,7 +63,8 @@ def open_model(
         manifest = read_bundle(path, verify=False).manifest
         check_labels(manifest.labels, pictures, path)
         segmenter = Segmenter.open(path, engine=engine, preset=preset, threads=threads, device=device)
-        return Model(path, "bundle", manifest.recipe, manifest.checkpoint, preset, segmenter.inference, segmenter)
+        source, digest = manifest.checkpoint, sha256(Path(path) / MANIFEST)
+        return Model(path, "bundle", manifest.recipe, source, preset, segmenter.inference, segmenter, digest)
     checkpoint = _load_checkpoint(path, engine, recipe, weights)
     check_labels(checkpoint.recipe.labels, pictures, path)
     from isnet_trt.training.torch_engine import open_checkpoint

@@ -1,15 +1,20 @@
-"""A report as a Markdown page, and as text for a terminal."""
+"""A report as a page (Markdown and HTML), and as text for a terminal."""
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from isnet_trt.errors import first_few
+from isnet_trt.evaluation.examples import figures
+from isnet_trt.evaluation.picture import interactive
+from isnet_trt.evaluation.provenance import Provenance
 from isnet_trt.evaluation.report import MEANS, Report, figure
-from isnet_trt.metrics import percent
+from isnet_trt.markdown import code, html_page, plain, table
+from isnet_trt.metrics import FEW, percent, tolerance_statement
 
 _WIDEST = 32
 """Characters of a cell on a terminal."""
@@ -31,17 +36,125 @@ class Table:
     left: int = 1
 
 
-def markdown(report: Report) -> str:
-    """The whole page."""
-    parts = [f"# Evaluation on {report.dataset}, {report.split}", "\n".join(f"- {line}" for line in facts(report))]
-    parts += [_as_markdown(summary(report)), "## Classes", _as_markdown(classes(report))]
+FOLDER = "evaluation"
+"""Of the images beside ``evaluation.md``."""
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A model's confusion matrix: the figure of all classes, and, where they are many, that of the most confused."""
+
+    full: bytes
+    grouped: bytes | None
+
+    @property
+    def readable(self) -> bytes:
+        """The one in which names and figures can be read."""
+        return self.grouped or self.full
+
+
+def documents(report: Report, provenance: Provenance, matrices: Sequence[Matrix]) -> dict[str, bytes]:
+    """The files of the report by name: ``evaluation.md`` and its images, and ``evaluation.html``, which holds them.
+
+    ``matrices`` has one of each model, or none. The HTML page is left out where markdown-it-py is missing.
+    """
+    lines, images = examples(report)
+    files: dict[str, bytes | str] = {**images}
+    shown: dict[str, bytes | str] = {**images}
+    names = ("confusion.png", "confusion_against.png")
+    figures = []
+    for name, matrix, score in zip(names, matrices, report.tally.scores, strict=False):
+        path = f"{FOLDER}/{name}" if matrix.grouped else name
+        files |= {name: matrix.full, path: matrix.readable}
+        shown[path] = interactive(score.confusion, report.labels.names, matrix.readable)
+        figures.append(path)
+    text = markdown(report, provenance, lines, figures)
+    documents = {name: content if isinstance(content, bytes) else content.encode() for name, content in files.items()}
+    documents["evaluation.md"] = text.encode()
+    with contextlib.suppress(ImportError):
+        documents["evaluation.html"] = html_page(text, f"Evaluation on {report.dataset}", shown).encode()
+    return documents
+
+
+def markdown(report: Report, provenance: Provenance, shown: Sequence[str] = (), figures: Sequence[str] = ()) -> str:
+    """The whole page; ``shown`` are the paragraphs of the examples, ``figures`` the files of the confusion matrices."""
+    parts = [f"# Evaluation on {plain(report.dataset)}, {report.split}", verdict(report), *_beyond(report)]
+    parts += ["## How this was made", table(("fact", "value"), [*_made(report), *provenance.rows()], left=2)]
+    parts += [*shown, "## All classes together", _as_markdown(summary(report))]
+    parts += ["## Classes", _as_markdown(classes(report))]
     for number in range(len(report.models)):
         suffix = f" of {_letter(number)}" if len(report.models) > 1 else ""
         parts += [f"## Most frequent mistakes{suffix}", _as_markdown(mistakes(report, number))]
+        parts += [f"![Confusion matrix{suffix}: rows are the truth]({path})" for path in figures[number : number + 1]]
     parts.append(_NOTE)
     if report.tally.skipped:
-        parts += ["## Skipped", "\n".join(f"- {reason}" for _, reason in report.tally.skipped)]
+        parts += ["## Skipped", "\n".join(f"- {plain(reason)}" for _, reason in report.tally.skipped)]
     return "\n\n".join(parts) + "\n"
+
+
+def verdict(report: Report) -> str:
+    """The figure that was asked for, and the size of the sample, as a block quote."""
+    tally, figures = report.tally, report.metrics
+    pixels = int(tally.scores[0].confusion.counts.sum())
+    sample = f"{tally.pictures:,} images, {pixels:,} pixels with a truth"
+    if len(figures) == 1:
+        lines = [
+            f"**mIoU {figures[0].describe_miou()}**, pixel accuracy {percent(figures[0].all_accuracy)} %: {sample}."
+        ]
+    else:
+        one, two = figures
+        change = difference(two.meaningful_miou - one.meaningful_miou)
+        lines = [
+            f"**mIoU of A {one.describe_miou()}, of B {two.describe_miou()}: B − A {change} points**: {sample}.",
+            *(f"{line}." for line in _agreement(report)),
+        ]
+    if tally.skipped:
+        lines.append(f"**{len(tally.skipped)} images were left out** (listed at the end).")
+    if len(figures) == 1 and tally.examples:
+        least = tally.examples[0]
+        lines.append(f"Least accurate image: {plain(least.name)}, {percent(least.equal)} % of its pixels.")
+    return "\n>\n".join(f"> {line}" for line in lines)
+
+
+def _beyond(report: Report) -> list[str]:
+    """What the least accurate image says of images that are not in the set."""
+    tally = report.tally
+    if len(report.models) > 1 or tally.pictures < FEW or not tally.examples:
+        return []
+    return [tolerance_statement(tally.pictures, tally.examples[0].equal, "of their pixels right")]
+
+
+def _made(report: Report) -> Iterator[tuple[str, str]]:
+    names = plain(f"{report.dataset} {report.split}")
+    skipped = f", {len(report.tally.skipped)} skipped" if report.tally.skipped else ""
+    yield "images", f"{names}: {report.tally.pictures}{skipped}; {code(report.digest)} is the SHA-256 of their names"
+    for number, (model, engine) in enumerate(zip(report.models, report.engines, strict=True)):
+        name = f"{_letter(number)}: " if len(report.models) > 1 else ""
+        yield f"{name}model", f"{model.kind} {plain(model.path)}, recipe {plain(model.recipe)}"
+        if model.digest:
+            yield f"{name}bundle.json", f"SHA-256 `{model.digest}`, which covers every file of the bundle"
+        weights = ", averaged weights" if model.checkpoint.weights == "ema" else ""
+        yield f"{name}checkpoint", f"{plain(model.checkpoint.name)}, SHA-256 `{model.checkpoint.sha256}`{weights}"
+        yield f"{name}engine", plain(engine)
+        yield f"{name}settings", plain(f"preset {model.preset}: {model.inference.describe()}")
+    several = f", {report.processes} processes" if report.processes > 1 else ""
+    yield "time", f"{report.tally.wall:.1f} s, {report.rate:.2f} images/s with reading and counting{several}"
+    for line in _occurring(report):
+        yield "classes", plain(line)
+
+
+def examples(report: Report) -> tuple[list[str], dict[str, bytes | str]]:
+    """Paragraphs that show the worst images, and the files they need."""
+    if not report.tally.examples:
+        return [], {}
+    two = len(report.models) > 1
+    captions = {"input": "input", "expected": "A" if two else "truth (striped: not labelled)"}
+    captions |= {"actual": "B" if two else "prediction", "both": "A and B" if two else "truth and prediction"}
+    captions["difference"] = "magenta: A and B differ" if two else "magenta: wrong"
+    lines, files = figures(report.tally.examples, report.labels, captions, FOLDER)
+    equal = report.tally.examples[0].equal == 1
+    title = "Images" if equal else "Images on which A and B differ most" if two else "Least accurate images"
+    return [f"## {title}", *lines], files
 
 
 def text(report: Report) -> str:
@@ -146,10 +259,9 @@ def difference(value: float) -> str:
     return "–" if math.isnan(value) else f"{100 * value:+.4f}" if value else "0"
 
 
-def _as_markdown(table: Table) -> str:
-    rule = ["---"] * table.left + ["---:"] * (len(table.head) - table.left)
-    lines = [table.head, tuple(rule), *table.rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+def _as_markdown(content: Table) -> str:
+    rows = [[*map(plain, row[: content.left]), *row[content.left :]] for row in content.rows]
+    return table(content.head, rows, content.left)
 
 
 def _as_text(table: Table) -> str:

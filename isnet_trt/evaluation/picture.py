@@ -1,8 +1,14 @@
-"""The confusion matrix as an image: one row per true class with the shares of its pixels by predicted class."""
+"""The confusion matrix as an image and as an interactive figure.
+
+One row per true class with the shares of its pixels by predicted class.
+"""
 
 from __future__ import annotations
 
+import base64
 import io
+import json
+from importlib import resources
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +22,9 @@ if TYPE_CHECKING:
 
 _WITH_NUMBERS = 30
 """Classes up to which the cells are large enough for figures."""
+_GROUPED = 24
+"""Classes that are shown beside the rest as one."""
+_MOST_CELLS = 20_000
 _LONGEST = 24
 _DPI = 120
 _SCALE, _TITLE = 1.0, 0.5
@@ -49,6 +58,46 @@ def draw(confusion: Confusion, names: tuple[str, ...], title: str) -> bytes:
     png = io.BytesIO()
     figure.savefig(png, format="png")
     return png.getvalue()
+
+
+def grouped(confusion: Confusion, names: tuple[str, ...]) -> tuple[Confusion, tuple[str, ...]]:
+    """The classes that are confused on most pixels, those confused with each other side by side, the rest as one.
+
+    Up to `_WITH_NUMBERS` classes nothing is grouped.
+    """
+    if len(names) <= _WITH_NUMBERS:
+        return confusion, names
+    wrong = confusion.counts - np.diag(np.diag(confusion.counts))
+    mutual = wrong + wrong.T
+    rest = [int(k) for k in np.argsort(-mutual.sum(1), kind="stable")[:_GROUPED]]
+    order = [rest.pop(0)]
+    while rest:  # next the class that is confused most with the one before
+        order.append(rest.pop(max(range(len(rest)), key=lambda index: mutual[order[-1], rest[index]])))
+    place = np.full(len(names), len(order))
+    place[order] = range(len(order))
+    result = Confusion(len(order) + 1)
+    np.add.at(result.counts, (place[:, None], place[None]), confusion.counts)
+    return result, (*(names[k] for k in order), f"{len(names) - len(order)} other classes")
+
+
+def interactive(confusion: Confusion, names: tuple[str, ...], static: bytes | None) -> str:
+    """The matrix as HTML that a script draws: by label order or by confusions, with figures under the pointer.
+
+    ``static`` is shown where scripts do not run.
+    """
+    truth, predicted = np.nonzero(confusion.counts)
+    largest = np.argsort(-confusion.counts[truth, predicted], kind="stable")[:_MOST_CELLS]
+    cells = np.stack([truth, predicted, confusion.counts[truth, predicted]], 1)[largest]
+    data = {"names": names, "totals": confusion.counts.sum(1).tolist(), "cells": cells.tolist()}
+    # A name must not end the element.
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+    encoded = base64.b64encode(static or b"").decode()
+    fallback = f'<noscript><img alt="" src="data:image/png;base64,{encoded}"></noscript>' if static else ""
+    script = resources.files(__package__).joinpath("confusion.js").read_text("utf-8")
+    return (
+        f'<div class="confusion"><script type="application/json">{text}</script></div>{fallback}'
+        f"<script>{script}</script>"
+    )
 
 
 def _layout(kind: type[Figure], side: float, near: float, far: float) -> tuple[Figure, Axes, Axes]:

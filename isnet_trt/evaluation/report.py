@@ -21,6 +21,7 @@ class Report:
     """One evaluation: the set, its classes, the models that were run, and the counts of all processes.
 
     ``engines`` describes the engines of each model, of all processes. ``created_at`` is ISO 8601, UTC.
+    ``digest`` is the SHA-256 of the names of the chosen pictures, a line each.
     """
 
     dataset: str
@@ -31,6 +32,7 @@ class Report:
     tally: Tally
     processes: int
     created_at: str
+    digest: str = ""
 
     @property
     def metrics(self) -> list[Metrics]:
@@ -56,6 +58,7 @@ class Report:
         return {
             "dataset": {"name": self.dataset, "split": self.split, "classes": list(self.labels.names)},
             "pictures": self.tally.pictures,
+            "pictures_sha256": self.digest,
             "skipped": [reason for _, reason in self.tally.skipped],
             "models": [self._model(number) for number in range(len(self.models))],
             "comparison": self._comparison(),
@@ -74,6 +77,7 @@ class Report:
             "kind": model.kind,
             "recipe": model.recipe,
             "checkpoint": asdict(model.checkpoint),
+            "manifest_sha256": model.digest,
             "engine": self.engines[number],
             "preset": model.preset,
             "inference": asdict(model.inference),

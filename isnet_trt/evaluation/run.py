@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isnet_trt.errors import DataError, EngineError, ImageError
+from isnet_trt.evaluation.examples import Example, worst
 from isnet_trt.evaluation.labelled import Labelled
 from isnet_trt.evaluation.models import Model
 from isnet_trt.metrics import Agreement, Confusion
@@ -19,6 +20,8 @@ from isnet_trt.runtime.segmentation import Segmentation
 from isnet_trt.training.group import Group
 
 _READERS = 2
+EXAMPLES = 3
+"""Pictures that are shown on the page."""
 Keep = Callable[[str, NDArray[np.unsignedinteger]], None]
 """Takes a picture's name and the first model's labels."""
 Watch = Callable[["Tally"], None]
@@ -47,7 +50,8 @@ class Tally:
     """All counts: a score per model, the agreement of two, and the pictures that were skipped.
 
     ``pictures`` is the number that were scored, ``wall`` the seconds from the first to the last. ``skipped`` has the
-    index and the reason of each picture that could not be used.
+    index and the reason of each picture that could not be used. ``examples`` are the pictures on which the model and
+    the truth, or two models, agree least, worst first.
     """
 
     scores: list[Score]
@@ -55,14 +59,22 @@ class Tally:
     pictures: int = 0
     wall: float = 0.0
     skipped: list[tuple[int, str]] = field(default_factory=list)
+    examples: list[Example] = field(default_factory=list)
 
-    def add(self, results: Sequence[Timed], truth: NDArray[np.integer], name: str) -> None:
-        """Count the results of all models for the picture called ``name``."""
+    def add(
+        self, results: Sequence[Timed], truth: NDArray[np.integer], name: str, image: NDArray[np.uint8] | None = None
+    ) -> None:
+        """Count the results of all models for the picture called ``name``, ``image`` uint8 (H, W, 3) BGR."""
         for score, (result, seconds) in zip(self.scores, results, strict=True):
             score.add(result, truth, seconds)
         if self.agreement:
             self.agreement.add(results[0][0].labels, results[1][0].labels, truth, name)
         self.pictures += 1
+        if image is not None:
+            first, last = results[0][0].labels, results[-1][0].labels
+            expected, classes = (truth, len(self.scores[0].confusion.counts)) if len(results) == 1 else (first, None)
+            example = Example.of(name, image[..., ::-1], expected, last, classes)
+            self.examples = worst(EXAMPLES, self.examples, example)
 
 
 def run(
@@ -109,7 +121,7 @@ def run(
                     raise
                 tally.skipped.append((index, str(error)))
                 continue
-            tally.add(results, truth, name)
+            tally.add(results, truth, name, image)
             if keep:
                 keep(name, results[0][0].labels)
             tally.wall = time.perf_counter() - start
@@ -136,6 +148,7 @@ def together(tally: Tally, group: Group) -> Tally:
         tally.agreement.counts = group.sum_array(tally.agreement.counts)
         tally.agreement.least = min((least for least in group.gather(tally.agreement.least) if least), default=None)
     tally.skipped = sorted(item for part in group.gather(tally.skipped) for item in part)
+    tally.examples = worst(EXAMPLES, (example for part in group.gather(tally.examples) for example in part))
     tally.pictures = sum(group.gather(tally.pictures))
     tally.wall = max(group.gather(tally.wall))
     return tally

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -23,12 +25,13 @@ from isnet_trt.commands.evaluate import _choose_gpu
 from isnet_trt.datasets.layouts import label_values, open_dataset
 from isnet_trt.errors import SettingsError
 from isnet_trt.evaluation.labelled import DrawnScenes, open_labelled
-from isnet_trt.evaluation.picture import draw, row_shares
+from isnet_trt.evaluation.picture import draw, grouped, interactive, row_shares
 from isnet_trt.files import write_file
 from isnet_trt.metrics import Agreement, Confusion
 from isnet_trt.recipes import DATASETS
 from isnet_trt.settings import Labels
 
+FILES = {"evaluation", "evaluation.html", "evaluation.json", "evaluation.md"}
 WHOLE = Inference()
 FLIP = Inference(scales=(0.75, 1.0), flip=True, softmax_before_resize=True)
 
@@ -107,7 +110,7 @@ def test_every_dataset_is_scored_exactly(dataset, tmp_path, capsys, monkeypatch,
     output = capsys.readouterr()
     assert f"{100 * model['miou']:.2f}" in output.out
     assert "picture/s" not in output.err  # no bar where there is no terminal
-    assert {p.name for p in tmp_path.iterdir()} - {"confusion.png"} == {"evaluation.json", "evaluation.md"}
+    assert {p.name for p in tmp_path.iterdir()} - {"confusion.png"} == FILES
 
 
 def test_the_page_has_a_row_for_each_class(dataset, tmp_path):
@@ -134,8 +137,8 @@ def test_a_bundle_against_itself_agrees_everywhere(dataset, tmp_path, capsys):
     assert set(comparison["iou_differences"]) <= {0, None}
     assert result["models"][0]["confusion"] == result["models"][1]["confusion"]
     assert "label 100 % of the pixels alike, 100 % of those with a truth" in capsys.readouterr().out
-    names = ["confusion.png", "confusion_against.png", "evaluation.json", "evaluation.md"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    assert {path.name for path in tmp_path.iterdir()} == {"confusion.png", "confusion_against.png", *FILES}
+    assert not list(tmp_path.glob("evaluation/*difference*"))
 
 
 def test_two_models_side_by_side(dataset, tmp_path, capsys):
@@ -354,11 +357,11 @@ def test_without_matplotlib_the_figures_are_written_all_the_same(dataset, tmp_pa
     data, _, bundle = dataset("lip")
     without_picture(monkeypatch)
     assert run(bundle, "--dataset", "lip", "--data", data, "--out", tmp_path) == 0
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["evaluation.json", "evaluation.md"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(FILES)
     assert "no confusion picture" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("classes", [3, 19, 182])
+@pytest.mark.parametrize("classes", [3, 19, 60])
 def test_the_confusion_picture_has_room_for_every_class(classes):
     confusion = Confusion(classes)
     confusion.counts[:] = np.random.default_rng(classes).integers(0, 50, (classes, classes))
@@ -369,6 +372,62 @@ def test_the_confusion_picture_has_room_for_every_class(classes):
     shares = row_shares(confusion.counts)
     assert np.isnan(shares[1]).all()
     np.testing.assert_allclose(np.delete(shares, 1, 0).sum(1), 1, rtol=1e-12)  # float64
+
+
+def test_the_page_says_what_it_was_made_with_and_shows_the_worst_pictures(dataset, tmp_path):
+    data, truth, bundle = dataset("cityscapes")
+    assert run(bundle, "--dataset", "cityscapes", "--data", data, "--out", tmp_path / "a b") == 0
+    out = tmp_path / "a b"
+    page, result = (out / "evaluation.md").read_text("utf-8"), report(out)
+    digest = hashlib.sha256((bundle / "bundle.json").read_bytes()).hexdigest()
+    assert f"| bundle.json | SHA-256 `{digest}`, which" in page
+    assert result["models"][0]["manifest_sha256"] == digest
+    names = "".join(f"{name}\n" for name in open_dataset("cityscapes", data, "val").names)
+    assert f"`{hashlib.sha256(names.encode()).hexdigest()}` is the SHA-256 of their names" in page
+    assert f"| date | {result['created_at']} |" in page
+    assert f"--out '{out}'` |" in page
+    assert result["command"].endswith(f"--out '{out}'")
+    answer = answers(bundle, open_dataset("cityscapes", data, "val"))
+    shares = {}
+    for name, labels in truth.items():
+        valid = (labels >= 0) & (labels < 19)
+        shares[name] = (answer[name] == labels)[valid].mean()
+    order = sorted(shares, key=lambda name: (shares[name], name))
+    assert re.findall(r"\*\*(\S+)\*\*: ([\d.]+) % equal", page) == [
+        (name, f"{100 * shares[name]:.3f}") for name in order
+    ]
+    shown = re.findall(r"!\[.*?\]\((.*?)\)", page)
+    assert len(shown) == 4 * len(order) + 2
+    assert all((out / name).is_file() for name in shown)
+    html = (out / "evaluation.html").read_text("utf-8")
+    assert not re.search(r"""(?:src|href)=["'](?!data:|#)""", html)
+
+
+def test_a_matrix_of_many_classes_is_grouped():
+    names = tuple(f"class {number}" for number in range(150))
+    confusion = Confusion(150)
+    confusion.counts[:] = np.diag(np.arange(1, 151))
+    confusion.counts[7, 140] = 900
+    confusion.counts[3, 9] = 500
+    some, some_names = grouped(confusion, names)
+    assert some.counts.sum() == confusion.counts.sum()
+    assert some_names[-1] == "126 other classes"
+    assert set(some_names[:2]) == {"class 7", "class 140"}  # side by side
+    assert abs(some_names.index("class 3") - some_names.index("class 9")) == 1
+    assert some.counts[some_names.index("class 7"), some_names.index("class 140")] == 900
+    few = Confusion(9)
+    assert grouped(few, names[:9]) == (few, names[:9])
+
+
+def test_the_interactive_matrix_holds_every_count_and_no_name_ends_it():
+    confusion = Confusion(3)
+    confusion.counts[:] = [[5, 0, 2], [0, 0, 0], [1, 0, 9]]
+    html = interactive(confusion, ("a</script><img src=x>", "b", "c"), b"PNG")
+    data = json.loads(re.findall(r'<script type="application/json">(.*?)</script>', html)[0])
+    assert data["names"][0] == "a</script><img src=x>"
+    assert "<img src=x>" not in html
+    assert data["totals"] == [7, 0, 10]
+    assert sorted(data["cells"]) == [[0, 0, 5], [0, 2, 2], [2, 0, 1], [2, 2, 9]]
 
 
 def test_drawn_scenes_are_those_that_training_holds_out():
