@@ -208,6 +208,15 @@ def test_a_damaged_bundle(programs, bundle, tmp_path):
 
 
 @pytest.mark.slow
+def test_memory_that_runs_out(programs, bundle):
+    """ONNX Runtime is given none: each call fails, those with wrong arguments as before."""
+    lines = answers(programs / "probe", "calls", bundle, ISNET_TRT_MAX_MEMORY="1000")
+    assert [lines[19][0], lines[-1][0]] == [STATUS["ISNET_NO_MEMORY"]] * 2
+    assert "raise ISNET_TRT_MAX_MEMORY" in lines[-1][1]
+    assert lines[0][0] == IMAGE
+
+
+@pytest.mark.slow
 def test_a_description(programs, bundle):
     lines = run(programs / "probe", "describe", bundle).stdout.splitlines()
     with Segmenter.open(bundle) as segmenter:

@@ -19,7 +19,7 @@ from cuda_host import Pair, picture
 from dlpack_producer import CudaArray, Tensor
 from forked import in_child, needs_fork
 
-from isnet_trt import RawImage, RawLabels, Segmenter
+from isnet_trt import RawImage, RawLabels, Segmenter, embed
 from isnet_trt.errors import EngineError
 
 SIZE = HEIGHT, WIDTH = 31, 44
@@ -157,6 +157,23 @@ def test_label_maps_in_memory_that_is_still_in_use(way, pair):
         found = caller.read(memory)
         assert (found[:, :WIDTH] == wanted).mean() > 0.999
         assert (found[:, WIDTH:] == 222).all()
+
+
+def test_the_c_librarys_arguments(pair, monkeypatch):
+    """`isnet_trt.embed` with an image and a label map in GPU memory, both in use on the caller's stream."""
+    caller, image = Caller(pair), picture(*SIZE)
+    source, labels = caller.memory(HEIGHT, 3 * WIDTH + 20), caller.memory(HEIGHT, WIDTH + 13)
+    monkeypatch.setitem(embed._open, 1, pair.segmenter)
+    expected = pair.host(image).labels
+    memory = [(source.ctypes.data, 0, 0), (source.shape[1], 0, 0), *SIZE, b"rgb", b"cuda:0", None, None]
+    memory += [labels.ctypes.data, labels.shape[1], b"cuda"]
+    for _ in range(3):
+        caller.write(source, image)
+        caller.write(labels, np.full(labels.shape, 222, np.uint8))
+        assert embed.call("segment", 1, *memory, caller.stream, None) == (0, b"", None)
+        result = caller.read(labels)
+        assert (result[:, :WIDTH] == expected).mean() > 0.999
+        assert (result[:, WIDTH:] == 222).all()
 
 
 def test_a_buffer_that_map_finds_overwritten_in_turn(pair):
