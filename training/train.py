@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from isnet_trt import cli
 from isnet_trt.datasets.layouts import open_dataset
 from isnet_trt.errors import SettingsError, needs
-from isnet_trt.recipes import Recipe, recipe
+from isnet_trt.recipes import Recipe, is_described, recipe
 from isnet_trt.training.group import process_group
 from isnet_trt.training.options import Options, SceneSet
 from isnet_trt.training.scenes import HELD_OUT_COUNT
@@ -56,8 +57,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         started = _begin(trainer, args)
         if group.first:
             cli.echo("\n".join((*started, _announcement(trainer))))
-        trainer.run()
+        ended = trainer.run()
+        if ended and group.first:
+            cli.echo(_next_command(trainer, args.recipe))
     return 0
+
+
+def _next_command(trainer: Trainer, name: str) -> str:
+    """The command that builds a bundle from the run; the recipe of an own file has to be named."""
+    checkpoint = shlex.quote(str(trainer.files.latest))
+    options = f" --recipe {shlex.quote(name)}" if is_described(name) else ""
+    return f"next: {cli.command_line('isnet_trt.build')} --ckpt {checkpoint}{options} --out DIR"
 
 
 def _options(args: argparse.Namespace, chosen: Recipe) -> Options:

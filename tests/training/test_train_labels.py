@@ -46,8 +46,11 @@ def test_the_score_says_over_how_many_classes(tmp_path: Path, capsys: pytest.Cap
 
 
 def test_sound_labels_bring_no_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(make_masks(tmp_path, [mask(0, 1)] * 6)) == 0
+    file = make_masks(tmp_path, [mask(0, 1)] * 6)
+    assert run(file) == 0
     printed = capsys.readouterr()
+    latest = tmp_path / "run" / "checkpoints-epoch-latest.pth"
+    assert printed.out.splitlines()[-1].endswith(f"build --ckpt {latest} --recipe {file} --out DIR")
     assert "warning" not in printed.err
     assert "classes occur" not in printed.out
 
