@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from isnet_trt import cli
+from isnet_trt.bundle import REPORT
 from isnet_trt.cuda.element_types import FLOATS
 from isnet_trt.engines.library import PRECISIONS
 from isnet_trt.engines.table import KINDS, library
@@ -222,6 +223,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     size = sum(info.bytes for info in bundle.manifest.files.values())
     cli.echo(f"bundle      {bundle.folder} ({size / 1e6:.0f} MB)")
+    if (page := f"{REPORT}.html") in bundle.manifest.files:
+        cli.echo(f"proof       {bundle.folder / page}")
     cli.echo(f"next:       {cli.command_line('isnet_trt.predict')} {shlex.quote(str(bundle.folder))} IMAGE --out DIR")
     return 0
 

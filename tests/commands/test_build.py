@@ -53,6 +53,7 @@ def test_command_builds_a_bundle(checkpoint: Path, tmp_path: Path, capsys: pytes
     message = capsys.readouterr().out
     assert "isnet_demo" in message
     assert f"isnet_trt.predict {shlex.quote(str(place))} IMAGE" in message
+    assert f"proof       {place / 'precision.html'}\n" in message
     bundle = read_bundle(place)
     files = {name for name in bundle.manifest.files if not name.startswith("precision/")}
     assert files == {"model.onnx", "precision.html", "precision.md", "precision.png"}
