@@ -123,10 +123,10 @@ def cases(max_drops: Sequence[float], qat: bool) -> list[Case]:
 
 def source(checkpoint: Checkpoint, street: Path, inputs: int, work: Path) -> Source:
     """Export, calibrate and measure one checkpoint."""
-    from isnet_trt.export.graph import export_graph
     from isnet_trt.export.quantise import Agreement, calibrate, calibration_inputs
     from isnet_trt.export.ranges import measure_ranges
     from isnet_trt.export.samples import windows_at_scale_1
+    from isnet_trt.export.tracing import export_graph
     from isnet_trt.training.checkpoint import load_model
 
     recipe = checkpoint.recipe
@@ -195,7 +195,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         counts = dict(zip(PRESETS, (args.scenes, args.ms_flip_scenes), strict=True))
         drawn = DrawnScenes(size=SIZE)
         scenes = [(image[..., ::-1], truth) for image, truth in map(drawn.__getitem__, range(max(counts.values())))]
-        scores = {p: MeanIoU(plain.recipe, scenes[:count], plain.recipe.preset(p)) for p, count in counts.items()}
+        recipe = plain.recipe
+        stride = recipe.architecture.output_stride
+        scores = {p: MeanIoU(recipe, scenes[:count], recipe.preset(p), stride) for p, count in counts.items()}
         judge = Judge(scores, work)
         rows = list(measured(cases(args.max_drop, bool(tuned)), plain, tuned[0] if tuned else None, judge))
     print(sections.text([record for record, _ in rows]))

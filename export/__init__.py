@@ -1,4 +1,4 @@
-"""From a checkpoint to a bundle: ONNX graph, engine, parity gate. Importing the package does not import torch."""
+"""From a network to a bundle: ONNX graph, engine, parity gate. Importing the package does not import torch."""
 
 from __future__ import annotations
 
@@ -6,9 +6,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from isnet_trt.export.build_bundle import EngineOptions, EvidenceOptions, PrecisionOptions, TuneOptions, build
+    from isnet_trt.export.build_bundle import (
+        EngineOptions,
+        EvidenceOptions,
+        Module,
+        OnnxFile,
+        PrecisionOptions,
+        TuneOptions,
+        build,
+    )
 
-__all__ = ["EngineOptions", "EvidenceOptions", "PrecisionOptions", "TuneOptions", "build"]
+__all__ = ["EngineOptions", "EvidenceOptions", "Module", "OnnxFile", "PrecisionOptions", "TuneOptions", "build"]
 
 
 def __getattr__(name: str) -> Any:

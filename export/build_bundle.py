@@ -1,9 +1,8 @@
-"""From a checkpoint to a bundle: load, export, lower, build the engine, pass the gate, write."""
+"""From a network to a bundle: load, export, lower, build the engine, pass the gate, write."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import logging
 import os
 import time
@@ -18,26 +17,37 @@ from isnet_trt.cuda.gpu import require_gpu
 from isnet_trt.engines.library import PRECISIONS
 from isnet_trt.engines.select import choose
 from isnet_trt.engines.table import library
+from isnet_trt.errors import SettingsError
 from isnet_trt.evaluation.labelled import check_labels, open_labelled
 from isnet_trt.export.bundle_kernels import include_kernels
 from isnet_trt.export.engines import engine_builder
 from isnet_trt.export.engines.profiles import shapes_for
-from isnet_trt.export.graph import export_graph, save_graph
+from isnet_trt.export.graph import save_graph
 from isnet_trt.export.job import Job, prepare_graphs
 from isnet_trt.export.lowering import EIGHT_BITS, Arithmetic
+from isnet_trt.export.network import Network
 from isnet_trt.export.options import EngineOptions, EvidenceOptions, PrecisionOptions, TuneOptions
 from isnet_trt.export.parity import Target
 from isnet_trt.export.quantise.table import JSON, check_writable
 from isnet_trt.export.samples import samples
-from isnet_trt.export.stages import build_engine, compare_with_checkpoint, measurements, new_manifest
+from isnet_trt.export.sources import CheckpointFile, Module, OnnxFile, Source
+from isnet_trt.export.stages import build_engine, compare_with_reference, measurements, new_manifest
 from isnet_trt.export.tune import TUNING, build_tuned
 from isnet_trt.export.tune import check as check_tuning
 from isnet_trt.files import check_name_length
 from isnet_trt.settings import Placement
 from isnet_trt.telemetry.logs import logged
-from isnet_trt.training.checkpoint import Checkpoint, load_checkpoint, load_model
 
-__all__ = ["PRECISIONS", "EngineOptions", "EvidenceOptions", "PrecisionOptions", "TuneOptions", "build"]
+__all__ = [
+    "PRECISIONS",
+    "EngineOptions",
+    "EvidenceOptions",
+    "Module",
+    "OnnxFile",
+    "PrecisionOptions",
+    "TuneOptions",
+    "build",
+]
 _log = logging.getLogger(__name__)
 
 CALIBRATION = ".calibration"
@@ -45,7 +55,7 @@ CALIBRATION = ".calibration"
 
 
 def build(
-    ckpt: str | os.PathLike[str],
+    ckpt: str | os.PathLike[str] | Source,
     out: str | os.PathLike[str],
     *,
     recipe: str | None = None,
@@ -58,13 +68,14 @@ def build(
     say: Callable[[str], None] = lambda text: None,
     command: str = "",
 ) -> Bundle:
-    """Build a bundle at ``out`` from a checkpoint. A build that fails writes no bundle.
+    """Build a bundle at ``out`` from a network. A build that fails writes no bundle.
 
     Args:
-        ckpt: a released or trained checkpoint, ``.pth`` or ``.safetensors``.
+        ckpt: a released or trained checkpoint of an ISNet, ``.pth`` or ``.safetensors``; or any segmentation network:
+            `isnet_trt.export.OnnxFile`, `isnet_trt.export.Module`.
         out: the folder to create. The calibration table is kept beside it, in ``<out>.calibration``.
-        recipe: name of the recipe; found from the checkpoint's content when not given.
-        weights: of the checkpoint: "plain", or "ema" for the running average beside them.
+        recipe: of a checkpoint: name of the recipe; found from the checkpoint's content when not given.
+        weights: of a checkpoint: "plain", or "ema" for the running average beside them.
         engine: library, sizes and limits of the engine; None: the defaults of `EngineOptions`.
         precision: arithmetic and calibration; None: the defaults of `PrecisionOptions`.
         evidence: what the engine is compared on; None: the defaults of `EvidenceOptions`.
@@ -82,9 +93,9 @@ def build(
     # Before anything is loaded: an occupied folder must not show only after a build.
     check_target(target, force)
     precision, evidence = precision or PrecisionOptions(), evidence or EvidenceOptions()
-    load = functools.partial(load_checkpoint, ckpt, recipe, weights)
+    source = CheckpointFile(ckpt, recipe, weights) if isinstance(ckpt, str | os.PathLike) else ckpt
     say = logged(say, _log)
-    job = _settle(load, target, engine or EngineOptions(), precision, evidence, tune, say)
+    job = _settle(source, target, engine or EngineOptions(), precision, evidence, tune, say)
     job = dataclasses.replace(job, command=command)
     job.introduce()
     if tune:
@@ -95,18 +106,18 @@ def build(
         # Before the engine: for ONNX Runtime this file is the engine.
         save_graph(graphs.portable, draft.folder / ONNX)
         built = build_engine(graphs.engine, draft.folder, job, target)
-        report = compare_with_checkpoint(job, graphs, draft.folder, built, mix)
-        draft.finish(new_manifest(job.checkpoint, job.arithmetic.precision, built.info, report.to_json()))
+        report = compare_with_reference(job, graphs, draft.folder, built, mix)
+        draft.finish(new_manifest(job.network, job.arithmetic.precision, built.info, report.to_json()))
     return read_bundle(out, verify=False)
 
 
 def _exported(job: Job) -> onnx.ModelProto:
     with job.stage("export"):
-        return export_graph(job.model, job.recipe.name)
+        return job.network.export()
 
 
 def _settle(
-    load: Callable[[], Checkpoint],
+    source: Source,
     target: Path,
     engine: EngineOptions,
     precision: PrecisionOptions,
@@ -114,7 +125,7 @@ def _settle(
     tune: TuneOptions | None,
     say: Callable[[str], None],
 ) -> Job:
-    """Check all options and load the checkpoint, before the first long step."""
+    """Check all options and load the network, before the first long step."""
     start = time.monotonic()
     if (number := Placement.parse(engine.device).number) is not None:
         require_gpu(number)
@@ -134,28 +145,29 @@ def _settle(
         check_name_length(measurements(target), "--out")
     if tune:
         check_name_length(target.with_name(target.name + TUNING), "--out")
-    checkpoint = load()
+    network = source.load(engine.static)
+    engine = _fitted(engine, network, choice.kind)
+    static = engine.static or network.size
     labelled = evidence.score_on
     if isinstance(labelled, str):
         labelled = open_labelled(labelled, Path(evidence.data) if evidence.data else None, "val")
     if labelled is not None:
-        check_labels(checkpoint.recipe.labels, labelled, str(checkpoint.path))
+        check_labels(network.recipe.labels, labelled, network.path)
     job = Job(
-        checkpoint=checkpoint,
-        model=load_model(checkpoint),
+        network=network,
         choice=choice,
         builder=builder,
         arithmetic=arithmetic,
         engine=engine,
         precision=precision,
-        shapes=shapes_for(checkpoint.recipe, engine.batch, engine.static),
-        kernels=include_kernels(builder, engine, checkpoint.recipe.architecture, say),
+        shapes=shapes_for(network.recipe, engine.batch, static),
+        kernels=include_kernels(builder, engine, network.context_width, say),
         samples=samples(
-            checkpoint.recipe,
+            network.recipe,
             precision.calib,
             precision.calib_inputs,
             evidence.images,
-            engine.static,
+            static,
             evidence.gate_inputs,
         ),
         target=None if evidence.min_equal is None else Target(evidence.min_equal, "`--min-equal` asks for it"),
@@ -167,3 +179,18 @@ def _settle(
     if tune:
         check_tuning(tune, job)
     return job
+
+
+def _fitted(engine: EngineOptions, network: Network, kind: str) -> EngineOptions:
+    """The options of an engine for a network; refused where the network has no use for one of them.
+
+    Raises:
+        SettingsError: a batch for a network of one image at a time, plugins for a network without context operations.
+    """
+    if network.batch is not None and engine.batch > network.batch:
+        raise SettingsError(f"--batch {engine.batch}: {network.path} takes {network.batch} image at a time")
+    if network.context_width is not None or "context" not in library(kind).options:
+        return engine
+    if engine.context == "plugin":
+        raise SettingsError(f"--context plugin: {network.path} has no context operations; leave it out")
+    return dataclasses.replace(engine, context="native")

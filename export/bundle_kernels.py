@@ -30,19 +30,18 @@ from isnet_trt.export.engines.base import EngineBuilder
 from isnet_trt.export.functions import context_nodes
 from isnet_trt.export.onnx_edit import NAMES, element_types
 from isnet_trt.export.options import Context, EngineOptions
-from isnet_trt.recipes.architecture import Architecture
 
 
-def check_kernels(context: Context | None, architecture: Architecture) -> None:
+def check_kernels(context: Context | None, width: int | None) -> None:
     """Check before a build that `compile_kernels` can do it.
 
     Raises:
         SettingsError: there are no kernels for plugins of this model.
         EngineUnavailable: there is no compiler for kernels here.
     """
-    if context == "plugin" and architecture.context_channels not in WIDTHS:
+    if context == "plugin" and width not in WIDTHS:
         raise SettingsError(
-            f"the attention of this model has {architecture.context_channels} channels; there are kernels for "
+            f"the attention of this model has {width} channels; there are kernels for "
             f"{' and '.join(map(str, WIDTHS))}; use --context native"
         )
     if importlib.util.find_spec("triton") is None:
@@ -51,7 +50,7 @@ def check_kernels(context: Context | None, architecture: Architecture) -> None:
 
 
 def include_kernels(
-    builder: EngineBuilder, options: EngineOptions, architecture: Architecture, say: Callable[[str], None]
+    builder: EngineBuilder, options: EngineOptions, width: int | None, say: Callable[[str], None]
 ) -> bool:
     """Whether a bundle gets kernels: where its engine runs on a GPU and they can be compiled, or they are asked for.
 
@@ -62,7 +61,7 @@ def include_kernels(
         return False
     context = builder.context(options)
     try:
-        check_kernels(context, architecture)
+        check_kernels(context, width)
     except EngineUnavailable as error:
         if options.kernels or context == "plugin":
             raise
@@ -105,12 +104,14 @@ def context_kernels(proto: onnx.ModelProto, width: int) -> tuple[str, ...]:
 def compile_kernels(
     folder: Path,
     proto: onnx.ModelProto,
-    architecture: Architecture,
+    channels: tuple[int, int | None],
     context: Context | None,
     capabilities: Iterable[str] | None,
     progress: bool = True,
 ) -> tuple[str, ...]:
     """Compile into ``folder``/sm_XX what the runtime launches for a float32 input and output, and the plugins' kernels.
+
+    ``channels`` are those of the network's output, and of its context operations (None: it has none).
 
     Returns the kernels that spill registers to memory, such as "finish_fp32_u8 (sm_86)": on that architecture they are
     slower than they could be, but correct.
@@ -119,13 +120,14 @@ def compile_kernels(
         BuildError: a kernel cannot be compiled; the last lines of the compiler's output are in the message.
     """
     arches = architectures(capabilities)
-    plugins = context_kernels(proto, architecture.context_channels) if context == "plugin" else ()
+    classes, width = channels
+    plugins = context_kernels(proto, width) if context == "plugin" and width else ()
     command = [sys.executable, "-m", "isnet_trt.kernels.compile", "--out", str(folder), "--dtype", "fp32"]
-    command += ["--arch", *(f"sm_{arch}" for arch in arches), "--classes", str(architecture.num_classes)]
+    command += ["--arch", *(f"sm_{arch}" for arch in arches), "--classes", str(classes)]
     # A kernel that spills is slow but correct: it is reported, and does not end the build.
     command += ["--allow-spills", "--jobs", str(usable_cores()), "--context", *plugins]
     if plugins:
-        command += ["--width", str(architecture.context_channels)]
+        command += ["--width", str(width)]
     with _running(command) as process:
         output = list(tqdm(process.stdout, "kernels", leave=False, disable=None if progress else True))
         process.wait()

@@ -150,9 +150,12 @@ def _parsed(text: str) -> FunctionProto:
 def attach(model: ModelProto, body: AttentionBody = "blocked") -> None:
     """Add or replace the bodies of the isnet_trt nodes of ``model``, and set their plugin namespace, in place.
 
+    A graph without such nodes stays as it is: its opset may be another than that of the bodies.
     TensorRT's parser from 10.7 on prefers a plugin to the body where the node has the attribute ``plugin_namespace``.
     """
     remove_bodies(model)  # `with_attention` exchanges the body of a graph that already has one
+    if not context_nodes(model):
+        return
     model.functions.extend([region_pool(), attention(body)])
     if all(entry.domain != DOMAIN for entry in model.opset_import):
         model.opset_import.append(helper.make_opsetid(DOMAIN, DOMAIN_VERSION))

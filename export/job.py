@@ -16,6 +16,7 @@ from isnet_trt.export.engines.base import EngineBuilder
 from isnet_trt.export.engines.profiles import Shapes
 from isnet_trt.export.interrupts import interruptible
 from isnet_trt.export.lowering import Arithmetic, LoweredGraphs, flavour_of, lower_graph
+from isnet_trt.export.network import Network
 from isnet_trt.export.options import EngineOptions, PrecisionOptions
 from isnet_trt.export.parity import Target
 from isnet_trt.export.quantise import (
@@ -32,9 +33,7 @@ from isnet_trt.export.quantise import (
 from isnet_trt.export.quantise.placement import select_layers
 from isnet_trt.export.ranges import measure_ranges
 from isnet_trt.export.samples import Samples
-from isnet_trt.recipes import Recipe
-from isnet_trt.training.checkpoint import Checkpoint
-from isnet_trt.training.model import ISNet
+from isnet_trt.recipes import NetworkRecipe, Recipe
 
 
 @dataclass(frozen=True)
@@ -45,8 +44,7 @@ class Job:
     by `time.monotonic`. ``target`` is the share of equal labels that the user asks for, ``command`` what they typed.
     """
 
-    checkpoint: Checkpoint
-    model: ISNet
+    network: Network
     choice: Choice
     builder: EngineBuilder
     arithmetic: Arithmetic
@@ -63,9 +61,9 @@ class Job:
     command: str = ""
 
     @property
-    def recipe(self) -> Recipe:
-        """The checkpoint's recipe."""
-        return self.checkpoint.recipe
+    def recipe(self) -> Recipe | NetworkRecipe:
+        """The network's recipe."""
+        return self.network.recipe
 
     def note(self, text: str) -> None:
         """Tell the user something about the current stage."""
@@ -82,7 +80,9 @@ class Job:
     def introduce(self) -> None:
         """Tell the user the recipe and the engine, and which options have no effect and images are left out."""
         self.say(f"recipe      {self.recipe.name}")
-        for note in self.checkpoint.notes:
+        for line in self.network.found:
+            self.say(line)
+        for note in self.network.notes:
             self.note(note)
         self.say(f"engine      {self.choice.kind}: {self.choice.reason}")
         if not self.builder.library.compiles and (self.engine.static or self.engine.batch > 1):
@@ -117,12 +117,13 @@ def _mixed(proto: onnx.ModelProto, table: Table, job: Job, max_drop: float) -> M
 
     Blocks are ranked by the share of equal labels, which is finer; mIoU decides where there are labels.
     """
-    rank = Agreement(proto, job.samples.typical)
+    rank = Agreement(proto, job.samples.typical, job.network.head)
     evaluate: Evaluate = rank
     if job.labelled is not None:
         pairs = (job.labelled[index] for index in range(len(job.labelled)))
         # Labelled sets give B, G, R; the runtime takes R, G, B.
-        evaluate = MeanIoU(job.recipe, [(image[..., ::-1], truth) for image, truth in pairs], job.recipe.default)
+        shown = [(image[..., ::-1], truth) for image, truth in pairs]
+        evaluate = MeanIoU(job.recipe, shown, job.recipe.default, job.network.stride)
     flavour = flavour_of(job.arithmetic.precision, job.choice.kind)
     mix = find_mix(proto, table, flavour, max_drop, evaluate, rank=rank, folder=job.table, warn=job.note)
     job.note(mix.summary())

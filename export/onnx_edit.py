@@ -70,6 +70,11 @@ def _drop_large(tensor: TensorProto) -> None:
         tensor.external_data.append(onnx.StringStringEntryProto(key="location", value="none"))
 
 
+def opset_of(proto: ModelProto) -> int:
+    """The version of ONNX's own operators in a graph."""
+    return next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), 1)
+
+
 def set_opset(proto: ModelProto, opset: int) -> None:
     """Set the opset of a graph and its functions, in place.
 

@@ -1,36 +1,38 @@
-"""The parity gate: what was built must compute what the checkpoint computes, or nothing is written.
+"""The parity gate: what was built must compute what the given network computes, or nothing is written.
 
-The reference is the checkpoint's training form in evaluation mode under PyTorch: it shares neither the folding of
-batch-norm nor the collapsed context with the exported graph.
+The reference (`isnet_trt.export.reference`) is the network itself: a checkpoint or a module under PyTorch, a graph of
+others as it was given.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import onnx
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 from tqdm import tqdm
 
 from isnet_trt.engines.base import Engine
 from isnet_trt.errors import ParityError
 from isnet_trt.evaluation.examples import Example, worst
 from isnet_trt.export.graph import block_outputs
+from isnet_trt.export.intake.enlargement import enlarged
 from isnet_trt.export.network_inputs import NetworkInput
+from isnet_trt.export.reference import Blocks, Reference
 from isnet_trt.export.sessions import open_session
 from isnet_trt.files import printable
+from isnet_trt.merging.merge import Head
 from isnet_trt.metrics import Confusion, percent, rounded
 from isnet_trt.pictures.preprocess import denormalised
-from isnet_trt.settings import Preprocess
-from isnet_trt.training.model import ISNet
+from isnet_trt.settings import Inference, Preprocess
 
+_PLAIN = Inference()
 BINS = 80
 Histogram = tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]
 """Edges (BINS + 1,), counts of the checkpoint's values (BINS,), counts of the engine's graph (BINS,)."""
@@ -134,12 +136,21 @@ class LogitsErrors:
         )
 
 
-def compare_logits(name: str, values: NDArray[np.float32], reference: NDArray[np.float32]) -> LogitsErrors:
-    """Compare one picture's logits (1, K, h, w) with the checkpoint's; NaN or Inf in ``values`` makes errors NaN."""
+def compare_logits(
+    name: str,
+    values: NDArray[np.float32],
+    reference: NDArray[np.float32],
+    labels: tuple[NDArray, NDArray] | None = None,
+) -> LogitsErrors:
+    """Compare one picture's logits (1, K, h, w) with the reference's; NaN or Inf in ``values`` makes errors NaN.
+
+    ``labels`` are those of both; by default the class with the largest logit.
+    """
     difference = (values.astype(np.float64) - reference) / max(float(reference.std()), 1e-12)
     if not np.isfinite(values).all():
         difference = np.full_like(difference, np.nan)
-    agreement = float((values.argmax(1) == reference.argmax(1)).mean())
+    of_values, of_reference = labels or (values.argmax(1), reference.argmax(1))
+    agreement = float((of_values == of_reference).mean())
     rms = float(np.sqrt((difference**2).mean()))
     height, width = reference.shape[2:]
     return LogitsErrors(name, height, width, float(np.abs(difference).max()), rms, agreement)
@@ -208,9 +219,9 @@ class ParityResult:
         }
 
 
-@torch.inference_mode()
 def gate(
-    model: ISNet,
+    reference: Reference,
+    head: Head,
     proto: onnx.ModelProto,
     engine: Engine,
     inputs: Iterable[NetworkInput],
@@ -218,39 +229,50 @@ def gate(
     progress: bool = False,
     preprocess: Preprocess = IMAGENET,
 ) -> ParityResult:
-    """Compare the logits of ``engine`` with those of ``model``, and its graph ``proto`` block by block.
+    """Compare the logits of ``engine`` with those of ``reference``, and its graph ``proto`` block by block.
 
-    Blocks are compared under ONNX Runtime, since engines do not return inner tensors. ``preprocess`` is what the inputs
-    were made with, to show them.
+    ``head`` says what the engine's output is; at the size of the reference's, where that enlarges it itself, both are
+    compared. Blocks are compared under ONNX Runtime, since engines do not return inner tensors. ``preprocess`` is what
+    the inputs were made with, to show them.
 
     Raises:
         ParityError: a figure is outside its bound; the message has the figures and names the first bad block.
     """
     tensors = block_outputs(proto)
-    result = ParityResult(engine.description, tolerance, Confusion(model.architecture.num_classes))
-    with open_session(proto, tensors.values()) as session:
-        source = session.get_inputs()[0].name
+    result = ParityResult(engine.description, tolerance, Confusion(head.label_count))
+    with _block_runner(proto, tensors) as run_blocks:
         for item in tqdm(inputs, "parity", leave=False, disable=None if progress else True):
-            expected, reference = _run_with_blocks(model, tensors, torch.from_numpy(item.pixels))
-            logits = engine.run(item.pixels)
-            values = dict(zip(tensors, session.run(list(tensors.values()), {source: item.pixels}), strict=True))
+            expected, reference_blocks = reference.run_with_blocks(item.pixels, tensors)
+            logits = enlarged(engine.run(item.pixels), expected.shape[2:], head.network.upsampling)
+            labels, expected_labels = head.labels(logits[0], _PLAIN), head.labels(expected[0], _PLAIN)
+            row = compare_logits(item.name, logits, expected, (labels, expected_labels))
             height, width = item.pixels.shape[2:]
-            row = compare_logits(item.name, logits, reference)
             image = printable(item.file.name) if item.file else item.name
             row = dataclasses.replace(row, height=height, width=width, image=image)
-            blocks = [_block(name, values[name], expected[name]) for name in tensors]
+            values = run_blocks(item.pixels)
+            blocks = [_block(name, values[name], reference_blocks[name]) for name in tensors]
             if not row.within(tolerance) or not all(block.cosine >= tolerance.cosine for block in blocks):
                 raise ParityError(_failure(row, tolerance, engine, blocks))
             result.rows.append(row)
-            result.confusion.add(logits.argmax(1), reference.argmax(1))
-            pixels = denormalised(item.pixels[0], preprocess)
-            example = Example.of(item.name, pixels, reference.argmax(1)[0], logits.argmax(1)[0])
+            result.confusion.add(labels, expected_labels)
+            example = Example.of(item.name, denormalised(item.pixels[0], preprocess), expected_labels, labels)
             result.examples = worst(EXAMPLES, result.examples, example)
             for block in blocks:
                 name = block.block
                 result.blocks[name] = block.worst(result.blocks.get(name))
-                result.histograms[name] = _histogram(result.histograms.get(name), expected[name], values[name])
+                result.histograms[name] = _histogram(result.histograms.get(name), reference_blocks[name], values[name])
     return result
+
+
+@contextlib.contextmanager
+def _block_runner(proto: onnx.ModelProto, tensors: Mapping[str, str]) -> Iterator[Callable[[NDArray], Blocks]]:
+    """Runs a graph for the outputs of its blocks; a graph without blocks is not run."""
+    if not tensors:
+        yield lambda pixels: {}
+        return
+    with open_session(proto, tensors.values()) as session:
+        source, names = session.get_inputs()[0].name, list(tensors.values())
+        yield lambda pixels: dict(zip(tensors, session.run(names, {source: pixels}), strict=True))
 
 
 def _block(name: str, values: NDArray[np.float32], reference: NDArray[np.float32]) -> BlockErrors:
@@ -275,7 +297,7 @@ def _histogram(earlier: Histogram | None, reference: NDArray[np.float32], values
 
 
 def _failure(row: LogitsErrors, tolerance: Tolerance, engine: Engine, blocks: Sequence[BlockErrors]) -> str:
-    problem = "gives NaN or Inf" if np.isnan(row.max) else "does not compute what the checkpoint does"
+    problem = "gives NaN or Inf" if np.isnan(row.max) else "does not compute what the given network does"
     lines = [f"  {block.block:22} max {block.max:.1e}, cosine {rounded(block.cosine, 6)}" for block in blocks]
     # Blocks have no bound of their own for the largest error; in fp32 that of the logits is ten times the rms bound.
     bad = (b.block for b in blocks if not (b.max <= 10 * tolerance.rms and b.cosine >= tolerance.cosine))
@@ -297,23 +319,3 @@ _EIGHT_BITS_HELP = (
     "  Eight bits may be too few on these pictures: calibrate on more and more typical ones (--calib), keep blocks out "
     "of them (--max-drop, --keep), or use --precision fp16"
 )
-
-
-def _run_with_blocks(
-    model: ISNet, names: Iterable[str], pixels: Tensor
-) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.float32]]:
-    """The outputs of the modules ``names``, and the model's."""
-    outputs: dict[str, NDArray[np.float32]] = {}
-    handles = []
-    for name in names:
-        # ``name`` as a default: a closure would see the last name of the loop.
-        def keep(module: nn.Module, inputs: Any, output: Tensor, name: str = name) -> None:
-            # Copied: activations work in place, so that a later module may overwrite the tensor.
-            outputs[name] = output.detach().numpy().copy()
-
-        handles.append(model.get_submodule(name).register_forward_hook(keep))
-    try:
-        return outputs, model(pixels).numpy()
-    finally:
-        for handle in handles:
-            handle.remove()

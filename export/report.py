@@ -117,15 +117,18 @@ class Report:
         captions = {"input": "input", "expected": "checkpoint, float32", "actual": f"engine, {self.precision}"}
         captions |= {"both": "checkpoint and engine", "difference": "magenta: another class than the checkpoint's"}
         shown, files = figures(self.result.examples, self.labels, captions, REPORT)
-        blocks = draw_blocks(self.result)
-        files[PICTURE] = blocks.sheet
+        blocks = draw_blocks(self.result) if self.result.blocks else None
+        if blocks:
+            files[PICTURE] = blocks.sheet
         text = "\n\n".join(_page(self, digests, shown)) + "\n"
         for name, content in files.items():
             place = folder / name
             place.parent.mkdir(exist_ok=True)
             place.write_bytes(content if isinstance(content, bytes) else content.encode())
         (folder / PAGE).write_text(text, "utf-8")
-        files[PICTURE], title = blocks.panels, f"{self.precision} engine of {self.recipe}"
+        if blocks:
+            files[PICTURE] = blocks.panels
+        title = f"{self.precision} engine of {self.recipe}"
         if self.mix:
             files[MIX] = (folder / MIX).read_bytes()
         (folder / HTML).write_text(html_page(text, title, files, self.meets), "utf-8")

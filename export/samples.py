@@ -15,7 +15,7 @@ from isnet_trt.export.options import OptionalPath
 from isnet_trt.export.quantise import CalibrationInputs, calibration_inputs
 from isnet_trt.files import printable
 from isnet_trt.pictures.finding import pictures_in
-from isnet_trt.recipes import Recipe
+from isnet_trt.recipes import NetworkRecipe, Recipe
 from isnet_trt.settings import Inference, Size
 
 COMPARED = 16
@@ -81,13 +81,13 @@ class Samples:
     left_out: tuple[str, ...] = ()
 
 
-def windows_at_scale_1(recipe: Recipe) -> Inference:
+def windows_at_scale_1(recipe: Recipe | NetworkRecipe) -> Inference:
     """The inference settings of calibration: the recipe's windows, or whole images, at scale 1 without flip."""
     return recipe.ms_flip.replace(scales=(1.0,), flip=False)
 
 
 def samples(
-    recipe: Recipe,
+    recipe: Recipe | NetworkRecipe,
     calib: OptionalPath,
     limit: int,
     images: OptionalPath,
@@ -105,13 +105,13 @@ def samples(
     """
     chosen, most = Path(images) if images else None, compared or COMPARED
     if calib is None:
-        gate = load_inputs(recipe.preprocess, chosen, static, most)
+        gate = load_inputs(recipe.preprocess, chosen, static, most, recipe.network)
         return Samples(gate, _evidence("given" if chosen else "built-in", chosen, gate), gate)
-    inputs = calibration_inputs(calib, recipe.preprocess, windows_at_scale_1(recipe), limit)
+    inputs = calibration_inputs(calib, recipe.preprocess, windows_at_scale_1(recipe), limit, recipe.network)
     held_out: CalibrationInputs | None = None
     gate = []
     if chosen:
-        gate = load_inputs(recipe.preprocess, chosen, static, most)
+        gate = load_inputs(recipe.preprocess, chosen, static, most, recipe.network)
     elif len(inputs.files) >= FEWEST:
         rest, held_out = inputs.divided(EVERY, most)
         if gate := _readable(held_out):
@@ -123,7 +123,7 @@ def samples(
     gate = gate or typical[:most]
     if static and not chosen:
         readable = held_out.readable if held_out and origin == "held out" else inputs.readable
-        gate = load_inputs(recipe.preprocess, readable, static, most)
+        gate = load_inputs(recipe.preprocess, readable, static, most, recipe.network)
     return Samples(gate, _evidence(origin, chosen or Path(calib), gate, inputs.files), typical, inputs, left_out)
 
 

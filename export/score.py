@@ -1,28 +1,33 @@
-"""mIoU of an engine and of its checkpoint on labelled pictures, through one runtime."""
+"""mIoU of an engine and of its reference on labelled pictures, through one runtime."""
 
 from __future__ import annotations
 
-from isnet_trt.bundle import CheckpointInfo
+import dataclasses
+
 from isnet_trt.engines.base import Engine
 from isnet_trt.errors import SettingsError
 from isnet_trt.evaluation.labelled import Labelled
 from isnet_trt.evaluation.models import Model
 from isnet_trt.evaluation.run import run
+from isnet_trt.export.network import Network
 from isnet_trt.export.report import Scores
 from isnet_trt.runtime.segmenter import Segmenter
-from isnet_trt.training.checkpoint import Checkpoint
-from isnet_trt.training.model import ISNet
-from isnet_trt.training.torch_engine import TorchEngine
+from isnet_trt.settings import NetworkFacts
 
 
-def score(model: ISNet, engine: Engine, checkpoint: Checkpoint, pictures: Labelled, preset: str = "default") -> Scores:
-    """Score both with a preset of the checkpoint's recipe; ``engine`` stays open.
+def score(network: Network, engine: Engine, pictures: Labelled, preset: str = "default") -> Scores:
+    """Score both with a preset of the network's recipe; ``engine`` stays open.
 
     Raises:
         SettingsError: no picture could be used.
         DataError, ImageError, EngineError: a picture cannot be read, or an engine failed.
     """
-    models = [_model(runner, checkpoint, preset) for runner in (TorchEngine(model, "cpu"), engine)]
+    whole = dataclasses.replace(network.recipe.network, upsampling="none")  # the reference enlarges its output itself
+    facts = network.recipe.network if network.reference.stride == network.stride else whole
+    models = [
+        _model(network, network.reference, network.reference.stride, facts, preset),
+        _model(network, engine, network.stride, network.recipe.network, preset),
+    ]
     tally = run(models, pictures, range(len(pictures)))
     if tally.agreement is None or not tally.pictures:
         raise SettingsError(f"{pictures.name} has no pictures to score on")
@@ -31,10 +36,8 @@ def score(model: ISNet, engine: Engine, checkpoint: Checkpoint, pictures: Labell
     return Scores(about, of_checkpoint, of_engine, tally.agreement.all_pixels)
 
 
-def _model(engine: Engine, checkpoint: Checkpoint, preset: str) -> Model:
-    recipe = checkpoint.recipe
+def _model(network: Network, engine: Engine, stride: int, facts: NetworkFacts, preset: str) -> Model:
+    recipe = network.recipe
     inference = recipe.preset(preset)
-    stride = recipe.architecture.output_stride
-    segmenter = Segmenter(engine, recipe.labels, recipe.preprocess, inference, stride)
-    source = CheckpointInfo(checkpoint.path.name, checkpoint.sha256)
-    return Model(str(checkpoint.path), "checkpoint", recipe.name, source, preset, inference, segmenter)
+    segmenter = Segmenter(engine, recipe.labels, recipe.preprocess, inference, stride, network=facts)
+    return Model(network.path, "checkpoint", recipe.name, network.source, preset, inference, segmenter)

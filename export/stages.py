@@ -9,7 +9,7 @@ from typing import Any
 import onnx
 
 from isnet_trt._version import __version__
-from isnet_trt.bundle import KERNELS, ONNX, CheckpointInfo, Manifest, Tuning
+from isnet_trt.bundle import KERNELS, ONNX, Manifest, Tuning
 from isnet_trt.engines.base import Engine
 from isnet_trt.engines.info import EngineInfo
 from isnet_trt.engines.library import PORTABLE, EngineSource
@@ -22,6 +22,7 @@ from isnet_trt.export.bundle_kernels import compile_kernels, kernel_capabilities
 from isnet_trt.export.engines.base import BuildRequest, BuiltEngine
 from isnet_trt.export.job import Job
 from isnet_trt.export.lowering import LoweredGraphs
+from isnet_trt.export.network import Network
 from isnet_trt.export.quantise import Mix
 from isnet_trt.export.report import PAGE, Report
 from isnet_trt.export.samples import COMPARED
@@ -30,7 +31,6 @@ from isnet_trt.export.tune_state import TuningTable
 from isnet_trt.files import printable
 from isnet_trt.markdown import plain
 from isnet_trt.metrics import percent
-from isnet_trt.training.checkpoint import Checkpoint
 
 MEASUREMENTS = ".timing.cache"
 """Suffix of the file beside the bundle that keeps TensorRT's timing cache for the next build."""
@@ -49,7 +49,8 @@ def build_engine(proto: onnx.ModelProto, folder: Path, job: Job, target: Path) -
         context, capabilities = job.builder.context(job.engine), job.builder.capabilities(job.engine, precision)
         with job.stage("kernels"):
             targets = kernel_capabilities(job.engine, capabilities)
-            spilling = compile_kernels(folder / KERNELS, proto, job.recipe.architecture, context, targets)
+            channels = job.network.head.classes, job.network.context_width
+            spilling = compile_kernels(folder / KERNELS, proto, channels, context, targets)
         if spilling:
             job.note(f"warning: slower than they could be, since they spill registers: {', '.join(spilling)}")
     with job.stage(job.choice.kind) if job.builder.library.compiles else contextlib.nullcontext():
@@ -60,7 +61,7 @@ def build_engine(proto: onnx.ModelProto, folder: Path, job: Job, target: Path) -
     return built
 
 
-def compare_with_checkpoint(
+def compare_with_reference(
     job: Job,
     graphs: LoweredGraphs,
     folder: Path,
@@ -68,13 +69,14 @@ def compare_with_checkpoint(
     mix: Mix | None,
     tuning: TuningTable | None = None,
 ) -> Report:
-    """Compare engine and checkpoint, score both where there are labels, and write the report."""
+    """Compare engine and reference, score both where there are labels, and write the report."""
     precision, info = job.arithmetic.precision, built.info
     with job.stage("parity"), contextlib.ExitStack() as stack:
         engine, not_run = _open_runnable(folder, info, job)
         running = stack.enter_context(engine)
         findings = parity.gate(
-            job.model,
+            job.network.reference,
+            job.network.head,
             graphs.portable,
             running,
             job.samples.gate,
@@ -82,14 +84,14 @@ def compare_with_checkpoint(
             progress=True,
             preprocess=job.recipe.preprocess,
         )
-        scores = score(job.model, running, job.checkpoint, job.labelled) if job.labelled is not None else None
+        scores = score(job.network, running, job.labelled) if job.labelled is not None else None
     for row in findings.rows:
         job.note(str(row))
     if scores:
         job.note(f"mIoU on {scores.pictures}: {scores.drop:+.2f} points lost")
     report = Report(
         recipe=job.recipe.name,
-        checkpoint=checkpoint_info(job.checkpoint),
+        checkpoint=job.network.source,
         precision=precision,
         engine=f"{info.kind} {info.library_version}",
         labels=job.recipe.labels,
@@ -117,7 +119,7 @@ def _judge(report: Report, job: Job) -> None:
         job.note(f"labels equal {measured} %, the bound is {least} %")
     elif job.target is not None:
         raise ParityError(
-            f"{measured} % of the labels equal the checkpoint's, --min-equal is {least} %; nothing was written. Keep "
+            f"{measured} % of the labels equal the network's own, --min-equal is {least} %; nothing was written. Keep "
             "blocks out of eight bits (--max-drop, --keep), calibrate on more typical pictures (--calib), or use a "
             "finer --precision"
         )
@@ -152,32 +154,28 @@ def _open_runnable(folder: Path, info: EngineInfo, job: Job) -> tuple[Engine, st
         reason = str(error)
         job.note(f"the gate runs the graph under ONNX Runtime. {reason}")
         info = EngineInfo(PORTABLE, library(PORTABLE).load().__version__, ONNX)
-    classes, stride = job.recipe.labels.count, job.recipe.architecture.output_stride
-    source = EngineSource(folder / info.file, info, folder / KERNELS, classes, stride, gpu=job.engine.gpu)
+    output = job.network.head.classes, job.network.stride
+    source = EngineSource(folder / info.file, info, folder / KERNELS, *output, gpu=job.engine.gpu)
     return library(info.kind).open(source), reason
 
 
-def checkpoint_info(checkpoint: Checkpoint) -> CheckpointInfo:
-    """What manifest and report say of the checkpoint."""
-    return CheckpointInfo(printable(checkpoint.path.name), checkpoint.sha256, checkpoint.weights)
-
-
 def new_manifest(
-    checkpoint: Checkpoint, precision: str, info: EngineInfo, report: dict[str, Any], tuning: Tuning | None = None
+    network: Network, precision: str, info: EngineInfo, report: dict[str, Any], tuning: Tuning | None = None
 ) -> Manifest:
     """The manifest of a bundle that is about to be finished; ``report`` is that of the gate."""
-    recipe = checkpoint.recipe
+    recipe = network.recipe
     return Manifest(
         recipe=recipe.name,
         labels=recipe.labels,
         preprocess=recipe.preprocess,
-        presets={"default": recipe.default, "ms-flip": recipe.ms_flip},
-        output_stride=recipe.architecture.output_stride,
+        presets=dict(recipe.presets),
+        output_stride=network.stride,
         precision=precision,
         engine=info,
-        checkpoint=checkpoint_info(checkpoint),
+        checkpoint=network.source,
         parity=report,
         created_at=now(),
         isnet_trt_version=__version__,
+        network=recipe.network,
         tuning=tuning,
     )

@@ -28,7 +28,7 @@ from isnet_trt.export.lowering import EIGHT_BITS
 from isnet_trt.export.network_inputs import PICTURES, scaled
 from isnet_trt.export.options import OptionalPath, TuneOptions
 from isnet_trt.export.samples import COMPARED
-from isnet_trt.export.stages import compare_with_checkpoint, new_manifest
+from isnet_trt.export.stages import compare_with_reference, new_manifest
 from isnet_trt.export.tune_candidates import Candidate, Dimensions, baseline, dimensions, job_of
 from isnet_trt.export.tune_state import Status, Store, Trial, TuningTable, exclusive, winner
 from isnet_trt.export.tune_trial import References, TimedCall, Workshop, opened, time_calls
@@ -82,7 +82,7 @@ def timed_image(tune: TuneOptions, job: Job, images: OptionalPath) -> Image:
         path = Path(images)
         return read_image(pictures_in(path)[0] if path.is_dir() else path)
     preprocess = job.recipe.preprocess
-    test_size = preprocess.size or job.recipe.crop
+    test_size = preprocess.size or job.shapes.usual[2:]
     size = tune.size or ((min(test_size), max(test_size)) if preprocess.keep_ratio else test_size)
     return scaled(read_image(pictures_in(PICTURES)[0]), size)
 
@@ -93,9 +93,9 @@ def identity(job: Job, call: TimedCall, tune: TuneOptions) -> dict[str, str]:
     pixels = (item.pixels.tobytes() for item in samples.gate)
     options = dataclasses.replace(job.engine, timing_cache=None), job.arithmetic, job.precision
     return {
-        "checkpoint": job.checkpoint.sha256,
+        "checkpoint": job.network.source.sha256,
         "recipe": repr(job.recipe.preset(tune.preset)) + job.recipe.name,
-        "weights": _digest(parameter.detach().numpy().tobytes() for parameter in job.model.parameters()),
+        "weights": job.network.identity,
         "engine": f"{library.kind} {library.installed_version()}",
         "isnet_trt version": __version__,
         "device": call.device,
@@ -160,7 +160,7 @@ class Search:
         self.store, self.state = workshop.store, workshop.store.state
         self.start = job.start - self.state.spent
         self.skipped: dict[Candidate, Trial] = {}
-        self.references = References(job.model, job.samples.gate)
+        self.references = References(job.network, job.samples.gate)
 
     @property
     def left(self) -> float:
@@ -315,9 +315,9 @@ class Search:
             built = self.workshop.copy(candidate, draft.folder)
             graphs, mix = self.workshop.graphs(candidate)
             table = TuningTable(self._about(), (*self.state.trials, *self.skipped.values()), best)
-            report = compare_with_checkpoint(job, graphs, draft.folder, built, mix, table)
+            report = compare_with_reference(job, graphs, draft.folder, built, mix, table)
             tuning = call.tuning(candidate, best.median or 0.0)
-            draft.finish(new_manifest(job.checkpoint, candidate.precision, built.info, report.to_json(), tuning))
+            draft.finish(new_manifest(job.network, candidate.precision, built.info, report.to_json(), tuning))
         self.job.say(f"chosen      {best}")
 
     def _about(self) -> dict[str, Any]:

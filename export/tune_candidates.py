@@ -74,7 +74,7 @@ def dimensions(job: Job, windows: int, all_precisions: bool) -> Dimensions:
     result: Dimensions = [("precision", precisions(job))] if all_precisions else []
     if "context" in library.options and engine.context is None:
         result.append(("context", ("plugin", "native")))
-    if engine.batch == 1 and engine.static is None:
+    if engine.batch == 1 and engine.static is None and job.network.batch is None:
         result.append(("batch", tuple(batch for batch in BATCHES if batch <= windows)))
     if "optimisation_level" in library.options and engine.optimisation_level is None:
         result.append(("optimisation_level", LEVELS))
@@ -121,6 +121,6 @@ def job_of(job: Job, candidate: Candidate) -> Job:
         job,
         arithmetic=Arithmetic(candidate.precision, job.arithmetic.rest),
         engine=engine,
-        shapes=shapes_for(job.recipe, engine.batch, engine.static),
-        kernels=include_kernels(job.builder, engine, job.recipe.architecture, lambda text: None),
+        shapes=shapes_for(job.recipe, engine.batch, engine.static or job.network.size),
+        kernels=include_kernels(job.builder, engine, job.network.context_width, lambda text: None),
     )

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import torch
 from numpy.typing import NDArray
 
 from isnet_trt.bundle import ONNX, Bundle, Tuning, new_bundle, read_bundle
@@ -22,21 +21,24 @@ from isnet_trt.engines.cores import usable_cores
 from isnet_trt.errors import BundleError
 from isnet_trt.export.engines.base import BuiltEngine
 from isnet_trt.export.graph import save_graph
+from isnet_trt.export.intake.enlargement import enlarged
 from isnet_trt.export.job import Job, prepare_graphs
 from isnet_trt.export.lowering import LoweredGraphs
+from isnet_trt.export.network import Network
 from isnet_trt.export.network_inputs import NetworkInput
 from isnet_trt.export.quantise import Mix
 from isnet_trt.export.stages import build_engine, new_manifest
 from isnet_trt.export.tune_candidates import Candidate, job_of
 from isnet_trt.export.tune_state import Store
 from isnet_trt.runtime.segmenter import Segmenter
+from isnet_trt.settings import Inference
 from isnet_trt.timing import interleaved, seconds
-from isnet_trt.training.model import ISNet
 
 WARM_CALLS, WARM_SECONDS = 3, 1.0
 """A GPU's steps are captured as a graph at the second call, so that the third shows what later ones take."""
 FEWEST_ROUNDS, MOST_ROUNDS, TIMED_SECONDS = 3, 15, 5.0
 _KEPT_GRAPHS = 2
+_PLAIN = Inference()
 
 
 @dataclass(frozen=True)
@@ -63,24 +65,26 @@ class TimedCall:
 
 
 class References:
-    """The checkpoint's labels of the comparison inputs; ``seconds`` is what PyTorch took for all of them."""
+    """The reference's labels of the comparison inputs; ``seconds`` is what it took for all of them."""
 
-    def __init__(self, model: ISNet, inputs: Sequence[NetworkInput]) -> None:
+    def __init__(self, network: Network, inputs: Sequence[NetworkInput]) -> None:
         start = time.perf_counter()
-        self.inputs = inputs
-        with torch.inference_mode():
-            self.labels = [model(torch.from_numpy(item.pixels)).numpy().argmax(1) for item in inputs]
+        self.inputs, self.head = inputs, network.head
+        self.labels = [self._labels(network.reference.run(item.pixels)) for item in inputs]
         self.seconds = time.perf_counter() - start
 
+    def _labels(self, logits: NDArray[np.float32]) -> NDArray[np.unsignedinteger]:
+        return self.head.labels(logits[0], _PLAIN)
+
     def agreement(self, segmenter: Segmenter) -> float:
-        """Share of positions of the network's output at which a segmenter's network gives the checkpoint's label."""
+        """Share of positions of the network's output at which a segmenter's network gives the reference's label."""
         model = segmenter.runtime.model
         # An engine of one batch takes nothing else.
         copies = model.batch if model.full_batches else 1
         equal = total = 0
         for item, labels in zip(self.inputs, self.labels, strict=True):
             logits = segmenter.logits(np.repeat(item.pixels, copies, axis=0))[:1]
-            equal += int((logits.argmax(1) == labels).sum())
+            equal += int((self._labels(enlarged(logits, labels.shape, self.head.network.upsampling)) == labels).sum())
             total += labels.size
         return equal / max(total, 1)
 
@@ -136,7 +140,7 @@ class Workshop:
             save_graph(graphs.portable, draft.folder / ONNX)
             built = build_engine(graphs.engine, draft.folder, job, self.target)
             report = {"built": dict(built.about)}
-            draft.finish(new_manifest(job.checkpoint, key.precision, built.info, report))
+            draft.finish(new_manifest(job.network, key.precision, built.info, report))
         return self._tuned(read_bundle(place, verify=False), candidate)
 
     def _tuned(self, bundle: Bundle, candidate: Candidate) -> Bundle:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnx import FunctionProto, ModelProto, NodeProto, helper, parser
 
 from isnet_trt.export.functions import OPSET
-from isnet_trt.export.onnx_edit import copied
+from isnet_trt.export.onnx_edit import copied, opset_of
 
 DOMAIN = "isnet_trt.cpu"
 NAME = "WinogradConv"
@@ -28,6 +28,9 @@ ONNX Runtime 1.32, two cores with AVX-512, against the direct convolution on 64�
 1024 or 2048 input channels (1.3 on 8×11 positions), 1.35 with 256, 0.97 with 128. Dilated convolutions, phase by phase,
 are slower on small images (0.5 on 33×42 positions with dilation 4) and stay as they are.
 """
+
+_OLDEST = 15
+"""The first ONNX opset whose Shape takes a part of the shape."""
 
 _B = np.array(
     [
@@ -107,9 +110,12 @@ _BACK = """
     y = Slice (joined, origin, size, spatial)"""
 
 
-def winograd_conv() -> FunctionProto:
-    """``WinogradConv(x (B, C, H, W), weight (K, C, 3, 3), bias (K,)) -> (B, K, H, W)``: stride 1, padding 1."""
-    header = f'<opset_import: ["" : {OPSET}], domain: "{DOMAIN}">\n{NAME} (x, weight, bias) => (y) {{'
+def winograd_conv(opset: int = OPSET) -> FunctionProto:
+    """``WinogradConv(x (B, C, H, W), weight (K, C, 3, 3), bias (K,)) -> (B, K, H, W)``: stride 1, padding 1.
+
+    ``opset`` is that of the graph: ONNX wants one version of an operator in a graph and its functions.
+    """
+    header = f'<opset_import: ["" : {opset}], domain: "{DOMAIN}">\n{NAME} (x, weight, bias) => (y) {{'
     body = (_SHARED + _WEIGHTS + _FORWARD + _BACK).format(
         kernel=_numbers(np.kron(_G, _G)),
         carrier=_numbers(_BIAS_AT),
@@ -124,8 +130,13 @@ def _numbers(values: NDArray) -> str:
 
 
 def rewrite(model: ModelProto) -> ModelProto:
-    """A copy of ``model`` whose wide 3×3 convolutions are ``WinogradConv`` nodes."""
-    copy = copied(model)
+    """A copy of ``model`` whose wide 3×3 convolutions are ``WinogradConv`` nodes.
+
+    Operators of the function have their present inputs since opset `_OLDEST`: an older graph stays as it is.
+    """
+    copy, opset = copied(model), opset_of(model)
+    if opset < _OLDEST:
+        return copy
     shapes = {tensor.name: tuple(tensor.dims) for tensor in copy.graph.initializer}
     replaced = [node for node in copy.graph.node if _is_wide(node, shapes)]
     for node in replaced:
@@ -133,7 +144,7 @@ def rewrite(model: ModelProto) -> ModelProto:
         # Stride, padding and kernel size are fixed in the function's body.
         del node.attribute[:]
     if replaced:
-        copy.functions.append(winograd_conv())
+        copy.functions.append(winograd_conv(opset))
         copy.opset_import.append(helper.make_opsetid(DOMAIN, 1))
     return copy
 

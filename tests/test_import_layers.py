@@ -49,7 +49,7 @@ def test_the_tree_as_it_is(tree: Path) -> None:
     [
         ("isnet_trt/recipes/published.py", "isnet_trt.pictures.files", "read_image"),
         ("isnet_trt/cuda/plan.py", "isnet_trt.engines.select", "choose"),
-        ("training/trainer.py", "isnet_trt.export.graph", "export_graph"),
+        ("training/trainer.py", "isnet_trt.export.tracing", "export_graph"),
         ("export/build_bundle.py", "isnet_trt.commands.build", "main"),
     ],
 )

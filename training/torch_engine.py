@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from isnet_trt.engines.base import Engine, check_batch
 from isnet_trt.errors import EngineError, EngineUnavailable, engine_error, is_out_of_memory
@@ -12,15 +13,14 @@ from isnet_trt.recipes import PRESETS
 from isnet_trt.runtime.segmenter import Segmenter
 from isnet_trt.settings import Inference, Placement
 from isnet_trt.training.checkpoint import Checkpoint, load_model
-from isnet_trt.training.model import ISNet
 
 
 class TorchEngine(Engine):
-    """The training form of a network in evaluation mode, float32 without TF32; an `isnet_trt.engines.Engine`."""
+    """A module in evaluation mode (ISNet: its training form), float32 without TF32; an `isnet_trt.engines.Engine`."""
 
     kind = "torch"
 
-    def __init__(self, model: ISNet, device: str = "auto") -> None:
+    def __init__(self, model: nn.Module, device: str = "auto") -> None:
         """``device`` is as `Placement.parse` takes it; "auto": GPU 0 if torch sees one.
 
         Raises:
@@ -32,7 +32,7 @@ class TorchEngine(Engine):
         self.description = f"PyTorch {torch.__version__} on {self.device_name}"
         if self.device.type == "cpu":
             self.description += f", {torch.get_num_threads()} thread{'s' if torch.get_num_threads() > 1 else ''}"
-        self._model: ISNet | None = model.to(self.device).eval()
+        self._model: nn.Module | None = model.to(self.device).eval()
 
     @torch.inference_mode()
     def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -60,6 +60,18 @@ def weights_in(content: Any, path: Path, which: Which, notes: list[str]) -> Entr
     return _chosen(entries, which == "ema" and not averaged, path, notes)
 
 
+def state_dict_in(content: Any, path: Path, notes: list[str]) -> Entries:
+    """The state dict inside a file's content under the names that are stored: those of any module.
+
+    Raises:
+        CheckpointError: there is none, or it has entries that are no tensors.
+    """
+    if not isinstance(content, Mapping):
+        raise CheckpointError(f"{path} holds {kind_of(content)}, not a state dict (names and tensors)")
+    keys, weights = _container(content, "plain")
+    return _tensors(weights, keys, path, notes)
+
+
 def only_averaged(content: Any) -> bool:
     """Whether a file's content has averaged weights in an entry of their own, and no others."""
     if not isinstance(content, Mapping) or any(isinstance(item, StoredTensor | Tensor) for item in content.values()):

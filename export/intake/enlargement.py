@@ -15,7 +15,7 @@ from onnx_ir.passes import common as passes
 
 from isnet_trt.export.graph import OUTPUT
 from isnet_trt.merging.resample import taps
-from isnet_trt.settings import Size
+from isnet_trt.settings import Size, Upsampling
 
 Enlargement = Literal["half_pixel", "align_corners"]
 _MODES: dict[str, Enlargement] = {
@@ -49,7 +49,7 @@ def without_last_resize(model: ir.Model) -> ir.Model:
     return copy
 
 
-def enlarged(logits: NDArray[np.float32], size: Size, kind: Enlargement = "half_pixel") -> NDArray[np.float32]:
+def enlarged(logits: NDArray[np.float32], size: Size, kind: Upsampling) -> NDArray[np.float32]:
     """``logits`` (B, K, h, w) at ``size`` (H, W) by bilinear interpolation, as the merge enlarges them."""
     if logits.shape[2:] == size:
         return logits
@@ -57,9 +57,7 @@ def enlarged(logits: NDArray[np.float32], size: Size, kind: Enlargement = "half_
     return np.matmul(np.matmul(rows, logits), columns.T)
 
 
-def _weights(old: int, new: int, kind: Enlargement) -> NDArray[np.float32]:
+def _weights(old: int, new: int, kind: Upsampling) -> NDArray[np.float32]:
     """(new, old): each sample along one side as a weighted sum."""
-    if kind == "half_pixel":
-        return taps(old, new, 0, new).matrix
-    position = np.arange(new) * ((old - 1) / max(new - 1, 1))
-    return np.maximum(0, 1 - np.abs(position[:, None] - np.arange(old))).astype(np.float32)
+    span, matrix = taps(old, new, 0, new, kind == "align_corners")
+    return np.pad(matrix, ((0, 0), (span[0], old - span[1])))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
@@ -19,14 +19,14 @@ from isnet_trt.export.intake.enlargement import Enlargement, enlarged, last_resi
 from isnet_trt.export.intake.normal_form import normalise, raised
 from isnet_trt.export.intake.ports import select_ports
 from isnet_trt.export.intake.probe import MULTIPLES, Network, Pixels, Probed, Run, odd_multiples, probe, rms_difference
-from isnet_trt.export.network_inputs import load_inputs
+from isnet_trt.export.network_inputs import built_in
 from isnet_trt.export.onnx_edit import copied
 from isnet_trt.export.sessions import open_session
-from isnet_trt.settings import Preprocess, Size
+from isnet_trt.settings import Activation, Preprocess, Size
 
 _SAME = 1e-4
 """Largest rms difference, in standard deviations, between a network and its graph cut in front of the last Resize."""
-_ACTIVATIONS = {"Softmax": "softmax", "Sigmoid": "sigmoid"}
+_ACTIVATIONS: dict[str, Activation] = {"Softmax": "softmax", "Sigmoid": "sigmoid"}
 
 
 @dataclass(frozen=True)
@@ -37,15 +37,24 @@ class Intake:
         proto: the graph for the lowering: input ``image``, output ``logits``, both float32 (B, C, H, W).
         reference: the network as it was given, with the one input and output that were chosen.
         probed: what was found of ``proto``.
-        activation: what the graph itself applies to its scores: ``softmax``, ``sigmoid`` or ``none``.
+        activation: what the graph itself applies to its scores.
         enlargement: the kind of the last Resize that was cut off; None: there was none, or it stays.
+        reference_stride: input pixels per position of the output of ``reference``.
+        sample: that output for the built-in image.
     """
 
     proto: onnx.ModelProto
     reference: onnx.ModelProto
     probed: Probed
-    activation: str
+    activation: Activation
     enlargement: Enlargement | None
+    reference_stride: int
+    sample: NDArray[np.float32]
+
+    def are_probabilities(self, activation: str) -> bool:
+        """Whether the values of the output may come from ``activation``, softmax or sigmoid."""
+        inside = self.sample.min() >= 0 and self.sample.max() <= 1
+        return bool(inside and (activation != "softmax" or np.allclose(self.sample.sum(1), 1, atol=1e-3)))
 
 
 def take_in(
@@ -71,21 +80,17 @@ def take_in(
     model = ir.serde.deserialize_model(copied(converted))  # weights are shared: a new name would be the reference's
     normalise(model)
     size, batch = _fixed(model.graph.inputs[0])
-
-    @functools.cache
-    def picture(size: Size) -> Pixels:
-        return load_inputs(preprocess, size=size, limit=1)[0].pixels
-
     with opened(reference, source) as run:
-        network = Network(run, picture, classes, source, size, batch)
-        probed = probe(network)
+        network = Network(run, built_in(preprocess), classes, source, size, batch)
+        probed, sample = probe(network)
+        reference_stride = probed.stride
         model, probed, kind = _without_enlargement(model, probed, network)
     if note:
         probed = dataclasses.replace(probed, notes=(*probed.notes, note))
     _declare(model, probed)
     end = model.graph.outputs[0].producer()
-    activation = _ACTIVATIONS.get(end.op_type, "none") if end is not None else "none"
-    return Intake(ir.serde.serialize_model(model), reference, probed, activation, kind)
+    activation: Activation = _ACTIVATIONS.get(end.op_type, "none") if end is not None else "none"
+    return Intake(ir.serde.serialize_model(model), reference, probed, activation, kind, reference_stride, sample)
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from onnx_ir.passes import common as passes
 from isnet_trt._version import __version__
 from isnet_trt.export.functions import OPSET
 from isnet_trt.export.graph import INPUT, OUTPUT
+from isnet_trt.export.onnx_edit import opset_of
 
 _IR_VERSION = 10
 """Of onnx 1.16, the first that has all that functions in a graph need."""
@@ -31,11 +32,6 @@ def raised(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, str]:
         reason = " ".join(str(error).split())[:200]
         return proto, f"opset {version} stays: onnx cannot raise it to {OPSET} ({reason})"
     return converted, f"opset raised from {version} to {OPSET}"
-
-
-def opset_of(proto: onnx.ModelProto) -> int:
-    """The version of ONNX's own operators in a model."""
-    return next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), 1)
 
 
 def normalise(model: ir.Model) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from isnet_trt.errors import BuildError, SettingsError
+from isnet_trt.errors import BuildError, IsnetError, SettingsError
 from isnet_trt.merging.geometry import coarse_size
 from isnet_trt.settings import Size, size_text
 
@@ -53,7 +53,7 @@ class Probed:
         yield f"stride      {self.stride}"
         sizes = f"{size_text(self.size)} only" if self.size else "any"
         yield f"sizes       {sizes if self.multiple == 1 or self.size else f'multiples of {self.multiple}'}"
-        yield f"batch       {f'{self.batch} only' if self.batch else 'any'}"
+        yield f"batch       {f'{self.batch} image at a time' if self.batch else 'any'}"
         yield from self.notes
 
 
@@ -78,7 +78,7 @@ class Network:
 
     def run(self, size: Size) -> NDArray:
         """The output for the built-in image at ``size``."""
-        return self.call(np.repeat(self.picture(size), self.batch or 1, axis=0))
+        return self.call(self.picture(size))
 
     def first_run(self) -> tuple[Size, NDArray]:
         """The first size that the network takes, and its output."""
@@ -86,6 +86,8 @@ class Network:
         for attempt in (self.size,) if self.size else _FIRST_SIZES:
             try:
                 output = self.run(attempt)
+            except IsnetError:
+                raise
             except Exception as error:  # of whatever type: the network does not take this size
                 reasons.setdefault(" ".join(str(error).split())[:300], size_text(attempt))
                 continue
@@ -183,20 +185,24 @@ class Network:
         return True
 
 
-def probe(network: Network) -> Probed:
-    """Examine a network.
+def probe(network: Network) -> tuple[Probed, NDArray]:
+    """Examine a network; what was found, and its output for the built-in image.
 
     Raises:
         BuildError: the network takes none of the sizes that were tried, or its output cannot be used; the message says
             why and what to do.
     """
+    if network.batch not in (None, 1):
+        raise BuildError(
+            f"{network.source} takes {network.batch} images at once only; export it with a free number of images, or 1"
+        )
     size, output = network.first_run()
     stride, multiple = network.grid(size, output)
     network.check_values(size, output)
     batch = network.batch
     if batch is None and not network.takes_batches(size, output):
         batch = 1
-    return Probed(output.shape[1], stride, multiple, network.size, batch)
+    return Probed(output.shape[1], stride, multiple, network.size, batch), output
 
 
 def odd_multiples(multiple: int) -> Size:

@@ -19,8 +19,9 @@ from isnet_trt.engines.onnxruntime import open_onnx
 from isnet_trt.export.network_inputs import NetworkInput
 from isnet_trt.export.onnx_edit import save
 from isnet_trt.export.quantise.qdq_emulation import emulate_qdq
+from isnet_trt.merging.merge import Head
 from isnet_trt.metrics import Confusion
-from isnet_trt.recipes import Recipe
+from isnet_trt.recipes import NetworkRecipe, Recipe
 from isnet_trt.runtime.segmenter import Segmenter
 from isnet_trt.settings import Inference
 
@@ -57,12 +58,21 @@ def _is_portable(proto: onnx.ModelProto) -> bool:
 
 
 class Agreement:
-    """Share of positions with the same arg max as the float32 graph ``reference``, on network inputs."""
+    """Share of positions with the same label as the float32 graph ``reference`` gives, on network inputs.
+
+    ``head`` says what the output is; by default the label is the class with the largest logit.
+    """
 
     unit = "labels equal"
 
-    def __init__(self, reference: onnx.ModelProto, inputs: Iterable[NetworkInput], threads: int | None = None) -> None:
-        self.inputs, self.threads = list(inputs), threads
+    def __init__(
+        self,
+        reference: onnx.ModelProto,
+        inputs: Iterable[NetworkInput],
+        head: Head | None = None,
+        threads: int | None = None,
+    ) -> None:
+        self.inputs, self.head, self.threads = list(inputs), head, threads
         self.expected = self._labels(reference)
 
     @functools.cached_property
@@ -72,7 +82,10 @@ class Agreement:
 
     def _labels(self, proto: onnx.ModelProto) -> list[NDArray[np.intp]]:
         with open_graph(proto, self.threads) as engine:
-            return [engine.run(item.pixels).argmax(1) for item in self.inputs]
+            return [self._label(engine.run(item.pixels)) for item in self.inputs]
+
+    def _label(self, logits: NDArray[np.float32]) -> NDArray[Any]:
+        return self.head.labels(logits[0], Inference()) if self.head else logits.argmax(1)
 
     def __call__(self, proto: onnx.ModelProto) -> float:
         """100 times the share of equal labels."""
@@ -86,9 +99,16 @@ class MeanIoU:
     unit = "mIoU"
 
     def __init__(
-        self, recipe: Recipe, pictures: Sequence[Labelled], inference: Inference, threads: int | None = None
+        self,
+        recipe: Recipe | NetworkRecipe,
+        pictures: Sequence[Labelled],
+        inference: Inference,
+        stride: int,
+        threads: int | None = None,
     ) -> None:
+        """``stride`` is the network's: input pixels per output position."""
         self.recipe, self.pictures, self.inference, self.threads = recipe, pictures, inference, threads
+        self.stride = stride
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -106,9 +126,14 @@ class MeanIoU:
         """The label map (H, W) of each image, or of those with the given ``indices``."""
         recipe = self.recipe
         with open_graph(proto, self.threads) as engine:
-            stride = recipe.architecture.output_stride
             segmenter = Segmenter(
-                engine, recipe.labels, recipe.preprocess, self.inference, stride, threads=self.threads
+                engine,
+                recipe.labels,
+                recipe.preprocess,
+                self.inference,
+                self.stride,
+                network=recipe.network,
+                threads=self.threads,
             )
             for index in range(len(self.pictures)) if indices is None else indices:
                 yield segmenter(self.pictures[index][0]).labels

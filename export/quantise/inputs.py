@@ -16,10 +16,11 @@ from isnet_trt.files import named, printable
 from isnet_trt.merging import windows
 from isnet_trt.pictures.files import read_image
 from isnet_trt.pictures.finding import SUFFIXES, pictures_in
-from isnet_trt.pictures.preprocess import normalise, resize
-from isnet_trt.settings import Inference, Preprocess
+from isnet_trt.pictures.preprocess import normalise, padding_values, resize
+from isnet_trt.settings import Inference, NetworkFacts, Preprocess
 
 LIMIT = 128
+_PLAIN = NetworkFacts()
 
 
 class CalibrationInputs:
@@ -32,8 +33,16 @@ class CalibrationInputs:
     ``skipped`` lists the pictures that could not be read, one line each; it is complete after the iteration.
     """
 
-    def __init__(self, files: list[Path], preprocess: Preprocess, inference: Inference, limit: int = LIMIT) -> None:
+    def __init__(
+        self,
+        files: list[Path],
+        preprocess: Preprocess,
+        inference: Inference,
+        limit: int = LIMIT,
+        network: NetworkFacts = _PLAIN,
+    ) -> None:
         self.files, self.preprocess, self.inference, self.limit = files, preprocess, inference, limit
+        self.padding = windows.Padding(network, padding_values(preprocess, network))
         self.skipped: list[str] = []
         self._used: set[Path] = set()
 
@@ -53,14 +62,15 @@ class CalibrationInputs:
         second = self.files[every - 1 :: every][:limit]
         first = [file for file in self.files if file not in set(second)]
         return (
-            CalibrationInputs(first, self.preprocess, self.inference, self.limit),
-            CalibrationInputs(second, self.preprocess, self.inference, limit),
+            CalibrationInputs(first, self.preprocess, self.inference, self.limit, self.padding.network),
+            CalibrationInputs(second, self.preprocess, self.inference, limit, self.padding.network),
         )
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 of the files' names, sizes and times and of the settings: of all that inputs are made from."""
         content = [*map(_stamp, self.files), repr(self.preprocess), repr(self.inference)]
+        content += [] if self.padding.network.size_multiple == 1 else [repr(self.padding.network)]
         return hashlib.sha256("\n".join(content).encode()).hexdigest()
 
     def __iter__(self) -> Iterator[NetworkInput]:
@@ -103,7 +113,7 @@ class CalibrationInputs:
         order = np.random.default_rng(number).permutation(len(plan.windows))
         planes = np.ascontiguousarray(image.transpose(2, 0, 1), np.float32)
         index = int(order[turn])
-        ((_, pixels),) = windows.gather(planes, plan.windows[index : index + 1])
+        ((_, pixels),) = windows.gather(planes, plan.windows[index : index + 1], padding=self.padding)
         return NetworkInput(f"{printable(file.name)}:{index}", pixels, file)
 
 
@@ -123,7 +133,11 @@ _SINGLE = (
 
 
 def calibration_inputs(
-    folder: str | os.PathLike[str], preprocess: Preprocess, inference: Inference, limit: int = LIMIT
+    folder: str | os.PathLike[str],
+    preprocess: Preprocess,
+    inference: Inference,
+    limit: int = LIMIT,
+    network: NetworkFacts = _PLAIN,
 ) -> CalibrationInputs:
     """The inputs from the pictures in ``folder``, or from the one picture that it names.
 
@@ -142,4 +156,4 @@ def calibration_inputs(
             f"{path}: no pictures for the calibration there ({', '.join(sorted(SUFFIXES))} are looked for, "
             "in the folder itself)"
         )
-    return CalibrationInputs(files, preprocess, inference, limit)
+    return CalibrationInputs(files, preprocess, inference, limit, network)

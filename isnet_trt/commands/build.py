@@ -1,4 +1,4 @@
-"""``python -m isnet_trt.build``: a checkpoint in, a bundle out."""
+"""``python -m isnet_trt.build``: a network in, a bundle out."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 from isnet_trt import cli
 from isnet_trt.bundle import REPORT
@@ -17,6 +17,7 @@ from isnet_trt.cuda.element_types import FLOATS
 from isnet_trt.engines.library import PRECISIONS
 from isnet_trt.engines.table import KINDS, library
 from isnet_trt.errors import SettingsError, needs
+from isnet_trt.export.sources import CheckpointFile, Module, OnnxFile, Source
 from isnet_trt.recipes import PRESETS
 
 Options = TypeVar("Options", bound=Any)
@@ -30,10 +31,17 @@ _EPILOG = """examples:
   python -m isnet_trt.build --ckpt model.pth --engine tensorrt --context native --version-compatible --out bundles/v
   python -m isnet_trt.build --ckpt model.pth --calib street/ --tune --tune-accuracy 99.5% --budget 20m --out bundles/t
 
-The recipe (backbone, classes, preprocessing, inference settings) is found from the checkpoint unless --recipe names
-it; python -m isnet_trt.training.recipes lists them. Before anything is written the engine is compared with the
-checkpoint on pictures; what does not agree is not written. What agrees leaves precision.md in the bundle: how many
-labels are equal, which classes and tensors suffer most, and mIoU of both where --score-on names labelled pictures.
+any segmentation network (docs/any-network.md):
+  python -m isnet_trt.build --onnx model.onnx --recipe mine.yaml --out bundles/any
+  python -m isnet_trt.build --onnx two_outputs.onnx --output out --recipe mine.yaml --out bundles/any
+  python -m isnet_trt.build --module package.module:factory --weights model.pth --recipe mine.yaml --out bundles/any
+
+The recipe of a checkpoint (backbone, classes, preprocessing, inference settings) is found from its content unless
+--recipe names it; python -m isnet_trt.training.recipes lists them. Any other network needs a YAML file with its
+classes, mean and std; stride, sizes and batches are found by running it, and printed. Before anything is written the
+engine is compared with the given network on pictures; what does not agree is not written. What agrees leaves
+precision.md in the bundle: how many labels are equal, which classes and tensors suffer most, and mIoU of both where
+--score-on names labelled pictures.
 """
 
 
@@ -52,13 +60,30 @@ def _precision_table() -> str:
 def argument_parser() -> argparse.ArgumentParser:
     """The parser of the command line."""
     parser = cli.parser(
-        "isnet_trt.build", "Build a bundle from an ISNet checkpoint.", f"{_EPILOG}\n{_precision_table()}"
+        "isnet_trt.build",
+        "Build a bundle from an ISNet checkpoint, or from any segmentation network.",
+        f"{_EPILOG}\n{_precision_table()}",
     )
     add = parser.add_argument
-    add("--ckpt", required=True, metavar="FILE", help="the checkpoint (.pth, .safetensors), released or trained")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--ckpt", metavar="FILE", help="an ISNet checkpoint (.pth, .safetensors), released or trained")
+    source.add_argument("--onnx", metavar="FILE", help="the ONNX graph of any segmentation network; needs --recipe")
+    source.add_argument(
+        "--module",
+        metavar="NAME",
+        help="any segmentation network as package.module:factory, a callable that returns a torch.nn.Module; "
+        "its code is run; needs --recipe",
+    )
     add("--out", required=True, metavar="DIR", help="the bundle's folder; a build that fails writes none")
-    add("--recipe", metavar="NAME", help="the model's recipe (default: found from the checkpoint)")
-    cli.add_weights(add)
+    add("--recipe", metavar="NAME", help="name or YAML file of the recipe (default: found from the checkpoint)")
+    add(
+        "--weights",
+        metavar="WHICH",
+        help="of --ckpt: plain, or ema for the running average beside them (default: plain); "
+        "of --module: a file with its state dict (default: the factory loads them)",
+    )
+    add("--input", metavar="NAME", help="input of --onnx, where it has several; or an inner tensor")
+    add("--output", metavar="NAME", help="output of --onnx or --module, where it has several; or an inner tensor")
     add(
         "--engine",
         dest="kind",
@@ -202,6 +227,35 @@ def _filled(options: type[Options], arguments: argparse.Namespace) -> Options:
     return options(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
 
+_OF_SOURCE = {"ckpt": {"weights"}, "onnx": {"input", "output"}, "module": {"weights", "output"}}
+"""Option that names the network -> the options that belong to it."""
+
+
+def _source(arguments: argparse.Namespace) -> Source:
+    """What the arguments say to build from.
+
+    Raises:
+        SettingsError: an option belongs to another kind of network, or the recipe is missing.
+    """
+    kind = next(name for name in _OF_SOURCE if getattr(arguments, name) is not None)
+    for name in ("weights", "input", "output"):
+        if getattr(arguments, name) is not None and name not in _OF_SOURCE[kind]:
+            owners = " and ".join(f"--{other}" for other, names in _OF_SOURCE.items() if name in names)
+            raise SettingsError(f"--{name} is for {owners}; leave it out")
+    if kind == "ckpt":
+        weights = arguments.weights or "plain"
+        if weights not in ("plain", "ema"):
+            raise SettingsError(f"--weights {weights!r}: of a checkpoint it is plain or ema")
+        return CheckpointFile(arguments.ckpt, arguments.recipe, cast(Literal["plain", "ema"], weights))
+    if arguments.recipe is None:
+        raise SettingsError(
+            f"--{kind} needs --recipe FILE.yaml with at least name, classes, mean and std (docs/any-network.md)"
+        )
+    if kind == "onnx":
+        return OnnxFile(arguments.onnx, arguments.recipe, arguments.input, arguments.output)
+    return Module(arguments.module, arguments.recipe, arguments.weights, arguments.output)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     arguments = argument_parser().parse_args(argv)
@@ -209,10 +263,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     with needs("building", "build"):
         from isnet_trt.export import EngineOptions, EvidenceOptions, PrecisionOptions, TuneOptions, build
     bundle = build(
-        arguments.ckpt,
+        _source(arguments),
         arguments.out,
-        recipe=arguments.recipe,
-        weights=arguments.weights,
         engine=_filled(EngineOptions, arguments),
         precision=_filled(PrecisionOptions, arguments),
         evidence=_filled(EvidenceOptions, arguments),

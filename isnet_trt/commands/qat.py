@@ -49,9 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     with needs("fine-tuning", "build", "train"):
         import torch
 
-        from isnet_trt.export.graph import export_graph
         from isnet_trt.export.quantise import calibrate
         from isnet_trt.export.quantise.training import training_placement
+        from isnet_trt.export.tracing import export_graph
         from isnet_trt.training.checkpoint import load_checkpoint, load_model, save_checkpoint
         from isnet_trt.training.fine_tune import fine_tune
     if args.threads:

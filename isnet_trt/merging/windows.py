@@ -82,16 +82,27 @@ def gather(
 
 
 def _pixels(rows: _Rows, group: Sequence[Window], padding: Padding) -> Array:
-    size = group[0].size
-    pixels = np.empty((len(group), 3, *geometry.padded_size(size, padding.network)), np.float32)
-    inside = pixels
-    if pixels.shape[2:] != size:
-        pixels[...] = padding.values[:, None, None]
-        y, x = geometry.padding_before(size, padding.network)
-        inside = pixels[:, :, y : y + size[0], x : x + size[1]]
+    pixels, inside = _frame(len(group), group[0].size, padding)
     for out, window in zip(inside, group, strict=True):
         view = rows.take(window)[:, :, window.left : window.right]
         out[...] = view[:, :, ::-1] if window.of.mirrored else view
+    return pixels
+
+
+def _frame(count: int, size: Size, padding: Padding) -> tuple[Array, Array]:
+    """Uninitialised pixels (count, 3, *size) with their padding around them; these, and the part inside."""
+    pixels = np.empty((count, 3, *geometry.padded_size(size, padding.network)), np.float32)
+    if pixels.shape[2:] == size:
+        return pixels, pixels
+    pixels[...] = padding.values[:, None, None]
+    y, x = geometry.padding_before(size, padding.network)
+    return pixels, pixels[:, :, y : y + size[0], x : x + size[1]]
+
+
+def padded(planes: Array, padding: Padding) -> Array:
+    """A normalised image (3, H, W) as an input (1, 3, h, w) of the network, C-contiguous."""
+    pixels, inside = _frame(1, (planes.shape[1], planes.shape[2]), padding)
+    inside[0] = planes
     return pixels
 
 

@@ -26,7 +26,9 @@ LIP = recipe("isnet_resnet50os8_lip")
 
 def scorer(count: int) -> MeanIoU:
     scenes = [draw_scene(seed, 48, 80) for seed in range(count)]
-    return MeanIoU(LIP, [(scene.image, scene.labels) for scene in scenes], LIP.default, threads=1)
+    return MeanIoU(
+        LIP, [(scene.image, scene.labels) for scene in scenes], LIP.default, LIP.architecture.output_stride, threads=1
+    )
 
 
 def test_label_maps_are_kept_and_extended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,7 @@ from isnet_trt.engines.select import choose
 from isnet_trt.errors import BuildError, CheckpointError, EngineUnavailable
 from isnet_trt.evaluation.labelled import DrawnScenes
 from isnet_trt.export import EngineOptions, EvidenceOptions, PrecisionOptions, build, stages
+from isnet_trt.export.sources.checkpoint import network_of
 from isnet_trt.recipes import recipe
 from isnet_trt.training import DEMO_CHECKPOINT
 from isnet_trt.training.checkpoint import load_checkpoint
@@ -233,7 +234,7 @@ def test_what_is_left_out_and_what_has_no_meaning_is_said(
     def stop(*words: object) -> None:
         raise BuildError("the end of this test")
 
-    monkeypatch.setattr("isnet_trt.export.build_bundle.export_graph", stop)
+    monkeypatch.setattr("isnet_trt.export.sources.checkpoint.export_graph", stop)
     shutil.copytree(street, tmp_path / "street")
     (tmp_path / "street" / "0.jpg").write_bytes(b"a text")
     messages: list[str] = []
@@ -249,6 +250,6 @@ def test_what_is_left_out_and_what_has_no_meaning_is_said(
 def test_names_of_checkpoints_that_are_no_unicode() -> None:
     """A manifest is UTF-8; that of a Latin-1 system's file was refused once everything was built."""
     renamed = dataclasses.replace(load_checkpoint(DEMO_CHECKPOINT), path=Path("caf\udce9.pth"))
-    manifest = stages.new_manifest(renamed, "fp32", EngineInfo("onnxruntime", "1", "model.onnx"), {})
+    manifest = stages.new_manifest(network_of(renamed), "fp32", EngineInfo("onnxruntime", "1", "model.onnx"), {})
     assert json.dumps(manifest.to_json(), ensure_ascii=False).encode()
     assert manifest.checkpoint.name == r"caf\xe9.pth"

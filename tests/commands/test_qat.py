@@ -15,10 +15,10 @@ from torch import Tensor
 
 from isnet_trt.commands import qat
 from isnet_trt.errors import CheckpointError, SettingsError, TrainingError
-from isnet_trt.export.graph import export_graph
 from isnet_trt.export.network_inputs import NetworkInput
 from isnet_trt.export.quantise import Flavour, Table, calibrate, open_graph, quantise
 from isnet_trt.export.quantise.training import training_placement
+from isnet_trt.export.tracing import export_graph
 from isnet_trt.recipes import recipe
 from isnet_trt.training import DEMO_CHECKPOINT, train
 from isnet_trt.training.checkpoint import load_checkpoint, load_model, save_checkpoint

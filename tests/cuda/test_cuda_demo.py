@@ -14,7 +14,8 @@ from isnet_trt import Segmenter
 from isnet_trt.cuda.pipeline import Pipeline
 from isnet_trt.cuda.plan import Model
 from isnet_trt.engines.onnxruntime import open_onnx
-from isnet_trt.export.graph import export_graph, save_graph
+from isnet_trt.export.graph import save_graph
+from isnet_trt.export.tracing import export_graph
 from isnet_trt.merging.merge import Head
 from isnet_trt.pictures.interop import image_from
 from isnet_trt.recipes import recipe

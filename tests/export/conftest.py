@@ -10,7 +10,7 @@ import pytest
 import torch
 from export_models import random_model
 
-from isnet_trt.export.graph import export_graph
+from isnet_trt.export.tracing import export_graph
 from isnet_trt.training.model import ISNet
 
 

@@ -58,7 +58,7 @@ def altered(path: Path, change: Callable[[dict[str, torch.Tensor]], Any]) -> Pat
 def test_unknown_layers_are_refused_before_the_calibration(
     graph: onnx.ModelProto, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("isnet_trt.export.build_bundle.export_graph", lambda *arguments: graph)
+    monkeypatch.setattr("isnet_trt.export.sources.checkpoint.export_graph", lambda *arguments: graph)
     street = write_pngs(tmp_path / "street", [noise(0)])
     options = (*CPU, "--precision", "int8", "--calib", street, "--keep", "nonsense")
     output = refused(capsys, tmp_path / "bundle", *options)

@@ -12,8 +12,9 @@ from export_models import random_model
 
 from isnet_trt.engines.onnxruntime import open_onnx
 from isnet_trt.errors import BuildError
-from isnet_trt.export.graph import BLOCKS, block_outputs, export_graph, save_graph, with_attention
+from isnet_trt.export.graph import block_outputs, save_graph, with_attention
 from isnet_trt.export.onnx_edit import copied
+from isnet_trt.export.tracing import BLOCKS, export_graph
 from isnet_trt.training.model import ISNet
 
 FP32 = 2e-5

@@ -16,10 +16,13 @@ from isnet_trt.export import parity
 from isnet_trt.export.graph import save_graph
 from isnet_trt.export.network_inputs import load_inputs
 from isnet_trt.export.parity import FP32, TOLERANCES, LogitsErrors, compare_logits, gate
+from isnet_trt.export.torch_reference import TorchReference
+from isnet_trt.merging.merge import Head
 from isnet_trt.recipes import recipe
 from isnet_trt.training.model import ISNet
 
 PREPROCESS = recipe("isnet_demo").preprocess
+HEAD = Head(recipe("isnet_demo").labels.count, 8)
 
 
 def planted(graph: onnx.ModelProto, scope: str, value: float) -> onnx.ModelProto:
@@ -31,7 +34,7 @@ def planted(graph: onnx.ModelProto, scope: str, value: float) -> onnx.ModelProto
 def run_gate(model: ISNet, graph: onnx.ModelProto, path: Path) -> dict:
     save_graph(graph, path)
     with open_onnx(path, threads=2) as engine:
-        return gate(model, graph, engine, load_inputs(PREPROCESS)).to_json()
+        return gate(TorchReference(model, 8), HEAD, graph, engine, load_inputs(PREPROCESS)).to_json()
 
 
 def test_right_engine_passes(model: ISNet, graph: onnx.ModelProto, tmp_path: Path) -> None:
@@ -88,7 +91,7 @@ def test_eight_bits_that_fail_are_told_what_helps(model: ISNet, graph: onnx.Mode
     wrong = planted(graph, "backbone_net.layer2", 40.0)
     save_graph(wrong, tmp_path / "model.onnx")
     with open_onnx(tmp_path / "model.onnx", threads=2) as engine, pytest.raises(ParityError, match="--max-drop"):
-        gate(model, wrong, engine, load_inputs(PREPROCESS), TOLERANCES["int8"])
+        gate(TorchReference(model, 8), HEAD, wrong, engine, load_inputs(PREPROCESS), TOLERANCES["int8"])
 
 
 def test_histograms_add_the_pictures_up() -> None:
@@ -116,7 +119,8 @@ def test_the_gate_counts_every_picture(model: ISNet, graph: onnx.ModelProto, tmp
     save_graph(graph, tmp_path / "model.onnx")
     inputs = load_inputs(PREPROCESS)[:2]
     with open_onnx(tmp_path / "model.onnx", threads=2) as engine:
-        both, *each = (gate(model, graph, engine, part) for part in (inputs, inputs[:1], inputs[1:]))
+        reference = TorchReference(model, 8)
+        both, *each = (gate(reference, HEAD, graph, engine, part) for part in (inputs, inputs[:1], inputs[1:]))
     np.testing.assert_array_equal(both.confusion.counts, sum(result.confusion.counts for result in each))
     assert both.rows == [row for result in each for row in result.rows]
     for name, block in both.blocks.items():

@@ -14,12 +14,13 @@ from onnx import TensorProto
 
 from isnet_trt.engines.onnxruntime import open_onnx
 from isnet_trt.export.fp32_fallback import Half, find_fp32_fallback
-from isnet_trt.export.graph import BLOCKS, block_outputs, save_graph
+from isnet_trt.export.graph import block_outputs, save_graph
 from isnet_trt.export.onnx_edit import element_types
 from isnet_trt.export.parity import compare_logits
 from isnet_trt.export.precision import cast_to_half, count_casts, emulate_bf16
 from isnet_trt.export.ranges import Ranges, measure_ranges
 from isnet_trt.export.sessions import open_session
+from isnet_trt.export.tracing import BLOCKS
 from isnet_trt.training.model import ISNet
 
 RMS = {"fp16": 5e-3, "bf16": 4e-2}

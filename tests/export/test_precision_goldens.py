@@ -16,12 +16,13 @@ from golden_files import GOLDEN, NEAR_TIES, load_golden
 
 from isnet_trt.engines.base import Engine
 from isnet_trt.engines.onnxruntime import open_onnx
-from isnet_trt.export.graph import OUTPUT, block_outputs, export_graph, save_graph
+from isnet_trt.export.graph import OUTPUT, block_outputs, save_graph
 from isnet_trt.export.lowering import Arithmetic, lower_graph
 from isnet_trt.export.network_inputs import NetworkInput
 from isnet_trt.export.quantise import Flavour, calibrate, emulate_qdq, quantise
 from isnet_trt.export.ranges import measure_ranges
 from isnet_trt.export.sessions import open_session
+from isnet_trt.export.tracing import export_graph
 
 CHECK = load_golden("check_example")
 FLAVOURS: tuple[Flavour, ...] = ("tensorrt", "cpu")

@@ -16,13 +16,13 @@ from isnet_trt.errors import BuildError, SettingsError
 from isnet_trt.export.engines.base import BuildRequest
 from isnet_trt.export.engines.profiles import Shapes
 from isnet_trt.export.engines.tensorrt_rtx import BUILDER
-from isnet_trt.export.graph import export_graph
 from isnet_trt.export.network_inputs import NetworkInput
 from isnet_trt.export.options import EngineOptions
 from isnet_trt.export.precision import cast_to_half
 from isnet_trt.export.quantise import Agreement, Table, calibrate, emulate_qdq, open_graph, quantisable_layers, quantise
 from isnet_trt.export.quantise.formats import FLAVOURS, Flavour
 from isnet_trt.export.quantise.placement import GraphIndex, quantised_inputs
+from isnet_trt.export.tracing import export_graph
 from isnet_trt.pictures.preprocess import normalise
 from isnet_trt.recipes import recipe
 from isnet_trt.training import DEMO_CHECKPOINT

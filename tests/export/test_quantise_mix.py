@@ -162,7 +162,7 @@ def test_evaluations_know_their_pictures(graph: onnx.ModelProto) -> None:
     demo = recipe("isnet_demo")
     image, truth = np.zeros((4, 6, 3), np.uint8), np.zeros((4, 6), np.uint8)
     settings = [(image, demo.default), (image, demo.ms_flip), (image + 1, demo.default), (image, demo.default)]
-    result = [MeanIoU(demo, [(shown[..., ::-1], truth)], inference).fingerprint for shown, inference in settings]
+    result = [MeanIoU(demo, [(shown[..., ::-1], truth)], inference, 8).fingerprint for shown, inference in settings]
     assert result[0] == result[3]
     assert len(set(result)) == 3
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import importlib
 import json
 import re
 import sys
@@ -30,7 +31,7 @@ FIRST = Candidate("fp32", threads=2)
 @pytest.fixture(autouse=True)
 def short(graph: onnx.ModelProto, monkeypatch: pytest.MonkeyPatch) -> None:
     """Few rounds, two cores, small pictures in two windows, and the graph that the session has exported already."""
-    building = sys.modules["isnet_trt.export.build_bundle"]
+    building = importlib.import_module("isnet_trt.export.sources.checkpoint")
     load = building.load_checkpoint
 
     def load_small(*arguments: Any) -> Any:
@@ -165,7 +166,7 @@ def test_an_interrupted_tuning_goes_on(checkpoint: Path, tmp_path: Path, monkeyp
 
 def test_what_fails_is_left_out(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A candidate that cannot run, and a winner that the parity gate refuses."""
-    real, gate, refused = tune_trial.Workshop.open, tune.compare_with_checkpoint, []
+    real, gate, refused = tune_trial.Workshop.open, tune.compare_with_reference, []
 
     def failing(self: Any, candidate: Candidate) -> Segmenter:
         if candidate.batch == 2:
@@ -179,7 +180,7 @@ def test_what_fails_is_left_out(checkpoint: Path, tmp_path: Path, monkeypatch: p
         return gate(*arguments)
 
     monkeypatch.setattr(tune_trial.Workshop, "open", failing)
-    monkeypatch.setattr(tune, "compare_with_checkpoint", refusing_once)
+    monkeypatch.setattr(tune, "compare_with_reference", refusing_once)
     table = rows(tuned(checkpoint, tmp_path / "bundle"))
     assert {row["reason"] for row in table if row["status"] == "failed"} == {"no memory for it", "the engine gives NaN"}
     (chosen,) = [row for row in table if row["chosen"]]

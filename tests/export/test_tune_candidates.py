@@ -14,7 +14,7 @@ from marks import builds_rtx
 
 from isnet_trt import build as command
 from isnet_trt import cli
-from isnet_trt.bundle import read_bundle
+from isnet_trt.bundle import CheckpointInfo, read_bundle
 from isnet_trt.cuda.gpu import Gpu
 from isnet_trt.errors import EngineUnavailable, SettingsError
 from isnet_trt.export import EngineOptions, PrecisionOptions, TuneOptions, tune
@@ -22,12 +22,15 @@ from isnet_trt.export.bundle_kernels import architectures
 from isnet_trt.export.engines import engine_builder, tensorrt
 from isnet_trt.export.job import Job
 from isnet_trt.export.lowering import Arithmetic
+from isnet_trt.export.network import Network
 from isnet_trt.export.samples import Samples
 from isnet_trt.export.tune_candidates import Candidate, baseline, dimensions, job_of
 from isnet_trt.export.tune_state import Store
 from isnet_trt.export.tune_trial import TimedCall, Workshop
 from isnet_trt.recipes import recipe
 
+DEMO = recipe("isnet_demo")
+NO_PART: Any = None
 ADA, AMPERE = Gpu("NVIDIA Ada", "8.9", "CUDA 13.0"), Gpu("NVIDIA Ampere", "8.6", "CUDA 13.0")
 
 
@@ -35,15 +38,21 @@ def job(kind: str, calib: bool = True, precision: str = "fp32", **options: Any) 
     """The parts of a build that the candidates depend on."""
     parts: dict[str, Any] = dict.fromkeys(Job.__dataclass_fields__)
     parts |= {
-        "checkpoint": SimpleNamespace(
-            recipe=recipe("isnet_demo"), path=Path("demo.pth"), sha256="ab" * 32, weights="plain"
+        "network": Network(
+            DEMO,
+            "demo.pth",
+            CheckpointInfo("demo.pth", "ab" * 32),
+            8,
+            NO_PART,
+            NO_PART,
+            DEMO.architecture.context_channels,
         ),
         "choice": SimpleNamespace(kind=kind),
         "builder": engine_builder(kind),
         "arithmetic": Arithmetic(precision),
         "engine": EngineOptions(kind, **options),
         "precision": PrecisionOptions(precision),
-        "samples": Samples((), (), SimpleNamespace() if calib else None),  # type: ignore[arg-type]
+        "samples": Samples((), NO_PART, (), SimpleNamespace() if calib else None),  # type: ignore[arg-type]
         "say": lambda text: None,
         "start": 0.0,
     }

@@ -164,13 +164,13 @@ def _build(inputs: Path) -> Job:
     """A build whose graph is exported once: that takes most of its seconds, and writes nothing."""
 
     from isnet_trt import build
-    from isnet_trt.export import build_bundle
     from isnet_trt.export.onnx_edit import copied
+    from isnet_trt.export.sources import checkpoint as sources_checkpoint
     from isnet_trt.training.checkpoint import load_checkpoint, load_model
 
     checkpoint = str(_checkpoint(inputs))
-    graph = build_bundle.export_graph(load_model(load_checkpoint(checkpoint, "tiny")), "tiny")
-    build_bundle.export_graph = lambda model, name: copied(graph)
+    graph = sources_checkpoint.export_graph(load_model(load_checkpoint(checkpoint, "tiny")), "tiny")
+    sources_checkpoint.export_graph = lambda model, name: copied(graph)
 
     def arguments(folder: Path) -> list[str]:
         force = ["--force"] if (folder / "out").exists() else []

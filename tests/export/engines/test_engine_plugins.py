@@ -15,11 +15,11 @@ from marks import needs_rtx
 
 from isnet_trt.export.engines.profiles import shapes_for
 from isnet_trt.export.functions import context_nodes
-from isnet_trt.export.graph import export_graph
 from isnet_trt.export.lowering import Arithmetic, lower_graph
 from isnet_trt.export.network_inputs import NetworkInput
 from isnet_trt.export.quantise import calibrate
 from isnet_trt.export.ranges import measure_ranges
+from isnet_trt.export.tracing import export_graph
 from isnet_trt.recipes import recipe
 
 pytestmark = [pytest.mark.rtx, needs_rtx]

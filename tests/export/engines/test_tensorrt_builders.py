@@ -29,12 +29,12 @@ from isnet_trt.export.engines.profiles import shapes_for
 from isnet_trt.export.engines.tensorrt import BUILDER as TENSORRT_BUILDER
 from isnet_trt.export.engines.tensorrt_family import SerialisedEngine
 from isnet_trt.export.engines.tensorrt_rtx import BUILDER
-from isnet_trt.export.graph import export_graph
 from isnet_trt.export.lowering import Arithmetic, lower_graph
 from isnet_trt.export.network_inputs import NetworkInput
 from isnet_trt.export.options import EngineOptions
 from isnet_trt.export.quantise import calibrate
 from isnet_trt.export.ranges import measure_ranges
+from isnet_trt.export.tracing import export_graph
 from isnet_trt.merging import windows
 from isnet_trt.pictures.preprocess import test_size
 from isnet_trt.recipes import RECIPES, recipe
