@@ -19,8 +19,6 @@ if TYPE_CHECKING:  # these modules import torch and onnx, which --help does with
     from isnet_trt.export.comparison import Comparison
     from isnet_trt.export.comparison_backends import ComparisonBackend
 
-BOUND = 0.05
-
 _EPILOG = """examples:
   python -m isnet_trt.export.compare bundles/ade bundles/half             two graphs under ONNX Runtime, block by block
   python -m isnet_trt.export.compare bundles/ade bundles/half --all       every tensor that both have
@@ -33,15 +31,17 @@ _EPILOG = """examples:
                                                                           to build (no GPU), by polygraphy debug reduce
 
 ONE is the reference. Errors are those of OTHER, over the standard deviation of ONE's tensor: rms 0.001 is what fp16
-costs, 0.1 is a tenth of the signal. The first tensor beyond --bound is named: an error begins there. Tensors are
-matched by name; precision and Winograd rewriting keep the names.
+costs, 0.1 is a tenth of the signal. Without --bound the coarser precision of the two sides decides. The first tensor
+beyond the bound is named: an error begins there. Tensors are matched by name; precision and Winograd rewriting keep the
+names.
 
 exit status: 0 all within the bound, 1 a tensor is not (or, with --reduce, the library refuses the graph), 2 the
 comparison could not be made"""
 
 
-def page(comparison: Comparison, blocks: dict[str, str], bound: float, worst: int) -> Iterator[str]:
-    """The lines that the command prints; ``blocks`` are block names by output tensor."""
+def page(comparison: Comparison, blocks: dict[str, str], bound: float, reason: str, worst: int) -> Iterator[str]:
+    """The lines that the command prints; ``blocks`` are block names by output tensor, ``reason`` is the bound's."""
+    yield f"bound {bound:g}: {reason}"
     rows = list(comparison.rows)
     if worst and len(rows) > worst:
         keep = {id(row) for row in sorted(rows, key=lambda row: -row.rms)[:worst]}
@@ -67,9 +67,8 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument("--images", metavar="PATH", help="picture or folder to compare on (default: built in)")
     parser.add_argument("--all", action="store_true", help="every tensor of one name (default: the blocks' outputs)")
     parser.add_argument("--layers", metavar="REGEX", help="only tensors whose name contains REGEX")
-    parser.add_argument(
-        "--bound", type=cli.number(0, 1e6), default=BOUND, metavar="X", help=f"relative rms error (default: {BOUND})"
-    )
+    bound = "largest relative rms error (default: what the coarser precision explains, 5e-4 for fp32 to 0.35 for fp8)"
+    parser.add_argument("--bound", type=cli.number(0, 1e6), metavar="X", help=bound)
     parser.add_argument(
         "--worst", type=cli.natural, default=0, metavar="N", help="show the N worst tensors (default: all)"
     )
@@ -90,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     arguments = argument_parser().parse_args(argv)
     with needs("comparing", "build"):
-        from isnet_trt.export.comparison import compare, preprocess_of, select_tensors, static_size
+        from isnet_trt.export.comparison import compare, default_bound, preprocess_of, select_tensors, static_size
         from isnet_trt.export.comparison_backends import open_backend
         from isnet_trt.export.graph import block_outputs
         from isnet_trt.export.network_inputs import load_inputs
@@ -105,18 +104,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     names = select_tensors(one, other, arguments.all, arguments.layers)
     comparison = compare(one, other, inputs, names, progress=True)
     blocks = {tensor: block for block, tensor in block_outputs(one.proto).items()} if one.proto else {}
-    print("\n".join(page(comparison, blocks, arguments.bound, arguments.worst)))
+    bound, reason = arguments.bound, "given by --bound"
+    if bound is None:
+        precision, expected = default_bound((one, other), (first, second))
+        bound, reason = expected.rms, f"expected of {precision}; {expected.reason}"
+    print("\n".join(page(comparison, blocks, bound, reason, arguments.worst)))
     if arguments.json:
-        _write(arguments.json, one, other, comparison)
-    return cli.FAILED if comparison.first_beyond(arguments.bound) else 0
+        _write(arguments.json, one, other, comparison, bound)
+    return cli.FAILED if comparison.first_beyond(bound) else 0
 
 
-def _write(path: Path, one: ComparisonBackend, other: ComparisonBackend, comparison: Comparison) -> None:
+def _write(path: Path, one: ComparisonBackend, other: ComparisonBackend, comparison: Comparison, bound: float) -> None:
     data = {
         "one": one.label,
         "other": other.label,
         "pictures": comparison.pictures,
         "agreement": comparison.agreement,
+        "bound": bound,
         "tensors": [row.to_json() for row in comparison.rows],
     }
     write_output(path, f"{json.dumps(data, indent=1)}\n".encode(), "--json")

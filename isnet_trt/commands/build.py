@@ -40,8 +40,8 @@ The recipe of a checkpoint (backbone, classes, preprocessing, inference settings
 --recipe names it; python -m isnet_trt.training.recipes lists them. Any other network needs a YAML file with its
 classes, mean and std; stride, sizes and batches are found by running it, and printed. Before anything is written the
 engine is compared with the given network on pictures; what does not agree is not written. What agrees leaves
-precision.md in the bundle: how many labels are equal, which classes and tensors suffer most, and mIoU of both where
---score-on names labelled pictures.
+precision.html in the bundle: how many labels are equal and how many should be, on which pictures, which of them, which
+classes and tensors suffer most, and mIoU of both where --score-on names labelled pictures.
 """
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 from small_bundle import SLIDE, write_bundle
 
 from isnet_trt import cli
-from isnet_trt.bundle import ENGINE, MANIFEST, ONNX, CheckpointInfo, read_bundle
+from isnet_trt.bundle import ENGINE, MANIFEST, ONNX, CheckpointInfo, content_digest, read_bundle
 from isnet_trt.bundle.__main__ import main
 from isnet_trt.bundle.manifest import manifest_from_json
 from isnet_trt.engines.info import EngineInfo
@@ -50,6 +51,20 @@ def test_show_is_a_page_about_everything(tmp_path: Path, capsys: pytest.CaptureF
         "pictures: picture a.png, max 1e-05",
     ):
         assert said in page
+
+
+def test_show_prints_the_digests_that_tell_bundles_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bundle = write_bundle(tmp_path / "small")
+    assert main(["show", str(bundle.folder)]) == 0
+    page = capsys.readouterr().out
+    assert f"SHA-256 {hashlib.sha256((bundle.folder / MANIFEST).read_bytes()).hexdigest()} of {MANIFEST}" in page
+    digests = {name: info.sha256 for name, info in bundle.manifest.files.items()}
+    assert f"SHA-256 {content_digest(digests)} of all files but the report's" in page
+    listed = "".join(f"{digests[name]}  {name}\n" for name in sorted(digests))
+    assert content_digest(digests) == hashlib.sha256(listed.encode()).hexdigest()
+    report = {"precision.md": "0" * 64, "precision/1-input.jpg": "1" * 64}
+    assert content_digest({**digests, **report}) == content_digest(digests)
+    assert content_digest({**digests, "precision_table.bin": "0" * 64}) != content_digest(digests)
 
 
 def test_show_json_is_the_manifest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,10 +22,11 @@ from small_bundle import manifest, save_model, write_bundle
 
 from isnet_trt import cli
 from isnet_trt.bundle import ONNX, new_bundle
+from isnet_trt.engines.library import PRECISIONS
 from isnet_trt.errors import BundleError
 from isnet_trt.export import compare as command
 from isnet_trt.export import comparison, reduce
-from isnet_trt.export.comparison import TensorErrors, compare
+from isnet_trt.export.comparison import BOUNDS, TensorErrors, compare, default_bound
 from isnet_trt.export.comparison_backends import GraphBackend, TensorRTBackend, load_graph
 from isnet_trt.export.graph import OUTPUT
 from isnet_trt.export.lowering import Arithmetic, lower_graph
@@ -57,6 +59,7 @@ def test_half_precision_block_by_block(folder: Path, capsys: pytest.CaptureFixtu
     for block in ("backbone_net.stem (", "bottleneck (", "slc_net (", "logits "):
         assert block in output
     assert "on 1 pictures" in output
+    assert output.startswith("bound 0.05: expected of fp16; the demo model's worst block has 0.001")
     assert output.rstrip().endswith("all within 0.05")
 
 
@@ -75,6 +78,7 @@ def test_every_tensor_and_a_tight_bound(folder: Path, tmp_path: Path, capsys: py
     assert run(folder / "one.onnx", folder / "half.onnx", *options) == cli.FAILED
     output = capsys.readouterr().out
     assert "the worst 3 of" in output
+    assert output.startswith("bound 1e-06: given by --bound")
     assert output.count("<- beyond the bound") == 3
     data = json.loads((tmp_path / "found.json").read_text("utf-8"))
     names = [row["tensor"] for row in data["tensors"]]
@@ -91,11 +95,26 @@ def test_where_it_begins_to_differ_is_named(folder: Path, tmp_path: Path, capsys
     onnx.save(altered(graph, {node.input[1]: lambda weight: weight * 1.5}), tmp_path / "broken.onnx")
     options = ("--all", "--images", folder / "scene.png")
     assert run(folder / "one.onnx", tmp_path / "broken.onnx", *options) == cli.FAILED
-    assert f"first beyond 0.05: {node.output[0]}, made by Conv" in capsys.readouterr().out
+    assert f"first beyond 0.0005: {node.output[0]}, made by Conv" in capsys.readouterr().out
     assert (
         run(folder / "one.onnx", folder / "one.onnx", "--layers", "^conv2d_1$", "--images", folder / "scene.png") == 0
     )
     assert "conv2d_1 " in capsys.readouterr().out
+
+
+def test_the_coarser_precision_of_two_sides_decides(folder: Path, tmp_path: Path) -> None:
+    one, half = (GraphBackend(name, onnx.load(str(folder / f"{name}.onnx"))) for name in ("one", "half"))
+    assert default_bound((one, one), (None, None)) == ("fp32", BOUNDS["fp32"])
+    assert default_bound((one, half), (None, None)) == ("fp16", BOUNDS["fp16"])
+    quantised = onnx.ModelProto()
+    quantised.CopyFrom(one.proto)
+    quantised.graph.node.append(helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["y"]))
+    assert default_bound((GraphBackend("q", quantised), half), (None, None))[0] == "int8"
+    bundle = write_bundle(tmp_path / "bundle")
+    eight = replace(bundle, manifest=replace(bundle.manifest, precision="int8"))
+    assert default_bound((one, one), (bundle, eight)) == ("int8", BOUNDS["int8"])
+    assert set(BOUNDS) == set(PRECISIONS)
+    assert BOUNDS["fp32"].rms < BOUNDS["fp16"].rms < BOUNDS["bf16"].rms < BOUNDS["int8"].rms < BOUNDS["fp8"].rms
 
 
 def test_figures() -> None:
