@@ -167,6 +167,8 @@ class NetworkFacts:
         """Raise SettingsError where threshold and number of classes do not belong together."""
         if self.threshold is not None and labels.count != 2:
             raise SettingsError(f"a threshold separates two classes, background and one other, not {labels.count}")
+        if self.threshold is not None and labels.flip_pairs:
+            raise SettingsError("flip pairs belong to networks with a channel for each class, not to a threshold")
         if self.threshold is None and labels.count == 1:
             raise SettingsError("one class without a threshold: every label would be 0; name two and give a threshold")
 

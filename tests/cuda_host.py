@@ -140,9 +140,10 @@ class ReferenceKernels:
         height = max(int(windows[:, 1].max()) + a.window_height, a.first_row + a.rows)
         swap, window = at(a.swap, np.int32, a.classes), (a.window_height, a.window_width)
         size = (height, a.width)
-        aligned = a.step_y < 0
-        coarse, steps = np.array([a.coarse_height, a.coarse_width]), np.abs([a.step_y, a.step_x])
-        padded = tuple(np.rint((coarse - aligned) / steps + aligned).astype(int))
+        aligned = min(a.step_y, a.step_x) < 0
+        sides = zip((a.coarse_height, a.coarse_width), (a.step_y, a.step_x), window, strict=True)
+        # A step of 0 is that of one sample, which is the same at every pixel.
+        padded = tuple(round((n - aligned) / abs(step)) + aligned if step else side for n, step, side in sides)
         result = accumulate.reference(logits, windows, swap, a.plain, size, window, bool(a.softmax), padded, aligned)
         volume = at(a.volume, np.float32, a.classes, a.rows, a.width)
         volume[...] = result[:, a.first_row : a.first_row + a.rows]

@@ -51,9 +51,7 @@ class Head:
     def of(cls, labels: Labels, stride: int, network: NetworkFacts) -> Head:
         """The head of a network for a label set; SettingsError where they do not belong together."""
         network.check_labels(labels)
-        # One channel has nothing to exchange with: background and its complement stay what they are.
-        pairs = labels.flip_pairs if network.threshold is None else ()
-        return cls(network.channels(labels), stride, pairs, network)
+        return cls(network.channels(labels), stride, labels.flip_pairs, network)
 
     @property
     def label_count(self) -> int:

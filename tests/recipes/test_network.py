@@ -107,6 +107,7 @@ def test_one_class_has_a_threshold(
         ({"classes": {"a": "red"}}, "'red' is no colour"),
         ({"classes": {"a": [1, 2, 3]}, "palette": ["#000000"]}, "remove palette"),
         ({"flip_pairs": [["class 0", "door"]]}, "no class is called 'door'"),
+        ({"classes": ["a", "b"], "threshold": 0.5, "flip_pairs": [["a", "b"]]}, "not to a threshold"),
         ({"mean": [1, 2]}, r"mean: \[1, 2\] is not three numbers"),
         ({"std": 0}, "std: 0 is not three positive numbers"),
         ({"std": [0.229, 0.224, 0.225]}, "inputs of up to 1138; write pixel_range: 1"),

@@ -87,7 +87,7 @@ class Bundles:
             self.opened = True
             if self.must_fail:
                 return "a file was taken that is not the one of the manifest"
-            if np.prod(segmenter.preprocess.size) > LARGEST:
+            if np.prod(segmenter.preprocess.size or IMAGE.shape[:2]) > LARGEST:
                 return fuzzing.RIGHT
             labels = segmenter(IMAGE, inference=Inference()).labels
             fits = labels.shape == IMAGE.shape[:2] and labels.max() < segmenter.labels.count
