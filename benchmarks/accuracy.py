@@ -94,6 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     samples = _samples(arguments, bundles[0], gaps)
     with command.checkpoint(arguments.ckpt, bundles[0].manifest.recipe) as ckpt:
         records = [measure(bundles, preset, samples, ckpt, arguments.threads, gaps) for preset in presets]
+        records = [record | command.weights(arguments.ckpt) for record in records]
     compared = any(row["name"] != CHECKPOINT for record in records for row in record["rows"])
     return command.finish(records, gaps, arguments.out, compared)
 

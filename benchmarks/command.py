@@ -134,6 +134,11 @@ def named(bundles: Sequence[Bundle]) -> dict[str, Bundle]:
     return dict(zip(numbered, bundles, strict=True))
 
 
+def weights(option: str | None) -> results.Record:
+    """What a record says of its weights, where ``--ckpt`` tells it."""
+    return {"weights": "synthetic"} if option == "filled" else {}
+
+
 @contextmanager
 def checkpoint(option: str | None, recipe: str) -> Iterator[Path | None]:
     """The checkpoint file that ``--ckpt`` names; ``filled`` makes a temporary one with synthetic weights.

@@ -201,7 +201,8 @@ def staged(pipeline: Any, case: Any, bench: Bench) -> dict[str, stats.Spread]:
 def whole(bench: Bench, name: str) -> Iterator[Row]:
     """NAME: PyTorch's float16 network in a CUDA graph, all other stages beside it, and the whole call."""
     case = recipe_case(*MODELS[name])
-    yield from beside_network(bench, case, _torch_network(bench, name, case))
+    rows = beside_network(bench, case, _torch_network(bench, name, case))
+    yield from (row | {"weights": "synthetic"} for row in rows)
 
 
 def _torch_network(bench: Bench, name: str, case: Any) -> Any:
@@ -274,7 +275,7 @@ def peers(bench: Bench, name: str) -> Iterator[Row]:
         compiled = copy.copy(network)
         compiled.model = torch.compile(network.model, dynamic=False)
         contenders["torch.compile"] = compiled.logits
-    yield from network_times(bench, contenders, batch)
+    yield from (row | {"weights": "synthetic"} for row in network_times(bench, contenders, batch))
 
 
 def network_times(bench: Bench, contenders: dict[str, Callable[[Any], Any]], batch: Any) -> Iterator[Row]:

@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     bundles = command.read_bundles(arguments.bundles, gaps)
     with command.checkpoint(arguments.ckpt, bundles[0].manifest.recipe) as ckpt:
         contenders = setups(bundles, arguments.against, ckpt, arguments.threads, arguments.reference, arguments.batch)
-        records = _records(arguments, bundles, contenders, gaps)
+        records = [r | command.weights(arguments.ckpt) for r in _records(arguments, bundles, contenders, gaps)]
     for record in records:
         gaps += [results.gap(f"{record['case']}: {gap['what']}", gap["why"]) for gap in record["gaps"]]
     timed = any(contender["status"] == "timed" for record in records for contender in record["contenders"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import matplotlib as mpl
@@ -12,11 +12,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
+from matplotlib.transforms import Bbox, BboxBase
 
 from benchmarks.results import Record, Result, of_kind
 from benchmarks.sections import timed
 
 _BLUE, _GREY = "#1f6fb2", "#555555"
+_WIDTH = 5.2
+"""Inches of every figure: on a telephone its text is still read."""
 _STAGES = ("#4c9f70", "#8fc7a4", "#f0c05a", "#1f6fb2", "#d9794f", "#999999", "#7a5fa8")
 
 
@@ -37,6 +40,48 @@ def _drawing(width: float, height: float) -> Iterator[tuple[Axes, Callable[[], s
         yield axes, svg
 
 
+def _label(
+    axes: Axes,
+    points: Sequence[tuple[float, float]],
+    texts: Sequence[str],
+    curve: Sequence[tuple[float, float]] = (),
+) -> None:
+    """Write a text beside each point where it meets no other text, no point and no part of ``curve``.
+
+    A thin line leads to those farther off. The limits of the axes have to be final.
+    """
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    figure.draw_without_rendering()
+    scale, spots = figure.dpi / 72, axes.transData.transform(points)
+    taken = [Bbox.from_bounds(x - 5 * scale, y - 5 * scale, 10 * scale, 10 * scale) for x, y in spots]
+    if len(curve):
+        taken += [
+            Bbox.from_bounds(x - scale, y - scale, 2 * scale, 2 * scale) for x, y in axes.transData.transform(curve)
+        ]
+    for point, (x, y), text in zip(points, spots, texts, strict=True):
+        width, height = scale * (5.2 * len(text) + 2), scale * 11
+        choices = [
+            Bbox.from_bounds(
+                x + scale * far * dx + width * (dx - 1) / 2, y + scale * far * dy - height / 2, width, height
+            )
+            for far in (8, 14, 22, 32, 44, 58, 74)
+            for dx, dy in ((1, 0), (1, 1), (1, -1), (-1, 0), (0, 1), (0, -1), (-1, 1), (-1, -1))
+        ]
+        box = min(choices, key=lambda box: (box.count_overlaps(taken), not _inside(axes.bbox, box)))
+        taken.append(box)
+        offset = ((box.x0 + box.x1) / 2 - x) / scale, ((box.y0 + box.y1) / 2 - y) / scale
+        is_far = max(abs(offset[0]) - width / scale / 2, abs(offset[1])) > 12
+        line = {"arrowstyle": "-", "color": _GREY, "linewidth": 0.5} if is_far else None
+        axes.annotate(
+            text, point, offset, textcoords="offset points", ha="center", va="center", fontsize=8, arrowprops=line
+        )
+
+
+def _inside(outer: BboxBase, inner: BboxBase) -> bool:
+    return bool(outer.x0 <= inner.x0 and inner.x1 <= outer.x1 and outer.y0 <= inner.y0 and inner.y1 <= outer.y1)
+
+
 def bars(record: Record) -> str:
     """Stages of each timed contender, one after the other, and the interval of the median; empty without contenders."""
     contenders = timed(record)[::-1]  # a bar chart is filled from below
@@ -45,7 +90,7 @@ def bars(record: Record) -> str:
     labels = [contender["name"] for contender in contenders]
     longest = max((list(contender["stages"]) for contender in contenders), key=len)
     stages = list(dict.fromkeys([*longest, *(stage for contender in contenders for stage in contender["stages"])]))
-    with _drawing(8, 1.0 + 0.42 * len(contenders)) as (axes, svg):
+    with _drawing(_WIDTH, 1.2 + 0.36 * len(contenders)) as (axes, svg):
         left = np.zeros(len(contenders))
         for stage, colour in zip(stages, _STAGES * 3, strict=False):
             widths = np.array([contender["stages"].get(stage, 0.0) for contender in contenders])
@@ -53,8 +98,9 @@ def bars(record: Record) -> str:
             left += widths
         p50, low, high = (np.array([c["summary"][key] for c in contenders]) for key in ("p50", "low", "high"))
         axes.errorbar(p50, labels, xerr=[p50 - low, high - p50], fmt="none", ecolor=_GREY, capsize=3)
-        axes.set(xlim=(0, None), xlabel="seconds per picture by stage, and the interval of the median")
-        axes.legend(ncols=len(stages), loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
+        axes.set(xlim=(0, None), xlabel="seconds per picture, and the interval of the median")
+        columns = {"ncols": math.ceil(len(stages) / 2), "columnspacing": 1.0, "handlelength": 1.2}
+        axes.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), frameon=False, **columns)
         return svg()
 
 
@@ -66,27 +112,29 @@ def roofline(record: Record) -> str:
     stages = [s for s in record["stages"] if s["operations"] and s["bytes"] and s["seconds"] > 1e-5]
     total = sum(stage["seconds"] for stage in stages)
     intensity = [stage["operations"] / stage["bytes"] for stage in stages]
-    with _drawing(8, 5) as (axes, svg):
+    speed = [stage["operations"] / stage["seconds"] / 1e9 for stage in stages]
+    with _drawing(_WIDTH, 5.2) as (axes, svg):
         x = np.geomspace(min([0.5, *intensity]) / 2, max([4 * roof / bandwidth, *intensity]) * 2, 100)
         axes.loglog(x, np.minimum(roof, x * bandwidth) / 1e9, color=_GREY)
-        for number, (stage, at) in enumerate(zip(stages, intensity, strict=True), 1):
-            speed = stage["operations"] / stage["seconds"] / 1e9
+        points = list(zip(intensity, speed, strict=True))
+        for number, (stage, point) in enumerate(zip(stages, points, strict=True), 1):
             size = 4 + 8 * math.sqrt(stage["seconds"] / total)
-            axes.plot(at, speed, "o", color=_BLUE, alpha=0.6, markersize=size, label=f"{number}  {stage['name']}")
-            # Stages near the roof lie close together: their numbers stand at three heights.
-            offset = (0, -12 - 11 * ((number - 1) % 3))
-            axes.annotate(str(number), (at, speed), offset, textcoords="offset points", ha="center")
-        axes.set_ylim(bottom=0.5 * min(axes.get_ylim()[0], axes.get_ylim()[1] / 2))
-        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, handlelength=0, markerscale=0)
+            axes.plot(*point, "o", color=_BLUE, alpha=0.6, markersize=size, label=f"{number}  {stage['name']}")
+        low, high = axes.get_ylim()
+        axes.set_ylim(0.5 * min(low, high / 2), 2 * high)
+        legend = {"ncols": 2, "frameon": False, "handlelength": 0, "markerscale": 0, "fontsize": 8}
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), **legend)
         axes.set(xlabel="operations per byte that must move", ylabel="10⁹ operations per second")
-        axes.set_title(f"{record['name']}, {record['case']}: area of a point is its share of the time", fontsize=9)
+        axes.set_title("area of a point: its share of the time; line: the limit", fontsize=8)
+        roofs = list(zip(x, np.minimum(roof, x * bandwidth) / 1e9, strict=True))
+        _label(axes, points, [str(number) for number in range(1, len(points) + 1)], roofs)
         return svg()
 
 
 def growth(record: Record) -> str:
     """Seconds over what grows, with the fitted power law, both axes logarithmic."""
     x, y = np.array(record["x"], float), np.array(record["seconds"], float)
-    with _drawing(6, 3.6) as (axes, svg):
+    with _drawing(_WIDTH, 3.4) as (axes, svg):
         axes.loglog(x, y, "o", color=_BLUE)
         axes.loglog(x, np.exp(record["offset"]) * x ** record["exponent"], color=_GREY)
         axes.set_xticks(x, [f"{value:g}" for value in x], minor=False)
@@ -113,14 +161,18 @@ def accuracy_against_speed(data: Result) -> Iterator[tuple[Record, str]]:
         points = [(n, seconds[n], 100 * share) for n, share in shares.items() if share is not None and seconds.get(n)]
         if not points:
             continue
-        with _drawing(7, 4) as (axes, svg):
-            for name, x, y in points:
+        with _drawing(_WIDTH, 3.8) as (axes, svg):
+            at = [(x, y) for _, x, y in points]
+            for x, y in at:
                 axes.plot(x, y, "o", color=_BLUE)
-                axes.annotate(name, (x, y), xytext=(6, 4), textcoords="offset points")
             axes.set(xscale="log", xlabel="seconds per picture")
             axes.set_ylabel("mIoU %" if record["labelled"] else "labels equal %")
-            axes.margins(x=0.25, y=0.15)
+            axes.margins(x=0.3, y=0.2)
             axes.grid(visible=True, which="both", alpha=0.3)
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_minor_locator(NullLocator())
+            axes.xaxis.set_major_formatter("{x:g}")
+            _label(axes, at, [name.removeprefix("isnet_trt ") for name, _, _ in points])
             yield record, svg()
 
 

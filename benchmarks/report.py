@@ -7,17 +7,18 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from benchmarks import results, sections
+from benchmarks import cards, results, sections
 from benchmarks.results import Record, Result
-from isnet_trt import cli
+from isnet_trt import cli, markdown, pages
 from isnet_trt.errors import SettingsError
 
 BEGIN, END = "<!-- benchmarks:begin -->", "<!-- benchmarks:end -->"
 _SOURCE = re.compile(r"<!-- from (\S+) -->")
 _DESCRIPTION = """Make pages from result files, and keep the tables of the documentation true.
 
-DIR receives report.md with its figures (SVG), and report.html, which holds everything itself. A JSON of another layout
-is shown as it is. With --readme nothing else is written: the table between the markers
+DIR receives report.md with its figures (SVG), and report.html, which holds everything itself; from results of GPUs also
+cards.md and cards.html, which put the cards side by side. A JSON of another layout is shown as it is. With --readme
+nothing else is written: the table between the markers
   <!-- benchmarks:begin -->
   <!-- benchmarks:end -->
 of that file is made anew from the one result given, and with --gpu that of all GPU results; --check only says whether
@@ -29,11 +30,8 @@ _EPILOG = """examples:
   python -m benchmarks.report --readme benchmarks/results/README.md --check   # exit status 1 where it is stale
   python -m benchmarks.report --gpu docs/gpu.md                     # what has run on which GPU"""
 _STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
-table { border-collapse: collapse; margin: 1rem 0; font-size: 13px; }
-th, td { border-bottom: 1px solid #ddd; padding: .25rem .6rem; text-align: left; vertical-align: top; }
-figure { margin: 1.5rem 0; } figure svg { max-width: 100%; height: auto; }
-figcaption { color: #555; font-size: 13px; }
+hr { border: 0; border-top: 3px solid #567; margin: 3rem 0 0; } hr + h2 { font-size: 1.8rem; border: 0; }
+figure svg { max-width: 100%; height: auto; }
 """
 
 
@@ -50,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--check belongs to --readme FILE or --gpu FILE")
     files = arguments.results or sorted(results.FOLDER.glob("*.json"))
     if arguments.gpu:
-        table = f"\n{sections.gpu_table([results.read(file) for file in files])}\n"
+        table = f"\n{cards.gpu_table([results.read(file) for file in files])}\n"
         return _fill(arguments.gpu, table, arguments.check, f"--gpu {arguments.gpu}")
     if arguments.readme:
         return _readme(arguments.readme, arguments.results, arguments.check)
@@ -59,10 +57,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     report = Report()
     for file in files:
         report.add(file)
-    report.write(arguments.out)
+    written = report.write(arguments.out)
     for gap in report.gaps:
         print(f"left out: {gap['what']}: {gap['why']}", file=sys.stderr)
-    print(f"written: {arguments.out}/report.html, report.md")
+    print(f"written: {arguments.out}/{', '.join(written)}")
     return cli.FAILED if report.gaps else 0
 
 
@@ -71,72 +69,107 @@ class Report:
 
     def __init__(self) -> None:
         self.parts: list[str] = []
+        self.names: list[str] = []
         self.figures: dict[str, str] = {}
         self.gaps: list[Record] = []
+        self.with_gpu: list[Result] = []
 
     def add(self, file: Path) -> None:
         """Add a result file; one that cannot be shown goes to ``gaps``."""
         try:
             data = results.load_json(file)
             parts = self._result(file.stem, data) if "schema" in data else sections.foreign(data)
-            self.parts += [f"## {file.stem}", *filter(None, parts)]
+            self.parts += ["---", f"## {file.stem}", *filter(None, parts)]
+            self.names.append(file.stem)
+            if "schema" in data and cards.card(data):
+                self.with_gpu.append(data)
         except (SettingsError, KeyError, TypeError, ValueError) as error:
             self.gaps.append(results.gap(str(file), f"{type(error).__name__}: {error}"))
 
     def _result(self, name: str, data: Result) -> Iterator[str]:
-        from benchmarks import plots
-
-        yield from sections.machine(data)
-        if any(short := list(sections.summary(data))):
+        """Results first: in short, kind by kind, what is noisy or missing; then the machine."""
+        yield sections.measured(data)
+        short = [*sections.summary(data, with_merges=False), *(cards.times([data]) if cards.card(data) else ())]
+        if any(short):
             yield from ("## In short", *short)
-        for kind in dict.fromkeys(record["kind"] for record in data["records"]):
-            title = sections.SECTIONS[kind][0] if kind in sections.SECTIONS else f"Checks ({kind.replace('_', ' ')})"
-            yield f"## {title}"
-            records = results.of_kind(data, kind)
-            for members in [[record] for record in records] if kind in plots.FIGURES else [records]:
-                yield from sections.section(kind, members)
-                for record in members if kind in plots.FIGURES else ():
-                    figure, caption, draw = plots.FIGURES[kind]
-                    stem = "-".join((name, record.get("name", ""), record["case"], figure))
-                    if svg := draw(record):
-                        yield self._figure(stem, svg, f"{record['case']}: {caption}")
-        for number, (record, svg) in enumerate(plots.accuracy_against_speed(data), 1):
-            yield self._figure(f"{name}-accuracy-speed-{number}", svg, f"{record['case']}: accuracy against speed")
+        # Warnings of noise stand in one place, not below every table.
+        quiet = {**data, "records": [{**record, "warnings": []} for record in data["records"]]}
+        for kind in sorted({record["kind"] for record in data["records"]}, key=_place):
+            yield from self._kind(name, kind, results.of_kind(quiet, kind))
+            if kind == "accuracy":
+                yield from self._accuracy(name, data)
+        if any(noisy := list(sections.noise(data))):
+            yield from ("## Noise", *noisy)
         if data["gaps"]:
             yield from ("## Not measured", sections.table(data["gaps"]))
+        yield from ("## Machine", sections.machine(data))
+
+    def _kind(self, name: str, kind: str, records: list[Record]) -> Iterator[str]:
+        from benchmarks import plots
+
+        title = sections.SECTIONS[kind][0] if kind in sections.SECTIONS else f"Checks ({kind.replace('_', ' ')})"
+        yield f"## {title}"
+        if kind not in plots.FIGURES:
+            yield from sections.section(kind, records)
+            return
+        figure, caption, draw = plots.FIGURES[kind]
+        for record in records:
+            yield from sections.section(kind, [record])
+            if svg := draw(record):
+                stem = "-".join((name, record.get("name", ""), record["case"], figure))
+                yield self._figure(stem, svg, f"{sections.named(record)}: {caption}")
+
+    def _accuracy(self, name: str, data: Result) -> Iterator[str]:
+        from benchmarks import plots
+
+        for number, (record, svg) in enumerate(plots.accuracy_against_speed(data), 1):
+            caption = f"{sections.named(record)}: accuracy against speed"
+            yield self._figure(f"{name}-accuracy-speed-{number}", svg, caption)
 
     def _figure(self, name: str, svg: str, caption: str) -> str:
         stem = re.sub(r"[^\w.]+", "-", name)
         self.figures[stem] = svg
         return f"![{caption}](./{stem}.svg)"
 
-    def write(self, folder: Path) -> None:
-        """Write ``report.html``, ``report.md`` and the figures.
+    def _contents(self) -> str:
+        """Links to the results and their sections as a Markdown list."""
+        anchors, lines = pages.Anchors(), ["- [GPUs side by side](./cards.html)"] if self.with_gpu else []
+        for heading in self.parts:
+            marks, _, text = heading.partition(" ")
+            if set(marks) == {"#"}:
+                link = f"[{text}](#{anchors(text)})"
+                lines += [f"- {link}" if text in self.names else f"  - {link}"] if marks == "##" else []
+        return "\n".join(lines)
+
+    def write(self, folder: Path) -> list[str]:
+        """Write the pages and the figures; returns the names of the pages.
 
         Raises:
             SettingsError: there is nothing to show, or a file cannot be written.
         """
         if not self.parts:
             raise SettingsError("no result can be shown: " + "; ".join(gap["why"] for gap in self.gaps))
-        text = "\n\n".join(["# Benchmarks", *self.parts]) + "\n"
+        texts = {"report": "\n\n".join(["# Benchmarks", self._contents(), *self.parts]) + "\n"}
+        if self.with_gpu:
+            texts["cards"] = "\n\n".join(filter(None, cards.page(self.with_gpu))) + "\n"
         for stem, svg in self.figures.items():
             results.write_text(folder / f"{stem}.svg", svg)
-        results.write_text(folder / "report.md", text)
-        results.write_text(folder / "report.html", page(text, self.figures))
+        for stem, text in texts.items():
+            results.write_text(folder / f"{stem}.md", text)
+            results.write_text(folder / f"{stem}.html", page(text, self.figures))
+        return [f"{stem}.{suffix}" for stem in texts for suffix in ("html", "md")]
+
+
+def _place(kind: str) -> tuple[int, str]:
+    """Where the section of a kind of record stands: as in `sections.SECTIONS`, others behind by name."""
+    order = list(sections.SECTIONS)
+    return (order.index(kind) if kind in order else len(order)), kind
 
 
 def page(text: str, figures: dict[str, str]) -> str:
     """Markdown with figures as one HTML file that needs nothing else."""
-    from markdown_it import MarkdownIt
-
-    body = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
-
-    def inline(image: re.Match[str]) -> str:
-        return f"<figure>{figures[image[1]]}<figcaption>{image[2]}</figcaption></figure>"
-
-    body = re.sub(r'<p><img src="\./(.+?)\.svg" alt="(.*?)" /></p>', inline, body)
-    head = f'<meta charset="utf-8"><title>isnet_trt benchmarks</title><style>{_STYLE}</style>'
-    return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n{body}</body></html>\n'
+    files = {f"{stem}.svg": svg for stem, svg in figures.items()}
+    return markdown.html_page(text, "isnet_trt benchmarks", files, sortable=False, style=_STYLE)
 
 
 def _readme(page: Path, files: Sequence[Path], check: bool) -> int:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from benchmarks import stats
 from benchmarks.results import Record, Result, dates, of_kind
 from isnet_trt.metrics import percent, rounded
 
@@ -71,22 +72,79 @@ def section(kind: str, records: Sequence[Record]) -> list[str]:
     return list(filter(None, SECTIONS.get(kind, ("", _checks))[1](records)))
 
 
-def machine(data: Result) -> Lines:
-    """When, by which command and on what a result was measured; a GPU by its name first."""
+def measured(data: Result) -> str:
+    """When, by which command and on what a result was measured; a GPU by its name."""
     about = data["machine"]
     cards = [gpu["name"] for gpu in about["gpus"]] if isinstance(about.get("gpus"), list) else []
-    on = f" on {', '.join(cards)}" if cards else ""
-    yield f"Measured {dates(data)}{on}, last by `{about['command']}`."
-    yield table({"machine": key.replace("_", " "), "": value} for key, value in about.items() if key != "command")
+    return f"Measured {dates(data)} on {', '.join(cards) or about['processor']}, last by `{about['command']}`."
 
 
-def summary(data: Result) -> Lines:
+def machine(data: Result) -> str:
+    """All that is known of the machine, as a table."""
+    return table({"machine": k.replace("_", " "), "": v} for k, v in data["machine"].items() if k != "command")
+
+
+def named(record: Record) -> str:
+    """The case of a record, with a note where the weights of its network are synthetic."""
+    return f"{record['case']} (synthetic weights)" if record.get("weights") == "synthetic" else str(record["case"])
+
+
+def noise(data: Result) -> Lines:
+    """All warnings of noise in one table, each once; nothing where there is none."""
+    warned: dict[tuple[str, str], list[str]] = {}
+    for record in data["records"]:
+        for warning in record.get("warnings", ()):
+            who, _, what = warning.partition(": ")
+            warned.setdefault((named(record), what or who), []).append(who if what else "all")
+        for row in record.get("rows", ()):
+            if row.get("spread %", 0) > 100 * stats.NOISY:
+                what = f"the middle half of the rounds spans {row['spread %']:.0f} % of the median"
+                warned.setdefault((named(record), what), []).append(str(row.get("case", row.get("stage", ""))))
+    if warned:
+        count = sum(map(len, warned.values()))
+        limit = f"{100 * stats.NOISY:.0f} %"
+        yield (
+            f"{count} figures come from noisy rounds: the middle half of the rounds spans more than {limit} of the "
+            f"median, or there were fewer than {stats.FEW} rounds. Differences of that size between them say nothing."
+        )
+        yield table(
+            {"case": case, "figures of": ", ".join(names), "noise": what} for (case, what), names in warned.items()
+        )
+
+
+MARK = " \\*"
+"""What stands behind a share above 100 % and leads to the note of `above_limit`."""
+LIMIT_SHARES = ("floor reached %", "of the matrix rate %", "floor / time %")
+"""Keys of rows that hold a share of a limit, in per cent."""
+
+
+def above_limit(rows: Iterable[Mapping[str, Any]]) -> Lines:
+    """A note on shares of a limit above 100 %, where there are any."""
+    if any(float(str(row.get(key) or 0).rstrip(" *\\")) > 100 for row in rows for key in LIMIT_SHARES):
+        yield (
+            "\\* Above 100 %: the floor is computed from rates that were measured in the same run with other work "
+            "(a matrix product, a convolution, a copy). This work ran faster than those: its data were in a cache, its "
+            "kernel is better than the one measured, or the clock was higher. Read it as: at the limit."
+        )
+
+
+def _marked(share: float) -> str:
+    """A share of a limit in per cent, with a mark above 100 that `above_limit` explains."""
+    return f"{share:.0f}{MARK * (share > 100)}"
+
+
+def summary(data: Result, with_merges: bool = True) -> Lines:
     """Tables of the bundles and of the merge beside the plain reference form; nothing where neither was measured."""
-    latency, merges = of_kind(data, "latency"), of_kind(data, "postprocess")
+    latency, merges = of_kind(data, "latency"), of_kind(data, "postprocess") if with_merges else []
     yield table(row for record in latency for row in _bundle_rows(record))
     yield _merge_table(merges)
     if latency or merges:
         yield "MiB: peak memory beyond the loaded model, isnet_trt / reference."
+    if any(record.get("weights") == "synthetic" for record in latency):
+        yield (
+            "Synthetic weights: the published network with weights made by a formula. They change neither the work "
+            "nor its time, but their labels are arbitrary: how many are equal says less than with trained weights."
+        )
     if warned := sum(len(record.get("warnings", [])) for record in data["records"]):
         yield f"{warned} of the figures carry a warning of noise; see the result."
 
@@ -100,7 +158,7 @@ def _bundle_rows(record: Record) -> Iterator[Mapping[str, str]]:
         if bundle["kind"] == "bundle":
             beyond = mib(reference["memory"]["beyond"]) if reference else "–"
             yield {
-                "picture to labels": f"{record['case']}, {name.removeprefix('isnet_trt ')}",
+                "picture to labels": f"{named(record)}, {name.removeprefix('isnet_trt ')}",
                 "seconds": f"{bundle['summary']['p50']:.2f}",
                 "reference, s": f"{reference['summary']['p50']:.2f}" if reference else "–",
                 "times as fast (interval)": times(ratios[name], 2) if name in ratios else "–",
@@ -112,10 +170,11 @@ def _bundle_rows(record: Record) -> Iterator[Mapping[str, str]]:
 def _latency(records: Sequence[Record]) -> Lines:
     for record in records:
         height, width = record["picture"]
-        rounds = f"{record['rounds']} rounds" + (", the checking run is the first" if record["first_counts"] else "")
+        rounds = f"{record['rounds']} round{'s' * (record['rounds'] > 1)}"
+        rounds += ", the checking run is the first" if record["first_counts"] else ""
         compared = f"; labels compared with those of {record['labels_of']}" if record.get("labels_of") else ""
         windows = f"{record['windows']} window{'s' * (record['windows'] > 1)}"
-        yield f"### {record['case']}"
+        yield f"### {named(record)}"
         yield f"{height}×{width}, {record['inference']}, {windows}; {rounds}{compared}."
         yield table(_contender_rows(timed(record)))
         yield table(
@@ -156,7 +215,7 @@ def _contender_rows(contenders: Sequence[Record]) -> Iterator[Mapping[str, str]]
 
 def _extrapolated(records: Sequence[Record]) -> Lines:
     for record in records:
-        yield f"{record['case']} ({record['inference']}): {record['how']}."
+        yield f"{named(record)} ({record['inference']}): {record['how']}."
         seconds = record["seconds"].items()
         yield table({"extrapolated, not measured": name, "seconds": f"{value:.0f}"} for name, value in seconds)
 
@@ -183,7 +242,7 @@ def _postprocess(records: Sequence[Record]) -> Lines:
 def _accuracy(records: Sequence[Record]) -> Lines:
     columns = {"labels equal %": "all", "on clear pixels %": "clear", "at boundaries %": "boundary"}
     for record in records:
-        yield f"### {record['case']}"
+        yield f"### {named(record)}"
         yield f"{record['inference']}; {record['pictures']} pictures, {record['labelled']} of them with labels."
         yield table(
             {"": row["name"], "mIoU %": percent(row["miou"]), "pixel accuracy %": percent(row["pixel_accuracy"])}
@@ -203,21 +262,22 @@ def _limit(records: Sequence[Record]) -> Lines:
         rates = record["rates"]
         stated = [f"{name} {kind} {r / 1e9:.0f}·10⁹/s" for kind in ("fp32", "int8") for name, r in rates[kind].items()]
         stated += [f"memory {name} {rate / 1e9:.1f} GB/s" for name, rate in rates["memory"].items()]
-        yield f"### {record['name']}, {record['case']}"
+        yield f"### {record['name']}, {named(record)}"
         yield f"Measured in the same run with {record['threads']} threads: {', '.join(stated)}."
         yield table(
             {"stage": stage["name"], "GFLOP": f"{stage['operations'] / 1e9:.2f}"}
             | {"least MB": f"{stage['bytes'] / 1e6:.1f}", "ms": f"{1e3 * stage['seconds']:.1f}"}
-            | {"floor ms": f"{1e3 * stage['floor']:.1f}", "floor / time %": f"{100 * stage['share']:.0f}"}
+            | {"floor ms": f"{1e3 * stage['floor']:.1f}", "floor / time %": _marked(100 * stage["share"])}
             | {"bound by": stage["bound"]}
             for stage in (*record["stages"], record["total"])
         )
+        yield from above_limit({LIMIT_SHARES[-1]: 100 * stage["share"]} for stage in record["stages"])
         yield f"Each block alone; the network as one takes {1e3 * record['network_seconds']:.1f} ms."
 
 
 def _growth(records: Sequence[Record]) -> Lines:
     for record in records:
-        yield f"### {record['case']}"
+        yield f"### {named(record)}"
         fit = f"{record['what']}^{record['exponent']:.2f} (standard error {record['error']:.2f})"
         yield f"seconds ∝ {fit}; expected {record['expected']}: {record['why']}."
         points = zip(record["x"], record["seconds"], strict=True)
@@ -250,53 +310,21 @@ def _checks(records: Sequence[Record]) -> Lines:
         for record in members:
             rows = record.get("rows", ())
             more = f", the first {_MOST_ROWS} of {len(rows)} rows" if len(rows) > _MOST_ROWS else ""
-            yield f"**{record['case']}**{more}" if rows else ""
-            yield table(rows[:_MOST_ROWS])
+            yield f"**{named(record)}**{more}" if rows else ""
+            yield table({k: _share(k, v) for k, v in row.items()} for row in rows[:_MOST_ROWS])
+            yield from above_limit(rows[:_MOST_ROWS])
             yield "\n".join(f"- not run: {gap['what']}: {gap['why']}" for gap in record.get("missing", ()))
 
 
-_NEEDS_NO_GPU = ("plans", "rtx.ahead_of_time", "rtx.plugins_ahead", "bundles.given")
-"""Cases of older results that ran without a GPU only, or on bundles of the user."""
-
-
-def gpu_table(data: Sequence[Result]) -> str:
-    """What has run on which GPU: a row for each group of tests, a column for each result with records of them."""
-    columns: dict[str, dict[str, list[Record]]] = {}
-    for result in data:
-        for record in of_kind(result, "gpu_check"):
-            if record["case"] not in _NEEDS_NO_GPU:
-                card = f"{result['machine']['gpus'][0]['name']}, {dates(result)}"
-                columns.setdefault(card, {}).setdefault(_group(record["case"]), []).append(record)
-    groups = dict.fromkeys(group for column in columns.values() for group in column)
-    outcomes = ({card: _outcome(column.get(group, [])) for card, column in columns.items()} for group in groups)
-    rows = ({"tests": f"`{group}`"} | outcome for group, outcome in zip(groups, outcomes, strict=True))
-    return re.sub("-{3,}", "---", re.sub(" +", " ", table(rows)))
-
-
-def _group(case: str) -> str:
-    """The first word of a name; bundles and refusals by engine, since each library runs or does not."""
-    first, _, rest = case.partition(".")
-    return f"{first}.*" if rest and first not in ("bundles", "refusals") else case
-
-
-def _outcome(records: Sequence[Record], most: int = 160) -> str:
-    """Such as "8 passed" or "2 passed; failed: whole.ADE (the reason)"; one reason stands once."""
-    if not records:
-        return "not run"
-    ends: dict[tuple[str, str], list[str]] = {}
-    for record in records:
-        why = " ".join(record["why"].split()).partition("; ")[0]
-        why = why if len(why) <= most else f"{why[:most]} …"
-        ends.setdefault((record["status"], why), []).append(record["case"].partition(".")[2] or record["case"])
-    passed = len(ends.pop(("passed", ""), ()))
-    count = [f"{passed} passed" if len(records) > 1 else "passed"] * bool(passed)
-    return "; ".join(count + [f"{status}: {', '.join(cases)} ({why})" for (status, why), cases in ends.items()])
+def _share(key: str, value: object) -> object:
+    return _marked(value) if key in LIMIT_SHARES and isinstance(value, float) else value
 
 
 def _check_row(record: Record) -> Mapping[str, object]:
-    fields = ("kind", "case", "title", "status", "why", "seconds", "figures", "rows", "missing", "date", "part")
+    fields = {"kind", "case", "title", "status", "why", "seconds", "figures", "rows", "missing", "date", "part"}
+    fields |= {"weights", "warnings"}
     figures = record.get("figures", {}) | {key: value for key, value in record.items() if key not in fields}
-    check = ": ".join(filter(None, (record["case"], record.get("title"))))
+    check = ": ".join(filter(None, (named(record), record.get("title"))))
     outcome = {"status": record.get("status", ""), "seconds": record.get("seconds", "")}
     text = "; ".join(filter(None, (record.get("why"), figures and _cell(figures))))
     return {"check": check, **outcome, "figures": text}

@@ -193,6 +193,8 @@ def _measure(name: str, workshop: Workshop, arguments: argparse.Namespace) -> li
     workshop.gaps += [results.gap(f"{name}: {subject}", why) for subject, why in gaps]
     tqdm.write(f"[{name}: {time.perf_counter() - start:.0f} s]\n")
     about = {"part": name, "date": results.now()}
+    if part.recipe:
+        about["weights"] = "trained" if part.recipe == DEMO else "synthetic"
     return [{key: value for key, value in record.items() if key != "gaps"} | about for record in data["records"]]
 
 
@@ -208,6 +210,7 @@ def _extrapolated(out: Path) -> results.Record:
     about = {"kind": "extrapolated", "case": "Cityscapes ms+flip 1024x2048", "inference": inference.describe()}
     how = f"seconds of {record['case']} x {windows} / {record['windows']} windows; not measured"
     seconds = {contender["name"]: contender["summary"]["p50"] * windows / record["windows"] for contender in timed}
+    about |= {key: record[key] for key in ("weights",) if key in record}
     return {**about, "windows": windows, "from": record["case"], "how": how, "seconds": seconds}
 
 

@@ -19,6 +19,8 @@ _STYLE = """
 blockquote { margin: 1rem 0; padding: .25rem 1rem; border-left: .4rem solid #567; background: #f4f6f8; }
 .figures figure { flex-basis: 11rem; } .wide figure { flex-basis: 19rem; }
 figure img { width: 100%; } td code { overflow-wrap: anywhere; }
+"""
+_SORTED = """
 th { cursor: pointer; } th[aria-sort]::after { content: " ▾"; color: #567; }
 th[aria-sort=ascending]::after { content: " ▴"; }
 """
@@ -53,12 +55,21 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> 
     return "\n".join(f"| {' | '.join(line)} |" for line in escaped)
 
 
-def html_page(text: str, title: str, files: Mapping[str, bytes | str], good: bool | None = None) -> str:
-    """Markdown as one HTML page whose tables are sorted by a click on a column's head.
+def html_page(
+    text: str,
+    title: str,
+    files: Mapping[str, bytes | str],
+    good: bool | None = None,
+    *,
+    sortable: bool = True,
+    style: str = "",
+) -> str:
+    """Markdown as one HTML page; if ``sortable``, a click on a column's head sorts its table.
 
     ``files`` are what the images of ``text`` refer to, by path: bytes are embedded, text is markup (SVG, HTML) that
     takes the place of the image. Images alone in a paragraph become figures side by side, captioned with their
-    alternative text. HTML in ``text`` is shown as text. ``good`` colours block quotes, green or red.
+    alternative text. HTML in ``text`` is shown as text. ``good`` colours block quotes, green or red; ``style`` is
+    further CSS.
 
     Raises:
         ImportError: markdown-it-py is missing.
@@ -70,7 +81,9 @@ def html_page(text: str, title: str, files: Mapping[str, bytes | str], good: boo
     markdown.add_render_rule("image", _image(files))
     body = _FIGURES.sub(r'<div class="figures">\1</div>', markdown.render(text))
     body = re.sub(r"<table>.*?</table>", lambda match: pages.scrolling(match[0]), body, flags=re.DOTALL)
-    return pages.page(title, f"{body}<script>{_SCRIPT.read_text('utf-8')}</script>", _STYLE + _VERDICT[good])
+    script = f"<script>{_SCRIPT.read_text('utf-8')}</script>" if sortable else ""
+    style = _STYLE + _VERDICT[good] + (_SORTED if sortable else "") + style
+    return pages.page(title, pages.with_contents(body) + script, style)
 
 
 def _image(files: Mapping[str, bytes | str]) -> Callable[..., str]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from html import escape
+from html import escape, unescape
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 0 auto; padding: 1rem 1.25rem 3rem;
@@ -13,12 +14,15 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 0 auto; p
 h1, h2, h3 { line-height: 1.25; margin: 2rem 0 .75rem; } h1 { margin-top: 1rem; }
 h2 { border-bottom: 1px solid #ddd; padding-bottom: .25rem; }
 a { color: #1257a0; }
-nav { background: #f4f6f8; border-radius: 6px; padding: .75rem 1rem; } nav ul { margin: 0; padding-left: 1.25rem; }
-nav ul ul { font-size: 14px; }
+nav, h1 + ul { background: #f4f6f8; border-radius: 6px; padding: .75rem 1rem; } h1 + ul { padding-left: 2.25rem; }
+nav ul { margin: 0; padding-left: 1.25rem; } nav ul ul, h1 + ul ul { font-size: 14px; }
 .scroll { overflow-x: auto; margin: 1rem 0; }
 table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums; }
 th, td { border-bottom: 1px solid #ddd; padding: .3rem .6rem; text-align: left; vertical-align: top; }
-thead th { background: #f4f6f8; }
+thead th { background: #f4f6f8; vertical-align: bottom; }
+td[style*=right], td.number { white-space: nowrap; }
+.scroll td:first-child, .scroll th:first-child { position: sticky; left: 0; max-width: 45vw; }
+.scroll td:first-child { background: #fff; }
 td.number, th.number { text-align: right; }
 figure { margin: 1.5rem 0; } figure img, figure svg { max-width: 100%; height: auto; display: block; }
 .figures { display: flex; flex-wrap: wrap; gap: .75rem; margin: 1rem 0; }
@@ -29,12 +33,13 @@ code { background: #f4f6f8; padding: 0 .2em; border-radius: 3px; font-size: .9em
 @media (max-width: 600px) {
   body { font-size: 15px; padding: .5rem .75rem 2rem; } h1 { font-size: 1.5rem; } h2 { font-size: 1.25rem; }
   table { font-size: 13px; } th, td { padding: .25rem .4rem; }
+  .scroll td:first-child:nth-last-child(n+4) { min-width: 38vw; }
 }
 """
 # A page may hold any text of a model or a file name; whatever slips through must not load or send anything.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 _NUMBER = re.compile(r"(?:[-+≈≥]|&lt;)?\s?\d[\d,.’ ]*\s?%?|–|")
-_HEADING = re.compile(r"<h([23])>(.*?)</h\1>", re.DOTALL)
+_HEADING = re.compile(r"<h([2-4])>(.*?)</h\1>", re.DOTALL)
 
 
 def page(title: str, body: str, style: str = "") -> str:
@@ -47,21 +52,29 @@ def page(title: str, body: str, style: str = "") -> str:
     return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n{body}\n</body></html>\n'
 
 
+class Anchors:
+    """Names of a page's headings, as GitHub makes them from their text; no two alike."""
+
+    def __init__(self) -> None:
+        self._taken: Counter[str] = Counter()
+
+    def __call__(self, text: str) -> str:
+        stem = re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-")
+        self._taken[stem] += 1
+        return stem if self._taken[stem] == 1 else f"{stem}-{self._taken[stem] - 1}"
+
+
 def with_contents(body: str) -> str:
-    """``body`` with an id on each <h2> and <h3>, and a list of links to them in place of ``<!-- contents -->``."""
-    taken: dict[str, int] = {}
-    entries: list[tuple[int, str, str]] = []
+    """``body`` with an id on each heading below <h1>, and a list of links to <h2> and <h3> in place of ``<!-- contents -->``."""
+    anchors, entries = Anchors(), list[tuple[int, str, str]]()
 
     def anchor(heading: re.Match[str]) -> str:
-        text = re.sub("<.*?>", "", heading[2])
-        stem = re.sub(r"[^\w]+", "-", text).strip("-").lower() or "section"
-        taken[stem] = taken.get(stem, 0) + 1
-        name = stem if taken[stem] == 1 else f"{stem}-{taken[stem]}"
-        entries.append((int(heading[1]), name, text))
-        return f'<h{heading[1]} id="{name}">{heading[2]}</h{heading[1]}>'
+        level, text = int(heading[1]), re.sub("<.*?>", "", heading[2])
+        entries.append((level, anchors(unescape(text)), text))
+        return f'<h{level} id="{entries[-1][1]}">{heading[2]}</h{level}>'
 
     body = _HEADING.sub(anchor, body)
-    return body.replace("<!-- contents -->", _contents(entries), 1)
+    return body.replace("<!-- contents -->", _contents([entry for entry in entries if entry[0] in (2, 3)]), 1)
 
 
 def _contents(entries: Sequence[tuple[int, str, str]]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from dataclasses import asdict
@@ -10,8 +11,9 @@ from xml.etree import ElementTree
 
 import pytest
 from bench_samples import OURS, accuracy, latency, result
+from matplotlib.figure import Figure
 
-from benchmarks import report, results, sections, stats
+from benchmarks import plots, report, results, sections, stats
 from isnet_trt import cli
 from isnet_trt.errors import SettingsError
 
@@ -117,6 +119,101 @@ def test_pages_show_every_kind_of_record(tmp_path: Path) -> None:
     assert "openvino &lt;peer&gt;" in page
     assert "not installed \\| at all" in text
     assert page.count("<svg") == 4
+
+
+def made(tmp_path: Path, *data: dict) -> tuple[str, str]:
+    """The report of some results, as Markdown and as HTML."""
+    files = [tmp_path / f"result-{number}.json" for number in range(len(data))]
+    for file, content in zip(files, data, strict=True):
+        results.write(file, content)
+    assert report.main([*map(str, files), "--out", str(tmp_path)]) == 0
+    return (tmp_path / "report.md").read_text("utf-8"), (tmp_path / "report.html").read_text("utf-8")
+
+
+def test_results_come_first_and_contents_lead_to_every_section(tmp_path: Path) -> None:
+    text, page = made(tmp_path, every_kind(), result(latency()))
+    order = ["## In short", "## End to end", "## The limit", "## Noise", "## Not measured", "## Machine"]
+    places = [text.index(f"\n{heading}\n") for heading in order]
+    assert places == sorted(places)
+    links = re.findall(r"^ *- \[.+\]\(#(.+)\)$", text.partition("\n---\n")[0], re.MULTILINE)
+    assert len(links) == len(set(links)) == len(re.findall("^## ", text, re.MULTILINE))
+    assert set(links) <= set(re.findall('<h2 id="(.+?)">', page))
+
+
+def test_synthetic_weights_are_named_beside_each_figure(tmp_path: Path) -> None:
+    made_up = {"weights": "synthetic"}
+    records = [{**record, **made_up} for record in (latency(), accuracy(), LIMIT, GROWTH, LONG)]
+    text, page = made(tmp_path, result(*records))
+    for record in records:
+        assert f"{record['case']} (synthetic weights)" in text
+        for heading in re.findall(rf"^#.*{re.escape(record['case'])}.*$", text, re.MULTILINE):
+            assert heading.endswith("(synthetic weights)")
+    assert page.count("(synthetic weights): ") == text.count("(synthetic weights): ")
+    assert re.findall("<figcaption>(.+?)</figcaption>", page)
+    assert all("(synthetic weights)" in caption for caption in re.findall("<figcaption>(.+?)</figcaption>", page))
+    assert "synthetic" not in made(tmp_path, result(latency()))[0]
+
+
+def test_nothing_is_above_a_limit_without_a_note(tmp_path: Path) -> None:
+    above = {**LIMIT, "stages": [{**STAGE, "name": "stem", "share": 1.08}]}
+    assert "Above 100 %" not in made(tmp_path, result(LIMIT))[0]
+    text = made(tmp_path, result(above))[0]
+    assert "| 108 \\*" in re.sub(" +", " ", text)
+    assert text.count("Above 100 %") == 1
+    fast = {"case": "ADE", "µs": 47.7, "floor reached %": 150.9}
+    check = {**CHECK, "case": "speed.accumulate", "rows": [fast, {**fast, "case": "LIP", "floor reached %": 67.0}]}
+    text = made(tmp_path, gpu_result("A", check))[0]
+    assert "47.7 µs (151 % of the limit \\*)" in text
+    assert "47.7 µs (67 % of the limit)" in text
+    assert "Above 100 %" in text
+
+
+def test_noise_stands_in_one_table(tmp_path: Path) -> None:
+    text, _ = made(tmp_path, every_kind())
+    assert "**Warning:** isnet_trt: noisy" not in text
+    section = text.partition("## Noise")[2].partition("\n## ")[0]
+    assert ["ADE ms+flip, 12 passes", "isnet_trt", "noisy"] in map(cells, section.splitlines())
+    assert "## Noise" not in made(tmp_path, result({**POST, "warnings": []}))[0]
+
+
+def gpu_result(card: str, *checks: dict) -> dict:
+    return result(*checks, gpus=[{"name": card, "driver_version": "580"}])
+
+
+def test_cards_stand_side_by_side(tmp_path: Path) -> None:
+    def check(case: str, *rows: dict) -> dict:
+        return {**CHECK, "case": case, "status": "passed", "why": "", "rows": rows}
+
+    row = {"case": "ADE", "type": "fp16", "µs": 95.3, "floor reached %": 49.0}
+    first = gpu_result(
+        "A", check("speed.attention", row), check("rates", {"what": "copy", "ms": 0.2, "rate": "3 TB/s"})
+    )
+    second = gpu_result("B", check("speed.attention", {**row, "µs": 12345.6}), check("kernels.gather", {"right": True}))
+    made(tmp_path, first, every_kind(), second)
+    text = (tmp_path / "cards.md").read_text("utf-8")
+    rows = [cells(line) for line in text.splitlines() if line.startswith("|")]
+    assert [name.partition(",")[0] for name in rows[0]] == ["measurement", "A", "B"]
+    assert ["kernel attention: ADE, fp16", "95.3 µs (49 % of the limit)", "12,346 µs (49 % of the limit)"] in rows
+    assert ["rates: copy", "3 TB/s", ""] in rows
+    assert ["`kernels.*`", "not run", "passed"] in rows
+    assert "[GPUs side by side](./cards.html)" in (tmp_path / "report.md").read_text("utf-8")
+    assert "<table>" in (tmp_path / "cards.html").read_text("utf-8")
+
+
+def test_labels_of_points_do_not_meet() -> None:
+    """Points on top of each other, beside a line, in a corner."""
+    points = [(1.0, 1.0), (1.0, 1.0), (1.01, 1.0), (1.0, 1.01), (9.0, 9.0), (9.0, 9.0), (1.0, 9.0)]
+    figure = Figure(figsize=(5, 4), layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot(*zip(*points, strict=True), "o")
+    plots._label(
+        axes, points, [f"contender {number}" for number in range(len(points))], [(0.5 * i, 5) for i in range(20)]
+    )
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert len(boxes) == len(points)
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+    assert all(axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1 for box in boxes)
 
 
 def cells(row: str) -> list[str]:
