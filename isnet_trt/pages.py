@@ -65,7 +65,7 @@ class Anchors:
 
 
 def with_contents(body: str) -> str:
-    """``body`` with an id on each heading below <h1>, and a list of links to <h2> and <h3> in place of ``<!-- contents -->``."""
+    """``body`` with an id on each heading below <h1>, and links to <h2> and <h3> in place of ``<!-- contents -->``."""
     anchors, entries = Anchors(), list[tuple[int, str, str]]()
 
     def anchor(heading: re.Match[str]) -> str:
