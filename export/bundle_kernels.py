@@ -108,10 +108,13 @@ def compile_kernels(
     context: Context | None,
     capabilities: Iterable[str] | None,
     progress: bool = True,
+    *,
+    padded: bool = False,
 ) -> tuple[str, ...]:
     """Compile into ``folder``/sm_XX what the runtime launches for a float32 input and output, and the plugins' kernels.
 
-    ``channels`` are those of the network's output, and of its context operations (None: it has none).
+    ``channels`` are those of the network's output, and of its context operations (None: it has none); ``padded``:
+    inputs of the network are padded.
 
     Returns the kernels that spill registers to memory, such as "finish_fp32_u8 (sm_86)": on that architecture they are
     slower than they could be, but correct.
@@ -126,6 +129,7 @@ def compile_kernels(
     command += ["--arch", *(f"sm_{arch}" for arch in arches), "--classes", str(classes)]
     # A kernel that spills is slow but correct: it is reported, and does not end the build.
     command += ["--allow-spills", "--jobs", str(usable_cores()), "--context", *plugins]
+    command += ["--padded"] if padded else []
     if plugins:
         command += ["--width", str(width)]
     with _running(command) as process:

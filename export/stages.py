@@ -49,8 +49,9 @@ def build_engine(proto: onnx.ModelProto, folder: Path, job: Job, target: Path) -
         context, capabilities = job.builder.context(job.engine), job.builder.capabilities(job.engine, precision)
         with job.stage("kernels"):
             targets = kernel_capabilities(job.engine, capabilities)
-            channels = job.network.head.classes, job.network.context_width
-            spilling = compile_kernels(folder / KERNELS, proto, channels, context, targets)
+            head = job.network.head
+            channels, padded = (head.classes, job.network.context_width), head.network.size_multiple > 1
+            spilling = compile_kernels(folder / KERNELS, proto, channels, context, targets, padded=padded)
         if spilling:
             job.note(f"warning: slower than they could be, since they spill registers: {', '.join(spilling)}")
     with job.stage(job.choice.kind) if job.builder.library.compiles else contextlib.nullcontext():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import signal
 import sys
@@ -17,6 +18,7 @@ from children import start_python
 
 from isnet_trt.cuda.architectures import KERNEL_TARGETS
 from isnet_trt.cuda.gpu import Gpu
+from isnet_trt.cuda.plan import YUV_KERNEL, needed_kernels
 from isnet_trt.errors import BuildError, EngineUnavailable, SettingsError
 from isnet_trt.export import bundle_kernels
 from isnet_trt.export.bundle_kernels import (
@@ -116,6 +118,17 @@ def test_the_compilers_last_words(graph: onnx.ModelProto, tmp_path: Path, monkey
     monkeypatch.setattr(bundle_kernels, "context_kernels", lambda proto, width: ("attention_fp128",))
     with pytest.raises(BuildError, match="kernels cannot be compiled: error: --context attention_fp128: no kernel has"):
         compile_kernels(tmp_path, graph, CHANNELS, "plugin", ("8.6",), progress=False)
+
+
+@linux
+@pytest.mark.slow
+def test_a_padded_network_of_one_class_gets_the_kernels_that_its_plans_launch(
+    graph: onnx.ModelProto, tmp_path: Path
+) -> None:
+    compile_kernels(tmp_path, graph, (1, None), None, ("8.0",), progress=False, padded=True)
+    kernels = json.loads((tmp_path / "sm_80" / "launch.json").read_text("utf-8"))["kernels"]
+    assert {spec.name for spec in needed_kernels(1, padded=True)} == set(kernels) - {YUV_KERNEL}
+    assert "gather_padded_fp32" in kernels
 
 
 @linux
