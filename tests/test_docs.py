@@ -76,9 +76,11 @@ def help_of(module: str, *subcommand: str) -> str:
 
 @functools.cache
 def tracked() -> frozenset[str]:
-    """Names of the repository's files, without their folders."""
+    """Names of the repository's files, without their folders; of the tests, whose data may have any name, the code."""
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout
-    return frozenset(Path(name).name for name in listed.splitlines())
+    return frozenset(
+        Path(name).name for name in listed.splitlines() if name.endswith(".py") or not name.startswith("tests/")
+    )
 
 
 def wrong_names(text: str) -> Iterator[str]:
@@ -90,7 +92,7 @@ def wrong_names(text: str) -> Iterator[str]:
         options = set(re.findall(r"--[a-z][a-z-]*", help_of(command.module, *subcommand)))
         if "--qat" in command.arguments:
             options |= set(re.findall(r"--[a-z][a-z-]*", help_of("isnet_trt.training.qat")))
-        given = {argument.partition("=")[0].strip("[]…") for argument in command.arguments if "--" in argument}
+        given = {argument.partition("=")[0].strip("[]()…") for argument in command.arguments if "--" in argument}
         yield from (f"{command.module} {option}" for option in given - options)
         yield from (name for name in command.arguments if Path(name).name in tracked() and not (ROOT / name).exists())
         if command.module == "isnet_trt.build":
