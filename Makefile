@@ -19,7 +19,7 @@ TRITON_SERVER = $(VENV)/triton-server
 TRITON_SERVER_PACKAGES = nvidia-pytriton tritonclient python-rapidjson gevent geventhttpclient greenlet zope.event zope.interface brotli urllib3
 PYTEST := $(PY) -m pytest --numprocesses $(WORKERS) --dist loadfile
 
-.PHONY: help demo test test-all test-slow test-tensorrt test-triton test-triton-server test-gpu test-wheels lint format docs release-check clean
+.PHONY: help demo test test-all test-slow test-tensorrt test-triton test-triton-server test-ray test-gpu test-wheels lint format docs release-check clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -53,6 +53,9 @@ test-triton-server: $(VENV)/.test  ## bundles in a real Triton Inference Server,
 	  $(PIP) --quiet --no-deps --only-binary :all: --target $(TRITON_SERVER).part $(TRITON_SERVER_PACKAGES) && \
 	  mv $(TRITON_SERVER).part $(TRITON_SERVER); }
 	TRITON_SERVER_SITE=$(CURDIR)/$(TRITON_SERVER) $(PY) -m pytest tests/integrations/test_triton_server.py $(PYTEST_ARGS)
+
+test-ray: $(VENV)/.ray  ## image files and a service on a local Ray cluster
+	$(PY) -m pytest -W ignore::DeprecationWarning tests/integrations/test_ray_*.py $(PYTEST_ARGS)
 
 test-gpu: $(VENV)/.test  ## what only an NVIDIA GPU can show (docs/gpu.md); skipped, with the reason, without one
 	$(PY) -m pytest tests/gpu -m gpu $(PYTEST_ARGS)
@@ -112,4 +115,9 @@ $(VENV)/.test: $(VENV)/.demo
 $(VENV)/.docs: $(VENV)/.demo
 	@echo "Installing what makes the documentation (a download of 30 MB)"
 	@$(PIP) --quiet --editable '.[docs]'
+	@touch $@
+
+$(VENV)/.ray: $(VENV)/.test
+	@echo "Installing Ray (0.5 GB of the disk)"
+	@$(PIP) --quiet --editable '.[ray]'
 	@touch $@

@@ -20,6 +20,7 @@ _HELP = {
     "telemetry": "what profiler ranges and call statistics cost",
     "video": "frames a second of a video, beside a plain loop",
     "serving": "a Triton Inference Server beside direct calls",
+    "scale": "Ray Data beside a plain loop over image files",
     "regress": "compare two result files",
     "report": "make pages and the tables of the documentation from result files",
 }

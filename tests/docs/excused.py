@@ -8,6 +8,7 @@ GPU = "needs an NVIDIA GPU"
 GPUS = "needs several GPUs or machines; tests/training/test_train_processes.py trains on several processes"
 SERVER = "starts or asks a service; tests/examples/test_service.py does both"
 TRITON_SERVER = "starts or asks a Triton Inference Server; tests/integrations/test_triton_server.py does both"
+RAY = "needs Ray; tests/integrations/test_ray_examples.py runs and asks both programs"
 MINUTES = "takes minutes"
 RTX = f"{MINUTES}; tests/export builds with TensorRT-RTX, and with --max-drop and --score-on"
 
@@ -56,6 +57,10 @@ EXCUSED = {
     "isnet-trt triton-server models": TRITON_SERVER,
     "isnet-trt triton-server models -- --exit-on-error=false --strict-readiness=false": TRITON_SERVER,
     "python examples/triton/client.py 127.0.0.1:8001 ade photo.jpg --out labels": TRITON_SERVER,
+    "pip install '.[cpu,ray]'": NETWORK,
+    "python examples/ray/segment.py bundles/ade masks pictures": RAY,
+    "python examples/ray/service.py bundles/ade --port 8000": RAY,
+    "curl --fail --data-binary @photo.jpg --output labels.png 'http://127.0.0.1:8000/segment?preset=ms-flip'": RAY,
     "docker build --file examples/triton/Dockerfile --tag isnet-triton .": DOCKER,
     "docker run --rm --gpus all --shm-size 1g --publish 8000-8002:8000-8002 "
     '--volume "$PWD/models":/models isnet-triton': DOCKER,

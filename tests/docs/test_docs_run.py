@@ -18,11 +18,12 @@ from documented import LANGUAGES, PAGES, ROOT, Command, blocks, commands, missin
 from excused import EXCUSED, SHORTER
 from supplies import NAMES, SUPPLIES, interpreter, supply
 
-MOST_EXCUSED = 39
+MOST_EXCUSED = 43
 """Commands in `EXCUSED`: raise it only with a reason that no fixture and no shorter form can answer."""
 ELSEWHERE = {
     "docs/embedding.md": "tests/test_embedding.py runs its code, and looks at what is printed and imported",
     "docs/serving.md": "asks a Triton Inference Server; tests/integrations/test_triton_server.py runs its code",
+    "docs/scale.md": "needs Ray and a cluster; tests/integrations/test_ray_*.py make these calls",
     "docs/engines.md": "builds a TensorRT-RTX engine for minutes; tests/export/engines builds others with this call",
 }
 PROGRAMS = {"isnet-trt": "-m isnet_trt", "python": "", "python3": "", "torchrun": "-m torch.distributed.run"}

@@ -12,7 +12,8 @@ from small_bundle import SLIDE, write_bundle
 
 from isnet_trt import Segmenter
 from isnet_trt.errors import ImageError, SettingsError
-from isnet_trt.integrations.triton import Call, arrays_of, images_of, inference_of, segment
+from isnet_trt.integrations.calls import Call, inference_of, segment
+from isnet_trt.integrations.triton import arrays_of, images_of
 
 IMAGE = np.random.default_rng(5).integers(0, 256, (41, 57, 3), np.uint8)
 PNG = cv2.imencode(".png", IMAGE[:, :, ::-1])[1].reshape(1, -1)

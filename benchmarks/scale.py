@@ -1,0 +1,126 @@
+"""What Ray Data costs on one machine: the same image files segmented by a plain loop and by a Ray pipeline.
+
+    python -m benchmarks.scale BUNDLE
+
+Both read drawn image files, segment them with one segmenter of ``--threads`` threads, and write a mask for each. Rounds
+take turns. A run of the pipeline begins with the start of its actor, which is timed alone. The seconds of each stage of
+the plain loop are the inputs of the formula in docs/scale.md. It needs the extra ``ray``.
+"""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+
+from benchmarks import command, results, stats
+from isnet_trt import Segmenter, cli, timing
+from isnet_trt.errors import EngineError, needs
+from isnet_trt.training.scenes import draw_scene
+
+_PLAIN, _RAY = "plain loop", "Ray Data"
+Times = dict[str, float]
+"""Seconds by stage; "total" is all of a run, "start" the part of it until the first mask was written."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit status."""
+    parser = cli.parser("benchmarks.scale", __doc__ or "")
+    parser.add_argument("bundle", metavar="BUNDLE", help="bundle of any engine")
+    parser.add_argument("--images", type=cli.positive, default=2000, help="image files (default: 2000)")
+    command.add_image_size(parser, "of the drawn images (default: 96 160)", (96, 160))
+    command.add_common(parser, rounds=3)
+    arguments = parser.parse_args(argv)
+    with needs("benchmarks.scale", "ray"):
+        import ray
+    with tempfile.TemporaryDirectory() as folder, Segmenter.open(arguments.bundle, threads=1) as segmenter:
+        description = segmenter.description
+        images = _draw(Path(folder) / "images", arguments.images, tuple(arguments.image_size))
+        runs = [
+            functools.partial(loop, arguments.bundle, images, Path(folder) / "masks", arguments.threads)
+            for loop in (_plain, _pipeline)
+        ]
+        ray.init(log_to_driver=False, include_dashboard=False)
+        samples = timing.interleaved(runs, range(arguments.rounds), "scale")
+        ray.shutdown()
+    records = [
+        _record(name, arguments.images, times, description) for name, times in zip((_PLAIN, _RAY), samples, strict=True)
+    ]
+    ratio = stats.spread([_steady(own) / _steady(plain) for plain, own in zip(*samples, strict=True)])
+    figures = {"overhead": ratio.p50 - 1, "least": ratio.least - 1, "greatest": ratio.greatest - 1, "rounds": ratio.n}
+    records.append({"kind": "scale", "case": "scale.overhead after the start", "figures": figures})
+    return command.finish(records, [], arguments.out)
+
+
+def _draw(folder: Path, count: int, size: tuple[int, int]) -> Path:
+    """JPEG files of 20 different scenes."""
+    folder.mkdir()
+    scenes = [draw_scene(seed, *size).image[:, :, ::-1] for seed in range(20)]
+    for number in range(count):
+        cv2.imwrite(str(folder / f"{number:06}.jpg"), scenes[number % len(scenes)])
+    return folder
+
+
+def _plain(bundle: str, images: Path, masks: Path, threads: int) -> Times:
+    shutil.rmtree(masks, ignore_errors=True)
+    masks.mkdir()
+    start = time.perf_counter()
+    times: Times = {"read_file": 0.0, "write": 0.0}
+    with Segmenter.open(bundle, threads=threads) as segmenter:
+        times["start"] = time.perf_counter() - start
+        for path in sorted(images.iterdir()):
+            before = time.perf_counter()
+            content = path.read_bytes()
+            times["read_file"] += time.perf_counter() - before
+            result = segmenter(content)
+            for stage, seconds in result.seconds.items():
+                times[stage] = times.get(stage, 0.0) + seconds
+            before = time.perf_counter()
+            result.save(masks / f"{path.stem}_labels.png")
+            times["write"] += time.perf_counter() - before
+    return {**times, "total": time.perf_counter() - start}
+
+
+def _pipeline(bundle: str, images: Path, masks: Path, threads: int) -> Times:
+    from isnet_trt.integrations.ray import Actors, segment
+
+    shutil.rmtree(masks, ignore_errors=True)
+    start = time.perf_counter()
+    dataset = segment(images, bundle, out=masks, actors=Actors(num_cpus=threads))
+    first, count = 0.0, 0
+    for row in dataset.iter_rows():
+        first = first or time.perf_counter() - start
+        if row["error"]:
+            raise EngineError(f"{row['path']}: {row['error']}")
+        count += 1
+    return {"start": first, "total": time.perf_counter() - start, "rows": float(count)}
+
+
+def _steady(times: Times) -> float:
+    return times["total"] - times["start"]
+
+
+def _record(name: str, images: int, times: Sequence[Times], description: str) -> results.Record:
+    rates = stats.spread([images / _steady(one) for one in times])
+    stages = {
+        stage: 1e3 * stats.spread([one[stage] / images for one in times]).p50
+        for stage in times[0]
+        if stage not in ("start", "total", "rows")
+    }
+    figures = {
+        "images_per_s": rates.p50,
+        "quartiles": rates.quartiles,
+        "start_s": stats.spread([one["start"] for one in times]).p50,
+        "ms_per_image": stages,
+    }
+    # The kind has no section of its own: it is shown as a check.
+    return {"kind": "scale", "case": f"scale.{name}", "figures": figures, "engine": description}
+
+
+if __name__ == "__main__":
+    raise SystemExit(cli.run(main))

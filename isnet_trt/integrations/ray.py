@@ -1,0 +1,318 @@
+"""Segment images on a Ray cluster with Ray Data: read, segment and write as a pipeline of tasks and actors.
+
+Ray does scheduling, retries and back pressure (https://docs.ray.io/en/latest/data/data.html). What was tested on is Ray
+2.60.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from isnet_trt.bundle import read_bundle
+from isnet_trt.errors import ImageError, OutOfMemory, SettingsError, first_few, needs
+from isnet_trt.files import write_file
+from isnet_trt.integrations.calls import Call
+from isnet_trt.integrations.calls import segment as segment_calls
+from isnet_trt.pictures.files import encode_png
+from isnet_trt.pictures.finding import SUFFIXES
+from isnet_trt.pictures.results import LABELS, mark_png
+from isnet_trt.runtime.segmenter import Segmenter
+from isnet_trt.settings import Inference
+
+with needs("isnet_trt.integrations.ray", "ray"):
+    import pyarrow
+    import ray.data
+    from pyarrow import fs
+
+Batch = dict[str, Any]
+"""Columns of some rows, each an array."""
+
+
+@dataclass(frozen=True)
+class Actors:
+    """The processes that segment, each with a `Segmenter` of its own.
+
+    Attributes:
+        count: how many, or (least, most) for a pool that grows and shrinks.
+        num_gpus: of an actor; a fraction lets several share a GPU, so that one decodes while another computes.
+        num_cpus: of an actor: threads of ONNX Runtime and of the merge. Reserved for actors without a GPU.
+        engine: "onnxruntime" instead of the bundle's own engine.
+    """
+
+    count: int | tuple[int, int] = 1
+    num_gpus: float = 0
+    num_cpus: int = 1
+    engine: str | None = None
+
+    def strategy(self) -> Any:
+        """Ray's description of the pool."""
+        least, most = (self.count, self.count) if isinstance(self.count, int) else self.count
+        return ray.data.ActorPoolStrategy(min_size=least, max_size=most)
+
+    def resources(self) -> dict[str, float]:
+        """What Ray reserves for an actor; both at once are experimental in Ray Data."""
+        return {"num_gpus": self.num_gpus} if self.num_gpus else {"num_cpus": self.num_cpus}
+
+    def options(self) -> dict[str, Any]:
+        """The arguments of `Segmenter.open`."""
+        # Ray shows an actor only its own GPUs, so that the first is always the right one.
+        device = "cuda" if self.num_gpus else "auto"
+        return {"engine": self.engine, "device": device, "threads": max(1, int(self.num_cpus))}
+
+
+@dataclass(frozen=True)
+class Masks:
+    """Where label maps are written, as PNG files called STEM_labels.png.
+
+    Attributes:
+        filesystem: of images and masks, a `pyarrow.fs.FileSystem`.
+        folder: the masks' folder, in which the images' folders below ``root`` are repeated; None: beside the images.
+        root: the folder that the images' paths begin with.
+        resume: leave out images whose mask is there.
+    """
+
+    filesystem: Any
+    folder: str | None = None
+    root: str = ""
+    resume: bool = True
+
+    def path(self, image: str) -> str:
+        """The path of an image's mask; SettingsError for an image outside ``root``."""
+        path = PurePosixPath(image)
+        if self.folder is not None:
+            if not path.is_relative_to(self.root):
+                raise SettingsError(f"{image} is not in the folder {self.root or '(no root was given)'}")
+            path = PurePosixPath(self.folder) / path.relative_to(self.root)
+        return str(path.with_name(path.stem + LABELS))
+
+
+def segment(
+    images: ray.data.Dataset | str | os.PathLike[str] | Sequence[str],
+    bundle: str | os.PathLike[str],
+    *,
+    out: str | os.PathLike[str] | None = None,
+    beside: bool = False,
+    root: str | os.PathLike[str] | None = None,
+    filesystem: Any = None,
+    resume: bool = True,
+    preset: str = "default",
+    inference: Inference | None = None,
+    actors: Actors | None = None,
+    rows: int = 32,
+) -> ray.data.Dataset:
+    """Segment images on a Ray cluster; returns a dataset that is computed when it is consumed.
+
+    Args:
+        images: a file or folder, or several (folders are searched with their subfolders), on any file system that
+            pyarrow knows: local paths, ``s3://…``, ``gs://…``, ``hdfs://…``. Or a dataset with a column "path", and
+            "bytes" (encoded) or "image" (uint8 (H, W, 3) RGB) where the images are read already.
+        bundle: the bundle's folder, which every node finds under this path.
+        out: write the label maps into this folder, as PNG files called STEM_labels.png; with ``beside`` next to the
+            images. Without both they are the column "labels".
+        root: of a dataset with ``out``: the folder that the paths begin with; folders below it are repeated in ``out``.
+        filesystem: a `pyarrow.fs.FileSystem` or an fsspec one for all paths, which then have no scheme.
+        resume: leave out images whose mask is there already. Masks are written as a whole or not at all.
+        preset: of the bundle; or ``inference``, settings.
+        actors: the processes that segment.
+        rows: images that are read, segmented and written together: what is done again after a process was killed.
+
+    Each image is a row: "path"; "labels" (H, W), or "labels_path"; "found", whether its mask was there already; and
+    "error", the reason why it has no label map, else empty. Further columns of a dataset are kept.
+
+    Raises:
+        BundleError: there is no such bundle.
+        ImageError: a path does not exist, or there is no image.
+        SettingsError: the preset is unknown, two images have one mask, or arguments contradict each other.
+    """
+    manifest = read_bundle(bundle, verify=False).manifest
+    settings = inference or manifest.preset(preset)
+    if out is not None and beside:
+        raise SettingsError("masks are written to out or beside the images, not both")
+    masks = None
+    system, (target,) = _resolved([str(out or ".")], filesystem)
+    if out is not None or beside:
+        masks = Masks(system, target if out is not None else None, str(root or ""), resume)
+    if isinstance(images, ray.data.Dataset):
+        dataset, system = images, system if filesystem is not None else fs.LocalFileSystem()
+    else:
+        system, listed = find_images([images] if isinstance(images, str | os.PathLike) else images, filesystem, masks)
+        if masks is not None and masks.folder is None:
+            masks = Masks(system, None, "", resume)
+        dataset = ray.data.from_arrow([listed.slice(start, rows) for start in range(0, len(listed), rows)])
+    actors = actors or Actors()
+    dataset = dataset.map_batches(read_batch, batch_size=rows, fn_kwargs={"filesystem": system, "masks": masks})
+    constructor = {"bundle": os.fspath(bundle), "inference": settings, **actors.options()}
+    pool = {"compute": actors.strategy(), "fn_constructor_kwargs": constructor, **actors.resources()}
+    dataset = dataset.map_batches(SegmentBatch, batch_size=rows, **pool)
+    return dataset.map_batches(write_batch, batch_size=None, fn_kwargs={"masks": masks}) if masks else dataset
+
+
+def _resolved(paths: Iterable[str | os.PathLike[str]], filesystem: Any) -> tuple[Any, list[str]]:
+    """The file system of paths, and the paths on it."""
+    texts = [os.fspath(path) for path in paths]
+    if filesystem is not None:
+        known = isinstance(filesystem, fs.FileSystem)
+        return filesystem if known else fs.PyFileSystem(fs.FSSpecHandler(filesystem)), texts
+    try:
+        pairs = [fs.FileSystem.from_uri(text if "://" in text else os.path.abspath(text)) for text in texts]  # noqa: PTH100
+    except (OSError, pyarrow.ArrowException) as error:
+        raise SettingsError(f"{first_few(texts)}: no file system is known for this ({error})") from None
+    if any(system != pairs[0][0] for system, _ in pairs):
+        raise SettingsError(f"{first_few(texts)} are on different file systems; segment them in separate calls")
+    return pairs[0][0], [path for _, path in pairs]
+
+
+def find_images(
+    paths: Iterable[str | os.PathLike[str]], filesystem: Any, masks: Masks | None
+) -> tuple[Any, pyarrow.Table]:
+    """The file system of images, and a table of their paths, with those of their masks.
+
+    Masks that lie among the images are left out.
+
+    Raises:
+        ImageError: a path does not exist, or there is no image.
+        SettingsError: two images have one mask.
+    """
+    system, resolved = _resolved(paths, filesystem)
+    roots: dict[str, str] = {}
+    for path in resolved:
+        info = system.get_file_info(path)
+        if info.type == fs.FileType.NotFound:
+            raise ImageError(f"{path}: there is no such file or folder")
+        if info.type == fs.FileType.Directory:
+            found = system.get_file_info(fs.FileSelector(path, recursive=True))
+            roots |= {one.path: path for one in found if _is_image(one, path)}
+        else:
+            roots[path] = str(PurePosixPath(path).parent)
+    if masks is None:
+        targets = dict.fromkeys(roots, "")
+    else:
+        targets = {path: Masks(system, masks.folder, root).path(path) for path, root in roots.items()}
+    images = sorted(set(targets) - set(targets.values()))
+    if not images:
+        raise ImageError(f"{first_few(resolved)}: there are no images")
+    counts = Counter(targets[path] for path in images if targets[path])
+    if several := [path for path in images if counts[targets[path]] > 1]:
+        raise SettingsError(f"{first_few(several)} would be written to one mask; rename them")
+    columns = {"path": images} if masks is None else {"path": images, "labels_path": [targets[path] for path in images]}
+    return system, pyarrow.table(columns)
+
+
+def _is_image(info: Any, root: str) -> bool:
+    path = PurePosixPath(info.path)
+    hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
+    return info.type == fs.FileType.File and path.suffix.lower() in SUFFIXES and not hidden
+
+
+def read_batch(batch: Batch, filesystem: Any, masks: Masks | None) -> Batch:
+    """Read the images of rows, unless their masks are there; a task of Ray."""
+    count = len(next(iter(batch.values())))
+    errors, found = [""] * count, [False] * count
+    paths = list(map(str, batch.get("path", [""] * count)))
+    if masks is not None:
+        if "path" not in batch:
+            raise SettingsError("masks are named after the images: the dataset needs a column 'path'")
+        if "labels_path" not in batch:
+            batch["labels_path"] = np.array([masks.path(path) for path in paths], object)
+        if masks.resume:
+            infos = masks.filesystem.get_file_info(list(map(str, batch["labels_path"])))
+            found = [info.type == fs.FileType.File and info.size > 0 for info in infos]
+    if not batch.keys() & {"bytes", "image"}:
+        contents: list[bytes] = []
+        for number, path in enumerate(paths):
+            content = b""
+            if not found[number]:
+                try:
+                    content = filesystem.open_input_stream(path).read()
+                except (OSError, pyarrow.ArrowException) as error:
+                    errors[number] = f"ImageError: {path} cannot be read: {error}"
+            contents.append(content)
+        batch["bytes"] = _objects(contents)
+    return {**batch, "error": np.array(errors, object), "found": np.array(found)}
+
+
+class SegmentBatch:
+    """Segment the images of rows; an actor of Ray, with a segmenter of its own."""
+
+    def __init__(self, bundle: str, inference: Inference, **options: Any) -> None:
+        self._segmenter = Segmenter.open(bundle, inference=inference, **options)
+
+    def __call__(self, batch: Batch) -> Batch:
+        """Replace the columns "bytes" and "image" by "labels".
+
+        Raises:
+            EngineError: the engine failed, for other reasons than an image that takes too much memory.
+        """
+        images = batch.pop("image", None)
+        contents = batch.pop("bytes", None)
+        errors, labels = list(batch["error"]), [np.zeros((0, 0), np.uint8)] * len(batch["error"])
+        todo = [number for number, found in enumerate(batch["found"]) if not (found or errors[number])]
+        paths = batch.get("path", [""] * len(errors))
+        calls = [Call([_image(images, contents, paths, number)]) for number in todo]
+        segment_calls(self._segmenter, calls)
+        for number, call in zip(todo, calls, strict=True):
+            if call.error is None:
+                labels[number] = call.results[0].labels
+            elif isinstance(call.error, ImageError | OutOfMemory):
+                errors[number] = f"{type(call.error).__name__}: {call.error}"
+            else:
+                raise call.error
+        return {**batch, "labels": _objects(labels), "error": np.array(errors, object)}
+
+
+class _NamedFile(io.BytesIO):
+    """The content of a file, with its path for messages."""
+
+    def __init__(self, content: bytes, path: str) -> None:
+        super().__init__(content)
+        self.name = path
+
+
+def _image(images: Any, contents: Any, paths: Any, number: int) -> Any:
+    if images is not None:
+        return np.ascontiguousarray(images[number])
+    return _NamedFile(contents[number], str(paths[number]) or "the image")
+
+
+def write_batch(batch: Batch, masks: Masks) -> Batch:
+    """Write the label maps of rows; a task of Ray."""
+    labels, errors = batch.pop("labels"), list(batch["error"])
+    for number, path in enumerate(batch["labels_path"]):
+        if not (batch["found"][number] or errors[number]):
+            try:
+                _write(masks.filesystem, str(path), mark_png(encode_png(np.ascontiguousarray(labels[number]))))
+            except (ImageError, OSError, pyarrow.ArrowException) as error:
+                errors[number] = f"{type(error).__name__}: {path} cannot be written: {error}"
+    return {**batch, "error": np.array(errors, object)}
+
+
+def _write(system: Any, path: str, content: bytes) -> None:
+    """Write a file as a whole or not at all."""
+    folder = PurePosixPath(path).parent
+    system.create_dir(str(folder), recursive=True)
+    if isinstance(system, fs.LocalFileSystem):
+        write_file(Path(path), content, ImageError)
+        return
+    # Object stores show an object when its upload is complete; elsewhere a file appears by its renaming.
+    whole = system.type_name in ("s3", "gcs", "abfs")
+    temporary = path if whole else str(folder / f".{os.urandom(6).hex()}.part")
+    with system.open_output_stream(temporary) as stream:
+        stream.write(content)
+    if not whole:
+        system.move(temporary, path)
+
+
+def _objects(values: Sequence[Any]) -> np.ndarray:
+    """A column whose elements stay as they are, also where all arrays have one shape."""
+    column = np.empty(len(values), object)
+    for number, value in enumerate(values):
+        column[number] = value
+    return column

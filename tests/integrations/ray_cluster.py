@@ -1,0 +1,29 @@
+"""A local Ray cluster for the tests of one module; its workers import this checkout."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from children import environment
+
+MISSING = "" if importlib.util.find_spec("ray") else "Ray is not installed (make test-ray)"
+
+
+@contextmanager
+def cluster(cpus: int = 2, gpus: int = 0) -> Iterator[None]:
+    """A cluster of this machine with ``cpus``, and ``gpus`` that exist in its books only."""
+    import ray
+
+    before = dict(os.environ)
+    os.environ |= {**environment(RAY_DATA_DISABLE_PROGRESS_BARS="1", RAY_AUTH_MODE="disabled")}
+    options = {"include_dashboard": False, "log_to_driver": False, "logging_level": "error"}
+    ray.init(num_cpus=cpus, num_gpus=gpus, object_store_memory=200 << 20, **options)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+        os.environ.clear()
+        os.environ |= before

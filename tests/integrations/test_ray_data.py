@@ -1,0 +1,231 @@
+"""Segmenting image files on a real local Ray cluster; run by ``make test-ray``."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import psutil
+import pytest
+from integrations import ray_cluster
+from small_bundle import write_bundle
+
+from isnet_trt import Segmenter
+from isnet_trt.bundle import ENGINE
+from isnet_trt.engines.info import EngineInfo
+from isnet_trt.errors import BundleError, ImageError, SettingsError
+from isnet_trt.settings import Inference
+
+pytestmark = [pytest.mark.slow, pytest.mark.ray]
+if ray_cluster.MISSING:
+    pytest.skip(ray_cluster.MISSING, allow_module_level=True)
+
+import pyarrow.fs  # noqa: E402
+import ray.data  # noqa: E402
+
+from isnet_trt.integrations.ray import Actors, segment  # noqa: E402
+
+FLIP = Inference(flip=True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    with ray_cluster.cluster():
+        yield
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_bundle(tmp_path_factory.mktemp("bundle") / "small").folder
+
+
+@pytest.fixture(scope="module")
+def segmenter(bundle: Path) -> Iterator[Segmenter]:
+    with Segmenter.open(bundle, threads=1) as opened:
+        yield opened
+
+
+def pixels(number: int) -> np.ndarray:
+    """An image of blocks of 8 x 8 pixels; there are three sizes."""
+    blocks = np.random.default_rng(number).integers(0, 256, (12, 12, 3), np.uint8)
+    return blocks.repeat(8, 0).repeat(8, 1)[: 70 - number % 3, : 90 + number % 3]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """15 images in three folders."""
+    root = tmp_path / "images"
+    for number in range(15):
+        path = root / ("", "a", "a/b")[number % 3] / f"{number}.{('png', 'jpg')[number % 2]}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        assert cv2.imwrite(str(path), pixels(number)[:, :, ::-1])
+    return root
+
+
+def files(root: Path) -> list[Path]:
+    return sorted(path for path in root.rglob("*") if path.is_file())
+
+
+def by_path(dataset: ray.data.Dataset) -> dict[str, dict[str, Any]]:
+    """The rows by path, each once."""
+    rows = dataset.take_all()
+    assert Counter(row["path"] for row in rows).most_common(1)[0][1] == 1
+    return {row["path"]: row for row in rows}
+
+
+def labels_of(path: Path) -> np.ndarray:
+    return cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+
+
+def test_label_maps_are_a_column_and_bad_images_rows_with_their_errors(
+    folder: Path, bundle: Path, segmenter: Segmenter
+) -> None:
+    good = files(folder)
+    (folder / "bad.png").write_bytes(b"no image")
+    (folder / "cut.png").write_bytes((folder / "0.png").read_bytes()[:200])
+    (folder / "note.txt").write_text("no image either")
+    rows = by_path(segment(folder, bundle, inference=FLIP, rows=7))
+    assert rows.keys() == {str(path) for path in (*good, folder / "bad.png", folder / "cut.png")}
+    for path in good:
+        row = rows[str(path)]
+        assert (row["error"], row["found"]) == ("", False)
+        np.testing.assert_array_equal(row["labels"], segmenter(path, inference=FLIP).labels)
+    for name, reason in (("bad.png", "not a picture"), ("cut.png", "cut off")):
+        row = rows[str(folder / name)]
+        assert row["error"].startswith("ImageError: ")
+        assert str(folder / name) in row["error"]
+        assert reason in row["error"]
+        assert row["labels"].size == 0
+
+
+def test_masks_are_written_once_and_a_second_run_does_what_is_missing(
+    folder: Path, bundle: Path, segmenter: Segmenter, tmp_path: Path
+) -> None:
+    images, out = files(folder), tmp_path / "masks"
+    (folder / "bad.png").write_bytes(b"no image")
+    rows = by_path(segment(str(folder), bundle, out=out, inference=FLIP, rows=8))
+    masks = {path: out / path.relative_to(folder).with_name(f"{path.stem}_labels.png") for path in images}
+    assert files(out) == sorted(masks.values())
+    for path, mask in masks.items():
+        assert (rows[str(path)]["labels_path"], rows[str(path)]["error"]) == (str(mask), "")
+        assert "labels" not in rows[str(path)]
+        np.testing.assert_array_equal(labels_of(mask), segmenter(path, inference=FLIP).labels)
+    missing = images[::10]
+    for path in missing:
+        masks[path].unlink()
+    times = {mask: mask.stat().st_mtime_ns for mask in masks.values() if mask.exists()}
+    rows = by_path(segment(str(folder), bundle, out=out, inference=FLIP))
+    assert {path for path, row in rows.items() if row["found"]} == {str(path) for path in set(images) - set(missing)}
+    assert "not a picture" in rows[str(folder / "bad.png")]["error"]
+    assert {mask: mask.stat().st_mtime_ns for mask in times} == times
+    for path in missing:
+        np.testing.assert_array_equal(labels_of(masks[path]), segmenter(path, inference=FLIP).labels)
+
+
+def test_masks_beside_the_images_are_not_segmented_themselves(folder: Path, bundle: Path) -> None:
+    images = files(folder)
+    by_path(segment(folder, bundle, beside=True))
+    written = {path.with_name(f"{path.stem}_labels.png") for path in images}
+    assert set(files(folder)) == {*images, *written}
+    rows = by_path(segment(folder, bundle, beside=True))
+    assert rows.keys() == {str(path) for path in images}
+    assert all(row["found"] for row in rows.values())
+    rows = by_path(segment(folder, bundle, beside=True, resume=False))
+    assert not any(row["found"] or row["error"] for row in rows.values())
+
+
+def test_another_file_system_and_files_of_ones_own_dataset(
+    folder: Path, bundle: Path, segmenter: Segmenter, tmp_path: Path
+) -> None:
+    system = pyarrow.fs.SubTreeFileSystem(str(tmp_path), pyarrow.fs.LocalFileSystem())
+    rows = by_path(segment("images", bundle, out="masks", filesystem=system))
+    assert rows.keys() == {str(path.relative_to(tmp_path)) for path in files(folder)}
+    assert not any(row["error"] for row in rows.values())
+    assert len(files(tmp_path / "masks")) == len(rows)
+    assert not [path for path in files(tmp_path) if path.suffix == ".part"]
+    items = [{"path": str(path), "number": number} for number, path in enumerate((*files(folder), folder / "none.png"))]
+    rows = by_path(segment(ray.data.from_items(items), bundle, out=tmp_path / "own", root=folder))
+    assert [rows[item["path"]]["number"] for item in items] == list(range(16))
+    assert "none.png cannot be read" in rows[str(folder / "none.png")]["error"]
+    for path in files(folder):
+        mask = tmp_path / "own" / path.relative_to(folder).with_name(f"{path.stem}_labels.png")
+        np.testing.assert_array_equal(labels_of(mask), segmenter(path).labels)
+
+
+def test_images_that_are_read_already(folder: Path, bundle: Path, segmenter: Segmenter) -> None:
+    read = ray.data.read_binary_files(str(folder / "a" / "b"), include_paths=True)
+    for path, row in by_path(segment(read, bundle)).items():
+        np.testing.assert_array_equal(row["labels"], segmenter(path).labels)
+        assert "bytes" not in row
+    arrays = ray.data.from_items([{"image": pixels(number), "number": number} for number in range(6)])
+    rows = segment(arrays, bundle).take_all()
+    assert sorted(row["number"] for row in rows) == list(range(6))
+    for row in rows:
+        np.testing.assert_array_equal(row["labels"], segmenter(pixels(row["number"])).labels)
+
+
+def actor_processes() -> list[psutil.Process]:
+    """The processes of the actors that segment, by the name that Ray gives them."""
+    children = psutil.Process().children(recursive=True)
+    return [child for child in children if "SegmentBatch" in " ".join(child.cmdline() or [child.name()])]
+
+
+def test_the_images_of_a_killed_actor_are_done_again(bundle: Path, segmenter: Segmenter, tmp_path: Path) -> None:
+    images, out, killed = tmp_path / "images", tmp_path / "out", []
+    images.mkdir()
+    for number in range(200):
+        assert cv2.imwrite(str(images / f"{number}.png"), pixels(number % 9)[:, :, ::-1])
+
+    def kill_after_the_first_masks() -> None:
+        end = time.monotonic() + 120
+        while time.monotonic() < end and not killed:
+            if out.is_dir() and len(files(out)) >= 8:
+                killed.extend(actor_processes())
+                for process in killed:
+                    process.send_signal(signal.SIGKILL)
+            time.sleep(0.01)
+
+    thread = threading.Thread(target=kill_after_the_first_masks)
+    thread.start()
+    rows = by_path(segment(images, bundle, out=out, inference=FLIP, rows=4))
+    thread.join()
+    assert killed
+    assert len(rows) == 200
+    assert not any(row["error"] or row["found"] for row in rows.values())
+    assert {path.name for path in files(out)} == {f"{number}_labels.png" for number in range(200)}
+    want = [segmenter(pixels(number), inference=FLIP).labels for number in range(9)]
+    for number in range(200):
+        np.testing.assert_array_equal(labels_of(out / f"{number}_labels.png"), want[number % 9])
+
+
+def test_what_cannot_be_done_is_refused_at_once(folder: Path, bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for arguments, options, error, message in [
+        ((folder, tmp_path / "none"), {}, BundleError, "none is not a folder"),
+        ((folder, bundle), {"preset": "best"}, SettingsError, "there are: default, ms-flip"),
+        ((tmp_path / "nowhere", bundle), {}, ImageError, "nowhere: there is no such file or folder"),
+        ((tmp_path / "empty", bundle), {}, ImageError, "there are no images"),
+        ((folder, bundle), {"out": tmp_path / "out", "beside": True}, SettingsError, "not both"),
+        (("nothing://here/a.png", bundle), {}, SettingsError, "no file system is known"),
+    ]:
+        with pytest.raises(error, match=message):
+            segment(*arguments, **options)
+    (folder / "0.jpg").write_bytes(files(folder)[0].read_bytes())
+    with pytest.raises(SettingsError, match=r"0\.jpg, .*0\.png would be written to one mask"):
+        segment(folder, bundle, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_bundle_that_cannot_run_on_the_cluster_says_why(folder: Path, tmp_path: Path) -> None:
+    other = write_bundle(tmp_path / "other", EngineInfo("tensorrt", "10.13", ENGINE, ("8.9",), "NVIDIA L4"))
+    with pytest.raises(Exception, match="EngineUnavailable"):
+        segment(folder, other.folder).take_all()
+    rows = by_path(segment(folder, other.folder, actors=Actors(engine="onnxruntime")))
+    assert not any(row["error"] for row in rows.values())
