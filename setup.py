@@ -81,7 +81,7 @@ EXTRAS = {
     "rtx": [f"tensorrt-rtx-cu13>=1.7; {RTX_PLATFORM}", "cuda-bindings>=13"],
     "coco": ["pycocotools>=2.0.7"],
     "geo": ["rasterio>=1.3.10"],
-    "ray": ["ray[data,serve]>=2.50"],
+    "ray": ["ray[data,serve]>=2.50", "pyarrow>=17", "starlette>=0.40"],
     "completion": ["shtab>=1.7"],
     "profile": [NVTX],
     "docs": ["mkdocs-material>=9.7", "mkdocstrings-python>=2"],

@@ -2,7 +2,7 @@
 
 IMAGES are files or folders on this machine, or s3://, gs:// or hdfs:// addresses. A mask STEM_labels.png is written
 into OUT for each image. Images whose mask is there already are left out, so that a run that was stopped can be started
-again. Without a cluster (RAY_ADDRESS) one is started on this machine. Images without a mask are printed with the reason.
+again. Without a cluster (RAY_ADDRESS) one is started on this machine. It prints each image without a mask, and why.
 Exit status: 0 all have a mask, 1 some have none.
 """
 
