@@ -105,9 +105,8 @@ def _facts(manifest: Manifest) -> Facts:
         yield "" if number else "classes", part
     if pairs := manifest.labels.flip_pairs:
         yield "flip pairs", ", ".join(f"{names[a]} / {names[b]}" for a, b in pairs)
-    merged = {} if manifest.network.activation == "none" else {"softmax_before_resize": True}
     for name, preset in manifest.presets.items():
-        yield "preset", f"{name}: {preset.replace(**merged).describe()}"
+        yield "preset", f"{name}: {preset.describe()}"
     if tuning := manifest.tuning:
         chosen = ", ".join(
             f"{name.replace('_', ' ')} {value}" for name, value in dataclasses.asdict(tuning).items() if value

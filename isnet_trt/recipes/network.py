@@ -188,8 +188,7 @@ def _inference(file: Fields, activation: Activation) -> Inference:
     scales = file.get("scales", plain, "a list of factors above 0 and up to 16", _scales)
     flip = file.get("flip", False, "true or false", fields.flag)
     expected = "logits or probabilities, of which the mean over windows, scales and mirrored pictures is taken"
-    kind = "logits" if activation == "none" else "probabilities"
-    average = file.get("average", kind, expected, fields.choice("logits", "probabilities"))
+    average = file.get("average", None, expected, fields.choice("logits", "probabilities"))
     if average == "logits" and activation != "none":
         raise SettingsError(f"presets: average: there are no logits with activation: {activation}; remove average")
     file.finish()

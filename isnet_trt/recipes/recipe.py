@@ -91,8 +91,9 @@ class Recipe:
 class NetworkRecipe:
     """Any segmentation network besides its graph: what its build and the runtime must know, and nothing of training.
 
-    ``presets`` has one called "default". Number of output channels: ``network.channels(labels)``. The output stride is
-    not in it: it is found by running the network.
+    ``presets`` has one called "default"; where the network gives probabilities, all presets average these. Number
+    of output channels: ``network.channels(labels)``. The output stride is not in it: it is found by running the
+    network.
 
     Raises:
         SettingsError: there is no default preset, or ``network`` does not fit ``labels``.
@@ -107,6 +108,9 @@ class NetworkRecipe:
     def __post_init__(self) -> None:
         choose_preset(self.presets, "default")
         self.network.check_labels(self.labels)
+        if self.network.activation != "none":
+            merged = {name: preset.replace(softmax_before_resize=True) for name, preset in self.presets.items()}
+            object.__setattr__(self, "presets", merged)  # frozen
 
     @property
     def default(self) -> Inference:

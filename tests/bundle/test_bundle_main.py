@@ -92,7 +92,6 @@ def test_show_tells_the_facts_of_other_networks(tmp_path: Path, capsys: pytest.C
     assert main(["show", str(folder)]) == 0
     shown = capsys.readouterr().out
     assert "BGR, not resized; minus 123.675" in shown
-    assert "default: whole, scale 1, probabilities" in shown
     assert "to a multiple of 32, at the centre, with 1 2.5 255" in shown
     output = (
         "probabilities (sigmoid) of 1 class at stride 8, label 1 above a probability of 0.3, enlarged to the input's"

@@ -147,6 +147,15 @@ def test_what_cannot_be_known_is_asked(key: str, tmp_path: Path) -> None:
         network_recipe(written(tmp_path, **{name: value for name, value in LEAST.items() if name != key}))
 
 
+def test_probabilities_that_a_network_gives_are_averaged(tmp_path: Path) -> None:
+    """Also where its activation is found later, by looking at the network."""
+    recipe = read(tmp_path, presets={"default": {}, "ms-flip": {"flip": True}})
+    later = dataclasses.replace(recipe, network=NetworkFacts("softmax"))
+    assert [preset.softmax_before_resize for preset in recipe.presets.values()] == [False, False]
+    assert later.presets == {name: p.replace(softmax_before_resize=True) for name, p in recipe.presets.items()}
+    assert later == dataclasses.replace(recipe, network=NetworkFacts("softmax"), presets=later.presets)
+
+
 def test_the_command_shows_a_file_of_either_kind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(written(tmp_path, **LEAST, activation="sigmoid"))]) == 0
     shown = json.loads(capsys.readouterr().out)
