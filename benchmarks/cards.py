@@ -50,7 +50,6 @@ def page(data: Sequence[Result]) -> Lines:
         + " The figures are those of the code on that day; docs/gpu.md names what has been rewritten since."
     )
     yield from ("## Times", *times(data))
-    yield "The limit is the time that the operations and the bytes take at the rates measured on the same card."
     yield from ("## Tests", gpu_table(data))
 
 
@@ -62,6 +61,7 @@ def times(data: Sequence[Result]) -> Lines:
             columns.setdefault(name, {})[card(result)] = cell
     yield table({"measurement": name} | cells for name, cells in columns.items())
     yield from above_limit([row for result in data for row in _rows(result)])
+    yield "The limit is the time that the operations and the bytes take at the rates measured on the same card."
 
 
 def _rows(result: Result) -> Iterator[Record]:

@@ -41,14 +41,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("results", nargs="*", type=Path, metavar="FILE", help="result files (default: all committed)")
     parser.add_argument("--out", type=Path, default=Path("report"), metavar="DIR", help="folder (default: report)")
     parser.add_argument("--readme", type=Path, metavar="FILE", help="only make the table between this file's markers")
-    parser.add_argument("--gpu", type=Path, metavar="FILE", help="only make the table of GPU tests between the markers")
+    parser.add_argument("--gpu", type=Path, metavar="FILE", help="only make the tables of GPUs between the markers")
     parser.add_argument("--check", action="store_true", help="with --readme or --gpu: write nothing, exit 1 if stale")
     arguments = parser.parse_args(argv)
     if arguments.check and not (arguments.readme or arguments.gpu):
         parser.error("--check belongs to --readme FILE or --gpu FILE")
     files = arguments.results or sorted(results.FOLDER.glob("*.json"))
     if arguments.gpu:
-        table = f"\n{cards.gpu_table([results.read(file) for file in files])}\n"
+        data = [results.read(file) for file in files]
+        table = "\n".join(["", cards.gpu_table(data), "", "\n\n".join(["### Times", *cards.times(data)]), ""])
         return _fill(arguments.gpu, table, arguments.check, f"--gpu {arguments.gpu}")
     if arguments.readme:
         return _readme(arguments.readme, arguments.results, arguments.check)
