@@ -95,12 +95,18 @@ class Report:
         """Whether enough labels are equal."""
         return self.result.agreement >= self.bound.agreement
 
+    @property
+    def judged(self) -> str:
+        """What was compared with the reference."""
+        return "ONNX graph" if self.not_run else "engine"
+
     def to_json(self) -> dict[str, Any]:
         """The manifest's ``parity``."""
         more = {
             "target": {"agreement": self.bound.agreement, "met": self.meets},
             "evidence": self.evidence and self.evidence.to_json(),
             "command": self.provenance.command,
+            "created_at": self.provenance.created_at,
             "graph": self.about,
             "built": self.built,
             "scores": self.scores and self.scores.to_json(),
@@ -114,8 +120,8 @@ class Report:
         if self.tuning:
             self.tuning.write(folder)
         digests = {path.relative_to(folder).as_posix(): sha256(path) for path in folder.rglob("*") if path.is_file()}
-        captions = {"input": "input", "expected": "checkpoint, float32", "actual": f"engine, {self.precision}"}
-        captions |= {"both": "checkpoint and engine", "difference": "magenta: another class than the checkpoint's"}
+        captions = {"input": "input", "expected": "reference, float32", "actual": f"{self.judged}, {self.precision}"}
+        captions |= {"both": f"reference and {self.judged}", "difference": "magenta: another class"}
         shown, files = figures(self.result.examples, self.labels, captions, REPORT)
         blocks = draw_blocks(self.result) if self.result.blocks else None
         if blocks:
@@ -131,7 +137,9 @@ class Report:
         title = f"{self.precision} engine of {self.recipe}"
         if self.mix:
             files[MIX] = (folder / MIX).read_bytes()
-        (folder / HTML).write_text(html_page(text, title, files, self.meets), "utf-8")
+        (folder / HTML).write_text(
+            html_page(text, title, files, None if self.not_run and self.meets else self.meets), "utf-8"
+        )
 
 
 def _page(report: Report, digests: dict[str, str], shown: list[str]) -> Iterator[str]:
@@ -154,13 +162,15 @@ def _page(report: Report, digests: dict[str, str], shown: list[str]) -> Iterator
 
 def _verdict(report: Report) -> Iterator[str]:
     result, bound = report.result, report.bound
-    verb = "✔ Meets its bound" if report.meets else "✘ Does not meet its bound"
+    verb = ("✔ Meets" if report.meets else "✘ Does not meet") + " its bound"
+    if report.not_run:
+        verb = f"Engine not run; its ONNX graph {'meets' if report.meets else 'does not meet'} the bound"
     images, inputs = len(result.images), len(result.rows)
     lines = [
-        f"**{verb}: {percent(result.agreement, 3)} % of the labels equal the checkpoint's; at least "
-        f"{percent(bound.agreement)} % are expected.** Compared: {result.positions:,} labels (arg max of the network's "
-        f"output, before it is resized) of {inputs} input{'s' * (inputs > 1)} from {images} "
-        f"image{'s' * (images > 1)}{_origin(report)}."
+        f"**{verb}: {percent(result.agreement, 3)} % of the labels equal the reference's; at least "
+        f"{percent(bound.agreement)} % are expected.** The reference is {plain(report.checkpoint.name)} in float32. "
+        f"Compared: {result.positions:,} labels (arg max of the network's output, before it is resized) of {inputs} "
+        f"input{'s' * (inputs > 1)} from {images} image{'s' * (images > 1)}{_origin(report)}."
     ]
     least, share = next(iter(result.images.items()))
     if share < 1:
@@ -168,14 +178,14 @@ def _verdict(report: Report) -> Iterator[str]:
     if report.not_run:
         lines.append(
             f"**The bundle's engine ({plain(report.engine)}) was not run**, since this machine cannot: "
-            f"{plain(report.not_run)} Compared was the bundle's ONNX graph, run by {plain(result.engine)}. It computes "
-            "what the engine is built to compute, but does not show what the engine computes."
+            f"{plain(report.not_run.rstrip('.'))}. Compared was the bundle's ONNX graph, run by {plain(result.engine)}."
+            " It computes what the engine is built to compute, but does not show what the engine computes."
         )
     else:
         lines.append(f"The bundle's own engine ran: {plain(result.engine)}.")
     if scores := report.scores:
         lines.append(
-            f"mIoU on {plain(scores.pictures)}: checkpoint {percent(scores.checkpoint.miou)} %, engine "
+            f"mIoU on {plain(scores.pictures)}: reference {percent(scores.checkpoint.miou)} %, {report.judged} "
             f"{percent(scores.engine.miou)} %: **{scores.drop:+.2f} points lost**; "
             f"{percent(scores.agreement, 3)} % of the pixels labelled alike."
         )
@@ -196,8 +206,8 @@ def _origin(report: Report) -> str:
     if report.evidence is None:
         return ""
     shared = sum(image.calibrated for image in report.evidence.images)
-    note = f", **of which {shared} are in the calibration folder too**" if shared else ""
-    return _ORIGINS[report.evidence.origin] + (note if report.evidence.origin == "given" else "")
+    note = f", **of which {shared} have the content of a calibration image**" if shared else ""
+    return _ORIGINS[report.evidence.origin] + (note if report.evidence.origin != "calibration" else "")
 
 
 def _provenance(report: Report, digests: dict[str, str]) -> Iterator[tuple[str, str]]:
@@ -233,7 +243,7 @@ def _images(report: Report, shown: list[str]) -> Iterator[str]:
 
 
 def _classes(report: Report) -> Iterator[str]:
-    """The classes on which engine and checkpoint agree least, and the most frequent changes of class."""
+    """The classes on which engine and reference agree least, and the most frequent changes of class."""
     confusion, names = report.result.confusion, report.labels.names
     iou, pixels = confusion.metrics().iou, confusion.counts.sum(1)
     order = [int(k) for k in np.argsort(np.nan_to_num(iou, nan=2.0), kind="stable") if iou[k] < 1]
@@ -242,19 +252,19 @@ def _classes(report: Report) -> Iterator[str]:
     if absent:
         yield f"{len(names) - len(absent)} of {len(names)} classes occur. Not: {plain(first_few(absent))}."
     if not order:
-        yield "Engine and checkpoint give every class that occurs the same positions."
+        yield "Every class that occurs has the same positions on both sides."
         return
     yield (
-        f"{len(order)} classes differ. IoU of the engine's labels with the checkpoint's, of the "
+        f"{len(order)} classes differ. IoU of the {report.judged}'s labels with the reference's, of the "
         f"{min(len(order), _WORST)} that differ most, and the most frequent changes:"
     )
     rows = [(plain(names[k]), f"{percent(iou[k])} %", f"{pixels[k]:,}") for k in order[:_WORST]]
-    yield table(("class", "IoU with the checkpoint", "labels of the checkpoint"), rows)
+    yield table(("class", "IoU with the reference", "labels of the reference"), rows)
     changes = [
         (plain(names[m.truth]), plain(names[m.predicted]), f"{m.pixels:,}", f"{percent(m.share)} %")
         for m in confusion.mistakes(_WORST)
     ]
-    yield table(("checkpoint", "engine", "labels", "of the class"), changes, left=2)
+    yield table(("reference", report.judged, "labels", "of the class"), changes, left=2)
 
 
 def _blocks(result: ParityResult) -> Iterator[str]:
@@ -262,8 +272,8 @@ def _blocks(result: ParityResult) -> Iterator[str]:
         return
     yield "## Tensors at the block borders"
     yield (
-        "The worst input of each, under ONNX Runtime; errors over the standard deviation of the checkpoint's values. "
-        "In the figures grey is the checkpoint, red the engine's graph."
+        "The worst input of each, under ONNX Runtime; errors over the standard deviation of the reference's values. "
+        "In the figures grey is the reference, red the engine's graph."
     )
     rows = [(b.block, rounded(b.cosine, 6), f"{b.rms:.2e}", f"{b.max:.2e}") for b in result.blocks.values()]
     yield table(("block", "cosine", "rms error", "largest error"), rows)

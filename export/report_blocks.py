@@ -79,7 +79,7 @@ def _png(pixels: NDArray[np.uint8]) -> bytes:
 
 def _histogram(axis: Axes, result: ParityResult, name: str) -> None:
     edges, reference, values = result.histograms[name]
-    axis.stairs(reference, edges, fill=True, color="0.8", label="checkpoint")
+    axis.stairs(reference, edges, fill=True, color="0.8", label="reference")
     axis.stairs(values, edges, color="tab:red", label="engine's graph")
     axis.set_yscale("symlog")
     axis.set_title(f"{name}: cosine {rounded(result.blocks[name].cosine, 5)}", fontsize=8)

@@ -17,7 +17,7 @@ def statement(evidence: Evidence | None, images: Mapping[str, float]) -> str:
         return "Where the compared images come from is not noted, so nothing follows for other images."
     if evidence.origin == "built-in":
         return (
-            "The built-in photographs show that the engine computes what the checkpoint computes. They are no sample "
+            "The built-in photographs show that the engine computes what the reference computes. They are no sample "
             "of the images that it will see, so no figure for those follows: name some with `--images`."
         )
     if not evidence.independent:
@@ -39,7 +39,7 @@ _BROKEN = {
 }
 _OTHERWISE = (
     "wide enough for networks with synthetic weights, whose labels hang on small differences; logits unrelated to the "
-    "checkpoint's have an rms error of 1.4"
+    "reference's have an rms error of 1.4"
 )
 
 

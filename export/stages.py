@@ -24,7 +24,7 @@ from isnet_trt.export.job import Job
 from isnet_trt.export.lowering import LoweredGraphs
 from isnet_trt.export.network import Network
 from isnet_trt.export.quantise import Mix
-from isnet_trt.export.report import PAGE, Report
+from isnet_trt.export.report import HTML, Report
 from isnet_trt.export.samples import COMPARED
 from isnet_trt.export.score import score
 from isnet_trt.export.tune_state import TuningTable
@@ -127,7 +127,7 @@ def _judge(report: Report, job: Job) -> None:
     else:
         job.note(
             f"warning: labels equal {measured} %, less than the {least} % expected of {report.precision}; the bundle "
-            f"is written, its {PAGE} says so (--min-equal sets a bound that is enforced)"
+            f"is written, its {HTML} says so (--min-equal sets a bound that is enforced)"
         )
 
 
@@ -175,7 +175,7 @@ def new_manifest(
         engine=info,
         checkpoint=network.source,
         parity=report,
-        created_at=now(),
+        created_at=report.get("created_at") or now(),  # the date on the page is the bundle's
         isnet_trt_version=__version__,
         network=recipe.network,
         tuning=tuning,

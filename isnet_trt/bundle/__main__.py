@@ -182,6 +182,8 @@ def _parity(manifest: Manifest) -> Facts:
 
 
 def _short(value: object) -> object:
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return len(value)
     if not isinstance(value, float):
         return value
     text = f"{value:.3g}"

@@ -111,6 +111,8 @@ def figures(
     """
     lines: list[str] = []
     files: dict[str, bytes | str] = {}
+    # Images without a difference are shown only where no image has any.
+    examples = [example for example in examples if example.equal < 1] or examples
     for number, example in enumerate(examples, 1):
         images = []
         for name, content in example.panels(labels).items():

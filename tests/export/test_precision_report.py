@@ -5,14 +5,17 @@ from __future__ import annotations
 import dataclasses
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 
 from isnet_trt.bundle import CheckpointInfo, content_digest, sha256
+from isnet_trt.errors import ParityError
 from isnet_trt.evaluation.examples import Example
 from isnet_trt.evaluation.provenance import Provenance
+from isnet_trt.export import stages
 from isnet_trt.export.parity import TARGETS, TOLERANCES, BlockErrors, LogitsErrors, ParityResult, Target
 from isnet_trt.export.report import HTML, PAGE, PICTURE, Report, Scores
 from isnet_trt.export.report_sections import statement
@@ -88,7 +91,7 @@ def test_page_says_what_was_found(tmp_path: Path) -> None:
     assert "Compared: 300 labels" in text
     assert "of 1 input from 1 image that were held out of calibration" in text
     assert "Least equal image: one.png, 96.667 %" in text
-    assert "checkpoint 100.00 %, engine 50.00 %: **+50.00 points lost**" in text  # IoU 0.5, 1 and 0
+    assert "reference 100.00 %, engine 50.00 %: **+50.00 points lost**" in text  # IoU 0.5, 1 and 0
     assert "| stem | 0.997500 | 6.25e-02 | 1.50e+00 |" in text
     assert "| person | 90.00 % | 100 |\n| road | 90.91 % | 100 |\n\n" in text  # and not sky, which is the same
     assert "| person | road | 10 | 10.00 % |" in text
@@ -113,8 +116,30 @@ def test_page_says_what_it_was_made_with(tmp_path: Path) -> None:
     assert "| command | `isnet-trt build --out 'a b'` |" in text
     assert re.search(r"\| versions \| isnet\\?_trt [\d.]+, Python [\d.]+, numpy", text)
     assert "The bundle's own engine ran: ONNX Runtime." in text
-    other = page(tmp_path / "", not_run="no GPU here.")
-    assert "**The bundle's engine (tensorrt-rtx 1.7) was not run**, since this machine cannot: no GPU here." in other
+
+
+def test_an_engine_that_did_not_run_is_not_praised(tmp_path: Path) -> None:
+    text = page(tmp_path, not_run="no GPU here", result=findings(1), scores=scores())
+    assert "> **Engine not run; its ONNX graph meets the bound: 99.667 %" in text
+    assert "**The bundle's engine (tensorrt-rtx 1.7) was not run**, since this machine cannot: no GPU here." in text
+    assert "ONNX graph 50.00 %: **+50.00 points lost**" in text
+    assert "![ONNX graph, int8](precision/1-actual.png)" in text
+    assert "✔" not in text
+    assert "#2b7a2b" not in (tmp_path / HTML).read_text("utf-8")  # the green of an engine that meets its bound
+    page(tmp_path, result=findings(1))
+    assert "#2b7a2b" in (tmp_path / HTML).read_text("utf-8")
+
+
+def test_the_users_bound_is_enforced_and_the_expected_one_reported() -> None:
+    lines: list[str] = []
+    job = SimpleNamespace(target=None, note=lines.append)
+    stages._judge(report(), job)  # type: ignore[arg-type]
+    assert lines[0].startswith("warning: labels equal 96.667 %, less than the 98.00 % expected of int8")
+    stages._judge(report(result=findings(0)), job)  # type: ignore[arg-type]
+    assert lines[1] == "labels equal 100.000 %, the bound is 98.00 %"
+    job.target = Target(0.97, "so")
+    with pytest.raises(ParityError, match=r"96\.667 % .* --min-equal is 97\.00 %; nothing was written"):
+        stages._judge(report(target=job.target), job)  # type: ignore[arg-type]
 
 
 def test_everything_shown_is_in_the_folder_and_in_the_html_page(tmp_path: Path) -> None:
@@ -163,7 +188,9 @@ def test_a_statement_on_other_images_needs_a_sample_of_them(tmp_path: Path) -> N
         assert "confidence" not in statement(weak, images)
     for origin, part in (("calibration", "also calibrated on**"), ("built-in", "none of yours")):
         assert part in page(tmp_path, evidence=evidence(origin))
-    assert "**of which 1 are in the calibration folder too**" in page(tmp_path, evidence=evidence("given", True))
+    assert "**of which 1 have the content of a calibration image**" in page(
+        tmp_path, evidence=evidence("held out", True)
+    )
 
 
 def test_names_cannot_change_the_page(tmp_path: Path) -> None:
