@@ -122,7 +122,8 @@ def _outlines(ids: NDArray[np.unsignedinteger], areas: NDArray[np.int64]) -> NDA
 
     Beside void they lie in the class. Where nearly every pixel has other neighbours there are none.
     """
-    ranks = np.full(np.iinfo(ids.dtype).max + 1, len(areas), ids.dtype)
+    largest = np.iinfo(ids.dtype).max
+    ranks = np.full(largest + 1, min(len(areas), largest), ids.dtype)
     ranks[np.argsort(-areas, kind="stable")] = np.arange(len(areas))
     ranked = contrast.look_up(ids, ranks)
     edges = np.asarray(cv2.dilate(ranked, cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))) > ranked)

@@ -58,7 +58,7 @@ def is_result(path: Path) -> bool:
 
     Earlier versions wrote no mark, but always labels and overlay.
     """
-    if path.suffix.lower() not in (".png", ".tif", ".jpg", ".webp"):
+    if path.suffix.lower() not in (".png", ".tif", ".jpg", ".jpeg", ".webp"):
         return False
     try:
         with open_regular(path) as stream:

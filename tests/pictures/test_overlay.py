@@ -203,10 +203,19 @@ def test_labels_of_sixteen_bits_are_drawn_alike():
     assert (narrow == wide).all()
 
 
+def test_as_many_classes_as_the_type_has_values():
+    palette = np.random.default_rng(0).integers(0, 256, (256, 3), np.uint8)
+    labels, image = patches(64, 96, 256).astype(np.uint8), np.zeros((64, 96, 3), np.uint8)
+    drawn = draw(image, labels, [str(number) for number in range(256)], palette, Look())
+    assert (drawn[:64, :96] != 0).any(-1).mean() > 0.5
+
+
 # --- files
 
 
-@pytest.mark.parametrize(("suffix", "kind"), [(".jpg", "JPEG"), (".webp", "WEBP"), (".png", "PNG"), (".out", "PNG")])
+@pytest.mark.parametrize(
+    ("suffix", "kind"), [(".jpg", "JPEG"), (".jpeg", "JPEG"), (".webp", "WEBP"), (".png", "PNG"), (".out", "PNG")]
+)
 def test_the_suffix_is_the_format_and_the_file_is_a_result(tmp_path, suffix, kind):
     image = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (301, 403, 3), np.uint8), (0, 0), 9)
     result, path = of_ade(patches(301, 403, 9)), tmp_path / f"a{suffix}"
