@@ -31,7 +31,7 @@ def _cell(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "NO"
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return f"{value:,.0f}" if 1e4 <= abs(value) < 1e7 else f"{value:.4g}"
     if isinstance(value, dict):
         return ", ".join(f"{key} {_cell(inner)}" for key, inner in value.items()) or "none"
     text = "; ".join(map(_cell, value)) if isinstance(value, list | tuple) else str(value)
@@ -306,7 +306,8 @@ def _checks(records: Sequence[Record]) -> Lines:
     for group in dict.fromkeys(record["case"].partition(".")[0] for record in records):
         members = [record for record in records if record["case"].partition(".")[0] == group]
         yield f"### {group}"
-        yield table(map(_check_row, members))
+        rows = list(map(_check_row, members))
+        yield table({k: v for k, v in row.items() if any(other[k] != "" for other in rows)} for row in rows)
         for record in members:
             rows = record.get("rows", ())
             more = f", the first {_MOST_ROWS} of {len(rows)} rows" if len(rows) > _MOST_ROWS else ""

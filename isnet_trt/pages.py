@@ -34,6 +34,7 @@ code { background: #f4f6f8; padding: 0 .2em; border-radius: 3px; font-size: .9em
   body { font-size: 15px; padding: .5rem .75rem 2rem; } h1 { font-size: 1.5rem; } h2 { font-size: 1.25rem; }
   table { font-size: 13px; } th, td { padding: .25rem .4rem; }
   .scroll td:first-child:nth-last-child(n+4) { min-width: 38vw; }
+  .scroll td:nth-child(n+3):last-child:not([style*=right]):not(.number) { min-width: 50vw; }
 }
 """
 # A page may hold any text of a model or a file name; whatever slips through must not load or send anything.
