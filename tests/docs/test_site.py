@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import runpy
 from pathlib import Path
 
 import yaml
 from documented import ROOT
+
+import isnet_trt
+from isnet_trt import errors, export
 
 HOOKS = runpy.run_path(str(ROOT / "docs" / "site" / "hooks.py"))
 
@@ -38,7 +42,7 @@ def test_what_a_page_loads_from_other_hosts_is_found() -> None:
     assert HOOKS["fetched"](stays) == []
 
 
-def test_the_navigation_names_every_page_of_docs_once() -> None:
+def test_the_navigation_names_every_page_of_the_site_once() -> None:
     """`make docs` fails on others too; this says so without it."""
     text = (ROOT / "mkdocs.yml").read_text("utf-8")
     nav = yaml.safe_load(text)["nav"]
@@ -51,5 +55,14 @@ def test_the_navigation_names_every_page_of_docs_once() -> None:
     ]
     assert sorted(named) == sorted(set(named))
     assert {page for page in named if not (ROOT / page).is_file()} == set()
-    written = {path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md")}
+    pages = HOOKS["closure"]([*map(ROOT.joinpath, named), *(ROOT / "docs").rglob("*.md")])
+    written = {path.relative_to(ROOT).as_posix() for path in pages if path.suffix == ".md"}
     assert written - set(named) == set(), "add the page to nav in mkdocs.yml"
+
+
+def test_the_python_reference_has_every_public_name() -> None:
+    shown = set(re.findall(r"^::: (\S+)", (ROOT / "docs" / "reference" / "python.md").read_text("utf-8"), re.MULTILINE))
+    public = {f"{package.__name__}.{name}" for package in (isnet_trt, export) for name in package.__all__}
+    assert "isnet_trt.errors" in shown
+    exceptions = {f"isnet_trt.{name}" for name in vars(errors)}
+    assert public - shown - exceptions - {"isnet_trt.__version__"} == set()
