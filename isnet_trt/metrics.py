@@ -102,6 +102,16 @@ def percent(share: float | None, digits: int = 2) -> str:
     return "–" if share is None or np.isnan(share) else rounded(100 * share, digits, 100.0)
 
 
+def bytes_text(size: int) -> str:
+    """A number of bytes for people, in units of 1000: "812 bytes", "49 kB", "44.6 MB", "1.25 GB"."""
+    if size < 1000:
+        return f"{size} bytes"
+    for unit, bytes_per_unit, digits in (("kB", 1e3, 0), ("MB", 1e6, 1)):
+        if float(f"{size / bytes_per_unit:.{digits}f}") < 1000:
+            return f"{size / bytes_per_unit:.{digits}f} {unit}"
+    return f"{size / 1e9:.2f} GB"
+
+
 class Mistake(NamedTuple):
     """``pixels`` of class ``truth`` were predicted as ``predicted``: a ``share`` (0..1) of the class's pixels."""
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from isnet_trt.errors import SettingsError
-from isnet_trt.metrics import Agreement, Confusion, percent, rounded
+from isnet_trt.metrics import Agreement, Confusion, bytes_text, percent, rounded
 
 GOLDEN = Path(__file__).parent / "golden" / "golden_pipeline.npz"
 
@@ -106,3 +106,20 @@ def test_a_hundred_per_cent_is_exactly_that(share: float | None, digits: int, te
 def test_a_cosine_of_one_is_exactly_that() -> None:
     assert [rounded(value, 6) for value in (1.0, 0.9999999, 0.25)] == ["1.000000", "0.999999", "0.250000"]
     assert rounded(1.2, 1) == "1.2"
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (0, "0 bytes"),
+        (999, "999 bytes"),
+        (1000, "1 kB"),
+        (49_400, "49 kB"),
+        (999_500, "1.0 MB"),
+        (44_560_000, "44.6 MB"),
+        (999_960_000, "1.00 GB"),
+        (1_250_000_000, "1.25 GB"),
+    ],
+)
+def test_bytes_for_people(size: int, text: str) -> None:
+    assert bytes_text(size) == text

@@ -14,7 +14,7 @@ from isnet_trt.bundle.triton_repository import Serving, export_triton
 from isnet_trt.engines.info import EngineInfo
 from isnet_trt.engines.select import check_engine
 from isnet_trt.errors import EngineUnavailable, escaped, first_few
-from isnet_trt.metrics import rounded
+from isnet_trt.metrics import bytes_text, rounded
 from isnet_trt.settings import NetworkFacts, Preprocess
 
 _EPILOG = """examples:
@@ -78,7 +78,7 @@ def _show(arguments: argparse.Namespace) -> int:
         print(json.dumps(bundle.manifest.to_json(), indent=1))
     else:
         size = sum(info.bytes for info in bundle.manifest.files.values())
-        _print(f"{bundle.folder}: {bundle.manifest.recipe}, {bundle.manifest.precision}, {size / 1e6:.1f} MB")
+        _print(f"{bundle.folder}: {bundle.manifest.recipe}, {bundle.manifest.precision}, {bytes_text(size)}")
         contents = content_digest({name: info.sha256 for name, info in bundle.manifest.files.items()})
         _print(f"  {'digest':11} SHA-256 {sha256(bundle.folder / MANIFEST)} of {MANIFEST}, which lists every file's")
         _print(f"  {'contents':11} SHA-256 {contents} of all files but the report's, which states it")
@@ -122,13 +122,13 @@ def _files(manifest: Manifest) -> Facts:
     if kernels:
         places = ", ".join(sorted({name.split("/")[1] for name in kernels}))
         size = sum(info.bytes for info in kernels.values())
-        yield "kernels", f"for {places}: {len(kernels)} files, {size / 1e6:.1f} MB"
+        yield "kernels", f"for {places}: {len(kernels)} files, {bytes_text(size)}"
     figures = [name for name in manifest.files if name.startswith(f"{REPORT}/")]
     if figures:
         yield "report", f"{REPORT}.html, and {REPORT}.md with {len(figures)} files of {REPORT}/"
     for name, info in manifest.files.items():
         if name not in kernels and name not in figures:
-            yield "file", f"{name}, {info.bytes / 1e6:.1f} MB, SHA-256 {info.sha256[:16]}…"
+            yield "file", f"{name}, {bytes_text(info.bytes)}, SHA-256 {info.sha256[:16]}…"
 
 
 def _engine(engine: EngineInfo) -> Facts:

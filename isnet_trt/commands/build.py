@@ -18,6 +18,7 @@ from isnet_trt.engines.library import PRECISIONS
 from isnet_trt.engines.table import KINDS, library
 from isnet_trt.errors import SettingsError, needs
 from isnet_trt.export.sources import CheckpointFile, Module, OnnxFile, Source
+from isnet_trt.metrics import bytes_text
 from isnet_trt.recipes import PRESETS
 
 Options = TypeVar("Options", bound=Any)
@@ -274,7 +275,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         command=cli.invocation("isnet_trt.build", argv),
     )
     size = sum(info.bytes for info in bundle.manifest.files.values())
-    cli.echo(f"bundle      {bundle.folder} ({size / 1e6:.0f} MB)")
+    cli.echo(f"bundle      {bundle.folder} ({bytes_text(size)})")
     if (page := f"{REPORT}.html") in bundle.manifest.files:
         cli.echo(f"proof       {bundle.folder / page}")
     cli.echo(f"next:       {cli.command_line('isnet_trt.predict')} {shlex.quote(str(bundle.folder))} IMAGE --out DIR")

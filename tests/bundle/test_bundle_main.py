@@ -46,7 +46,7 @@ def test_show_is_a_page_about_everything(tmp_path: Path, capsys: pytest.CaptureF
         "0 left, 1 right, 2 sky",
         "left / right",
         f"ms-flip: {SLIDE.describe()}",
-        f"model.onnx, {bundle.manifest.files[ONNX].bytes / 1e6:.1f} MB",
+        f"model.onnx, {bundle.manifest.files[ONNX].bytes} bytes",
         "engine: ONNX Runtime",
         "pictures: picture a.png, max 1e-05",
     ):
