@@ -158,7 +158,7 @@ def panel(drawn, size):
 
 
 @pytest.mark.parametrize(
-    "size", [(1, 1), (20, 30), (170, 256), (256, 170), (300, 200), (2048, 200), (200, 2048), (720, 1280)]
+    "size", [(1, 1), (20, 30), (170, 256), (256, 170), (300, 200), (2048, 200), (200, 2048), (360, 640)]
 )
 @pytest.mark.parametrize("classes", [1, 9, 60, 150])
 def test_legends_fit_the_image(size, classes):
