@@ -14,6 +14,8 @@ from isnet_trt.export.ranges import Range, Ranges, scores_bound_name
 Half = Literal["fp16", "bf16"]
 REDUCTIONS = {"ReduceMean", "ReduceSum", "GlobalAveragePool", "Softmax", "LogSoftmax", "Log"}
 """Operators that sum over a whole picture or take logarithms: eleven or eight bits are too few for their sums."""
+_NO_BF16 = {"HardSwish"}
+"""Operators that TensorRT's parser takes in float32 and float16 only (TensorRT-RTX 1.7)."""
 LARGEST = 65504.0
 """Largest finite float16 (IEEE 754 binary16)."""
 MARGIN = 4.0
@@ -36,7 +38,8 @@ def find_fp32_fallback(proto: onnx.ModelProto, ranges: Ranges, half: Half) -> Fp
         node.name: f"{node.op_type} over many values" for node in proto.graph.node if node.op_type in REDUCTIONS
     }
     if half == "bf16":
-        return fallback
+        lacking = [node for node in proto.graph.node if node.op_type in _NO_BF16]
+        return fallback | {node.name: f"TensorRT has no {node.op_type} in bf16" for node in lacking}
     # Weights are cast as well: one beyond float16's range would become infinite.
     known = ranges | _weight_ranges(proto)
     for node in proto.graph.node:

@@ -17,7 +17,7 @@ from isnet_trt.errors import BuildError
 
 MAX_PROTOBUF = 2**31 - 2**24
 """Bytes of weights in one file: protobuf cannot hold 2 GiB in a message, and the graph itself needs a margin."""
-LATEST_OPSET = 23
+_OLDEST_OPSET, LATEST_OPSET = 20, 23
 _IR_OF_LATEST = 11
 CODES: dict[str, int] = {name: TensorProto.DataType.Value(element.onnx) for name, element in ELEMENT_TYPES.items()}
 """Name of a type of `isnet_trt.cuda.element_types` -> ONNX's code."""
@@ -82,13 +82,16 @@ def set_opset(proto: ModelProto, opset: int) -> None:
     number alone is set.
 
     Raises:
-        BuildError: the graph is of an opset after `LATEST_OPSET`, whose operators may compute something else.
+        BuildError: the graph is of an opset before or after these, whose operators may compute something else.
     """
     for entry in (*proto.opset_import, *(entry for function in proto.functions for entry in function.opset_import)):
         if entry.domain == "":
-            if entry.version > LATEST_OPSET:
-                raise BuildError(f"the graph has opset {entry.version}; opsets up to {LATEST_OPSET} are supported")
-            entry.version = opset
+            if not _OLDEST_OPSET <= entry.version <= LATEST_OPSET:
+                raise BuildError(
+                    f"the graph has opset {entry.version}; this precision needs one from {_OLDEST_OPSET} to "
+                    f"{LATEST_OPSET}: export the network in one of these, or use fp32 or fp16"
+                )
+            entry.version = max(entry.version, opset)
     # Opset 23 and IR version 11 came with the same release, ONNX 1.18.
     if opset == LATEST_OPSET:
         proto.ir_version = max(proto.ir_version, _IR_OF_LATEST)

@@ -193,6 +193,11 @@ def _followed(path: Path) -> Path:
             if candidate.is_file():
                 return candidate
         raise CheckpointError(f"{path} is a link to {target}, which does not exist; give the file itself")
+    if path.suffix.lower() == ".onnx":
+        raise CheckpointError(
+            f"{path} is an ONNX graph, no checkpoint of an ISNet; a bundle is built from it by "
+            f"python -m isnet_trt.build --onnx {path} --recipe FILE.yaml --out DIR (docs/any-network.md)"
+        )
     if path.is_dir():
         raise CheckpointError(f"{path} is a folder; give the checkpoint file in it (*.pth)")
     if not path.exists():

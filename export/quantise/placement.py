@@ -96,7 +96,7 @@ def quantisable_layers(proto: ModelProto, flavour: Flavour = "tensorrt") -> list
     vectors = _vectors(index)
     layers = []
     for node in index.nodes:
-        if node.op_type == "Conv" and node.input[0] not in vectors and not _is_classifier(index, node):
+        if _is_stored_conv(index, node) and node.input[0] not in vectors and not _is_classifier(index, node):
             output = node.output[0]
             # In a typed graph weights are called ``<name>::fp16``.
             name = node.input[1].split("::")[0].removesuffix(".weight")
@@ -104,6 +104,13 @@ def quantisable_layers(proto: ModelProto, flavour: Flavour = "tensorrt") -> list
             if flavour != "cpu" or not _makes_keys(index, layer):
                 layers.append(layer)
     return layers
+
+
+def _is_stored_conv(index: GraphIndex, node: NodeProto) -> bool:
+    """Whether the node is a convolution of images with stored weights, and a stored bias if it has one."""
+    if node.op_type != "Conv" or not all(name in index.initializers for name in node.input[1:] if name):
+        return False
+    return len(index.initializers[node.input[1]].dims) == 4
 
 
 def _makes_keys(index: GraphIndex, layer: Layer) -> bool:

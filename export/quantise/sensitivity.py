@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -28,6 +28,10 @@ from isnet_trt.files import replacing
 from isnet_trt.metrics import percent
 
 SCHEMA = 1
+MOST_BLOCKS = 24
+"""Of networks other than ISNet: each block costs an evaluation."""
+_DEPTHS = {"backbone_net": 3, "ilc_net": 2, "slc_net": 2}
+"""First part of an ISNet's layer names -> number of parts that name a block (default: 1; in the stem: 2)."""
 
 
 @dataclass(frozen=True)
@@ -263,11 +267,44 @@ class _Search:
 
 
 def blocks(layers: Sequence[Layer]) -> dict[str, list[Layer]]:
-    """Layers by block: a residual block, the stem, a part of a context module, a decoder."""
+    """Layers by block: of an ISNet a residual block, the stem, a part of a context module, a decoder.
+
+    Blocks of another network are scopes of its layers' names: that with the most layers is divided by the next part of
+    the names until there are `MOST_BLOCKS`.
+    """
+    if {layer.name.split(".")[0] for layer in layers} >= _DEPTHS.keys():
+        return _grouped(layers, _DEPTHS)
+    result = _grouped(layers, {})
+    while len(result) < MOST_BLOCKS:
+        divided = {name: parts for name, group in result.items() if len(parts := _divided(name, group)) > 1}
+        if not divided:
+            break
+        largest = max(divided, key=lambda name: len(result[name]))
+        result = dict(
+            item
+            for name, group in result.items()
+            for item in (divided[name] if name == largest else {name: group}).items()
+        )
+    return result
+
+
+def _divided(scope: str, layers: Sequence[Layer]) -> dict[str, list[Layer]]:
+    """A block divided by the next part of its layers' names; nothing where a layer has the name of the block."""
+    depth = scope.count(".") + 2
+    parts: dict[str, list[Layer]] = {}
+    if any(layer.name == scope for layer in layers):
+        return parts
+    for layer in layers:
+        parts.setdefault(".".join(layer.name.split(".")[:depth]), []).append(layer)
+    # One part: further down it may divide.
+    return _divided(*next(iter(parts.items()))) if len(parts) == 1 else parts
+
+
+def _grouped(layers: Sequence[Layer], depths: Mapping[str, int]) -> dict[str, list[Layer]]:
     result: dict[str, list[Layer]] = {}
     for layer in layers:
         parts = layer.name.split(".")
-        depth = {"backbone_net": 2 if parts[1] == "stem" else 3, "ilc_net": 2, "slc_net": 2}.get(parts[0], 1)
+        depth = 2 if parts[1:2] == ["stem"] and depths else depths.get(parts[0], 1)
         result.setdefault(".".join(parts[:depth]), []).append(layer)
     return result
 

@@ -56,6 +56,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         from isnet_trt.training.fine_tune import fine_tune
     if args.threads:
         torch.set_num_threads(args.threads)
+    if args.ckpt.suffix.lower() == ".onnx":
+        raise SettingsError(
+            f"{args.ckpt}: quantisation-aware fine-tuning trains a checkpoint of an ISNet, not a graph; keep layers of "
+            "other networks out of eight bits by build --max-drop or --keep (docs/any-network.md)"
+        )
     checkpoint = load_checkpoint(args.ckpt, args.recipe, args.weights)
     _check_out(args.out, checkpoint.path)
     model, recipe = load_model(checkpoint), checkpoint.recipe

@@ -13,10 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import cv2
+import foreign_networks
 import miniature
+import onnx
 import tiny_model
 import yaml
-from documented import ROOT, blocks
+from documented import ROOT, blocks, python
 
 from isnet_trt.recipes import DEMO_LABELS, recipe
 from isnet_trt.settings import Labels
@@ -94,6 +96,30 @@ def mine(path: Path) -> None:
     path.write_text(next(block.text for block in blocks(page) if block.language == "yaml"), "utf-8")
 
 
+def any_network(path: Path) -> None:
+    """An ONNX graph with the classes of that recipe, which ends with a resize."""
+    page = (ROOT / "docs" / "any-network.md").read_text("utf-8")
+    described = yaml.safe_load(next(block.text for block in blocks(page) if block.language == "yaml"))
+    onnx.save(foreign_networks.resized(classes=len(described["classes"])), path)
+
+
+def mine_built(path: Path) -> None:
+    """The bundle that the page builds."""
+    supply(["model.onnx", "mine.yaml"], path.parents[1])
+    from isnet_trt.export import EngineOptions, OnnxFile, build
+
+    files = (path.parents[1] / name for name in ("model.onnx", "mine.yaml"))
+    build(OnnxFile(*files), path, engine=EngineOptions("onnxruntime"))
+
+
+def module(path: Path) -> None:
+    """The Python file of docs/any-network.md that has the factory ``path``, such as ``mynet:build``."""
+    page = (ROOT / "docs" / "any-network.md").read_text("utf-8")
+    package, _, factory = path.name.partition(":")
+    code = next(code for code in python(page) if f"def {factory}():" in code)
+    path.with_name(f"{package}.py").write_text(code, "utf-8")
+
+
 def cityscapes(path: Path) -> None:
     """The data set in miniature, with pictures of the part that has no labels."""
     miniature.make_cityscapes(path)
@@ -140,6 +166,9 @@ SUPPLIES: dict[str, Maker] = {
     "bundles/half": bundle(recipe("isnet_resnet50os8_ade20k").labels),
     "bundles/tiles": bundle(TILES),
     "mine.yaml": mine,
+    "model.onnx": any_network,
+    "bundles/mine": mine_built,
+    "mynet:build": module,
     "pictures": photos,
     "street": photos,
     "photo.jpg": photo,

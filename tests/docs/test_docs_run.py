@@ -60,7 +60,7 @@ def unknown_names(page: str) -> list[str]:
         command = Command(in_copy(command.text))
         outputs |= command.outputs
         for word in command.words:
-            path = re.fullmatch(r"\.?[\w.-]+(/[\w.-]+)+|[\w-]+\.(pth|yaml|png|jpe?g|mp4|tiff?|ppm)", word)
+            path = re.fullmatch(r"\.?[\w.-]+(/[\w.-]+)+|[\w-]+\.(pth|onnx|yaml|png|jpe?g|mp4|tiff?|ppm)", word)
             made = word in SUPPLIES or (ROOT / word).exists() or any(word.startswith(out) for out in outputs)
             unknown += [word] if path and not made and Path(word).parts[0] != ".venv" else []
     return unknown

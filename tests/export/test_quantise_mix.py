@@ -25,7 +25,9 @@ from isnet_trt.export.quantise import (
     open_graph,
     quantisable_layers,
     quantise,
+    sensitivity,
 )
+from isnet_trt.export.quantise.placement import Layer, select_layers
 from isnet_trt.export.quantise.plot import draw
 from isnet_trt.export.quantise.sensitivity import blocks
 from isnet_trt.recipes import recipe
@@ -174,3 +176,25 @@ def test_search_is_summed_up(graph: onnx.ModelProto, table: Table) -> None:
         f"blocks kept out of eight bits: 1; in eight bits {100 * share:.1f} % of the multiply-adds; "
         "1.70 points of planted points lost"
     )
+
+
+def layers_called(*names: str) -> list[Layer]:
+    return [Layer(name, name, f"{name}.weight", "x", "y", "y") for name in names]
+
+
+def test_blocks_of_other_networks_are_scopes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The largest block is divided first, none whose name is a layer's; each is a scope of `select_layers`."""
+    layers = layers_called("net.enc.0.a", "net.enc.0.b", "net.enc.1.a", "net.dec.a", "net.dec.a.b", "head", "Conv_7")
+    monkeypatch.setattr(sensitivity, "MOST_BLOCKS", 4)
+    assert {name: len(group) for name, group in blocks(layers).items()} == {
+        "net.enc": 3,
+        "net.dec": 2,
+        "head": 1,
+        "Conv_7": 1,
+    }
+    monkeypatch.setattr(sensitivity, "MOST_BLOCKS", 24)
+    result = blocks(layers)
+    assert list(result) == ["net.enc.0.a", "net.enc.0.b", "net.enc.1", "net.dec", "head", "Conv_7"]
+    for name, group in result.items():
+        kept = select_layers(layers, [name])
+        assert [layer for layer in layers if layer not in kept] == group

@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from isnet_trt.engines.memory import limit_folding
 from isnet_trt.export import winograd
 from isnet_trt.export.functions import OPSET
+from isnet_trt.export.sessions import open_session
 
 ERROR = (np.float32, 1e-4, 1e-5)
 """Type, largest and root-mean-square error against float64, relative to the result's standard deviation."""
@@ -115,3 +116,18 @@ def test_the_original_is_left_alone() -> None:
     before = proto.SerializeToString()
     winograd.rewrite(proto)
     assert proto.SerializeToString() == before
+
+
+@pytest.mark.parametrize(("opset", "rewritten"), [(13, False), (15, True), (17, True), (23, True)])
+def test_the_function_has_the_graphs_opset(opset: int, rewritten: bool) -> None:
+    """ONNX refuses a graph whose function uses another version of an operator: those of opset 17 were refused."""
+    weight, bias = arrays(winograd.CHANNELS, winograd.CHANNELS)
+    plain = model(weight, bias)
+    plain.opset_import[0].version = opset
+    result = winograd.rewrite(plain)
+    assert (result.graph.node[0].op_type == winograd.NAME) == rewritten
+    onnx.checker.check_model(result, full_check=True)
+    x = np.random.default_rng(1).standard_normal((1, winograd.CHANNELS, 9, 11)).astype(np.float32)
+    with open_session(plain) as direct, open_session(result) as other:
+        expected = direct.run(None, {"x": x})[0]
+        assert np.abs(other.run(None, {"x": x})[0] - expected).max() < 1e-4 * expected.std()

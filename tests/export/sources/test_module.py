@@ -126,6 +126,7 @@ class Untraceable(nn.Module):
         return self.head(x) if float(x.mean()) > -9 else self.head(-x)
 
 
+@pytest.mark.slow
 def test_a_module_that_cannot_be_exported() -> None:
     with pytest.raises(BuildError, match=r"(?s)cannot be exported: .*give the file to --onnx"):
         load(Untraceable)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import onnx_ir
 import pytest
 from foreign_networks import ENCODER, HEAD, network, resized
 
-from isnet_trt import Segmenter
+from isnet_trt import Segmenter, cli
 from isnet_trt.errors import BuildError, ParityError, SettingsError
 from isnet_trt.export import EngineOptions, OnnxFile, PrecisionOptions, build
 from isnet_trt.export.intake.enlargement import enlarged
@@ -164,3 +165,30 @@ def test_an_rtx_engine(tmp_path: Path, precision: str, monkeypatch: pytest.Monke
     engine = bundle.manifest.engine
     assert (engine.context, engine.shapes[1][0]) == ("native", 2)
     assert bundle.path("model.engine").stat().st_size > 1000
+
+
+def test_commands_for_checkpoints_say_what_a_graph_is_for(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    graph, out = str(saved(network(), tmp_path)), str(tmp_path / "b")
+    cases = {
+        "isnet_trt.commands.build": (["--ckpt", graph, "--out", out], "python -m isnet_trt.build --onnx"),
+        "isnet_trt.commands.qat": (["--ckpt", graph, "--out", out], "build --max-drop or --keep"),
+        "isnet_trt.commands.evaluate": ([graph, "--dataset", "scenes"], "python -m isnet_trt.build --onnx"),
+    }
+    for module, (arguments, message) in cases.items():
+        assert cli.run(importlib.import_module(module).main, arguments) == 2
+        assert message in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--onnx", "x.onnx"], "--onnx needs --recipe FILE.yaml"),
+        (["--onnx", "x.onnx", "--weights", "w.pth"], "--weights is for --ckpt and --module"),
+        (["--ckpt", "x.pth", "--output", "y"], "--output is for --onnx and --module"),
+        (["--module", "a:b", "--recipe", "r.yaml", "--input", "y"], "--input is for --onnx"),
+        (["--ckpt", "x.pth", "--weights", "average"], "of a checkpoint it is plain or ema"),
+    ],
+)
+def test_options_of_another_kind_of_network(arguments: list[str], message: str, capfd: pytest.CaptureFixture) -> None:
+    assert cli.run(importlib.import_module("isnet_trt.commands.build").main, [*arguments, "--out", "b"]) == 2
+    assert message in capfd.readouterr().err
