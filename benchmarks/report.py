@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -185,10 +186,13 @@ def _readme(page: Path, files: Sequence[Path], check: bool) -> int:
     if len(files) != 1:
         raise SettingsError("--readme takes one result file, from which the table is made")
     (file,), folder = files, page.resolve().parent
-    if not file.resolve().is_relative_to(folder):
-        raise SettingsError(f"{file} lies outside the folder of {page}: a table must come from a committed result")
+    if not any(map(file.resolve().is_relative_to, (folder, results.FOLDER.resolve()))):
+        raise SettingsError(
+            f"{file} lies outside the folder of {page} and outside {results.FOLDER}: a table must come from a "
+            "committed result"
+        )
     try:
-        data, name = results.read(file), file.resolve().relative_to(folder).as_posix()
+        data, name = results.read(file), Path(os.path.relpath(file.resolve(), folder)).as_posix()
         machine = f"{data['machine']['processor']}, {data['machine']['cores']} cores in use"
         about = f"{machine}, {results.dates(data)}; `{name}`."
         table = "\n\n".join(filter(None, (f"\n<!-- from {name} -->\n{about}", *sections.summary(data)))) + "\n"

@@ -349,6 +349,10 @@ def test_a_page_without_markers_and_a_result_elsewhere_are_refused(tmp_path: Pat
         report.main(["--readme", str(page), "--check"])
     with pytest.raises(SettingsError, match="lies outside the folder"):
         report.main([str(source), "--readme", str(page)])
+    results.write_text(page, f"{report.BEGIN}\n{report.END}\n")
+    committed = str(results.FOLDER / "cpu-epyc-2-cores.json")
+    assert report.main([committed, "--readme", str(page)]) == 0
+    assert report.main(["--readme", str(page), "--check"]) == 0
     assert cli.run(report.main, ["--readme", str(tmp_path / "none.md"), "--check"]) == cli.ERROR
 
 
