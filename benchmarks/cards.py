@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from benchmarks.results import Record, Result, dates, of_kind
-from benchmarks.sections import MARK, Lines, above_limit, named, table
+from benchmarks.sections import MARK, Lines, case_title, limit_note, table
 
 _NEEDS_NO_GPU = ("plans", "rtx.ahead_of_time", "rtx.plugins_ahead", "bundles.given")
 """Cases of older results that ran without a GPU only, or on bundles of the user."""
@@ -60,7 +60,7 @@ def times(data: Sequence[Result]) -> Lines:
         for name, cell in _cells(result):
             columns.setdefault(name, {})[card(result)] = cell
     yield table({"measurement": name} | cells for name, cells in columns.items())
-    yield from above_limit([row for result in data for row in _rows(result)])
+    yield from limit_note([row for result in data for row in _rows(result)])
     yield "The limit is the time that the operations and the bytes take at the rates measured on the same card."
 
 
@@ -71,7 +71,7 @@ def _rows(result: Result) -> Iterator[Record]:
 def _cells(result: Result) -> Iterator[tuple[str, str]]:
     """Name and text of each figure of a result."""
     for record in of_kind(result, "gpu_check") if card(result) else ():
-        group = named({**record, "case": record["case"].replace("speed.", "kernel ").replace("latency.", "")})
+        group = case_title({**record, "case": record["case"].replace("speed.", "kernel ").replace("latency.", "")})
         for row in record.get("rows", ()):
             figure = next((figure for figure in _FIGURES if figure.key in row), None)
             if figure is not None:

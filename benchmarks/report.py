@@ -90,13 +90,13 @@ class Report:
 
     def _result(self, name: str, data: Result) -> Iterator[str]:
         """Results first: in short, kind by kind, what is noisy or missing; then the machine."""
-        yield sections.measured(data)
+        yield sections.provenance(data)
         short = [*sections.summary(data, with_merges=False), *(cards.times([data]) if cards.card(data) else ())]
         if any(short):
             yield from ("## In short", *short)
         # Warnings of noise stand in one place, not below every table.
         quiet = {**data, "records": [{**record, "warnings": []} for record in data["records"]]}
-        for kind in sorted({record["kind"] for record in data["records"]}, key=_place):
+        for kind in sorted({record["kind"] for record in data["records"]}, key=_section_order):
             yield from self._kind(name, kind, results.of_kind(quiet, kind))
             if kind == "accuracy":
                 yield from self._accuracy(name, data)
@@ -119,13 +119,13 @@ class Report:
             yield from sections.section(kind, [record])
             if svg := draw(record):
                 stem = "-".join((name, record.get("name", ""), record["case"], figure))
-                yield self._figure(stem, svg, f"{sections.named(record)}: {caption}")
+                yield self._figure(stem, svg, f"{sections.case_title(record)}: {caption}")
 
     def _accuracy(self, name: str, data: Result) -> Iterator[str]:
         from benchmarks import plots
 
         for number, (record, svg) in enumerate(plots.accuracy_against_speed(data), 1):
-            caption = f"{sections.named(record)}: accuracy against speed"
+            caption = f"{sections.case_title(record)}: accuracy against speed"
             yield self._figure(f"{name}-accuracy-speed-{number}", svg, caption)
 
     def _figure(self, name: str, svg: str, caption: str) -> str:
@@ -162,7 +162,7 @@ class Report:
         return [f"{stem}.{suffix}" for stem in texts for suffix in ("html", "md")]
 
 
-def _place(kind: str) -> tuple[int, str]:
+def _section_order(kind: str) -> tuple[int, str]:
     """Where the section of a kind of record stands: as in `sections.SECTIONS`, others behind by name."""
     order = list(sections.SECTIONS)
     return (order.index(kind) if kind in order else len(order)), kind

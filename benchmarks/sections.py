@@ -72,7 +72,7 @@ def section(kind: str, records: Sequence[Record]) -> list[str]:
     return list(filter(None, SECTIONS.get(kind, ("", _checks))[1](records)))
 
 
-def measured(data: Result) -> str:
+def provenance(data: Result) -> str:
     """When, by which command and on what a result was measured; a GPU by its name."""
     about = data["machine"]
     cards = [gpu["name"] for gpu in about["gpus"]] if isinstance(about.get("gpus"), list) else []
@@ -84,7 +84,7 @@ def machine(data: Result) -> str:
     return table({"machine": k.replace("_", " "), "": v} for k, v in data["machine"].items() if k != "command")
 
 
-def named(record: Record) -> str:
+def case_title(record: Record) -> str:
     """The case of a record, with a note where the weights of its network are synthetic."""
     return f"{record['case']} (synthetic weights)" if record.get("weights") == "synthetic" else str(record["case"])
 
@@ -95,11 +95,11 @@ def noise(data: Result) -> Lines:
     for record in data["records"]:
         for warning in record.get("warnings", ()):
             who, _, what = warning.partition(": ")
-            warned.setdefault((named(record), what or who), []).append(who if what else "all")
+            warned.setdefault((case_title(record), what or who), []).append(who if what else "all")
         for row in record.get("rows", ()):
             if row.get("spread %", 0) > 100 * stats.NOISY:
                 what = f"the middle half of the rounds spans {row['spread %']:.0f} % of the median"
-                warned.setdefault((named(record), what), []).append(str(row.get("case", row.get("stage", ""))))
+                warned.setdefault((case_title(record), what), []).append(str(row.get("case", row.get("stage", ""))))
     if warned:
         count = sum(map(len, warned.values()))
         limit = f"{100 * stats.NOISY:.0f} %"
@@ -113,12 +113,12 @@ def noise(data: Result) -> Lines:
 
 
 MARK = " \\*"
-"""What stands behind a share above 100 % and leads to the note of `above_limit`."""
+"""What stands behind a share above 100 % and leads to the note of `limit_note`."""
 LIMIT_SHARES = ("floor reached %", "of the matrix rate %", "floor / time %")
 """Keys of rows that hold a share of a limit, in per cent."""
 
 
-def above_limit(rows: Iterable[Mapping[str, Any]]) -> Lines:
+def limit_note(rows: Iterable[Mapping[str, Any]]) -> Lines:
     """A note on shares of a limit above 100 %, where there are any."""
     if any(float(str(row.get(key) or 0).rstrip(" *\\")) > 100 for row in rows for key in LIMIT_SHARES):
         yield (
@@ -129,7 +129,7 @@ def above_limit(rows: Iterable[Mapping[str, Any]]) -> Lines:
 
 
 def _marked(share: float) -> str:
-    """A share of a limit in per cent, with a mark above 100 that `above_limit` explains."""
+    """A share of a limit in per cent, with a mark above 100 that `limit_note` explains."""
     return f"{share:.0f}{MARK * (share > 100)}"
 
 
@@ -158,7 +158,7 @@ def _bundle_rows(record: Record) -> Iterator[Mapping[str, str]]:
         if bundle["kind"] == "bundle":
             beyond = mib(reference["memory"]["beyond"]) if reference else "–"
             yield {
-                "picture to labels": f"{named(record)}, {name.removeprefix('isnet_trt ')}",
+                "picture to labels": f"{case_title(record)}, {name.removeprefix('isnet_trt ')}",
                 "seconds": f"{bundle['summary']['p50']:.2f}",
                 "reference, s": f"{reference['summary']['p50']:.2f}" if reference else "–",
                 "times as fast (interval)": times(ratios[name], 2) if name in ratios else "–",
@@ -174,7 +174,7 @@ def _latency(records: Sequence[Record]) -> Lines:
         rounds += ", the checking run is the first" if record["first_counts"] else ""
         compared = f"; labels compared with those of {record['labels_of']}" if record.get("labels_of") else ""
         windows = f"{record['windows']} window{'s' * (record['windows'] > 1)}"
-        yield f"### {named(record)}"
+        yield f"### {case_title(record)}"
         yield f"{height}×{width}, {record['inference']}, {windows}; {rounds}{compared}."
         yield table(_contender_rows(timed(record)))
         yield table(
@@ -215,7 +215,7 @@ def _contender_rows(contenders: Sequence[Record]) -> Iterator[Mapping[str, str]]
 
 def _extrapolated(records: Sequence[Record]) -> Lines:
     for record in records:
-        yield f"{named(record)} ({record['inference']}): {record['how']}."
+        yield f"{case_title(record)} ({record['inference']}): {record['how']}."
         seconds = record["seconds"].items()
         yield table({"extrapolated, not measured": name, "seconds": f"{value:.0f}"} for name, value in seconds)
 
@@ -242,7 +242,7 @@ def _postprocess(records: Sequence[Record]) -> Lines:
 def _accuracy(records: Sequence[Record]) -> Lines:
     columns = {"labels equal %": "all", "on clear pixels %": "clear", "at boundaries %": "boundary"}
     for record in records:
-        yield f"### {named(record)}"
+        yield f"### {case_title(record)}"
         yield f"{record['inference']}; {record['pictures']} pictures, {record['labelled']} of them with labels."
         yield table(
             {"": row["name"], "mIoU %": percent(row["miou"]), "pixel accuracy %": percent(row["pixel_accuracy"])}
@@ -262,7 +262,7 @@ def _limit(records: Sequence[Record]) -> Lines:
         rates = record["rates"]
         stated = [f"{name} {kind} {r / 1e9:.0f}·10⁹/s" for kind in ("fp32", "int8") for name, r in rates[kind].items()]
         stated += [f"memory {name} {rate / 1e9:.1f} GB/s" for name, rate in rates["memory"].items()]
-        yield f"### {record['name']}, {named(record)}"
+        yield f"### {record['name']}, {case_title(record)}"
         yield f"Measured in the same run with {record['threads']} threads: {', '.join(stated)}."
         yield table(
             {"stage": stage["name"], "GFLOP": f"{stage['operations'] / 1e9:.2f}"}
@@ -271,13 +271,13 @@ def _limit(records: Sequence[Record]) -> Lines:
             | {"bound by": stage["bound"]}
             for stage in (*record["stages"], record["total"])
         )
-        yield from above_limit({LIMIT_SHARES[-1]: 100 * stage["share"]} for stage in record["stages"])
+        yield from limit_note({LIMIT_SHARES[-1]: 100 * stage["share"]} for stage in record["stages"])
         yield f"Each block alone; the network as one takes {1e3 * record['network_seconds']:.1f} ms."
 
 
 def _growth(records: Sequence[Record]) -> Lines:
     for record in records:
-        yield f"### {named(record)}"
+        yield f"### {case_title(record)}"
         fit = f"{record['what']}^{record['exponent']:.2f} (standard error {record['error']:.2f})"
         yield f"seconds ∝ {fit}; expected {record['expected']}: {record['why']}."
         points = zip(record["x"], record["seconds"], strict=True)
@@ -311,9 +311,9 @@ def _checks(records: Sequence[Record]) -> Lines:
         for record in members:
             rows = record.get("rows", ())
             more = f", the first {_MOST_ROWS} of {len(rows)} rows" if len(rows) > _MOST_ROWS else ""
-            yield f"**{named(record)}**{more}" if rows else ""
+            yield f"**{case_title(record)}**{more}" if rows else ""
             yield table({k: _share(k, v) for k, v in row.items()} for row in rows[:_MOST_ROWS])
-            yield from above_limit(rows[:_MOST_ROWS])
+            yield from limit_note(rows[:_MOST_ROWS])
             yield "\n".join(f"- not run: {gap['what']}: {gap['why']}" for gap in record.get("missing", ()))
 
 
@@ -325,7 +325,7 @@ def _check_row(record: Record) -> Mapping[str, object]:
     fields = {"kind", "case", "title", "status", "why", "seconds", "figures", "rows", "missing", "date", "part"}
     fields |= {"weights", "warnings"}
     figures = record.get("figures", {}) | {key: value for key, value in record.items() if key not in fields}
-    check = ": ".join(filter(None, (named(record), record.get("title"))))
+    check = ": ".join(filter(None, (case_title(record), record.get("title"))))
     outcome = {"status": record.get("status", ""), "seconds": record.get("seconds", "")}
     text = "; ".join(filter(None, (record.get("why"), figures and _cell(figures))))
     return {"check": check, **outcome, "figures": text}

@@ -71,11 +71,19 @@ def argument_parser() -> argparse.ArgumentParser:
     add("--save", type=_forms, action="extend", metavar="FORMS", help=forms)
     add("--no-overlay", dest="overlay", action="store_false", help="save no overlay")
     add(
-        "--alpha", type=cli.number(0, 1), default=0.5, metavar="A", help="share of the overlay's colours (default: 0.5)"
+        "--alpha",
+        type=cli.number(0, 1),
+        default=0.5,
+        metavar="A",
+        help="opacity of the class colours in overlays, 0 to 1 (default: 0.5)",
     )
     kind = "file format of overlays: png, or the smaller jpeg or webp (default: png)"
     add("--overlay-format", choices=OVERLAY_SUFFIXES, help=kind)
-    add("--side-by-side", action="store_true", help="the picture as it is on the overlay's left; of videos too")
+    add(
+        "--side-by-side",
+        action="store_true",
+        help="put the unchanged picture to the left of its overlay, in videos as well",
+    )
     half = "of the probabilities that are saved (default: float32)"
     add("--probability-type", choices=("float32", "float16"), default="float32", help=half)
     lines = "write a JSON line for each picture to FILE, or with - to the standard output"
@@ -114,8 +122,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 check_palette(segmenter.labels.count)
             with open_lines(arguments.json) as stream:
                 lines = JsonLines(stream, sha256(Path(arguments.bundle) / MANIFEST))
-                look = {"alpha": arguments.alpha, "side_by_side": arguments.side_by_side}
-                settings = Settings(forms, arguments.probability_type, inference, look, suffix)
+                style = {"alpha": arguments.alpha, "side_by_side": arguments.side_by_side}
+                settings = Settings(forms, arguments.probability_type, inference, style, suffix)
                 for reason in search.unreadable:
                     lines.failed(None, ImageError, reason)
                 failed = _segment_all(segmenter, settings, jobs, lines)
@@ -196,12 +204,12 @@ def outputs(stem: Path, forms: Iterable[str] = DEFAULT, overlay_suffix: str = ".
 
 @dataclass(frozen=True)
 class Settings:
-    """What is saved of each picture, and how it is shown to the network; ``look`` are arguments of the overlay."""
+    """What is saved of each picture, and how it is shown to the network; ``style`` are arguments of the overlay."""
 
     forms: tuple[str, ...]
     probability_type: str
     inference: Inference
-    look: dict[str, Any]
+    style: dict[str, Any]
     overlay_suffix: str
 
 
@@ -239,7 +247,7 @@ def _segment(
     }
     with timer("read"):
         image = picture.read()
-        arguments["overlay"] = {"image": image, **settings.look}
+        arguments["overlay"] = {"image": image, **settings.style}
         if "geotiff" in files:
             arguments["geotiff"] = {"georeference": read_georeference(picture.location)}
     segmentation = segmenter(image, inference=settings.inference, probabilities="probabilities" in files)

@@ -65,8 +65,8 @@ def run(arguments: argparse.Namespace) -> int:
         rate = arguments.fps or reader.rate
         start = time.perf_counter()
         with writing(out, rate) as writer:
-            look = {"alpha": arguments.alpha, "side_by_side": arguments.side_by_side}
-            stopped = segment_video(segmenter, inference, reader, writer, arguments.show_every or 1, look)
+            style = {"alpha": arguments.alpha, "side_by_side": arguments.side_by_side}
+            stopped = segment_video(segmenter, inference, reader, writer, arguments.show_every or 1, style)
             if not writer.frames:
                 raise stopped or ImageError(f"{source}: not a single frame could be read")
         seconds = time.perf_counter() - start
@@ -137,11 +137,11 @@ def segment_video(
     reader: VideoReader,
     writer: VideoWriter,
     show_every: int = 1,
-    look: Mapping[str, Any] = MappingProxyType({}),
+    style: Mapping[str, Any] = MappingProxyType({}),
 ) -> BaseException | None:
     """Write every frame; return what ended it early, Ctrl-C or an error after which the frames until then are kept.
 
-    ``look`` are arguments of `Segmentation.overlay`.
+    ``style`` are arguments of `Segmentation.overlay`.
     """
     from tqdm import tqdm
 
@@ -152,7 +152,7 @@ def segment_video(
     with ThreadPoolExecutor(1) as pool, bar:
         try:
             for frame, segmentation in player.labelled(segmenter.map(player.shown(), order="bgr", inference=inference)):
-                pending.append(pool.submit(_draw, writer, frame, segmentation, look))
+                pending.append(pool.submit(_draw, writer, frame, segmentation, style))
                 if len(pending) > _BACKLOG:
                     pending.popleft().result()
                 bar.update()
@@ -166,7 +166,7 @@ def segment_video(
     return stopped
 
 
-def _draw(writer: VideoWriter, frame: Frame, segmentation: Segmentation, look: Mapping[str, Any]) -> None:
+def _draw(writer: VideoWriter, frame: Frame, segmentation: Segmentation, style: Mapping[str, Any]) -> None:
     """Write a frame's overlay, without what would change from frame to frame: the legend's size, and hatching."""
-    overlay = segmentation.overlay(frame.image, legend=False, hatching=False, order="bgr", **look)
+    overlay = segmentation.overlay(frame.image, legend=False, hatching=False, order="bgr", **style)
     writer.write(overlay[:, :, ::-1], frame.seconds)

@@ -83,8 +83,8 @@ def _write_pages(datasets: list[PictureSet], findings: list[Findings], samples: 
     sections = []
     for dataset, of_split in zip(datasets, findings, strict=True):
         chosen = [of_split.usable[i] for i in spread(len(of_split.usable), samples)]
-        facts = [f"{len(dataset)} pictures, {len(of_split.usable) + len(of_split.problems)} read", *of_split.lines()]
-        sections.append(Section(dataset, of_split, facts, of_split.told(), chosen))
+        facts = [f"{len(dataset)} pictures, {len(of_split.usable) + len(of_split.problems)} read", *of_split.facts()]
+        sections.append(Section(dataset, of_split, facts, of_split.complaints(), chosen))
     pairs = [(section.dataset, index) for section in sections for index in section.samples]
     for target in targets:
         if target.suffix.lower() == ".html":
@@ -131,7 +131,7 @@ class Findings(Coverage):
     problems: list[str] = field(default_factory=list)
     doubts: list[str] = field(default_factory=list)
 
-    def lines(self) -> list[str]:
+    def facts(self) -> list[str]:
         """Sizes of the pictures, and the share of ignored pixels."""
         if not self.usable:
             return []
@@ -141,7 +141,7 @@ class Findings(Coverage):
             f"ignored: {percent(self.ignored / self.total, 1)} % of the pixels",
         ]
 
-    def told(self) -> list[str]:
+    def complaints(self) -> list[str]:
         """What is wrong, a line each; of many pictures the first."""
         listed = [f"cannot be used: {problem}" for problem in self.problems[:_LISTED]]
         more = len(self.problems) - _LISTED
@@ -193,9 +193,9 @@ def report(dataset: PictureSet, findings: Findings, complete: int | None) -> str
     note = f" (the complete dataset has {complete})" if complete and complete != len(dataset) else ""
     read = len(findings.usable) + bad
     lines = [f"{dataset.name} {dataset.split}: {len(dataset)} pictures{note}, {read} read, {bad} bad"]
-    lines += [f"  {line}" for line in findings.lines()]
+    lines += [f"  {line}" for line in findings.facts()]
     lines += _classes(dataset, findings) if findings.usable else []
-    return "\n".join([*lines, *(f"  {line}" for line in findings.told())])
+    return "\n".join([*lines, *(f"  {line}" for line in findings.complaints())])
 
 
 def _classes(dataset: PictureSet, findings: Findings) -> Iterator[str]:

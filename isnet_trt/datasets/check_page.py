@@ -17,14 +17,14 @@ from isnet_trt.metrics import percent
 from isnet_trt.opencv import cv2
 from isnet_trt.pictures.files import Image, encode_png, encode_result
 from isnet_trt.pictures.legend import PAPER, Entry, pad, swatch
-from isnet_trt.pictures.overlay import VOID_NAME, Look, draw, paint
+from isnet_trt.pictures.overlay import VOID_NAME, OverlayStyle, draw, paint
 from isnet_trt.settings import Size
 
 _TILE: Size = (260, 360)
 """Largest (height, width) of a picture on the sheet."""
 _LARGE_TILE: Size = (480, 640)
 """The same on the HTML page."""
-_LOOK = Look(alpha=0.8, void=True)
+_OVERLAY = OverlayStyle(alpha=0.8, void=True)
 _LINE = 22
 _INK = (30, 30, 30)
 _STYLE = """
@@ -71,7 +71,7 @@ def _section(section: Section) -> Iterator[str]:
         yield "<p>Each picture, and the same under the colours of its labels. Ignored pixels are hatched both ways.</p>"
     for index in section.samples:
         image, labels = _sample(section.dataset, index, _LARGE_TILE)
-        overlay, entries = paint(image, labels, *_classes(section.dataset), _LOOK)
+        overlay, entries = paint(image, labels, *_classes(section.dataset), _OVERLAY)
         caption = _file_name(section.dataset, index)
         figures = (
             pages.figure(encode_result(drawn, ".webp"), "image/webp", text)
@@ -114,7 +114,7 @@ def page(samples: Sequence[tuple[PictureSet, int]]) -> Image:
 
 def _row(dataset: PictureSet, index: int) -> Image:
     image, labels = _sample(dataset, index, _TILE)
-    overlay = draw(image, labels, *_classes(dataset), _LOOK)
+    overlay = draw(image, labels, *_classes(dataset), _OVERLAY)
     height = max(len(image), len(overlay))
     pair = np.hstack([pad(image, height, _TILE[1] + _LINE // 2), pad(overlay, height)])
     return np.vstack([_caption(f"{dataset.split}: {_file_name(dataset, index)}", pair.shape[1]), pair])

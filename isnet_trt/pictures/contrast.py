@@ -1,4 +1,4 @@
-"""Colours compared as eyes see them (OKLab), and the hatching of classes whose colour is too close to another."""
+"""Perceptual distances of colours (OKLab), and the hatching of classes whose colour is too close to another."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ TOO_CLOSE = 0.10
 
 Black and white are 1 apart; about 0.02 can just be told apart on plain patches."""
 PLAIN, CROSSED = 0, 16
-"""Codes of `hatching`: no lines; lines both ways, which no class gets."""
+"""Patterns of `hatching`: no lines; lines both ways, which no class gets."""
 HATCHED = 0.7
 """Strength of the lines of hatching in `draw_lines`."""
 _BITS = (1, 2, 4, 8)
 """Of lines /, \\, ─ and │ in the tile that `lines` repeats."""
 PATTERNS = (*_BITS, 4 | 8)
-"""Codes of classes that are not plain; the last is a grid."""
+"""Patterns of classes that are not plain; the last is a grid."""
 _LUMA, _GREY = np.array([0.299, 0.587, 0.114], np.float32), 118
 """Weights of R, G and B, and the level half as light as white."""
 _LEVELS = np.arange(256) / 255
@@ -58,17 +58,17 @@ def distance(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> NDArray[np.
 
 
 def hatching(present: Iterable[int], palette: NDArray[np.uint8], like_image: Iterable[int]) -> dict[int, int]:
-    """Class -> code of its lines, so that classes of close colours differ in their lines.
+    """Class -> pattern of its lines, so that classes of close colours differ in their lines.
 
     ``present`` are the classes of the image, the largest first, ``palette`` uint8 (K, 3) RGB, ``like_image`` the
     classes whose colour is too close to the image under them; those are never plain. A class with more close
-    neighbours than there are codes shares that of the one least close.
+    neighbours than there are patterns shares that of the one least close.
     """
     order, unlike = list(present), set(like_image)
     options = np.array((PLAIN, *PATTERNS))
     colours = oklab(palette[order])
     apart = np.linalg.norm(colours[:, None] - colours, axis=2)
-    nearest = np.full((len(order), len(options)), TOO_CLOSE)  # of the classes with each code; no further than needed
+    nearest = np.full((len(order), len(options)), TOO_CLOSE)  # of the classes with each pattern; no further than needed
     nearest[[number in unlike for number in order], 0] = -1
     chosen = []
     for row in range(len(order)):
@@ -88,10 +88,10 @@ def like_image(
     return np.flatnonzero((counts > 0) & (apart < TOO_CLOSE * counts))
 
 
-def lines(shape: tuple[int, ...], codes: Mapping[int, int], ids: NDArray[np.unsignedinteger]) -> NDArray[np.bool_]:
+def lines(shape: tuple[int, ...], patterns: Mapping[int, int], ids: NDArray[np.unsignedinteger]) -> NDArray[np.bool_]:
     """Where lines of hatching lie, (H, W): those of each pixel's class, one pixel wide."""
     bits = np.zeros(np.iinfo(ids.dtype).max + 1, np.uint8)
-    bits[list(codes)] = list(codes.values())
+    bits[list(patterns)] = list(patterns.values())
     period = int(np.clip(min(shape) // 64, 5, 16))
     y, x = np.indices((period, period))
     on_lines = ((x + y) % period == 0, (x - y) % period == 0, y == 0, x == 0)

@@ -23,10 +23,10 @@ _LONGEST = 28
 
 @dataclass(frozen=True)
 class Entry:
-    """A class: its colour, uint8 (3,) RGB, and the code of its lines (`isnet_trt.pictures.contrast`); name; figure."""
+    """A class: its colour, uint8 (3,) RGB, its lines (a pattern of `isnet_trt.pictures.contrast`), name and figure."""
 
     colour: NDArray[np.uint8]
-    code: int
+    pattern: int
     name: str
     figure: str
 
@@ -127,9 +127,9 @@ def _draw_entry(panel: Image, entry: Entry, corner: tuple[int, int], width: int,
 def swatch(entry: Entry, height: int, width: int) -> Image:
     """A patch of the entry's colour with its lines, uint8 (height, width, 3) RGB."""
     patch = np.full((height, width, 3), entry.colour, np.uint8)
-    if entry.code:
+    if entry.pattern:
         ids = np.zeros((height, width), np.uint8)
-        contrast.draw_lines(patch, contrast.lines(ids.shape, {0: entry.code}, ids), contrast.HATCHED)
+        contrast.draw_lines(patch, contrast.lines(ids.shape, {0: entry.pattern}, ids), contrast.HATCHED)
     return patch
 
 

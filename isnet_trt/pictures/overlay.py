@@ -1,4 +1,4 @@
-"""Pictures to look at: an image blended with its label colours, with outlines, hatching and a legend."""
+"""Overlays: an image blended with its label colours, with outlines, hatching and a legend."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ VOID_NAME = "(ignored)"
 
 
 @dataclass(frozen=True)
-class Look:
+class OverlayStyle:
     """How an overlay is drawn; the fields are those arguments of `isnet_trt.Segmentation.overlay`.
 
     ``void`` hatches the pixels without a class, which otherwise stay as they are, and gives them a line in the legend.
@@ -48,7 +48,7 @@ def draw(
     labels: NDArray[np.unsignedinteger],
     names: Sequence[str],
     palette: NDArray[np.uint8],
-    look: Look,
+    style: OverlayStyle,
 ) -> Image:
     """``image`` under the colours of its label map; uint8 (H', W', 3) RGB.
 
@@ -58,17 +58,21 @@ def draw(
     Raises:
         ImageError: the image has another size than the label map.
     """
-    blended, entries = paint(image, labels, names, palette, look)
-    if look.side_by_side:
+    blended, entries = paint(image, labels, names, palette, style)
+    if style.side_by_side:
         gap = np.full((len(image), max(2, image.shape[1] // 100), 3), PAPER, np.uint8)
         blended = np.hstack([image, gap, blended])
-    return attach(blended, entries) if look.legend else blended
+    return attach(blended, entries) if style.legend else blended
 
 
 def paint(
-    image: Image, labels: NDArray[np.unsignedinteger], names: Sequence[str], palette: NDArray[np.uint8], look: Look
+    image: Image,
+    labels: NDArray[np.unsignedinteger],
+    names: Sequence[str],
+    palette: NDArray[np.uint8],
+    style: OverlayStyle,
 ) -> tuple[Image, list[Entry]]:
-    """``image`` under the colours of its label map, and the lines of its legend where ``look`` has one.
+    """``image`` under the colours of its label map, and the lines of its legend where ``style`` has one.
 
     Arguments and errors are those of `draw`.
     """
@@ -78,17 +82,17 @@ def paint(
             "pass the picture that was segmented"
         )
     ids, classes = with_void(labels, len(names)), len(names)
-    blended = np.asarray(cv2.addWeighted(image, 1 - look.alpha, colours(ids, palette), look.alpha, 0), np.uint8)
+    blended = np.asarray(cv2.addWeighted(image, 1 - style.alpha, colours(ids, palette), style.alpha, 0), np.uint8)
     is_void = ids >= classes
     if is_void.any():
         cv2.copyTo(image, is_void.view(np.uint8), blended)
     areas = _areas(ids, classes)
-    codes = _codes(ids, image, palette, areas, look)
-    if any(codes.values()):
-        contrast.draw_lines(blended, contrast.lines(ids.shape, codes, ids), contrast.HATCHED)
-    if look.outlines:
+    patterns = _patterns(ids, image, palette, areas, style)
+    if any(patterns.values()):
+        contrast.draw_lines(blended, contrast.lines(ids.shape, patterns, ids), contrast.HATCHED)
+    if style.outlines:
         contrast.draw_lines(blended, _outlines(ids, areas), 1.0)
-    return blended, _entries(ids, names, palette, codes) if look.legend else []
+    return blended, _entries(ids, names, palette, patterns) if style.legend else []
 
 
 def _sampled(array: NDArray[np.unsignedinteger], shape: tuple[int, ...]) -> NDArray[np.unsignedinteger]:
@@ -102,19 +106,23 @@ def _areas(ids: NDArray[np.unsignedinteger], classes: int) -> NDArray[np.int64]:
     return np.asarray(np.bincount(_sampled(ids, ids.shape).ravel(), minlength=classes)[:classes], np.int64)
 
 
-def _codes(
-    ids: NDArray[np.unsignedinteger], image: Image, palette: NDArray[np.uint8], areas: NDArray[np.int64], look: Look
+def _patterns(
+    ids: NDArray[np.unsignedinteger],
+    image: Image,
+    palette: NDArray[np.uint8],
+    areas: NDArray[np.int64],
+    style: OverlayStyle,
 ) -> dict[int, int]:
-    """Value of the label map -> code of its lines."""
-    codes = {}
-    if look.hatching:
+    """Value of the label map -> pattern of its lines."""
+    patterns = {}
+    if style.hatching:
         sample = _sampled(ids, ids.shape).ravel()
         like = contrast.like_image(sample, _sampled(image, ids.shape).reshape(-1, 3), palette)
         present = sorted(np.flatnonzero(areas), key=lambda number: (-areas[number], number))
-        codes = contrast.hatching(map(int, present), palette, map(int, like))
-    if look.void:
-        codes[int(np.iinfo(ids.dtype).max)] = contrast.CROSSED
-    return codes
+        patterns = contrast.hatching(map(int, present), palette, map(int, like))
+    if style.void:
+        patterns[int(np.iinfo(ids.dtype).max)] = contrast.CROSSED
+    return patterns
 
 
 def _outlines(ids: NDArray[np.unsignedinteger], areas: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -134,18 +142,18 @@ def _outlines(ids: NDArray[np.unsignedinteger], areas: NDArray[np.int64]) -> NDA
 
 
 def _entries(
-    ids: NDArray[np.unsignedinteger], names: Sequence[str], palette: NDArray[np.uint8], codes: Mapping[int, int]
+    ids: NDArray[np.unsignedinteger], names: Sequence[str], palette: NDArray[np.uint8], patterns: Mapping[int, int]
 ) -> list[Entry]:
     """The legend's lines, the largest class first; void last where it is hatched."""
     void = int(np.iinfo(ids.dtype).max)
     shares = class_shares(ids, len(names))
     entries = [
-        Entry(palette[number], codes.get(number, contrast.PLAIN), names[number], _share_text(share))
+        Entry(palette[number], patterns.get(number, contrast.PLAIN), names[number], _share_text(share))
         for number, share in shares.items()
     ]
     missing = 1 - sum(shares.values())
-    if void in codes and missing > 1e-9:
-        entries.append(Entry(np.array(PAPER, np.uint8), codes[void], VOID_NAME, _share_text(missing)))
+    if void in patterns and missing > 1e-9:
+        entries.append(Entry(np.array(PAPER, np.uint8), patterns[void], VOID_NAME, _share_text(missing)))
     return entries
 
 

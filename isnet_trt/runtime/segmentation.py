@@ -19,7 +19,7 @@ from isnet_trt.pictures.forms import check_form
 from isnet_trt.pictures.geotiff import Georeference, geotiff, read_georeference
 from isnet_trt.pictures.interop import image_from
 from isnet_trt.pictures.label_maps import class_shares, coco_dataset, color_mask, colours, palette_png, with_void
-from isnet_trt.pictures.overlay import Look, draw
+from isnet_trt.pictures.overlay import OverlayStyle, draw
 from isnet_trt.pictures.polygons import feature_collection
 from isnet_trt.pictures.results import mark_png, mark_tiff
 
@@ -84,8 +84,8 @@ class Segmentation:
             ImageError: ``image`` has another size than the label map, is in GPU memory, or cannot be read.
             SettingsError: ``alpha`` is out of range.
         """
-        look = Look(alpha, legend, outlines, hatching, side_by_side)
-        return draw(image_from(image, order).rgb(), self._host_labels, self.names, self.palette, look)
+        style = OverlayStyle(alpha, legend, outlines, hatching, side_by_side)
+        return draw(image_from(image, order).rgb(), self._host_labels, self.names, self.palette, style)
 
     def color_mask(self) -> NDArray[np.uint8]:
         """Palette colours with alpha, uint8 (H, W, 4) RGBA: alpha is 255, and all four channels 0 where void is."""

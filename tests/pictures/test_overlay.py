@@ -14,7 +14,7 @@ from isnet_trt.errors import ImageError
 from isnet_trt.pictures import contrast
 from isnet_trt.pictures.files import decode_image, encode_result
 from isnet_trt.pictures.legend import PAPER
-from isnet_trt.pictures.overlay import Look, draw
+from isnet_trt.pictures.overlay import OverlayStyle, draw
 from isnet_trt.pictures.results import is_result
 from isnet_trt.recipes import recipe
 
@@ -60,19 +60,19 @@ def test_oklab_has_the_published_values():
 def test_every_class_differs_from_the_larger_ones_in_colour_or_lines(seed):
     palette = np.asarray(ADE.palette, np.uint8)
     present = [int(number) for number in np.random.default_rng(seed).permutation(150)[:12]]
-    codes = contrast.hatching(present, palette, present[:2])
+    patterns = contrast.hatching(present, palette, present[:2])
     for first, second in itertools.combinations(present, 2):
         if contrast.distance(palette[first], palette[second]) < contrast.TOO_CLOSE:
-            assert codes[first] != codes[second]
-    assert contrast.PLAIN not in (codes[present[0]], codes[present[1]])
-    assert sum(code == contrast.PLAIN for code in codes.values()) >= 5
+            assert patterns[first] != patterns[second]
+    assert contrast.PLAIN not in (patterns[present[0]], patterns[present[1]])
+    assert sum(pattern == contrast.PLAIN for pattern in patterns.values()) >= 5
 
 
 def test_where_lines_run_out_the_least_close_share_them():
     palette = np.array([(100 + 3 * i, 50, 50) for i in range(8)], np.uint8)
-    codes = contrast.hatching(range(8), palette, [])
-    assert set(codes.values()) == {contrast.PLAIN, *contrast.PATTERNS}
-    assert (codes[6], codes[7]) == (codes[0], codes[1])
+    patterns = contrast.hatching(range(8), palette, [])
+    assert set(patterns.values()) == {contrast.PLAIN, *contrast.PATTERNS}
+    assert (patterns[6], patterns[7]) == (patterns[0], patterns[1])
 
 
 # --- outlines
@@ -137,13 +137,13 @@ def test_ignored_pixels_are_hatched_where_asked():
     labels = halves(200, 300)
     labels[:, 60:] = 255
     palette = np.array([RED, BLUE], np.uint8)
-    drawn = draw(image, labels, ("a", "b"), palette, Look(legend=False, void=True))
+    drawn = draw(image, labels, ("a", "b"), palette, OverlayStyle(legend=False, void=True))
     region = drawn[:, 61:].reshape(-1, 3)
     kinds = {tuple(colour) for colour in np.unique(region, axis=0).tolist()}
     assert len(kinds) == 2
     assert (128, 128, 128) in kinds
-    with_legend = draw(image, labels, ("a", "b"), palette, Look(void=True))
-    without = draw(image, labels, ("a", "b"), palette, Look())
+    with_legend = draw(image, labels, ("a", "b"), palette, OverlayStyle(void=True))
+    without = draw(image, labels, ("a", "b"), palette, OverlayStyle())
     assert (panel(with_legend, (200, 300)) != PAPER).any(-1).sum() > (panel(without, (200, 300)) != PAPER).any(-1).sum()
 
 
@@ -199,14 +199,14 @@ def test_side_by_side_has_the_image_on_its_left():
 def test_labels_of_sixteen_bits_are_drawn_alike():
     image = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
     labels, palette = patches(60, 80, 5), np.asarray(ADE.palette, np.uint8)
-    narrow, wide = (draw(image, labels.astype(t), ADE.names, palette, Look()) for t in (np.uint8, np.uint16))
+    narrow, wide = (draw(image, labels.astype(t), ADE.names, palette, OverlayStyle()) for t in (np.uint8, np.uint16))
     assert (narrow == wide).all()
 
 
 def test_as_many_classes_as_the_type_has_values():
     palette = np.random.default_rng(0).integers(0, 256, (256, 3), np.uint8)
     labels, image = patches(64, 96, 256).astype(np.uint8), np.zeros((64, 96, 3), np.uint8)
-    drawn = draw(image, labels, [str(number) for number in range(256)], palette, Look())
+    drawn = draw(image, labels, [str(number) for number in range(256)], palette, OverlayStyle())
     assert (drawn[:64, :96] != 0).any(-1).mean() > 0.5
 
 
