@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from isnet_trt.errors import BuildError
 from isnet_trt.export.fp32_fallback import Half
 from isnet_trt.export.onnx_edit import CODES, copied, element_types, set_opset, with_nodes
 
@@ -35,7 +36,16 @@ def cast_to_half(proto: onnx.ModelProto, half: Half, fp32_nodes: Collection[str]
 
     Tensors and nodes keep their names, so that block outputs are still found by name; the cast of a tensor ``t`` is
     called ``t::fp16``, ``t::bf16`` or ``t::fp32``.
+
+    Raises:
+        BuildError: the graph has control flow, whose branches read its tensors by names of their own.
     """
+    branching = [node for node in proto.graph.node if any(each.HasField("g") for each in node.attribute)]
+    if branching:
+        raise BuildError(
+            f"the graph has control flow ({branching[0].op_type} {branching[0].name}), which stays float32: use "
+            "--precision fp32, or export the network for fixed choices"
+        )
     return _HalfWriter(proto, half, frozenset(fp32_nodes)).write()
 
 

@@ -13,7 +13,7 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from isnet_trt.errors import BuildError, first_few
+from isnet_trt.errors import BuildError, IsnetError, first_few
 from isnet_trt.export.graph import INPUT, OUTPUT
 from isnet_trt.export.intake.enlargement import Enlargement, enlarged, last_resize, without_last_resize
 from isnet_trt.export.intake.normal_form import normalise, raised
@@ -73,12 +73,14 @@ def take_in(
         SettingsError: a name is missing or unknown, or the recipe contradicts the network.
         BuildError: the network cannot be used; the message says why and what to do.
     """
-    model = ir.serde.deserialize_model(proto)
+    with _invalid(source):
+        model = ir.serde.deserialize_model(proto)
     select_ports(model, source, *ports)
     reference = ir.serde.serialize_model(model)
     converted, note = raised(reference)
-    model = ir.serde.deserialize_model(copied(converted))  # weights are shared: a new name would be the reference's
-    normalise(model)
+    with _invalid(source):
+        model = ir.serde.deserialize_model(copied(converted))  # weights are shared: a new name would be the reference's
+        normalise(model)
     size, batch = _fixed(model.graph.inputs[0])
     with opened(reference, source) as run:
         network = Network(run, built_in(preprocess), classes, source, size, batch)
@@ -91,6 +93,21 @@ def take_in(
     end = model.graph.outputs[0].producer()
     activation: Activation = _ACTIVATIONS.get(end.op_type, "none") if end is not None else "none"
     return Intake(ir.serde.serialize_model(model), reference, probed, activation, kind, reference_stride, sample)
+
+
+@contextlib.contextmanager
+def _invalid(source: str) -> Iterator[None]:
+    """Re-raise what onnx_ir raises for a graph that breaks ONNX's rules as BuildError with its first cause."""
+    try:
+        yield
+    except IsnetError:
+        raise
+    except Exception as error:  # it wraps exceptions of many types in its own
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        reason = " ".join(str(cause).split())[:300]
+        raise BuildError(f"{source} is not a valid ONNX graph: {reason}; export the network again") from None
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from onnx import numpy_helper
 from isnet_trt.errors import BuildError, SettingsError
 from isnet_trt.export.intake.enlargement import enlarged
 from isnet_trt.export.intake.graph import Intake, take_in
+from isnet_trt.export.precision import cast_to_half
 from isnet_trt.export.sessions import open_session
 from isnet_trt.settings import Preprocess
 
@@ -236,6 +237,29 @@ def test_the_remedy_works(body: str, inputs: str, ports: tuple[str | None, str |
     kind = "int64[n, p, q] y" if body is ARG_MAX else "float[n, k, p, q] y"
     intake = taken(network(body, inputs=inputs, outputs=kind), *ports)
     np.testing.assert_allclose(outputs(intake.proto, picture()), outputs(network(), picture()), atol=1e-5)
+
+
+def test_a_graph_that_breaks_the_rules_of_onnx() -> None:
+    proto = network()
+    proto.graph.node[1].output[0] = proto.graph.node[0].output[0]
+    with pytest.raises(BuildError, match=r"model.onnx is not a valid ONNX graph: .*redeclared"):
+        taken(proto)
+
+
+BRANCHES = """
+    t = Constant <value_int: int = 1> ()
+    choice = Cast <to: int = 9> (t)
+    y = If (choice) <then_branch = one () => (float p) { p = Relu (low) }, else_branch = two () => (float q) {
+        q = Abs (low)
+    }>
+"""
+
+
+def test_control_flow_stays_float32() -> None:
+    intake = taken(network(LOW + BRANCHES))
+    np.testing.assert_allclose(outputs(intake.proto, picture()), outputs(intake.reference, picture()), atol=1e-5)
+    with pytest.raises(BuildError, match=r"control flow \(If .*use --precision fp32"):
+        cast_to_half(intake.proto, "fp16")
 
 
 def test_the_recipe_and_the_network_contradict_each_other() -> None:
