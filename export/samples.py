@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -124,7 +124,8 @@ def samples(
     if static and not chosen:
         readable = held_out.readable if held_out and origin == "held out" else inputs.readable
         gate = load_inputs(recipe.preprocess, readable, static, most, recipe.network)
-    return Samples(gate, _evidence(origin, chosen or Path(calib), gate, inputs.files), typical, inputs, left_out)
+    used = inputs.files[: limit + len(inputs.skipped)]  # each input of the first round is of another picture
+    return Samples(gate, _evidence(origin, chosen or Path(calib), gate, used), typical, inputs, left_out)
 
 
 def _readable(inputs: CalibrationInputs) -> list[NetworkInput]:
@@ -141,7 +142,7 @@ def _evidence(
     files = list(dict.fromkeys(item.file for item in gate if item.file))
     # Only files of equal size can have equal content.
     sizes = {file.stat().st_size for file in files}
-    known = {sha256(file) for file in calibration if file.is_file() and file.stat().st_size in sizes}
+    known = {_digest(file, sizes) for file in calibration}
     digests = [sha256(file) for file in files]
     images = tuple(
         ComparedImage(printable(file.name), digest, digest in known)
@@ -149,3 +150,11 @@ def _evidence(
     )
     available = len(pictures_in(folder)) if folder is not None and folder.is_dir() else len(files)
     return Evidence(origin, printable(str(folder or "")), images, available, len(calibration))
+
+
+def _digest(file: Path, sizes: Collection[int]) -> str:
+    """SHA-256 of a calibration image of one of these sizes; empty for others, and for those that cannot be read."""
+    try:
+        return sha256(file) if file.is_file() and file.stat().st_size in sizes else ""
+    except OSError:
+        return ""

@@ -24,6 +24,7 @@ from isnet_trt.commands import evaluate
 from isnet_trt.commands.evaluate import _choose_gpu
 from isnet_trt.datasets.layouts import label_values, open_dataset
 from isnet_trt.errors import SettingsError
+from isnet_trt.evaluation.examples import Example, worst
 from isnet_trt.evaluation.labelled import DrawnScenes, open_labelled
 from isnet_trt.evaluation.picture import draw, grouped, interactive, row_shares
 from isnet_trt.files import write_file
@@ -401,6 +402,22 @@ def test_the_page_says_what_it_was_made_with_and_shows_the_worst_pictures(datase
     assert all((out / name).is_file() for name in shown)
     html = (out / "evaluation.html").read_text("utf-8")
     assert not re.search(r"""(?:src|href)=["'](?!data:|#)""", html)
+
+
+def test_the_worst_pictures_are_kept_and_their_smallest_difference_is_marked():
+    truth = np.zeros((400, 1400), np.int64)
+    truth[:200] = 255
+    kept: list[Example] = []
+    for name, wrong in (("a", 0), ("c", 1), ("b", 1), ("d", 3)):
+        labels = truth.copy()
+        labels[200, 7 : 7 + wrong] = 1
+        labels[0] = 2  # where there is no truth nothing is wrong
+        example = Example.of(name, np.zeros((400, 1400, 3), np.uint8), truth, labels, classes=2)
+        assert example.equal == 1 - wrong / (200 * 1400)
+        assert example.image.shape == (160, 560, 3)
+        assert example.differs.any() == (wrong > 0)  # a single pixel of six that a panel's pixel stands for
+        kept = worst(3, kept, example)
+    assert [example.name for example in kept] == ["d", "b", "c"]
 
 
 def test_a_matrix_of_many_classes_is_grouped():

@@ -98,6 +98,8 @@ def test_given_pictures_that_are_calibrated_on_are_found_by_content(tmp_path: Pa
         ("proof3.png", False),
     ]
     assert not result.evidence.independent
+    (tmp_path / "calib" / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    assert samples(DEMO, tmp_path / "calib", 8, tmp_path / "proof", None).evidence.images == result.evidence.images
     assert samples(DEMO, None, 8, None, None).evidence.origin == "built-in"
     assert len(samples(DEMO, tmp_path / "calib", 8, tmp_path / "proof", None, 1).gate) == 1
 
