@@ -328,7 +328,7 @@ def test_labels_of_test_pictures_for_a_server(dataset, tmp_path, capsys, name, f
         ("{data} --dataset lip --data {data}", "is not a bundle"),
         ("{data}/val_images --dataset lip --data {data} --engine onnxruntime", "is not a bundle"),
         ("{bundle}/model.onnx --dataset lip --data {data} --engine onnxruntime", "is a checkpoint, which PyTorch runs"),
-        ("{bundle}/model.onnx --dataset lip --data {data}", "is not a PyTorch checkpoint"),
+        ("{bundle}/model.onnx --dataset lip --data {data}", "is an ONNX graph, no checkpoint"),
         ("{bundle} --dataset lip --data {data} --out {bundle}/model.onnx", "cannot be created"),
         ("{bundle} --dataset lip --data {data} --export {bundle}/model.onnx", "--export"),
         ("{bundle} --dataset lip --data {data} --export {data}/val_segmentations", "is one of the files read"),
@@ -410,7 +410,7 @@ def test_the_worst_pictures_are_kept_and_their_smallest_difference_is_marked():
     kept: list[Example] = []
     for name, wrong in (("a", 0), ("c", 1), ("b", 1), ("d", 3)):
         labels = truth.copy()
-        labels[200, 7 : 7 + wrong] = 1
+        labels[201, 8 : 8 + wrong] = 1
         labels[0] = 2  # where there is no truth nothing is wrong
         example = Example.of(name, np.zeros((400, 1400, 3), np.uint8), truth, labels, classes=2)
         assert example.equal == 1 - wrong / (200 * 1400)
