@@ -139,7 +139,11 @@ class Mosaic:
         rows, columns = (rows[0] + top, rows[1] + top), (columns[0] + left, columns[1] + left)
         if scores.shape[1:] == size:
             piece = scores[:, slice(*rows), slice(*columns)]
-            return probabilities(piece) if self.softmax else piece
+            if not self.softmax:
+                return piece
+            # Copied first: each class lies in pages of its own, and softmax reads its scores several times.
+            piece = piece.copy()
+            return probabilities(piece, out=piece)
         aligned = self.network.upsampling == "align_corners"
         y = taps(scores.shape[1], size[0], *rows, aligned)
         span, x = column_taps(scores.shape[2], size[1], *columns, aligned)
