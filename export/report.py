@@ -196,7 +196,7 @@ def _verdict(report: Report) -> Iterator[str]:
 
 _ORIGINS = {
     "built-in": ", which are built in and none of yours",
-    "given": " given by `--images`",
+    "given": " that you gave",
     "held out": " that were held out of calibration",
     "calibration": " **that the engine was also calibrated on**",
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,7 +39,7 @@ class Evidence:
     """Where the images of the gate come from.
 
     Attributes:
-        origin: built in; given by ``--images``; held out of the calibration folder; or calibrated on.
+        origin: built in; given by the user; held out of the calibration folder; or calibrated on.
         folder: what the user named; empty for the built-in ones.
         images: those that were compared, in the order of comparison.
         available: how many images the user gave, calibration images included.
@@ -56,6 +56,12 @@ class Evidence:
     def independent(self) -> bool:
         """Whether the images are the user's own, and none was used for calibration or ranges."""
         return self.origin in ("given", "held out") and not any(image.calibrated for image in self.images)
+
+    def uncalibrated(self) -> Evidence:
+        """The same images where nothing was calibrated, as in float32: they are the user's, or the built-in ones."""
+        images = tuple(replace(image, calibrated=False) for image in self.images)
+        origin: Origin = "built-in" if self.origin == "built-in" else "given"
+        return replace(self, origin=origin, images=images, calibrated=0)
 
     def to_json(self) -> dict[str, Any]:
         """For the manifest."""

@@ -102,7 +102,7 @@ def compare_with_reference(
         scores=scores,
         mix=mix,
         tuning=tuning,
-        evidence=job.samples.evidence,
+        evidence=job.samples.evidence if precision != "fp32" else job.samples.evidence.uncalibrated(),
         target=job.target,
         not_run=not_run,
         calibration=_calibration(job),

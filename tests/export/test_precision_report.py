@@ -193,6 +193,13 @@ def test_a_statement_on_other_images_needs_a_sample_of_them(tmp_path: Path) -> N
     )
 
 
+def test_nothing_is_calibrated_in_float32(tmp_path: Path) -> None:
+    text = page(tmp_path, precision="fp32", evidence=evidence("calibration", calibrated=True).uncalibrated())
+    assert "from 1 image that you gave." in text
+    assert "calibrated on" not in text
+    assert evidence("built-in").uncalibrated().origin == "built-in"
+
+
 def test_names_cannot_change_the_page(tmp_path: Path) -> None:
     name = "a|b <img src=x onerror=alert(1)> `c` [d](https://example.org)"
     labels = Labels((name, *LABELS.names[1:]), LABELS.palette)
