@@ -7,6 +7,7 @@ of every class have mean 0 and standard deviation 3 over them (`_calibrated`).
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import json
 import logging
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from isnet_trt.pictures.files import read_image
@@ -27,6 +29,8 @@ from isnet_trt.pictures.files import read_image
 CLASSES = 9
 _PICTURES = Path(__file__).parents[1] / "export" / "pictures"
 _SPREAD = 3.0
+_FILE = "network.onnx"
+Presets = Mapping[str, Mapping[str, Any]]
 _IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "pixel_range": 1}
 
 
@@ -41,6 +45,7 @@ class Network:
             "torchscript" exporter, or "wheel": shipped by a package.
         options: further arguments of the build.
         packages: modules that must be installed.
+        size: (height, width) of a file that takes no other; its presets have windows of that size.
         refused: every build of it is expected to be refused.
     """
 
@@ -50,6 +55,7 @@ class Network:
     keys: Mapping[str, Any] = field(default_factory=dict)
     exporter: str | None = None
     options: tuple[str, ...] = ()
+    size: tuple[int, int] | None = None
     refused: bool = False
 
     @property
@@ -57,11 +63,25 @@ class Network:
         """The packages that are not installed."""
         return [name for name in self.packages if importlib.util.find_spec(name) is None]
 
-    def recipe(self, folder: Path) -> Path:
+    def versions(self) -> dict[str, str]:
+        """Version of each package."""
+        return {name: importlib.metadata.version(name) for name in self.packages}
+
+    def presets(self, presets: Presets) -> dict[str, dict[str, Any]]:
+        """``presets`` as this network takes them: windows of its fixed size only, where it has one."""
+        if self.size is None:
+            return dict(presets)
+        window = {"window": self.size, "stride": [side * 2 // 3 for side in self.size]}
+        return {name: {**settings, **window} for name, settings in presets.items()}
+
+    def keys_of(self, presets: Presets) -> dict[str, Any]:
+        """What its recipe says."""
+        return {"name": "example", "classes": CLASSES, **_IMAGENET, **self.keys, "presets": self.presets(presets)}
+
+    def recipe(self, folder: Path, presets: Presets) -> Path:
         """Write its recipe, as JSON, which is YAML."""
         path = folder / "recipe.yaml"
-        keys = {"name": f"zoo_{self.factory or 'file'}", "classes": CLASSES, **_IMAGENET, **self.keys}
-        path.write_text(json.dumps(keys), "utf-8")
+        path.write_text(json.dumps(self.keys_of(presets)), "utf-8")
         return path
 
     def module(self) -> nn.Module:
@@ -73,12 +93,33 @@ class Network:
         """The arguments of the build that name the network; its file is written to ``folder``."""
         if self.exporter is None:
             return ["--module", f"{__name__}:{self.factory}", *self.options]
-        path = folder / "network.onnx"
+        path = folder / _FILE
         if self.exporter == "wheel":
             shutil.copyfile(_wheel_file(), path)
         else:
-            _export(self.module(), path, dynamo=self.exporter == "dynamo")
+            _export(self.module(), path, self.exporter == "dynamo", self.size)
         return ["--onnx", str(path), *self.options]
+
+    def own_run(self, folder: Path) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+        """The network as its user runs it: normalised pixels (1, 3, h, w) -> output (1, K, h', w')."""
+        name = self.options[1] if self.options else None
+        if self.exporter is None:
+            module = self.module()
+
+            def run(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+                with torch.inference_mode():
+                    outputs = outputs_of(module(torch.from_numpy(pixels)))
+                return outputs[name or next(iter(outputs))].numpy()
+
+            return run
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.log_severity_level = 3
+        session = onnxruntime.InferenceSession(str(folder / _FILE), options, providers=["CPUExecutionProvider"])
+        names = [name or session.get_outputs()[0].name]
+        return lambda pixels: session.run(names, {session.get_inputs()[0].name: pixels})[0]
 
 
 def _wheel_file() -> Path:
@@ -89,16 +130,16 @@ def _wheel_file() -> Path:
     return Path(spec.origin).parent / "models" / "ch_PP-OCRv4_det_infer.onnx"
 
 
-def _export(module: nn.Module, path: Path, dynamo: bool) -> None:
-    """An ONNX file as users write it: batch, height and width are free; outputs have the names of the dictionary."""
-    sample = torch.zeros(2, 3, 128, 160)
+def _export(module: nn.Module, path: Path, dynamo: bool, size: tuple[int, int] | None = None) -> None:
+    """An ONNX file as users write it: batch, height and width free unless there is a ``size``; outputs by name."""
+    sample = torch.zeros(1, 3, *size) if size else torch.zeros(2, 3, 128, 160)
     names: dict[str, Any] = {"input_names": ["pixel_values"], "output_names": list(outputs_of(module(sample)))}
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if dynamo:
             sizes = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
-            torch.onnx.export(module, (sample,), path, dynamo=True, dynamic_shapes=(sizes,), verbose=False, **names)
+            torch.onnx.export(module, (sample,), path, dynamo=True, dynamic_shapes=sizes, verbose=False, **names)
         else:
             axes = {name: {0: "batch", 2: "height", 3: "width"} for names_ in names.values() for name in names_}
             torch.onnx.export(module, (sample,), path, dynamo=False, dynamic_axes=axes, **names)
@@ -288,7 +329,7 @@ NETWORKS = (
     Network("smp Unet, ResNet-18", "smp_unet", _SMP, _BY_32),
     Network("smp FPN, ResNet-18", "smp_fpn", _SMP, _BY_32),
     Network("smp DeepLabV3+, ResNet-18", "smp_deeplabv3plus", _SMP, {"size_multiple": 16}),
-    Network("smp PSPNet, ResNet-18", "smp_pspnet", _SMP),
+    Network("smp PSPNet, ResNet-18, one size", "smp_pspnet", _SMP, {}, "dynamo", size=(144, 192)),
     Network("smp UPerNet, ResNet-18", "smp_upernet", _SMP, _BY_32),
     Network("smp SegFormer, MiT-B0", "smp_segformer", _SMP, _BY_32),
     Network("transformers SegFormer-B0", "hf_segformer", _HF, {}, "dynamo"),
@@ -301,7 +342,7 @@ NETWORKS = (
         "rapidocr text detector (trained)",
         "",
         ("rapidocr_onnxruntime",),
-        {"name": "ppocr_det", "classes": ["text"], "activation": "sigmoid", "threshold": 0.3, "channel_order": "bgr"}
+        {"classes": ["text"], "activation": "sigmoid", "threshold": 0.3, "channel_order": "bgr"}
         | {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], **_BY_32},
         "wheel",
     ),
