@@ -17,6 +17,8 @@ _HELP = {
     "growth": "time and memory over picture size and windows",
     "kernels": "time the CUDA kernels (needs a GPU)",
     "kernel_cost": "registers, shared memory and code size of compiled kernels",
+    "networks": "build networks of other libraries, and compare their labels with their own run",
+    "pipelines": "this library beside loops, MONAI and transformers around one session",
     "telemetry": "what profiler ranges and call statistics cost",
     "video": "frames a second of a video, beside a plain loop",
     "serving": "a Triton Inference Server beside direct calls",

@@ -12,6 +12,7 @@ with flip, and in windows with flip and probabilities. A build that is refused i
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import multiprocessing
 import sys
@@ -19,7 +20,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -52,7 +53,7 @@ class Build(NamedTuple):
     options: tuple[str, ...]
 
 
-_CALIBRATION = ("--calib", str(PICTURE.parent))
+_CALIBRATION = ("--calib", str(PICTURE.parent), "--calib-inputs", "8")
 BUILDS = (
     Build("CPU fp32", ("--engine", "onnxruntime")),
     Build("CPU uint8", ("--engine", "onnxruntime", "--precision", "int8", *_CALIBRATION)),
@@ -71,35 +72,38 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--builds", nargs="+", choices=titles, default=titles, metavar="BUILD", help="only these")
     command.add_common(parser)
     arguments = parser.parse_args(argv)
-    records, gaps = [], []
-    for network in tqdm([n for n in NETWORKS if not arguments.only or n.name in arguments.only], disable=None):
-        if network.missing:
-            gaps.append(results.gap(network.name, f"not installed: {', '.join(network.missing)}"))
-            continue
-        records.append(measure(network.name, arguments.builds, arguments.threads))
+    chosen = [network for network in NETWORKS if not arguments.only or network.name in arguments.only]
+    missing = [network for network in chosen if network.missing]
+    gaps = [results.gap(network.name, f"not installed: {', '.join(network.missing)}") for network in missing]
+    names = [network.name for network in chosen if not network.missing]
+    # Exporting is the work of one core: as many networks at once as there are.
+    with ThreadPoolExecutor(arguments.threads) as pool:
+        measured = pool.map(functools.partial(measure, builds=arguments.builds), names)
+        records = list(tqdm(measured, total=len(names), unit="network", disable=None))
     return command.finish(records, gaps, arguments.out)
 
 
-def measure(name: str, builds: Sequence[str], threads: int) -> results.Record:
-    """The record of one network, measured in a process of its own."""
+def measure(name: str, builds: Sequence[str]) -> results.Record:
+    """The record of one network, measured in a process of its own, on one thread where the thread is ours to choose."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         try:
-            return pool.submit(_measure, name, builds, threads).result()
+            return pool.submit(_measure, name, builds).result()
         except BrokenProcessPool:
             return {"kind": "network", "case": name, "builds": {}, "labels": {}, "broken": "its process died"}
 
 
-def _measure(name: str, builds: Sequence[str], threads: int) -> results.Record:
-    from benchmarks.zoo import NETWORKS
+def _measure(name: str, builds: Sequence[str]) -> results.Record:
+    from benchmarks.zoo import NETWORKS, write_recipe
 
     network = next(network for network in NETWORKS if network.name == name)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         place = Path(folder)
         source = network.source(place)
-        recipe = network.recipe(place, PRESETS)
+        keys = network.recipe(PRESETS)
+        recipe = write_recipe(place, keys)
         record: results.Record = {"kind": "network", "case": name, "versions": network.versions()}
-        record |= {"source": " ".join(source).replace(f"{folder}/", ""), "recipe": network.keys_of(PRESETS)}
+        record |= {"source": " ".join(source).replace(f"{folder}/", ""), "recipe": keys}
         record["builds"] = {
             build.title: _build([*source, "--recipe", str(recipe), *build.options], place / build.title, folder)
             for build in BUILDS
@@ -109,11 +113,11 @@ def _measure(name: str, builds: Sequence[str], threads: int) -> results.Record:
         record["labels"] = {}
         if (bundle := place / BUILDS[0].title).exists():
             own = network.own_run(place)
-            with Segmenter.open(bundle, threads=threads) as segmenter:
-                for preset, settings in network.presets(PRESETS).items():
+            with Segmenter.open(bundle, threads=1) as segmenter:
+                for preset, settings in keys["presets"].items():
                     labels = segmenter(image, inference=preset).labels
-                    record["labels"][preset] = _compared(labels, own, image, network.keys_of(PRESETS), settings)
-            _eight_bits(record, place / BUILDS[1].title, image, threads, labels)
+                    record["labels"][preset] = _compared(labels, own, image, keys, settings)
+            _eight_bits(record, place / BUILDS[1].title, image, labels)
     return record
 
 
@@ -157,12 +161,10 @@ def _compared(
     }
 
 
-def _eight_bits(
-    record: results.Record, bundle: Path, image: NDArray[np.uint8], threads: int, labels: NDArray[Any]
-) -> None:
+def _eight_bits(record: results.Record, bundle: Path, image: NDArray[np.uint8], labels: NDArray[Any]) -> None:
     """Add to the record of the eight-bit build how many labels equal those of fp32, in windows."""
     if bundle.exists():
-        with Segmenter.open(bundle, threads=threads) as segmenter:
+        with Segmenter.open(bundle, threads=1) as segmenter:
             equal = segmenter(image, inference="windows").labels == labels
         record["builds"][bundle.name]["labels_equal"] = float(equal.mean())
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -73,30 +73,50 @@ class Entry:
 
 
 def measure(case: Case, setups: Sequence[Setup], bounds: dict[str, float] | None = None) -> Record:
-    """The latency record of one case.
+    """The latency record of one case; see `measure_all`."""
+    (record,) = measure_all([case], setups, bounds)
+    return record
 
-    ``bounds`` gives for a contender's name the least share of equal labels on clear pixels, instead of `LEAST`.
+
+def measure_all(
+    cases: Sequence[Case],
+    setups: Sequence[Setup],
+    bounds: dict[str, float] | None = None,
+    takes: Callable[[Setup, Case], bool] = lambda setup, case: True,
+) -> list[Record]:
+    """The latency records of cases whose contenders are the same, loaded once.
+
+    ``bounds`` gives for a contender's name the least share of equal labels on clear pixels, instead of `LEAST`;
+    ``takes`` says whether a contender has the settings of a case at all.
     Contenders that cannot run, fail, or give other labels are in the record with the reason, and are not timed.
 
     Raises:
         ImageError: the picture is too small or too narrow for the case's scales.
     """
-    windows = window_count(test_size((case.image.shape[0], case.image.shape[1]), case.preprocess), case.inference)
-    entries, gaps = [], []
+    contenders, gaps = [], []
     # All are loaded before the first round, so that rounds can go from one to the next.
     with contextlib.ExitStack() as stack:
         for setup in tqdm(setups, desc="loading", unit="contender", disable=None, leave=False):
             try:
-                contender = stack.enter_context(Contender(setup))
-                entries.append(Entry(contender, (bounds or {}).get(setup.name, LEAST)))
+                contenders.append(stack.enter_context(Contender(setup)))
             except Missing as error:
                 gaps.append(results.gap(setup.name, str(error)))
-        oracle = _check(case, entries)
-        timed = [entry for entry in entries if not entry.refused]
-        for entry in timed if case.count_first else ():
-            entry.runs += [entry.first] if entry.first else []
-        rounds = range(int(case.count_first), case.rounds)
-        timing.interleaved([functools.partial(entry.run, case) for entry in timed], rounds, case.name)
+        records = []
+        for case in cases:
+            able = [contender for contender in contenders if takes(contender.setup, case)]
+            entries = [Entry(contender, (bounds or {}).get(contender.setup.name, LEAST)) for contender in able]
+            records.append(_measure(case, entries, gaps))
+    return records
+
+
+def _measure(case: Case, entries: Sequence[Entry], gaps: Sequence[Record]) -> Record:
+    windows = window_count(test_size((case.image.shape[0], case.image.shape[1]), case.preprocess), case.inference)
+    oracle = _check(case, entries)
+    timed = [entry for entry in entries if not entry.refused]
+    for entry in timed if case.count_first else ():
+        entry.runs += [entry.first] if entry.first else []
+    rounds = range(int(case.count_first), case.rounds)
+    timing.interleaved([functools.partial(entry.run, case) for entry in timed], rounds, case.name)
     # Again: one that failed in a later round has fewer rounds, and ratios need pairs.
     timed = [entry for entry in entries if not entry.refused]
     warnings = [f"{e.contender.setup.name}: {warning}" for e in timed if (warning := stats.noise(e.seconds))]
@@ -104,7 +124,7 @@ def measure(case: Case, setups: Sequence[Setup], bounds: dict[str, float] | None
     about |= {"picture": list(case.image.shape[:2]), "inference": case.inference.describe(), "windows": windows}
     about |= {"rounds": case.rounds, "first_counts": case.count_first}
     about |= {"contenders": [_figures(entry, windows) for entry in entries], "ratios": _ratios(timed)}
-    return about | {"warnings": warnings, "gaps": gaps, "labels_of": oracle}
+    return about | {"warnings": warnings, "gaps": list(gaps), "labels_of": oracle}
 
 
 def _check(case: Case, entries: Sequence[Entry]) -> str:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from benchmarks import stats
+from benchmarks import network_sections, stats
 from benchmarks.results import Record, Result, dates, of_kind
 from isnet_trt.metrics import percent, rounded
 
@@ -138,6 +138,9 @@ def summary(data: Result, with_merges: bool = True) -> Lines:
     latency, merges = of_kind(data, "latency"), of_kind(data, "postprocess") if with_merges else []
     yield table(row for record in latency for row in _bundle_rows(record))
     yield _merge_table(merges)
+    for kind in ("network", "pipeline"):
+        if records := of_kind(data, kind):
+            yield from SECTIONS[kind][1](records)
     if latency or merges:
         yield "MiB: peak memory beyond the loaded model, isnet_trt / reference."
     if any(record.get("weights") == "synthetic" for record in latency):
@@ -299,6 +302,20 @@ def _precision(records: Sequence[Record]) -> Lines:
     yield "\n".join(f"- {case} keeps {', '.join(blocks) or 'nothing'}" for case, blocks in searched)
 
 
+def _networks(records: Sequence[Record]) -> Lines:
+    yield table(map(network_sections.network_row, records))
+    yield network_sections.NETWORKS_NOTE
+    yield "\n".join(f"- {line}" for record in records for line in network_sections.refusals(record))
+
+
+def _pipelines(records: Sequence[Record]) -> Lines:
+    yield table(network_sections.pipeline_rows(records, memory=False))
+    yield network_sections.PIPELINES_NOTE
+    yield table(network_sections.pipeline_rows(records, memory=True))
+    yield network_sections.MEMORY_NOTE
+    yield "\n".join(f"- not timed: {reason}" for reason in network_sections.refused_contenders(records))
+
+
 def _checks(records: Sequence[Record]) -> Lines:
     """Checks, such as those on a GPU: a table for each group (the name before the first dot), then their own rows."""
     counts = Counter(record.get("status", "measured") for record in records)
@@ -347,6 +364,8 @@ SECTIONS: dict[str, tuple[str, Callable[[Sequence[Record]], Lines]]] = {
     "limit": ("The limit", _limit),
     "growth": ("How cost grows", _growth),
     "precision": ("Precision", _precision),
+    "network": ("Networks of other libraries", _networks),
+    "pipeline": ("Beside other tools", _pipelines),
     "gpu_check": ("GPU check", _checks),
 }
 """Kind of record -> heading and function; records of other kinds are shown as checks."""

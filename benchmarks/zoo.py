@@ -30,7 +30,7 @@ CLASSES = 9
 _PICTURES = Path(__file__).parents[1] / "export" / "pictures"
 _SPREAD = 3.0
 _FILE = "network.onnx"
-Presets = Mapping[str, Mapping[str, Any]]
+Presets = Mapping[str, dict[str, Any]]
 _IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "pixel_range": 1}
 
 
@@ -74,15 +74,9 @@ class Network:
         window = {"window": self.size, "stride": [side * 2 // 3 for side in self.size]}
         return {name: {**settings, **window} for name, settings in presets.items()}
 
-    def keys_of(self, presets: Presets) -> dict[str, Any]:
+    def recipe(self, presets: Presets) -> dict[str, Any]:
         """What its recipe says."""
-        return {"name": "example", "classes": CLASSES, **_IMAGENET, **self.keys, "presets": self.presets(presets)}
-
-    def recipe(self, folder: Path, presets: Presets) -> Path:
-        """Write its recipe, as JSON, which is YAML."""
-        path = folder / "recipe.yaml"
-        path.write_text(json.dumps(self.keys_of(presets)), "utf-8")
-        return path
+        return recipe_keys(self.keys, self.presets(presets))
 
     def module(self) -> nn.Module:
         """The network in PyTorch, in evaluation mode."""
@@ -120,6 +114,18 @@ class Network:
         session = onnxruntime.InferenceSession(str(folder / _FILE), options, providers=["CPUExecutionProvider"])
         names = [name or session.get_outputs()[0].name]
         return lambda pixels: session.run(names, {session.get_inputs()[0].name: pixels})[0]
+
+
+def recipe_keys(keys: Mapping[str, Any], presets: Presets) -> dict[str, Any]:
+    """What a recipe says: ``keys`` beside `CLASSES` classes and ImageNet's normalisation."""
+    return {"name": "example", "classes": CLASSES, **_IMAGENET, **keys, "presets": presets}
+
+
+def write_recipe(folder: Path, keys: Mapping[str, Any]) -> Path:
+    """Write a recipe as JSON, which is YAML."""
+    path = folder / "recipe.yaml"
+    path.write_text(json.dumps(keys), "utf-8")
+    return path
 
 
 def _wheel_file() -> Path:

@@ -364,8 +364,9 @@ def test_check_without_a_page_is_an_error(tmp_path: Path, monkeypatch: pytest.Mo
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_committed_tables_are_not_stale() -> None:
-    assert report.main(["--readme", str(results.FOLDER / "README.md"), "--check"]) == 0
+@pytest.mark.parametrize("page", ["README.md", "networks.md", "pipelines.md"])
+def test_the_committed_tables_are_not_stale(page: str) -> None:
+    assert report.main(["--readme", str(results.FOLDER / page), "--check"]) == 0
 
 
 def test_the_readme_shows_rows_of_the_committed_tables() -> None:

@@ -148,13 +148,14 @@ def test_the_bench_extra_brings_what_the_benchmarks_import() -> None:
             exec(compile(ast.Module([node], []), "setup.py", "exec"), setup)
     brought = {
         re.split(r"[^\w-]", text)[0].lower()
-        for text in (*setup["RUNTIME"], *setup["EXTRAS"]["cpu"], *setup["EXTRAS"]["bench"])
+        for text in (*setup["RUNTIME"], *(t for extra in ("cpu", "bench", "networks") for t in setup["EXTRAS"][extra]))
     }
     files = [*(ROOT / "benchmarks").glob("*.py"), *(ROOT / "benchmarks" / "peers").glob("*.py")]
     imported = set.union(*map(_imported, files)) - {*sys.stdlib_module_names, "benchmarks", "isnet_trt", "tests"}
     owners = importlib.metadata.packages_distributions()
     assert {"torch", "scipy"} <= imported
-    assert {name for name in imported if not {o.lower() for o in owners[name]} & brought} == set()
+    names = {name: {name.replace("_", "-"), *(owner.lower() for owner in owners.get(name, ()))} for name in imported}
+    assert {name for name in imported if not names[name] & brought} == set()
 
 
 def _imported(file: Path) -> set[str]:
