@@ -17,9 +17,12 @@ TRITON_FOLDER = $(VENV)/triton-$(TRITON)
 # Of `make test-triton-server`; --no-deps, since its packages demand older versions than those of constraints.txt.
 TRITON_SERVER = $(VENV)/triton-server
 TRITON_SERVER_PACKAGES = nvidia-pytriton tritonclient python-rapidjson gevent geventhttpclient greenlet zope.event zope.interface brotli urllib3
+# Of `make test-networks` and `make bench-networks`: an environment of its own that sees the packages of this one.
+NETWORKS = $(VENV)/networks
+SITE_PACKAGES = import sysconfig; print(sysconfig.get_path("purelib"))
 PYTEST := $(PY) -m pytest --numprocesses $(WORKERS) --dist loadfile
 
-.PHONY: help demo test test-all test-slow test-tensorrt test-triton test-triton-server test-ray test-gpu test-wheels lint format docs release-check clean
+.PHONY: help demo test test-all test-slow test-tensorrt test-triton test-triton-server test-ray test-networks bench-networks test-gpu test-wheels lint format docs release-check clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -56,6 +59,15 @@ test-triton-server: $(VENV)/.test  ## bundles in a real Triton Inference Server,
 
 test-ray: $(VENV)/.ray  ## image files and a service on a local Ray cluster
 	$(PY) -m pytest -W ignore::DeprecationWarning tests/integrations/test_ray_*.py $(PYTEST_ARGS)
+
+test-networks: $(NETWORKS)/.done  ## networks of other libraries through build and runtime, beside other tools; fetched once
+	$(NETWORKS)/bin/python -m pytest tests/networks -m slow $(PYTEST_ARGS)
+
+bench-networks: $(NETWORKS)/.done  ## measure the tables of networks and of other tools (20 minutes on two idle cores)
+	$(NETWORKS)/bin/python -m benchmarks.pipelines --out benchmarks/results/pipelines.json
+	$(NETWORKS)/bin/python -m benchmarks.networks --out benchmarks/results/networks.json
+	$(PY) -m benchmarks.report benchmarks/results/pipelines.json --readme benchmarks/results/pipelines.md
+	$(PY) -m benchmarks.report benchmarks/results/networks.json --readme benchmarks/results/networks.md
 
 test-gpu: $(VENV)/.test  ## what only an NVIDIA GPU can show (docs/gpu.md); skipped, with the reason, without one
 	$(PY) -m pytest tests/gpu -m gpu $(PYTEST_ARGS)
@@ -120,4 +132,13 @@ $(VENV)/.docs: $(VENV)/.demo
 $(VENV)/.ray: $(VENV)/.test
 	@echo "Installing Ray (0.5 GB of the disk)"
 	@$(PIP) --quiet --editable '.[ray]'
+	@touch $@
+
+$(NETWORKS)/.done: setup.py constraints.txt $(VENV)/.test
+	@echo "Installing networks of other libraries, MONAI and transformers (a download of 60 MB, 0.3 GB of the disk)"
+	@rm -rf $(NETWORKS) && $(PY) -m venv $(NETWORKS)
+	@echo "import site; site.addsitedir('$$($(PY) -c '$(SITE_PACKAGES)')')" > \
+	  "$$($(NETWORKS)/bin/python -c '$(SITE_PACKAGES)')/parent.pth"
+	@$(NETWORKS)/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt \
+	  --editable '.[networks]'
 	@touch $@

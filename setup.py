@@ -84,6 +84,15 @@ EXTRAS = {
     "ray": ["ray[data,serve]>=2.50", "pyarrow>=17", "starlette>=0.40"],
     "completion": ["shtab>=1.7"],
     "profile": [NVTX],
+    # Of tests and benchmarks (make test-networks); transformers needs Python 3.11.
+    "networks": [
+        "segmentation-models-pytorch>=0.5",
+        "timm>=1",
+        "torchvision>=0.24",
+        "monai>=1.5",
+        'transformers>=5; python_version >= "3.11"',
+        'rapidocr-onnxruntime>=1.4; python_version < "3.13"',
+    ],
     "docs": ["mkdocs-material>=9.7", "mkdocstrings-python>=2"],
     "dev": [
         "pytest>=8",

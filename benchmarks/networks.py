@@ -12,15 +12,15 @@ with flip, and in windows with flip and probabilities. A build that is refused i
 from __future__ import annotations
 
 import contextlib
-import functools
 import io
 import multiprocessing
+import os
 import sys
 import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,7 +33,7 @@ from benchmarks import command, float64_merge, results
 from benchmarks.command import PICTURE
 from isnet_trt import Segmenter, cli
 from isnet_trt.errors import IsnetError
-from isnet_trt.pictures.files import read_image
+from isnet_trt.pictures.files import read_image, write_png
 
 SIZE = (211, 283)
 """Both primes: no multiple of anything."""
@@ -53,11 +53,10 @@ class Build(NamedTuple):
     options: tuple[str, ...]
 
 
-_CALIBRATION = ("--calib", str(PICTURE.parent), "--calib-inputs", "8")
 BUILDS = (
     Build("CPU fp32", ("--engine", "onnxruntime")),
-    Build("CPU uint8", ("--engine", "onnxruntime", "--precision", "int8", *_CALIBRATION)),
-    Build("RTX fp16", ("--engine", "tensorrt-rtx", "--precision", "fp16", "--targets", "8.9", *_CALIBRATION)),
+    Build("CPU uint8", ("--engine", "onnxruntime", "--precision", "int8", "--calib", "crops")),
+    Build("RTX fp16", ("--engine", "tensorrt-rtx", "--precision", "fp16", "--targets", "8.9", "--calib", "crops")),
 )
 
 
@@ -70,17 +69,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", nargs="+", choices=names, metavar="NAME", help=f"only these: {'; '.join(names)}")
     titles = [build.title for build in BUILDS]
     parser.add_argument("--builds", nargs="+", choices=titles, default=titles, metavar="BUILD", help="only these")
+    parser.add_argument("--resume", action="store_true", help="measure only what --out does not hold yet")
     command.add_common(parser)
     arguments = parser.parse_args(argv)
+    out = arguments.out
+    records = results.read(out)["records"] if arguments.resume and out and out.is_file() else []
+    done = {record["case"] for record in records}
     chosen = [network for network in NETWORKS if not arguments.only or network.name in arguments.only]
     missing = [network for network in chosen if network.missing]
     gaps = [results.gap(network.name, f"not installed: {', '.join(network.missing)}") for network in missing]
-    names = [network.name for network in chosen if not network.missing]
+    names = [network.name for network in chosen if not network.missing and network.name not in done]
     # Exporting is the work of one core: as many networks at once as there are.
     with ThreadPoolExecutor(arguments.threads) as pool:
-        measured = pool.map(functools.partial(measure, builds=arguments.builds), names)
-        records = list(tqdm(measured, total=len(names), unit="network", disable=None))
-    return command.finish(records, gaps, arguments.out)
+        measured = [pool.submit(measure, name, arguments.builds) for name in names]
+        for future in tqdm(as_completed(measured), total=len(names), unit="network", disable=None):
+            records.append(future.result())
+            if out:  # a stopped run can be continued
+                results.write(out, results.result(records, gaps))
+    order = [network.name for network in NETWORKS]
+    return command.finish(sorted(records, key=lambda record: order.index(record["case"])), gaps, out)
 
 
 def measure(name: str, builds: Sequence[str]) -> results.Record:
@@ -99,17 +106,18 @@ def _measure(name: str, builds: Sequence[str]) -> results.Record:
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         place = Path(folder)
+        os.chdir(place)  # names in messages and in the result are those that a user would write
+        image = _crops(place / "crops")
         source = network.source(place)
         keys = network.recipe(PRESETS)
-        recipe = write_recipe(place, keys)
+        write_recipe(place, keys)
         record: results.Record = {"kind": "network", "case": name, "versions": network.versions()}
-        record |= {"source": " ".join(source).replace(f"{folder}/", ""), "recipe": keys}
+        record |= {"source": " ".join(source), "recipe": keys}
         record["builds"] = {
-            build.title: _build([*source, "--recipe", str(recipe), *build.options], place / build.title, folder)
+            build.title: _build([*source, "--recipe", "recipe.yaml", *build.options], build.title)
             for build in BUILDS
             if build.title in builds
         }
-        image = read_image(PICTURE)[: SIZE[0], : SIZE[1]]
         record["labels"] = {}
         if (bundle := place / BUILDS[0].title).exists():
             own = network.own_run(place)
@@ -121,7 +129,15 @@ def _measure(name: str, builds: Sequence[str]) -> results.Record:
     return record
 
 
-def _build(arguments: list[str], out: Path, folder: str) -> results.Record:
+def _crops(folder: Path) -> NDArray[np.uint8]:
+    """Write a crop of `SIZE` of each photograph of the build; the one that is labelled is returned."""
+    folder.mkdir()
+    for path in PICTURE.parent.glob("*.jpg"):
+        write_png(folder / f"{path.stem}.png", read_image(path)[: SIZE[0], : SIZE[1], ::-1])
+    return read_image(folder / f"{PICTURE.stem}.png")
+
+
+def _build(arguments: list[str], out: str) -> results.Record:
     """Outcome of ``isnet_trt.build``: seconds, size and figures of the gate; or the message of its refusal."""
     from isnet_trt.bundle import read_bundle
     from isnet_trt.commands import build
@@ -130,10 +146,9 @@ def _build(arguments: list[str], out: Path, folder: str) -> results.Record:
     printed = io.StringIO()
     try:
         with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(io.StringIO()):
-            build.main([*arguments, "--out", str(out)])
+            build.main([*arguments, "--images", f"crops/{PICTURE.stem}.png", "--out", out])
     except IsnetError as error:
-        message = " ".join(str(error).replace(f"{folder}/", "").split())
-        return {"status": "refused", "error": type(error).__name__, "why": message}
+        return {"status": "refused", "error": type(error).__name__, "why": " ".join(str(error).split())}
     except Exception as error:  # a defect: the others go on, and the table shows it
         return {"status": "FAILED", "error": type(error).__name__, "why": " ".join(str(error).split())[:500]}
     seconds, manifest = time.perf_counter() - start, read_bundle(out).manifest

@@ -84,7 +84,7 @@ class Network:
         return module
 
     def source(self, folder: Path) -> list[str]:
-        """The arguments of the build that name the network; its file is written to ``folder``."""
+        """The arguments of the build, run in ``folder``, that name the network; its file is written there."""
         if self.exporter is None:
             return ["--module", f"{__name__}:{self.factory}", *self.options]
         path = folder / _FILE
@@ -92,7 +92,7 @@ class Network:
             shutil.copyfile(_wheel_file(), path)
         else:
             _export(self.module(), path, self.exporter == "dynamo", self.size)
-        return ["--onnx", str(path), *self.options]
+        return ["--onnx", _FILE, *self.options]
 
     def own_run(self, folder: Path) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
         """The network as its user runs it: normalised pixels (1, 3, h, w) -> output (1, K, h', w')."""

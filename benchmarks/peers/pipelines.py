@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.peers import Missing, Output, Runner, Setup
-from benchmarks.peers.evaluation import merged, network_input, score_volumes
+from benchmarks.peers.evaluation import merged, network_input, score_volumes, unmirrored
 from benchmarks.peers.networks import library
 from benchmarks.peers.reference import clear_pixels
 from isnet_trt.bundle import read_bundle
@@ -105,8 +105,13 @@ class NumpyLoop(SessionRunner):
         for mirrored in (False, True) if inference.flip else (False,):
             shown = np.ascontiguousarray(pixels[..., ::-1]) if mirrored else pixels
             scores = self._scores(shown, inference)
-            total += scores[..., ::-1] if mirrored else scores
+            total += self._unmirrored(scores) if mirrored else scores
         return Output(total.argmax(0))
+
+    def _unmirrored(self, scores: Array) -> Array:
+        for left, right in self.manifest.labels.flip_pairs:
+            scores[[left, right]] = scores[[right, left]]
+        return scores[..., ::-1]
 
     def _scores(self, pixels: Array, inference: Inference) -> Array:
         """Scores (K, H, W) of one pass."""
@@ -163,7 +168,7 @@ class Monai(SessionRunner):
         x = self._pixels(image)
         total = self._scores(x, inference)
         if inference.flip:
-            total += self._scores(x.flip(3), inference).flip(3)
+            total += unmirrored(self._scores(x.flip(3), inference), self.manifest.labels.flip_pairs)
         return Output(total[0].argmax(0).numpy())
 
     def _scores(self, x: Tensor, inference: Inference) -> Tensor:
