@@ -8,7 +8,6 @@ from benchmarks.results import Record
 from isnet_trt.metrics import percent
 
 _PRESETS = {"default": "whole %", "ms-flip": "3 scales, flip %", "windows": "windows, flip, probabilities %"}
-_REFUSED = "refused"
 
 
 NETWORKS_NOTE = (
@@ -80,5 +79,5 @@ def _time(contender: Record | None) -> str:
 
 
 def _memory(contender: Record | None) -> str:
-    beyond = contender and contender["memory"]["beyond"]
+    beyond = contender["memory"]["beyond"] if contender else None
     return "–" if beyond is None else f"{beyond / 2**20:.0f}"
