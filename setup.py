@@ -90,6 +90,7 @@ EXTRAS = {
         "timm>=1",
         "torchvision>=0.24",
         "monai>=1.5",
+        "Pillow>=10",
         'transformers>=5; python_version >= "3.11"',
         'rapidocr-onnxruntime>=1.4; python_version < "3.13"',
     ],

@@ -89,13 +89,41 @@ CHECK = {
     "rows": [{"kernel": "accumulate", "error": 0.125}],
     "missing": [],
 }
+BUILT = {"status": "built", "seconds": 9.5, "bytes": 4096, "gate": [], "stride": 8, "facts": {}}
+NETWORK = {
+    "kind": "network",
+    "case": "a detector",
+    "source": "--onnx network.onnx",
+    "builds": {
+        "CPU fp32": BUILT,
+        "CPU uint8": BUILT | {"labels_equal": 0.875},
+        "RTX fp16": {"status": "refused", "error": "BuildError", "why": "types | of layers"},
+    },
+    "labels": {"default": {"equal": 0.99995, "ties": 0.001, "wrong": 2, "classes": 9}},
+}
+PIPELINE = {
+    "kind": "pipeline",
+    "case": "512×1024, 9 classes, whole",
+    "contenders": [
+        {
+            "name": "isnet_trt",
+            "status": "timed",
+            "why": "",
+            "summary": SIDES["isnet_trt"],
+            "memory": {"beyond": 3 << 20},
+        },
+        {"name": "monai", "status": "refused", "why": "other labels: 99.91 % agree"},
+    ],
+}
 GAP = {"what": "openvino <peer>", "why": "not installed | at all"}
 
 
 def every_kind() -> dict:
     """A result with a record of every kind that a command writes, and one of a kind that none does."""
     counts = {"kind": "instructions", "case": "host stages", "stages": {"merge": "12,345"}}
-    return result(latency(), LONG, POST, accuracy(), LIMIT, GROWTH, PRECISION, CHECK, counts, gaps=(GAP,))
+    return result(
+        latency(), LONG, POST, accuracy(), LIMIT, GROWTH, PRECISION, NETWORK, PIPELINE, CHECK, counts, gaps=(GAP,)
+    )
 
 
 def test_pages_show_every_kind_of_record(tmp_path: Path) -> None:
@@ -326,6 +354,17 @@ def test_readme_table_follows_its_result(tmp_path: Path, capsys: pytest.CaptureF
     assert row in map(cells, text.splitlines())
     assert "1 of the figures carry a warning" in text
     assert report.main(check) == 0
+
+
+def test_tables_of_networks_and_of_other_tools() -> None:
+    text = sections.text([NETWORK, PIPELINE])
+    (row,) = (cells(line) for line in text.splitlines() if line.startswith("| a detector"))
+    assert row == ["a detector", "`--onnx network.onnx`", "8", "99.995 (2)", "–", "–", "87.5", "refused"]
+    assert "- **a detector**, RTX fp16: BuildError: types | of layers" in text
+    median, *quartiles = (1e3 * value for value in (SIDES["isnet_trt"]["p50"], *SIDES["isnet_trt"]["quartiles"]))
+    assert f"{median:.0f} ({quartiles[0]:.0f}–{quartiles[1]:.0f})" in text
+    assert text.count("| 512×1024, 9 classes, whole |") == 2
+    assert "- not timed: monai: other labels: 99.91 % agree" in text
 
 
 def test_a_stale_readme_table_is_noticed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
