@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import FunctionProto, ModelProto, NodeProto, helper, parser
+from onnx import FunctionProto, ModelProto, NodeProto, TensorProto, helper, parser
 
 from isnet_trt.export.functions import OPSET
 from isnet_trt.export.onnx_edit import copied, opset_of
@@ -137,7 +137,8 @@ def rewrite(model: ModelProto) -> ModelProto:
     copy, opset = copied(model), opset_of(model)
     if opset < _OLDEST:
         return copy
-    shapes = {tensor.name: tuple(tensor.dims) for tensor in copy.graph.initializer}
+    floats = (tensor for tensor in copy.graph.initializer if tensor.data_type == TensorProto.FLOAT)
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in floats}
     replaced = [node for node in copy.graph.node if _is_wide(node, shapes)]
     for node in replaced:
         node.op_type, node.domain = NAME, DOMAIN
@@ -153,7 +154,7 @@ def _is_wide(node: NodeProto, shapes: dict[str, tuple[int, ...]]) -> bool:
     """Whether ``node`` is a wide 3×3 convolution with bias, stride 1, padding 1, neither dilated nor grouped."""
     if node.op_type != "Conv" or node.domain or len(node.input) != 3:
         return False
-    # A weight that is no initializer has no known shape: its node stays a convolution.
+    # A weight that is no float32 initializer has no known shape: its node stays a convolution.
     outputs, inputs, *kernel = shapes.get(node.input[1], (0, 0))
     attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
     return (

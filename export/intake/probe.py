@@ -104,7 +104,12 @@ class Network:
                 f"{text} {output.dtype}: these are labels, not scores; name the tensor in front of the arg max with "
                 "--output"
             )
-        if len(shape) != 4:
+        if output.dtype != np.float32:
+            raise BuildError(
+                f"{text} {output.dtype}, not float32; export the network in float32 and let --precision fp16 or bf16 "
+                "convert it"
+            )
+        if len(shape) != 4 or 0 in shape:
             raise BuildError(
                 f"{text}, and not (B, classes, h, w): it is no map of scores, or its classes were squeezed away; name "
                 "another with --output, or export the network without what follows its logits"

@@ -203,6 +203,14 @@ REFUSED = {
     "input channels last": (network(FIRST, inputs="float[n, h, w, 3] t"), "channels last.*--input 'x'"),
     "integers": (network(CAST, inputs="uint8[n, 3, h, w] t"), "whole numbers.*--input 'x'"),
     "half": (network(CAST, inputs="float16[n, 3, h, w] t"), "not float32"),
+    "double output": (
+        network(LOW + "    y = Cast <to: int = 11> (low)\n", outputs="double[n, k, p, q] y"),
+        "float64, not float32",
+    ),
+    "empty": (
+        network(LOW + "    y = Slice (low, ends, ends, axes)\n", ends=np.array([0]), axes=np.array([2])),
+        "map of",
+    ),
     "channels": (network(inputs="float[n, 4, h, w] x", w1=np.ones((8, 4, 3, 3), np.float32)), "has 4 channels"),
     "rank": (network(LOW + "    y = ReduceMax <axes: ints = [1], keepdims: int = 0> (low)\n"), "map of scores"),
     "input rank": (network("    y = Relu (x)\n", inputs="float[n, m] x"), "no batch of images"),
