@@ -102,6 +102,8 @@ def test_a_wheel_holds_every_module(tmp_path: Path, checkout: Callable[[bool], P
     assert names >= {
         *sources,
         "isnet_trt/recipes/labels.json",
+        "isnet_trt/markdown.js",
+        "isnet_trt/evaluation/confusion.js",
         "isnet_trt/py.typed",
         "isnet_trt/export/pictures/rocket.jpg",
     }
