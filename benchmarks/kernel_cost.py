@@ -96,13 +96,15 @@ def finite(windows: int, window: Size, classes: int, stride: int = 8, size: int 
 
 
 def accumulate(picture: Size, inference: Inference, classes: int, stride: int = 8, size: int = FLOAT) -> Cost:
-    """All scales of one picture in slide mode; every volume is written once, as float32."""
+    """All scales of one picture; every volume, in whole mode of the logits' resolution, is written once, as float32."""
     passes = geometry.passes(picture, inference)
     windows = [window.size for scaled in passes for window in geometry.windows(scaled, inference)]
     coarse = sum(_area(coarse_size(window, stride)) for window in windows)
     flops = BILINEAR + 1 + (SOFTMAX if inference.softmax_before_resize else 0)
-    volumes = sum(_volumes(picture, inference))
-    return Cost(classes * (size * coarse + FLOAT * volumes), flops * classes * sum(map(_area, windows)))
+    whole = inference.mode == "whole"
+    volumes = coarse // (1 + inference.flip) if whole else sum(_volumes(picture, inference))
+    values = coarse if whole else sum(map(_area, windows))
+    return Cost(classes * (size * coarse + FLOAT * volumes), flops * classes * values)
 
 
 def finish(picture: Size, inference: Inference, classes: int) -> Cost:

@@ -1,10 +1,12 @@
-"""An emulator of compiled kernels: PTX of sm_80, as Triton writes it, on numpy, all threads of a block in step.
+"""An emulator of compiled kernels: PTX as Triton writes it for sm_80, on numpy, all threads of a block in step.
+
+Kernels for sm_90 and sm_120 run too, but for `attention`, which has TMA, wgmma or stmatrix there.
 
 `PtxKernels` stands for `isnet_trt.cuda.kernels.Kernels` and reads, packs and launches as that does, so that arguments,
 grids and alignment are the runtime's. Blocks run one after the other in a random order. What Triton's interpreter
 cannot show is seen here: `ptx_memory.Fault`, products in the matrix units' own layout and types, asynchronous copies
 that are read too early, contraction to fused multiply-adds. Not seen: threads of a block that are out of step (a
-missing barrier), other architectures, the assembler's work, time.
+missing barrier), the assembler's work, time (but see tests/ptx_counts.py).
 """
 
 from __future__ import annotations
@@ -92,6 +94,7 @@ class _Block:
             if guard:
                 active = self.registers[guard.lstrip("!")] ^ guard.startswith("!")
             at += 1
+            self._executed(parts, operands, active)
             if parts[0] in ("bra", "ret"):
                 if active.any() != active.all():
                     raise Fault(f"{text}: threads part")
@@ -101,6 +104,9 @@ class _Block:
                 self._step(parts, operands, active, text)
         if self.copies or any(self.groups):
             raise Fault("copies that were never waited for")
+
+    def _executed(self, parts: list[str], operands: list[str], active: Array) -> None:
+        """Called before each instruction; see tests/ptx_counts.py."""
 
     def _step(self, parts: list[str], operands: list[str], active: Array, text: str) -> None:
         try:
@@ -145,6 +151,11 @@ class _Block:
         if name not in ptx.PLAIN or "hi" in parts or "sat" in parts:
             raise Fault("unknown instruction")
         target, *sources = operands
+        if kind == "f32x2":
+            pairs = [self.value(source, "b64").view("f4").reshape(-1, 2) for source in sources]
+            result = np.stack([ptx.PLAIN[name](*(pair[:, half] for pair in pairs)) for half in range(2)], 1)
+            self.put(target, np.ascontiguousarray(result, np.float32).view(np.uint64)[:, 0], active)
+            return
         wide = "wide" in parts
         kinds = [kind] * len(sources)
         if name in ("shl", "shr", "bfe"):
@@ -277,8 +288,10 @@ def compile_kernels(folder: PathLike[str], *options: str) -> None:
 class PtxKernels:
     """The kernels of a folder ``sm_80``, run from their PTX on `Memory`."""
 
-    def __init__(self, folder: PathLike[str], seed: int = 0, memory: Memory | None = None) -> None:
-        self.files = kernels.read(folder, "8.0")
+    def __init__(
+        self, folder: PathLike[str], seed: int = 0, memory: Memory | None = None, capability: str = "8.0"
+    ) -> None:
+        self.files = kernels.read(folder, capability)
         self.memory = memory or Memory()
         self._order = random.Random(seed)
         self._programs: dict[str, Program] = {}
@@ -297,10 +310,12 @@ class PtxKernels:
         given = {}
         for (kind, parameter), value in zip(program.parameters, values, strict=True):
             given[parameter] = np.frombuffer(bytes(value), _numpy(kind))[0]
-        grid = kernel.blocks(arguments)
-        places = list(np.ndindex(*grid))
-        self._order.shuffle(places)
+        places = list(np.ndindex(*kernel.blocks(arguments)))
         self.memory.begin()
         with np.errstate(all="ignore"):
-            for self.memory.block, place in enumerate(places):
-                _Block(program, self.memory, given, place, kernel.shared).run()
+            self._run(program, given, places, kernel.shared)
+
+    def _run(self, program: Program, given: Mapping[str, Array], places: list[tuple[int, ...]], shared: int) -> None:
+        self._order.shuffle(places)
+        for self.memory.block, place in enumerate(places):
+            _Block(program, self.memory, given, place, shared).run()

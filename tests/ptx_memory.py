@@ -91,10 +91,11 @@ class Memory:
     def _add(self, name: str, data: Bytes, known: bool | NDArray[np.bool_], shift: int) -> int:
         number = len(self._buffers) + 1
         base = (number << _APART) + shift
-        self._buffers[number] = _Buffer(
-            name, base, data, np.full(len(data), known), np.full(len(data), NOBODY, np.int64)
-        )
+        self._buffers[number] = _Buffer(name, base, data, np.full(len(data), known), self._writers(len(data)))
         return base
+
+    def _writers(self, size: int) -> NDArray[np.int64]:
+        return np.full(size, NOBODY, np.int64)
 
     def _parts(
         self, addresses: NDArray[np.uint64], size: int

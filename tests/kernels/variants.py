@@ -272,14 +272,20 @@ def _bytes(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.contiguous().view(-1).view(torch.uint8)
 
 
-def compile_sets(folder: Path, arches: Sequence[int], names: Iterable[str] = SETS, retry: bool = False) -> list[str]:
+def compile_sets(
+    folder: Path,
+    arches: Sequence[int],
+    names: Iterable[str] = SETS,
+    retry: bool = False,
+    dtypes: Sequence[str] = DTYPES,
+) -> list[str]:
     """Compile sets into `set_folder` where that has not been tried yet; the reasons of those that failed.
 
     ``retry``: compile again what failed before.
     """
     jobs = [(folder, name, arch) for arch in dict.fromkeys(arches) for name in names]
     with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // 2)) as pool:
-        return [reason for reason in pool.map(lambda job: _compile(*job, retry), jobs) if reason]
+        return [reason for reason in pool.map(lambda job: _compile(*job, retry, dtypes), jobs) if reason]
 
 
 def set_folder(folder: Path, name: str, arch: int) -> Path:
@@ -296,7 +302,7 @@ def _failed(folder: Path, name: str, arch: int) -> Path:
     return folder / str(arch) / f"{name}.failed.txt"
 
 
-def _compile(folder: Path, name: str, arch: int, retry: bool) -> str:
+def _compile(folder: Path, name: str, arch: int, retry: bool, dtypes: Sequence[str]) -> str:
     """In a process of its own, since Triton's interpreter and compiler cannot share one."""
     failed = _failed(folder, name, arch)
     if failed.is_file() and not retry:
@@ -305,7 +311,7 @@ def _compile(folder: Path, name: str, arch: int, retry: bool) -> str:
         return ""
     command = [sys.executable, "-m", "isnet_trt.kernels.compile", "--arch", f"sm_{arch}"]
     command += ["--out", str(set_folder(folder, name, arch))]
-    command += ["--keep-going", "--dtype", *DTYPES, *SETS[name]]
+    command += ["--keep-going", "--dtype", *dtypes, *SETS[name]]
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     ran = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     failed.unlink(missing_ok=True)

@@ -1,0 +1,177 @@
+"""Warp instructions and memory transactions of every kernel, counted without a GPU, and the time they predict.
+
+    python -m tests.kernels.counting --write
+
+compiles the kernels for sm_80, sm_90 and sm_120, counts them on cases of the published models (tests/ptx_counts.py) and
+writes ``counts.json`` and the table of kernels/README.md. tests/kernels/test_counting.py fails where a count differs.
+
+`Rates` are fitted to an H100's times of the kernels of commit 87b9aa6 (``calibration.json``: counts of their PTX of
+sm_90 by this program's counter, and times from benchmarks/results/nvidia-h100-80gb-hbm3.json).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ptx_counts import CountedKernels, SampledMemory
+
+from tests.kernels.cases import FAMILIES
+from tests.kernels.variants import Emulated, compile_sets, set_folder
+
+FOLDER = Path(__file__).parent
+COUNTS, CALIBRATION = FOLDER / "counts.json", FOLDER / "calibration.json"
+PAGE = FOLDER.parents[1] / "kernels" / "README.md"
+MARKS = ("<!-- counts: begin -->\n", "<!-- counts: end -->")
+ARCHES = (80, 90, 120)
+COMPILED = {"19": "fp32", "150": "fp32", "w256": "fp16"}
+"""Set of kernels -> the engine's type that it is compiled for: TensorRT's engines give float32, plugins get float16."""
+CASES = {
+    "resize": ("480x640 to 512x683",),
+    "yuv_resize": ("1080x1920 to 512x910, NV12",),
+    "gather": ("ADE, whole 512x683", "Cityscapes x8, 512x1024"),
+    "finite": ("Cityscapes x8",),
+    "accumulate": (
+        "Cityscapes, 15 windows",
+        "half of Cityscapes, flip, probabilities",
+        "ADE, whole, flip, probabilities",
+    ),
+    "finish": ("Cityscapes, 1 scale", "ADE, whole, 3 scales"),
+    "upsample_argmax": ("ADE, 512x683", "Cityscapes, 1024x2048"),
+    "region_pool": ("ADE, 150 classes, 5,504 positions",),
+    "attention": ("ADE, 150 keys",),
+}
+NOT_EMULATED = {("attention", 90), ("attention", 120)}
+"""Kernels and architectures whose code has instructions (TMA, wgmma, stmatrix) that the emulator lacks."""
+MULTIPROCESSORS, CLOCK, BANDWIDTH = 132, 1.755e9, 2.95e12
+"""Of an H100 SXM; the bandwidth is that of a copy, measured."""
+MATRIX_FLOPS, MATRIX_RATE = 2 * 16 * 8 * 16, 700e12
+"""FLOP of a matrix instruction (m16n8k16), and the rate that a large product has reached."""
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Seconds of a launch, and what a warp instruction costs relative to a scheduler's and a multiprocessor's cycle.
+
+    ``issue`` is cycles of a scheduler (four on each multiprocessor) for any instruction, ``wait`` further cycles of a
+    multiprocessor for one that waits for other threads.
+    """
+
+    launch: float
+    issue: float
+    wait: float
+
+    def seconds(self, counts: Mapping[str, int], bytes_moved: float = 0) -> float:
+        """Predicted time: by instructions, but at least by the bytes to be moved and by matrix instructions."""
+        by_instructions = float(np.dot(features(counts), (self.launch, self.issue, self.wait)))
+        return max(by_instructions, bytes_moved / BANDWIDTH, counts.get("matrix", 0) * MATRIX_FLOPS / MATRIX_RATE)
+
+
+def features(counts: Mapping[str, int]) -> tuple[float, float, float]:
+    """Launches, and the seconds that a cycle for every instruction, and for every one that waits, would take."""
+    cycles = MULTIPROCESSORS * CLOCK
+    return counts["launches"], counts["instructions"] / (4 * cycles), counts.get("barriers", 0) / cycles
+
+
+def calibrate() -> Rates:
+    """The rates with the least sum of squared relative errors, none of them negative."""
+    from scipy.optimize import nnls
+
+    points = json.loads(CALIBRATION.read_text("utf-8"))["kernels"]
+    matrix = np.array([features(point["counts"]) for point in points])
+    times = np.array([point["microseconds"] for point in points]) / 1e6
+    return Rates(*map(float, nnls(matrix / times[:, None], np.ones(len(times)))[0]))
+
+
+class _Counted(Emulated):
+    """A variant whose kernels of sm_``arch`` are counted."""
+
+    def __init__(self, folder: Path, arch: int) -> None:
+        super().__init__(folder, MULTIPROCESSORS)
+        self.memory, self.counts = SampledMemory(), Counter[str]()
+        self._open = lambda name: CountedKernels(set_folder(folder, name, arch), arch, self.memory, self.counts)
+
+
+def count(folder: Path, arch: int) -> Iterator[dict[str, Any]]:
+    """One record for each case, for the kernels of sm_``arch`` that `compile_for_counting` left in ``folder``."""
+    for family, labels in CASES.items():
+        for label in labels if (family, arch) not in NOT_EMULATED else ():
+            case = next(case for case in FAMILIES[family].real if case.label == label)
+            variant = _Counted(folder, arch)
+            dtype = "fp16" if family in ("region_pool", "attention") else "fp32"
+            trial = FAMILIES[family].trial(variant, case, dtype, 8)
+            trial.launch()
+            record = {"arch": arch, "kernel": family, "case": label, "bytes": round(trial.cost.bytes)}
+            yield record | {"counts": dict(sorted((+variant.counts).items()))}
+
+
+def compile_for_counting(folder: Path, arch: int) -> None:
+    """Compile the sets of `COMPILED` for sm_``arch``; AssertionError if one fails."""
+    for name, dtype in COMPILED.items():
+        failed = compile_sets(folder, (arch,), [name], dtypes=(dtype,))
+        assert not failed, failed
+
+
+def page(records: Sequence[Mapping[str, Any]]) -> str:
+    """What kernels/README.md shows: the model and its error, millions of instructions, times on an H100."""
+    rates, points = calibrate(), json.loads(CALIBRATION.read_text("utf-8"))
+    ratios = [1e6 * rates.seconds(p["counts"]) / p["microseconds"] for p in points["kernels"]]
+    text = (
+        f"The prediction is {1e6 * rates.launch:.2f} µs a launch, {rates.issue:.1f} cycles of a scheduler for each "
+        f"instruction and {rates.wait:.0f} cycles of a multiprocessor for each barrier of a warp, but no less than the "
+        f"bytes at {BANDWIDTH / 1e12:.2f} TB/s and the matrix instructions at {MATRIX_RATE / 1e12:.0f} TFLOP/s take. "
+        f"It is fitted to the times that an H100 measured for the kernels of commit {points['commit']}, {len(ratios)} "
+        f"cases, of which it gives {min(ratios):.2f} to {max(ratios):.2f} times the time (median "
+        f"{np.median(ratios):.2f})."
+    )
+    return f"{text}\n\n{table(records, rates)}"
+
+
+def table(records: Sequence[Mapping[str, Any]], rates: Rates) -> str:
+    """Millions of instructions by architecture, and what the sm_90 kernels would take on an H100, as Markdown."""
+    by_case: dict[tuple[str, str], dict[int, Mapping[str, Any]]] = {}
+    for record in records:
+        by_case.setdefault((record["kernel"], record["case"]), {})[record["arch"]] = record
+    lines = ["| kernel | case | " + " | ".join(f"sm_{arch}" for arch in ARCHES) + " | H100, µs, predicted |"]
+    lines.append("|---|---|" + "--:|" * (len(ARCHES) + 1))
+    for (kernel, case), found in by_case.items():
+        numbers = [f"{found[arch]['counts']['instructions'] / 1e6:.2f}" if arch in found else "" for arch in ARCHES]
+        hopper = found.get(90)
+        time = f"{1e6 * rates.seconds(hopper['counts'], hopper['bytes']):.1f}" if hopper else ""
+        lines.append(f"| `{kernel}` | {case} | {' | '.join(numbers)} | {time} |")
+    return "\n".join(lines) + "\n"
+
+
+def write(records: Sequence[Mapping[str, Any]]) -> None:
+    """Keep the counts, and what `page` says of them."""
+    COUNTS.write_text("[\n" + ",\n".join(map(json.dumps, records)) + "\n]\n", "utf-8")
+    begin, end = MARKS
+    before, rest = PAGE.read_text("utf-8").split(begin)
+    PAGE.write_text(before + begin + page(records) + end + rest.split(end)[1], "utf-8")
+
+
+def main() -> None:
+    """Count, print what the page shows, and with ``--write`` keep it."""
+    summary = (__doc__ or "").splitlines()[0]
+    parser = argparse.ArgumentParser(prog="python -m tests.kernels.counting", description=summary)
+    parser.add_argument("--write", action="store_true", help=f"write {COUNTS.name} and the table of {PAGE.name}")
+    keep = parser.parse_args().write
+    records: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for arch in ARCHES:
+            compile_for_counting(Path(folder), arch)
+            records += count(Path(folder), arch)
+    print(page(records))
+    if keep:
+        write(records)
+
+
+if __name__ == "__main__":
+    main()

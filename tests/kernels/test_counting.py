@@ -1,0 +1,90 @@
+"""Compiled kernels execute what `counts.json` says; the predictions of the calibration are near what was measured."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import triton
+from ptx_counts import CountedKernels, SampledMemory, _units
+
+from tests.interpreter import NEEDED
+from tests.kernels import counting
+from tests.kernels.counting import CALIBRATION, COUNTS, PAGE, calibrate, count, page
+from tests.kernels.variants import set_folder
+
+MOST = 0.05
+"""Largest relative change of a count."""
+ERROR = 2.0
+"""Largest factor between a predicted and a measured time."""
+RECORDS = json.loads(COUNTS.read_text("utf-8"))
+POINTS = json.loads(CALIBRATION.read_text("utf-8"))
+
+
+def changes(records: list[dict], stored: list[dict]) -> list[str]:
+    """What differs by more than `MOST`, and what is missing on either side."""
+
+    def flat(items: list[dict]) -> dict[str, int]:
+        titles = {id(r): f"sm_{r['arch']} {r['kernel']}, {r['case']}" for r in items}
+        return {f"{titles[id(r)]}: {name}": number for r in items for name, number in r["counts"].items()}
+
+    now, before = flat(records), flat(stored)
+    names = sorted(now.keys() | before.keys())
+    values = {name: (before.get(name, 0), now.get(name, 0)) for name in names}
+    return [f"{name} {a} -> {b}" for name, (a, b) in values.items() if abs(a - b) > MOST * min(a, b)]
+
+
+@pytest.mark.slow
+@NEEDED
+@pytest.mark.parametrize("arch", counting.ARCHES)
+def test_no_kernel_executes_more_than_it_did(arch: int, tmp_path: Path) -> None:
+    """A rise is a loss of speed on a GPU; after a gain, or with another Triton, count again with ``--write``."""
+    if triton.__version__ != POINTS["triton"]:
+        pytest.skip(f"the counts are those of Triton {POINTS['triton']}, this is {triton.__version__}")
+    counting.compile_for_counting(tmp_path, arch)
+    records = list(count(tmp_path, arch))
+    assert changes(records, [record for record in RECORDS if record["arch"] == arch]) == []
+    finite = CountedKernels(set_folder(tmp_path, "19", arch), arch, SampledMemory(), Counter())
+    check_finite(finite)
+
+
+def check_finite(kernels: CountedKernels) -> None:
+    """A kernel that reads every value once: so many sectors, whatever blocks are sampled."""
+    number = 40 * kernels.constants("finite_fp32")["BLOCK"]
+    values, flag = kernels.memory.hold("values", bytes(4 * number)), kernels.memory.hold("flag", bytes(4))
+    kernels.launch("finite_fp32", 0, values=values, flag=flag, at=0, count=number)
+    assert kernels.counts["global"] == 4 * number // 32
+    assert kernels.counts["launches"] == 1
+
+
+def test_a_change_of_five_percent_is_seen() -> None:
+    more = json.loads(json.dumps(RECORDS))
+    counts = more[3]["counts"]
+    counts["instructions"] = round(1.04 * counts["instructions"])
+    assert changes(more, RECORDS) == []
+    counts["instructions"] = round(1.06 * RECORDS[3]["counts"]["instructions"])
+    assert len(changes(more, RECORDS)) == 1
+    assert len(changes(RECORDS[1:], RECORDS)) == len(RECORDS[0]["counts"])
+
+
+def test_predictions_are_within_a_factor_of_what_was_measured() -> None:
+    rates = calibrate()
+    ratios = {p["case"]: rates.seconds(p["counts"]) * 1e6 / p["microseconds"] for p in POINTS["kernels"]}
+    assert all(1 / ERROR <= ratio <= ERROR for ratio in ratios.values()), ratios
+    assert 0.8 < np.median([*ratios.values()]) < 1.25
+    assert rates.issue > 1
+
+
+def test_the_page_has_the_table() -> None:
+    assert page(RECORDS) in PAGE.read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("addresses", "size", "units"),
+    [(range(0, 128, 4), 4, 4), (range(16, 144, 4), 4, 5), (range(0, 512, 16), 16, 16), ([96] * 32, 4, 1)],
+)
+def test_sectors_of_a_warp(addresses: list[int], size: int, units: int) -> None:
+    assert len(_units(np.array(addresses), size, 32)) == units
