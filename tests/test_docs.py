@@ -19,7 +19,13 @@ from isnet_trt.__main__ import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted(
-    {*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("*/README.md"), *ROOT.glob("training/assets/*.md")}
+    {
+        *ROOT.glob("*.md"),
+        *ROOT.glob("docs/**/*.md"),
+        *ROOT.glob("*/README.md"),
+        *ROOT.glob("benchmarks/results/*.md"),
+        *ROOT.glob("training/assets/*.md"),
+    }
 )
 SOURCES = ("isnet_trt", "training", "export", "kernels", "benchmarks", "tests", "examples", "docs")
 
