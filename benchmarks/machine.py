@@ -19,7 +19,7 @@ from isnet_trt.engines.cores import usable_cores
 
 _PACKAGES = (
     *("isnet_trt", "torch", "onnxruntime", "onnxruntime-gpu", "numpy", "opencv-python", "opencv-python-headless"),
-    *("openvino", "tensorrt", "tensorrt_rtx_cu13", "torch_tensorrt"),
+    *("openvino", "tensorrt", "tensorrt_rtx_cu13", "torch_tensorrt", "ray"),
 )
 _CPU, _RAPL = Path("/sys/devices/system/cpu"), Path("/sys/class/powercap")
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY", "KMP_BLOCKTIME", "ORT_NUM_THREADS")

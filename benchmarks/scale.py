@@ -3,8 +3,8 @@
     python -m benchmarks.scale BUNDLE
 
 Both read drawn image files, segment them with one segmenter of ``--threads`` threads, and write a mask for each. Rounds
-take turns. A run of the pipeline begins with the start of its actor, which is timed alone. The seconds of each stage of
-the plain loop are the inputs of the formula in docs/scale.md. It needs the extra ``ray``.
+take turns. A run of the pipeline begins with the start of its actor, which is timed alone. The inputs of the formula in
+docs/scale.md are measured too: reading, decoding and writing of images of ``--input-size``. It needs the extra ``ray``.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ import cv2
 from benchmarks import command, results, stats
 from isnet_trt import Segmenter, cli, timing
 from isnet_trt.errors import EngineError, needs
+from isnet_trt.files import write_file
+from isnet_trt.pictures.files import decode_image, encode_png
+from isnet_trt.pictures.results import mark_png
 from isnet_trt.training.scenes import draw_scene
 
 _PLAIN, _RAY = "plain loop", "Ray Data"
@@ -34,6 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("bundle", metavar="BUNDLE", help="bundle of any engine")
     parser.add_argument("--images", type=cli.positive, default=2000, help="image files (default: 2000)")
     command.add_image_size(parser, "of the drawn images (default: 96 160)", (96, 160))
+    text = "of the images for the formula's inputs (default: 1024 2048)"
+    parser.add_argument("--input-size", nargs=2, type=cli.side, default=(1024, 2048), metavar=("H", "W"), help=text)
     command.add_common(parser, rounds=3)
     arguments = parser.parse_args(argv)
     with needs("benchmarks.scale", "ray"):
@@ -54,7 +59,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     ratio = stats.spread([_steady(own) / _steady(plain) for plain, own in zip(*samples, strict=True)])
     figures = {"overhead": ratio.p50 - 1, "least": ratio.least - 1, "greatest": ratio.greatest - 1, "rounds": ratio.n}
     records.append({"kind": "scale", "case": "scale.overhead after the start", "figures": figures})
+    records.append(_inputs(tuple(arguments.input_size)))
     return command.finish(records, [], arguments.out)
+
+
+def _inputs(size: tuple[int, int], count: int = 10) -> results.Record:
+    """Bytes of a JPEG file, and milliseconds of processor time to read it, to decode it, and to write a mask."""
+    times: dict[str, list[float]] = {"read_ms": [], "decode_ms": [], "write_ms": []}
+    sizes = []
+    with tempfile.TemporaryDirectory() as folder:
+        path, mask = Path(folder) / "image.jpg", Path(folder) / "mask.png"
+        for seed in range(count):
+            scene = draw_scene(seed, *size)
+            cv2.imwrite(str(path), scene.image[:, :, ::-1])
+            sizes.append(path.stat().st_size)
+            moments = [time.process_time()]
+            content = path.read_bytes()
+            moments.append(time.process_time())
+            decode_image(content, path)
+            moments.append(time.process_time())
+            write_file(mask, mark_png(encode_png(scene.labels)))
+            moments.append(time.process_time())
+            for name, start, end in zip(times, moments[:-1], moments[1:], strict=True):
+                times[name].append(1e3 * (end - start))
+    figures = {"image_bytes": stats.spread(sizes).p50, **{name: stats.spread(one).p50 for name, one in times.items()}}
+    return {"kind": "scale", "case": f"scale.inputs {size[0]}x{size[1]}", "figures": figures}
 
 
 def _draw(folder: Path, count: int, size: tuple[int, int]) -> Path:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from isnet_trt.bundle import read_bundle
+from isnet_trt.bundle.draft import absolute
 from isnet_trt.errors import ImageError, OutOfMemory, SettingsError, first_few, needs
 from isnet_trt.files import write_file
 from isnet_trt.integrations.calls import Call
@@ -149,7 +150,7 @@ def segment(
         dataset = ray.data.from_arrow([listed.slice(start, rows) for start in range(0, len(listed), rows)])
     actors = actors or Actors()
     dataset = dataset.map_batches(read_batch, batch_size=rows, fn_kwargs={"filesystem": system, "masks": masks})
-    constructor = {"bundle": os.fspath(bundle), "inference": settings, **actors.options()}
+    constructor = {"bundle": str(absolute(bundle)), "inference": settings, **actors.options()}
     pool = {"compute": actors.strategy(), "fn_constructor_kwargs": constructor, **actors.resources()}
     dataset = dataset.map_batches(SegmentBatch, batch_size=rows, **pool)
     return dataset.map_batches(write_batch, batch_size=None, fn_kwargs={"masks": masks}) if masks else dataset
@@ -162,7 +163,7 @@ def _resolved(paths: Iterable[str | os.PathLike[str]], filesystem: Any) -> tuple
         known = isinstance(filesystem, fs.FileSystem)
         return filesystem if known else fs.PyFileSystem(fs.FSSpecHandler(filesystem)), texts
     try:
-        pairs = [fs.FileSystem.from_uri(text if "://" in text else os.path.abspath(text)) for text in texts]  # noqa: PTH100
+        pairs = [fs.FileSystem.from_uri(text if "://" in text else str(absolute(text))) for text in texts]
     except (OSError, pyarrow.ArrowException) as error:
         raise SettingsError(f"{first_few(texts)}: no file system is known for this ({error})") from None
     if any(system != pairs[0][0] for system, _ in pairs):

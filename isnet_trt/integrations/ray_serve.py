@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from isnet_trt.bundle import read_bundle
+from isnet_trt.bundle.draft import absolute
 from isnet_trt.errors import ImageError, IsnetError, OutOfMemory, SettingsError, needs
 from isnet_trt.integrations.calls import Call, inference_of
 from isnet_trt.integrations.calls import segment as segment_calls
@@ -84,7 +85,7 @@ def application(
         "health_check_timeout_s": health_check_timeout_s,
     }
     deployed = serve.deployment(Replica).options(**{**settings, **deployment})
-    return deployed.bind(os.fspath(bundle), options, batch, batch_wait_s, health_check_period_s)
+    return deployed.bind(str(absolute(bundle)), options, batch, batch_wait_s, health_check_period_s)
 
 
 class Replica:

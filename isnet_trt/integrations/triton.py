@@ -8,6 +8,7 @@ Interface: https://github.com/triton-inference-server/python_backend
 from __future__ import annotations
 
 import json
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,8 @@ class TritonPythonModel:
                 self._metrics.succeeded(result.seconds)
         except Exception as error:
             self._metrics.failed(error)
+            if not isinstance(error, IsnetError):
+                self._utils.Logger.log_error("".join(traceback.format_exception(error)))
             return self._utils.InferenceResponse(error=self._triton_error(error))
         return self._utils.InferenceResponse(output_tensors=tensors)
 
@@ -110,7 +113,8 @@ def _open(args: Mapping[str, str], config: Mapping[str, Any]) -> Segmenter:
     if args["model_instance_kind"] == "GPU":
         return Segmenter.open(folder, engine=engine, device=f"cuda:{args['model_instance_device_id']}")
     instances = sum(group["count"] for group in config["instance_group"])
-    return Segmenter.open(folder, engine=engine, threads=max(1, usable_cores() // instances))
+    threads = None if instances == 1 else max(1, usable_cores() // instances)
+    return Segmenter.open(folder, engine=engine, threads=threads)
 
 
 def images_of(tensors: Mapping[str, Any], order: Any) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import threading
 import time
@@ -14,6 +15,7 @@ import cv2
 import numpy as np
 import psutil
 import pytest
+from children import CHECKOUT
 from integrations import ray_cluster
 from small_bundle import write_bundle
 
@@ -221,6 +223,40 @@ def test_what_cannot_be_done_is_refused_at_once(folder: Path, bundle: Path, tmp_
     with pytest.raises(SettingsError, match=r"0\.jpg, .*0\.png would be written to one mask"):
         segment(folder, bundle, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_the_code_of_the_page_runs(folder: Path, bundle: Path, tmp_path: Path) -> None:
+    """docs/scale.md with local paths and without GPUs; its service is that of test_ray_serve.py."""
+    page = (CHECKOUT / "docs" / "scale.md").read_text("utf-8")
+    job, _, formula = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (folder / "bad.png").write_bytes(b"no image")
+    for text, own in (
+        ("s3://bucket/images", str(folder)),
+        ("/shared/bundles/ade", str(bundle)),
+        ("s3://bucket/masks", str(tmp_path / "masks")),
+        ("count=16, num_gpus=0.5", "count=1"),
+    ):
+        assert text in job
+        job = job.replace(text, own)
+    names: dict[str, Any] = {}
+    exec(compile(job, "scale.md", "exec"), names)
+    assert [row["path"] for row in names["failed"]] == [str(folder / "bad.png")]
+    assert len(files(tmp_path / "masks")) == 15
+    exec(compile(formula, "scale.md", "exec"), names)
+    times = {"t_gpu": 0.02, "t_read": 0.01, "t_decode": 0.03, "t_write": 0.01, "bandwidth": 1e9, "image_bytes": 5e5}
+    assert names["images_per_second"](8, 2, 100, **times) == (pytest.approx(400), "GPU")
+    assert names["images_per_second"](8, 1, 100, **times) == (pytest.approx(8 / 0.03), "decoding")
+    assert names["images_per_second"](64, 2, 100, **times) == (pytest.approx(2000), "reading")
+    assert names["images_per_second"](8, 2, 4, **times) == (pytest.approx(200), "writing")
+
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in re.findall(r"^\| \d.*$", page, re.MULTILINE)]
+    assert len(rows) == 8
+    inputs = {"t_read": 0.19e-3, "t_decode": 10.3e-3, "t_write": 4.8e-3, "image_bytes": 749e3}
+    assert all(text in page for text in ("749 kB", "t_read 0.19 ms", "t_decode 10.3 ms", "t_write 4.8 ms"))
+    for gpus, actors, milliseconds, shown, limit, minutes in rows:
+        system = {"cores": 8 * int(gpus), "bandwidth": 1.25e9 * int(gpus) / 8, "t_gpu": float(milliseconds) / 1e3}
+        rate, name = names["images_per_second"](int(gpus), int(actors), **system, **inputs)
+        assert (f"{rate:.0f}", name, f"{1e6 / rate / 60:.1f}") == (shown, limit, minutes)
 
 
 def test_a_bundle_that_cannot_run_on_the_cluster_says_why(folder: Path, tmp_path: Path) -> None:

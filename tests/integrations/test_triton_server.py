@@ -306,7 +306,14 @@ def test_the_configuration_names_classes_and_presets(server: Server) -> None:
 def test_a_server_that_is_stopped_in_the_middle(repository: Path, segmenter: Segmenter, tmp_path: Path) -> None:
     images = [image(number) for number in range(400)]
     with running(repository, tmp_path / "log") as server:
-        stop = threading.Timer(0.3, server.process.send_signal, [signal.SIGTERM])
+
+
+        def stop_after_the_first_answers() -> None:
+            while server.metrics("nv_inference_request_success") < 20:
+                time.sleep(0.01)
+            server.process.send_signal(signal.SIGTERM)
+
+        stop = threading.Thread(target=stop_after_the_first_answers)
         stop.start()
         got = answers(server, "grpc", [pixels[None] for pixels in images])
         stop.join()
