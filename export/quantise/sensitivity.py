@@ -31,7 +31,8 @@ SCHEMA = 1
 MOST_BLOCKS = 24
 """Of networks other than ISNet: each block costs an evaluation."""
 _DEPTHS = {"backbone_net": 3, "ilc_net": 2, "slc_net": 2}
-"""First part of an ISNet's layer names -> number of parts that name a block (default: 1; in the stem: 2)."""
+_ISNET = {*_DEPTHS, "bottleneck", "decoder_stage1", "decoder_stage2", "shortcut"}
+"""First parts of an ISNet's layer names, and the number of parts that name a block (default: 1; in the stem: 2)."""
 
 
 @dataclass(frozen=True)
@@ -272,7 +273,7 @@ def blocks(layers: Sequence[Layer]) -> dict[str, list[Layer]]:
     Blocks of another network are scopes of its layers' names: that with the most layers is divided by the next part of
     the names until there are `MOST_BLOCKS`.
     """
-    if {layer.name.split(".")[0] for layer in layers} >= _DEPTHS.keys():
+    if {layer.name.split(".")[0] for layer in layers} <= _ISNET:
         return _grouped(layers, _DEPTHS)
     result = _grouped(layers, {})
     while len(result) < MOST_BLOCKS:
