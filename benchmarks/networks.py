@@ -96,7 +96,10 @@ def measure(name: str, builds: Sequence[str]) -> results.Record:
         try:
             return pool.submit(_measure, name, builds).result()
         except BrokenProcessPool:
-            return {"kind": "network", "case": name, "builds": {}, "labels": {}, "broken": "its process died"}
+            failure = {"status": "FAILED", "error": "process", "why": "it died"}
+        except Exception as error:  # a defect: the others go on, and the table shows it
+            failure = {"status": "FAILED", "error": type(error).__name__, "why": " ".join(str(error).split())[:500]}
+    return {"kind": "network", "case": name, "builds": {BUILDS[0].title: failure}, "labels": {}}
 
 
 def _measure(name: str, builds: Sequence[str]) -> results.Record:

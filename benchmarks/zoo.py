@@ -144,7 +144,7 @@ def _export(module: nn.Module, path: Path, dynamo: bool, size: tuple[int, int] |
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if dynamo:
-            sizes = dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC)
+            sizes = None if size else (dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC),)
             torch.onnx.export(module, (sample,), path, dynamo=True, dynamic_shapes=sizes, verbose=False, **names)
         else:
             axes = {name: {0: "batch", 2: "height", 3: "width"} for names_ in names.values() for name in names_}

@@ -23,6 +23,7 @@ from isnet_trt.errors import ParityError
 from isnet_trt.evaluation.examples import Example, worst
 from isnet_trt.export.graph import block_outputs
 from isnet_trt.export.intake.enlargement import enlarged
+from isnet_trt.export.intake.probe import LEAST_SPREAD
 from isnet_trt.export.network_inputs import NetworkInput
 from isnet_trt.export.reference import Blocks, Reference
 from isnet_trt.export.sessions import open_session
@@ -146,7 +147,7 @@ def compare_logits(
 
     ``labels`` are those of both; by default the class with the largest logit.
     """
-    difference = (values.astype(np.float64) - reference) / max(float(reference.std()), 1e-12)
+    difference = (values.astype(np.float64) - reference) / max(float(reference.std()), LEAST_SPREAD)
     if not np.isfinite(values).all():
         difference = np.full_like(difference, np.nan)
     of_values, of_reference = labels or (values.argmax(1), reference.argmax(1))

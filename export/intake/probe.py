@@ -24,8 +24,11 @@ _FIRST_SIZES = ((192, 320), (224, 336), (512, 512), (384, 640))
 """Sizes that most networks take; between them multiples of all `MULTIPLES`."""
 _SIDE = 96
 """Sides of further runs have at least so many pixels."""
+LEAST_SPREAD = 1e-4
+"""Smaller standard deviations are taken as this: where all probabilities are near 0, as those of a detector that finds
+nothing, the rounding of the sigmoid would be a large share."""
 _RANDOM, _MIXED = 1e-5, 1e-3
-"""Largest rms difference, in standard deviations, of two runs of one image, and of an image alone and in a batch."""
+"""Largest rms difference, in standard deviations, of two runs of one image; and of one alone and in a batch."""
 
 
 @dataclass(frozen=True)
@@ -219,5 +222,5 @@ def odd_multiples(multiple: int) -> Size:
 def rms_difference(values: NDArray, reference: NDArray) -> float:
     """Root-mean-square difference in standard deviations of ``reference``; infinite where it is not finite."""
     difference = values.astype(np.float64) - reference
-    rms = float(np.sqrt(np.mean(difference**2)) / max(float(reference.std()), 1e-12))
+    rms = float(np.sqrt(np.mean(difference**2)) / max(float(reference.std()), LEAST_SPREAD))
     return rms if np.isfinite(rms) else float("inf")

@@ -11,6 +11,7 @@ from onnx import numpy_helper
 from isnet_trt.errors import BuildError, SettingsError
 from isnet_trt.export.intake.enlargement import enlarged
 from isnet_trt.export.intake.graph import Intake, take_in
+from isnet_trt.export.intake.probe import rms_difference
 from isnet_trt.export.precision import cast_to_half
 from isnet_trt.export.sessions import open_session
 from isnet_trt.settings import Preprocess
@@ -64,6 +65,14 @@ def test_weights_that_an_exporter_numbered(opset: int) -> None:
     intake = taken(proto)
     np.testing.assert_array_equal(outputs(intake.reference, picture()), outputs(network(), picture()))
     assert proto.SerializeToString(deterministic=True) == before
+
+
+def test_probabilities_near_zero_differ_by_rounding_only() -> None:
+    """What ONNX Runtime gave for a text detector on a photograph without text: alone, and in a batch of two."""
+    alone = np.float32([0, 2**-24, 2**-22, 5 * 2**-24]).repeat(1000)
+    assert rms_difference(alone + np.float32(2**-24), alone) < 1e-3
+    assert rms_difference(alone + np.float32(1e-6), alone) > 1e-3
+    assert rms_difference(alone * 1e6 * 1.01, alone * 1e6) > 1e-3
 
 
 def test_an_opset_that_stays() -> None:
