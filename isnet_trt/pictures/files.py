@@ -26,9 +26,9 @@ _MAX_SIDE = 1_000_000
 """What libpng reads and writes; results are PNGs of the picture's size."""
 _MAX_BYTES_PER_PIXEL = 4
 _CHUNK = 1 << 20
-_JPEG = (65_535, (cv2.IMWRITE_JPEG_QUALITY, 90, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, 0x111111))
-"""Longest side, and options: no subsampling of colours, which would smear outlines of a pixel."""
-_LOSSY = {".jpg": _JPEG, ".jpeg": _JPEG, ".webp": (16_383, (cv2.IMWRITE_WEBP_QUALITY, 85))}
+_JPEG = (65_535, {"IMWRITE_JPEG_QUALITY": 90, "IMWRITE_JPEG_SAMPLING_FACTOR": 0x111111})
+"""Longest side, and OpenCV's options: no subsampling of colours, which would smear outlines of a pixel."""
+_LOSSY = {".jpg": _JPEG, ".jpeg": _JPEG, ".webp": (16_383, {"IMWRITE_WEBP_QUALITY": 85})}
 
 
 def read_image(path: AnyPath) -> Image:
@@ -228,5 +228,6 @@ def encode_result(pixels: Image, suffix: str) -> bytes:
     if max(height, width) > longest:
         name = suffix[1:].upper()
         raise ImageError(f"{width}×{height} pixels are too many for {name}, whose sides have {longest}; choose PNG")
-    content = cv2.imencode(suffix, np.ascontiguousarray(pixels[:, :, ::-1]), options)[1].tobytes()
+    parameters = [number for name, value in options.items() for number in (getattr(cv2, name), value)]
+    content = cv2.imencode(suffix, np.ascontiguousarray(pixels[:, :, ::-1]), parameters)[1].tobytes()
     return mark_webp(content, width, height) if suffix == ".webp" else mark_jpeg(content)
