@@ -336,7 +336,7 @@ NETWORKS = (
     Network("smp FPN, ResNet-18", "smp_fpn", _SMP, _BY_32),
     Network("smp DeepLabV3+, ResNet-18", "smp_deeplabv3plus", _SMP, {"size_multiple": 16}),
     Network("smp PSPNet, ResNet-18, one size", "smp_pspnet", _SMP, {}, "dynamo", size=(144, 192)),
-    Network("smp UPerNet, ResNet-18", "smp_upernet", _SMP, _BY_32),
+    Network("smp UPerNet, ResNet-18, one size", "smp_upernet", _SMP, {}, "dynamo", size=(128, 192)),
     Network("smp SegFormer, MiT-B0", "smp_segformer", _SMP, _BY_32),
     Network("transformers SegFormer-B0", "hf_segformer", _HF, {}, "dynamo"),
     Network("transformers MaskFormer", "hf_maskformer", _HF, {}, "dynamo", refused=True),

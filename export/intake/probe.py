@@ -97,7 +97,8 @@ class Network:
             self.check_shape(attempt, output)
             return attempt, output
         reason, where = next(iter(reasons.items()))
-        raise BuildError(f"{self.source} cannot be run on an image of {where}: {reason}")
+        remedy = "" if self.size else "; if it was traced for one size, export it for that size alone, its windows'"
+        raise BuildError(f"{self.source} cannot be run on an image of {where}: {reason}{remedy}")
 
     def check_shape(self, size: Size, output: NDArray) -> None:
         """Refuse outputs that are no float (B, classes, h, w), or have another number of classes than the recipe."""
