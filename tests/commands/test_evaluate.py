@@ -521,6 +521,7 @@ def test_an_unreadable_picture_ends_all_processes(dataset, tmp_path):
     assert str(damaged) in ran.stderr
     assert not list((tmp_path / "out").iterdir())
     ran = torchrun(*options, "--skip-unreadable")
+    assert ran.returncode == 1
     result = report(tmp_path / "out")
     assert result["pictures"] == 3
     assert len(result["skipped"]) == 1

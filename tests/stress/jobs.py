@@ -39,7 +39,10 @@ PATIENCE = 120
 """Seconds after which a command counts as hanging."""
 IMAGES = 6
 _UNCHANGING = re.compile(r"events\.out\.tfevents")
-_TIMES = {"created_at", "seconds"}
+_PAGES = ("precision.html", "precision.md")
+"""Pages with the date and the command of a build, and in another folder another command."""
+_OF_THE_RUN = {"created_at", "seconds", "command", *_PAGES}
+"""Entries of a manifest that differ from run to run; the pages are among its files, which `read_bundle` compares."""
 
 
 @dataclass(frozen=True)
@@ -325,16 +328,18 @@ def _content(path: Path) -> Any:
     if path.is_symlink():
         return f"link to {path.readlink()}"
     if path.name == "bundle.json":
-        return _without_times(json.loads(path.read_bytes()))
+        return _lasting(json.loads(path.read_bytes()))
+    if path.name in _PAGES:
+        return "a page"
     if path.name == "iterations.csv":  # the last column is the speed
         return [line.rpartition(",")[0] for line in path.read_text("utf-8").splitlines()]
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _without_times(value: Any) -> Any:
+def _lasting(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _without_times(item) for key, item in value.items() if key not in _TIMES}
-    return [_without_times(item) for item in value] if isinstance(value, list) else value
+        return {key: _lasting(item) for key, item in value.items() if key not in _OF_THE_RUN}
+    return [_lasting(item) for item in value] if isinstance(value, list) else value
 
 
 def differences(found: dict[str, Any], expected: dict[str, Any]) -> str:
