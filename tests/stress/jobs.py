@@ -41,7 +41,7 @@ IMAGES = 6
 _UNCHANGING = re.compile(r"events\.out\.tfevents")
 _PAGES = ("precision.html", "precision.md")
 """Pages with the date and the command of a build, and in another folder another command."""
-_OF_THE_RUN = {"created_at", "seconds", "command", *_PAGES}
+_OF_THE_RUN = {"created_at", "seconds", "command", "folder", *_PAGES}
 """Entries of a manifest that differ from run to run; the pages are among its files, which `read_bundle` compares."""
 
 
