@@ -112,7 +112,7 @@ def test_blocks_of_zeros() -> None:
     assert parity._block("b", ones * (1 + 1e-7), ones).cosine < 1
     assert parity._block("b", ones, zeros).cosine == parity._block("b", zeros, ones).cosine == 0
     worst = parity._block("b", zeros, zeros).worst(parity._block("b", ones, zeros))
-    assert (worst.cosine, worst.max) == (0, 1e12)
+    assert (worst.cosine, worst.max) == (0, 1 / parity.LEAST_SPREAD)
 
 
 def test_the_gate_counts_every_picture(model: ISNet, graph: onnx.ModelProto, tmp_path: Path) -> None:
