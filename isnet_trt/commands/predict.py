@@ -73,7 +73,6 @@ def argument_parser() -> argparse.ArgumentParser:
     add(
         "--alpha",
         type=cli.number(0, 1),
-        default=0.5,
         metavar="A",
         help="opacity of the class colours in overlays, 0 to 1 (default: 0.5)",
     )
@@ -81,7 +80,8 @@ def argument_parser() -> argparse.ArgumentParser:
     add("--overlay-format", choices=OVERLAY_SUFFIXES, help=kind)
     add(
         "--side-by-side",
-        action="store_true",
+        action="store_const",
+        const=True,
         help="put the unchanged picture to the left of its overlay, in videos as well",
     )
     half = "of the probabilities that are saved (default: float32)"
@@ -122,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 check_palette(segmenter.labels.count)
             with open_lines(arguments.json) as stream:
                 lines = JsonLines(stream, sha256(Path(arguments.bundle) / MANIFEST))
-                style = {"alpha": arguments.alpha, "side_by_side": arguments.side_by_side}
+                style = predict_video.overlay_style(arguments)
                 settings = Settings(forms, arguments.probability_type, inference, style, suffix)
                 for reason in search.unreadable:
                     lines.failed(None, ImageError, reason)
@@ -155,12 +155,20 @@ def _forms(text: str) -> tuple[str, ...]:
 
 
 def _chosen_forms(arguments: argparse.Namespace) -> tuple[str, ...]:
-    """The forms of the options; SettingsError if none is left, PackageMissing if a form's package is."""
+    """The forms to save.
+
+    Raises:
+        SettingsError: no form is left, or an option of overlays is given and no overlay is saved.
+        PackageMissing: the package of a form is not installed.
+    """
     forms = tuple(dict.fromkeys(arguments.save or DEFAULT))
     if not arguments.overlay:
         forms = tuple(form for form in forms if form != "overlay")
     if not forms:
         raise SettingsError("--no-overlay leaves nothing to save; add a form to --save")
+    for name in ("alpha", "overlay_format", "side_by_side"):
+        if "overlay" not in forms and getattr(arguments, name) is not None:
+            raise SettingsError(f"--{name.replace('_', '-')} belongs to overlays, and none is saved: leave it out")
     check_packages(forms)
     return forms
 

@@ -54,6 +54,11 @@ def refuse_for_pictures(arguments: argparse.Namespace) -> None:
             raise SettingsError(f"--{name.replace('_', '-')} belongs to videos; no IMAGE is one")
 
 
+def overlay_style(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Arguments of `Segmentation.overlay` for the options that are given."""
+    return {name: value for name in ("alpha", "side_by_side") if (value := getattr(arguments, name)) is not None}
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Segment the video in ``arguments.images`` and write ``arguments.out``; returns the exit status."""
     source, out = _checked(arguments)
@@ -65,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
         rate = arguments.fps or reader.rate
         start = time.perf_counter()
         with writing(out, rate) as writer:
-            style = {"alpha": arguments.alpha, "side_by_side": arguments.side_by_side}
+            style = overlay_style(arguments)
             stopped = segment_video(segmenter, inference, reader, writer, arguments.show_every or 1, style)
             if not writer.frames:
                 raise stopped or ImageError(f"{source}: not a single frame could be read")

@@ -127,6 +127,9 @@ def test_half_precision(run: Any, photo: Path, tmp_path: Path) -> None:
         ("--save labels,overly", "labels, overlay, palette, .*did you mean 'overlay'"),
         ("--save ,", "no form is named"),
         ("--save overlay --no-overlay", "leaves nothing to save"),
+        ("--save labels --alpha 0", "--alpha belongs to overlays"),
+        ("--no-overlay --overlay-format png", "--overlay-format belongs to overlays"),
+        ("--save color,rle --side-by-side", "--side-by-side belongs to overlays"),
     ],
 )
 def test_forms_that_are_refused(
