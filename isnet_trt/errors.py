@@ -63,6 +63,10 @@ class EngineError(IsnetError):
     """An engine that should run here failed while it was loaded or used."""
 
 
+class InputShapeError(EngineError):
+    """An engine does not take inputs of the shape that it was given."""
+
+
 class OutOfMemory(EngineError):
     """The GPU or the host has too little free memory."""
 

@@ -13,7 +13,14 @@ from isnet_trt.engines.base import Engine, check_batch
 from isnet_trt.engines.cores import usable_cores
 from isnet_trt.engines.library import PORTABLE, ModelContent
 from isnet_trt.engines.memory import LIMIT_VARIABLE, limit_folding, limit_memory
-from isnet_trt.errors import EngineError, EngineUnavailable, SettingsError, engine_error, is_out_of_memory
+from isnet_trt.errors import (
+    EngineError,
+    EngineUnavailable,
+    InputShapeError,
+    SettingsError,
+    engine_error,
+    is_out_of_memory,
+)
 from isnet_trt.forks import OwnerProcess
 
 _HOST = "cpu:0"
@@ -77,7 +84,7 @@ class SessionEngine(Engine):
         if self._session is None:
             raise EngineError("this engine was closed; open it again")
         if any(isinstance(size, int) and size != actual for size, actual in zip(self._shape, shape, strict=True)):
-            raise EngineError(f"this model takes inputs of shape {_text(self._shape)}, not {_text(shape)}")
+            raise InputShapeError(f"this model takes inputs of shape {_text(self._shape)}, not {_text(shape)}")
         return self._session
 
     def close(self) -> None:

@@ -23,7 +23,7 @@ from isnet_trt.engines.base import Engine, check_batch
 from isnet_trt.engines.info import EngineInfo
 from isnet_trt.engines.library import EngineSource
 from isnet_trt.engines.tensorrt_api import collecting_logger, create, give_back
-from isnet_trt.errors import EngineError
+from isnet_trt.errors import EngineError, InputShapeError
 from isnet_trt.forks import OwnerProcess
 
 CONTEXTS = 4
@@ -172,7 +172,7 @@ class TensorRTEngine(Engine):
             # No local name for it: the traceback of the error would keep it alive beyond `close`.
             self._spare = self._spare or self._create_context()
             if not self._shape(self._spare, shape):  # it serves the next shape
-                raise EngineError(f"the engine does not take {shape}: {self._limits()}. {self._messages()}")
+                raise InputShapeError(f"the engine does not take {shape}: {self._limits()}. {self._messages()}")
             self._contexts[shape], self._spare = self._spare, None
         self._contexts.move_to_end(shape)
         return self._contexts[shape]

@@ -16,7 +16,7 @@ import numpy as np
 from isnet_trt.bundle import Bundle, read_bundle
 from isnet_trt.cuda.plan import Model
 from isnet_trt.engines.base import Engine
-from isnet_trt.errors import EngineError
+from isnet_trt.errors import EngineError, ImageError, InputShapeError
 from isnet_trt.forks import OwnerProcess
 from isnet_trt.merging.merge import Head, label_type
 from isnet_trt.merging.resample import Array
@@ -28,7 +28,7 @@ from isnet_trt.runtime.host import HostRuntime, Runtime
 from isnet_trt.runtime.opening import device_name, open_runtime
 from isnet_trt.runtime.prefetch import prefetch
 from isnet_trt.runtime.segmentation import Segmentation
-from isnet_trt.settings import Inference, Labels, NetworkFacts, Preprocess, Size, choose_preset
+from isnet_trt.settings import Inference, Labels, NetworkFacts, Preprocess, Size, choose_preset, size_text
 from isnet_trt.telemetry import ranges
 from isnet_trt.telemetry.stats import About, Recorder, Stats
 
@@ -205,8 +205,15 @@ class Segmenter:
                 if out is not None:
                     out_memory = labels_from(out, image, label_type(self.labels.count), stream=handle)
             request = Request(image, settings, out, out_memory, handle, probabilities, points, timer)
-            with self._turn():
-                return self.runtime.submit(request)
+            try:
+                with self._turn():
+                    return self.runtime.submit(request)
+            except InputShapeError as error:
+                raise ImageError(
+                    f"an image of {size_text(image.size)} cannot be segmented with {settings.describe()}: {error}. "
+                    "Resize the image, use windows and scales whose sizes the engine takes, or build the bundle for "
+                    "other sizes"
+                ) from None
 
     def _collect(self, outputs: Outputs) -> Segmentation:
         timer = outputs.timer

@@ -16,7 +16,7 @@ from small_bundle import expected, save_model
 
 from isnet_trt.engines import cores
 from isnet_trt.engines.onnxruntime import open_onnx
-from isnet_trt.errors import EngineError, SettingsError
+from isnet_trt.errors import EngineError, InputShapeError, SettingsError
 
 TOLERANCE = 1e-5  # float32 sums of 64 values around 1
 
@@ -75,7 +75,7 @@ def test_batches_that_no_engine_takes(tmp_path: Path, batch: np.ndarray) -> None
 def test_a_static_model_says_its_shape(tmp_path: Path) -> None:
     with open_onnx(save_model(tmp_path / "model.onnx", 16, 24)) as engine:
         assert engine.run(_batch(2, 3, 16, 24)).shape == (2, 3, 2, 3)
-        with pytest.raises(EngineError, match=r"takes inputs of shape \(batch, 3, 16, 24\), not \(2, 3, 24, 16\)"):
+        with pytest.raises(InputShapeError, match=r"takes inputs of shape \(batch, 3, 16, 24\), not \(2, 3, 24, 16\)"):
             engine.run(_batch(2, 3, 24, 16))
 
 
@@ -172,7 +172,7 @@ _GREEDY = """
 import resource, sys
 import numpy as np
 from isnet_trt.engines.onnxruntime import open_onnx
-from isnet_trt.errors import EngineError
+from isnet_trt.errors import EngineError, InputShapeError
 engine = open_onnx(sys.argv[1], threads=1)
 batch = np.ones((1, 3, 8192, 8192), np.float32)
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()

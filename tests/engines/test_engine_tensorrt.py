@@ -30,7 +30,7 @@ from isnet_trt.engines.table import library as library_of
 from isnet_trt.engines.tensorrt_api import collecting_logger
 from isnet_trt.engines.tensorrt_engine import TensorRTEngine
 from isnet_trt.engines.tensorrt_rtx import LIBRARY
-from isnet_trt.errors import EngineError, EngineUnavailable
+from isnet_trt.errors import EngineError, EngineUnavailable, InputShapeError
 
 RTX = LIBRARY.installed_version()
 GPU = Gpu("NVIDIA Double", "8.9", "CUDA 13.0")
@@ -113,7 +113,7 @@ def test_on_device_memory_and_any_stream(path: Path, cuda: Cuda, library: Librar
         for shape in ((1, 3, 16, 24), (2, 3, 64, 48), (1, 3, 16, 24)):
             _enqueue(cuda, engine, shape)
         assert list(cuda.gpu.memory.values()) == [4096]  # nothing but what the contexts share
-        with pytest.raises(EngineError, match=r"does not take \(3, 3, 8, 8\): it was built for"):
+        with pytest.raises(InputShapeError, match=r"does not take \(3, 3, 8, 8\): it was built for"):
             engine.enqueue(1, 1, (3, 3, 8, 8), STREAM)
         library.execute_fails = True
         with pytest.raises(EngineError, match=r"failed on an input of shape \(1, 3, 16, 24\): enqueue failed"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 from foreign_networks import ENCODER, HEAD, network, resized
 
 from isnet_trt import Segmenter, cli
-from isnet_trt.errors import BuildError, ParityError, SettingsError
+from isnet_trt.errors import BuildError, ImageError, ParityError, SettingsError
 from isnet_trt.export import EngineOptions, OnnxFile, PrecisionOptions, build
 from isnet_trt.export.intake.enlargement import enlarged
 from isnet_trt.export.sessions import open_session
@@ -105,6 +106,17 @@ def test_a_fixed_size_is_that_of_the_windows(tmp_path: Path) -> None:
     bundle = build(OnnxFile(source, recipe), tmp_path / "b", engine=CPU)
     with Segmenter.open(bundle) as segmenter:
         assert segmenter(np.zeros((90, 75, 3), np.uint8)).labels.shape == (90, 75)
+
+
+def test_an_image_smaller_than_the_only_size_is_an_error_of_the_image(tmp_path: Path) -> None:
+    slide = {"default": Inference("slide", (64, 96), (64, 96))}
+    recipe = dataclasses.replace(described(), presets=slide)
+    source = saved(network(inputs="float[1, 3, 64, 96] x"), tmp_path)
+    bundle = build(OnnxFile(source, recipe), tmp_path / "b", engine=CPU)
+    with Segmenter.open(bundle) as segmenter:
+        with pytest.raises(ImageError, match=r"image of 40x200 .* \(1, 3, 64, 96\), not \(1, 3, 40, 96\)\. Resize"):
+            segmenter(np.zeros((40, 200, 3), np.uint8))
+        assert segmenter(np.zeros((64, 200, 3), np.uint8)).labels.shape == (64, 200)
 
 
 @pytest.mark.parametrize(
