@@ -169,6 +169,7 @@ def _settle(
             evidence.images,
             static,
             evidence.gate_inputs,
+            network.size,
         ),
         target=None if evidence.min_equal is None else Target(evidence.min_equal, "`--min-equal` asks for it"),
         table=table,

@@ -99,21 +99,23 @@ def samples(
     images: OptionalPath,
     static: Size | None,
     compared: int | None = None,
+    size: Size | None = None,
 ) -> Samples:
     """The inputs of a build: at most ``limit`` from ``calib``, and ``compared`` (None: `COMPARED`) for the gate.
 
     Those of the gate are from ``images`` where it is given, else held out of ``calib`` where that has enough pictures.
     The gate of an engine of one ``static`` (height, width) takes whole pictures resized to it instead of windows.
+    Pictures of ``calib`` that give no windows of ``size``, the only one that the network takes, are left out.
 
     Raises:
-        SettingsError: a folder holds no picture, or none that can be read.
+        SettingsError: a folder holds no picture, or none that can be used.
         ImageError: one of ``images`` cannot be used.
     """
     chosen, most = Path(images) if images else None, compared or COMPARED
     if calib is None:
         gate = load_inputs(recipe.preprocess, chosen, static, most, recipe.network)
         return Samples(gate, _evidence("given" if chosen else "built-in", chosen, gate), gate)
-    inputs = calibration_inputs(calib, recipe.preprocess, windows_at_scale_1(recipe), limit, recipe.network)
+    inputs = calibration_inputs(calib, recipe.preprocess, windows_at_scale_1(recipe), limit, recipe.network, size)
     held_out: CalibrationInputs | None = None
     gate = []
     if chosen:

@@ -17,7 +17,7 @@ from isnet_trt.merging import windows
 from isnet_trt.pictures.files import read_image
 from isnet_trt.pictures.finding import SUFFIXES, pictures_in
 from isnet_trt.pictures.preprocess import normalise, padding_values, resize
-from isnet_trt.settings import Inference, NetworkFacts, Preprocess
+from isnet_trt.settings import Inference, NetworkFacts, Preprocess, Size, size_text
 
 LIMIT = 128
 _PLAIN = NetworkFacts()
@@ -30,7 +30,8 @@ class CalibrationInputs:
     in each round and spread over all passes, until there are ``limit`` inputs: few pictures give many windows each,
     many pictures one each. The order depends only on the folder's content.
 
-    ``skipped`` lists the pictures that could not be read, one line each; it is complete after the iteration.
+    ``size`` is the only (height, width) that the network takes; None: any. ``skipped`` lists the pictures that could
+    not be read or are smaller, one line each; it is complete after the iteration.
     """
 
     def __init__(
@@ -40,7 +41,9 @@ class CalibrationInputs:
         inference: Inference,
         limit: int = LIMIT,
         network: NetworkFacts = _PLAIN,
+        size: Size | None = None,
     ) -> None:
+        self.size = size
         self.files, self.preprocess, self.inference, self.limit = files, preprocess, inference, limit
         self.padding = windows.Padding(network, padding_values(preprocess, network))
         self.skipped: list[str] = []
@@ -61,9 +64,10 @@ class CalibrationInputs:
         """Two parts without a common picture: the second has one picture of ``every``, and gives ``limit`` inputs."""
         second = self.files[every - 1 :: every][:limit]
         first = [file for file in self.files if file not in set(second)]
+        facts = self.padding.network, self.size
         return (
-            CalibrationInputs(first, self.preprocess, self.inference, self.limit, self.padding.network),
-            CalibrationInputs(second, self.preprocess, self.inference, limit, self.padding.network),
+            CalibrationInputs(first, self.preprocess, self.inference, self.limit, *facts),
+            CalibrationInputs(second, self.preprocess, self.inference, limit, *facts),
         )
 
     @property
@@ -79,7 +83,7 @@ class CalibrationInputs:
         # Taken apart, so that a folder without a readable picture is an error and not an empty table.
         first = next(inputs, None)
         if first is None:
-            raise SettingsError(f"none of the {len(self.files)} pictures can be read: {'; '.join(self.skipped[:3])}")
+            raise SettingsError(f"none of the {len(self.files)} pictures can be used: {'; '.join(self.skipped[:3])}")
         yield first
         yield from inputs
 
@@ -114,6 +118,10 @@ class CalibrationInputs:
         planes = np.ascontiguousarray(image.transpose(2, 0, 1), np.float32)
         index = int(order[turn])
         ((_, pixels),) = windows.gather(planes, plan.windows[index : index + 1], padding=self.padding)
+        if self.size and pixels.shape[2:] != self.size:
+            raise ImageError(
+                f"a window has {size_text(pixels.shape[2:])}, the network takes {size_text(self.size)} only"
+            )
         return NetworkInput(f"{printable(file.name)}:{index}", pixels, file)
 
 
@@ -138,12 +146,13 @@ def calibration_inputs(
     inference: Inference,
     limit: int = LIMIT,
     network: NetworkFacts = _PLAIN,
+    size: Size | None = None,
 ) -> CalibrationInputs:
     """The inputs from the pictures in ``folder``, or from the one picture that it names.
 
     Raises:
         SettingsError: there is no such folder, no picture in it, or ``limit`` is below 1. While iterating: none of
-            the pictures can be read.
+            the pictures can be used.
     """
     path = Path(folder)
     if limit < 1:
@@ -156,4 +165,4 @@ def calibration_inputs(
             f"{path}: no pictures for the calibration there ({', '.join(sorted(SUFFIXES))} are looked for, "
             "in the folder itself)"
         )
-    return CalibrationInputs(files, preprocess, inference, limit, network)
+    return CalibrationInputs(files, preprocess, inference, limit, network, size)

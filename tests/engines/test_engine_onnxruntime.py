@@ -172,7 +172,7 @@ _GREEDY = """
 import resource, sys
 import numpy as np
 from isnet_trt.engines.onnxruntime import open_onnx
-from isnet_trt.errors import EngineError, InputShapeError
+from isnet_trt.errors import EngineError
 engine = open_onnx(sys.argv[1], threads=1)
 batch = np.ones((1, 3, 8192, 8192), np.float32)
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()

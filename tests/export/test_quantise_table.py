@@ -329,7 +329,7 @@ def test_bad_folders_are_told_apart(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="0 inputs"):
         calibration_inputs(tmp_path, *ask, limit=0)
     (tmp_path / "bad.jpg").write_bytes(b"no picture")
-    with pytest.raises(SettingsError, match=r"none of the 1 pictures can be read: .*bad\.jpg"):
+    with pytest.raises(SettingsError, match=r"none of the 1 pictures can be used: .*bad\.jpg"):
         list(calibration_inputs(tmp_path, *ask))
     folder_of(tmp_path, 1)
     (tmp_path / "cut.png").write_bytes((tmp_path / "00.png").read_bytes()[:99])

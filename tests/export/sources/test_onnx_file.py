@@ -13,6 +13,7 @@ import onnx
 import onnx_ir
 import pytest
 from foreign_networks import ENCODER, HEAD, network, resized
+from own_pictures import write_pngs
 
 from isnet_trt import Segmenter, cli
 from isnet_trt.errors import BuildError, ImageError, ParityError, SettingsError
@@ -108,7 +109,7 @@ def test_a_fixed_size_is_that_of_the_windows(tmp_path: Path) -> None:
         assert segmenter(np.zeros((90, 75, 3), np.uint8)).labels.shape == (90, 75)
 
 
-def test_an_image_smaller_than_the_only_size_is_an_error_of_the_image(tmp_path: Path) -> None:
+def test_images_smaller_than_the_only_size(tmp_path: Path) -> None:
     slide = {"default": Inference("slide", (64, 96), (64, 96))}
     recipe = dataclasses.replace(described(), presets=slide)
     source = saved(network(inputs="float[1, 3, 64, 96] x"), tmp_path)
@@ -117,6 +118,13 @@ def test_an_image_smaller_than_the_only_size_is_an_error_of_the_image(tmp_path: 
         with pytest.raises(ImageError, match=r"image of 40x200 .* \(1, 3, 64, 96\), not \(1, 3, 40, 96\)\. Resize"):
             segmenter(np.zeros((40, 200, 3), np.uint8))
         assert segmenter(np.zeros((64, 200, 3), np.uint8)).labels.shape == (64, 200)
+    lines: list[str] = []
+    images = [np.random.default_rng(height).integers(0, 256, (height, 200, 3), np.uint8) for height in (40, 90)]
+    (tmp_path / "pictures").mkdir()
+    write_pngs(tmp_path / "pictures", images)
+    precision = PrecisionOptions("int8", calib=tmp_path / "pictures", calib_inputs=3)
+    build(OnnxFile(source, recipe), tmp_path / "small", engine=CPU, precision=precision, say=lines.append)
+    assert any("a window has 40x96, the network takes 64x96 only" in line for line in lines)
 
 
 @pytest.mark.parametrize(
