@@ -80,7 +80,7 @@ class Job:
     def introduce(self) -> None:
         """Tell the user the recipe and the engine, and which options have no effect and images are left out."""
         self.say(f"recipe      {self.recipe.name}")
-        for line in self.network.found:
+        for line in self.network.findings:
             self.say(line)
         for note in self.network.notes:
             self.note(note)

@@ -27,7 +27,7 @@ class Network:
         export: makes the float32 graph, with input ``image`` and output ``logits``.
         context_width: channels of its context operations (`isnet_trt.export.functions`); None: it has none.
         size, batch: the only input size and number of images that it takes; None: any.
-        found: what was found by running it, for people.
+        findings: what was found by running it, one line each.
         notes: what else the user should know.
         identity: what else the figures of a tuning depend on.
     """
@@ -41,7 +41,7 @@ class Network:
     context_width: int | None = None
     size: Size | None = None
     batch: int | None = None
-    found: tuple[str, ...] = ()
+    findings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     identity: str = ""
 

@@ -1,6 +1,1 @@
-"""Networks of others: read, brought to the form of our own exports, examined by running them, or refused.
-
-proto, digest = read_onnx(path)
-graph = normalise(proto, ports)
-found = probe(graph, sizes)
-"""
+"""Intake of networks of other libraries: read the graph, normalise it, and examine it by running it."""

@@ -18,7 +18,7 @@ from isnet_trt.export.graph import INPUT, OUTPUT
 from isnet_trt.export.intake.enlargement import Enlargement, enlarged, last_resize, without_last_resize
 from isnet_trt.export.intake.normal_form import normalise, raised
 from isnet_trt.export.intake.ports import select_ports
-from isnet_trt.export.intake.probe import MULTIPLES, Network, Pixels, Probed, Run, odd_multiples, probe, rms_difference
+from isnet_trt.export.intake.probe import MULTIPLES, Pixels, Probed, Prober, Run, odd_multiples, probe, rms_difference
 from isnet_trt.export.network_inputs import built_in
 from isnet_trt.export.onnx_edit import copied
 from isnet_trt.export.sessions import open_session
@@ -83,7 +83,7 @@ def take_in(
         normalise(model)
     size, batch = _fixed(model.graph.inputs[0])
     with opened(reference, source) as run:
-        network = Network(run, built_in(preprocess), classes, source, size, batch)
+        network = Prober(run, built_in(preprocess), classes, source, size, batch)
         probed, sample = probe(network)
         reference_stride = probed.stride
         model, probed, kind = _without_enlargement(model, probed, network)
@@ -152,7 +152,7 @@ def _fixed(value: ir.Value) -> tuple[Size | None, int | None]:
 
 
 def _without_enlargement(
-    model: ir.Model, probed: Probed, network: Network
+    model: ir.Model, probed: Probed, network: Prober
 ) -> tuple[ir.Model, Probed, Enlargement | None]:
     """``model`` without its last Resize where the merge can do it, what is then true of it, and the kind."""
     resize = last_resize(model)

@@ -58,10 +58,10 @@ def _chosen(graph: ir.Graph, offered: Sequence[ir.Value], name: str | None, opti
             return offered[0]
         side = option.removeprefix("--")
         raise SettingsError(f"{source} has {len(offered)} {side}s; name one with {option}: {_listed(offered)}")
-    found = next((value for value in (*offered, *_values(graph)) if value.name == name), None)
-    if found is None:
+    named = next((value for value in (*offered, *_values(graph)) if value.name == name), None)
+    if named is None:
         raise SettingsError(f"{source} has no tensor {name!r} for {option}; there is: {_listed(offered)}")
-    return found
+    return named
 
 
 def _values(graph: ir.Graph) -> Iterator[ir.Value]:

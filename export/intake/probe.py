@@ -1,4 +1,4 @@
-"""What can be known of a network by running it: sizes, classes, stride, batches, and whether its output can be used.
+"""Examine a network by running it: sizes, classes, stride, batches, and whether its output can be used.
 
 Every run is under ONNX Runtime without optimisation, on a built-in image normalised as the recipe says.
 """
@@ -61,8 +61,8 @@ class Probed:
 
 
 @dataclass(frozen=True)
-class Network:
-    """A network to examine.
+class Prober:
+    """A network to examine, and the runs that examine it.
 
     Attributes:
         call: runs it; any exception means that it does not take its input.
@@ -97,7 +97,8 @@ class Network:
             self.check_shape(attempt, output)
             return attempt, output
         reason, where = next(iter(reasons.items()))
-        remedy = "" if self.size else "; if it was traced for one size, export it for that size alone, its windows'"
+        fixed = "; if it was traced for one size, export it with that size fixed and give presets windows of it"
+        remedy = "" if self.size else fixed
         raise BuildError(f"{self.source} cannot be run on an image of {where}: {reason}{remedy}")
 
     def check_shape(self, size: Size, output: NDArray) -> None:
@@ -156,7 +157,7 @@ class Network:
                 return multiple
         raise BuildError(
             f"{self.source} takes no sides divisible by any of {', '.join(map(str, MULTIPLES))} with an output of "
-            f"ceil(side / {stride}) positions; export it for one size, that of its windows"
+            f"ceil(side / {stride}) positions; export it with a fixed size and give presets windows of that size"
         )
 
     def check_values(self, size: Size, output: NDArray) -> None:
@@ -194,7 +195,7 @@ class Network:
         return True
 
 
-def probe(network: Network) -> tuple[Probed, NDArray]:
+def probe(network: Prober) -> tuple[Probed, NDArray]:
     """Examine a network; what was found, and its output for the built-in image.
 
     Raises:

@@ -47,7 +47,7 @@ def _external(path: Path, name: str) -> bytes:
     # A location such as ../../secret would copy any file of this machine into the bundle.
     if not name or place.is_absolute() or ".." in place.parts or "\\" in name or ":" in name:
         raise BuildError(
-            f"{path} has external data in {name!r}, which is no file below its own folder: do not trust it"
+            f"{path} has external data in {name!r}, which is not a file below its own folder: do not trust it"
         )
     target = path.parent / place
     try:

@@ -45,7 +45,7 @@ def _activation(stated: Activation, intake: Intake, source: str) -> Activation:
     if stated != "none" and not intake.are_probabilities(stated):
         raise SettingsError(
             f"activation: {stated} contradicts {source}, whose output has values from {intake.sample.min():.3g} to "
-            f"{intake.sample.max():.3g}: it is no result of {stated}. Remove the key, which says what it is already"
+            f"{intake.sample.max():.3g}: which {stated} cannot give. The key says what the output already is: remove it"
         )
     return stated
 
@@ -65,13 +65,13 @@ def _multiple(stated: int, intake: Intake, source: str) -> int:
 
 
 def _check_size(size: Size | None, name: str, preset: Inference, preprocess: Preprocess, source: str) -> None:
-    """Refuse a preset that shows a network of one size another."""
+    """Refuse a preset that gives a network of one fixed size inputs of other sizes."""
     if size is None or preset.window == size:
         return
     exact = preset.window is None and preprocess.size == size and not preprocess.keep_ratio and preset.scales == (1.0,)
     if not exact:
         height, width = size
         raise BuildError(
-            f"{source} takes inputs of {size_text(size)} only, and the preset {name!r} shows it others: give the "
+            f"{source} takes inputs of {size_text(size)} only, and the preset {name!r} gives it others: give the "
             f"preset window: [{height}, {width}], or export the network with free height and width"
         )

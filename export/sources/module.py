@@ -19,8 +19,7 @@ from isnet_trt.bundle import CheckpointInfo
 from isnet_trt.errors import BuildError, CheckpointError, SettingsError, first_few
 from isnet_trt.export.graph import note_source
 from isnet_trt.export.intake.graph import take_in
-from isnet_trt.export.intake.probe import Network as Probe
-from isnet_trt.export.intake.probe import odd_multiples
+from isnet_trt.export.intake.probe import Prober, odd_multiples
 from isnet_trt.export.network import Network
 from isnet_trt.export.network_inputs import built_in
 from isnet_trt.export.onnx_edit import copied
@@ -42,7 +41,7 @@ def load(source: Module, static: Size | None = None) -> Network:
     """See `isnet_trt.export.sources.Source.load`."""
     recipe, name = read_recipe(source.recipe), _name(source)
     notes: list[str] = []
-    module = _made(source.factory, name)
+    module = _create_module(source.factory, name)
     if source.weights is not None:
         load_weights(module, Path(source.weights), notes)
     selected = _Selected(module.float().cpu().eval(), source.output, name)
@@ -68,7 +67,7 @@ def load(source: Module, static: Size | None = None) -> Network:
         export=functools.partial(copied, intake.proto),
         size=intake.probed.size,
         batch=intake.probed.batch,
-        found=tuple(intake.probed.lines()),
+        findings=tuple(intake.probed.lines()),
         notes=tuple(notes),
         identity=digest,
     )
@@ -80,7 +79,7 @@ def _name(source: Module) -> str:
     return getattr(source.factory, "__qualname__", type(source.factory).__name__)
 
 
-def _made(factory: Any, name: str) -> nn.Module:
+def _create_module(factory: Any, name: str) -> nn.Module:
     """The module that a factory returns; importing and calling it runs the user's code."""
     try:
         module = (_imported(factory) if isinstance(factory, str) else factory)()
@@ -101,20 +100,20 @@ def _imported(text: str) -> Any:
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
     try:
-        found: Any = importlib.import_module(package)
+        factory: Any = importlib.import_module(package)
         for part in attribute.split("."):
-            found = getattr(found, part)
+            factory = getattr(factory, part)
     except ModuleNotFoundError as error:
         raise SettingsError(f"--module {text}: there is no Python module {error.name!r}") from None
     except AttributeError as error:
         raise SettingsError(f"--module {text}: {error}") from None
-    if not callable(found):
-        raise SettingsError(f"--module {text} is a {type(found).__name__}, not a callable that returns the module")
-    return found
+    if not callable(factory):
+        raise SettingsError(f"--module {text} is a {type(factory).__name__}, not a callable that returns the module")
+    return factory
 
 
 def load_weights(module: nn.Module, path: Path, notes: list[str]) -> None:
-    """Load a state dict whose names and shapes are those of the module, but for a prefix of all names."""
+    """Load a state dict into the module; its names and shapes must be the module's, except for a common prefix."""
     with opened(path) as file:
         entries = state_dict_in(file.content, path, notes)
         expected = module.state_dict()
@@ -174,7 +173,7 @@ def _probed(module: _Selected, recipe: NetworkRecipe, name: str, static: Size | 
         with torch.inference_mode():
             return module(torch.from_numpy(pixels)).numpy()
 
-    network = Probe(run, built_in(recipe.preprocess), recipe.network.channels(recipe.labels), name, static)
+    network = Prober(run, built_in(recipe.preprocess), recipe.network.channels(recipe.labels), name, static)
     return network.grid(*network.first_run())
 
 

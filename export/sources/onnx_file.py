@@ -37,6 +37,6 @@ def load(source: OnnxFile, static: Size | None = None) -> Network:
         export=functools.partial(copied, intake.proto),
         size=intake.probed.size,
         batch=intake.probed.batch,
-        found=tuple(intake.probed.lines()),
+        findings=tuple(intake.probed.lines()),
         identity=repr(ports),
     )

@@ -99,7 +99,7 @@ FIXED = network(inputs="float[1, 3, 64, 64] x")
 
 def test_a_fixed_size_is_that_of_the_windows(tmp_path: Path) -> None:
     source = saved(FIXED, tmp_path)
-    with pytest.raises(BuildError, match=r"64x64 only, and the preset 'default'.*window: \[64, 64\]"):
+    with pytest.raises(BuildError, match=r"64x64 only, and the preset 'default' gives it others.*window: \[64, 64\]"):
         build(OnnxFile(source, described()), tmp_path / "b", engine=CPU)
     slide = {"default": Inference("slide", (64, 64), (40, 40), scales=(0.5, 1.0), flip=True)}
     recipe = described()
