@@ -22,7 +22,7 @@ import triton.language as tl
 from numpy.typing import NDArray
 
 from isnet_trt.kernels.device import column_taps, divided, filled, interpolate, row_taps
-from isnet_trt.merging.resample import positions
+from isnet_trt.merging.resample import ratio_positions
 
 
 def reference(volumes: Sequence[NDArray[Any]], size: tuple[int, int], passes: int) -> NDArray[np.float64]:
@@ -38,13 +38,7 @@ def upsample(scores: NDArray[Any], size: tuple[int, int], aligned: bool = False)
     scores = scores.astype(np.float64)
     for axis, n_out in enumerate(size, start=1):
         n_in = scores.shape[axis]
-        if aligned:
-            step = np.float32(n_in - 1) / np.float32(max(n_out - 1, 1))
-            at = (np.arange(n_out) * np.float64(step)).astype(np.float32).clip(0, n_in - 1)
-            low = at.astype(int)
-            high, weight = np.minimum(low + 1, n_in - 1), at - low
-        else:
-            low, high, weight = positions(n_in, np.float32(n_in) / np.float32(n_out), 0, n_out)
+        low, high, weight = ratio_positions(n_in, n_out, 0, n_out, aligned)
         share = weight.astype(np.float64).reshape((-1, 1) if axis == 1 else (-1,))
         scores = scores.take(low, axis) * (1 - share) + scores.take(high, axis) * share
     return scores

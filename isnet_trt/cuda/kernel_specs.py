@@ -326,6 +326,16 @@ def bundle_kernels(
         yield from (spec for spec in _context_kernels(arch, dtype, width) if context is None or spec.name in context)
 
 
+YUV_KERNEL = yuv_resize().name
+"""Launched for YUV images only; bundles from before there was one lack it."""
+
+
+def needed_kernels(classes: int, padded: bool = False) -> tuple[KernelSpec, ...]:
+    """The kernels that plans for a model of ``classes`` classes may launch, but for that of YUV images."""
+    specs = bundle_kernels(PORTABLE, ["fp32"], classes, context=(), padded=padded)
+    return tuple(spec for spec in specs if spec.name != YUV_KERNEL)
+
+
 def _context_kernels(arch: int, dtype: str, width: int) -> Iterator[KernelSpec]:
     """Those of the context operations, for inputs of one type."""
     yield from (assign(dtype), pool(dtype), pool_combine(dtype))

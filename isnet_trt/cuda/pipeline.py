@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isnet_trt.cuda.device import Device, Graph
-from isnet_trt.cuda.plan import YUV_KERNEL, Model, host_only, needed_kernels, plan
+from isnet_trt.cuda.kernel_specs import YUV_KERNEL, needed_kernels
+from isnet_trt.cuda.plan import Model, host_only, plan
 from isnet_trt.cuda.plan_steps import BufferOffset, Clear, Copy, Infer, Launch, Plan, Step
 from isnet_trt.cuda.protocols import DeviceEngine, Launcher
 from isnet_trt.cuda.transfers import Labels, Slot, Transfers

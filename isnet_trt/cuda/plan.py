@@ -15,10 +15,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from isnet_trt.cuda import kernel_specs
-from isnet_trt.cuda.architectures import PORTABLE
 from isnet_trt.cuda.element_types import FLOAT
 from isnet_trt.cuda.kernel_specs import FINISH_ROWS, ROWS, KernelSpec, class_parts, rows_per_thread
 from isnet_trt.cuda.launch_grid import aligned, cdiv
@@ -26,16 +24,13 @@ from isnet_trt.cuda.plan_steps import ALIGNMENT, BufferOffset, Clear, Copy, Infe
 from isnet_trt.merging import windows
 from isnet_trt.merging.geometry import Window, coarse_size, padded_size
 from isnet_trt.merging.merge import Head, label_type
-from isnet_trt.merging.resample import Span, positions
+from isnet_trt.merging.resample import Span, span
 from isnet_trt.pictures.formats import PixelFormat, YuvFormat, frame_bytes
 from isnet_trt.pictures.preprocess import padding_values, test_size, value_tables
 from isnet_trt.settings import Inference, NetworkFacts, Preprocess, Size
 
 BAND_BYTES = 64 << 20
 """Most bytes of score volumes at a time, unless a single row of the label map needs more."""
-
-YUV_KERNEL = kernel_specs.yuv_resize().name
-"""Launched for YUV images only; bundles from before there was one lack it."""
 
 
 @dataclass(frozen=True)
@@ -346,7 +341,7 @@ class _Planner:
         parts = {"parts": class_parts(spec, rows, width, self.head.classes)} if "parts" in spec.arguments else {}
         self._launch(
             "accumulate", spec, logits=("logits", region.offset),
-            windows=self.tables.add(table), swap=self.tables.add(swap(self.head)),
+            windows=self.tables.add(table), swap=self.tables.add(self.head.swapped_classes()),
             volume=("volumes", FLOAT * volume.begin), classes=self.head.classes, coarse_height=region.coarse[0],
             coarse_width=region.coarse[1], window_height=window[0], window_width=window[1], step_y=step_y,
             step_x=step_x, plain=sum(not w.of.mirrored for w in ordered), count=len(ordered),
@@ -389,21 +384,6 @@ def _ratios(size: Size, output: Size) -> tuple[float, float]:
     return rows, columns
 
 
-def swap(head: Head) -> NDArray[np.int32]:
-    """The class that each one is in a mirrored image, (K,)."""
-    order = np.arange(head.classes, dtype=np.int32)
-    for a, b in head.pairs:
-        order[[a, b]] = order[[b, a]]
-    return order
-
-
-def span(n_in: int, n_out: int, rows: Span) -> Span:
-    """The input rows from which the output rows ``rows`` of ``n_out`` are interpolated."""
-    # Rounded as in the merge: a span from exact positions could lack the row that the rounding selects.
-    low, high, _ = positions(n_in, np.float32(n_in) / np.float32(n_out), *rows)
-    return int(low[0]), int(high[-1]) + 1
-
-
 def bands(sizes: Sequence[Size], output: Size, classes: int, most: int) -> Iterator[Span]:
     """Rows of the output in bands whose score volumes over all ``sizes`` take at most ``most`` bytes, if a row can."""
     height = output[0]
@@ -418,9 +398,3 @@ def bands(sizes: Sequence[Size], output: Size, classes: int, most: int) -> Itera
 def host_only(network: NetworkFacts) -> str:
     """What the kernels cannot do for a network, for a message; "" where they can do all."""
     return "padding on all sides" if network.size_multiple > 1 and network.padding_side != "bottom_right" else ""
-
-
-def needed_kernels(classes: int, padded: bool = False) -> tuple[KernelSpec, ...]:
-    """The kernels that plans for a model of ``classes`` classes may launch, but for that of YUV images."""
-    specs = kernel_specs.bundle_kernels(PORTABLE, ["fp32"], classes, context=(), padded=padded)
-    return tuple(spec for spec in specs if spec.name != YUV_KERNEL)

@@ -95,6 +95,13 @@ class Head:
         other = 1 - scores if self.gives_probabilities(inference) else np.zeros_like(scores)
         return np.concatenate([other, scores])
 
+    def swapped_classes(self) -> NDArray[np.int32]:
+        """The class that each one is in a mirrored image, (K,)."""
+        order = np.arange(self.classes, dtype=np.int32)
+        for a, b in self.pairs:
+            order[[a, b]] = order[[b, a]]
+        return order
+
     def check_output(self, shape: Sequence[int], output: Sequence[int]) -> None:
         """Raise EngineError unless the ``output`` shape for an input of ``shape`` is the one for this label set."""
         expected = (shape[0], self.classes, *coarse_size((shape[2], shape[3]), self.stride))

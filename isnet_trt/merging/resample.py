@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 Array = NDArray[np.float32]
 Span = tuple[int, int]
 """(start, stop) along one side."""
+Positions = tuple[NDArray[np.intp], NDArray[np.intp], Array]
+"""The two input samples beside each position, and the weight of the upper one."""
 
 # OpenBLAS hands a product to its own threads above 2**18 multiplications; called from several threads at once that
 # is up to twenty times slower than staying below.
@@ -43,11 +45,7 @@ def taps(n_in: int, n_out: int, start: int, stop: int, aligned: bool = False) ->
 
     ``aligned``: the first and last samples of input and output coincide.
     """
-    if aligned:
-        step = np.float32(n_in - 1) / np.float32(max(n_out - 1, 1))
-        low, high, weight = _between_samples(n_in, np.arange(start, stop) * np.float64(step))
-    else:
-        low, high, weight = positions(n_in, np.float32(n_in) / np.float32(n_out), start, stop)
+    low, high, weight = ratio_positions(n_in, n_out, start, stop, aligned)
     first, last = int(low[0]), int(high[-1]) + 1
     matrix = np.zeros((stop - start, last - first), np.float32)
     rows = np.arange(stop - start)
@@ -57,7 +55,21 @@ def taps(n_in: int, n_out: int, start: int, stop: int, aligned: bool = False) ->
     return Taps((first, last), matrix)
 
 
-def positions(n_in: int, step: np.float32, start: int, stop: int) -> tuple[NDArray[np.intp], NDArray[np.intp], Array]:
+def ratio_positions(n_in: int, n_out: int, start: int, stop: int, aligned: bool = False) -> Positions:
+    """`positions` by size ratio, or with ``aligned`` those at which the first and last samples coincide."""
+    if aligned:
+        step = np.float32(n_in - 1) / np.float32(max(n_out - 1, 1))
+        return _between_samples(n_in, np.arange(start, stop) * np.float64(step))
+    return positions(n_in, np.float32(n_in) / np.float32(n_out), start, stop)
+
+
+def span(n_in: int, n_out: int, rows: Span) -> Span:
+    """The input rows from which the output rows ``rows`` of ``n_out`` are interpolated."""
+    low, high, _ = ratio_positions(n_in, n_out, *rows)
+    return int(low[0]), int(high[-1]) + 1
+
+
+def positions(n_in: int, step: np.float32, start: int, stop: int) -> Positions:
     """Lower and upper input sample of outputs ``start:stop`` and the weight of the upper one.
 
     PyTorch's compilers contract step * (j + 0.5) - 0.5 to one fused multiply-add: float64, rounded once, is the same.
@@ -65,7 +77,7 @@ def positions(n_in: int, step: np.float32, start: int, stop: int) -> tuple[NDArr
     return _between_samples(n_in, (np.arange(start, stop) + 0.5) * np.float64(step) - 0.5)
 
 
-def _between_samples(n_in: int, exact: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDArray[np.intp], Array]:
+def _between_samples(n_in: int, exact: NDArray[np.float64]) -> Positions:
     """The two input samples beside each position and the weight of the upper one."""
     # Rounded before the weight is taken, as in PyTorch: the weight inherits the rounding.
     at = np.clip(exact.astype(np.float32), np.float32(0), np.float32(n_in - 1))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from isnet_trt.cuda.kernel_specs import YUV_KERNEL
 from isnet_trt.cuda.pipeline import Pipeline
-from isnet_trt.cuda.plan import YUV_KERNEL
 from isnet_trt.engines.base import Engine
 from isnet_trt.errors import EngineUnavailable, SettingsError
 from isnet_trt.merging.resample import Array

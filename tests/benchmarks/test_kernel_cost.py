@@ -23,7 +23,7 @@ def test_attention_counts_two_products():
 
 
 def test_engines_take_and_give_float32_whatever_they_compute_in():
-    """The runtime launches `gather_fp32`, `finite_fp32` and so on: see `isnet_trt.cuda.plan.needed_kernels`."""
+    """The runtime launches `gather_fp32`, `finite_fp32` and so on: see `isnet_trt.cuda.kernel_specs.needed_kernels`."""
     assert cost.gather((4, 6), (8, 8), batch=2).bytes == 3 * 4 * 6 + 4 * 2 * 3 * 8 * 8
     assert cost.finite(2, (16, 16), classes=5).bytes == 4 * 2 * 5 * 2 * 2
 

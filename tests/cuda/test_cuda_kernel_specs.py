@@ -7,8 +7,7 @@ import pytest
 
 from isnet_trt.cuda import kernel_specs
 from isnet_trt.cuda.architectures import GPU_ARCHITECTURES, KERNEL_TARGETS, PORTABLE
-from isnet_trt.cuda.kernel_specs import bundle_kernels, class_parts, label_element, rows_per_thread
-from isnet_trt.cuda.plan import needed_kernels
+from isnet_trt.cuda.kernel_specs import bundle_kernels, class_parts, label_element, needed_kernels, rows_per_thread
 from isnet_trt.cuda.plan_steps import Launch
 from isnet_trt.merging.resample import positions
 

@@ -9,12 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from isnet_trt.cuda.kernel_specs import bundle_kernels
-from isnet_trt.cuda.plan import BAND_BYTES, Model, bands, needed_kernels, plan, span, swap
+from isnet_trt.cuda.kernel_specs import bundle_kernels, needed_kernels
+from isnet_trt.cuda.plan import BAND_BYTES, Model, bands, plan
 from isnet_trt.cuda.plan_steps import ALIGNMENT, Clear, Copy, Infer, Launch, Plan
 from isnet_trt.errors import ImageError
 from isnet_trt.merging import geometry
 from isnet_trt.merging.merge import Head
+from isnet_trt.merging.resample import span
 from isnet_trt.settings import Inference, NetworkFacts, Preprocess
 
 MIB = 1 << 20
@@ -107,7 +108,7 @@ def test_bands_need_no_more_than_they_may():
 
 
 def test_left_and_right_change_places():
-    assert swap(Head(6, 8, ((1, 2), (4, 5)))).tolist() == [0, 2, 1, 3, 5, 4]
+    assert Head(6, 8, ((1, 2), (4, 5))).swapped_classes().tolist() == [0, 2, 1, 3, 5, 4]
 
 
 def test_channels_are_read_in_the_networks_order():

@@ -18,7 +18,7 @@ from children import start_python
 
 from isnet_trt.cuda.architectures import KERNEL_TARGETS
 from isnet_trt.cuda.gpu import Gpu
-from isnet_trt.cuda.plan import YUV_KERNEL, needed_kernels
+from isnet_trt.cuda.kernel_specs import YUV_KERNEL, needed_kernels
 from isnet_trt.errors import BuildError, EngineUnavailable, SettingsError
 from isnet_trt.export import bundle_kernels
 from isnet_trt.export.bundle_kernels import (

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from benchmarks import kernel_cost as cost
 from isnet_trt.cuda import kernel_specs
 from isnet_trt.cuda.kernel_specs import FINISH_ROWS, ROWS, class_parts, label_element, rows_per_thread
-from isnet_trt.cuda.plan import span
 from isnet_trt.merging import geometry, windows
 from isnet_trt.merging.geometry import coarse_size
+from isnet_trt.merging.resample import span
 from isnet_trt.pictures.formats import YuvFormat
 from isnet_trt.pictures.preprocess import value_tables, yuv_to_rgb
 from isnet_trt.settings import Inference, Preprocess, Size
