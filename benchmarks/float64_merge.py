@@ -1,7 +1,8 @@
 """A network's own run on a picture, merged in float64 by NumPy: what the labels of a bundle are compared with.
 
 Written from the documentation of a recipe (docs/any-network.md) and independent of the runtime: no code, no data class
-and no array of it is used. Everything is whole volumes; nothing is fast.
+and no array of it is used. Everything is whole volumes; nothing is fast. `tests/network_reference.py`, a second
+implementation that takes the runtime's settings, has to give the same scores.
 """
 
 from __future__ import annotations

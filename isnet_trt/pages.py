@@ -122,6 +122,10 @@ def scrolling(content: str) -> str:
 
 def figure(content: bytes, media_type: str, caption: str) -> str:
     """An image embedded as a data URI, with its caption below; ``media_type`` such as "image/png"."""
-    data = base64.b64encode(content).decode("ascii")
-    text = escape(caption)
-    return f'<figure><img src="data:{media_type};base64,{data}" alt="{text}"><figcaption>{text}</figcaption></figure>'
+    uri, text = data_uri(content, media_type), escape(caption)
+    return f'<figure><img src="{uri}" alt="{text}"><figcaption>{text}</figcaption></figure>'
+
+
+def data_uri(content: bytes, media_type: str) -> str:
+    """A file as a URI that holds it; ``media_type`` such as "image/png"."""
+    return f"data:{media_type};base64,{base64.b64encode(content).decode('ascii')}"

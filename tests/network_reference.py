@@ -1,4 +1,8 @@
-"""Scores by the rules of `isnet_trt.settings.NetworkFacts`, in float64 NumPy with whole volumes."""
+"""Scores by the rules of `isnet_trt.settings.NetworkFacts`, in float64 NumPy with whole volumes.
+
+`benchmarks.float64_merge` is a second, independent implementation: it takes the keys of a recipe's file, and has no
+flip pairs, aligned corners or resized pictures. `tests/benchmarks/test_float64_merge.py` compares the two.
+"""
 
 from __future__ import annotations
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -83,9 +82,9 @@ def _section(section: Section) -> Iterator[str]:
 
 def _chip(entry: Entry) -> str:
     """A legend's entry: its swatch as an image, name and share."""
-    data = base64.b64encode(encode_png(swatch(entry, 14, 24))).decode("ascii")
+    uri = pages.data_uri(encode_png(swatch(entry, 14, 24)), "image/png")
     text = escape(f"{entry.name.split(',')[0]} {entry.figure}")
-    return f'<span><img class="swatch" src="data:image/png;base64,{data}" alt=""> {text}</span> '
+    return f'<span><img class="swatch" src="{uri}" alt=""> {text}</span> '
 
 
 def _class_rows(section: Section) -> Iterator[dict[str, object]]:

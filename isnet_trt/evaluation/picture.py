@@ -5,7 +5,6 @@ One row per true class with the shares of its pixels by predicted class.
 
 from __future__ import annotations
 
-import base64
 import io
 import json
 from importlib import resources
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isnet_trt.metrics import Confusion, percent
+from isnet_trt.pages import data_uri
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -80,7 +80,7 @@ def grouped(confusion: Confusion, names: tuple[str, ...]) -> tuple[Confusion, tu
     return result, (*(names[k] for k in order), f"{len(names) - len(order)} other classes")
 
 
-def interactive(confusion: Confusion, names: tuple[str, ...], static: bytes | None) -> str:
+def interactive(confusion: Confusion, names: tuple[str, ...], static: bytes) -> str:
     """The matrix as HTML that a script draws: by label order or by confusions, with figures under the pointer.
 
     ``static`` is shown where scripts do not run.
@@ -91,8 +91,7 @@ def interactive(confusion: Confusion, names: tuple[str, ...], static: bytes | No
     data = {"names": names, "totals": confusion.counts.sum(1).tolist(), "cells": cells.tolist()}
     # A name must not end the element.
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
-    encoded = base64.b64encode(static or b"").decode()
-    fallback = f'<noscript><img alt="" src="data:image/png;base64,{encoded}"></noscript>' if static else ""
+    fallback = f'<noscript><img alt="" src="{data_uri(static, "image/png")}"></noscript>'
     script = resources.files(__package__).joinpath("confusion.js").read_text("utf-8")
     return (
         f'<div class="confusion"><script type="application/json">{text}</script></div>{fallback}'
