@@ -87,7 +87,7 @@ def coverage(count: int, confidence: float = 0.95) -> float:
 
 
 def tolerance_statement(count: int, worst: float, quantity: str) -> str:
-    """What the worst of ``count`` images, which has a share ``worst`` of ``quantity``, says of images not looked at."""
+    """The bound for unseen images from ``count`` images, of which the worst has a share ``worst`` of ``quantity``."""
     more = f" ({ENOUGH} images would bound 95 %)" if count < ENOUGH else ""
     return (
         f"If the {count} images are a random sample of those that the engine will see, then with 95 % confidence "

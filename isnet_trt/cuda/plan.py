@@ -140,7 +140,7 @@ class _Planner:
         # The upload drops the caller's row padding: in the buffer a row is exactly its pixels.
         layout = {"pitch": self.size[1] * pixel, "pixel": pixel, "bgr": int(bgr)}
         if self.test_size == self.size:
-            # `gather` reads the channels in the network's order: turned round unless the picture has that order.
+            # `gather` writes the network's channel order: it reverses the channels of a picture that has the other.
             return ("source", 0), layout | {"bgr": int(bgr != self.bgr)}
         height, width = self.test_size
         self.buffers["picture"] = 3 * height * width
@@ -334,7 +334,7 @@ class _Planner:
         for i, w in enumerate(ordered):
             top, left = (0, 0) if covers_volume else (w.top, w.left)
             table[i] = self.slot_of[id(w)][1], top, left, w.of.mirrored
-        # Padding is below and on the right, in mirrored windows too, which are padded after that: the step is all.
+        # Windows are padded below and on the right after mirroring, so that the step alone gives the positions.
         step_y, step_x = _ratios(region.coarse, window) if covers_volume else self._upsampling(region)
         spec = kernel_specs.accumulate("fp32", self.head.classes)
         rows, width = volume.rows[1] - volume.rows[0], volume.size[1]
@@ -396,5 +396,5 @@ def bands(sizes: Sequence[Size], output: Size, classes: int, most: int) -> Itera
 
 
 def host_only(network: NetworkFacts) -> str:
-    """What the kernels cannot do for a network, for a message; "" where they can do all."""
+    """What a network needs and no kernel does, as part of a message; "" where the kernels do all."""
     return "padding on all sides" if network.size_multiple > 1 and network.padding_side != "bottom_right" else ""

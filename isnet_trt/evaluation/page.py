@@ -93,7 +93,7 @@ def markdown(report: Report, provenance: Provenance, shown: Sequence[str] = (), 
 
 
 def verdict(report: Report) -> str:
-    """The figure that was asked for, and the size of the sample, as a block quote."""
+    """The mIoU or its difference, and the size of the sample, as a block quote."""
     tally, figures = report.tally, report.metrics
     pixels = int(tally.scores[0].confusion.counts.sum())
     sample = f"{tally.pictures:,} images, {pixels:,} pixels with a truth"
@@ -117,7 +117,7 @@ def verdict(report: Report) -> str:
 
 
 def _beyond(report: Report) -> list[str]:
-    """What the least accurate image says of images that are not in the set."""
+    """The bound that the least accurate image gives for images outside the set."""
     tally = report.tally
     if len(report.models) > 1 or tally.pictures < FEW or not tally.examples:
         return []

@@ -59,7 +59,7 @@ class Head:
         return self.classes if self.network.threshold is None else 2
 
     def softmax(self, inference: Inference) -> bool:
-        """Whether logits are turned into probabilities before they are averaged; never those that are already."""
+        """Whether logits are turned into probabilities before they are averaged; False where they are already."""
         return inference.softmax_before_resize and self.network.activation == "none"
 
     def gives_probabilities(self, inference: Inference) -> bool:
@@ -67,9 +67,9 @@ class Head:
         return inference.softmax_before_resize or self.network.activation != "none"
 
     def enlarges(self, size: Size, output: Size, softmax: bool) -> bool:
-        """Whether scores of a whole pass of ``size`` are enlarged and cropped to it before all else (`NetworkFacts`).
+        """Whether scores of a whole pass of ``size`` are first enlarged and cropped to that size (`NetworkFacts`).
 
-        False also where one step from the output grid to ``output``, or none, comes to the same.
+        False also where resampling the output grid to ``output`` in one step, or not at all, has the same result.
         """
         facts = self.network
         padded = padded_size(size, facts) != size
@@ -89,7 +89,7 @@ class Head:
         return (scores[0] > np.float32(self.limit(inference))).view(np.uint8)
 
     def class_scores(self, scores: Array, inference: Inference) -> Array:
-        """Merged scores of every label (K, …): with a threshold those of the background, 1 - p or a logit of 0, too."""
+        """Merged scores of every label (K, …); with a threshold the background's come first: 1 - p, or a logit of 0."""
         if self.network.threshold is None:
             return scores
         other = 1 - scores if self.gives_probabilities(inference) else np.zeros_like(scores)

@@ -110,7 +110,7 @@ class Mosaic:
         total: Array | None = None
         for y, x, scores in self._pieces(rows, columns):
             if total is None and scores.shape[1:] == count.shape:  # the first piece is the block: no copy
-                # Logits at the window's own size are not resampled: they stay as they are for other blocks.
+                # Scores of the window's own size are views of its logits, which other blocks still need.
                 total = scores if scores.base is None or count.max() == 1 else scores.copy()
                 continue
             if total is None:
@@ -134,7 +134,7 @@ class Mosaic:
         """Rows and columns of a window, from its scores enlarged to the size of the network's input."""
         size = padded_size(window.size, self.network)
         top, left = padding_before(window.size, self.network)
-        if window.of.mirrored:  # the scores were turned round, and the padding with them
+        if window.of.mirrored:  # the scores were mirrored back, and the padding with them
             left = size[1] - window.size[1] - left
         rows, columns = (rows[0] + top, rows[1] + top), (columns[0] + left, columns[1] + left)
         if scores.shape[1:] == size:

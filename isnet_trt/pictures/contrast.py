@@ -18,7 +18,7 @@ PLAIN, CROSSED = 0, 16
 HATCHED = 0.7
 """Strength of the lines of hatching in `draw_lines`."""
 _BITS = (1, 2, 4, 8)
-"""Of lines /, \\, ─ and │ in the tile that `lines` repeats."""
+"""Bits of the lines /, \\, ─ and │ in the tile that `lines` repeats."""
 PATTERNS = (*_BITS, 4 | 8)
 """Patterns of classes that are not plain; the last is a grid."""
 _LUMA, _GREY = np.array([0.299, 0.587, 0.114], np.float32), 118
@@ -103,7 +103,7 @@ def lines(shape: tuple[int, ...], patterns: Mapping[int, int], ids: NDArray[np.u
 
 
 def draw_lines(picture: NDArray[np.uint8], where: NDArray[np.bool_], strength: float) -> None:
-    """Darken the light ones of the pixels ``where`` (H, W) of an RGB picture (H, W, 3) and lighten the dark, in place.
+    """Darken light and lighten dark pixels of an RGB picture (H, W, 3) where ``where`` (H, W) is True, in place.
 
     With ``strength`` 1 they become black and white.
     """

@@ -14,11 +14,11 @@ from isnet_trt.pictures.files import Image
 
 PAPER, _INK, _FAINT = (250, 250, 250), (30, 30, 30), (110, 110, 110)
 _SMALLEST, _LARGEST = 15, 56
-"""Height of a legend line in pixels; below the first the text could not be read."""
+"""Limits of the height of a legend line in pixels; smaller text could not be read."""
 _NARROWEST = 8
-"""Heights of a line that a column is wide at least, its name cut; where that does not fit, there is no legend."""
+"""Least width of a column, its names cut, in line heights; an image too small for such a column gets no legend."""
 _LONGEST = 28
-"""Characters of a class name."""
+"""Most characters of a class name."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class _Layout:
 
 
 def attach(image: Image, entries: Sequence[Entry]) -> Image:
-    """``image`` with a legend on its right or, where only more fit there, below; as it is where none fits.
+    """``image`` with a legend on its right, or below where more entries fit there; unchanged where none fits.
 
     The legend adds at most half the image's width, or half its height. Where not all entries fit, the last line says
     how many more there are.
@@ -57,7 +57,7 @@ def attach(image: Image, entries: Sequence[Entry]) -> Image:
         _below(len(entries), line, natural, height, width),
         _below(len(entries), line, widest, height, width),
     ]
-    # A name that is cut counts for half; the first of equals.
+    # An entry whose name is cut counts half; of equal layouts the first is taken.
     best = max(layouts, key=lambda layout: layout.shown * (1 if layout.width >= natural else 0.5))
     if best.shown <= 0 or best.width < min(natural, _NARROWEST * line):
         return image
@@ -74,7 +74,7 @@ def pad(picture: Image, height: int, width: int = 0) -> Image:
 
 
 def _natural_width(entries: Sequence[Entry], line: int) -> int:
-    """Of a column in which no name is cut."""
+    """Width of a column in which no name is cut."""
     names = max((_width(_name(entry), line) for entry in entries), default=0)
     return _text_start(line) + names + line + _figure_width(entries, line) + line // 2
 

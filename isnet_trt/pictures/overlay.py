@@ -18,9 +18,9 @@ from isnet_trt.pictures.legend import PAPER, Entry, attach
 from isnet_trt.settings import size_text
 
 _SAMPLES = 1 << 15
-"""Pixels, about, from which areas and mean colours are estimated."""
+"""Approximate number of pixels from which areas and mean colours are estimated."""
 _CROWDED = 0.55
-"""Where more of a pixel's 7×7 neighbourhood is edges, labels are noise and have no outlines."""
+"""Share of edge pixels in a 7×7 neighbourhood above which labels are taken for noise and get no outlines."""
 VOID_NAME = "(ignored)"
 
 
@@ -50,10 +50,10 @@ def draw(
     palette: NDArray[np.uint8],
     style: OverlayStyle,
 ) -> Image:
-    """``image`` under the colours of its label map; uint8 (H', W', 3) RGB.
+    """Blend ``image`` with the colours of its label map, and add what ``style`` has; uint8 (H', W', 3) RGB.
 
-    ``image`` is uint8 (H, W, 3) RGB, ``labels`` the class ids (H, W), ``palette`` uint8 (K, 3) RGB; where there is no
-    class, the image stays as it is.
+    ``image`` is uint8 (H, W, 3) RGB, ``labels`` the class ids (H, W), ``palette`` uint8 (K, 3) RGB. Pixels without a
+    class keep the colours of the image.
 
     Raises:
         ImageError: the image has another size than the label map.
@@ -72,7 +72,7 @@ def paint(
     palette: NDArray[np.uint8],
     style: OverlayStyle,
 ) -> tuple[Image, list[Entry]]:
-    """``image`` under the colours of its label map, and the lines of its legend where ``style`` has one.
+    """Blend ``image`` with the colours of its label map; also return the legend's entries, none without a legend.
 
     Arguments and errors are those of `draw`.
     """
@@ -126,9 +126,9 @@ def _patterns(
 
 
 def _outlines(ids: NDArray[np.unsignedinteger], areas: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Pixels beside another class, in the larger class of the two, so that small things keep all of theirs.
+    """Pixels (H, W) at the border of two classes, on the side of the larger one, so that small objects stay whole.
 
-    Beside void they lie in the class. Where nearly every pixel has other neighbours there are none.
+    At the border of a class and void they lie in the class. Where labels change at nearly every pixel there are none.
     """
     largest = np.iinfo(ids.dtype).max
     ranks = np.full(largest + 1, min(len(areas), largest), ids.dtype)
@@ -144,7 +144,7 @@ def _outlines(ids: NDArray[np.unsignedinteger], areas: NDArray[np.int64]) -> NDA
 def _entries(
     ids: NDArray[np.unsignedinteger], names: Sequence[str], palette: NDArray[np.uint8], patterns: Mapping[int, int]
 ) -> list[Entry]:
-    """The legend's lines, the largest class first; void last where it is hatched."""
+    """The legend's entries, the largest class first; void is the last where it is hatched."""
     void = int(np.iinfo(ids.dtype).max)
     shares = class_shares(ids, len(names))
     entries = [

@@ -34,7 +34,7 @@ class Fields:
         """The keys of a mapping that is the value ``data`` of ``key``.
 
         Raises:
-            SettingsError: it is no mapping.
+            SettingsError: ``data`` is not a mapping.
         """
         if not isinstance(data, dict):
             raise SettingsError(f"{self._place}: {key}: {shown(data)} is not a mapping of keys to values")

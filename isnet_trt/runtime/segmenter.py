@@ -63,7 +63,7 @@ class Segmenter:
     ) -> None:
         """Around an engine that is already open and now belongs to the segmenter.
 
-        ``output_stride`` is the network's, in pixels, and ``network`` what else is to be known of it (default: it gives
+        ``output_stride`` is the network's, in pixels, and ``network`` its other properties (default: it gives
         logits, and takes any size); ``batch`` how many windows it sees at once, exactly so many
         with ``full_batches`` (what is missing is filled with zeros); ``threads`` how many the merge uses, by default
         all cores that the process may use. ``runtime`` runs the stages around the engine and belongs to the segmenter
