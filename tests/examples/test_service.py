@@ -23,7 +23,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from isnet_trt import Segmenter
 
 SERVICE = Path(__file__).parents[2] / "examples" / "service" / "service.py"
-PICTURE = np.random.default_rng(3).integers(0, 256, (9, 14, 3), np.uint8).repeat(8, 0).repeat(8, 1)[:70, :107].copy()
+PICTURE = small_bundle.image(3, 70, 107)
 JPEG = cv2.imencode(".jpg", PICTURE)[1].tobytes()
 Answer = tuple[int, bytes, dict[str, str]]
 

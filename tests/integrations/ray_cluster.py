@@ -10,6 +10,11 @@ from contextlib import contextmanager
 from children import environment
 
 MISSING = "" if importlib.util.find_spec("ray") else "Ray is not installed (make test-ray)"
+VARIABLES = {
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_worker_niceness": "0",  # Ray's 15 would starve the workers beside other tests
+}
 
 
 @contextmanager
@@ -18,7 +23,7 @@ def cluster(cpus: int = 2, gpus: int = 0) -> Iterator[None]:
     import ray
 
     before = dict(os.environ)
-    os.environ |= {**environment(RAY_DATA_DISABLE_PROGRESS_BARS="1", RAY_AUTH_MODE="disabled")}
+    os.environ |= environment(**VARIABLES)
     options = {"include_dashboard": False, "log_to_driver": False, "logging_level": "error"}
     ray.init(num_cpus=cpus, num_gpus=gpus, object_store_memory=200 << 20, **options)
     try:

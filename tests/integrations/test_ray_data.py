@@ -17,7 +17,7 @@ import psutil
 import pytest
 from children import CHECKOUT
 from integrations import ray_cluster
-from small_bundle import write_bundle
+from small_bundle import image, write_bundle
 
 from isnet_trt import Segmenter
 from isnet_trt.bundle import ENGINE
@@ -43,21 +43,9 @@ def cluster() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_bundle(tmp_path_factory.mktemp("bundle") / "small").folder
-
-
-@pytest.fixture(scope="module")
-def segmenter(bundle: Path) -> Iterator[Segmenter]:
-    with Segmenter.open(bundle, threads=1) as opened:
-        yield opened
-
-
 def pixels(number: int) -> np.ndarray:
-    """An image of blocks of 8 x 8 pixels; there are three sizes."""
-    blocks = np.random.default_rng(number).integers(0, 256, (12, 12, 3), np.uint8)
-    return blocks.repeat(8, 0).repeat(8, 1)[: 70 - number % 3, : 90 + number % 3]
+    """An image of one of three sizes."""
+    return image(number, 70 - number % 3, 90 + number % 3)
 
 
 @pytest.fixture

@@ -12,39 +12,36 @@ import numpy as np
 import pytest
 from children import CHECKOUT, environment, run_python, start_python
 from integrations import ray_cluster
-from small_bundle import write_bundle
+from small_bundle import image
 
 from isnet_trt import Segmenter
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.skipif(bool(ray_cluster.MISSING), reason="make test-ray")]
 EXAMPLES = CHECKOUT / "examples" / "ray"
-VARIABLES = {"RAY_DATA_DISABLE_PROGRESS_BARS": "1", "RAY_AUTH_MODE": "disabled"}
+ENVIRONMENT = environment(**ray_cluster.VARIABLES)
 
 
-def test_segment_writes_masks_and_names_what_has_none(tmp_path: Path) -> None:
-    bundle, images = write_bundle(tmp_path / "small").folder, tmp_path / "images"
+def test_segment_writes_masks_and_names_what_has_none(bundle: Path, segmenter: Segmenter, tmp_path: Path) -> None:
+    images = tmp_path / "images"
     images.mkdir()
     for number in range(5):
-        pixels = np.random.default_rng(number).integers(0, 256, (9, 12, 3), np.uint8).repeat(8, 0).repeat(8, 1)
-        assert cv2.imwrite(str(images / f"{number}.png"), pixels)
+        assert cv2.imwrite(str(images / f"{number}.png"), image(number))
     (images / "bad.png").write_bytes(b"no image")
-    ran = run_python(EXAMPLES / "segment.py", bundle, tmp_path / "out", images, env=environment(**VARIABLES))
+    ran = run_python(EXAMPLES / "segment.py", bundle, tmp_path / "out", images, env=ENVIRONMENT)
     assert ran.returncode == 1, ran.stderr
     assert ran.stdout.splitlines()[-1] == "5 masks written, 0 were there, 1 images have none"
     assert f"error: {images / 'bad.png'}: ImageError: " in ran.stderr
-    with Segmenter.open(bundle, threads=1) as segmenter:
-        for number in range(5):
-            labels = cv2.imread(str(tmp_path / "out" / f"{number}_labels.png"), cv2.IMREAD_UNCHANGED)
-            np.testing.assert_array_equal(labels, segmenter(images / f"{number}.png").labels)
+    for number in range(5):
+        labels = cv2.imread(str(tmp_path / "out" / f"{number}_labels.png"), cv2.IMREAD_UNCHANGED)
+        np.testing.assert_array_equal(labels, segmenter(images / f"{number}.png").labels)
 
 
-def test_the_service_answers_and_ends(tmp_path: Path) -> None:
-    bundle = write_bundle(tmp_path / "small").folder
-    content = cv2.imencode(".png", np.random.default_rng(0).integers(0, 256, (72, 96, 3), np.uint8))[1].tobytes()
+def test_the_service_answers_and_ends(bundle: Path, segmenter: Segmenter, tmp_path: Path) -> None:
+    content = cv2.imencode(".png", image(0))[1].tobytes()
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     log = (tmp_path / "log").open("w")
-    service = start_python(EXAMPLES / "service.py", bundle, "--port", port, stderr=log, env=environment(**VARIABLES))
+    service = start_python(EXAMPLES / "service.py", bundle, "--port", port, stderr=log, env=ENVIRONMENT)
     try:
         lines = iter(service.stdout.readline, "")
         address = next(line.split()[-1] for line in lines if line.startswith("serving at "))
@@ -57,5 +54,4 @@ def test_the_service_answers_and_ends(tmp_path: Path) -> None:
         service.kill()
         service.communicate()
         log.close()
-    with Segmenter.open(bundle, threads=1) as segmenter:
-        np.testing.assert_array_equal(labels, segmenter(content, inference="ms-flip").labels)
+    np.testing.assert_array_equal(labels, segmenter(content, inference="ms-flip").labels)

@@ -18,7 +18,7 @@ import numpy as np
 import psutil
 import pytest
 from integrations import ray_cluster
-from small_bundle import write_bundle
+from small_bundle import image
 
 from isnet_trt import Segmenter
 from isnet_trt.errors import BundleError, EngineError, ImageError, SettingsError
@@ -32,19 +32,7 @@ from ray.serve.handle import DeploymentHandle  # noqa: E402
 
 from isnet_trt.integrations.ray_serve import Replica, application  # noqa: E402
 
-PIXELS = np.random.default_rng(3).integers(0, 256, (9, 12, 3), np.uint8).repeat(8, 0).repeat(8, 1)
-PNG = cv2.imencode(".png", PIXELS)[1].tobytes()
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_bundle(tmp_path_factory.mktemp("bundle") / "small").folder
-
-
-@pytest.fixture(scope="module")
-def segmenter(bundle: Path) -> Iterator[Segmenter]:
-    with Segmenter.open(bundle, threads=1) as opened:
-        yield opened
+PNG = cv2.imencode(".png", image(3))[1].tobytes()
 
 
 @pytest.fixture(scope="module")

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import cv2
 import dlpack_producer
 import numpy as np
 import pytest
-from small_bundle import SLIDE, write_bundle
+from small_bundle import SLIDE
 
 from isnet_trt import Segmenter
 from isnet_trt.errors import ImageError, SettingsError
@@ -17,12 +15,6 @@ from isnet_trt.integrations.triton import arrays_of, images_of
 
 IMAGE = np.random.default_rng(5).integers(0, 256, (41, 57, 3), np.uint8)
 PNG = cv2.imencode(".png", IMAGE[:, :, ::-1])[1].reshape(1, -1)
-
-
-@pytest.fixture(scope="module")
-def segmenter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Segmenter]:
-    with Segmenter.open(write_bundle(tmp_path_factory.mktemp("bundle") / "small").folder, threads=1) as opened:
-        yield opened
 
 
 def test_images_lie_where_the_tensor_lies() -> None:

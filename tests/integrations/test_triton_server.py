@@ -21,7 +21,7 @@ import pytest
 from children import CHECKOUT, environment
 from integrations import triton_server
 from integrations.triton_server import SITE, Client, Server, running, start
-from small_bundle import SLIDE, write_bundle
+from small_bundle import SLIDE, image, write_bundle
 
 from isnet_trt import Segmenter
 from isnet_trt.bundle import ENGINE
@@ -34,14 +34,8 @@ pytestmark = [
     pytest.mark.triton_server,
     pytest.mark.skipif(not SITE, reason=triton_server.MISSING),
 ]
-SIZES = ((70, 107), (33, 48), (121, 64))
+SIZES = ((72, 96), (33, 48), (121, 64))
 PROTOCOLS = ("http", "grpc")
-
-
-def image(number: int, size: tuple[int, int] = SIZES[0]) -> np.ndarray:
-    """An image of blocks of 8 x 8 pixels, so that the small network sees several classes."""
-    blocks = np.random.default_rng(number).integers(0, 256, (16, 16, 3), np.uint8)
-    return np.ascontiguousarray(blocks.repeat(8, 0).repeat(8, 1)[: size[0], : size[1]])
 
 
 def encoded(pixels: np.ndarray) -> np.ndarray:
@@ -55,17 +49,6 @@ def error_of(call: Callable[..., Any], *arguments: Any, **options: Any) -> tuple
     with pytest.raises(InferenceServerException) as caught:
         call(*arguments, **options)
     return str(caught.value.status()), caught.value.message()
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_bundle(tmp_path_factory.mktemp("bundle") / "small").folder
-
-
-@pytest.fixture(scope="module")
-def segmenter(bundle: Path) -> Iterator[Segmenter]:
-    with Segmenter.open(bundle, threads=1) as opened:
-        yield opened
 
 
 @pytest.fixture(scope="module")
@@ -233,7 +216,7 @@ def answers(server: Server, protocol: str, requests: list[np.ndarray], threads: 
 
 
 def test_1000_requests_of_which_a_tenth_is_damaged(server: Server, segmenter: Segmenter) -> None:
-    images = [image(number, SIZES[number % 3]) for number in range(30)]
+    images = [image(number, *SIZES[number % 3]) for number in range(30)]
     want = [segmenter(pixels).labels for pixels in images]
     contents = [encoded(pixels) for pixels in images]
     requests = []
@@ -255,7 +238,7 @@ def test_1000_requests_of_which_a_tenth_is_damaged(server: Server, segmenter: Se
 
 
 def test_http_clients_at_once_with_mixed_sizes(server: Server, segmenter: Segmenter) -> None:
-    images = [image(number, SIZES[number % 3]) for number in range(60)]
+    images = [image(number, *SIZES[number % 3]) for number in range(60)]
     for pixels, labels in zip(images, answers(server, "http", [pixels[None] for pixels in images]), strict=True):
         np.testing.assert_array_equal(labels, segmenter(pixels).labels)
 
