@@ -232,6 +232,14 @@ static void leave_threads_behind(char *bundle) {
     usleep(500000);
 }
 
+/* Memory that nobody frees, to see that the leak checker reports it. */
+static void leak(void) {
+    for (int i = 0; i < 10; i++) {
+        void *volatile block = malloc(64);
+        memset(block, i, 64);
+    }
+}
+
 int main(int count, char **arguments) {
     const char *question = count > 1 ? arguments[1] : "", *first = count > 2 ? arguments[2] : NULL;
     char error[ISNET_ERROR] = "";
@@ -262,6 +270,9 @@ int main(int count, char **arguments) {
         open_bundle(first);
     } else if (!strcmp(question, "fork")) {
         fork_after_start(first);
+    } else if (!strcmp(question, "leak")) {
+        segment_image(open_bundle(first), an_image());
+        leak();
     } else if (!strcmp(question, "exit")) {
         leave_threads_behind(arguments[2]);
     }

@@ -141,38 +141,44 @@ def test_the_header_and_the_python_side_agree():
     assert len(set(STATUS.values())) == len(STATUS) == 15
 
 
+def check(lines, expected):
+    """Each line has the expected status, and the expected part in its message."""
+    assert [status for status, _ in lines] == [status for status, _ in expected]
+    for (_, message), (_, part) in zip(lines, expected, strict=True):
+        assert part in message
+
+
 def test_wrong_images_and_calls(programs, bundle):
-    lines = answers(programs / "probe", "calls", bundle)
-    null, short, zero, negative, large, no_format, yuv, odd, gpu, odd_device, overlap = lines[:11]
-    assert [status for status, _ in lines[:11]] == [
-        *[IMAGE] * 5, ARGUMENT, ARGUMENT, IMAGE, ARGUMENT, IMAGE, ARGUMENT
-    ]  # fmt: skip
-    assert "null pointer" in null[1]
-    assert "the pitch 38 is shorter than a row of 13 pixels, 39 bytes" in short[1]
-    assert "height 0" in zero[1]
-    assert "width -13" in negative[1]
-    assert "2147483647 x 2147483647 pixels is larger than ISNET_TRT_MAX_PIXELS" in large[1]
-    assert "order ''" in no_format[1]
-    assert "order 'yuv'" in yuv[1]
-    assert "one and a half times a height" in odd[1]
-    assert "memory of cuda:1" in gpu[1]
-    assert r"device 'gpu\udcff' is unknown" in odd_device[1]
-    assert "overlaps the image" in overlap[1]
-    no_image, no_labels, no_memory, short, preset, stream, no_handle, garbage = lines[11:19]
-    assert [status for status, _ in lines[11:19]] == [*[ARGUMENT] * 6, CLOSED, CLOSED]
-    assert "isnet_image is a NULL pointer" in no_image[1]
-    assert "isnet_labels is a NULL pointer" in no_labels[1]
-    assert "null pointer" in no_memory[1]
-    assert "the pitch 12 is shorter" in short[1]
-    assert "preset 'best' is unknown" in preset[1]
-    assert "leave stream out" in stream[1]
-    assert "NULL pointer; did isnet_open fail?" in no_handle[1]
-    assert "is no handle of isnet_open" in garbage[1]
-    _, newer, forgotten, garbage, _ = lines[19:]
-    assert [status for status, _ in lines[19:]] == [0, ABI, ABI, ABI, 0]
-    assert "sets fields that this library" in newer[1]
-    assert "isnet_image.size is 0, at least 96" in forgotten[1]  # the first version's size: it can only grow
-    assert "size is 18446744073709551615" in garbage[1]
+    images = [
+        (IMAGE, "null pointer"),
+        (IMAGE, "the pitch 38 is shorter than a row of 13 pixels, 39 bytes"),
+        (IMAGE, "height 0"),
+        (IMAGE, "width -13"),
+        (IMAGE, "2147483647 x 2147483647 pixels is larger than ISNET_TRT_MAX_PIXELS"),
+        (ARGUMENT, "order ''"),
+        (ARGUMENT, "order 'yuv'"),
+        (IMAGE, "one and a half times a height"),
+        (ARGUMENT, "memory of cuda:1"),
+        (IMAGE, r"device 'gpu\udcff' is unknown"),
+        (ARGUMENT, "overlaps the image"),
+    ]
+    calls = [
+        (ARGUMENT, "isnet_image is a NULL pointer"),
+        (ARGUMENT, "isnet_labels is a NULL pointer"),
+        (ARGUMENT, "null pointer"),
+        (ARGUMENT, "the pitch 12 is shorter"),
+        (ARGUMENT, "preset 'best' is unknown"),
+        (ARGUMENT, "leave stream out"),
+        (CLOSED, "NULL pointer; did isnet_open fail?"),
+        (CLOSED, "is no handle of isnet_open"),
+    ]
+    sizes = [
+        (0, ""),
+        (ABI, "sets fields that this library"),
+        (ABI, "isnet_image.size is 0, at least 96"),  # the first version's size: it can only grow
+        (ABI, "size is 18446744073709551615"),
+    ]
+    check(answers(programs / "probe", "calls", bundle), [*images, *calls, *sizes, (0, "")])
 
 
 def test_wrong_handles(programs, bundle):
@@ -341,3 +347,6 @@ def test_ten_thousand_calls_under_a_sanitizer(sanitizer, tiny, tmp_path):
         result = run(folder / program, *arguments, **variables, ISNET_TRT_PYTHON=sys.executable)
         assert "Sanitizer" not in result.stderr, result.stderr[-4000:]
         assert result.returncode == 0, result.stderr
+    if sanitizer == "address":
+        result = run(folder / "probe", "leak", tiny, **variables, ISNET_TRT_PYTHON=sys.executable)
+        assert "640 byte(s) leaked in 10 allocation(s)" in result.stderr
