@@ -292,7 +292,10 @@ def check_types(layers: Sequence[Layer], proto: onnx.ModelProto) -> list[str]:
     expected = expected_types(proto)
     if wrong := wrong_types(layers, expected):
         more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
-        raise BuildError(f"the engine does not have the types of its graph; {'; '.join(wrong[:5])}{more}")
+        raise BuildError(
+            f"the engine does not have the types of its graph: {'; '.join(wrong[:5])}{more}. Build with --precision "
+            "bf16 or fp32; in eight bits, with --rest bf16 or fp32"
+        )
     unread = unread_types(layers, expected)
     if 2 * len(unread) <= len(expected):
         return []

@@ -201,7 +201,9 @@ def test_wrong_types_are_named(graph: onnx.ModelProto) -> None:
     first = right[0]
     wide = Layer(first.name, first.kind, ("fp32",), ("fp32",), ("fp32",), first.nodes)
     assert wrong_types([wide, *right[1:]], types) == [f"{first.name}: asked fp16, built fp32"]
-    with pytest.raises(BuildError, match=rf"{first.name}: asked fp16, built fp32"):
+    with pytest.raises(
+        BuildError, match=rf"{first.name}: asked fp16, built fp32\. Build with --precision bf16 or fp32"
+    ):
         check_types([wide, *right[1:]], half)
     assert check_types(right, half) == []
     (unchecked,) = check_types(right[:3], half)
