@@ -1,14 +1,16 @@
-"""What Ray Data costs on one machine: the same image files segmented by a plain loop and by a Ray pipeline.
+"""Inputs of the formula in docs/scale.md, and what Ray Data costs on one machine beside a plain loop.
 
-    python -m benchmarks.scale BUNDLE
+    python -m benchmarks.scale [BUNDLE]
 
-Both read drawn image files, segment them with one segmenter of ``--threads`` threads, and write a mask for each. Rounds
-take turns. A run of the pipeline begins with the start of its actor, which is timed alone. The inputs of the formula in
-docs/scale.md are measured too: reading, decoding and writing of images of ``--input-size``. It needs the extra ``ray``.
+The inputs are reading, decoding and writing of images of ``--input-size``. With a BUNDLE, which needs the extra
+``ray``, a plain loop and a Ray pipeline segment the same drawn image files too: each with one segmenter of
+``--threads`` threads, and a mask written for each image. Rounds are interleaved. The time until the pipeline's first
+mask, in which its actor starts, is reported apart.
 """
 
 from __future__ import annotations
 
+import argparse
 import functools
 import shutil
 import tempfile
@@ -34,13 +36,20 @@ Times = dict[str, float]
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     parser = cli.parser("benchmarks.scale", __doc__ or "")
-    parser.add_argument("bundle", metavar="BUNDLE", help="bundle of any engine")
+    parser.add_argument("bundle", nargs="?", metavar="BUNDLE", help="compare Ray Data with a plain loop on it")
     parser.add_argument("--images", type=cli.positive, default=2000, help="image files (default: 2000)")
     command.add_image_size(parser, "of the drawn images (default: 96 160)", (96, 160))
     text = "of the images for the formula's inputs (default: 1024 2048)"
     parser.add_argument("--input-size", nargs=2, type=cli.side, default=(1024, 2048), metavar=("H", "W"), help=text)
     command.add_common(parser, rounds=3)
     arguments = parser.parse_args(argv)
+    records = _loops(arguments) if arguments.bundle else []
+    records.append(_inputs(tuple(arguments.input_size)))
+    return command.finish(records, [], arguments.out)
+
+
+def _loops(arguments: argparse.Namespace) -> list[results.Record]:
+    """Records of the plain loop, of the pipeline, and of the pipeline's overhead."""
     with needs("benchmarks.scale", "ray"):
         import ray
     with tempfile.TemporaryDirectory() as folder, Segmenter.open(arguments.bundle, threads=1) as segmenter:
@@ -58,9 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     ]
     ratio = stats.spread([_steady(own) / _steady(plain) for plain, own in zip(*samples, strict=True)])
     figures = {"overhead": ratio.p50 - 1, "least": ratio.least - 1, "greatest": ratio.greatest - 1, "rounds": ratio.n}
-    records.append({"kind": "scale", "case": "scale.overhead after the start", "figures": figures})
-    records.append(_inputs(tuple(arguments.input_size)))
-    return command.finish(records, [], arguments.out)
+    return [*records, {"kind": "scale", "case": "scale.overhead after the start", "figures": figures}]
 
 
 def _inputs(size: tuple[int, int], count: int = 10) -> results.Record:
