@@ -6,6 +6,7 @@ import ast
 import contextlib
 import io
 import logging
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -37,6 +38,8 @@ BLOCKS = (
 """Modules whose outputs the parity gate compares, in the order of computation."""
 _SAMPLE = (73, 105)
 """Size of the traced input: odd sizes keep the rounding of strides general."""
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+"""Terminal colours in the exporter's messages."""
 
 
 def export_graph(model: ISNet, recipe: str) -> onnx.ModelProto:
@@ -70,7 +73,8 @@ def traced(model: nn.Module, size: Size = _SAMPLE, multiple: int | None = 1) -> 
         try:
             return _export(model, size, multiple)
         except Exception as error:  # the exporter raises exceptions of many libraries
-            raise BuildError(f"the ONNX exporter failed: {error}\n{output.getvalue()[-2000:]}") from error
+            message = f"the ONNX exporter failed: {error}\n{output.getvalue()[-2000:]}"
+            raise BuildError(_COLOURS.sub("", message)) from error
 
 
 def _export(model: nn.Module, size: Size, multiple: int | None) -> onnx.ModelProto:

@@ -34,7 +34,7 @@ def expected(batch: np.ndarray) -> np.ndarray:
     return np.einsum("kc,bchw->bkhw", np.arange(9).reshape(3, 3) / 8 - 0.5, cells)
 
 
-def image(seed: int, height: int = 72, width: int = 96) -> np.ndarray:
+def image(seed: int, height: int = 70, width: int = 107) -> np.ndarray:
     """An image of blocks of 8x8 pixels, in which `save_model`'s network sees several classes."""
     blocks = np.random.default_rng(seed).integers(0, 256, (-(-height // 8), -(-width // 8), 3), np.uint8)
     return blocks.repeat(8, 0).repeat(8, 1)[:height, :width].copy()

@@ -1,4 +1,4 @@
-"""Calls that come from elsewhere: several at once, each with its own error, and inference settings as plain values."""
+"""Segment the images of several requests, each with its own error, and read inference settings from plain values."""
 
 from __future__ import annotations
 

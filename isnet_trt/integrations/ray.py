@@ -1,7 +1,6 @@
 """Segment images on a Ray cluster with Ray Data: read, segment and write as a pipeline of tasks and actors.
 
-Ray does scheduling, retries and back pressure (https://docs.ray.io/en/latest/data/data.html). What was tested on is Ray
-2.60.
+Ray does scheduling, retries and back pressure (https://docs.ray.io/en/latest/data/data.html). Tested with Ray 2.60.
 """
 
 from __future__ import annotations
@@ -117,11 +116,11 @@ def segment(
             "bytes" (encoded) or "image" (uint8 (H, W, 3) RGB) where the images are read already.
         bundle: the bundle's folder, which every node finds under this path.
         out: write the label maps into this folder, as PNG files called STEM_labels.png; with ``beside`` next to the
-            images. Without both they are the column "labels".
+            images. With neither they are the column "labels".
         root: of a dataset with ``out``: the folder that the paths begin with; folders below it are repeated in ``out``.
         filesystem: a `pyarrow.fs.FileSystem` or an fsspec one for all paths, which then have no scheme.
         resume: leave out images whose mask is there already. Masks are written as a whole or not at all.
-        preset: of the bundle; or ``inference``, settings.
+        preset: a preset of the bundle, used unless ``inference`` gives the settings.
         actors: the processes that segment.
         rows: images that are read, segmented and written together: what is done again after a process was killed.
 
@@ -189,8 +188,8 @@ def find_images(
         if info.type == fs.FileType.NotFound:
             raise ImageError(f"{path}: there is no such file or folder")
         if info.type == fs.FileType.Directory:
-            found = system.get_file_info(fs.FileSelector(path, recursive=True))
-            roots |= {one.path: path for one in found if _is_image(one, path)}
+            entries = system.get_file_info(fs.FileSelector(path, recursive=True))
+            roots |= {entry.path: path for entry in entries if _is_image(entry, path)}
         else:
             roots[path] = str(PurePosixPath(path).parent)
     if masks is None:

@@ -34,7 +34,7 @@ pytestmark = [
     pytest.mark.triton_server,
     pytest.mark.skipif(not SITE, reason=triton_server.MISSING),
 ]
-SIZES = ((72, 96), (33, 48), (121, 64))
+SIZES = ((70, 107), (33, 48), (121, 64))
 PROTOCOLS = ("http", "grpc")
 
 
