@@ -87,8 +87,8 @@ class Contender(contextlib.AbstractContextManager["Contender"]):
         try:
             return self._pool.submit(function, *arguments).result()
         except BrokenProcessPool:
-            if self.process:
-                self.process.join()
+            # The pool's own thread waits for the process: a second wait beside it may find no exit status.
+            self._pool.shutdown()
             raise Missing(f"its process ended with status {self.process.exitcode if self.process else None}") from None
         except Missing:
             raise

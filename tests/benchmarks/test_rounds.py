@@ -100,7 +100,7 @@ def test_a_contender_that_fails_on_the_picture_is_named(bundle: Path, tmp_path: 
     record = measure(case(), [ours("threes", threes), ours("one", bundle)])
     failed, good = record["contenders"]
     assert failed["status"] == "refused"
-    assert "failed: EngineError" in failed["why"]
+    assert "failed: ImageError: an image of 61x89 cannot be segmented" in failed["why"]
     assert good["status"] == "timed"
 
 
