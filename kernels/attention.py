@@ -40,7 +40,7 @@ def reference(q: NDArray[Any], k: NDArray[Any], v: NDArray[Any], bias: NDArray[A
 
 @triton.jit
 def attention(
-    q: tl.tensor,  # (batch, queries, WIDTH)
+    q: tl.tensor,  # (batch, queries, WIDTH); MAPS: tensor descriptors
     k: tl.tensor,  # (batch, keys, WIDTH)
     v: tl.tensor,  # (batch, keys, WIDTH)
     bias: tl.tensor,  # (batch, keys) float32
@@ -49,25 +49,33 @@ def attention(
     scale: tl.tensor,  # times log2(e)
     batch: tl.tensor, queries: tl.tensor, keys: tl.tensor, splits: tl.tensor,
     BLOCK_Q: tl.constexpr, BLOCK_K: tl.constexpr, WIDTH: tl.constexpr, PARTIAL: tl.constexpr, UPCAST: tl.constexpr,
+    MAPS: tl.constexpr,
 ) -> None:  # fmt: skip
     d = tl.arange(0, WIDTH)
     row = tl.program_id(0) * BLOCK_Q + tl.arange(0, BLOCK_Q)
     image = tl.program_id(1)
     # One 64-bit address per block, 32-bit offsets from it: a thread's registers are what limits the tile.
-    key_base = k + image.to(tl.int64) * keys * WIDTH
-    value_base = v + image.to(tl.int64) * keys * WIDTH
+    if not MAPS:
+        key_base = k + image.to(tl.int64) * keys * WIDTH
+        value_base = v + image.to(tl.int64) * keys * WIDTH
     bias_base = bias + image.to(tl.int64) * keys
     # Parts are whole tiles of keys; the last ones may be empty.
     share = tl.cdiv(tl.cdiv(keys, BLOCK_K), splits) * BLOCK_K
     begin = tl.program_id(2) * share
     valid = row[:, None] < queries
-    query = tl.load(q + image.to(tl.int64) * queries * WIDTH + (row[:, None] * WIDTH + d[None, :]), valid, 0.0)
+    if MAPS:  # rows beyond the image are 0: a map has an axis for the images, so that none reads another's
+        query = q.load([image, tl.program_id(0) * BLOCK_Q, 0]).reshape(BLOCK_Q, WIDTH)
+    else:
+        query = tl.load(q + image.to(tl.int64) * queries * WIDTH + (row[:, None] * WIDTH + d[None, :]), valid, 0.0)
     top = tl.full((BLOCK_Q,), float("-inf"), tl.float32)
     mass = tl.zeros((BLOCK_Q,), tl.float32)
     total = tl.zeros((BLOCK_Q, WIDTH), tl.float32)
     for start in range(begin, tl.minimum(begin + share, keys), BLOCK_K):
         column = start + tl.arange(0, BLOCK_K)
-        key = tl.load(key_base + (column[None, :] * WIDTH + d[:, None]), column[None, :] < keys, 0.0)
+        if MAPS:
+            key = k.load([image, start, 0]).reshape(BLOCK_K, WIDTH).T
+        else:
+            key = tl.load(key_base + (column[None, :] * WIDTH + d[:, None]), column[None, :] < keys, 0.0)
         # Scores are in base 2: exp2 is one instruction. `scale` comes times log2(e), the bias is multiplied here.
         shift = tl.load(bias_base + column, column < keys, float("-inf")) * _LOG2_E
         score = dot(query, key, tl.zeros((BLOCK_Q, BLOCK_K), tl.float32), UPCAST) * scale + shift[None, :]
@@ -76,7 +84,10 @@ def attention(
         level = tl.where(higher == float("-inf"), 0.0, higher)
         weight = tl.exp2(score - level[:, None])
         decay = tl.exp2(top - level)
-        value = tl.load(value_base + (column[:, None] * WIDTH + d[None, :]), column[:, None] < keys, 0.0)
+        if MAPS:
+            value = v.load([image, start, 0]).reshape(BLOCK_K, WIDTH)
+        else:
+            value = tl.load(value_base + (column[:, None] * WIDTH + d[None, :]), column[:, None] < keys, 0.0)
         total = dot(weight.to(value.dtype), value, total * decay[:, None], UPCAST)
         mass = mass * decay + tl.sum(weight, 1)
         top = higher

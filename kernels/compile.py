@@ -22,6 +22,7 @@ from isnet_trt.cuda.architectures import KERNEL_TARGETS
 from isnet_trt.cuda.element_types import FLOATS
 from isnet_trt.cuda.kernel_specs import ALIGNMENT, MOST_CLASSES, WIDTH, WIDTHS, KernelSpec, bundle_kernels
 from isnet_trt.cuda.kernels import DESCRIPTION, SCHEMA
+from isnet_trt.cuda.tensor_maps import SWIZZLES
 from isnet_trt.errors import BuildError, SettingsError
 from isnet_trt.files import write_file
 from isnet_trt.kernels.launch import triton_function
@@ -79,20 +80,54 @@ def _source(spec: KernelSpec) -> Any:
     if [*spec.arguments, *spec.constants] != names:
         raise BuildError(f"{spec.name} is declared with other arguments than its function has: {', '.join(names)}")
     types = {**spec.arguments, **dict.fromkeys(spec.constants, "constexpr")}
+    for name, tensor in spec.maps.items():
+        types[name] = f"tensordesc<{types[name][1:]}[{','.join(map(str, tensor.box))}]>"
     constants = {(names.index(name),): value for name, value in spec.constants.items()}
     # With addresses known to be multiples of 16, Triton loads and stores 16 bytes at a time.
-    aligned = spec.pointers.difference(spec.unaligned)
+    aligned = spec.pointers.difference(spec.unaligned, spec.maps)
     attributes = {(i,): [["tt.divisibility", ALIGNMENT]] for i, name in enumerate(names) if name in aligned}
     return ASTSource(function, types, constants, attributes)
 
 
-def trailing_parameters(ptx: bytes, arguments: int) -> int:
-    """How many parameters an entry has after its ``arguments``: Triton's scratch memories, which no kernel here uses.
+def trailing_parameters(ptx: bytes, kinds: Sequence[str]) -> int:
+    """How many parameters an entry has after those of ``kinds``: Triton's scratch memories, which no kernel here uses.
 
     The driver reads all of them; their number depends on Triton's version.
+
+    Raises:
+        BuildError: its first parameters are of other kinds; this version of Triton passes arguments in another way.
     """
     begin = ptx.index(b".entry")
-    return ptx[begin : ptx.index(b"{", begin)].count(b".param ") - arguments
+    header = ptx[begin : ptx.index(b"{", begin)].decode()
+    parameters = re.findall(r"\.param (?:\.align \d+ )?\.(\w+)", header)
+    if parameters[: len(kinds)] != list(kinds):
+        raise BuildError(f"Triton passes {' '.join(parameters)} where the runtime would pass {' '.join(kinds)}")
+    return len(parameters) - len(kinds)
+
+
+def parameter_kinds(spec: KernelSpec) -> list[str]:
+    """The types of the parameters in PTX: a tensor map is followed by the sizes and the strides of its tensor."""
+    kinds = []
+    for name, kind in spec.arguments.items():
+        if tensor := spec.maps.get(name):
+            axes = len(tensor.shape)
+            kinds += ["b8", *["u32"] * axes, *["u64"] * axes]
+        else:
+            kinds.append({"i32": "u32", "fp32": "f32"}.get(kind, "u64"))
+    return kinds
+
+
+def _maps(spec: KernelSpec, metadata: Any) -> dict[str, Any]:
+    """The fields of the arguments that are passed as tensor maps, with the box and the swizzle that Triton chose."""
+    if not spec.maps:
+        return {}
+    compiled = zip(spec.maps.items(), metadata.tensordesc_meta, strict=True)
+    swizzles = {code: size for size, code in SWIZZLES.items()}
+    maps = {
+        name: {"shape": list(tensor.shape), "box": list(meta["block_size"]), "swizzle": swizzles[meta["swizzle"]]}
+        for (name, tensor), meta in compiled
+    }
+    return {"maps": maps, "fallback": spec.earlier}
 
 
 def _entry(spec: KernelSpec, metadata: Any, ptx: bytes, cubin: bytes) -> dict[str, Any]:
@@ -102,9 +137,10 @@ def _entry(spec: KernelSpec, metadata: Any, ptx: bytes, cubin: bytes) -> dict[st
         "entry": metadata.name,
         "target": target.group(1).decode() if target else "",
         "arguments": [[name, kind] for name, kind in spec.arguments.items()],
-        "trailing_null_pointers": trailing_parameters(ptx, len(spec.arguments)),
+        "trailing_null_pointers": trailing_parameters(ptx, parameter_kinds(spec)),
         "constants": dict(spec.constants),
         "unaligned": list(spec.unaligned),
+        **_maps(spec, metadata),
         "grid": [[list(term) for term in axis] for axis in spec.grid],
         "threads": 32 * spec.num_warps,
         "shared_bytes": metadata.shared,
@@ -162,7 +198,8 @@ def _jobs(options: argparse.Namespace) -> list[Job]:
     sizes = (options.dtype, options.classes, options.width, options.context, options.padded)
     jobs = [(spec, arch) for arch in options.arch for spec in bundle_kernels(arch, *sizes)]
     names = list(dict.fromkeys(spec.name for spec, _ in jobs))
-    if unknown := [name for name in options.context or () if name not in names]:
+    known = {spec.name for arch in KERNEL_TARGETS for spec in bundle_kernels(arch, *sizes)}
+    if unknown := [name for name in options.context or () if name not in known]:
         raise SettingsError(f"--context {' '.join(unknown)}: no kernel has that name; see kernels/README.md")
     chosen = [job for job in jobs if not options.only or job[0].name.startswith(tuple(options.only))]
     if not chosen:
@@ -231,7 +268,7 @@ def argument_parser() -> argparse.ArgumentParser:
 
 def _report(name: str, arch: int, entry: dict[str, Any]) -> str:
     spill = f"SPILLS {entry['spill_bytes']} B" if entry["spill_bytes"] else "no spill"
-    return f"sm_{arch:<4} {name:28} {entry['registers']:4} registers {entry['shared_bytes']:7} B shared  {spill}"
+    return f"sm_{arch:<4} {name:32} {entry['registers']:4} registers {entry['shared_bytes']:7} B shared  {spill}"
 
 
 def _run(options: argparse.Namespace) -> int:

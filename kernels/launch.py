@@ -6,6 +6,7 @@ import importlib
 from typing import Any
 
 from isnet_trt.cuda.kernel_specs import KernelSpec
+from isnet_trt.cuda.tensor_maps import strides
 
 
 def triton_function(spec: KernelSpec) -> Any:
@@ -21,6 +22,7 @@ def run(spec: KernelSpec, **arguments: Any) -> None:
         TypeError: an argument is missing or unknown.
     """
     from triton.runtime.interpreter import InterpretedFunction
+    from triton.tools.tensor_descriptor import TensorDescriptor
 
     spec.check(arguments)
     function, constants = triton_function(spec), dict(spec.constants)
@@ -28,4 +30,7 @@ def run(spec: KernelSpec, **arguments: Any) -> None:
     if "UPCAST" in constants and "*bf16" in spec.arguments.values() and isinstance(function, InterpretedFunction):
         constants["UPCAST"] = True
     options = {"num_warps": spec.num_warps, "num_stages": spec.num_stages}
+    for name, tensor in spec.maps.items():
+        sizes = tensor.sizes(arguments)
+        arguments[name] = TensorDescriptor(arguments[name], list(sizes), list(strides(sizes)), list(tensor.box))
     function[spec.blocks(arguments)](**arguments, **constants, **options)

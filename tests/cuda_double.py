@@ -18,6 +18,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import tensor_maps
 
 from isnet_trt.cuda.backends import Backend, PycudaBackend
 from isnet_trt.cuda.device import Device
@@ -446,6 +447,11 @@ class Driver:
         for work in self.gpu.graphs[graph]:
             self.gpu.put(stream, work)
         return (self._status("cuGraphLaunch"),)
+
+    def cuGetProcAddress(self, name: bytes, version: int, flags: int) -> tuple[int, int, int]:
+        assert (name, flags) == (b"cuTensorMapEncodeTiled", 0)
+        assert version >= 12000
+        return self._status("cuGetProcAddress"), tensor_maps.ADDRESS, 0
 
     def cuCtxGetCurrent(self) -> tuple[int, Any]:
         return self._status("cuCtxGetCurrent"), self.gpu.stacks[threading.get_ident()][-1]

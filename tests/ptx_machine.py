@@ -22,10 +22,12 @@ from typing import Any
 
 import numpy as np
 import ptx_arithmetic as ptx
+import tensor_maps
 from numpy.typing import NDArray
 from ptx_memory import Bytes, Fault, Memory, Shared
 
 from isnet_trt.cuda import kernels
+from isnet_trt.cuda.tensor_maps import Encoder
 
 Array = NDArray[Any]
 _KINDS = {"b": "u", "u": "u", "s": "i", "f": "f"}
@@ -293,6 +295,7 @@ class PtxKernels:
     ) -> None:
         self.files = kernels.read(folder, capability)
         self.memory = memory or Memory()
+        self._encoder = Encoder(tensor_maps.API)
         self._order = random.Random(seed)
         self._programs: dict[str, Program] = {}
 
@@ -306,7 +309,7 @@ class PtxKernels:
         kernel = self.files.kernels[name]
         if name not in self._programs:
             self._programs[name] = Program((self.files.folder / f"{name}.ptx").read_text("utf-8"))
-        program, values = self._programs[name], kernel.pack(arguments).values
+        program, values = self._programs[name], kernel.pack(arguments, self._encoder).values
         given = {}
         for (kind, parameter), value in zip(program.parameters, values, strict=True):
             given[parameter] = np.frombuffer(bytes(value), _numpy(kind))[0]

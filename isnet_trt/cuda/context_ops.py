@@ -19,7 +19,7 @@ from typing import Any, ClassVar, NamedTuple
 from isnet_trt.cuda import kernel_specs
 from isnet_trt.cuda.element_types import FLOATS
 from isnet_trt.cuda.kernel_specs import LOG2_E, WIDTHS, KernelSpec
-from isnet_trt.cuda.launch_grid import MOST_SPLITS, aligned, cdiv, splits
+from isnet_trt.cuda.launch_grid import MOST_SPLITS, aligned, cdiv, splits, time_in_parts
 from isnet_trt.cuda.protocols import Launcher
 from isnet_trt.errors import BuildError
 
@@ -36,10 +36,18 @@ _POOL_BLOCKS = 2
 """Blocks of ``pool`` that fit on a multiprocessor at once; of ``attention`` it is one. Estimates, not yet measured."""
 
 
-def attention_kernels(dtype: str, width: int) -> tuple[KernelSpec, KernelSpec, KernelSpec]:
-    """The attention over all keys, over a part of them, and what joins the parts. Tiles are not those of any GPU."""
-    all_keys, part = (kernel_specs.attention(dtype, width, partial) for partial in (False, True))
-    return all_keys, part, kernel_specs.attention_combine(dtype, width)
+def attention_kernels(dtype: str, width: int) -> tuple[KernelSpec, ...]:
+    """All kernels of the attention, of which an architecture may have a part. Tiles are not those of any GPU."""
+    pairs = attention_pairs(dtype, width)
+    return *itertools.chain.from_iterable(pairs), kernel_specs.attention_combine(dtype, width)
+
+
+def attention_pairs(dtype: str, width: int) -> list[tuple[KernelSpec, KernelSpec]]:
+    """The attention over all keys and over a part of them: with pointers, and for each tile with tensor maps."""
+    pointers = kernel_specs.attention(dtype, width, False), kernel_specs.attention(dtype, width, True)
+    maps = kernel_specs.attention_by_maps
+    tiles = kernel_specs.MAP_TILES if dtype != "fp32" else ()
+    return [pointers, *((maps(dtype, width, False, tile), maps(dtype, width, True, tile)) for tile in tiles)]
 
 
 def pool_kernels(logits: str, features: str) -> tuple[KernelSpec, KernelSpec, KernelSpec]:
@@ -248,9 +256,24 @@ class Attention(Operation):
 
     def parts(self, kernels: Launcher, multiprocessors: int) -> int:
         """The number of parts into which the keys are cut."""
-        tile = kernels.constants(kernel_specs.attention(self.dtype, self.width).name)
-        tiles = self.batch * cdiv(self.queries, tile["BLOCK_Q"])
-        return self._limited(splits(tiles, cdiv(self.keys, tile["BLOCK_K"]), multiprocessors))
+        return self.choose(kernels, multiprocessors)[1]
+
+    def choose(self, kernels: Launcher, multiprocessors: int) -> tuple[KernelSpec, int]:
+        """The fastest kernel by the estimate of `time_in_parts`, and the number of parts into which it cuts the keys.
+
+        Kernels with tensor maps are preferred to those with pointers.
+        """
+        pointers, *maps = attention_pairs(self.dtype, self.width)
+        choices = []
+        for all_keys, part in [pair for pair in maps if pair[0].name in kernels] or [pointers]:
+            tile = kernels.constants(all_keys.name)
+            tiles, steps = self.batch * cdiv(self.queries, tile["BLOCK_Q"]), cdiv(self.keys, tile["BLOCK_K"])
+            parts = self._limited(splits(tiles, steps, multiprocessors))
+            step = tile["BLOCK_Q"] * tile["BLOCK_K"] / all_keys.rate
+            time = step * time_in_parts(tiles, steps, multiprocessors, parts)
+            choices.append((time, part if parts > 1 else all_keys, parts))
+        _, kernel, parts = min(choices, key=lambda choice: choice[0])
+        return kernel, parts
 
     def launch(
         self,
@@ -267,17 +290,17 @@ class Attention(Operation):
         workspace: int,
     ) -> None:
         """Queue it on ``stream``; all others but ``scale`` are addresses, ``workspace`` of `workspace` bytes."""
-        all_keys, part, combine = attention_kernels(self.dtype, self.width)
-        parts = self.parts(kernels, multiprocessors)
+        kernel, parts = self.choose(kernels, multiprocessors)
         rows = self.batch * self.queries
         partial = _addresses(workspace, self._buffers(parts * rows))
         # The kernels take powers of 2: exp(x) = 2**(x * log2(e)), with the factor folded into the scale.
         arguments = {"q": q, "k": k, "v": v, "bias": bias, "norms": partial["norms"], "scale": scale * LOG2_E}
         arguments |= {"batch": self.batch, "queries": self.queries, "keys": self.keys, "splits": parts}
         if parts == 1:  # written at once; the norms' memory is passed but not used
-            _launch(kernels, all_keys, stream, **arguments, out=out)
+            _launch(kernels, kernel, stream, **arguments, out=out)
             return
-        _launch(kernels, part, stream, **arguments, out=partial["parts"])
+        _launch(kernels, kernel, stream, **arguments, out=partial["parts"])
+        combine = kernel_specs.attention_combine(self.dtype, self.width)
         _launch(kernels, combine, stream, **partial, out=out, rows=rows, splits=parts)
 
 

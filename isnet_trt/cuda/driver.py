@@ -49,10 +49,14 @@ def call(api: Any, name: str, *arguments: Any) -> Any:
     status, *values = _invoke(api, name, *arguments)
     if int(status):
         failure = OutOfMemory if int(status) == OUT_OF_MEMORY else EngineError
-        _, text = _invoke(api, "cuGetErrorString", status)
-        description = text.decode(errors="replace") if isinstance(text, bytes) else str(text)
-        raise failure(f"{name} failed: {description} ({int(status)}){_HINTS.get(int(status), '')}")
+        raise failure(f"{name} failed: {describe(api, status)} ({int(status)}){_HINTS.get(int(status), '')}")
     return tuple(values) if len(values) > 1 else next(iter(values), None)
+
+
+def describe(api: Any, status: Any) -> str:
+    """The driver's description of ``status``, a CUresult of the bindings."""
+    _, text = _invoke(api, "cuGetErrorString", status)
+    return text.decode(errors="replace") if isinstance(text, bytes) else str(text)
 
 
 def ignore_errors(api: Any, name: str, *arguments: Any) -> None:

@@ -19,6 +19,7 @@ import numpy as np
 from isnet_trt.cuda.architectures import KERNEL_TARGETS, PORTABLE, AttentionTile
 from isnet_trt.cuda.element_types import ELEMENT_TYPES, FLOATS
 from isnet_trt.cuda.launch_grid import Grid, blocks, cdiv
+from isnet_trt.cuda.tensor_maps import TensorMap
 from isnet_trt.merging.merge import label_type
 
 WIDTH = 256
@@ -42,6 +43,7 @@ class KernelInterface:
         constants: compile-time arguments such as the tile, which follow the others.
         grid: axes x, y and z in terms of integer arguments; see `isnet_trt.cuda.launch_grid.Axis`.
         unaligned: pointers that may have any address; all others must be multiples of `ALIGNMENT`.
+        maps: pointers that are passed as tensor maps.
     """
 
     name: str
@@ -49,6 +51,7 @@ class KernelInterface:
     constants: Mapping[str, Any]
     grid: Grid
     unaligned: tuple[str, ...] = field(default=(), kw_only=True)
+    maps: Mapping[str, TensorMap] = field(default_factory=dict, kw_only=True)
 
     @property
     def pointers(self) -> frozenset[str]:
@@ -74,8 +77,10 @@ class KernelSpec(KernelInterface):
         function: module and name of the Triton function below `isnet_trt.kernels`.
         num_warps: warps per block; a block has 32 * num_warps threads.
         num_stages: depth of the software pipeline.
-        earlier: name of the kernel of earlier bundles that does the same work, launched where a bundle lacks this one.
+        earlier: name of the kernel of earlier bundles that does the same work, launched where a bundle lacks this one;
+            for a kernel with ``maps`` that with pointers, launched where the driver makes no maps.
         later: arguments that ``earlier`` does not take.
+        rate: speed relative to other kernels for the same work.
     """
 
     function: str
@@ -83,6 +88,7 @@ class KernelSpec(KernelInterface):
     num_stages: int = 2
     earlier: str = field(default="", kw_only=True)
     later: tuple[str, ...] = field(default=(), kw_only=True)
+    rate: int = field(default=1, kw_only=True)
 
     def available(self, kernels: Container[object]) -> str:
         """The name under which ``kernels`` hold this one or that of earlier bundles; "" if they have neither."""
@@ -268,11 +274,29 @@ def attention(dtype: str, width: int = WIDTH, partial: bool = False, arch: int =
 
     ``scale`` is passed times `LOG2_E`: the kernel's exponentials have base 2.
     """
-    tile = attention_tile(dtype, arch)
+    return _attention(dtype, width, partial, attention_tile(dtype, arch))
+
+
+def attention_by_maps(dtype: str, width: int, partial: bool, tile: AttentionTile) -> KernelSpec:
+    """`attention` that reads queries, keys and values through tensor maps."""
+    plain = _attention(dtype, width, partial, tile)
+    rows = {"q": ("queries", tile.queries), "k": ("keys", tile.keys), "v": ("keys", tile.keys)}
+    maps = {name: TensorMap(("batch", size, width), (1, block, width)) for name, (size, block) in rows.items()}
+    name = plain.name.replace(dtype, f"map{tile.queries}_{dtype}")
+    constants = {**plain.constants, "MAPS": True}
+    return replace(plain, name=name, constants=constants, maps=maps, earlier=plain.name, rate=tile.rate)
+
+
+MAP_TILES = tuple(dict.fromkeys(tile for target in KERNEL_TARGETS.values() for tile in target.map_tiles))
+"""Those of any architecture."""
+
+
+def _attention(dtype: str, width: int, partial: bool, tile: AttentionTile) -> KernelSpec:
     arguments = dict.fromkeys(("q", "k", "v"), f"*{dtype}") | {"bias": "*fp32"}
     arguments |= {"out": "*fp32" if partial else f"*{dtype}", "norms": "*fp32", "scale": "fp32"}
     arguments |= _i32("batch", "queries", "keys", "splits")
     constants = {"BLOCK_Q": tile.queries, "BLOCK_K": tile.keys, "WIDTH": width, "PARTIAL": partial, "UPCAST": False}
+    constants |= {"MAPS": False}
     grid = ((("queries", tile.queries),), (("batch", 1),), (("splits", 1),))
     name = f"attention_{'part_' if partial else ''}{_sized(dtype, width)}"
     return KernelSpec(name, arguments, constants, grid, "attention.attention", tile.warps, tile.stages)
@@ -339,6 +363,8 @@ def needed_kernels(classes: int, padded: bool = False) -> tuple[KernelSpec, ...]
 def _context_kernels(arch: int, dtype: str, width: int) -> Iterator[KernelSpec]:
     """Those of the context operations, for inputs of one type."""
     yield from (assign(dtype), pool(dtype), pool_combine(dtype))
-    yield attention(dtype, width, False, arch)
-    yield attention(dtype, width, True, arch)
+    for partial in (False, True):
+        yield attention(dtype, width, partial, arch)
+        for tile in KERNEL_TARGETS[arch].map_tiles if dtype != "fp32" else ():
+            yield attention_by_maps(dtype, width, partial, tile)
     yield attention_combine(dtype, width)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import json
+import logging
 import os
 import re
 import threading
@@ -25,9 +26,11 @@ from isnet_trt.cuda import driver
 from isnet_trt.cuda.architectures import KERNEL_TARGETS
 from isnet_trt.cuda.element_types import ELEMENT_TYPES, SCALARS
 from isnet_trt.cuda.kernel_specs import ALIGNMENT, KernelInterface
+from isnet_trt.cuda.tensor_maps import Encoder, TensorMap, TensorMapError
 from isnet_trt.errors import BundleError, EngineError, EngineUnavailable, first_few
 from isnet_trt.files import open_regular
 
+_log = logging.getLogger(__name__)
 SCHEMA = 1
 DESCRIPTION = "launch.json"
 MOST_BLOCKS = (2**31 - 1, 65535, 65535)
@@ -56,12 +59,14 @@ class Kernel(KernelInterface):
         trailing: null pointers that follow the arguments.
         threads: per block.
         shared: bytes of dynamic shared memory.
+        fallback: the kernel with pointers in place of ``maps``, which takes the same arguments.
     """
 
     entry: str
     trailing: int
     threads: int
     shared: int
+    fallback: str = ""
 
     def blocks(self, arguments: Mapping[str, int | float]) -> tuple[int, int, int]:
         """The number of blocks (x, y, z); EngineError if they are more than a launch may have."""
@@ -70,15 +75,24 @@ class Kernel(KernelInterface):
             raise EngineError(f"kernel {self.name} would need {grid} blocks; a launch has at most {MOST_BLOCKS}")
         return grid
 
-    def pack(self, arguments: Mapping[str, int | float]) -> Parameters:
-        """``arguments`` as the driver takes them.
+    def pack(self, arguments: Mapping[str, int | float], encoder: Encoder | None = None) -> Parameters:
+        """``arguments`` as the driver takes them; ``encoder`` makes the tensor maps.
 
         Raises:
             TypeError: an argument is missing or unknown.
+            TensorMapError: an argument cannot be passed as a tensor map.
             EngineError: a pointer is null or not aligned, or a number does not fit its type.
         """
         self.check(arguments)
-        values = [self._value(name, kind, arguments[name]) for name, kind in self.arguments.items()]
+        values = []
+        for name, kind in self.arguments.items():
+            value = self._value(name, kind, arguments[name])
+            if (tensor := self.maps.get(name)) is None:
+                values.append(value)
+            elif encoder:
+                values += encoder.parameters(tensor, kind[1:], value.value, arguments)
+            else:
+                raise TensorMapError(f"kernel {self.name}: {name} needs a tensor map")
         # The driver reads as many parameters as the entry has, Triton's scratch pointers among them.
         return Parameters([*values, *(ctypes.c_uint64(0) for _ in range(self.trailing))])
 
@@ -243,8 +257,22 @@ def _kernel(name: str, entry: Any, path: Path) -> Kernel:
         defects = first_few([*unknown, *invalid])
         raise BundleError(f"{path} is damaged: {name} cannot be launched with {defects}; {_REBUILD}")
     compiled = (entry["entry"], entry["trailing_null_pointers"], entry["threads"], entry["shared_bytes"])
+    try:
+        maps = {str(argument): _tensor_map(argument, arguments, value) for argument, value in entry["maps"].items()}
+        fallback = str(entry["fallback"])
+    except KeyError:  # of a kernel without maps
+        maps, fallback = {}, ""
+    except (TypeError, ValueError, AttributeError, OverflowError):
+        raise BundleError(f"{path} is damaged: maps of {name} cannot be read; {_REBUILD}") from None
     unaligned = tuple(entry["unaligned"])
-    return Kernel(name, arguments, entry["constants"], (x, y, z), *compiled, unaligned=unaligned)
+    return Kernel(name, arguments, entry["constants"], (x, y, z), *compiled, fallback, unaligned=unaligned, maps=maps)
+
+
+def _tensor_map(name: str, arguments: Mapping[str, str], value: Any) -> TensorMap:
+    shape = tuple(size if isinstance(size, str) else int(size) for size in value["shape"])
+    tensor = TensorMap(shape, tuple(map(int, value["box"])), int(value["swizzle"]))
+    tensor.check(arguments, name)
+    return tensor
 
 
 class Kernels:
@@ -258,6 +286,7 @@ class Kernels:
         """``api`` is the module ``cuda.bindings.driver``."""
         self.files = files
         self._api = api
+        self._encoder = Encoder(api)
         self._functions: dict[str, driver.Function] = {}
         self._lock = threading.Lock()
 
@@ -298,13 +327,20 @@ class Kernels:
     def launch(self, name: str, stream: int, **arguments: int | float) -> None:
         """Queue a kernel on ``stream``, the handle of any stream of the current context.
 
-        Pointers are device addresses. With an empty grid nothing is done.
+        Pointers are device addresses. With an empty grid nothing is done. Where the driver makes no tensor maps, the
+        kernel with pointers is launched instead.
 
         Raises:
             EngineError: there is no such kernel, an argument cannot be passed, or the driver refuses.
         """
         kernel = self._kernel(name)
-        parameters, grid = kernel.pack(arguments), kernel.blocks(arguments)
+        try:
+            parameters = kernel.pack(arguments, self._encoder)
+        except TensorMapError as error:
+            _log.warning("kernel %s: %s; %s is launched instead", name, error, kernel.fallback)
+            self.launch(kernel.fallback, stream, **arguments)
+            return
+        grid = kernel.blocks(arguments)
         # The driver refuses a grid with a 0.
         if all(grid):
             self._function(kernel).launch(grid, kernel.threads, stream, parameters.address)

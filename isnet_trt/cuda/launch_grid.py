@@ -34,11 +34,14 @@ def blocks(grid: Grid, arguments: Mapping[str, int | float]) -> tuple[int, int, 
 def splits(tiles: int, steps: int, slots: int) -> int:
     """Into how many parts to cut an inner loop of ``steps``, so that ``tiles`` blocks keep ``slots`` of them busy.
 
-    ``slots`` is the number of multiprocessors times the blocks that fit on one. The time of s parts is taken as
-    waves * (steps per part + SPLIT_COST), without the cost where s = 1; the smallest s of the least time wins.
+    ``slots`` is the number of multiprocessors times the blocks that fit on one. The smallest number of the least
+    `time_in_parts` wins.
     """
+    return min(
+        range(1, max(1, min(MOST_SPLITS, steps)) + 1), key=lambda parts: time_in_parts(tiles, steps, slots, parts)
+    )
 
-    def time(parts: int) -> int:
-        return cdiv(tiles * parts, slots) * (cdiv(steps, parts) + (SPLIT_COST if parts > 1 else 0))
 
-    return min(range(1, max(1, min(MOST_SPLITS, steps)) + 1), key=time)
+def time_in_parts(tiles: int, steps: int, slots: int, parts: int) -> int:
+    """The time of ``parts`` in steps: waves * (steps per part + SPLIT_COST), without the cost for one part."""
+    return cdiv(tiles * parts, slots) * (cdiv(steps, parts) + (SPLIT_COST if parts > 1 else 0))

@@ -3,7 +3,7 @@
 It lets the real cuda-bindings, the real pycuda and the library's own look at the driver run without a GPU, so that the
 calls are those that the libraries take. What is left over can be asked for (fake_left), and every kernel launch is kept
 as a line of text (fake_log): the code of a module is the format of its kernels' parameters, a letter each of i (int32),
-l (int64), f (float) and p (pointer). Functions without a body answer CUDA_ERROR_NOT_SUPPORTED. */
+l (int64), f (float), p (pointer) and m (tensor map). Functions without a body answer CUDA_ERROR_NOT_SUPPORTED. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <stdint.h>
@@ -193,6 +193,40 @@ int cuModuleGetFunction(uint64_t *function, uint64_t module, const char *name) {
 int cuFuncSetAttribute(uint64_t function, int which, int value) {
   return ((Function *)function)->shared = value, which == 8 ? 0 : 1;
 }
+
+/* A tensor map: its content is laid out as tests/tensor_maps.py reads it. cuTensorMapEncodeTiled refuses what the driver's
+   documentation forbids: https://docs.nvidia.com/cuda/cuda-driver-api/group__CUDA__TENSOR__MEMORY.html */
+typedef struct { uint32_t magic, type, rank, swizzle; uint64_t address, sizes[5], strides[5]; uint32_t box[5]; } Map;
+static const int item[] = {1, 2, 4, 4, 8, 8, 2, 4, 8, 2, 4, 4, 4}, span[] = {0, 32, 64, 128};
+int cuTensorMapEncodeTiled(void *target, int type, uint32_t rank, uint64_t address, const uint64_t *sizes,
+                           const uint64_t *strides, const uint32_t *box, const uint32_t *steps, int interleave,
+                           int swizzle, int promotion, int fill) {
+  Map map = {0x54454E53, type, rank, swizzle, address};
+  if ((uint64_t)target % 64 || type < 0 || type > 12 || rank < 1 || rank > 5 || address % 16 || interleave) return 1;
+  if (swizzle < 0 || swizzle > 3 || promotion < 0 || promotion > 3 || fill < 0 || fill > 1) return 1;
+  for (uint32_t i = 0; i < rank; i++) {
+    if (!sizes[i] || sizes[i] > 1ull << 32 || !box[i] || box[i] > 256 || !steps[i] || steps[i] > 8) return 1;
+    map.sizes[i] = sizes[i], map.box[i] = box[i];
+    if (i + 1 == rank) break;
+    if (strides[i] % 16 || strides[i] >= 1ull << 40) return 1;
+    if (strides[i] < sizes[i] * (i ? strides[i - 1] : item[type])) return 1;
+    map.strides[i] = strides[i];
+  }
+  if (box[0] * item[type] % 16 || (swizzle && box[0] * item[type] > span[swizzle])) return 1;
+  memset(target, 0, 128);
+  return memcpy(target, &map, sizeof map), 0;
+}
+static const char *map_text(const void *parameter) {
+  static __thread char text[256];
+  const Map *map = parameter;
+  int n = snprintf(text, sizeof text, "map:%x:%llx:%u:%u", map->magic == 0x54454E53 ? map->type : -1,
+                   (unsigned long long)map->address, map->rank, map->swizzle);
+  for (uint32_t i = 0; i < map->rank; i++)
+    n += snprintf(text + n, sizeof text - n, ":%llu/%llu/%u", (unsigned long long)map->sizes[i],
+                  (unsigned long long)map->strides[i], map->box[i]);
+  return text;
+}
+
 int cuLaunchKernel(uint64_t function, unsigned x, unsigned y, unsigned z, unsigned bx, unsigned by, unsigned bz,
                    unsigned shared, uint64_t stream, void **parameters, void **extra) {
   Function *kernel = (Function *)function;
@@ -203,6 +237,7 @@ int cuLaunchKernel(uint64_t function, unsigned x, unsigned y, unsigned z, unsign
     if (*kind == 'i') n += snprintf(line + n, sizeof line - n, " %d", *(int32_t *)*parameters);
     if (*kind == 'l') n += snprintf(line + n, sizeof line - n, " %lld", *(long long *)*parameters);
     if (*kind == 'f') n += snprintf(line + n, sizeof line - n, " %g", *(float *)*parameters);
+    if (*kind == 'm') n += snprintf(line + n, sizeof line - n, " %s", map_text(*parameters));
     if (*kind == 'p') n += snprintf(line + n, sizeof line - n, " %llx", *(unsigned long long *)*parameters);
   }
   snprintf(line + n, sizeof line - n, "\n");
@@ -221,6 +256,7 @@ V2(cuMemcpy2DAsync, const Copy2D *, uint64_t)
 
 int cuGetProcAddress_v2(const char *name, void **found, int version, uint64_t flags, int *status) {
   void *self = dlopen("libcuda.so.1", RTLD_LAZY | RTLD_NOLOAD);
+  if (!strcmp(name, "cuGetProcAddress")) name = "cuGetProcAddress_v2"; /* what it is since CUDA 12 */
   *found = self ? dlsym(self, name) : dlsym(RTLD_DEFAULT, name);
   if (status) *status = *found ? 0 : 1;
   return *found ? 0 : 500;

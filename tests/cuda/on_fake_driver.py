@@ -9,6 +9,7 @@ import ctypes
 import gc
 import hashlib
 import json
+import logging.handlers
 import sys
 import tempfile
 import threading
@@ -112,19 +113,66 @@ def check_threads(device: Device) -> None:
         device.allocate(5)
 
 
+def write_kernels(folder: Path, entries: dict[str, tuple[bytes, dict[str, Any]]]) -> None:
+    """A folder of kernels for the driver, each with its code and what its entry has beside `ENTRY`."""
+    (folder / "sm_89").mkdir(exist_ok=True)
+    kernels = {}
+    for name, (code, fields) in entries.items():
+        kernels[name] = ENTRY | {"entry": name, "cubin_sha256": hashlib.sha256(code).hexdigest()} | fields
+        (folder / "sm_89" / f"{name}.cubin").write_bytes(code)
+    data = {"schema": 1, "arch": "sm_89", "classes": 3, "kernels": kernels}
+    (folder / "sm_89" / "launch.json").write_text(json.dumps(data), "utf-8")
+
+
+ENTRY = {
+    "target": "sm_89", "trailing_null_pointers": 0, "constants": {}, "unaligned": [], "grid": [[], [], []],
+    "threads": 128, "shared_bytes": 0, "ptx_sha256": "",
+}  # fmt: skip
+
+
+def check_tensor_maps(device: Device, folder: Path) -> None:
+    """A map is encoded for each address and size, and passed by value; what the driver refuses goes as a pointer."""
+    fields = {"arguments": [["k", "*fp16"], ["batch", "i32"], ["keys", "i32"]], "fallback": "pointers"}
+    tensor = {"shape": ["batch", "keys", 256], "box": [1, 64, 64], "swizzle": 128}
+    unfit = {"box": tensor | {"box": [1, 64, 128]}, "rows": tensor | {"shape": ["batch", "keys", 12]}}
+    maps = {name: (b"miiilllii", fields | {"maps": {"k": value}}) for name, value in ({"maps": tensor} | unfit).items()}
+    write_kernels(folder, maps | {"pointers": (b"pii", {"arguments": fields["arguments"]})})
+    kernels, handler = Kernels.open(folder, "8.9"), logging.handlers.BufferingHandler(100)
+    logging.getLogger("isnet_trt").addHandler(handler)
+    before = len(LIBRARY.fake_log().decode().splitlines())
+    with device:
+        stream = device.create_stream()
+        kernels.launch("maps", stream, k=0xABC0, batch=2, keys=71)
+        with device.capture(stream) as graph:
+            kernels.launch("maps", stream, k=0xABD0, batch=2, keys=3)
+        kernels.launch("maps", stream, k=0xABC0, batch=2, keys=71)
+        graph.launch(stream)
+        graph.close()
+        for name in unfit:
+            kernels.launch(name, stream, k=0xABC0, batch=2, keys=71)
+        kernels.launch("maps", stream, k=0xABC0, batch=2, keys=0)
+        with pytest.raises(EngineError, match="k is at 0xabc8, no multiple of 16"):
+            kernels.launch("maps", stream, k=0xABC8, batch=2, keys=71)
+    first = "maps 1,1,1 128,1,1 0: map:6:abc0:3:3:256/512/64:71/36352/64:2/0/1 2 71 256 18176 256 1 2 71"
+    second = first.replace("abc0", "abd0").replace("71/36352", "3/1536").replace(" 71", " 3").replace("18176", "768")
+    pointers = "pointers 1,1,1 128,1,1 0: abc0 2 71"
+    log = LIBRARY.fake_log().decode().splitlines()[before:]
+    assert log == [first, first, second, pointers, pointers, pointers.replace("71", "0")], log
+    messages = [record.getMessage() for record in handler.buffer]
+    assert len(messages) == 3, messages
+    assert "cuTensorMapEncodeTiled failed for fp16 (2, 71, 256) at 0xabc0: some error (1); pointers is" in messages[0]
+    assert "strides of [1704, 24] bytes must be multiples of 16; pointers is launched instead" in messages[1]
+    assert "a tensor of (2, 0, 256) elements has no descriptor" in messages[2]
+    logging.getLogger("isnet_trt").removeHandler(handler)
+    kernels.close()
+
+
 def check_kernels(device: Device, folder: Path) -> None:
     """What the driver is given: the parameters in order, the grid, the null pointers at the end."""
     code = b"pillfpp"
     arguments = [["source", "*u8"], ["rows", "i32"], ["pitch", "i64"], ["at", "i64"], ["step", "fp32"]]
-    entry = {
-        "entry": "kernel_0", "target": "sm_89", "arguments": arguments, "trailing_null_pointers": 2, "constants": {},
-        "unaligned": [], "grid": [[["rows", 2]], [["rows", 3]], []], "threads": 128, "shared_bytes": 60000,
-        "ptx_sha256": "", "cubin_sha256": hashlib.sha256(code).hexdigest(),
-    }  # fmt: skip
-    data = {"schema": 1, "arch": "sm_89", "classes": 3, "kernels": {"one": entry}}
-    (folder / "sm_89").mkdir()
-    (folder / "sm_89" / "one.cubin").write_bytes(code)
-    (folder / "sm_89" / "launch.json").write_text(json.dumps(data), "utf-8")
+    fields = {"arguments": arguments, "trailing_null_pointers": 2, "shared_bytes": 60000, "entry": "kernel_0"}
+    write_kernels(folder, {"one": (code, fields | {"grid": [[["rows", 2]], [["rows", 3]], []]})})
     kernels = Kernels.open(folder, "8.9")
     with device:
         stream = device.create_stream()
@@ -181,6 +229,7 @@ def main(backend: str) -> None:
     check_threads(device)
     with tempfile.TemporaryDirectory() as folder:
         check_kernels(device, Path(folder))
+        check_tensor_maps(device, Path(folder))
         check_pipeline(device, Path(folder))
     assert left() == ([0] * 6, 0), left()
     print("as it should be")

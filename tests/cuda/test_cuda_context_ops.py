@@ -6,11 +6,13 @@ What they compute: tests/kernels/cases.py, cases without `parts`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
-from isnet_trt.cuda.context_ops import PARTIAL_BYTES, Attention, Operation, Pool, attention_kernels
+from isnet_trt.cuda.context_ops import PARTIAL_BYTES, Attention, Operation, Pool
+from isnet_trt.cuda.element_types import FLOATS
+from isnet_trt.cuda.kernel_specs import bundle_kernels
 from isnet_trt.errors import BuildError
 from isnet_trt.export import functions
 
@@ -19,7 +21,7 @@ SIZES = [(1, 5504), (1, 5), (8, 8192), (3, 1234), (1, 14161)]
 
 
 class Recorder:
-    """Kernels that note what they were given."""
+    """Kernels of sm_80 that note what they were given."""
 
     def __init__(self) -> None:
         self.launches: list[tuple[str, int, dict[str, int | float]]] = []
@@ -31,7 +33,38 @@ class Recorder:
         return TILES
 
     def __contains__(self, name: object) -> bool:
-        return True
+        return "_map" not in str(name)
+
+
+class Hopper(Recorder):
+    """Those of sm_90."""
+
+    specs: ClassVar = {spec.name: spec for spec in bundle_kernels(90, FLOATS, 19)}
+
+    def constants(self, name: str) -> dict[str, Any]:
+        return dict(self.specs[name].constants)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.specs
+
+
+@pytest.mark.parametrize(
+    ("sizes", "multiprocessors", "expected"),
+    [
+        ((8, 8192, 8192), 132, ("attention_map128_fp16", 1)),
+        ((1, 5504, 5504), 132, ("attention_part_map128_fp16", 3)),
+        ((1, 5504, 150), 132, ("attention_map64_fp16", 1)),
+        ((1, 512, 8192), 132, ("attention_part_map64_fp16", 16)),
+        ((8, 8192, 19), 132, ("attention_map128_fp16", 1)),
+    ],
+)
+def test_the_tile_follows_from_the_sizes(
+    sizes: tuple[int, int, int], multiprocessors: int, expected: tuple[str, int]
+) -> None:
+    kernel, parts = Attention(*sizes, 256, "fp16").choose(Hopper(), multiprocessors)
+    assert (kernel.name, parts) == expected
+    kernel, parts = Attention(*sizes, 256, "fp32").choose(Hopper(), multiprocessors)
+    assert "map" not in kernel.name  # float32 has none
 
 
 def end(arguments: dict[str, int | float], sizes: dict[str, int]) -> int:
@@ -39,19 +72,23 @@ def end(arguments: dict[str, int | float], sizes: dict[str, int]) -> int:
     return max(int(arguments[name]) + size for name, size in sizes.items())
 
 
+@pytest.mark.parametrize("recorder", [Recorder, Hopper])
 @pytest.mark.parametrize("multiprocessors", [1, 46, 132, 188])
 @pytest.mark.parametrize(("batch", "positions"), SIZES)
-def test_attention_stays_in_its_workspace(batch: int, positions: int, multiprocessors: int) -> None:
-    size, kernels = Attention(batch, positions, positions, 256, "fp16"), Recorder()
+def test_attention_stays_in_its_workspace(
+    batch: int, positions: int, multiprocessors: int, recorder: type[Recorder]
+) -> None:
+    size, kernels = Attention(batch, positions, positions, 256, "fp16"), recorder()
     addresses = {"q": 1, "k": 2, "v": 3, "bias": 4, "out": 5}
     size.launch(kernels, 77, multiprocessors, 0.5, **addresses, workspace=4096)
     name, stream, arguments = kernels.launches[0]
-    parts = size.parts(kernels, multiprocessors)
+    kernel, parts = size.choose(kernels, multiprocessors)
     rows = parts * batch * positions
     assert stream == 77
     assert arguments["splits"] == parts
     assert arguments["scale"] == pytest.approx(0.5 * 1.4426950408889634)
-    assert name == attention_kernels("fp16", 256)[0 if parts == 1 else 1].name
+    assert name == kernel.name
+    assert ("part" in name, "map" in name) == (parts > 1, recorder is Hopper)
     assert (
         end(arguments, {"norms": 4 * rows} | ({"out": 4 * 256 * rows} if parts > 1 else {})) <= 4096 + size.workspace()
     )

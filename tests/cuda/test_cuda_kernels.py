@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import ctypes
 import json
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import tensor_maps
 from cuda_double import Driver, Gpu, open_device
 
 from isnet_trt.cuda import driver
 from isnet_trt.cuda.kernels import Kernel, Kernels, choose, read
+from isnet_trt.cuda.tensor_maps import Encoder
 from isnet_trt.errors import BundleError, EngineError, EngineUnavailable
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="triton has no wheels for this platform")
 
+MAPS = "attention_map64_fp16"
+
 
 @pytest.fixture(scope="session")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """sm_80 and sm_90 with three kernels, made by the compiler."""
+    """sm_80 with three kernels and sm_90 with four, made by the compiler."""
     out = tmp_path_factory.mktemp("kernels")
     command = [sys.executable, "-m", "isnet_trt.kernels.compile", "--arch", "80", "90", "--dtype", "fp16"]
-    command += ["--classes", "19", "--only", "resize", "gather", "attention_fp16", "--out", str(out)]
+    command += ["--classes", "19", "--only", "resize", "gather", "attention_fp16", MAPS, "--out", str(out)]
     subprocess.run(command, check=True, capture_output=True)
     return out
 
@@ -35,9 +40,9 @@ def folder(compiled: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(compiled, tmp_path / "kernels"))
 
 
-def change(folder: Path, kernel: str | None = None, **fields: object) -> None:
+def change(folder: Path, kernel: str | None = None, sm: str = "sm_80", **fields: object) -> None:
     """Set fields of a launch.json, or of one kernel in it; None removes them."""
-    path = folder / "sm_80" / "launch.json"
+    path = folder / sm / "launch.json"
     data = json.loads(path.read_text("utf-8"))
     target = data["kernels"][kernel] if kernel else data
     for key, value in fields.items():
@@ -55,7 +60,9 @@ def test_the_architecture_that_fits(compiled, capability, expected):
     place, form = choose(compiled, capability)
     assert (place.name, form) == expected
     files = read(compiled, capability)
-    assert set(files.kernels) == {"resize", "gather_fp16", "attention_fp16"}
+    assert set(files.kernels) == {"resize", "gather_fp16", "attention_fp16"} | (
+        {MAPS} if capability == "9.0" else set()
+    )
     assert files.classes == 19
     assert all(code[:4] == b"\x7fELF" if form == "cubin" else b".entry" in code for code in files.code.values())
 
@@ -158,6 +165,57 @@ def test_the_order_of_keywords_does_not_matter(compiled):
     values["scale"] = 0.25
     packed = kernel.pack(dict(reversed(values.items())))
     assert parameters(kernel, packed.address) == [*values.values(), 0, 0]
+
+
+ATTENTION = {
+    "q": 0x1000, "k": 0x2000, "v": 0x3000, "bias": 0x4000, "out": 0x5000, "norms": 0x6000, "scale": 0.25,
+    "batch": 2, "queries": 70, "keys": 19, "splits": 1,
+}  # fmt: skip
+
+
+def test_tensor_maps_are_packed_as_the_code_takes_them(compiled):
+    """Each map is followed by the sizes and strides of its tensor; the code has no more parameters than are packed."""
+    files = read(compiled, "9.0")
+    packed = files.kernels[MAPS].pack(ATTENTION, Encoder(tensor_maps.API))
+    maps = [packed.values[7 * i : 7 * i + 7] for i in range(3)]
+    for (encoded, *rest), address, size in zip(maps, (0x1000, 0x2000, 0x3000), (70, 19, 19), strict=True):
+        assert tensor_maps.decode(bytes(encoded)) == tensor_maps.EncodedMap(
+            "fp16", address, (256, size, 2), (2, 512, 512 * size), (64, 64, 1), 128
+        )
+        assert ctypes.addressof(encoded) % 64 == 0
+        assert [value.value for value in rest] == [2, size, 256, 256 * size, 256, 1]
+    assert [value.value for value in packed.values[21:]] == [*list(ATTENTION.values())[3:], 0, 0]
+    ptx = (files.folder / f"{MAPS}.ptx").read_text("utf-8")
+    sizes = {"b8": 128, "u32": 4, "f32": 4, "u64": 8}
+    kinds = re.findall(r"\.param (?:\.align 64 )?\.(\w+)", ptx[: ptx.index("\n{")])
+    assert [sizes[kind] for kind in kinds] == [ctypes.sizeof(value) for value in packed.values]
+    assert packed.address
+
+
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [("shape", ["batch", "nobody", 256]), ("box", [1, 64]), ("box", [1, 64, 512]), ("box", None), ("swizzle", 7),
+     ("swizzle", "wide")],
+)  # fmt: skip
+def test_damaged_maps(folder, where, value):
+    tensor = {"shape": ["batch", "keys", 256], "box": [1, 64, 64], "swizzle": 128}
+    change(folder, MAPS, "sm_90", maps={"k": tensor | {where: value}})
+    with pytest.raises(BundleError, match=rf"launch\.json is damaged: maps of {MAPS} cannot be read"):
+        read(folder, "9.0")
+
+
+def test_without_tensor_maps_pointers_are_passed(compiled, gpu, stream, caplog):
+    opened = Kernels(read(compiled, "9.0"), Driver(gpu))
+    opened.launch(MAPS, stream, **ATTENTION)
+    assert gpu.launched[-1].grid == (2, 2, 1)  # 64 queries a block
+    gpu.fails["cuGetProcAddress"] = 1
+    without = Kernels(opened.files, Driver(gpu))
+    without.launch(MAPS, stream, **ATTENTION)
+    assert gpu.launched[-1].grid == (1, 2, 1)  # 128 queries a block
+    assert "the driver has no cuTensorMapEncodeTiled: cuGetProcAddress failed: invalid argument" in caplog.text
+    assert "attention_fp16 is launched instead" in caplog.text
+    opened.close()
+    without.close()
 
 
 @pytest.mark.parametrize(

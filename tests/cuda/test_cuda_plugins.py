@@ -138,7 +138,7 @@ def test_the_parser_takes_plugins_or_refuses_in_our_words(tmp_path: Path) -> Non
 
 
 class Kernels:
-    """Kernels that note their launches."""
+    """Kernels of sm_80 that note their launches."""
 
     def __init__(self, fails: bool = False) -> None:
         self.launches: list[tuple[str, int, dict[str, Any]]] = []
@@ -153,7 +153,7 @@ class Kernels:
         return {"BLOCK_Q": 64, "BLOCK_K": 32, "BLOCK_C": 64, "BLOCK_N": 64}
 
     def __contains__(self, name: object) -> bool:
-        return True
+        return "_map" not in str(name)
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks import kernel_cost as cost
-from isnet_trt.cuda.context_ops import Attention, Pool, attention_kernels, pool_kernels
+from isnet_trt.cuda import kernel_specs
+from isnet_trt.cuda.context_ops import Attention, Pool, attention_pairs, pool_kernels
 from isnet_trt.cuda.kernel_specs import LOG2_E
 from tests.kernels.trials import BYTES, Deviation, Trial, normal, numbers, relative
 from tests.kernels.variants import Output, Variant, set_of
@@ -24,7 +25,8 @@ class AttentionCase:
     """Sizes; ``parts`` None: launched by the runtime's `isnet_trt.cuda.context_ops`, in as many parts as it chooses.
 
     ``hidden`` keys have a bias of −inf: some and all of the last image's, the first half (whole tiles), or all.
-    ``gain`` scales the queries.
+    ``gain`` scales the queries. ``tile``: with ``parts``, the kernel that reads tiles of so many queries through tensor
+    maps, where the variant has it. ``nan``: keys and values of all images but the first are NaN.
     """
 
     label: str
@@ -35,6 +37,8 @@ class AttentionCase:
     width: int = WIDTH
     hidden: Literal["", "some", "first", "all"] = ""
     gain: float = 1.0
+    tile: int = 0
+    nan: bool = False
 
 
 def attention(variant: Variant, case: AttentionCase, dtype: str, seed: int) -> Trial:
@@ -42,6 +46,8 @@ def attention(variant: Variant, case: AttentionCase, dtype: str, seed: int) -> T
     b, n, m, d = case.batch, case.queries, case.keys, case.width
     q, k, v = (normal(variant, seed + i, (b, size, d), dtype) for i, size in enumerate((n, m, m)))
     q *= case.gain
+    if case.nan:
+        k[1:], v[1:] = float("nan"), float("nan")
     bias = _bias(variant, case, seed + 3)
     out = Output(variant.device, (b, n, d), dtype)
     kernels, inputs = variant.kernels(set_of("attention", width=d)), {"q": q, "k": k, "v": v, "bias": bias}
@@ -57,7 +63,10 @@ def attention(variant: Variant, case: AttentionCase, dtype: str, seed: int) -> T
         variant.collect()
 
     def directly() -> None:
-        whole, part, combine = (spec.name for spec in attention_kernels(dtype, d))
+        pairs = attention_pairs(dtype, d)
+        pairs = [pair for pair in pairs if pair[0].maps and pair[0].constants["BLOCK_Q"] == case.tile] + pairs
+        whole, part = next((all_keys.name, part.name) for all_keys, part in pairs if all_keys.name in kernels)
+        combine = kernel_specs.attention_combine(dtype, d).name
         variant.run(
             set_of("attention", width=d), part if parts > 1 else whole, **inputs, out=partial, norms=norms,
             scale=SCALE * LOG2_E, batch=b, queries=n, keys=m, splits=parts,
@@ -68,7 +77,11 @@ def attention(variant: Variant, case: AttentionCase, dtype: str, seed: int) -> T
             )
 
     def compare(reference: NDArray[np.float64]) -> Iterator[Deviation]:
-        yield from relative("out", numbers(out), reference, dtype)
+        result = numbers(out)
+        if case.nan:
+            yield Deviation("finite values of images with NaN", float(np.isfinite(result[1:]).sum()), 0.0)
+            result, reference = result[:1], reference[:1]
+        yield from relative("out", result, reference, dtype)
 
     return Trial(
         directly if case.parts else by_runtime,

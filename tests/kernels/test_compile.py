@@ -12,6 +12,7 @@ import sys
 import pytest
 
 from isnet_trt.cuda.architectures import KERNEL_TARGETS
+from isnet_trt.errors import BuildError
 from isnet_trt.kernels import compile
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="triton has no wheels for this platform")
@@ -117,7 +118,9 @@ def test_hidden_parameters_are_counted():
     """Another version of Triton may have more of them, and the driver reads as many pointers as the code has."""
     lines = ".param .u64 .ptr .global .align 1 k_param_0,\n.param .u32 k_param_1,\n"
     ptx = f".version 8.0\n.visible .entry k(\n{lines}{lines}.param .u64 k_param_4\n)\n.reqntid 128\n{{\n}}"
-    assert compile.trailing_parameters(ptx.encode(), 2) == 3
+    assert compile.trailing_parameters(ptx.encode(), ["u64", "u32"]) == 3
+    with pytest.raises(BuildError, match="Triton passes u64 u32 u64 u32 u64 where the runtime would pass u64 u64"):
+        compile.trailing_parameters(ptx.encode(), ["u64", "u64"])
 
 
 SPILLING = """
@@ -155,6 +158,24 @@ def test_no_number_of_classes_spills(classes):
         "--only", "accumulate", "finish", "upsample", "--classes", classes, "--arch", "sm_80", "sm_90"
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+MAPS = """
+from isnet_trt.cuda.architectures import AttentionTile
+from isnet_trt.cuda.kernel_specs import attention_by_maps
+from isnet_trt.kernels.compile import compile_kernel
+for arch, tile in ((100, AttentionTile(128, 64, 8, 2)), (120, AttentionTile(64, 32, 8, 2))):
+    compiled = compile_kernel(attention_by_maps("fp16", 256, False, tile), arch)
+    assert compiled.entry["maps"]["q"] == {"shape": ["batch", "queries", 256], "box": [1, tile[0], 64], "swizzle": 128}
+    assert b"cp.async.bulk.tensor.3d" in compiled.ptx
+"""
+
+
+@pytest.mark.slow
+def test_tensor_maps_compile_for_later_architectures_too():
+    environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
+    ran = subprocess.run([sys.executable, "-c", MAPS], capture_output=True, text=True, env=environment)
+    assert ran.returncode == 0, ran.stderr
 
 
 @pytest.mark.slow

@@ -37,6 +37,7 @@ CASES = [
     for case in family.odd
     if set_of(family.name, getattr(case, "classes", 19), getattr(case, "width", 256)) in EMULATED
     or family.name == "region_pool"
+    if not getattr(case, "tile", 0)
     for dtype in family.dtypes
 ]
 

@@ -193,9 +193,9 @@ class Variant:
         self.collect()
 
 
-def interpreted(multiprocessors: int = 1) -> Variant:
+def interpreted(multiprocessors: int = 1, arch: int = 86) -> Variant:
     """Triton's interpreter, for the whole process chosen by TRITON_INTERPRET=1."""
-    return Variant("interpreter", "cpu", _triton(86, "cpu"), multiprocessors)
+    return Variant("interpreter", "cpu", _triton(arch, "cpu"), multiprocessors)
 
 
 def just_in_time(arch: int) -> Variant:

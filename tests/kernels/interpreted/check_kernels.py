@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +20,7 @@ from tests.kernels.trials import Deviation, examine, normal, numbers, wrong
 from tests.kernels.variants import DTYPES, SETS, Output, Shifted, Variant, interpreted
 
 use_interpreter()
-CPU = interpreted()
+CPU, HOPPER = interpreted(), interpreted(arch=90)
 MERGE = ("accumulate", "finish", "threshold", "upsample_argmax")
 MANY_STEPS = (*MERGE, "attention", "region_pool", "gather", "gather_padded")
 """Families that take seconds in the interpreter: other types than float32 and many classes only among the slow runs,
@@ -29,18 +30,21 @@ CASES = [
     pytest.param(family, case, dtype, id=f"{family.name}-{case.label}-{dtype}", marks=[pytest.mark.slow] * slow)
     for family in FAMILIES.values()
     for number, case in enumerate(family.odd)
+    for tile in [getattr(case, "tile", 0)]
     for dtype in family.dtypes
+    if not tile or dtype != "fp32"  # there are none
     for slow in [
         (number > 0 or family.name in MERGE)
         and family.name in MANY_STEPS
         and (dtype != "fp32" or getattr(case, "classes", 0) >= 150)
+        and (dtype, bool(tile), getattr(case, "nan", False)) != ("fp16", True, True)
     ]
 ]
 
 
 @pytest.mark.parametrize(("family", "case", "dtype"), CASES)
 def test_kernels_agree_with_their_references(family: Any, case: Any, dtype: str) -> None:
-    trial = family.trial(CPU, case, dtype, 11)
+    trial = family.trial(HOPPER if getattr(case, "tile", 0) else CPU, case, dtype, 11)
     assert not wrong(examine(trial, trial.reference(), twice=False))
 
 
@@ -145,6 +149,19 @@ def test_a_planted_fault_is_found(name: str) -> None:
     trial = FAMILIES[family].make(Faulty(at, fault), case, "fp32", 3)
     assert any(message in text for text in wrong(examine(trial, trial.reference())))
     assert not Deviation("a NaN", float("nan"), 1.0).good
+
+
+def test_a_wrong_stride_of_a_tensor_map_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = next(case for case in FAMILIES["attention"].odd if case.tile == 128 and case.nan)
+    specs = HOPPER.kernels("w256").specs
+    spec = specs["attention_map128_fp16"]
+    assert spec.maps["k"].shape == ("batch", "keys", 256)
+    for name in spec.maps:
+        size = "queries" if name != "q" else "keys"
+        maps = {**spec.maps, name: dataclasses.replace(spec.maps[name], shape=("batch", size, 256))}
+        monkeypatch.setitem(specs, spec.name, dataclasses.replace(spec, maps=maps))
+        trial = FAMILIES["attention"].trial(HOPPER, case, "fp16", 5)
+        assert wrong(examine(trial, trial.reference(), twice=False)), name
 
 
 def test_every_kernel_of_a_bundle_is_tried_and_is_in_its_set() -> None:
