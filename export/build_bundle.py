@@ -130,6 +130,8 @@ def _settle(
     if (number := Placement.parse(engine.device).number) is not None:
         require_gpu(number)
     choice, arithmetic = choose(engine.kind, gpu=engine.gpu), Arithmetic(precision.precision, precision.rest)
+    if choice.on_gpu:  # chosen automatically: the bundle is for the GPU, as if that had been asked for
+        engine = dataclasses.replace(engine, device=f"cuda:{engine.gpu}")
     library(choice.kind).start_builder(engine.gpu)
     builder = engine_builder(choice.kind)
     arithmetic.check(choice.kind, engine)

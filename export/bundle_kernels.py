@@ -57,7 +57,7 @@ def include_kernels(
     Raises:
         SettingsError, EngineUnavailable: kernels that the engine's plugins or the user need cannot be compiled.
     """
-    if not options.kernels and not builder.library.needs_gpu:
+    if not options.kernels and not builder.runs_on_gpu(options):
         return False
     context = builder.context(options)
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
 import numpy as np
@@ -14,8 +14,6 @@ from isnet_trt.export.ranges import Range, Ranges, scores_bound_name
 Half = Literal["fp16", "bf16"]
 REDUCTIONS = {"ReduceMean", "ReduceSum", "GlobalAveragePool", "Softmax", "LogSoftmax", "Log"}
 """Operators that sum over a whole picture or take logarithms: eleven or eight bits are too few for their sums."""
-_NO_BF16 = {"HardSwish"}
-"""Operators that TensorRT's parser takes in float32 and float16 only (TensorRT-RTX 1.7)."""
 LARGEST = 65504.0
 """Largest finite float16 (IEEE 754 binary16)."""
 MARGIN = 4.0
@@ -27,19 +25,23 @@ Fp32Fallback = dict[str, str]
 """Node name -> why the node stays float32."""
 
 
-def find_fp32_fallback(proto: onnx.ModelProto, ranges: Ranges, half: Half) -> Fp32Fallback:
+def find_fp32_fallback(
+    proto: onnx.ModelProto, ranges: Ranges, half: Half, no_bf16: Mapping[str, str] | None = None
+) -> Fp32Fallback:
     """The nodes of ``proto`` to compute in float32 when the rest is ``half``.
 
-    Always the operators of `REDUCTIONS`. For fp16 also each node with an input, weight or output whose largest value
-    in ``ranges`` (`isnet_trt.export.ranges.measure_ranges`) is above `LARGEST` / `MARGIN` or below `SMALLEST`, and
-    each attention whose scores may be. bfloat16 has the exponents of float32.
+    Always the operators of `REDUCTIONS`; for bf16 also those of ``no_bf16`` (operator -> what lacks it in bf16), which
+    has the exponents of float32. For fp16 also each node with an input, weight or output whose largest value in
+    ``ranges`` (`isnet_trt.export.ranges.measure_ranges`) is above `LARGEST` / `MARGIN` or below `SMALLEST`, and each
+    attention whose scores may be.
     """
     fallback = {
         node.name: f"{node.op_type} over many values" for node in proto.graph.node if node.op_type in REDUCTIONS
     }
     if half == "bf16":
-        lacking = [node for node in proto.graph.node if node.op_type in _NO_BF16]
-        return fallback | {node.name: f"TensorRT has no {node.op_type} in bf16" for node in lacking}
+        reasons = no_bf16 or {}
+        lacking = [node for node in proto.graph.node if node.op_type in reasons]
+        return fallback | {node.name: f"{reasons[node.op_type]} has no {node.op_type} in bf16" for node in lacking}
     # Weights are cast as well: one beyond float16's range would become infinite.
     known = ranges | _weight_ranges(proto)
     for node in proto.graph.node:

@@ -26,7 +26,7 @@ HALVES: tuple[Half, ...] = get_args(Half)
 
 @dataclass(frozen=True)
 class LoweredGraphs:
-    """``engine`` is what a TensorRT library builds; ``portable`` computes the same under ONNX Runtime on a CPU.
+    """``engine`` is what a library runs on a GPU; ``portable`` computes the same under ONNX Runtime on a CPU.
 
     ``about``, for the report: nodes of the fp32 fallback with reasons (``islands``), casts, eight-bit layers.
     """
@@ -107,14 +107,16 @@ def lower_graph(
     if arithmetic.eight_bits:
         return _eight_bits(proto, arithmetic, kind, ranges, table, tuple(skip))
     # On a CPU ONNX Runtime runs float16 graphs as they are, but has no bfloat16 convolutions.
-    graph, about = _half(proto, cast(Half, arithmetic.precision), ranges)
+    graph, about = _half(proto, cast(Half, arithmetic.precision), kind, ranges)
     return LoweredGraphs(graph, emulate_bf16(graph) if arithmetic.precision == "bf16" else graph, about)
 
 
-def _half(proto: onnx.ModelProto, half: Half, ranges: Ranges | None) -> tuple[onnx.ModelProto, dict[str, Any]]:
+def _half(
+    proto: onnx.ModelProto, half: Half, kind: str, ranges: Ranges | None
+) -> tuple[onnx.ModelProto, dict[str, Any]]:
     if ranges is None:
         raise SettingsError(f"a graph in {half} needs the ranges of its tensors, measured on pictures")
-    fallback = find_fp32_fallback(proto, ranges, half)
+    fallback = find_fp32_fallback(proto, ranges, half, engine_builder(kind).no_bf16)
     graph = cast_to_half(proto, half, fallback)
     return graph, {"islands": fallback, "casts": count_casts(graph)}
 
@@ -153,7 +155,7 @@ def _eight_bits(
     if arithmetic.rest == "fp32":
         return LoweredGraphs(plain, emulate_qdq(plain), about)
     # Types first, then Q/DQ: `quantise` reads the types that the layers have.
-    half, half_about = _half(proto, cast(Half, arithmetic.rest), ranges)
+    half, half_about = _half(proto, cast(Half, arithmetic.rest), kind, ranges)
     graph = quantise(half, table, flavour, skip)
     # bfloat16 is not emulated beside eight bits: its own rounding error is a tenth of theirs.
     return LoweredGraphs(graph, emulate_qdq(graph if arithmetic.rest == "fp16" else plain), about | half_about)

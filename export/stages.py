@@ -9,11 +9,11 @@ from typing import Any
 import onnx
 
 from isnet_trt._version import __version__
-from isnet_trt.bundle import KERNELS, ONNX, Manifest, Tuning
+from isnet_trt.bundle import CUDA_ONNX, KERNELS, ONNX, Manifest, Tuning
 from isnet_trt.engines.base import Engine
 from isnet_trt.engines.info import EngineInfo
 from isnet_trt.engines.library import PORTABLE, EngineSource
-from isnet_trt.engines.select import check_engine
+from isnet_trt.engines.select import check_engine, no_cuda_provider
 from isnet_trt.engines.table import library
 from isnet_trt.errors import EngineUnavailable, ParityError
 from isnet_trt.evaluation.provenance import Provenance, now
@@ -31,6 +31,7 @@ from isnet_trt.export.tune_state import TuningTable
 from isnet_trt.files import printable
 from isnet_trt.markdown import plain
 from isnet_trt.metrics import percent
+from isnet_trt.settings import Placement
 
 MEASUREMENTS = ".timing.cache"
 """Suffix of the file beside the bundle that keeps TensorRT's timing cache for the next build."""
@@ -147,17 +148,22 @@ def _calibration(job: Job) -> str:
 
 def _open_runnable(folder: Path, info: EngineInfo, job: Job) -> tuple[Engine, str]:
     """Open the built engine where it can run, else the graph under ONNX Runtime; the reason why it cannot, or ""."""
-    reason = ""
+    reason, device = "", Placement()
     try:
         check_engine(info, job.engine.gpu)
+        if info.file == CUDA_ONNX:
+            device = Placement("cuda", job.engine.gpu)
+            if missing := no_cuda_provider(job.engine.gpu):
+                raise EngineUnavailable(f"the graph for a GPU cannot run here: {missing}")
     except EngineUnavailable as error:
         # An engine can be built ahead of time for GPUs that are not here; the graph is what can be checked then.
         reason = str(error)
         job.note(f"the gate runs the graph under ONNX Runtime. {reason}")
-        info = EngineInfo(PORTABLE, library(PORTABLE).load().__version__, ONNX)
+        info, device = EngineInfo(PORTABLE, library(PORTABLE).load().__version__, ONNX), Placement()
     output = job.network.head.classes, job.network.stride
-    source = EngineSource(folder / info.file, info, folder / KERNELS, *output, gpu=job.engine.gpu)
-    return library(info.kind).open(source), reason
+    precision = job.arithmetic.precision
+    source = EngineSource(folder / info.file, info, folder / KERNELS, *output, gpu=job.engine.gpu, precision=precision)
+    return library(info.kind).open(source, device=device), reason
 
 
 def new_manifest(

@@ -8,7 +8,7 @@ import numpy as np
 from onnx import helper
 from onnx_networks import save_network
 
-from isnet_trt.bundle import ENGINE, ONNX, Bundle, CheckpointInfo, Manifest, new_bundle, read_bundle
+from isnet_trt.bundle import CUDA_ONNX, ENGINE, ONNX, Bundle, CheckpointInfo, Manifest, new_bundle, read_bundle
 from isnet_trt.engines.info import EngineInfo
 from isnet_trt.settings import Inference, Labels, Preprocess
 
@@ -62,6 +62,8 @@ def write_bundle(out: Path, engine: EngineInfo | None = None, force: bool = Fals
     """A whole bundle at ``out``; an engine other than ONNX Runtime gets a file with arbitrary bytes."""
     with new_bundle(out, force) as draft:
         save_model(draft.folder / ONNX)
+        if engine is not None and engine.file == CUDA_ONNX:
+            save_model(draft.folder / CUDA_ONNX, height="rows")
         if engine is not None and engine.file == ENGINE:
             (draft.folder / ENGINE).write_bytes(b"no engine of any library")
         draft.finish(manifest(engine, **changes))

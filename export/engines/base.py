@@ -53,12 +53,16 @@ class EngineBuilder:
         library: its description for the runtime.
         eight_bits: precision of eight bits -> the placement of Q/DQ nodes that the library takes.
         fastest_first: precisions that a tuning tries, in this order; empty: all of the library.
+        beside_cpu: for messages: where else than on a CPU a library that needs no GPU runs.
+        no_bf16: operators that the library has in float32 and float16 only -> the library, for the report.
         reasons: option that the library lacks (`Library.options`) -> why.
     """
 
     library: Library
     eight_bits: ClassVar[Mapping[str, Flavour]]
     fastest_first: ClassVar[tuple[str, ...]] = ()
+    beside_cpu: ClassVar[str] = ""
+    no_bf16: ClassVar[Mapping[str, str]] = {}
     reasons: ClassVar[Mapping[str, str]] = {}
 
     @property
@@ -82,12 +86,16 @@ class EngineBuilder:
         """Raise SettingsError, with the alternatives, where the library or one of its targets lacks ``precision``."""
         if precision not in self.library.precisions:
             others = [kind for kind in KINDS if precision in library(kind).precisions]
-            place = "" if self.library.needs_gpu else " on a CPU"
+            place = "" if self.library.needs_gpu else " on a CPU" + self.beside_cpu
             raise SettingsError(
                 f"{self.library.title} has no {precision} convolutions{place}; use "
                 f"{', '.join(self.library.precisions)}, or --engine {' or '.join(others)}"
             )
         self.capabilities(options, precision)
+
+    def runs_on_gpu(self, options: EngineOptions) -> bool:
+        """Whether the engine is built for a GPU."""
+        return self.library.needs_gpu
 
     def context(self, options: EngineOptions) -> Context | None:
         """Who computes the context operations; None where the library has no choice."""

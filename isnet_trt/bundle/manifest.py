@@ -24,6 +24,8 @@ facts of networks other than ISNet: activation, threshold, upsampling, padding, 
 MANIFEST = "bundle.json"
 ONNX = "model.onnx"
 ENGINE = "model.engine"
+CUDA_ONNX = "model.cuda.onnx"
+"""The graph for ONNX Runtime's CUDA provider, where a bundle has one beside the portable `ONNX`."""
 _LARGEST_STRIDE = 256
 _LARGEST_BATCH = _MOST_THREADS = 1024
 _LONGEST_MESSAGE = 500

@@ -195,7 +195,7 @@ class Device:
         graph = Graph(api)
         # Other threads may meanwhile call what a capture forbids, such as allocating.
         mode = api.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
-        with _no_garbage_collection():
+        with no_garbage_collection():
             self._call("cuStreamBeginCapture", stream, mode)
             try:
                 yield graph
@@ -235,7 +235,7 @@ _capture_lock = threading.Lock()
 
 
 @contextlib.contextmanager
-def _no_garbage_collection() -> Iterator[None]:
+def no_garbage_collection() -> Iterator[None]:
     """Keep Python's garbage collector off: what it finalises in this thread may free device memory or a graph, which
     the driver refuses while a stream is captured, and which ends the capture (pytorch/pytorch#161037).
 

@@ -40,7 +40,7 @@ class EngineSource:
     ``path`` is the serialised engine, or the ONNX graph for a library that does not compile; ``kernels`` the bundle's
     compiled kernels; ``classes`` and ``stride`` describe the network's output. With ``content``, checked bytes,
     nothing is read from ``path``, which is then for messages only. ``gpu`` is the number of the GPU, for engines that
-    run on one.
+    run on one, and ``precision`` that of the model. ``note`` says why this engine is opened, for its description.
     """
 
     path: Path
@@ -50,6 +50,8 @@ class EngineSource:
     stride: int
     content: ModelContent | None = None
     gpu: int = 0
+    precision: str = "fp32"
+    note: str = ""
 
     def read_model(self) -> bytes:
         """The bytes of the engine or graph; EngineError if its file cannot be read."""

@@ -9,7 +9,8 @@ from typing import ClassVar
 from isnet_trt.engines.base import DeviceEngine, Engine
 from isnet_trt.engines.library import PORTABLE, EngineSource, Library
 from isnet_trt.engines.onnxruntime_cpu import OnnxRuntimeEngine
-from isnet_trt.engines.onnxruntime_cuda import OnnxRuntimeCudaEngine
+from isnet_trt.engines.onnxruntime_cuda import OnnxRuntimeCudaEngine, missing_provider
+from isnet_trt.errors import EngineUnavailable
 
 
 class OnnxRuntime(Library):
@@ -22,7 +23,8 @@ class OnnxRuntime(Library):
     extra = "cpu"
     precisions: ClassVar = {
         "fp32": "float32",
-        "fp16": "the same graph: half the size, not faster",
+        "fp16": "with fp32 fallback: on a CPU half the size, not faster",
+        "bf16": "with fp32 fallback, for the CUDA provider (8.0 and newer); emulated on a CPU",
         "int8": "uint8: smaller and several times faster",
     }
 
@@ -31,7 +33,9 @@ class OnnxRuntime(Library):
         return f"{super().install} (gpu-ort instead of cpu: for NVIDIA GPUs)"
 
     def open_on_cpu(self, source: EngineSource, *, threads: int | None = None) -> Engine:
-        return OnnxRuntimeEngine(self.load(), source.path, threads, content=source.content)
+        engine = OnnxRuntimeEngine(self.load(), source.path, threads, content=source.content)
+        engine.description += source.note
+        return engine
 
     def open_on_gpu(self, source: EngineSource, *, threads: int | None = None, on_device: bool = True) -> DeviceEngine:
         return OnnxRuntimeCudaEngine(
@@ -43,7 +47,16 @@ class OnnxRuntime(Library):
             threads,
             content=source.content,
             gpu=source.gpu,
+            precision=source.precision,
+            note=source.note,
         )
+
+    def missing_provider(self) -> str:
+        """Why the CUDA provider cannot be used, and what to install; empty if it is there."""
+        try:
+            return missing_provider(self.load())
+        except EngineUnavailable as error:
+            return str(error)
 
 
 LIBRARY = OnnxRuntime()

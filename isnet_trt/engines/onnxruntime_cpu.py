@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from isnet_trt.forks import OwnerProcess
 _HOST = "cpu:0"
 _EXTERNAL = "1.24"
 """The first ONNX Runtime that takes external data from memory."""
+Signature = list[tuple[str, str, tuple[Any, ...]]]
 
 
 class SessionEngine(Engine):
@@ -43,23 +45,10 @@ class SessionEngine(Engine):
         Raises:
             EngineError: the model cannot be loaded, or has not one float32 (B, C, H, W) as input and as output.
         """
-        if content is None and not path.is_file():
-            raise EngineError(f"{path} does not exist or is no file: there is no model to load")
         options = session_options(runtime, threads)
         if device == _HOST:
             limit_memory(runtime, options)
-        model = str(path) if content is None else model_in_memory(options, content)
-        try:
-            # With its fallback, it would print what failed to stdout and try again with other providers.
-            self._session = runtime.InferenceSession(model, options, providers=[provider], enable_fallback=0)
-            inputs, outputs = map(_signature, (self._session.get_inputs(), self._session.get_outputs()))
-        # ONNX Runtime's exceptions have no base class of their own; names that are no Unicode raise yet another.
-        except Exception as error:
-            message = f"ONNX Runtime {runtime.__version__} cannot load {path}: {_line(error)}"
-            if content is not None and os.devnull in message:
-                message += "; external data must lie in files that bundle.json lists"
-            raise engine_error(message, error) from None
-        self._session._model_bytes = None  # kept for the fallback
+        self._session, inputs, outputs = create_session(runtime, path, options, provider, content)
         for side, values in (("input", inputs), ("output", outputs)):
             if len(values) != 1 or values[0][1] != "tensor(float)" or len(values[0][2]) != 4:
                 names = ", ".join(f"{name}: {element} {_text(shape)}" for name, element, shape in values)
@@ -68,7 +57,7 @@ class SessionEngine(Engine):
                 )
         (self._name, _, self._shape), (self._output_name, *_) = inputs[0], outputs[0]
         # The arena goes back to the system after each run: one large picture must not hold its memory for ever.
-        self._run_options = run_options(runtime, "memory.enable_memory_arena_shrinkage", device)
+        self._run_options = run_options(runtime, {"memory.enable_memory_arena_shrinkage": device})
 
     def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         self._owner.check("this engine")
@@ -116,7 +105,32 @@ class OnnxRuntimeEngine(SessionEngine):
         self._owner = OwnerProcess(self)
 
 
-def _signature(values: Any) -> list[tuple[str, str, tuple[Any, ...]]]:
+def create_session(
+    runtime: Any, path: Path, options: Any, provider: Any, content: ModelContent | None
+) -> tuple[Any, Signature, Signature]:
+    """A session of a model on ``provider``, and the name, type and shape of each of its inputs and outputs.
+
+    Raises:
+        EngineError: the model cannot be loaded; the message has ONNX Runtime's reason.
+    """
+    if content is None and not path.is_file():
+        raise EngineError(f"{path} does not exist or is no file: there is no model to load")
+    model = str(path) if content is None else model_in_memory(options, content)
+    try:
+        # With its fallback, it would print what failed to stdout and try again with other providers.
+        session = runtime.InferenceSession(model, options, providers=[provider], enable_fallback=0)
+        inputs, outputs = map(_signature, (session.get_inputs(), session.get_outputs()))
+    # ONNX Runtime's exceptions have no base class of their own; names that are no Unicode raise yet another.
+    except Exception as error:
+        message = f"ONNX Runtime {runtime.__version__} cannot load {path}: {_line(error)}"
+        if content is not None and os.devnull in message:
+            message += "; external data must lie in files that bundle.json lists"
+        raise engine_error(message, error) from None
+    session._model_bytes = None  # kept for the fallback
+    return session, inputs, outputs
+
+
+def _signature(values: Any) -> Signature:
     """Name, type and shape of each input or output; UnicodeDecodeError for names that are no Unicode."""
     return [(value.name, value.type, tuple(value.shape)) for value in values]
 
@@ -154,10 +168,11 @@ def model_in_memory(options: Any, content: ModelContent) -> bytes:
     return content.model
 
 
-def run_options(runtime: Any, key: str, value: str) -> Any:
-    """Options of a run with one entry."""
+def run_options(runtime: Any, entries: Mapping[str, str]) -> Any:
+    """Options of a run with the configuration ``entries``."""
     options = runtime.RunOptions()
-    options.add_run_config_entry(key, value)
+    for key, value in entries.items():
+        options.add_run_config_entry(key, value)
     options.log_severity_level = 4  # a failure is raised; it need not be on stderr as well
     return options
 

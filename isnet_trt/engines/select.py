@@ -9,39 +9,54 @@ from dataclasses import dataclass, field
 from isnet_trt.cuda.gpu import Gpu, probe_gpu
 from isnet_trt.engines.info import EngineInfo
 from isnet_trt.engines.library import PORTABLE, Library
+from isnet_trt.engines.onnxruntime import LIBRARY
 from isnet_trt.engines.table import KINDS, library
 from isnet_trt.errors import EngineUnavailable, SettingsError
 
 
 @dataclass(frozen=True)
 class Choice:
-    """An engine kind and, in a sentence, why it was chosen."""
+    """An engine kind, in a sentence why it was chosen, and whether a kind that runs anywhere is to run on the GPU."""
 
     kind: str
     reason: str
+    on_gpu: bool = False
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What the choice depends on: the GPU (or why there is none) and the installed version of each library."""
+    """What the choice depends on: the GPU (or why there is none) and the installed version of each library.
+
+    ``no_provider`` says what ONNX Runtime lacks to run on the GPU; empty if it has its CUDA provider.
+    """
 
     gpu: Gpu | None
     no_gpu: str = ""
     versions: Mapping[str, str | None] = field(default_factory=dict)
     cuda_bindings: bool = True
+    no_provider: str = "ONNX Runtime's CUDA provider"
 
 
 def look(gpu: int = 0) -> Machine:
-    """This machine with its GPU number ``gpu``; no CUDA package is imported for it."""
+    """This machine with its GPU number ``gpu``; no CUDA package is imported, and without a GPU no library."""
     found, no_gpu = probe_gpu(gpu)
     # The driver layer imports cuda-bindings with either owner of memory, pycuda included. Two steps: a submodule cannot
     # be looked up without its package.
     bindings = all(importlib.util.find_spec(name) for name in ("cuda", "cuda.bindings"))
-    return Machine(found, no_gpu, {kind: library(kind).installed_version() for kind in KINDS}, bindings)
+    versions = {kind: library(kind).installed_version() for kind in KINDS}
+    return Machine(found, no_gpu, versions, bindings, LIBRARY.missing_provider() if found else no_gpu)
+
+
+def no_cuda_provider(gpu: int = 0) -> str:
+    """Why ONNX Runtime cannot run on GPU ``gpu``; empty if GPU and CUDA provider are there."""
+    found, no_gpu = probe_gpu(gpu)
+    return LIBRARY.missing_provider() if found else no_gpu
 
 
 def choose(kind: str = "auto", machine: Machine | None = None, gpu: int = 0) -> Choice:
     """The engine to build: ``kind``, or for ``auto`` the fastest that this machine can run on its GPU ``gpu``.
+
+    Where a GPU is there but no library that needs one can be used, ``auto`` takes ONNX Runtime's CUDA provider.
 
     ``machine`` defaults to the one this runs on. A library that builds ahead of time may be chosen without a GPU.
 
@@ -68,7 +83,9 @@ def _automatic(machine: Machine) -> Choice:
         if not reason:
             return Choice(candidate.kind, f"{gpu} with {candidate.kind} {machine.versions[candidate.kind]}")
         reasons.append(reason)
-    return Choice(PORTABLE, f"{gpu} cannot be used: {'; '.join(reasons)}")
+    if not machine.no_provider:
+        return Choice(PORTABLE, f"{gpu} with ONNX Runtime's CUDA provider: {'; '.join(reasons)}", on_gpu=True)
+    return Choice(PORTABLE, f"{gpu} cannot be used: {'; '.join(reasons)}; {PORTABLE} needs {machine.no_provider}")
 
 
 def _unusable(candidate: Library, machine: Machine, gpu: Gpu) -> str:

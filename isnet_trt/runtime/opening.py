@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+from collections.abc import Callable
+from typing import TypeVar
 
 from isnet_trt.bundle import KERNELS, ONNX, Bundle
 from isnet_trt.cuda.device import Device
@@ -16,25 +18,32 @@ from isnet_trt.engines.base import Engine
 from isnet_trt.engines.cores import usable_cores
 from isnet_trt.engines.library import PORTABLE, EngineSource, Library, ModelContent
 from isnet_trt.engines.memory import memory_limit
-from isnet_trt.engines.select import check_engine
+from isnet_trt.engines.select import check_engine, no_cuda_provider
 from isnet_trt.engines.table import KINDS, library
-from isnet_trt.errors import EngineUnavailable, SettingsError
+from isnet_trt.errors import EngineError, EngineUnavailable, SettingsError
 from isnet_trt.merging.merge import Head
 from isnet_trt.runtime.gpu import GpuRuntime
 from isnet_trt.runtime.host import HostRuntime, Runtime
 from isnet_trt.settings import Placement
 
 _log = logging.getLogger(__name__)
-
-
+_Opened = TypeVar("_Opened")
 _LARGEST_GRAPH = 2**31
 """Bytes; protobuf reads no more."""
 
 
 def open_runtime(bundle: Bundle, kind: str | None, *, threads: int | None, device: object) -> Runtime:
     """The engine as `open_engine` opens it, with all stages on the GPU where that can be; raises the same errors."""
-    placement = Placement.parse(device)
-    library, source = _source(bundle, kind, placement)
+
+    def opened(library: Library, source: EngineSource, placement: Placement) -> Runtime:
+        return _open_runtime(bundle, library, source, placement, threads)
+
+    return _first_that_runs(bundle, kind, Placement.parse(device), opened)
+
+
+def _open_runtime(
+    bundle: Bundle, library: Library, source: EngineSource, placement: Placement, threads: int | None
+) -> Runtime:
     model = _model(bundle, library.kind)
     if not (library.needs_gpu or placement.kind == "cuda"):
         model, threads = _tuned(bundle, library.kind, model, threads)
@@ -111,7 +120,8 @@ def open_engine(
     """The bundle's engine, or for ``kind="onnxruntime"`` its ONNX graph.
 
     ``threads`` is for the CPU (default: the physical cores that this process may use). ``device`` is as
-    `Placement.parse` takes it: "cuda" runs ONNX Runtime on the GPU, "cuda:N" any engine on GPU N.
+    `Placement.parse` takes it: "cuda" runs ONNX Runtime on the GPU, "cuda:N" any engine on GPU N. Without ``kind``,
+    "auto" takes ONNX Runtime's CUDA provider where there is a GPU and the bundle's own engine cannot run on it.
 
     Raises:
         SettingsError: ``kind`` or ``device`` is unknown, or the engine cannot run on ``device``.
@@ -120,12 +130,42 @@ def open_engine(
         BundleError: its kernels are damaged.
         EngineError: it should run but cannot be loaded.
     """
-    placement = Placement.parse(device)
-    library, source = _source(bundle, kind, placement)
-    return library.open(source, threads=threads, device=placement)
+
+    def opened(library: Library, source: EngineSource, placement: Placement) -> Engine:
+        return library.open(source, threads=threads, device=placement)
+
+    return _first_that_runs(bundle, kind, Placement.parse(device), opened)
 
 
-def _source(bundle: Bundle, kind: str | None, device: Placement) -> tuple[Library, EngineSource]:
+def _first_that_runs(
+    bundle: Bundle, kind: str | None, device: Placement, opened: Callable[[Library, EngineSource, Placement], _Opened]
+) -> _Opened:
+    """What ``opened`` makes of the engine of ``kind``; without ``kind``, "auto" chooses between GPU and CPU.
+
+    A bundle's engine that cannot run here gives way to ONNX Runtime's CUDA provider, never to the CPU. A bundle for
+    ONNX Runtime runs on the GPU where the provider is there. Logs and description say so.
+    """
+    info, on_gpu, note = bundle.manifest.engine, Placement("cuda"), ""
+    if kind is not None or device.kind != "auto":
+        return opened(*_source(bundle, kind, device), device)
+    # Eight bits under ONNX Runtime are made for a CPU: its CUDA provider computes them in float32.
+    if info.kind == PORTABLE and bundle.manifest.precision != "int8" and not no_cuda_provider():
+        try:
+            return opened(*_source(bundle, None, on_gpu), on_gpu)
+        except (EngineError, EngineUnavailable) as error:
+            note = f"; not on the GPU: {error}"
+            _log.warning("%s opens on the CPU: %s", bundle.folder, error)
+    try:
+        own = _source(bundle, None, device, note)
+    except EngineUnavailable as error:
+        if no_cuda_provider():
+            raise
+        _log.warning("%s opens with ONNX Runtime's CUDA provider: %s", bundle.folder, error)
+        return opened(*_source(bundle, PORTABLE, on_gpu, f"; not with {info.kind}: {error}"), on_gpu)
+    return opened(*own, device)
+
+
+def _source(bundle: Bundle, kind: str | None, device: Placement, note: str = "") -> tuple[Library, EngineSource]:
     """The library of ``kind`` and what it opens, checked before the library is imported."""
     if device.number is not None:
         require_gpu(device.number)
@@ -147,10 +187,13 @@ def _source(bundle: Bundle, kind: str | None, device: Placement) -> tuple[Librar
         )
     if chosen.kind == info.kind:
         check_engine(info, device.gpu)
-    file = info.file if chosen.kind == info.kind else ONNX
-    model, kernels = _read(bundle, file, chosen.compiles, chosen.needs_gpu or device.kind == "cuda")
+    on_gpu = chosen.needs_gpu or device.kind == "cuda"
+    # On a CPU ONNX Runtime opens the graph that is made for one.
+    file = info.file if chosen.kind == info.kind and on_gpu else ONNX
+    model, kernels = _read(bundle, file, chosen.compiles, on_gpu)
     output = (manifest.network.channels(manifest.labels), manifest.output_stride)
-    return chosen, EngineSource(bundle.path(file), info, kernels, *output, model, device.gpu)
+    source = EngineSource(bundle.path(file), info, kernels, *output, model, device.gpu, manifest.precision, note)
+    return chosen, source
 
 
 def _read(bundle: Bundle, file: str, compiled: bool, on_gpu: bool) -> tuple[ModelContent, CompiledFiles | None]:

@@ -6,6 +6,7 @@ host's. It says nothing about the provider itself.
 
 from __future__ import annotations
 
+import ctypes
 import threading
 import weakref
 from pathlib import Path
@@ -19,8 +20,10 @@ from small_bundle import expected, save_model, write_bundle
 from tensorrt_double import Cuda
 
 from isnet_trt import Segmenter
+from isnet_trt.bundle import CUDA_ONNX, ENGINE, ONNX
 from isnet_trt.cuda.gpu import Gpu
 from isnet_trt.engines import onnxruntime_cuda as module
+from isnet_trt.engines.info import EngineInfo
 from isnet_trt.engines.onnxruntime import LIBRARY
 from isnet_trt.engines.onnxruntime_cuda import PROVIDER, OnnxRuntimeCudaEngine
 from isnet_trt.errors import EngineError, EngineUnavailable, SettingsError
@@ -66,6 +69,13 @@ class Runtime:
         self.options: dict[str, str] = {}
         self.bound: list[int] = []
         self.called: Any = lambda: None
+        self.refused: dict[str, str] = {}
+        """Option of the provider -> what the real one says where it refuses it."""
+        self.fails: dict[str, str] = {}
+        """Option of the provider -> with what a run of a session that has it fails."""
+        self.gpu: Any = None
+        self.graphs: list[tuple[Any, dict[str, str]]] = []
+        """Input shape and options of each session for a CUDA graph."""
 
     def get_available_providers(self) -> list[str]:
         return [PROVIDER] * (self.preloaded > 0) + ["CPUExecutionProvider"]
@@ -82,15 +92,34 @@ class Runtime:
         ((name, self.options),) = providers
         assert name == PROVIDER
         self.called()
+        for option, message in self.refused.items():
+            if option in self.options:
+                raise RuntimeError(message)
         real = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        if "enable_cuda_graph" in self.options:
+            self.graphs.append((real.get_inputs()[0].shape, self.options))
         return Session(
             get_providers=lambda: [PROVIDER] * self.loads + ["CPUExecutionProvider"],
             get_inputs=real.get_inputs,
             get_outputs=real.get_outputs,
-            run=lambda outputs, feed, options: self.called() or real.run(outputs, feed),
+            run=lambda outputs, feed, options, chosen=self.options: self.run(
+                chosen, options, lambda: self.called() or real.run(outputs, feed)
+            ),
             io_binding=lambda: Binding(real, self.bound),
-            run_with_iobinding=lambda binding, options: real.run_with_iobinding(binding.real, options),
+            run_with_iobinding=lambda binding, options, chosen=self.options: self.run(
+                chosen, options, lambda: real.run_with_iobinding(binding.real)
+            ),
         )
+
+    def run(self, chosen: dict[str, str], options: Any, work: Any) -> Any:
+        """Run ``work`` at once; that of a CUDA graph in its turn on the stream."""
+        for option, message in self.fails.items():
+            if option in chosen:
+                raise RuntimeError(message)
+        if "enable_cuda_graph" not in chosen:
+            return work()
+        assert options.get_run_config_entry("gpu_graph_id") == "1"
+        return self.gpu.put(int(chosen["user_compute_stream"]), work)
 
 
 @pytest.fixture
@@ -160,7 +189,7 @@ def test_on_device_memory_and_its_stream(runtime: Runtime, path: Path, cuda: Cud
             np.testing.assert_allclose(out, expected(batch), atol=1e-5)  # float32
         with pytest.raises(EngineError, match="in device memory on its own stream only"):
             engine.enqueue(batch.ctypes.data, out.ctypes.data, shape, engine.stream + 1)
-        assert engine.no_graph(frozenset(), engine.stream) == "ONNX Runtime's runs cannot be captured"
+        assert engine.no_graph(frozenset(), engine.stream).startswith("ONNX Runtime's runs cannot be captured, it capt")
         assert engine.kernels is None
         assert "holds no kernels" in engine.no_kernels
     with (
@@ -213,16 +242,128 @@ def test_an_answer_of_another_shape_is_an_error(runtime: Runtime, path: Path, cu
             engine.enqueue(batch.ctypes.data, out.ctypes.data, (1, 3, 8, 8), engine.stream)
 
 
-def test_it_is_taken_only_where_it_is_asked_for(runtime: Runtime, tmp_path: Path) -> None:
-    bundle = write_bundle(tmp_path / "small")
-    with open_engine(bundle) as engine:
+def _on_device(engine: OnnxRuntimeCudaEngine, batch: np.ndarray) -> np.ndarray:
+    """The logits of a batch that lies in device memory of its own, by `enqueue`; the device is current."""
+    device = engine._device
+    assert device is not None
+    logits = np.empty(engine.output_shape(batch.shape), np.float32)
+    source, target = device.allocate(batch.nbytes), device.allocate(logits.nbytes)
+    ctypes.memmove(source, batch.ctypes.data, batch.nbytes)
+    engine.enqueue(source, target, batch.shape, engine.stream)
+    device.synchronize(engine.stream)
+    ctypes.memmove(logits.ctypes.data, target, logits.nbytes)
+    device.free(source)
+    device.free(target)
+    return logits
+
+
+def test_a_shape_that_repeats_is_held_in_a_cuda_graph(runtime: Runtime, path: Path, cuda: Cuda) -> None:
+    runtime.gpu = cuda.gpu
+    engine = OnnxRuntimeCudaEngine(runtime, path, (3, 8), on_device=True, precision="fp16")
+    with engine, engine._device:
+        for times in range(4):
+            batch = _batch(1, 3, 16, 24) + times
+            np.testing.assert_allclose(_on_device(engine, batch), expected(batch), atol=1e-5)  # float32
+            assert len(runtime.graphs) == (times > 0)  # the first time costs no session
+        ((shape, options),) = runtime.graphs
+        assert shape == [1, 3, 16, 24]
+        assert options["prefer_nhwc"] == options["fuse_conv_bias"] == options["enable_cuda_graph"] == "1"
+        assert "without" not in engine.description
+        for width in (8, 16, 24, 32, 40):
+            _on_device(engine, _batch(1, 3, 8, width))
+            _on_device(engine, _batch(1, 3, 8, width))
+        assert list(engine._graphs) == [(1, 3, 8, width) for width in (16, 24, 32, 40)]
+        engine.keep(frozenset({(1, 3, 8, 40)}))
+        assert list(engine._graphs) == [(1, 3, 8, 40)]
+    cuda.gpu.nothing_is_left()
+
+
+CONTROL_FLOW = (
+    "[ONNXRuntimeError] : 1 : FAIL : This session cannot use the graph capture feature as requested by the user as the "
+    "model has control flow nodes which can't be supported by CUDAExecutionProvider"
+)
+"""What onnxruntime-gpu 1.31.1 says of a graph with a Scan."""
+
+
+@pytest.mark.parametrize("moment", ["session", "run"])
+def test_where_a_cuda_graph_is_refused(runtime: Runtime, path: Path, cuda: Cuda, moment: str) -> None:
+    (runtime.refused if moment == "session" else runtime.fails)["enable_cuda_graph"] = CONTROL_FLOW
+    engine = OnnxRuntimeCudaEngine(runtime, path, (3, 8), on_device=True)
+    with engine, engine._device:
+        for _ in range(3):
+            batch = _batch(1, 3, 16, 24)
+            np.testing.assert_allclose(_on_device(engine, batch), expected(batch), atol=1e-5)  # float32
+        assert "the network without CUDA graphs: ONNX Runtime" in engine.description
+        assert "model has control flow nodes" in engine.description
+        assert len(runtime.graphs) == (moment == "run")  # tried once
+    cuda.gpu.nothing_is_left()
+
+
+@pytest.mark.parametrize("moment", ["session", "run"])
+def test_an_option_that_does_not_work_here_is_left_out(runtime: Runtime, path: Path, moment: str) -> None:
+    message = 'provider_options_utils.h:182 Parse Unknown provider option: "fuse_conv_bias".'  # of 1.31.1
+    (runtime.refused if moment == "session" else runtime.fails)["fuse_conv_bias"] = message
+    with OnnxRuntimeCudaEngine(runtime, path, (3, 8), precision="fp16") as engine:
+        batch = _batch(1, 3, 16, 24)
+        np.testing.assert_allclose(engine.run(batch), expected(batch), atol=1e-5)  # float32
+        assert "prefer_nhwc" not in runtime.options
+        assert runtime.options["use_tf32"] == "0"
+
+
+def test_what_is_needed_is_never_left_out(runtime: Runtime, path: Path) -> None:
+    runtime.refused["use_tf32"] = "Unknown provider option"
+    with pytest.raises(EngineError, match=r"cannot load .*: Unknown provider option"):
+        OnnxRuntimeCudaEngine(runtime, path, (3, 8))
+
+
+def test_auto_takes_it_where_a_gpu_is_there(
+    runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain = write_bundle(tmp_path / "small")
+    eight = write_bundle(tmp_path / "eight", precision="int8")
+    compiled = write_bundle(tmp_path / "rtx", EngineInfo("tensorrt-rtx", "1.7.0", ENGINE, ("8.6",)))
+    with open_engine(plain) as engine:  # no GPU
         assert "CPU" in engine.description
+    monkeypatch.setattr("isnet_trt.engines.select.probe_gpu", lambda index=0: (GPU, ""))
+    with open_engine(plain) as engine:
+        assert "CUDA provider on NVIDIA Double" in engine.description
+    for kind, device in (("onnxruntime", "auto"), (None, "cpu")):
+        with open_engine(plain, kind, device=device) as engine:
+            assert "CPU" in engine.description
+    with open_engine(eight) as engine:
+        assert "CPU" in engine.description
+    with open_engine(compiled) as engine:
+        assert "CUDA provider on NVIDIA Double (compute capability 8.9); not with tensorrt-rtx: " in engine.description
+        assert "tensorrt-rtx" in caplog.records[-1].message
+    runtime.loads, runtime.lacking = False, "libcudnn.so.9"
+    with Segmenter.open(plain.folder) as segmenter:
+        assert (
+            "; not on the GPU: ONNX Runtime 1.32.0 has a CUDA provider but could not load it" in segmenter.description
+        )
+        assert segmenter(np.zeros((9, 9, 3), np.uint8)).labels.shape == (9, 9)
+    with pytest.raises(EngineUnavailable, match="could not load it"):
+        open_engine(compiled)
+
+
+def test_on_request(runtime: Runtime, tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "small")
     with open_engine(bundle, device="cuda") as engine:
         assert "CUDA provider on NVIDIA Double" in engine.description
     with Segmenter.open(bundle.folder, device="cuda") as segmenter:
         assert segmenter.description.endswith("all other stages on the host (the bundle holds no kernels; "
                                               "build it again with python -m isnet_trt.build)")  # fmt: skip
         assert segmenter(np.zeros((9, 9, 3), np.uint8)).labels.shape == (9, 9)
+
+
+def test_the_graph_for_the_gpu_and_the_one_for_a_cpu(runtime: Runtime, tmp_path: Path) -> None:
+    bundle = write_bundle(tmp_path / "two", EngineInfo("onnxruntime", "1.31.1", CUDA_ONNX))
+    opened: list[str] = []
+    real = runtime.InferenceSession
+    names = {(bundle.folder / name).read_bytes(): name for name in (ONNX, CUDA_ONNX)}
+    runtime.InferenceSession = lambda model, *rest, **more: opened.append(names[model]) or real(model, *rest, **more)
+    for device in ("cpu", "cuda"):
+        open_engine(bundle, device=device).close()
+    assert opened == [ONNX, CUDA_ONNX]
 
 
 def test_devices_that_there_are(tmp_path: Path) -> None:
