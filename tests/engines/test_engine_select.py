@@ -43,12 +43,25 @@ def _gpu(capability: str) -> Gpu:
             "tensorrt is not installed (pip install '.[gpu]' in",
         ),
         (Machine(_gpu("8.9"), "", BOTH, False), "onnxruntime", "needs cuda-bindings"),
+        (Machine(_gpu("8.9"), "", {}, no_provider="a wheel"), "onnxruntime", "; onnxruntime needs a wheel"),
     ],
 )
 def test_automatic(machine: Machine, kind: str, explanation: str) -> None:
     choice = choose("auto", machine)
     assert choice.kind == kind
     assert explanation in choice.reason
+
+
+def test_automatic_on_a_gpu_without_tensorrt() -> None:
+    choice = choose("auto", Machine(_gpu("9.0"), "", {"tensorrt-rtx": "1.7"}, no_provider=""))
+    assert (choice.kind, choice.on_gpu) == ("onnxruntime", True)
+    for part in (
+        "NVIDIA Something (compute capability 9.0) with ONNX Runtime's CUDA provider: tensorrt is not installed",
+        "tensorrt-rtx runs on compute capability 8.0",
+    ):
+        assert part in choice.reason
+    assert not choose("auto", Machine(None, "no driver", no_provider="")).on_gpu
+    assert not choose("auto", Machine(_gpu("8.9"), "", BOTH, no_provider="")).on_gpu
 
 
 def test_this_machine() -> None:

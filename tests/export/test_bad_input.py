@@ -69,7 +69,7 @@ def test_unknown_layers_are_refused_before_the_calibration(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ((*CPU, "--precision", "bf16"), "no bf16 convolutions on a CPU"),
+        ((*CPU, "--precision", "fp8"), "no fp8 convolutions on a CPU or in its CUDA provider"),
         ((*CPU, "--precision", "int8"), "give --calib FOLDER"),
         ((*CPU, "--precision", "int8", "--calib", "nowhere"), "does not exist"),
         ((*CPU, "--score-on", "nowhere.yaml"), "nowhere.yaml"),

@@ -24,8 +24,12 @@ RMS = {"fp16": 5e-3, "bf16": 4e-2, "int8": 0.25, "fp8": 0.35}
     ("precision", "kind", "targets", "message"),
     [
         ("fp4", "onnxruntime", None, "there is: fp32, fp16, bf16, int8, fp8"),
-        ("bf16", "onnxruntime", None, "no bf16 convolutions on a CPU.*--engine tensorrt or tensorrt-rtx"),
-        ("fp8", "onnxruntime", None, "no fp8 convolutions on a CPU"),
+        (
+            "fp8",
+            "onnxruntime",
+            None,
+            "no fp8 convolutions on a CPU or in its CUDA provider; .*--engine tensorrt or",
+        ),
         ("fp8", "tensorrt-rtx", ("8.6", "8.9"), r"fp8 needs compute capability 8\.9 or newer, not 8\.6"),
         ("int8", "tensorrt-rtx", ("9.0",), r"does not build for compute capability 9\.0"),
     ],
@@ -38,7 +42,7 @@ def test_refusals(precision: str, kind: str, targets: tuple[str, ...] | None, me
 def test_what_engines_have() -> None:
     for precision in PRECISIONS:
         Arithmetic(precision).check("tensorrt-rtx")
-    for precision in ("fp32", "fp16", "int8"):
+    for precision in ("fp32", "fp16", "bf16", "int8"):
         Arithmetic(precision).check("onnxruntime")
     with pytest.raises(SettingsError, match="not 'int8'"):
         Arithmetic("int8", "int8").check("tensorrt-rtx")
@@ -58,6 +62,8 @@ def test_needs(graph: onnx.ModelProto) -> None:
         (Arithmetic("bf16"), "tensorrt-rtx"),
         (Arithmetic("int8"), "tensorrt-rtx"),
         (Arithmetic("int8", "bf16"), "tensorrt-rtx"),
+        (Arithmetic("fp16"), "onnxruntime"),
+        (Arithmetic("bf16"), "onnxruntime"),
         (Arithmetic("int8"), "onnxruntime"),
         (Arithmetic("fp8"), "tensorrt-rtx"),
     ],
