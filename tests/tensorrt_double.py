@@ -94,6 +94,8 @@ class Library:
         self.no_context = False
         self.execute_fails = False
         self.broken = False
+        self.environment = "this GPU"
+        self.compiled: list[str] = []
         self.capturable = True
         self.starts = True
         self.astray: list[str] = []
@@ -160,7 +162,7 @@ class RtxLibrary(Library):
 
     def _engine(self) -> Any:
         engine = super()._engine()
-        engine.create_runtime_config = RuntimeConfig
+        engine.create_runtime_config = lambda: RuntimeConfig(self)
         return engine
 
     def _context(self, options: Any) -> Any:
@@ -173,8 +175,39 @@ class RuntimeConfig:
 
     strategy = dynamic_shapes_kernel_specialization_strategy = 0
 
+    def __init__(self, library: Library) -> None:
+        self.library = library
+        self.cache: KernelCache | None = None
+
+    def create_runtime_cache(self) -> KernelCache:
+        return KernelCache(self.library)
+
+    def set_runtime_cache(self, cache: KernelCache) -> bool:
+        self.cache = cache
+        return True
+
     def set_execution_context_allocation_strategy(self, strategy: int) -> None:
         self.strategy = strategy
+
+
+class KernelCache:
+    """A runtime cache: the shapes whose kernels were compiled. `Library.environment` is what it is valid for."""
+
+    def __init__(self, library: Library) -> None:
+        self.library = library
+        self.shapes: set[str] = set()
+
+    def serialize(self) -> bytes:
+        self.library.gpu.check_current()
+        return f"{self.library.environment}: {' '.join(sorted(self.shapes))}".encode()
+
+    def deserialize(self, blob: bytes) -> bool:
+        self.library.gpu.check_current()
+        environment, found, shapes = blob.decode("utf-8", "replace").partition(": ")
+        if not found or environment != self.library.environment:
+            return False
+        self.shapes = set(shapes.split())
+        return True
 
 
 class Context:
@@ -247,6 +280,16 @@ class RtxContext(Context):
     def __init__(self, library: Library, config: RuntimeConfig) -> None:
         super().__init__(library, config)
         self.config = weakref.ref(config)
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        fits, config = super().set_input_shape(name, shape), self.config()
+        text = "x".join(map(str, shape))
+        assert config is not None
+        if fits and (config.cache is None or text not in config.cache.shapes):
+            self.library.compiled.append(text)
+        if fits and config.cache is not None:
+            config.cache.shapes.add(text)
+        return fits
 
     def is_stream_capturable(self, stream: int) -> bool:
         assert self.shape

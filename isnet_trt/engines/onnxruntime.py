@@ -28,6 +28,8 @@ class OnnxRuntime(Library):
         "int8": "uint8: smaller and several times faster",
     }
 
+    options = Library.options | {"device"}
+
     @property
     def install(self) -> str:
         return f"{super().install} (gpu-ort instead of cpu: for NVIDIA GPUs)"

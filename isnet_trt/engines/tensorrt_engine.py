@@ -22,6 +22,7 @@ from isnet_trt.cuda.kernels import Kernels
 from isnet_trt.engines.base import Engine, check_batch
 from isnet_trt.engines.info import EngineInfo
 from isnet_trt.engines.library import EngineSource
+from isnet_trt.engines.runtime_cache import RuntimeCache, cache_file
 from isnet_trt.engines.tensorrt_api import collecting_logger, create, give_back
 from isnet_trt.errors import EngineError, InputShapeError
 from isnet_trt.forks import OwnerProcess
@@ -53,6 +54,7 @@ class TensorRTEngine(Engine):
     _engine: Any = None
     _spare: Any = None
     _options: Any = None
+    _compiled: RuntimeCache | None = None
     _host: Any = None
 
     def __init__(self, library: Any, gpu: Gpu, source: EngineSource) -> None:
@@ -101,7 +103,7 @@ class TensorRTEngine(Engine):
             messages = self._messages()  # before _invalid() makes the library say more
             raise EngineError(f"{library} cannot load {self._path}{self._invalid(serialised)}: {messages}; {REBUILD}")
         self._input, self._output = self._signature()
-        self._options = self._context_options()  # as long as the contexts, which hand it out (TensorRT-RTX)
+        self._options = self._context_options(source)  # as long as the contexts, which hand it out (TensorRT-RTX)
         self._spare = self._create_context()  # now, so that too little memory shows when the engine is opened
 
     def _invalid(self, serialised: bytes) -> str:
@@ -125,7 +127,7 @@ class TensorRTEngine(Engine):
             raise EngineError(f"{self._path} is no segmentation engine: its tensors are {', '.join(names)}; {REBUILD}")
         return inputs[0], outputs[0]
 
-    def _context_options(self) -> Any:
+    def _context_options(self, source: EngineSource) -> Any:
         """The options of contexts, which use the memory that they are given."""
         strategy = self._library.ExecutionContextAllocationStrategy.USER_MANAGED
         eager = getattr(self._library, "DynamicShapesKernelSpecializationStrategy", None)
@@ -135,6 +137,7 @@ class TensorRTEngine(Engine):
         config = self._engine.create_runtime_config()
         config.set_execution_context_allocation_strategy(strategy)
         config.dynamic_shapes_kernel_specialization_strategy = eager.EAGER
+        self._compiled = RuntimeCache(config, cache_file(source, self.gpu, str(self._library.__version__)))
         return config
 
     def _create_context(self) -> Any:
@@ -250,7 +253,13 @@ class TensorRTEngine(Engine):
             is_capturable = getattr(self._context(shape), "is_stream_capturable", None)
             if is_capturable is not None and not is_capturable(stream):
                 return f"{self.kind} cannot be captured for an input of {shape}"
+        # Each shape has run, so that its kernels are compiled; a service that is killed does not come to `close`.
+        self._save_compiled()
         return ""
+
+    def _save_compiled(self) -> None:
+        if self._compiled is not None:
+            self._compiled.save()
 
     def keep(self, shapes: frozenset[tuple[int, int, int, int]]) -> None:
         self._pinned &= shapes
@@ -277,6 +286,7 @@ class TensorRTEngine(Engine):
             return
         try:
             with self._device:
+                self._save_compiled()
                 self._release()
                 self._device.close()
         # The library's objects go also where the context cannot be made current any more.
@@ -288,6 +298,7 @@ class TensorRTEngine(Engine):
         self._contexts.clear()
         self._spare = None
         self._options = None
+        self._compiled = None
         self._engine = None
         self._runtime = None
         if self._host is not None:
