@@ -72,7 +72,7 @@ BUILD = [
 ]
 EXTRAS = {
     "cpu": ["onnxruntime>=1.22"],
-    "gpu-ort": ["onnxruntime-gpu>=1.22"],
+    "gpu-ort": ["onnxruntime-gpu[cuda,cudnn]>=1.22", "cuda-bindings>=13"],
     "build": BUILD,
     "train": [*WEIGHTS, *PAGES, "Pillow>=10", "PyYAML>=6", "scipy>=1.11", "tensorboard>=2.16"],
     "bench": [*BUILD, "scipy>=1.11", "nvidia-ml-py>=12", "psutil>=5.9", "tabulate>=0.9"],

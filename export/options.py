@@ -41,7 +41,9 @@ class EngineOptions:
         streams: largest number of CUDA streams on which layers of the engine run side by side; None: the library
             chooses.
         device: the GPU to build and to check on, "cuda:N" as CUDA_VISIBLE_DEVICES counts; "auto" and "cuda": GPU 0.
-        kernels: put kernels for the CUDA runtime into a bundle whose engine does not need a GPU as well.
+            With ``onnxruntime`` any but "auto" makes a bundle for its CUDA provider.
+        kernels: put kernels for the CUDA runtime, and a graph for the CUDA provider, into a bundle whose engine does
+            not need a GPU as well.
     """
 
     kind: str = "auto"

@@ -107,7 +107,7 @@ def argument_parser() -> argparse.ArgumentParser:
     add("--data", metavar="DIR", help="the labelled set's folder")
     _add_engine_options(parser.add_argument_group("TensorRT engines (docs/engines.md)"))
     _add_tune_options(parser.add_argument_group("tuning (docs/tuning.md)"))
-    add("--kernels", action="store_true", help="put kernels for the CUDA runtime into an onnxruntime bundle too")
+    add("--kernels", action="store_true", help="put kernels and a graph for GPUs into an onnxruntime bundle too")
     add("--force", action="store_true", help="replace a bundle that is already there")
     return parser
 
@@ -148,7 +148,7 @@ def _add_engine_options(group: argparse._ArgumentGroup) -> None:
     levels = "how long TensorRT searches for kernels, 0 to 5 (default: the library's, 3)"
     add("--optimisation-level", type=int, choices=range(6), metavar="N", help=levels)
     streams = "most CUDA streams that layers of the engine use side by side (default: the library chooses)"
-    device = "the GPU to build and check on, cuda:N (default: the first)"
+    device = "the GPU to build and check on, cuda:N (default: the first); with onnxruntime: for its CUDA provider"
     add("--device", type=cli.device, default="auto", metavar="DEVICE", help=device)
     add("--streams", type=cli.positive, metavar="N", help=streams)
 

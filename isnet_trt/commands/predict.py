@@ -89,7 +89,7 @@ def argument_parser() -> argparse.ArgumentParser:
     lines = "write a JSON line for each picture to FILE, or with - to the standard output"
     add("--json", nargs="?", const="-", metavar="FILE", help=lines)
     add("--engine", choices=KINDS, help="instead of the bundle's own, e.g. onnxruntime for the CPU")
-    device = "auto: where the engine was built for; cpu; cuda: ONNX Runtime on the GPU too (onnxruntime-gpu); cuda:N"
+    device = "auto: where the engine was built for, or on a GPU by onnxruntime-gpu; cpu; cuda; cuda:N"
     add("--device", type=cli.device, default="auto", metavar="DEVICE", help=device)
     add("--threads", type=cli.threads, metavar="N", help="CPU threads (default: all cores)")
     add_inference(parser)

@@ -101,10 +101,11 @@ class Segmenter:
 
         ``preset`` ("default" or "ms-flip") or ``inference`` say how pictures are shown to the network unless a call
         says otherwise. ``threads`` limits the CPU threads of the engine and of the merge. ``device="cuda"`` with
-        ``engine="onnxruntime"`` takes ONNX Runtime's CUDA provider (the package onnxruntime-gpu) on a machine without
-        TensorRT; "auto" never does. "cuda:N" (or an object with such a text, as torch.device) is GPU N as
-        CUDA_VISIBLE_DEVICES counts, for any engine; "cuda" and "auto" take GPU 0. Segmenters on several GPUs work side
-        by side, in threads of their own. `description` says what was opened.
+        ``engine="onnxruntime"`` takes ONNX Runtime's CUDA provider (the package onnxruntime-gpu). Without ``engine``,
+        "auto" takes it where it is installed and there is a GPU: for bundles for ONNX Runtime (but those in eight bits)
+        and in place of a TensorRT engine that cannot run here. "cuda:N" (or an object with such a text, as
+        torch.device) is GPU N as CUDA_VISIBLE_DEVICES counts, for any engine; "cuda" and "auto" take GPU 0. Segmenters
+        on several GPUs work side by side, in threads of their own. `description` says what was opened, and why.
 
         Raises:
             BundleError: the bundle is missing, damaged or too new.
