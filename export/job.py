@@ -85,7 +85,8 @@ class Job:
         for note in self.network.notes:
             self.note(note)
         self.say(f"engine      {self.choice.kind}: {self.choice.reason}")
-        if not self.builder.library.compiles and (self.engine.static or self.engine.batch > 1):
+        batched = self.engine.batch > 1 and not self.builder.runs_on_gpu(self.engine)
+        if not self.builder.library.compiles and (self.engine.static or batched):
             self.note(f"--static and --batch have no meaning: {self.choice.kind} takes any size and number")
         if not self.arithmetic.eight_bits:  # the calibration of eight bits reports it itself
             for reason in self.samples.left_out:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from pathlib import Path
 from typing import ClassVar
 
@@ -10,9 +12,14 @@ from isnet_trt.engines.info import EngineInfo
 from isnet_trt.engines.onnxruntime import LIBRARY
 from isnet_trt.export.cuda_provider import NO_BF16, for_cuda_provider
 from isnet_trt.export.engines.base import BuildRequest, BuiltEngine, EngineBuilder
+from isnet_trt.export.engines.profiles import Shape
 from isnet_trt.export.graph import save_graph
 from isnet_trt.export.options import EngineOptions
-from isnet_trt.settings import Placement
+from isnet_trt.settings import MOST_PIXELS, Placement
+
+BATCH = 8
+"""Windows at once of a half-precision network, unless the options say another number; float32 holds N x N scores of the
+attention for each."""
 
 
 class OnnxRuntimeBuilder(EngineBuilder):
@@ -32,12 +39,21 @@ class OnnxRuntimeBuilder(EngineBuilder):
         return options.kernels or Placement.parse(options.device).kind == "cuda"
 
     def build(self, request: BuildRequest, folder: Path) -> BuiltEngine:
-        file, for_gpu = ONNX, self.runs_on_gpu(request.options) or request.precision == "bf16"
+        info = EngineInfo(self.kind, self.library.load().__version__, ONNX)
+        for_gpu = self.runs_on_gpu(request.options) or request.precision == "bf16"
         if for_gpu and request.precision not in self.eight_bits:
-            file = CUDA_ONNX
-            save_graph(for_cuda_provider(request.proto), folder / file)
-        info = EngineInfo(self.kind, self.library.load().__version__, file)
-        return BuiltEngine(info, {"bytes": (folder / file).stat().st_size})
+            save_graph(for_cuda_provider(request.proto), folder / CUDA_ONNX)
+            info = dataclasses.replace(info, file=CUDA_ONNX, shapes=_shapes(request))
+        return BuiltEngine(info, {"bytes": (folder / info.file).stat().st_size})
+
+
+def _shapes(request: BuildRequest) -> tuple[Shape, Shape, Shape]:
+    """The inputs that the bundle's presets lead to; any others are taken too, but not another number at once."""
+    batch, shapes = request.options.batch, request.shapes
+    fixed = request.proto.graph.input[0].type.tensor_type.shape.dim[0].HasField("dim_value")
+    if batch == 1 and request.precision != "fp32" and not fixed:
+        batch = min(BATCH, max(1, MOST_PIXELS // math.prod(shapes.largest[2:])))
+    return (1, *shapes.smallest[1:]), (batch, *shapes.usual[1:]), (batch, *shapes.largest[1:])
 
 
 BUILDER = OnnxRuntimeBuilder()

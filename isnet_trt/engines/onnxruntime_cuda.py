@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-from collections import OrderedDict, deque
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +34,11 @@ from isnet_trt.merging.geometry import coarse_size
 
 _log = logging.getLogger(__name__)
 PROVIDER = "CUDAExecutionProvider"
-GRAPHS = 4
-"""Input shapes whose CUDA graphs are kept; each has a session, and so weights, of its own."""
+GRAPHS = 8
+"""Most input shapes with CUDA graphs; each has a session, and so weights, of its own.
+
+Further shapes run without: one that had to make room would be compiled again with the next image of several scales.
+"""
 _REMEMBERED = 64
 """Input shapes remembered as having run once."""
 _INSTALL = "pip uninstall onnxruntime, then pip install onnxruntime-gpu (with its CUDA and cuDNN)"
@@ -87,7 +90,7 @@ class OnnxRuntimeCudaEngine(SessionEngine):
         self._model = runtime, path, threads or usable_cores(), content
         self.stream = 0  # with on_device a stream of the engine's own: it has to outlive the session
         self._device: Device | None = None
-        self._graphs: OrderedDict[Shape, ShapeGraph] = OrderedDict()
+        self._graphs: dict[Shape, ShapeGraph] = {}
         self._seen: deque[Shape] = deque(maxlen=_REMEMBERED)
         self._describe()
         if on_device:
@@ -203,20 +206,16 @@ class OnnxRuntimeCudaEngine(SessionEngine):
 
     def _graph(self, shape: Shape) -> ShapeGraph | None:
         """The CUDA graph for inputs of ``shape``; None the first time, and where there is none."""
-        if self._no_graphs or self._device is None:
+        if shape in self._graphs or self._no_graphs or self._device is None or len(self._graphs) == GRAPHS:
+            return self._graphs.get(shape)
+        if shape not in self._seen:  # a shape that occurs once costs no session
+            self._seen.append(shape)
             return None
-        if shape not in self._graphs:
-            if shape not in self._seen:  # a shape that occurs once costs no session
-                self._seen.append(shape)
-                return None
-            try:
-                self._graphs[shape] = self._create_graph(shape, self._device)
-            except EngineError as error:
-                self._give_up_graph(shape, error)
-                return None
-            self._drop(list(self._graphs)[:-GRAPHS])
-        self._graphs.move_to_end(shape)
-        return self._graphs[shape]
+        try:
+            self._graphs[shape] = self._create_graph(shape, self._device)
+        except EngineError as error:
+            self._give_up_graph(shape, error)
+        return self._graphs.get(shape)
 
     def _create_graph(self, shape: Shape, device: Device) -> ShapeGraph:
         runtime, path, threads, content = self._model
@@ -231,15 +230,11 @@ class OnnxRuntimeCudaEngine(SessionEngine):
         """Go on without new graphs; those of other shapes stay."""
         _log.info("ONNX Runtime's CUDA graphs are not used: %s", error)
         self._describe(str(error))
-        self._drop([shape] if shape in self._graphs else [])
-
-    def _drop(self, shapes: list[Shape]) -> None:
-        """Free graphs of which something may still be queued."""
-        if shapes and self._device is not None:
-            with contextlib.suppress(EngineError):  # raised again by the call that waits for that work
+        graph = self._graphs.pop(shape, None)
+        if graph is not None and self._device is not None:
+            with contextlib.suppress(EngineError):  # raised again by the call that waits for what is queued
                 self._device.synchronize(self.stream)
-        for shape in shapes:
-            self._graphs.pop(shape).close()
+            graph.close()
 
     def no_graph(self, shapes: frozenset[Shape], stream: int) -> str:
         reason = "ONNX Runtime's runs cannot be captured"
@@ -248,6 +243,8 @@ class OnnxRuntimeCudaEngine(SessionEngine):
     def keep(self, shapes: frozenset[Shape]) -> None:
         for shape in [shape for shape in self._graphs if shape not in shapes]:
             self._graphs.pop(shape).close()
+        # It has to repeat again: shapes that come in turns would be compiled each time.
+        self._seen = deque((shape for shape in self._seen if shape in shapes), _REMEMBERED)
 
     def close(self) -> None:
         # The session goes first: it works on the stream that is destroyed with the device.

@@ -44,8 +44,9 @@ def open_runtime(bundle: Bundle, kind: str | None, *, threads: int | None, devic
 def _open_runtime(
     bundle: Bundle, library: Library, source: EngineSource, placement: Placement, threads: int | None
 ) -> Runtime:
-    model = _model(bundle, library.kind)
-    if not (library.needs_gpu or placement.kind == "cuda"):
+    on_gpu = library.needs_gpu or placement.kind == "cuda"
+    model = _model(bundle, library.kind, on_gpu)
+    if not on_gpu:
         model, threads = _tuned(bundle, library.kind, model, threads)
         return HostRuntime(library.open_on_cpu(source, threads=threads), model, threads)
     with contextlib.ExitStack() as undo:
@@ -76,12 +77,12 @@ def device_name(engine: Engine) -> str:
     return gpu.label if isinstance(gpu, Gpu) else getattr(engine, "device_name", "CPU")
 
 
-def _model(bundle: Bundle, kind: str) -> Model:
+def _model(bundle: Bundle, kind: str, on_gpu: bool) -> Model:
     """The network's output, and the batches that the engine was built for: (smallest, usual, largest) shape."""
     manifest = bundle.manifest
     head = Head.of(manifest.labels, manifest.output_stride, manifest.network)
-    # The shapes are those of the built engine, not of the ONNX graph opened in its place.
-    shapes = manifest.engine.shapes if kind == manifest.engine.kind else ()
+    # The shapes are those of the engine for a GPU, not of the portable graph opened in its place.
+    shapes = manifest.engine.shapes if kind == manifest.engine.kind and on_gpu else ()
     if not shapes:
         return Model(head, manifest.preprocess)
     # An engine whose smallest batch is above 1 takes no shorter one: the batch is filled up.

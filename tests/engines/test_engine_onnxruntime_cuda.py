@@ -269,12 +269,17 @@ def test_a_shape_that_repeats_is_held_in_a_cuda_graph(runtime: Runtime, path: Pa
         assert shape == [1, 3, 16, 24]
         assert options["prefer_nhwc"] == options["fuse_conv_bias"] == options["enable_cuda_graph"] == "1"
         assert "without" not in engine.description
-        for width in (8, 16, 24, 32, 40):
-            _on_device(engine, _batch(1, 3, 8, width))
-            _on_device(engine, _batch(1, 3, 8, width))
-        assert list(engine._graphs) == [(1, 3, 8, width) for width in (16, 24, 32, 40)]
-        engine.keep(frozenset({(1, 3, 8, 40)}))
-        assert list(engine._graphs) == [(1, 3, 8, 40)]
+        shapes = [(1, 3, 8, 8 * width) for width in range(1, module.GRAPHS + 1)]
+        for shape in shapes * 3:
+            _on_device(engine, _batch(*shape))
+        assert list(engine._graphs) == [(1, 3, 16, 24), *shapes[:-1]]  # the last one runs without
+        assert len(runtime.graphs) == module.GRAPHS
+        engine.keep(frozenset(shapes[:1]))
+        assert list(engine._graphs) == shapes[:1]
+        _on_device(engine, _batch(*shapes[1]))
+        assert list(engine._graphs) == shapes[:1]  # it has to repeat again
+        _on_device(engine, _batch(*shapes[1]))
+        assert list(engine._graphs) == shapes[:2]
     cuda.gpu.nothing_is_left()
 
 
@@ -356,7 +361,8 @@ def test_on_request(runtime: Runtime, tmp_path: Path) -> None:
 
 
 def test_the_graph_for_the_gpu_and_the_one_for_a_cpu(runtime: Runtime, tmp_path: Path) -> None:
-    bundle = write_bundle(tmp_path / "two", EngineInfo("onnxruntime", "1.31.1", CUDA_ONNX))
+    shapes = (1, 3, 8, 8), (4, 3, 16, 16), (4, 3, 64, 64)
+    bundle = write_bundle(tmp_path / "two", EngineInfo("onnxruntime", "1.31.1", CUDA_ONNX, shapes=shapes))
     opened: list[str] = []
     real = runtime.InferenceSession
     names = {(bundle.folder / name).read_bytes(): name for name in (ONNX, CUDA_ONNX)}
@@ -364,6 +370,9 @@ def test_the_graph_for_the_gpu_and_the_one_for_a_cpu(runtime: Runtime, tmp_path:
     for device in ("cpu", "cuda"):
         open_engine(bundle, device=device).close()
     assert opened == [ONNX, CUDA_ONNX]
+    for device, batch in (("cpu", 1), ("cuda", 4)):
+        with Segmenter.open(bundle, device=device) as segmenter:
+            assert segmenter.batch == batch
 
 
 def test_devices_that_there_are(tmp_path: Path) -> None:
