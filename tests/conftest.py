@@ -1,8 +1,9 @@
-"""What all tests share: Ctrl-C as in a terminal, and the generator of the reference's fixtures."""
+"""What all tests share: Ctrl-C as in a terminal, exports made once, and the generator of the reference's fixtures."""
 
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
 from types import ModuleType
 
 import pytest
@@ -13,6 +14,16 @@ import isnet_trt  # noqa: F401  before a test module imports onnxruntime, whose 
 # A shell starts background jobs with Ctrl-C ignored, and children inherit that: tests that interrupt one would hang.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="module")
+def traced_once() -> Iterator[None]:
+    """Builds from checkpoints in this process trace a model once for the same weights."""
+    from exports import export_once  # only here: most tests need no torch
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("isnet_trt.export.sources.checkpoint.export_graph", export_once)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -35,6 +35,8 @@ from isnet_trt.training.checkpoint import load_checkpoint
 from isnet_trt.training.model import ISNet
 from isnet_trt.training.scenes import draw_scene
 
+pytestmark = pytest.mark.usefixtures("traced_once")
+
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -181,12 +183,12 @@ def street(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_int8_for_the_cpu(street: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The demo model in uint8, scored on a drawn scene; the second build takes the calibration again."""
     words = ["--ckpt", DEMO_CHECKPOINT, "--engine", "onnxruntime", "--precision", "int8", "--calib", street]
-    assert run(*words, "--calib-inputs", 3, "--out", tmp_path / "bundle") == 0
+    assert run(*words, "--calib-inputs", 3, "--gate-inputs", 1, "--out", tmp_path / "bundle") == 0
     assert "calibration" in capsys.readouterr().out
     table = tmp_path / "bundle.calibration" / "calibration.json"
     first = table.stat().st_mtime_ns
     precision = PrecisionOptions("int8", calib=street, calib_inputs=3)
-    evidence = EvidenceOptions(score_on=DrawnScenes(1, (192, 320)))
+    evidence = EvidenceOptions(score_on=DrawnScenes(1, (192, 320)), gate_inputs=1)
     options = {"engine": EngineOptions("onnxruntime"), "precision": precision, "evidence": evidence}
     bundle = build(DEMO_CHECKPOINT, tmp_path / "bundle", **options, force=True)
     assert table.stat().st_mtime_ns == first

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from exports import export_once
 from torch import Tensor
 
 from isnet_trt.commands import qat
@@ -18,7 +19,6 @@ from isnet_trt.errors import CheckpointError, SettingsError, TrainingError
 from isnet_trt.export.network_inputs import NetworkInput
 from isnet_trt.export.quantise import Flavour, Table, calibrate, open_graph, quantise
 from isnet_trt.export.quantise.training import training_placement
-from isnet_trt.export.tracing import export_graph
 from isnet_trt.recipes import recipe
 from isnet_trt.training import DEMO_CHECKPOINT, train
 from isnet_trt.training.checkpoint import load_checkpoint, load_model, save_checkpoint
@@ -45,7 +45,7 @@ def picture(seed: int, height: int = 77, width: int = 105) -> NetworkInput:
 def network() -> Network:
     """The demo model: random weights make logits that do not depend on half of the layers."""
     model = load_model(load_checkpoint(DEMO_CHECKPOINT))
-    proto = export_graph(model, DEMO.name)
+    proto = export_once(model, DEMO.name)
     return model, proto, calibrate(proto, [picture(1), picture(2, 65, 91)], progress=False)
 
 

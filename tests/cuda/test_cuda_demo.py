@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from cuda_double import Gpu, open_device
 from cuda_host import HostEngine, QueuedKernels, ReferenceKernels
+from exports import export_once
 
 from isnet_trt import Segmenter
 from isnet_trt.cuda.pipeline import Pipeline
 from isnet_trt.cuda.plan import Model
 from isnet_trt.engines.onnxruntime import open_onnx
 from isnet_trt.export.graph import save_graph
-from isnet_trt.export.tracing import export_graph
 from isnet_trt.merging.merge import Head
 from isnet_trt.pictures.interop import image_from
 from isnet_trt.recipes import recipe
@@ -32,7 +32,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("demo") / "model.onnx"
-    save_graph(export_graph(load_model(load_checkpoint(DEMO_CHECKPOINT)), "isnet_demo"), path)
+    save_graph(export_once(load_model(load_checkpoint(DEMO_CHECKPOINT)), "isnet_demo"), path)
     return path
 
 

@@ -28,6 +28,7 @@ from isnet_trt.export.quantise import Table
 from isnet_trt.export.quantise.calibration import SAVE_EVERY
 from isnet_trt.training import DEMO_CHECKPOINT
 
+pytestmark = pytest.mark.usefixtures("traced_once")
 CPU = ("--engine", "onnxruntime")
 RTX = ("--engine", "tensorrt-rtx")
 

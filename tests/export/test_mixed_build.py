@@ -14,6 +14,7 @@ from isnet_trt.bundle import read_bundle
 from isnet_trt.training import DEMO_CHECKPOINT
 from isnet_trt.training.scenes import draw_scene
 
+pytestmark = pytest.mark.usefixtures("traced_once")
 BOUND = 0.1
 """Points of equal labels: the demo model in uint8 loses about 0.4 on these pictures."""
 

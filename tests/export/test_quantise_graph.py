@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from exports import export_once
 from marks import builds_rtx
 from onnx import TensorProto
 
@@ -22,7 +23,6 @@ from isnet_trt.export.precision import cast_to_half
 from isnet_trt.export.quantise import Agreement, Table, calibrate, emulate_qdq, open_graph, quantisable_layers, quantise
 from isnet_trt.export.quantise.formats import FLAVOURS, Flavour
 from isnet_trt.export.quantise.placement import GraphIndex, quantised_inputs
-from isnet_trt.export.tracing import export_graph
 from isnet_trt.pictures.preprocess import normalise
 from isnet_trt.recipes import recipe
 from isnet_trt.training import DEMO_CHECKPOINT
@@ -37,7 +37,7 @@ Trained = tuple[onnx.ModelProto, Table, list[NetworkInput]]
 @pytest.fixture(scope="module")
 def trained() -> Trained:
     """The demo model, its table from one drawn scene, and another scene; odd sizes."""
-    proto = export_graph(load_model(load_checkpoint(DEMO_CHECKPOINT)), DEMO.name)
+    proto = export_once(load_model(load_checkpoint(DEMO_CHECKPOINT)), DEMO.name)
     scenes = held_out_scenes(3, (253, 381))
     images = [np.ascontiguousarray(scenes[i][0][..., ::-1]) for i in range(3)]
     pixels = [normalise(image, DEMO.preprocess).transpose(2, 0, 1)[None] for image in images]

@@ -40,7 +40,7 @@ def model() -> ISNet:
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bundle(traced_once: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("demo") / "bundle"
     build(DEMO_CHECKPOINT, folder, engine=EngineOptions("onnxruntime"))
     return folder

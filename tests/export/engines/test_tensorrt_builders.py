@@ -66,11 +66,22 @@ def arithmetics() -> list[Arithmetic]:
     return [*map(Arithmetic, ("fp16", "bf16", "int8", "fp8")), Arithmetic("int8", "fp32")]
 
 
-def prepared(graph: onnx.ModelProto, arithmetic: Arithmetic, side: int = 65) -> onnx.ModelProto:
-    """The graph for TensorRT-RTX, calibrated on one made-up picture."""
-    pixels = np.random.default_rng(side).standard_normal((1, 3, side, side + 32)).astype(np.float32)
-    table = calibrate(graph, [NetworkInput("noise", pixels)], progress=False) if arithmetic.eight_bits else None
-    return lower_graph(graph, arithmetic, "tensorrt-rtx", measure_ranges(graph, [pixels]), table).engine
+class Preparation:
+    """A graph for TensorRT-RTX, measured and calibrated once, on one synthetic picture."""
+
+    def __init__(self, graph: onnx.ModelProto) -> None:
+        pixels = np.random.default_rng(65).standard_normal((1, 3, 65, 97)).astype(np.float32)
+        self.graph, self.ranges = graph, measure_ranges(graph, [pixels])
+        self.table = calibrate(graph, [NetworkInput("noise", pixels)], progress=False)
+
+    def __call__(self, arithmetic: Arithmetic) -> onnx.ModelProto:
+        table = self.table if arithmetic.eight_bits else None
+        return lower_graph(self.graph, arithmetic, "tensorrt-rtx", self.ranges, table).engine
+
+
+@pytest.fixture(scope="module")
+def prepared(graph: onnx.ModelProto) -> Preparation:
+    return Preparation(graph)
 
 
 def built_types(built: SerialisedEngine) -> dict[str, int]:
@@ -81,8 +92,8 @@ def built_types(built: SerialisedEngine) -> dict[str, int]:
 
 @builds_rtx
 @pytest.mark.parametrize("arithmetic", arithmetics(), ids=str)
-def test_engine_has_the_types_asked_for(graph: onnx.ModelProto, arithmetic: Arithmetic, tmp_path: Path) -> None:
-    typed = prepared(graph, arithmetic)
+def test_engine_has_the_types_asked_for(prepared: Preparation, arithmetic: Arithmetic, tmp_path: Path) -> None:
+    typed = prepared(arithmetic)
     path = tmp_path / "model.engine"
     precision = arithmetic.precision
     built = BUILDER.serialise(BuildRequest(typed, ONE_WAY, progress=False, precision=precision), path)
@@ -91,16 +102,16 @@ def test_engine_has_the_types_asked_for(graph: onnx.ModelProto, arithmetic: Arit
     rest = arithmetic.rest if arithmetic.eight_bits else precision
     assert set(counts) <= {precision, rest}
     with pytest.raises(BuildError, match="asked fp32, built"):  # the engine of another graph
-        check_types(built.layers, graph)
+        check_types(built.layers, prepared.graph)
     if precision == "fp8":
         assert built.capabilities == ("8.9", "12.0", "12.1")
 
 
 @builds_rtx
-def test_float32_engine_is_not_taken_for_half(graph: onnx.ModelProto, tmp_path: Path) -> None:
-    built = BUILDER.serialise(BuildRequest(graph, ONE_WAY, progress=False), tmp_path / "model.engine")
+def test_float32_engine_is_not_taken_for_half(prepared: Preparation, tmp_path: Path) -> None:
+    built = BUILDER.serialise(BuildRequest(prepared.graph, ONE_WAY, progress=False), tmp_path / "model.engine")
     with pytest.raises(BuildError, match="asked fp16, built fp32"):
-        check_types(built.layers, prepared(graph, Arithmetic("fp16")))
+        check_types(built.layers, prepared(Arithmetic("fp16")))
 
 
 @builds_rtx
@@ -142,8 +153,9 @@ def test_targets_without_units(precision: str, targets: tuple[str, ...]) -> None
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_engines_of_every_precision(name: str, tmp_path: Path) -> None:
     graph, sizes = published(name), {}
+    prepared = Preparation(graph)
     for arithmetic in arithmetics():
-        typed = prepared(graph, arithmetic)
+        typed = prepared(arithmetic)
         options = EngineOptions(targets=("8.9", "12.0") if arithmetic.precision == "fp8" else ("8.6", "12.0"))
         shapes, path = shapes_for(recipe(name), static=(97, 129)), tmp_path / "model.engine"
         precision = arithmetic.precision
