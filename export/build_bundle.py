@@ -18,7 +18,7 @@ from isnet_trt.engines.library import PRECISIONS
 from isnet_trt.engines.select import choose
 from isnet_trt.engines.table import library
 from isnet_trt.errors import SettingsError
-from isnet_trt.evaluation.labelled import check_labels, open_labelled
+from isnet_trt.evaluation.labelled import Labelled, check_labels, open_labelled
 from isnet_trt.export.bundle_kernels import include_kernels
 from isnet_trt.export.engines import engine_builder
 from isnet_trt.export.engines.profiles import shapes_for
@@ -139,22 +139,17 @@ def _settle(
     candidates = EIGHT_BITS if tune and tune.accuracy and precision.calib else ()
     arithmetic.check_options(precision, candidates)
     table = target.with_name(target.name + CALIBRATION)
-    if arithmetic.eight_bits or candidates:
-        check_name_length(table, "--out")
-        if not os.path.lexists(table / JSON):  # a table that is complete need not be written
-            check_writable(table)
-    if "timing_cache" in library(choice.kind).options:
-        check_name_length(measurements(target), "--out")
-    if tune:
-        check_name_length(target.with_name(target.name + TUNING), "--out")
+    kept = [table] if arithmetic.eight_bits or candidates else []
+    kept += [measurements(target)] if "timing_cache" in library(choice.kind).options else []
+    kept += [target.with_name(target.name + TUNING)] if tune else []
+    for path in kept:
+        check_name_length(path, "--out")
+    if table in kept and not os.path.lexists(table / JSON):  # a table that is complete need not be written
+        check_writable(table)
     network = source.load(engine.static)
     engine = _fitted(engine, network, choice.kind)
     static = engine.static or network.size
-    labelled = evidence.score_on
-    if isinstance(labelled, str):
-        labelled = open_labelled(labelled, Path(evidence.data) if evidence.data else None, "val")
-    if labelled is not None:
-        check_labels(network.recipe.labels, labelled, network.path)
+    labelled = _labelled(evidence, network)
     job = Job(
         network=network,
         choice=choice,
@@ -182,6 +177,16 @@ def _settle(
     if tune:
         check_tuning(tune, job)
     return job
+
+
+def _labelled(evidence: EvidenceOptions, network: Network) -> Labelled | None:
+    """The set to score on; SettingsError if its classes are not the network's."""
+    labelled = evidence.score_on
+    if isinstance(labelled, str):
+        labelled = open_labelled(labelled, Path(evidence.data) if evidence.data else None, "val")
+    if labelled is not None:
+        check_labels(network.recipe.labels, labelled, network.path)
+    return labelled
 
 
 def _fitted(engine: EngineOptions, network: Network, kind: str) -> EngineOptions:

@@ -7,9 +7,10 @@ Interface: https://github.com/triton-inference-server/python_backend
 
 from __future__ import annotations
 
+import functools
 import json
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -169,20 +170,17 @@ class Metrics:
     """Calls, failures and seconds by stage, under the names of `isnet_trt.telemetry.stats` on the server's /metrics."""
 
     def __init__(self, families: Any, labels: Mapping[str, str]) -> None:
-        self._labels = labels
-        self._calls = families(
-            name="isnet_trt_calls_total",
-            description="Images that were segmented, and failed requests.",
-            kind=families.COUNTER,
-        )
-        self._failures = families(
-            name="isnet_trt_failures_total", description="Failed requests by type of the error.", kind=families.COUNTER
-        )
-        self._stages = families(
-            name="isnet_trt_stage_seconds", description="Time of each stage by image.", kind=families.HISTOGRAM
-        )
-        self._metrics: dict[tuple[str, str], Any] = {}
+        text = "Images that were segmented, and failed requests."
+        # An attribute: a family must outlive its metrics.
+        self._calls = families(name="isnet_trt_calls_total", description=text, kind=families.COUNTER)
+        text = "Failed requests by type of the error."
+        failures = families(name="isnet_trt_failures_total", description=text, kind=families.COUNTER)
+        text = "Time of each stage by image."
+        stages = families(name="isnet_trt_stage_seconds", description=text, kind=families.HISTOGRAM)
+        buckets = list(BUCKETS)
         self._call = self._calls.Metric(labels=labels)
+        self._failure = functools.cache(lambda name: failures.Metric(labels={**labels, "type": name}))
+        self._stage = functools.cache(lambda name: stages.Metric(labels={**labels, "stage": name}, buckets=buckets))
         for name in FAILURES:
             self._failure(name)
 
@@ -196,14 +194,3 @@ class Metrics:
         """Count a request that is answered with ``error``."""
         self._call.increment(1)
         self._failure(type(error).__name__).increment(1)
-
-    def _failure(self, name: str) -> Any:
-        return self._metric(("type", name), lambda labels: self._failures.Metric(labels=labels))
-
-    def _stage(self, name: str) -> Any:
-        return self._metric(("stage", name), lambda labels: self._stages.Metric(labels=labels, buckets=list(BUCKETS)))
-
-    def _metric(self, label: tuple[str, str], create: Callable[[dict[str, str]], Any]) -> Any:
-        if label not in self._metrics:
-            self._metrics[label] = create({**self._labels, label[0]: label[1]})
-        return self._metrics[label]

@@ -64,8 +64,8 @@ class Segmenter:
         """Around an engine that is already open and now belongs to the segmenter.
 
         ``output_stride`` is the network's, in pixels, and ``network`` its other properties (default: it gives
-        logits, and takes any size); ``batch`` how many windows it sees at once, exactly so many
-        with ``full_batches`` (what is missing is filled with zeros); ``threads`` how many the merge uses, by default
+        logits, and takes any size); ``batch`` how many windows it sees at once, exactly so many with ``full_batches``
+        (what is missing is filled with zeros); ``threads`` how many the merge uses, by default
         all cores that the process may use. ``runtime`` runs the stages around the engine and belongs to the segmenter
         too; by default they run on the host. ``about`` is what `repr` and `stats` say of the segmenter.
         """
@@ -114,9 +114,8 @@ class Segmenter:
             SettingsError: the preset or the device is unknown.
         """
         start = time.perf_counter()
-        opened = (
-            bundle if isinstance(bundle, Bundle) else read_bundle(bundle, verify=False)
-        )  # `open_runtime` checks the content as it reads it
+        # `open_runtime` checks the content as it reads it.
+        opened = bundle if isinstance(bundle, Bundle) else read_bundle(bundle, verify=False)
         manifest = opened.manifest
         settings = inference or manifest.preset(preset)
         runtime = open_runtime(opened, engine, threads=threads, device=device)

@@ -24,21 +24,27 @@ _LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG)
 _STANDARD = frozenset({*vars(logging.makeLogRecord({})), "message", "asctime", "taskName", *PRINTED})
 
 
-class TerminalHandler(logging.Handler):
-    """Write records to standard error, above a progress bar where there is one: ``warning: text``, ``error: text``.
+class StderrHandler(logging.Handler):
+    """Write records to standard error, above a progress bar where there is one."""
 
-    Tracebacks are shown at level DEBUG only.
-    """
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            text = self.format(record)
+            # Looked up at each record: standard error may have been replaced. A bar of tqdm is redrawn below the line.
+            if tqdm := sys.modules.get("tqdm"):
+                tqdm.tqdm.write(text, file=sys.stderr)
+            else:
+                print(text, file=sys.stderr)
+        except Exception:
+            self.handleError(record)
+
+
+class TerminalHandler(StderrHandler):
+    """Lines for people: ``warning: text``, ``error: text``. Tracebacks are shown at level DEBUG only."""
 
     def __init__(self) -> None:
         super().__init__()
         self.addFilter(lambda record: not hasattr(record, "printed"))
-
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            _write_line(self.format(record))
-        except Exception:
-            self.handleError(record)
 
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record) if self.level <= logging.DEBUG else record.getMessage()
@@ -46,25 +52,6 @@ class TerminalHandler(logging.Handler):
         if record.levelno >= logging.WARNING:
             return f"{record.levelname.lower()}: {text}"
         return text if record.levelno >= logging.INFO else f"{record.name}: {text}"
-
-
-class StderrJsonHandler(logging.Handler):
-    """Write records to standard error, one JSON object per line."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            _write_line(self.format(record))
-        except Exception:
-            self.handleError(record)
-
-
-def _write_line(text: str) -> None:
-    # Looked up at each record: standard error may have been replaced. A bar of tqdm is redrawn below the line.
-    tqdm = sys.modules.get("tqdm")
-    if tqdm is None:
-        print(text, file=sys.stderr)
-    else:
-        tqdm.tqdm.write(text, file=sys.stderr)
 
 
 class JsonFormatter(logging.Formatter):
@@ -100,7 +87,7 @@ def write_json(path: str, verbosity: int = 0) -> None:
         SettingsError: the file cannot be written.
     """
     try:
-        handler = StderrJsonHandler() if path == STDERR else logging.FileHandler(Path(path), encoding="utf-8")
+        handler = StderrHandler() if path == STDERR else logging.FileHandler(Path(path), encoding="utf-8")
     except OSError as error:
         raise SettingsError(f"--log-json {path} cannot be written: {error.strerror or error}") from None
     handler.setFormatter(JsonFormatter())

@@ -71,7 +71,7 @@ SHORTER = {
     r"isnet-trt (qat|train --qat) ": "--scenes 2 --repeats 1 --calibration 1 --batch 2 --workers 1",
     r"train --recipe isnet_demo": "--scenes 2 --repeats 1 --batch 2 --workers 1 --stop-after 1",
     r"train --recipe": "--batch 2 --workers 1 --stop-after 1",
-    r"build .*--precision int8": "--calib-inputs 2",
+    r"build .*--(precision int8|tune)": "--calib-inputs 2 --gate-inputs 1",
     r"evaluate .*--dataset scenes": "--limit 1",
 }
 """What a command matches → options that it is given so that it takes seconds; the first match counts."""
