@@ -40,12 +40,14 @@ CHOICES = (
     ("fp16", "native"),
 )  # fmt: skip
 """Precisions and forms of the context modules."""
+PROVIDER_CHOICES = ("fp32", None), ("fp16", None), ("bf16", None)
+"""The same for ONNX Runtime's CUDA provider, whose graph has one form."""
 
 
 def bundle_cases() -> Iterator[Any]:
     """Every kind, precision and context form of the demo's bundle, each a test with its own limit."""
     for kind in KINDS:
-        for precision, context in CHOICES if kind != "onnxruntime-cuda" else (("fp32", None),):
+        for precision, context in CHOICES if kind != "onnxruntime-cuda" else PROVIDER_CHOICES:
             case = f"bundles.{kind}.{precision}" + ("-native" if context == "native" else "")
             slow = context == "native" or (kind == "tensorrt-rtx" and precision not in ("fp32", "fp16"))
             yield pytest.param(
@@ -218,7 +220,6 @@ def published(
     from benchmarks.synthetic import filled_checkpoint
 
     require(kind)
-    precision = "fp32" if kind == "onnxruntime-cuda" else precision
     size = f"{static[0]}x{static[1]}" if static else "any"
     folder = target.folder / f"{recipe}-{kind}-{precision}-{size}-{batch}"
     if (folder / "bundle.json").is_file():
