@@ -37,8 +37,8 @@ def _logits(proto: onnx.ModelProto, picture: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
 def test_nothing_stays_on_the_host(graph: onnx.ModelProto, picture: np.ndarray, precision: str, tmp_path: Path) -> None:
-    lowered = lower_graph(graph, Arithmetic(precision), "onnxruntime", measure_ranges(graph, [picture])).engine
-    provided = for_cuda_provider(lowered)
+    lowered = lower_graph(graph, Arithmetic(precision), "onnxruntime", measure_ranges(graph, [picture]))
+    provided = for_cuda_provider(lowered.engine)
     save_graph(provided, tmp_path / "checked.onnx")  # it checks the graph
     nodes = [*provided.graph.node, *(node for function in provided.functions for node in function.node)]
     assert not [node.op_type for node in nodes if any(each.HasField("g") for each in node.attribute)]
@@ -48,8 +48,14 @@ def test_nothing_stays_on_the_host(graph: onnx.ModelProto, picture: np.ndarray, 
     assert {node.op_type for node in context_nodes(provided)} == {"RegionPool", "ContextAttention"}
     weights = {tensor.data_type for tensor in provided.graph.initializer} & FLOAT_CODES
     assert len(weights) == (1 if precision == "fp32" else 2)  # what stays float32 is beside the half
-    if precision == "fp32":
-        np.testing.assert_allclose(_logits(provided, picture), _logits(graph, picture), rtol=0, atol=2e-4)
+    if precision == "bf16":  # which no CPU provider computes
+        return
+    logits, reference = _logits(provided, picture), _logits(graph, picture)
+    rms = np.sqrt(((logits - reference) ** 2).mean()) / reference.std()
+    assert rms <= {"fp32": 1e-4, "fp16": 5e-3}[precision]
+    if precision == "fp16":  # with casts that ONNX Runtime inserts
+        assert rms >= 1e-5
+        assert (logits.argmax(1) == _logits(lowered.portable, picture).argmax(1)).mean() >= 0.995
 
 
 def test_the_fused_attention_is_the_same(graph: onnx.ModelProto, picture: np.ndarray) -> None:
