@@ -29,7 +29,7 @@ class Reference(Engine, Protocol):
         ...
 
 
-class GraphReference:
+class GraphReference(Reference):
     """A graph of one input and one output under ONNX Runtime on the CPU, every node computed as it stands."""
 
     kind = "onnxruntime"
@@ -55,9 +55,3 @@ class GraphReference:
         """Give the memory back; closing twice is harmless."""
         self._session = None
         self._resources.close()
-
-    def __enter__(self) -> GraphReference:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()

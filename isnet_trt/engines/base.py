@@ -25,6 +25,9 @@ class Engine(Protocol):
     description: str
     """Library, version and device in one line, for people."""
 
+    keep_memory: bool = False
+    """Whether `run` may keep its working memory, since a batch of the same image size follows at once."""
+
     def run(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """Raw logits (B, K, ceil(H/s), ceil(W/s)) float32, s the model's output stride, of ``batch`` (B, 3, H, W).
 

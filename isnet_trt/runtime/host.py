@@ -84,6 +84,7 @@ class Runtime(ABC):
         # Of the large arrays (pixels, logits) one generation is alive at a time: the merge is handed a list that it
         # empties, and the names here are deleted before the next batch is gathered.
         queue = windows.gather(planes, plan.windows, self.batch, self.model.padding)
+        sizes = [group[0].size for group in windows.batches(plan.windows, self.batch)]
         while True:
             with ranges.annotate("batch"):  # until the caller has merged it
                 with timer("gather"):
@@ -93,7 +94,11 @@ class Runtime(ABC):
                 with timer("engine"):
                     if self.model.full_batches and len(pixels) < self.batch:  # add windows of zeros
                         pixels = np.pad(pixels, [(0, self.batch - len(pixels)), (0, 0), (0, 0), (0, 0)])
-                    logits = self.infer(pixels)[: len(group)]
+                    self.engine.keep_memory = sizes.pop(0) in sizes[:1]
+                    try:
+                        logits = self.infer(pixels)[: len(group)]
+                    finally:
+                        self.engine.keep_memory = False
                 del pixels
                 pairs = list(zip(group, logits, strict=True))
                 del logits

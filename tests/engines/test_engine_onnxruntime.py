@@ -219,3 +219,20 @@ def test_large_pictures_do_not_keep_their_memory(tmp_path: Path) -> None:
     path = save_network(tmp_path / "model.onnx", nodes, 3)
     result = run_python("-c", _GROWTH, path, check=True)
     assert float(result.stdout) < 64
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts page faults as Linux does")
+def test_memory_kept_for_the_next_batch_is_not_mapped_anew(tmp_path: Path) -> None:
+    import resource
+
+    def faults(keep: bool) -> int:
+        engine.keep_memory = keep
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        engine.run(batch)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    nodes = [helper.make_node("Exp", ["x"], ["a"]), helper.make_node("Sin", ["a"], ["u"])]
+    batch = np.ones((1, 3, 2000, 2000), np.float32)  # 46 MiB a tensor: glibc keeps none of that by itself
+    with open_onnx(save_network(tmp_path / "model.onnx", nodes, 3), threads=1) as engine:
+        mapped = [faults(keep) for keep in (False, True, True, False, False)]
+    assert max(mapped[2:4]) < min(mapped[0], mapped[4]) / 2, mapped

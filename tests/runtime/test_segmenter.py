@@ -199,6 +199,22 @@ def test_an_engine_of_fixed_batch_gets_full_batches(segmenter, tmp_path):
     fixed.close()
 
 
+def test_the_engine_keeps_its_memory_between_batches_of_one_size(segmenter, monkeypatch):
+    kept = []
+    run = segmenter.engine.run
+    monkeypatch.setattr(segmenter.engine, "run", lambda batch: kept.append(segmenter.engine.keep_memory) or run(batch))
+    segmenter(PICTURE, inference=Inference("slide", (16, 24), (12, 20)))
+    assert len(kept) > 2
+    assert kept == [True] * (len(kept) - 1) + [False]
+    kept.clear()
+    segmenter(PICTURE, inference=Inference(scales=(0.5, 1.0), flip=True))
+    assert kept == [True, False, True, False]
+    monkeypatch.setattr(segmenter.engine, "run", lambda batch: np.full_like(run(batch), np.nan))
+    with pytest.raises(EngineError, match="NaN"):
+        segmenter(PICTURE, inference=Inference(flip=True))
+    assert not segmenter.engine.keep_memory
+
+
 def test_more_than_256_classes_are_16_bits(tmp_path):
     engine = tiny_model.open_tiny(tmp_path, 300)
     with Segmenter(engine, tiny_model.labels(300), RULE) as segmenter:
