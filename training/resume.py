@@ -18,6 +18,7 @@ from isnet_trt.training.classes import Classes
 from isnet_trt.training.diagnose import finite
 from isnet_trt.training.fit import CLASSIFIER, differences, shapes_of
 from isnet_trt.training.model import ISNet
+from isnet_trt.training.optimiser import IMPLEMENTATION
 
 _DEFAULTS = {"nesterov": False, "maximize": False, "differentiable": False}
 """Settings that the optimiser states of older versions of torch lack."""
@@ -132,7 +133,9 @@ def _check_optimiser(saved: Any, own: Optimizer) -> None:
         if not isinstance(group, dict) or not _equal_numbers(group.get("params"), wanted["params"]):
             raise _Unusable("its optimiser has other parameters")
         if bad := [
-            name for name, value in wanted.items() if not _fits_setting(group.get(name, _DEFAULTS.get(name)), value)
+            name
+            for name, value in wanted.items()
+            if not _fits_setting(group.get(name, _DEFAULTS.get(name)), None if name in IMPLEMENTATION else value)
         ]:
             raise _Unusable(f"its optimiser's {first_few(bad)} cannot be used")
     # Before the first step there are none; then every parameter has one.

@@ -18,6 +18,7 @@ from isnet_trt.datasets.picture_set import PictureSet, Source
 from isnet_trt.errors import CheckpointError, TrainingError, is_out_of_memory
 from isnet_trt.files import make_folder
 from isnet_trt.recipes import IGNORE, Recipe
+from isnet_trt.training import optimiser
 from isnet_trt.training.classes import Classes
 from isnet_trt.training.data.augment import Augment
 from isnet_trt.training.data.crops import CropDataset, EpochSampler, batches, crop_loader
@@ -60,11 +61,7 @@ class Trainer:
         group = self.group
         model = synchronised(ISNet(recipe.architecture), group)
         self.model: ISNet = model.to(group.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        rule = recipe.optimiser
-        # One group: weight decay on everything, batch-norm and biases included.
-        self.optimiser = torch.optim.SGD(
-            self.model.parameters(), rule.lr, momentum=rule.momentum, weight_decay=rule.weight_decay
-        )
+        self.optimiser = optimiser.sgd(self.model, recipe.optimiser, fused=group.cuda)
         self.scaler = torch.amp.GradScaler("cuda" if group.cuda else "cpu", enabled=options.amp == "fp16")
         dataset = CropDataset(data.train, Augment.of(recipe), options.seed, data.repeats)
         self.sampler = EpochSampler(len(dataset), options.batch, options.seed, group.rank, group.size)
@@ -199,6 +196,8 @@ class Trainer:
         # DistributedDataParallel averages gradients over the processes, where the mean over pixels needs their sum.
         count = labelled / self.group.size if self.group.size > 1 else None
         with _step_errors(self.group, self.options.batch):
+            # Here, so that the forward pass has their memory.
+            self.optimiser.zero_grad(set_to_none=True)
             self._seed()
             with self._autocast():
                 outputs = self.network(x)
@@ -210,7 +209,6 @@ class Trainer:
             # together.
             if not math.isfinite(total):
                 raise TrainingError(self._diagnosis(total, x, lr))
-            self.optimiser.zero_grad(set_to_none=True)
             self.scaler.scale(parts.total).backward()
             self.scaler.step(self.optimiser)
             self.scaler.update()
@@ -281,7 +279,7 @@ class Trainer:
         check_state(state, own, self.files.latest, self.files.advice(self.files.latest))
         try:
             self.model.load_state_dict(state["model"])
-            self.optimiser.load_state_dict(state["optimizer"])
+            optimiser.restore(self.optimiser, state["optimizer"])
             self.iteration = self._saved = state["cur_iter"]
             self._rows = state.get("rows", {})
             if self.scaler.is_enabled() and "grad_scaler" in state:

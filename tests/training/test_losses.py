@@ -47,6 +47,19 @@ def test_pixel_loss_is_the_mean_over_the_pixels_that_count() -> None:
     assert pixel_loss(logits, labels).item() == pytest.approx(want.item(), rel=1e-6)
 
 
+def test_crop_by_crop_gives_the_loss_and_gradient_of_the_batch() -> None:
+    logits = torch.randn(3, 5, 6, 7, dtype=torch.float64, requires_grad=True)
+    labels = torch.randint(5, (3, 41, 50))
+    labels[0, :9], labels[1] = IGNORE, IGNORE
+    full = nn.functional.interpolate(logits, size=(41, 50), mode="bilinear", align_corners=False)
+    want = nn.functional.cross_entropy(full, labels, ignore_index=IGNORE)
+    got = pixel_loss(logits, labels)
+    # Scaled, as with float16: the gradient is computed before it is known by what it is multiplied.
+    gradients = [torch.autograd.grad(65536 * loss, logits)[0] / 65536 for loss in (want, got)]
+    torch.testing.assert_close(got, want, rtol=1e-12, atol=0)
+    torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-15)
+
+
 def test_weights_of_the_three_predictions() -> None:
     logits, labels = torch.randn(1, 3, 2, 4), torch.zeros(1, 5, 9, dtype=torch.int64)
     one = pixel_loss(logits, labels).item()

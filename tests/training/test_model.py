@@ -15,6 +15,8 @@ from isnet_trt.errors import SettingsError
 from isnet_trt.recipes import RECIPES
 from isnet_trt.recipes.architecture import Architecture, Backbone
 from isnet_trt.training.model import ISNet, Outputs, inference_form
+from isnet_trt.training.model.context import class_map
+from isnet_trt.training.model.ops import class_mask, class_weights
 
 RESNET_TINY = Backbone("resnet_tiny", "bottleneck", (2, 2, 2, 2), stem_width=4, width=4)
 RESNEST_TINY = Backbone("resnest_tiny", "split_attention", (2, 2, 2, 2), stem_width=4, width=4)
@@ -189,6 +191,34 @@ def test_semantic_context_statistics_count_a_centre_once_per_position() -> None:
     model(torch.randn(2, 3, 45, 61, dtype=torch.float64))
     assert seen[0].shape == (2, 6, 6, 8)
     assert torch.allclose(norm.running_mean, seen[0].mean((0, 2, 3)))
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_class_map_and_its_gradients_are_those_of_an_indexed_read(memory_format: torch.memory_format) -> None:
+    torch.manual_seed(4)
+    features, logits = (torch.randn(2, n, 6, 9, dtype=torch.float64).to(memory_format=memory_format) for n in (5, 7))
+    logits[:, 3] = -100  # a class without positions
+    leaves = [features.requires_grad_(), logits.requires_grad_()]
+    labels = logits.detach().flatten(2).argmax(1)
+    weights = class_weights(logits.flatten(2), class_mask(labels, 7))
+    centres = features.flatten(2) @ weights.transpose(1, 2)
+    want = centres.gather(2, labels[:, None].expand(-1, 5, -1)).reshape(features.shape)
+    got, direction = class_map(features, logits), torch.randn(2, 5, 6, 9, dtype=torch.float64)
+    gradients = [torch.autograd.grad((y * direction).sum(), leaves) for y in (got, want)]
+    torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-14)
+    torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("kind", TINY)
+def test_training_keeps_the_layout_of_the_images_in_every_layer(kind: str) -> None:
+    model = ISNet(TINY[kind]).to(memory_format=torch.channels_last).train()
+    layouts = {}
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(lambda _m, inputs, _y, name=name: layouts.__setitem__(name, inputs[0]))
+    model(torch.randn(2, 3, 64, 80).to(memory_format=torch.channels_last))
+    assert len(layouts) > 30
+    assert not [n for n, x in layouts.items() if not x.is_contiguous(memory_format=torch.channels_last)]
 
 
 def test_second_prediction_teaches_the_first_classifier() -> None:

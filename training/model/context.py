@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from isnet_trt.recipes.architecture import Activation
 from isnet_trt.training.model.layers import conv_bn_act
-from isnet_trt.training.model.ops import class_mask, class_weights
+from isnet_trt.training.model.ops import class_mask, class_weights, rows
 
 
 class CrossAttention(nn.Module):
@@ -28,9 +28,8 @@ class CrossAttention(nn.Module):
         """(B, C, h, w) and (B, C', h, w) -> (B, outputs, h, w)."""
         q = self.query_project(query)
         k, v = self.key_project(key), self.value_project(key)
-        rows = [tensor.flatten(2).transpose(1, 2)[:, None] for tensor in (q, k, v)]
         # Never holds the (h·w)² weights, neither forwards nor for the backward pass.
-        context = F.scaled_dot_product_attention(rows[0], rows[1], rows[2])
+        context = F.scaled_dot_product_attention(rows(q)[:, None], rows(k)[:, None], rows(v)[:, None])
         return self.out_project(context[:, 0].transpose(1, 2).reshape(q.shape))
 
 
@@ -44,7 +43,8 @@ class ImageLevelContext(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, h, w) -> (B, C, h, w)."""
-        mean = x.mean((2, 3), keepdim=True).expand_as(x)
+        # Copied, so that the concatenation of an image in channels_last is in channels_last too.
+        mean = x.mean((2, 3), keepdim=True).expand_as(x).contiguous(memory_format=torch.channels_last)
         out = self.correlate_net(x, torch.cat([mean, x], dim=1))
         return self.bottleneck(torch.cat([x, out], dim=1))
 
@@ -71,8 +71,9 @@ def class_map(features: Tensor, logits: Tensor) -> Tensor:
     Kept dense, since the batch statistics of the layers behind it count a centre once per position.
     """
     scores = logits.flatten(2)
-    labels = scores.argmax(dim=1)
-    weights = class_weights(scores, class_mask(labels, scores.shape[1]))
-    centres = features.flatten(2) @ weights.transpose(1, 2)
-    index = labels[:, None, :].expand(-1, features.shape[1], -1)
-    return centres.gather(2, index).reshape(features.shape)
+    mask = class_mask(scores.argmax(dim=1), scores.shape[1])
+    centres = class_weights(scores, mask) @ rows(features)
+    # Each row of the transposed mask has a single 1, so the product selects a centre exactly. The backward pass of an
+    # indexed read would add up with atomic operations, in the type of autocast and in varying order.
+    selected = mask.transpose(1, 2).to(centres.dtype) @ centres
+    return selected.transpose(1, 2).reshape(features.shape)

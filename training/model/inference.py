@@ -22,7 +22,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from isnet_trt.training.model.backbone import ResidualBackbone
 from isnet_trt.training.model.context import CrossAttention, ImageLevelContext, SemanticLevelContext
 from isnet_trt.training.model.isnet import ISNet
-from isnet_trt.training.model.ops import attention, region_pool
+from isnet_trt.training.model.ops import attention, region_pool, rows
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -139,11 +139,6 @@ class ShortcutDecoder(nn.Module):
         """(B, C, h, w) at stride 8 and (B, S, h', w') at stride 4 -> (B, K, h', w')."""
         y = F.interpolate(self.context(context), size=detail.shape[2:], mode="bilinear", align_corners=False)
         return self.classifier(self.act(y + self.detail(detail)))
-
-
-def rows(x: Tensor) -> Tensor:
-    """(B, C, h, w) -> (B, h·w, C)."""
-    return x.flatten(2).transpose(1, 2)
 
 
 def parts(layer: nn.Module) -> tuple[nn.Conv2d, nn.Module]:

@@ -10,6 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+def rows(x: Tensor) -> Tensor:
+    """(B, C, h, w) -> (B, h·w, C)."""
+    return x.flatten(2).transpose(1, 2)
+
+
 def class_weights(logits: Tensor, mask: Tensor) -> Tensor:
     """Softmax of each class's logits over the positions of that class alone; 0 elsewhere and for absent classes.
 
