@@ -221,6 +221,17 @@ def replace_link(link: Path, target: str) -> None:
         raise
 
 
+def sync(path: Path) -> None:
+    """Bring a file, or the names in a folder, to the disk, so that a power cut leaves them; on POSIX only."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def check_target(path: Path) -> None:
     """Raise OSError unless ``path`` is free, a regular file, or a link to one or to nothing: a new file may replace it.
 

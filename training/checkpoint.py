@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from isnet_trt.errors import CheckpointError, first_few
-from isnet_trt.files import replacing
+from isnet_trt.files import replacing, sync
 from isnet_trt.recipes import RECIPES, Recipe, is_described
 from isnet_trt.recipes import recipe as recipe_named
 from isnet_trt.training.archive import CheckpointFile, opened
@@ -155,7 +155,7 @@ def save_checkpoint(path: str | os.PathLike[str], model_state: Mapping[str, Tens
             # Read back while the old file is still there: a failing disk may not show when it is written to.
             with opened(temporary, shown=file):
                 pass
-        _sync_folder(file.parent)
+        sync(file.parent)
     # torch's ZIP writer reports a full disk as RuntimeError, raised while the system's error was handled.
     except (OSError, RuntimeError) as error:
         cause = error.__context__ if isinstance(error.__context__, OSError) else error
@@ -163,17 +163,6 @@ def save_checkpoint(path: str | os.PathLike[str], model_state: Mapping[str, Tens
         raise CheckpointError(
             f"{file} could not be written: {reason}; it is as it was. Make room or see to the disk, then go on"
         ) from error
-
-
-def _sync_folder(folder: Path) -> None:
-    """Write a rename to the disk, so that it survives a power cut; only POSIX has a call for it."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _find(path: Path) -> Path:

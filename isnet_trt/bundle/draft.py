@@ -20,6 +20,7 @@ from typing import Any
 from isnet_trt.bundle.files import LARGEST_MANIFEST, check_name, check_no_pickle, read_json, sha256, unlisted_files
 from isnet_trt.bundle.manifest import MANIFEST, FileInfo, Manifest, manifest_from_json
 from isnet_trt.errors import BundleError
+from isnet_trt.files import sync
 
 _NEW, _PART = ".new", ".part"
 _STALE_SECONDS = 60
@@ -272,12 +273,3 @@ def sync_all(folder: Path) -> None:
     """Bring a folder's content to the disk: after a power cut a folder that has its final name has all its files."""
     for path in (*folder.rglob("*"), folder):
         sync(path)
-
-
-def sync(path: Path) -> None:
-    """Bring a file, or the names in a folder, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

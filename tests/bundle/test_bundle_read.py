@@ -9,10 +9,9 @@ import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -301,15 +300,6 @@ def test_no_folder_and_no_bundle(tmp_path: Path) -> None:
     for name, said in (("absent", "not a folder"), ("file", "not a folder"), ("empty", "it has no bundle.json")):
         with pytest.raises(BundleError, match=said):
             read_bundle(tmp_path / name)
-
-
-@pytest.fixture
-def open_folder() -> Iterator[Path]:
-    """A folder that every user may enter (pytest's own may not be)."""
-    folder = Path(tempfile.mkdtemp())
-    folder.chmod(0o755)
-    yield folder
-    shutil.rmtree(folder)
 
 
 @pytest.mark.parametrize(("closed", "name"), [(MANIFEST, MANIFEST), (ONNX, ONNX), (".", MANIFEST), ("..", MANIFEST)])

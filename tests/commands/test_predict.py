@@ -29,11 +29,6 @@ from isnet_trt.recipes.custom import FilePatterns
 SLIDE = Inference("slide", (48, 64), (32, 43), (0.75, 1.0), flip=True, softmax_before_resize=True)
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory):
-    return tiny_model.write_bundle(tmp_path_factory.mktemp("bundles") / "tiny", tiny_model.labels(6))
-
-
 @pytest.fixture
 def photos(tmp_path):
     folder = tmp_path / "photos"

@@ -31,11 +31,6 @@ from isnet_trt.pictures.results import is_result
 ALL = ",".join(FORMS)
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_model.write_bundle(tmp_path_factory.mktemp("bundles") / "tiny", tiny_model.labels(6))
-
-
 @pytest.fixture
 def scene(tmp_path: Path) -> Path:
     """A GeoTIFF."""

@@ -13,7 +13,6 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-import tiny_model
 from children import run_python
 
 from isnet_trt import Segmenter, cli
@@ -25,11 +24,6 @@ from isnet_trt.pictures.video import VideoReader, is_video
 FRAMES, RATE = 12, 10.0
 TOLERANCE = 12
 """Mean difference by which MJPG may change the frames here; two frames differ by more than 40."""
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_model.write_bundle(tmp_path_factory.mktemp("bundles") / "tiny", tiny_model.labels(6))
 
 
 def write_video(path: Path, frames: int = FRAMES, size: tuple[int, int] = (40, 70), codec: str = "MJPG") -> Path:

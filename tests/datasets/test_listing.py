@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -138,15 +137,6 @@ def test_a_published_sets_suffix_in_capitals(tmp_path: Path) -> None:
         path.rename(path.with_suffix(".PNG"))
     with pytest.raises(DataError, match=r"do not end in '_leftImg8bit\.png': .*\.PNG; rename"):
         open_dataset("cityscapes", tmp_path, "train")
-
-
-@pytest.fixture
-def open_folder() -> Iterator[Path]:
-    """A folder that every user may enter (pytest's own may not be)."""
-    folder = Path(tempfile.mkdtemp())
-    folder.chmod(0o755)
-    yield folder
-    shutil.rmtree(folder)
 
 
 @pytest.mark.parametrize("place", ["photos", "masks", "photos/p2.png", "masks/p2.png", "own.yaml", "list.txt"])
