@@ -38,8 +38,12 @@ def to_bfloat16(a: Array) -> Array:
 
 def halves(bits: Array, kind: str) -> Array:
     """uint32 (…) with two values of 16 bits, the first in the lower half, to float32 (…, 2)."""
-    both = np.stack([bits & np.uint32(0xFFFF), bits >> np.uint32(16)], -1).astype(np.uint16)
-    return both.view(np.float16).astype(np.float32) if kind == "f16" else from_bfloat16(both)
+    return float16_values(np.stack([bits & np.uint32(0xFFFF), bits >> np.uint32(16)], -1).astype(np.uint16), kind)
+
+
+def float16_values(bits: Array, kind: str) -> Array:
+    """uint16 of f16 or bf16 to float32."""
+    return bits.view(np.float16).astype(np.float32) if kind == "f16" else from_bfloat16(bits)
 
 
 def _fused(a: Array, b: Array, c: Array) -> Array:
@@ -76,12 +80,27 @@ def _power(a: Array) -> Array:
 PLAIN: Mapping[str, Callable[..., Array]] = {
     "add": operator.add, "sub": operator.sub, "mul": operator.mul, "and": operator.and_, "or": operator.or_,
     "xor": operator.xor, "not": operator.invert, "neg": operator.neg, "abs": np.abs, "fma": _fused, "div": _divided,
-    "mad": lambda a, b, c: a * b + c, "ex2": _power, "bfe": _field,
+    "mad": lambda a, b, c: a * b + c, "ex2": _power, "bfe": _field, "cvta": lambda a: a,
     "max": lambda a, b: np.fmax(a, b) if a.dtype.kind == "f" else np.maximum(a, b),
     "min": lambda a, b: np.fmin(a, b) if a.dtype.kind == "f" else np.minimum(a, b),
     "shl": lambda a, by: _shifted(a, by, True), "shr": lambda a, by: _shifted(a, by, False),
 }  # fmt: skip
 """Opcode -> what it computes from its operands."""
+
+
+def packed(name: str, sources: Sequence[Array], kind: str) -> Array:
+    """`PLAIN` on registers (threads,) of two numbers, ``f32x2``, ``f16x2`` or ``bf16x2``."""
+    if kind == "f32x2":
+        pairs = [np.ascontiguousarray(source).view(np.float32).reshape(-1, 2) for source in sources]
+        return np.ascontiguousarray(PLAIN[name](*pairs), np.float32).view(np.uint64)[:, 0]
+    numbers = [halves(source, kind.removesuffix("x2")) for source in sources]
+    if kind == "f16x2":
+        bits = np.asarray(PLAIN[name](*(one.astype(np.float16) for one in numbers)), np.float16).view(np.uint16)
+    else:
+        bits = to_bfloat16(PLAIN[name](*numbers))
+    return np.ascontiguousarray(bits).view(np.uint32)[:, 0]
+
+
 COMPARED: Mapping[str, Callable[[Array, Array], Array]] = {
     name: getattr(operator, name) for name in ("eq", "ne", "lt", "le", "gt", "ge")
 }
@@ -128,13 +147,19 @@ _LANE = np.arange(WARP)
 GROUP, PAIR = _LANE // 4, _LANE % 4 * 2
 
 
+def left_factor(a: Sequence[Array], kind: str) -> Array:
+    """Four registers (threads,) of two 16-bit values each as (warps, 16, 16)."""
+    left = np.zeros((len(a[0]) // WARP, 16, 16))
+    for register, (down, across) in zip(a, ((0, 0), (8, 0), (0, 8), (8, 8)), strict=True):
+        two = halves(register.reshape(-1, WARP), kind)
+        left[:, GROUP + down, PAIR + across], left[:, GROUP + down, PAIR + across + 1] = two[..., 0], two[..., 1]
+    return left
+
+
 def matrix_product(a: Sequence[Array], b: Sequence[Array], c: Sequence[Array], kind: str) -> list[Array]:
     """``mma.m16n8k16``: four registers of a, two of b, four of c and of the result, each (threads,)."""
-    warps = len(a[0]) // WARP
-    left, right = np.zeros((warps, 16, 16)), np.zeros((warps, 16, 8))
-    for register, (down, across) in zip(a, ((0, 0), (8, 0), (0, 8), (8, 8)), strict=True):
-        two = halves(register.reshape(warps, WARP), kind)
-        left[:, GROUP + down, PAIR + across], left[:, GROUP + down, PAIR + across + 1] = two[..., 0], two[..., 1]
+    left, warps = left_factor(a, kind), len(a[0]) // WARP
+    right = np.zeros((warps, 16, 8))
     for register, down in zip(b, (0, 8), strict=True):
         two = halves(register.reshape(warps, WARP), kind)
         right[:, PAIR + down, GROUP], right[:, PAIR + down + 1, GROUP] = two[..., 0], two[..., 1]
@@ -153,3 +178,13 @@ def matrix_rows(rows: Array, transposed: bool) -> list[Array]:
     low, high = (rows[:, :, GROUP, PAIR + i].astype(np.uint32) for i in (0, 1))
     both = low | (high << np.uint32(16))
     return [both[:, i].reshape(-1) for i in range(rows.shape[1])]
+
+
+def matrix_parts(values: Sequence[Array], transposed: bool) -> Array:
+    """``stmatrix``: one register (threads,) per matrix to rows uint16 (warps, matrices, 8, 8)."""
+    rows = np.zeros((len(values[0]) // WARP, len(values), 8, 8), np.uint16)
+    for matrix, register in enumerate(values):
+        bits = register.reshape(-1, WARP)
+        rows[:, matrix, GROUP, PAIR] = bits & np.uint32(0xFFFF)
+        rows[:, matrix, GROUP, PAIR + 1] = bits >> np.uint32(16)
+    return np.ascontiguousarray(rows.transpose(0, 1, 3, 2)) if transposed else rows

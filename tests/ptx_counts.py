@@ -14,8 +14,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from ptx_machine import Program, PtxKernels, _Block
+from ptx_bulk import tensor_and_corner, tile_bytes, tile_elements
+from ptx_machine import Block, PtxKernels
 from ptx_memory import Bytes, Memory
+from ptx_program import Program, members
 
 WARP, SECTOR, BANKS, WORD = 32, 32, 32, 4
 FREE = ("mov", "cvta")
@@ -44,7 +46,7 @@ class SampledMemory(Memory):
         return np.zeros(0, np.int64)
 
 
-class _CountedBlock(_Block):
+class _CountedBlock(Block):
     """A block that adds to ``counts`` what it executes."""
 
     def __init__(self, counts: Counter[str], *arguments: Any) -> None:
@@ -54,20 +56,38 @@ class _CountedBlock(_Block):
     def _executed(self, parts: list[str], operands: list[str], active: NDArray[np.bool_]) -> None:
         if parts[0] in FREE or parts[:2] == ["ld", "param"]:
             return
-        warps = self.count // WARP
+        warps = self.now.number
         self.counts["instructions"] += warps
-        self.counts["barriers"] += warps * (parts[0] == "bar")
+        waits = (parts[0] in ("bar", "barrier") and parts[1] != "warp") or parts[:2] == ["mbarrier", "try_wait"]
+        self.counts["barriers"] += warps * waits
         self.counts["matrix"] += warps * (parts[0] == "mma")
-        if parts[0] == "ldmatrix":  # 8 rows of 16 bytes for each matrix are one pass over the banks
-            self.counts["shared"] += warps * len(operands[0].split(","))
+        if parts[0] in ("ldmatrix", "stmatrix"):  # 8 rows of 16 bytes for each matrix are one pass over the banks
+            self.counts["shared"] += warps * len(members(operands[parts[0] == "stmatrix"]))
+        elif parts[:2] == ["wgmma", "mma_async"]:
+            self._multiplied(warps, 2 * len(members(operands[0])), operands[1].startswith("{"))
         elif parts[0] in ("ld", "st"):
             bits = int(parts[-1][1:]) * (int(parts[-2][1:]) if parts[-2] in ("v2", "v4", "v8") else 1)
             self._accessed(parts[1], self.address(operands[parts[0] == "ld"]), bits // 8, active)
+        elif parts[:4] == ["cp", "async", "bulk", "tensor"]:
+            self._copied(operands[0 if parts[5] == "global" else 1], active)
         elif parts[0] == "cp" and len(operands) > 2:
             if len(operands) > 3:
                 active = active & (self.value(operands[3], "u32") > 0)
             self._accessed("global", self.address(operands[1]), int(operands[2], 0), active)
             self._accessed("shared", self.address(operands[0]), int(operands[2], 0), active)
+
+    def _multiplied(self, warps: int, columns: int, left_in_registers: bool) -> None:
+        """A product of each warpgroup: of four warps' ``mma`` for every 8 columns, operands read once for all four."""
+        self.counts["matrix"] += warps * columns // 8
+        rows = columns + (0 if left_in_registers else 64)
+        self.counts["shared"] += warps // 4 * (rows * 32 // (BANKS * WORD))
+
+    def _copied(self, tile: str, active: NDArray[np.bool_]) -> None:
+        for thread in np.nonzero(active)[0]:
+            tensor, corner = tensor_and_corner(self, tile, thread)
+            inside, places, _ = tile_elements(tensor, corner)
+            self.counts["global"] += len(np.unique(places[inside] // SECTOR))
+            self.counts["shared"] += -(-tile_bytes(tensor) // (BANKS * WORD))
 
     def _accessed(self, space: str, addresses: NDArray[np.uint64], size: int, active: NDArray[np.bool_]) -> None:
         """Count sectors of global memory, or passes over the banks of shared memory, of every warp."""

@@ -113,11 +113,17 @@ class Memory:
 
 
 class Shared:
-    """Shared memory of one block; what is being copied to it is unknown until it is waited for."""
+    """Shared memory of one block; what is being copied to it is unknown until it is waited for.
+
+    Attributes:
+        generic: bytes that threads wrote and that copies of tensors and products of warpgroups may not read yet.
+    """
 
     def __init__(self, size: int) -> None:
         self.data = np.zeros(size, np.uint8)
         self.known = np.zeros(size, bool)
+        self.generic = np.zeros(size, bool)
+        self._held = np.zeros(size, np.int16)
 
     def load(self, addresses: NDArray[np.uint64], size: int) -> Bytes:
         """(n, size) bytes at ``addresses``."""
@@ -126,14 +132,35 @@ class Shared:
             raise Fault("reads of shared memory what nobody wrote, or what is still being copied")
         return np.asarray(self.data[at])
 
-    def store(self, addresses: NDArray[np.uint64], values: Bytes) -> None:
-        """Write (n, size) bytes to ``addresses``."""
+    def load_async(self, addresses: NDArray[np.int64], size: int) -> Bytes:
+        """`load` as the asynchronous proxy does."""
+        values = self.load(addresses.astype(np.uint64), size)
+        if self.generic[self._places(addresses.astype(np.uint64), size)].any():
+            raise Fault("reads of shared memory what threads wrote without a fence.proxy.async")
+        return values
+
+    def store(self, addresses: NDArray[np.uint64], values: Bytes, generic: bool = True) -> None:
+        """Write (n, size) bytes to ``addresses``; ``generic``: as threads do, else as the asynchronous proxy does."""
         at = self._places(addresses, values.shape[1])
-        self.data[at], self.known[at] = values, True
+        self._check_free(at)
+        self.data[at], self.known[at], self.generic[at] = values, True, generic
 
     def forget(self, addresses: NDArray[np.uint64], size: int) -> None:
         """A copy to ``addresses`` has begun."""
-        self.known[self._places(addresses, size)] = False
+        at = self._places(addresses, size)
+        self._check_free(at)
+        self.known[at] = False
+
+    def hold(self, addresses: NDArray[np.int64], size: int) -> None:
+        """Somebody reads there until `release`."""
+        self._held[places(addresses, size, len(self.data), "shared memory")] += 1
+
+    def release(self, addresses: NDArray[np.int64], size: int) -> None:
+        self._held[places(addresses, size, len(self.data), "shared memory")] -= 1
+
+    def _check_free(self, at: NDArray[np.int64]) -> None:
+        if self._held[at].any():
+            raise Fault("writes to shared memory that a product or a copy still reads")
 
     def _places(self, addresses: NDArray[np.uint64], size: int) -> NDArray[np.int64]:
         check_aligned(addresses, size)
@@ -152,3 +179,12 @@ def places(offsets: NDArray[np.int64], size: int, held: int, name: str) -> NDArr
     if len(offsets) and (offsets.min() < 0 or offsets.max() + size > held):
         raise Fault(f"{size} bytes at {offsets.min()} … {offsets.max()} of {name}, which has {held}")
     return offsets[:, None] + np.arange(size)
+
+
+def swizzled(addresses: NDArray[np.int64], width: int) -> NDArray[np.int64]:
+    """Addresses in shared memory after the swizzle of ``width`` bytes (0 or 16: none).
+
+    The 16-byte chunks of each row of 128 bytes are exchanged: their number, of which ``width`` tells the bits, is
+    combined by exclusive or with that of the row.
+    """
+    return addresses ^ ((addresses >> 7 & max(width // 16 - 1, 0)) << 4)

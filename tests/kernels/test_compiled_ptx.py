@@ -1,4 +1,4 @@
-"""The compiled kernels themselves, their PTX of sm_80, in an emulator, through the runtime's packing and grids.
+"""The compiled kernels, their PTX of sm_80 and attention's of sm_90 and sm_120, emulated with the runtime's packing.
 
 Beside the results, every access is checked: bounds, alignment, values that nobody or another block has written
 (tests/ptx_memory.py). Buffers end where the data ends, and begin beside a multiple of 16 where `unaligned` allows it.
@@ -45,6 +45,22 @@ CASES = [
 @pytest.mark.parametrize(("family", "case", "dtype"), CASES)
 def test_kernels_agree_with_their_references(folder: Path, family: Any, case: Any, dtype: str) -> None:
     trial = family.trial(Emulated(folder), case, dtype, 8)
+    assert not wrong(examine(trial, trial.reference(), twice=False))
+
+
+@pytest.fixture(scope="module")
+def attention_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("attention")
+    assert compile_sets(path, (90, 120), ("w256", "w32"), dtypes=("fp16", "bf16")) == []
+    return path
+
+
+@pytest.mark.parametrize("arch", [90, 120])
+@pytest.mark.parametrize("dtype", ["fp16", "bf16"])
+@pytest.mark.parametrize("case", FAMILIES["attention"].odd, ids=lambda case: case.label)
+def test_attention_of_later_architectures(attention_folder: Path, case: Any, dtype: str, arch: int) -> None:
+    """Those whose code has instructions that sm_80 lacks (tests/kernels/test_hopper_ptx.py)."""
+    trial = FAMILIES["attention"].trial(Emulated(attention_folder, arch=arch), case, dtype, 8)
     assert not wrong(examine(trial, trial.reference(), twice=False))
 
 

@@ -229,12 +229,12 @@ def ahead_of_time(folder: Path, arch: int, capability: str) -> Variant:
 
 
 class Emulated(Variant):
-    """The PTX of sm_80 in the emulator; its buffers end where the tensors end, guards are not part of them.
+    """The PTX of sm_``arch`` in the emulator; its buffers end where the tensors end, guards are not part of them.
 
     Pointers that need no alignment lie one element beside it.
     """
 
-    def __init__(self, folder: Path, multiprocessors: int = 1) -> None:
+    def __init__(self, folder: Path, multiprocessors: int = 1, arch: int = PORTABLE) -> None:
         from ptx_machine import PtxKernels
         from ptx_memory import Memory
 
@@ -243,7 +243,7 @@ class Emulated(Variant):
         super().__init__(
             "emulated PTX",
             "cpu",
-            lambda name: PtxKernels(set_folder(folder, name, PORTABLE), memory=self.memory),
+            lambda name: PtxKernels(set_folder(folder, name, arch), 0, self.memory, f"{arch // 10}.{arch % 10}"),
             multiprocessors,
         )
 
