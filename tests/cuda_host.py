@@ -230,6 +230,7 @@ class HostEngine:
         self.gain = 1.0
 
     def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        self.engine._open(shape)  # refuses a shape as ONNX Runtime's engine on a GPU does
         return shape[0], self.classes, -(-shape[2] // self.stride), -(-shape[3] // self.stride)
 
     def enqueue(self, input_address: int, output_address: int, shape: tuple[int, ...], stream: int) -> None:
@@ -349,16 +350,23 @@ PRESETS = {"default": Inference(), "ms-flip": MOST}
 class Pair:
     """The same network in a segmenter on the host and in one on device ``index`` of a machine that is host memory."""
 
-    def __init__(self, folder: Path, gpu: Gpu | None = None, index: int = 0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        gpu: Gpu | None = None,
+        index: int = 0,
+        rule: Preprocess = RULE,
+        size: tuple[int | str, int | str] = ("height", "width"),
+    ) -> None:
         path = folder / "net.onnx"
-        tiny_model.write_model(path, CLASSES)
+        tiny_model.write_model(path, CLASSES, size=size)
         labels = tiny_model.labels(CLASSES, PAIRS)
-        self.host = Segmenter(open_onnx(path, threads=1), labels, RULE, presets=PRESETS, threads=1)
+        self.host = Segmenter(open_onnx(path, threads=1), labels, rule, presets=PRESETS, threads=1)
         self.gpu = gpu or Gpu()
-        model, kernels = Model(Head(CLASSES, 8, PAIRS), RULE), ReferenceKernels(CLASSES)
+        model, kernels = Model(Head(CLASSES, 8, PAIRS), rule), ReferenceKernels(CLASSES)
         self.pipeline, self.kernels, self.engine = open_pipeline(self.gpu, path, model, kernels, index=index)
         self.engine.kind, self.engine.description = "double", "an engine"
         self.engine.run = self.engine.engine.run
         self.engine.close = self.engine.engine.close
         runtime = GpuRuntime(self.engine, self.pipeline, threads=1)
-        self.segmenter = Segmenter(self.engine, labels, RULE, presets=PRESETS, runtime=runtime)
+        self.segmenter = Segmenter(self.engine, labels, rule, presets=PRESETS, runtime=runtime)

@@ -29,13 +29,14 @@ def write_model(
     batch: int | str = "batch",
     stride: int = STRIDE,
     activation: str = "none",
+    size: tuple[int | str, int | str] = ("height", "width"),
 ) -> Path:
-    """An ONNX file: a 7x7 convolution, and its activation; ``gain`` scales its filters, ``batch`` may be fixed."""
+    """An ONNX file: a 7x7 convolution, and its activation; ``gain`` scales its filters, batch and size may be fixed."""
     nodes = [helper.make_node("Conv", ["x", "w"], ["y"], strides=[stride, stride], pads=[3, 3, 3, 3])]
     if activation != "none":
         options = {"axis": 1} if activation == "softmax" else {}
         nodes.append(helper.make_node(activation.capitalize(), ["y"], ["p"], **options))
-    return save_network(path, nodes, classes, {"w": weights(classes) * np.float32(gain)}, batch=batch)
+    return save_network(path, nodes, classes, {"w": weights(classes) * np.float32(gain)}, size, batch)
 
 
 def open_tiny(folder: Path, classes: int, gain: float = 1.0) -> Engine:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,10 +15,21 @@ from numpy.typing import NDArray
 
 from isnet_trt.errors import BuildError, IsnetError, first_few
 from isnet_trt.export.graph import INPUT, OUTPUT
+from isnet_trt.export.intake import batch as fixed_batch
 from isnet_trt.export.intake.enlargement import Enlargement, enlarged, last_resize, without_last_resize
 from isnet_trt.export.intake.normal_form import normalise, raised
 from isnet_trt.export.intake.ports import select_ports
-from isnet_trt.export.intake.probe import MULTIPLES, Pixels, Probed, Prober, Run, odd_multiples, probe, rms_difference
+from isnet_trt.export.intake.probe import (
+    MIXED,
+    MULTIPLES,
+    Pixels,
+    Probed,
+    Prober,
+    Run,
+    odd_multiples,
+    probe,
+    rms_difference,
+)
 from isnet_trt.export.network_inputs import built_in
 from isnet_trt.export.onnx_edit import copied
 from isnet_trt.export.sessions import open_session
@@ -76,6 +87,7 @@ def take_in(
     with _invalid(source):
         model = ir.serde.deserialize_model(proto)
     select_ports(model, source, *ports)
+    model, batch_note = _one_image(model, built_in(preprocess), classes, source)
     reference = ir.serde.serialize_model(model)
     converted, note = raised(reference)
     with _invalid(source):
@@ -87,10 +99,9 @@ def take_in(
         probed, sample = probe(network)
         reference_stride = probed.stride
         model, probed, kind = _without_enlargement(model, probed, network)
-    if note:
-        probed = dataclasses.replace(probed, notes=(*probed.notes, note))
+    probed = dataclasses.replace(probed, notes=(*filter(None, (batch_note, *probed.notes, note)),))
     _declare(model, probed)
-    end = model.graph.outputs[0].producer()
+    end = fixed_batch.last_node(model.graph)
     activation: Activation = _ACTIVATIONS.get(end.op_type, "none") if end is not None else "none"
     return Intake(ir.serde.serialize_model(model), reference, probed, activation, kind, reference_stride, sample)
 
@@ -149,6 +160,40 @@ def _fixed(value: ir.Value) -> tuple[Size | None, int | None]:
         return None, None
     batch, _, height, width = (size if isinstance(size, int) else None for size in value.shape)
     return (height, width) if height and width else None, batch
+
+
+def _one_image(model: ir.Model, picture: Callable[[Size], Pixels], classes: int, source: str) -> tuple[ir.Model, str]:
+    """``model`` for any number of images or for one, where its input is fixed to several; and a note."""
+    size, count = _fixed(model.graph.inputs[0])
+    if count is None or count < 2:
+        return model, ""
+    with opened(ir.serde.serialize_model(model), source) as run:
+        given = Prober(lambda image: run(np.repeat(image, count, axis=0)), picture, classes, source, size)
+        size, repeated = given.first_run()
+        if len(repeated) != count:
+            raise BuildError(
+                f"{source}: the output for {count} images is {repeated.shape}; export it so that only the first size "
+                "depends on the number of images"
+            )
+        given.check_values(size, repeated)
+        images = given.pictures(size, count)
+        outputs = run(images)
+    given.check_independent(outputs, repeated[:1])
+    free = fixed_batch.freed(model)
+    if _runs_alone(free, images, outputs, source):
+        return free, f"batch       declared as {count}, but images are independent: it is left free"
+    note = f"batch       {count} images inside the graph: each is repeated {count} times, at {count} times the cost"
+    return fixed_batch.repeating(model, count), f"{note}; export it with a free number of images"
+
+
+def _runs_alone(free: ir.Model, images: Pixels, outputs: NDArray, source: str) -> bool:
+    """Whether ``free`` gives the ``outputs`` of ``images`` also for one and for two images at a time."""
+    try:
+        with opened(ir.serde.serialize_model(free), source) as run:
+            results = [(run(images[start:stop]), outputs[start:stop]) for start, stop in ((0, 1), (1, 2), (0, 2))]
+    except Exception:  # of whatever type: the number is inside the graph
+        return False
+    return all(one.shape == given.shape and rms_difference(one, given) <= MIXED for one, given in results)
 
 
 def _without_enlargement(

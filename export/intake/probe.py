@@ -27,7 +27,7 @@ _SIDE = 96
 LEAST_SPREAD = 1e-4
 """Smaller standard deviations are taken as this: where all probabilities are near 0, as those of a detector that finds
 nothing, the rounding of the sigmoid would be a large share."""
-_RANDOM, _MIXED = 1e-5, 1e-3
+_RANDOM, MIXED = 1e-5, 1e-3
 """Largest rms difference, in standard deviations, of two runs of one image; and of one alone and in a batch."""
 
 
@@ -175,10 +175,8 @@ class Prober:
 
     def takes_batches(self, size: Size, output: NDArray) -> bool:
         """Whether the network takes two images at once; refuses one whose output depends on the other image."""
-        image = self.picture(size)
         try:
-            # The same image mirrored and darker: statistics over the batch differ from those of the image alone.
-            both = self.call(np.concatenate([image, image[..., ::-1] * np.float32(0.5)]))
+            both = self.call(self.pictures(size, 2))
         except Exception:  # of whatever type: the network does not take two images
             return False
         if both.shape != (2, *output.shape[1:]):
@@ -186,13 +184,23 @@ class Prober:
                 f"{self.source}: the output for two images is {both.shape}, and {output.shape} for one; export it so "
                 "that only the first size depends on the number of images"
             )
-        if (difference := rms_difference(both[:1], output)) > _MIXED:
+        self.check_independent(both, output)
+        return True
+
+    def pictures(self, size: Size, count: int) -> Pixels:
+        """The built-in image and ``count`` - 1 others."""
+        image = self.picture(size)
+        # The same image mirrored and darker: statistics over the batch differ from those of the image alone.
+        return np.concatenate([image, *[image[..., ::-1] * np.float32(0.5)] * (count - 1)])
+
+    def check_independent(self, outputs: NDArray, output: NDArray) -> None:
+        """Refuse a network whose output for the first of several images is not ``output``, that for it alone."""
+        if (difference := rms_difference(outputs[:1], output)) > MIXED:
             raise BuildError(
                 f"{self.source}: the output for an image depends on the other images of its batch (by {difference:.1e} "
                 "of its standard deviation): batch normalisation in training mode? Export it in evaluation mode "
                 "(module.eval())"
             )
-        return True
 
 
 def probe(network: Prober) -> tuple[Probed, NDArray]:
@@ -202,10 +210,6 @@ def probe(network: Prober) -> tuple[Probed, NDArray]:
         BuildError: the network takes none of the sizes that were tried, or its output cannot be used; the message says
             why and what to do.
     """
-    if network.batch not in (None, 1):
-        raise BuildError(
-            f"{network.source} takes {network.batch} images at once only; export it with a free number of images, or 1"
-        )
     size, output = network.first_run()
     stride, multiple = network.grid(size, output)
     network.check_values(size, output)

@@ -20,6 +20,7 @@ from isnet_trt.engines.info import EngineInfo
 from isnet_trt.engines.tensorrt_family import TensorRTFamily
 from isnet_trt.errors import EngineError, EngineUnavailable, ImageError, SettingsError
 from isnet_trt.runtime import opening
+from isnet_trt.settings import Inference, Preprocess
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="triton has no wheels for this platform")
 
@@ -58,6 +59,28 @@ def test_probabilities_and_points_are_merged_on_the_host(pair, preset):
     np.testing.assert_allclose(made.probabilities, wanted.probabilities, atol=1e-5)  # float32
     np.testing.assert_allclose(made.scores, wanted.scores, atol=1e-4 * np.abs(wanted.scores).max())
     assert list(made.seconds) == ["read", "gpu", "merge"]
+
+
+@pytest.mark.parametrize("options", [{}, {"probabilities": True}], ids=["labels", "probabilities"])
+def test_images_smaller_than_the_only_size_of_an_oblong_network(tmp_path, options):
+    """Refused with the sizes, as on the host, before anything is queued; the next image is segmented."""
+    fixed = Pair(tmp_path, rule=Preprocess(None), size=(24, 40))
+    windows = Inference("slide", (24, 40), (16, 28), flip=True)
+    with fixed.segmenter, fixed.host:
+        for size in ((23, 60), (50, 39), (10, 11)):
+            messages = []
+            for segmenter in (fixed.segmenter, fixed.host):
+                with pytest.raises(ImageError, match=rf"image of {size[0]}x{size[1]} .* Resize the image") as error:
+                    segmenter(picture(*size), inference=windows, **options)
+                messages.append(str(error.value))
+            assert messages[0] == messages[1]
+            assert not fixed.engine.shapes
+        for size in ((24, 40), (24, 55), (61, 40)):
+            image = picture(*size)
+            pair_of_labels = [one(image, inference=windows, **options).labels for one in (fixed.segmenter, fixed.host)]
+            assert equal(*pair_of_labels)
+        assert {shape[2:] for shape in fixed.engine.shapes} == {(24, 40)}
+    fixed.gpu.nothing_is_left()
 
 
 def test_files_and_orders(pair, tmp_path):

@@ -172,6 +172,40 @@ def test_a_batch_that_is_free_in_name_only() -> None:
     assert taken(proto).probed.batch == 1
 
 
+@pytest.mark.parametrize("free", [True, False])
+@pytest.mark.parametrize("end", ["Sigmoid", "Identity"])
+def test_a_network_of_four_images_at_once(free: bool, end: str) -> None:
+    """Where the graph itself has the number inside, the image is repeated."""
+    shape = np.array([0 if free else 4, CLASSES, 16, 24])
+    body = LOW + f"    same = Reshape (low, shape)\n    y = {end} (same)\n"
+    proto = network(body, inputs="float[4, 3, 64, 96] x", shape=shape)
+    intake = taken(proto)
+    assert intake.probed.batch == (None if free else 1)
+    assert intake.activation == ("sigmoid" if end == "Sigmoid" else "none")
+    assert any(("left free" if free else "repeated 4 times") in note for note in intake.probed.notes)
+    pictures = np.concatenate([picture(64, 96) + k for k in range(4)])
+    expected = outputs(proto, pictures)
+    for graph in (intake.proto, intake.reference):
+        alone = np.concatenate([outputs(graph, image[None]) for image in pictures])
+        np.testing.assert_allclose(alone, expected, atol=1e-5)
+
+
+def test_four_images_that_depend_on_each_other_are_refused() -> None:
+    body = LOW + "    mean = ReduceMean <axes: ints = [0], keepdims: int = 1> (low)\n    y = Sub (low, mean)\n"
+    with pytest.raises(BuildError, match="depends on the other images of its batch"):
+        taken(network(body, inputs="float[4, 3, 64, 96] x"))
+
+
+def test_four_images_of_any_size() -> None:
+    intake = taken(network(inputs="float[4, 3, height, width] x"))
+    assert (intake.probed.size, intake.probed.batch) == (None, None)
+    assert outputs(intake.proto, picture(77, 105)).shape == (1, CLASSES, 20, 27)
+
+
+def test_four_images_of_a_network_that_ends_with_a_resize() -> None:
+    assert taken(resized(inputs="float[4, 3, 64, 96] x")).enlargement == "half_pixel"
+
+
 TWO = {"body": HEAD + "    z = Relu (y)\n", "outputs": "float[n, k, p, q] y, float[n, k, p, q] z"}
 
 

@@ -109,6 +109,23 @@ def test_a_fixed_size_is_that_of_the_windows(tmp_path: Path) -> None:
         assert segmenter(np.zeros((90, 75, 3), np.uint8)).labels.shape == (90, 75)
 
 
+@pytest.mark.parametrize("inside", [4, 0], ids=["in the graph", "declared only"])
+def test_a_network_of_four_images_at_once(tmp_path: Path, inside: int) -> None:
+    body = HEAD.replace("y =", "low =") + "    y = Reshape (low, shape)\n"
+    shape = np.array([inside, 5, 16, 24])
+    four = saved(network(body, inputs="float[4, 3, 64, 96] x", shape=shape), tmp_path)
+    slide = {"default": Inference("slide", (64, 96), (40, 60), flip=True, softmax_before_resize=True)}
+    bundle = build(OnnxFile(four, dataclasses.replace(described(), presets=slide)), tmp_path / "four", engine=CPU)
+    (tmp_path / "any").mkdir()
+    free = saved(network(), tmp_path / "any")
+    other = build(OnnxFile(free, dataclasses.replace(described(), presets=slide)), tmp_path / "free", engine=CPU)
+    image = np.random.default_rng(5).integers(0, 256, (131, 170, 3), np.uint8)
+    with Segmenter.open(bundle) as segmenter, Segmenter.open(other) as expected:
+        results = [one(image, probabilities=True) for one in (segmenter, expected)]
+    np.testing.assert_allclose(results[0].probabilities, results[1].probabilities, atol=1e-5)  # float32
+    assert (results[0].labels == results[1].labels).mean() > 0.999
+
+
 def test_images_smaller_than_the_only_size(tmp_path: Path) -> None:
     slide = {"default": Inference("slide", (64, 96), (64, 96))}
     recipe = dataclasses.replace(described(), presets=slide)
