@@ -60,7 +60,7 @@ def check(tune: TuneOptions, job: Job) -> None:
     if not library.needs_gpu:
         if Placement.parse(job.engine.device).kind == "cuda":
             raise SettingsError(
-                f"--tune times {library.kind} on a CPU, and this bundle is for its CUDA provider ({job.choice.reason}); "
+                f"--tune times {library.kind} on a CPU, this bundle is for its CUDA provider ({job.choice.reason}); "
                 f"leave out --tune, or use --engine {library.kind} without --device"
             )
         return
