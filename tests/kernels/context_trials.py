@@ -63,9 +63,11 @@ def attention(variant: Variant, case: AttentionCase, dtype: str, seed: int) -> T
         variant.collect()
 
     def directly() -> None:
-        pairs = attention_pairs(dtype, d)
-        pairs = [pair for pair in pairs if pair[0].maps and pair[0].constants["BLOCK_Q"] == case.tile] + pairs
-        whole, part = next((all_keys.name, part.name) for all_keys, part in pairs if all_keys.name in kernels)
+        every = attention_pairs(dtype, d)
+        tiles = [pair for pair in every if pair[0].maps and pair[0].constants["BLOCK_Q"] == case.tile]
+        whole, part = next(
+            (all_keys.name, part.name) for all_keys, part in [*tiles, *every] if all_keys.name in kernels
+        )
         combine = kernel_specs.attention_combine(dtype, d).name
         variant.run(
             set_of("attention", width=d), part if parts > 1 else whole, **inputs, out=partial, norms=norms,
