@@ -44,11 +44,14 @@ def attention_kernels(dtype: str, width: int) -> tuple[KernelSpec, ...]:
 
 
 @functools.cache
-def attention_pairs(dtype: str, width: int) -> tuple[tuple[KernelSpec, KernelSpec], ...]:
-    """The attention over all keys and over a part of them: with pointers, and for each tile with tensor maps."""
+def attention_pairs(dtype: str, width: int, trials: bool = False) -> tuple[tuple[KernelSpec, KernelSpec], ...]:
+    """The attention over all keys and over a part of them: with pointers, and for each tile with tensor maps.
+
+    With ``trials`` those that no bundle has are among them.
+    """
     pointers = kernel_specs.attention(dtype, width, False), kernel_specs.attention(dtype, width, True)
     maps = kernel_specs.attention_by_maps
-    tiles = kernel_specs.MAP_TILES if dtype != "fp32" else ()
+    tiles = (*kernel_specs.MAP_TILES, *(kernel_specs.TRIAL_TILES if trials else ())) if dtype != "fp32" else ()
     return pointers, *((maps(dtype, width, False, tile), maps(dtype, width, True, tile)) for tile in tiles)
 
 
