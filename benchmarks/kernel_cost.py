@@ -79,9 +79,9 @@ def gather(picture: Size, window: Size, batch: int, size: int = FLOAT) -> Cost:
 
 
 def region_pool(classes: int, positions: int, size: int = HALF) -> Cost:
-    """`assign`, `pool` and `combine` for one image; the product takes classes in tiles of 32."""
+    """`pool` and `join` for one image; a product has 32 rows, whatever the number of classes."""
     values = (classes + FEATURES) * positions + classes * FEATURES
-    return Cost(size * values + 4 * classes, 2 * 32 * -(-classes // 32) * positions * FEATURES, "matrix")
+    return Cost(size * values + 4 * classes, 2 * 32 * positions * FEATURES, "matrix")
 
 
 def attention(queries: int, keys: int, size: int = HALF) -> Cost:

@@ -11,7 +11,6 @@ the kernels in Triton's interpreter on host memory. Addresses of results and wor
 
 from __future__ import annotations
 
-import functools
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -33,8 +32,10 @@ are two waves of blocks of 64 queries on 256 multiprocessors."""
 _NATIVE = "; build with --context native, or change the graph"
 _ALIGNMENT = 256
 """Of each block of the workspace, in bytes."""
+_POSITIONS = ("labels", "scores", "weights")
+"""What ``pool`` writes for each position."""
 _POOL_BLOCKS = 2
-"""Blocks of ``pool`` that fit on a multiprocessor at once; of ``attention`` it is one. Estimates, not yet measured."""
+"""Blocks of ``pool`` that fit on a multiprocessor at once, by their registers."""
 
 
 def attention_kernels(dtype: str, width: int) -> tuple[KernelSpec, ...]:
@@ -43,21 +44,17 @@ def attention_kernels(dtype: str, width: int) -> tuple[KernelSpec, ...]:
     return *itertools.chain.from_iterable(pairs), kernel_specs.attention_combine(dtype, width)
 
 
-@functools.cache
-def attention_pairs(dtype: str, width: int, trials: bool = False) -> tuple[tuple[KernelSpec, KernelSpec], ...]:
-    """The attention over all keys and over a part of them: with pointers, and for each tile with tensor maps.
-
-    With ``trials`` those that no bundle has are among them.
-    """
+def attention_pairs(dtype: str, width: int) -> list[tuple[KernelSpec, KernelSpec]]:
+    """The attention over all keys and over a part of them: with pointers, and for each tile with tensor maps."""
     pointers = kernel_specs.attention(dtype, width, False), kernel_specs.attention(dtype, width, True)
     maps = kernel_specs.attention_by_maps
-    tiles = (*kernel_specs.MAP_TILES, *(kernel_specs.TRIAL_TILES if trials else ())) if dtype != "fp32" else ()
-    return pointers, *((maps(dtype, width, False, tile), maps(dtype, width, True, tile)) for tile in tiles)
+    tiles = kernel_specs.MAP_TILES if dtype != "fp32" else ()
+    return [pointers, *((maps(dtype, width, False, tile), maps(dtype, width, True, tile)) for tile in tiles)]
 
 
-def pool_kernels(logits: str, features: str) -> tuple[KernelSpec, KernelSpec, KernelSpec]:
-    """The kernels that find each position's class, that sum over parts of the positions, and that join the parts."""
-    return kernel_specs.assign(logits), kernel_specs.pool(features), kernel_specs.pool_combine(features)
+def pool_kernels(logits: str, features: str) -> tuple[KernelSpec, KernelSpec]:
+    """The kernel that sums over parts of the positions, and the one that joins the parts."""
+    return kernel_specs.pool(logits, features), kernel_specs.pool_join(features)
 
 
 def _launch(kernels: Launcher, spec: KernelSpec, stream: int, **arguments: Any) -> None:
@@ -193,17 +190,33 @@ class Pool(Operation):
 
     def _partial(self) -> tuple[int, int]:
         # Beside the sums of the channels: top, mass and count.
-        return self.batch * self.classes, self.channels + 3
+        return self.batch * min(self.classes, self._tile()), self.channels + 3
+
+    def _tile(self) -> int:
+        """Positions of a tile, and the most rows of a part."""
+        return int(kernel_specs.pool(self.logits, self.features).constants["BLOCK_N"])
 
     def _buffers(self, rows: int) -> dict[str, int]:
-        partial = {"sums": 4 * rows * self.channels} | dict.fromkeys(("tops", "masses", "counts"), 4 * rows)
-        return dict.fromkeys(("labels", "scores"), 4 * self.batch * self.positions) | partial
+        # Rows of sums are those of the classes, or fewer; all else is there for each class.
+        values = cdiv(rows * self.classes, min(self.classes, self._tile()))
+        partial = {"sums": 4 * rows * self.channels} | dict.fromkeys(("rows", "tops", "masses", "counts"), 4 * values)
+        return dict.fromkeys(_POSITIONS, 4 * self.batch * self.positions) | partial
 
-    def parts(self, kernels: Launcher, multiprocessors: int) -> int:
-        """The number of parts into which the positions are cut."""
-        tile = kernels.constants(kernel_specs.pool(self.features).name)
-        tiles = self.batch * cdiv(self.classes, tile["BLOCK_K"]) * cdiv(self.channels, tile["BLOCK_C"])
-        return self._limited(splits(tiles, cdiv(self.positions, tile["BLOCK_N"]), _POOL_BLOCKS * multiprocessors))
+    def workspace(self) -> int:
+        """Bytes of workspace that this size and every smaller one takes, on any GPU."""
+        rows, width = self._partial()
+        most = rows * cdiv(self.positions, self._tile())
+        if self.classes <= self._tile():
+            most = min(most, max(rows, _most_rows(width)))
+        return sum(aligned(size, _ALIGNMENT) for size in self._buffers(most).values())
+
+    def parts(self, multiprocessors: int) -> int:
+        """The number of parts into which the positions of an image are cut."""
+        tiles = cdiv(self.positions, self._tile())
+        if self.classes > self._tile():
+            return tiles
+        most = self._limited(_POOL_BLOCKS * multiprocessors // self.batch)
+        return cdiv(tiles, cdiv(tiles, most))
 
     def launch(
         self,
@@ -218,16 +231,43 @@ class Pool(Operation):
         workspace: int,
     ) -> None:
         """Queue it on ``stream``; all others are addresses, ``workspace`` of `workspace` bytes."""
-        assign, pool, combine = pool_kernels(self.logits, self.features)
-        parts = self.parts(kernels, multiprocessors)
-        partial = _addresses(workspace, self._buffers(parts * self.batch * self.classes))
-        assigned = {name: partial.pop(name) for name in ("labels", "scores")} | {"positions": self.positions}
-        sizes = {"batch": self.batch, "classes": self.classes}
+        pool, join = pool_kernels(self.logits, self.features)
+        if pool.name not in kernels and f"pool_{self.features}" in kernels:
+            outputs = {"centres": centres, "log_counts": log_counts}
+            self._launch_earlier(kernels, stream, multiprocessors, logits, features, outputs, workspace)
+            return
+        parts, (rows, _) = self.parts(multiprocessors), self._partial()
+        partial = _addresses(workspace, self._buffers(parts * rows))
+        positions = {name: partial.pop(name) for name in _POSITIONS} | {"positions": self.positions}
         # All parts write their own rows, so that no atomics are needed and the result is the same in every run.
+        partial |= {"batch": self.batch, "classes": self.classes, "channels": self.channels, "parts": parts}
+        _launch(kernels, pool, stream, logits=logits, features=features, **positions, **partial)
+        _launch(kernels, join, stream, **partial, centres=centres, log_counts=log_counts)
+
+    def _launch_earlier(
+        self,
+        kernels: Launcher,
+        stream: int,
+        multiprocessors: int,
+        logits: int,
+        features: int,
+        outputs: Mapping[str, int],
+        workspace: int,
+    ) -> None:
+        """`launch` for bundles with the three kernels of earlier versions, whose engines have a workspace for those."""
+        tile = kernels.constants(f"pool_{self.features}")
+        tiles = self.batch * cdiv(self.classes, tile["BLOCK_K"]) * cdiv(self.channels, tile["BLOCK_C"])
+        parts = splits(tiles, cdiv(self.positions, tile["BLOCK_N"]), _POOL_BLOCKS * multiprocessors)
+        parts = max(1, min(parts, _most_rows(self.channels + 3) // (self.batch * self.classes)))
+        rows, positions = 4 * parts * self.batch * self.classes, 4 * self.batch * self.positions
+        sizes = {"sums": rows * self.channels} | dict.fromkeys(("tops", "masses", "counts"), rows)
+        partial = _addresses(workspace, dict.fromkeys(("labels", "scores"), positions) | sizes)
+        assigned = {name: partial.pop(name) for name in ("labels", "scores")} | {"positions": self.positions}
+        size = {"batch": self.batch, "classes": self.classes}
         partial |= {"channels": self.channels, "splits": parts}
-        _launch(kernels, assign, stream, logits=logits, **assigned, **sizes)
-        _launch(kernels, pool, stream, features=features, **assigned, **partial, **sizes)
-        _launch(kernels, combine, stream, **partial, centres=centres, log_counts=log_counts, **sizes)
+        kernels.launch(f"assign_{self.logits}", stream, logits=logits, **assigned, **size)
+        kernels.launch(f"pool_{self.features}", stream, features=features, **assigned, **partial, **size)
+        kernels.launch(f"pool_combine_{self.features}", stream, **partial, **outputs, **size)
 
 
 @dataclass(frozen=True)

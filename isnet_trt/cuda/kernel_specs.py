@@ -237,36 +237,35 @@ def _labels(
 
 # The context operations
 
-_PARTIAL = {"sums": "*fp32", "tops": "*fp32", "masses": "*fp32", "counts": "*i32"}
-"""What `pool` writes for each part, and `pool_combine` reads."""
+_PARTS = {"sums": "*fp32", "rows": "*i32", "tops": "*fp32", "masses": "*fp32", "counts": "*i32"}
+"""What `pool` writes for each part, and `pool_join` reads."""
 
 
-def assign(dtype: str) -> KernelSpec:
-    """Each position's class and score from logits of ``dtype``."""
-    arguments = {"logits": f"*{dtype}", "labels": "*i32", "scores": "*fp32"} | _i32("batch", "classes", "positions")
-    constants = {"BLOCK_K": 16, "BLOCK_N": 64}
-    grid = ((("positions", 64),), (("batch", 1),), ())
-    return KernelSpec(f"assign_{dtype}", arguments, constants, grid, "region_pool.assign")
+def pool(logits: str, features: str) -> KernelSpec:
+    """Sums of features per class over parts of the positions, whose classes come from ``logits``."""
+    arguments = {"logits": f"*{logits}", "features": f"*{features}", "labels": "*i32"}
+    arguments |= (
+        {"scores": "*fp32", "weights": "*fp32"} | _PARTS | _i32("batch", "classes", "positions", "channels", "parts")
+    )
+    tile, channels, stages = _pool_tile(features)
+    constants = {"BLOCK_K": 32, "BLOCK_C": channels, "BLOCK_N": tile, "UPCAST": False}
+    grid = ((("parts", 1),), (("batch", 1),), ())
+    return KernelSpec(f"pool_{logits}_{features}", arguments, constants, grid, "region_pool.pool", 4, stages)
 
 
-def pool(dtype: str) -> KernelSpec:
-    """Sums of features of ``dtype`` per class over parts of the positions."""
-    arguments = {"labels": "*i32", "scores": "*fp32", "features": f"*{dtype}"} | _PARTIAL
-    arguments |= _i32("batch", "classes", "positions", "channels", "splits")
+def _pool_tile(dtype: str) -> tuple[int, int, int]:
+    """Positions and channels that `pool` takes at once, and the stages of its software pipeline."""
     # float32 products are exact and without matrix units: a smaller tile keeps them in registers.
-    channels, positions = (32, 16) if dtype == "fp32" else (64, 64)
-    constants = {"BLOCK_K": 32, "BLOCK_C": channels, "BLOCK_N": positions, "UPCAST": False}
-    grid = ((("classes", 32), ("channels", channels)), (("batch", 1),), (("splits", 1),))
-    return KernelSpec(f"pool_{dtype}", arguments, constants, grid, "region_pool.pool")
+    return (16, 32, 2) if dtype == "fp32" else (32, 256, 3)
 
 
-def pool_combine(dtype: str) -> KernelSpec:
+def pool_join(dtype: str) -> KernelSpec:
     """The parts of `pool` joined into centres of ``dtype``."""
-    arguments = _PARTIAL | {"centres": f"*{dtype}", "log_counts": "*fp32"}
-    arguments |= _i32("batch", "classes", "channels", "splits")
-    constants = {"BLOCK_K": 1, "BLOCK_C": 128}
-    grid = ((("batch", 1), ("classes", 1)), (("channels", 128),), ())
-    return KernelSpec(f"pool_combine_{dtype}", arguments, constants, grid, "region_pool.combine")
+    arguments = _PARTS | {"centres": f"*{dtype}", "log_counts": "*fp32"}
+    arguments |= _i32("batch", "classes", "channels", "parts")
+    constants = {"BLOCK_C": 128, "TILES": 2, "BLOCK_P": 32, "BLOCK_N": _pool_tile(dtype)[0]}
+    grid = ((("batch", 1), ("classes", 1)), (("channels", 256),), ())
+    return KernelSpec(f"pool_join_{dtype}", arguments, constants, grid, "region_pool.join")
 
 
 def attention(dtype: str, width: int = WIDTH, partial: bool = False, arch: int = PORTABLE) -> KernelSpec:
@@ -282,19 +281,12 @@ def attention_by_maps(dtype: str, width: int, partial: bool, tile: AttentionTile
     plain = _attention(dtype, width, partial, tile)
     rows = {"q": ("queries", tile.queries), "k": ("keys", tile.keys), "v": ("keys", tile.keys)}
     maps = {name: TensorMap(("batch", size, width), (1, block, width)) for name, (size, block) in rows.items()}
-    form, function, constants = "map", plain.function, {**plain.constants, "MAPS": True}
-    if tile.specialised:
-        form, function = "specialised", "attention_specialised.attention"
-        constants = {name: plain.constants[name] for name in ("BLOCK_Q", "BLOCK_K", "WIDTH", "PARTIAL")}
-        constants |= {"STAGES": tile.stages}
-    name = plain.name.replace(dtype, f"{form}{tile.queries}_{dtype}")
-    return replace(
-        plain, name=name, constants=constants, function=function, maps=maps, earlier=plain.name, rate=tile.rate
-    )
+    name = plain.name.replace(dtype, f"map{tile.queries}_{dtype}")
+    constants = {**plain.constants, "MAPS": True}
+    return replace(plain, name=name, constants=constants, maps=maps, earlier=plain.name, rate=tile.rate)
 
 
 MAP_TILES = tuple(dict.fromkeys(tile for target in KERNEL_TARGETS.values() for tile in target.map_tiles))
-TRIAL_TILES = tuple(dict.fromkeys(tile for target in KERNEL_TARGETS.values() for tile in target.trial_tiles))
 """Those of any architecture."""
 
 
@@ -335,12 +327,12 @@ def bundle_kernels(
     width: int = WIDTH,
     context: Collection[str] | None = None,
     padded: bool = False,
-    trials: bool = False,
 ) -> Iterator[KernelSpec]:
     """The kernels for sm_``arch``, engines of ``dtypes``, ``classes`` classes and an attention of ``width`` channels.
 
-    ``context`` names the kernels of the context operations to include, of any type; None: all those of ``dtypes``.
-    With ``padded`` there are those of networks whose inputs are padded, with ``trials`` those that no bundle has.
+    ``context`` names the kernels of the context operations to include, of any type; None: those of ``dtypes``, and of
+    float32 logits beside them.
+    With ``padded`` there are those of networks whose inputs are padded.
     """
     dtypes = tuple(dict.fromkeys(dtypes))
     yield from (resize(), yuv_resize())
@@ -355,7 +347,7 @@ def bundle_kernels(
         counts = [rows for rows in ROWS if rows <= FINISH_ROWS]
         yield from (finish(dtype, classes, rows) if classes > 1 else threshold(dtype, rows) for rows in counts)
     for dtype in dtypes if context is None else FLOATS:
-        specs = _context_kernels(arch, dtype, width, trials)
+        specs = _context_kernels(arch, dtype, width, (dtype, "fp32") if context is None else FLOATS)
         yield from (spec for spec in specs if context is None or spec.name in context)
 
 
@@ -369,12 +361,12 @@ def needed_kernels(classes: int, padded: bool = False) -> tuple[KernelSpec, ...]
     return tuple(spec for spec in specs if spec.name != YUV_KERNEL)
 
 
-def _context_kernels(arch: int, dtype: str, width: int, trials: bool) -> Iterator[KernelSpec]:
-    """Those of the context operations, for inputs of one type."""
-    yield from (assign(dtype), pool(dtype), pool_combine(dtype))
-    target = KERNEL_TARGETS[arch]
-    tiles = (*target.map_tiles, *(target.trial_tiles if trials else ())) if dtype != "fp32" else ()
+def _context_kernels(arch: int, dtype: str, width: int, logits: Iterable[str]) -> Iterator[KernelSpec]:
+    """Those of the context operations, for inputs of one type, with logits of other types."""
+    yield from (pool(kind, dtype) for kind in dict.fromkeys(logits))
+    yield pool_join(dtype)
     for partial in (False, True):
         yield attention(dtype, width, partial, arch)
-        yield from (attention_by_maps(dtype, width, partial, tile) for tile in tiles)
+        for tile in KERNEL_TARGETS[arch].map_tiles if dtype != "fp32" else ():
+            yield attention_by_maps(dtype, width, partial, tile)
     yield attention_combine(dtype, width)

@@ -79,7 +79,7 @@ def test_tensorrt_rtx_bundle(checkpoint: Path, tmp_path: Path, capsys: pytest.Ca
     assert engine.compute_capabilities == ("8.6",)
     files = {name for name in bundle.manifest.files if not name.startswith(("kernels/", "precision/"))}
     assert files == {"model.onnx", "model.engine", "precision.html", "precision.md", "precision.png"}
-    assert_kernels(bundle.folder / "kernels", {"attention_fp32_w32", "assign_fp32"})
+    assert_kernels(bundle.folder / "kernels", {"attention_fp32_w32", "pool_fp32_fp32"})
     assert "kernels" in capsys.readouterr().out
     if choose().kind == "onnxruntime":  # no GPU: never silently on another engine
         with pytest.raises(EngineUnavailable, match="engine='onnxruntime'"):
@@ -95,7 +95,7 @@ def assert_kernels(folder: Path, plugins: set[str]) -> None:
         names = set(json.loads((place / "launch.json").read_text("utf-8"))["kernels"])
         merging = {"accumulate_fp32_k9", "finish_fp32_u8_rows4", "finish_fp32_u8", "upsample_argmax_fp32_u8_rows8"}
         assert {"resize", "gather_fp32", "finite_fp32"} | merging <= names
-        assert {name for name in names if name.startswith(("att", "assign", "pool"))} >= plugins
+        assert {name for name in names if name.startswith(("att", "pool"))} >= plugins
         assert not [name for name in names if "fp16" in name or (not plugins and "attention" in name)]
 
 

@@ -5,14 +5,17 @@ What they compute: tests/kernels/cases.py, cases without `parts`.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import pytest
 
+from isnet_trt.cuda import kernel_specs
 from isnet_trt.cuda.context_ops import PARTIAL_BYTES, Attention, Operation, Pool
 from isnet_trt.cuda.element_types import FLOATS
 from isnet_trt.cuda.kernel_specs import bundle_kernels
+from isnet_trt.cuda.launch_grid import aligned, cdiv
 from isnet_trt.errors import BuildError
 from isnet_trt.export import functions
 
@@ -21,9 +24,10 @@ SIZES = [(1, 5504), (1, 5), (8, 8192), (3, 1234), (1, 14161)]
 
 
 class Recorder:
-    """Kernels of sm_80 that note what they were given."""
+    """Kernels of sm_80, or those of the names ``only``, that note what they were given."""
 
-    def __init__(self) -> None:
+    def __init__(self, *only: str) -> None:
+        self.only = only
         self.launches: list[tuple[str, int, dict[str, int | float]]] = []
 
     def launch(self, name: str, stream: int, **arguments: int | float) -> None:
@@ -33,7 +37,7 @@ class Recorder:
         return TILES
 
     def __contains__(self, name: object) -> bool:
-        return "_map" not in str(name)
+        return name in self.only if self.only else "_map" not in str(name)
 
 
 class Hopper(Recorder):
@@ -96,22 +100,57 @@ def test_attention_stays_in_its_workspace(
     assert kernels.launches[-1][2]["out"] == 5
 
 
+POOLED = {"logits": 1, "features": 2, "centres": 3, "log_counts": 4}
+
+
+@pytest.mark.parametrize("classes", [1, 19, 150])
 @pytest.mark.parametrize("multiprocessors", [1, 132])
 @pytest.mark.parametrize(("batch", "positions"), SIZES)
-def test_pool_stays_in_its_workspace(batch: int, positions: int, multiprocessors: int) -> None:
-    size, kernels = Pool(batch, 150, positions, 512, "fp32", "fp16"), Recorder()
-    addresses = {"logits": 1, "features": 2, "centres": 3, "log_counts": 4}
-    size.launch(kernels, 5, multiprocessors, **addresses, workspace=4096)
+def test_pool_stays_in_its_workspace(batch: int, positions: int, multiprocessors: int, classes: int) -> None:
+    size, kernels = Pool(batch, classes, positions, 512, "fp32", "fp16"), Recorder()
+    size.launch(kernels, 5, multiprocessors, **POOLED, workspace=4096)
+    (name, _, pool), (joined, _, join) = kernels.launches
+    assert (name, joined) == ("pool_fp32_fp16", "pool_join_fp16")
+    tile = kernel_specs.pool("fp32", "fp16").constants["BLOCK_N"]
+    parts = int(pool["parts"])
+    # Each part has positions, and one of more classes than rows is a single tile.
+    steps = cdiv(cdiv(positions, tile), parts)
+    assert (parts - 1) * steps * tile < positions
+    assert classes <= tile or steps == 1
+    each = dict.fromkeys(("rows", "tops", "masses", "counts"), 4 * batch * parts * classes)
+    ends = dict.fromkeys(("labels", "scores", "weights"), 4 * batch * positions)
+    ends |= each | {"sums": 2048 * batch * parts * min(classes, tile)}
+    assert end(pool, ends) <= 4096 + size.workspace()
+    blocks = sorted((int(pool[name]), size) for name, size in ends.items())
+    assert all(first + size <= second for (first, size), (second, _) in itertools.pairwise(blocks))
+    assert all(block % 256 == 0 for block, _ in blocks)
+    assert join["centres"] == 3
+    assert all(join[name] == pool[name] for name in (*each, "sums", "parts"))
+
+
+@pytest.mark.parametrize(("batch", "positions"), SIZES)
+def test_pool_with_the_kernels_of_an_earlier_bundle(batch: int, positions: int) -> None:
+    """The workspace is what such an engine asked for: 16 parts, or as many as 32 MiB hold."""
+    kernels = Recorder("assign_fp32", "pool_fp16", "pool_combine_fp16")
+    Pool(batch, 150, positions, 512, "fp32", "fp16").launch(kernels, 5, 132, **POOLED, workspace=4096)
     assign, pool, combine = kernels.launches
-    assert [one[0] for one in kernels.launches] == ["assign_fp32", "pool_fp16", "pool_combine_fp16"]
+    assert [launch[0] for launch in kernels.launches] == ["assign_fp32", "pool_fp16", "pool_combine_fp16"]
     rows = int(pool[2]["splits"]) * batch * 150
+    assert rows <= max(batch * 150, min(16 * batch * 150, PARTIAL_BYTES // (4 * 515)))
     ends = {"labels": 4 * batch * positions, "scores": 4 * batch * positions, "sums": 2048 * rows}
-    assert end(pool[2], ends | dict.fromkeys(("tops", "masses", "counts"), 4 * rows)) <= 4096 + size.workspace()
-    blocks = sorted(int(pool[2][name]) for name in (*ends, "tops", "masses", "counts"))
-    assert len(set(blocks)) == 6
-    assert all(block % 256 == 0 for block in blocks)
-    assert combine[2]["centres"] == 3
+    ends |= dict.fromkeys(("tops", "masses", "counts"), 4 * rows)
+    most = 4096 + sum(aligned(size, 256) for size in ends.values())
+    assert end(pool[2], ends) <= most
+    assert len({int(pool[2][name]) for name in ends}) == 6
+    assert (combine[2]["centres"], combine[2]["splits"]) == (3, pool[2]["splits"])
     assert assign[2]["labels"] == pool[2]["labels"]
+    arguments = {
+        "assign": "logits labels scores batch classes positions",
+        "pool": "labels scores features sums tops masses counts batch classes positions channels splits",
+        "combine": "sums tops masses counts centres log_counts batch classes channels splits",
+    }
+    for (_, _, passed), names in zip(kernels.launches, arguments.values(), strict=True):
+        assert set(passed) == set(names.split())
 
 
 @pytest.mark.parametrize("width", [32, 256])
@@ -123,8 +162,10 @@ def test_a_workspace_serves_every_smaller_size(width: int) -> None:
         assert size.workspace() <= most
         rows = batch * queries * size.parts(Recorder(), 512)
         assert 4 * rows * (width + 1) <= most
-    pool = Pool(4, 19, 3001, 96, "fp32", "fp32").workspace()
-    assert all(Pool(b, 19, n, 96, "fp32", "fp32").workspace() <= pool for b, n in ((1, 1), (4, 7), (2, 3001)))
+    for classes in (7, 19):
+        pool = Pool(4, classes, 3001, 96, "fp32", "fp32").workspace()
+        smaller = ((1, 1), (4, 7), (2, 3001), (3, 2999))
+        assert all(Pool(b, classes, n, 96, "fp32", "fp32").workspace() <= pool for b, n in smaller)
 
 
 def test_partial_results_are_bounded() -> None:

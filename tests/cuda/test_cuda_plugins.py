@@ -185,7 +185,7 @@ def test_enqueue_launches_the_kernels_on_the_engines_stream(library: Any) -> Non
     plugin = create_plugin(library, Pool, kernels, {})
     inputs = described(library, ((1, 9, 35), "fp32"), ((1, 35, 17), "bf16"))
     plugin.enqueue(inputs, [], [16, 32], [48, 64], 4096, 7)
-    assert [one[0] for one in kernels.launches[1:]] == ["assign_fp32", "pool_bf16", "pool_combine_bf16"]
+    assert [one[0] for one in kernels.launches[1:]] == ["pool_fp32_bf16", "pool_join_bf16"]
     assert {one[1] for one in kernels.launches[1:]} == {7}
 
 

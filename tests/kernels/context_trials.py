@@ -26,7 +26,7 @@ class AttentionCase:
 
     ``hidden`` keys have a bias of −inf: some and all of the last image's, the first half (whole tiles), or all.
     ``gain`` scales the queries. ``tile``: with ``parts``, the kernel that reads tiles of so many queries through tensor
-    maps, ``specialised`` or not, where the variant has it. ``nan``: keys and values of images but the first are NaN.
+    maps, where the variant has it. ``nan``: keys and values of all images but the first are NaN.
     """
 
     label: str
@@ -38,7 +38,6 @@ class AttentionCase:
     hidden: Literal["", "some", "first", "all"] = ""
     gain: float = 1.0
     tile: int = 0
-    specialised: bool = False
     nan: bool = False
 
 
@@ -64,12 +63,9 @@ def attention(variant: Variant, case: AttentionCase, dtype: str, seed: int) -> T
         variant.collect()
 
     def directly() -> None:
-        every = attention_pairs(dtype, d, trials=True)
-        form = f"_{'specialised' if case.specialised else 'map'}{case.tile}_"
-        tiles = [pair for pair in every if form in pair[0].name]
-        whole, part = next(
-            (all_keys.name, part.name) for all_keys, part in [*tiles, *every] if all_keys.name in kernels
-        )
+        pairs = attention_pairs(dtype, d)
+        pairs = [pair for pair in pairs if pair[0].maps and pair[0].constants["BLOCK_Q"] == case.tile] + pairs
+        whole, part = next((all_keys.name, part.name) for all_keys, part in pairs if all_keys.name in kernels)
         combine = kernel_specs.attention_combine(dtype, d).name
         variant.run(
             set_of("attention", width=d), part if parts > 1 else whole, **inputs, out=partial, norms=norms,
@@ -138,16 +134,19 @@ class PoolCase:
 
 
 def region_pool(variant: Variant, case: PoolCase, dtype: str, seed: int) -> Trial:
-    """``assign``, ``pool`` and ``pool_combine``."""
+    """``pool`` and ``pool_join``."""
     b, k, n, c = case.batch, case.classes, case.positions, case.channels
     types = "fp32" if case.mixed else dtype, dtype
     logits, features = _logits(variant, case, types[0], seed), normal(variant, seed + 1, (b, n, c), dtype)
     kernels, operation = variant.kernels(set_of("pool")), Pool(b, k, n, c, *types)
-    parts = case.parts or operation.parts(kernels, variant.multiprocessors)
-    rows = (parts, b, k)
+    tile = kernels.constants(pool_kernels(*types)[0].name)["BLOCK_N"]
+    # More classes than positions in a tile: each tile is a part.
+    parts = case.parts if case.parts and k <= tile else operation.parts(variant.multiprocessors)
+    each = (b, parts, k)
     shapes = {
-        "labels": ((b, n), "i32"), "scores": ((b, n), "fp32"), "sums": ((*rows, c), "fp32"), "tops": (rows, "fp32"),
-        "masses": (rows, "fp32"), "counts": (rows, "i32"), "centres": ((b, k, c), dtype),
+        "labels": ((b, n), "i32"), "scores": ((b, n), "fp32"), "weights": ((b, n), "fp32"),
+        "sums": ((b, parts, min(k, tile), c), "fp32"), "rows": (each, "i32"), "tops": (each, "fp32"),
+        "masses": (each, "fp32"), "counts": (each, "i32"), "centres": ((b, k, c), dtype),
         "log_counts": ((b, k), "fp32"), "workspace": ((operation.workspace() // 4,), "fp32"),
     }  # fmt: skip
     outputs = {name: Output(variant.device, *shape) for name, shape in shapes.items()}
@@ -164,14 +163,12 @@ def region_pool(variant: Variant, case: PoolCase, dtype: str, seed: int) -> Tria
         outputs["labels"].tensor.copy_(first.view(b, n))
 
     def directly() -> None:
-        assign, pool, combine = (spec.name for spec in pool_kernels(*types))
-        partial, sizes = some("sums", "tops", "masses", "counts"), {"batch": b, "classes": k}
-        positions = some("labels", "scores")
-        variant.run("w256", assign, logits=logits, **positions, **sizes, positions=n)
-        variant.run(
-            "w256", pool, features=features, **positions, **partial, **sizes, positions=n, channels=c, splits=parts
-        )
-        variant.run("w256", combine, **partial, **some("centres", "log_counts"), **sizes, channels=c, splits=parts)
+        pool, join = (spec.name for spec in pool_kernels(*types))
+        partial = some("sums", "tops", "masses", "counts", "rows")
+        sizes = {"batch": b, "classes": k, "channels": c, "parts": parts}
+        positions = some("labels", "scores", "weights")
+        variant.run("w256", pool, logits=logits, features=features, **positions, **partial, **sizes, positions=n)
+        variant.run("w256", join, **partial, **some("centres", "log_counts"), **sizes)
 
     def reference() -> tuple[NDArray[Any], ...]:
         from isnet_trt.kernels import region_pool as module
@@ -192,7 +189,7 @@ def region_pool(variant: Variant, case: PoolCase, dtype: str, seed: int) -> Tria
         yield Deviation("log counts", float(np.abs(counts[present] - expected[2][present]).max()), 1e-5)
 
     names = ("centres", "log_counts", "labels") + (
-        ("scores", "sums", "tops", "masses", "counts") if case.parts else ("workspace",)
+        ("scores", "weights", "sums", "tops", "masses", "counts", "rows") if case.parts else ("workspace",)
     )
     return Trial(
         directly if case.parts else by_runtime, [outputs[name] for name in names], reference, compare,

@@ -187,8 +187,8 @@ def test_the_demos_attention_does_not_spill():
 
 def test_context_kernels_by_name(tmp_path):
     """A bundle has those that its graph needs, of whatever type, and no more."""
-    wanted = ("attention_combine_bf16_w32", "assign_fp32")
-    options = ("--arch", "sm_80", "--dtype", "fp32", "--only", "a", "--width", 32, "--context", *wanted)
+    wanted = ("attention_combine_bf16_w32", "pool_fp32_fp16")
+    options = ("--arch", "sm_80", "--dtype", "fp32", "--only", "a", "p", "--width", 32, "--context", *wanted)
     ran = compile_kernels(*options, "--out", tmp_path)
     assert ran.returncode == 0, ran.stderr
     kernels = set(json.loads((tmp_path / "sm_80" / "launch.json").read_text("utf-8"))["kernels"])

@@ -35,7 +35,7 @@ SETS = {
     "20": ("--classes", "20", "--only", *_MERGING),
     "150": ("--classes", "150", "--only", *_MERGING),
     "300": ("--classes", "300", "--only", *_MERGING),
-    "w256": ("--only", "attention", "assign", "pool"),
+    "w256": ("--only", "attention", "pool"),
     "w32": ("--width", "32", "--only", "attention"),
 }
 """Set of kernels -> options of isnet_trt.kernels.compile: classes of Cityscapes, LIP and ADE, and labels of
@@ -45,7 +45,7 @@ and the demo's attention."""
 
 def set_of(kernel: str, classes: int = 19, width: int = WIDTH) -> str:
     """The set of `SETS` that holds ``kernel``, by the beginning of its name, for so many classes."""
-    if kernel in ("attention", "assign", "pool"):
+    if kernel in ("attention", "pool"):
         return "w256" if width == WIDTH else f"w{width}"
     if (kernel == "accumulate" and classes <= REGISTER_CLASSES) or classes == 1:
         return str(classes)

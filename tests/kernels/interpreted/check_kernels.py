@@ -31,7 +31,6 @@ CASES = [
     for family in FAMILIES.values()
     for number, case in enumerate(family.odd)
     for tile in [getattr(case, "tile", 0)]
-    if not getattr(case, "specialised", False)  # Gluon is not interpreted
     for dtype in family.dtypes
     if not tile or dtype != "fp32"  # there are none
     for slow in [
@@ -130,10 +129,16 @@ FAULTS = {
     "attention: written behind": ("attention", ATTENTION, "attention", outside("out"), "outside the outputs"),
     "attention: a race": ("attention", ATTENTION, "attention", racing("out"), "between two launches"),
     "attention: a part in ten thousand": ("attention", ATTENTION, "attention", scaled("out", 1.0001), "relative error"),
-    "pool: centres off": ("region_pool", POOL, "pool_combine", scaled("centres", 1.0001), "centres: relative error"),
-    "pool: a count off": ("region_pool", POOL, "pool_combine", scaled("log_counts", 1.0001), "log counts"),
-    "pool: classes swapped": ("region_pool", POOL, "assign", two_classes_swapped, "wrong classes of positions"),
-    "pool: labels not all written": ("region_pool", POOL, "assign", unwritten("labels"), "wrong classes of positions"),
+    "pool: centres off": ("region_pool", POOL, "pool_join", scaled("centres", 1.0001), "centres: relative error"),
+    "pool: a count off": ("region_pool", POOL, "pool_join", scaled("log_counts", 1.0001), "log counts"),
+    "pool: classes swapped": ("region_pool", POOL, "pool_fp32", two_classes_swapped, "wrong classes of positions"),
+    "pool: labels not all written": (
+        "region_pool",
+        POOL,
+        "pool_fp32",
+        unwritten("labels"),
+        "wrong classes of positions",
+    ),
     "upsample: one row lower": ("upsample_argmax", UPSAMPLE, "upsample", one_row_lower, "wrong labels"),
     "upsample: padding written": ("upsample_argmax", UPSAMPLE, "upsample", scaled("labels", 0), "between the rows"),
     "gather: not all written": ("gather", GATHER, "gather", unwritten("out"), "worst value"),
@@ -222,7 +227,7 @@ def test_scale_one_gathers_the_normalised_bytes_themselves() -> None:
 def test_more_scores_than_an_int32_can_count() -> None:
     """900 classes of a 6000×8000 picture at stride 4; zeros that nobody touches take no memory."""
     from isnet_trt.kernels.launch import run
-    from isnet_trt.kernels.region_pool import assign
+    from isnet_trt.kernels.region_pool import pool
 
     logits = torch.from_numpy(np.zeros((900, 1500, 2000), np.float16))
     assert logits.numel() > 2**31
@@ -237,10 +242,17 @@ def test_more_scores_than_an_int32_can_count() -> None:
     positions = 3_000_000  # one block of them is enough
     logits = torch.from_numpy(np.zeros((1, 900, positions), np.float16))
     logits[0, 890, :64] = 1
-    classes, scores = Output("cpu", (64,), "i32"), Output("cpu", (64,), "fp32")
-    assign[(1, 1, 1)](
-        logits=logits, labels=classes.tensor, scores=scores.tensor, batch=1, classes=900, positions=positions,
-        **kernel_specs.assign("fp16").constants,
+    features = torch.from_numpy(np.ones((1, positions, 1), np.float16))
+    constants = kernel_specs.pool("fp16", "fp16").constants
+    parts, tile = -(-positions // constants["BLOCK_N"]), constants["BLOCK_N"]
+    shapes = {"sums": (tile, 1)} | dict.fromkeys(("rows", "tops", "masses", "counts"), (900,))
+    types = {"labels": "i32", "rows": "i32", "counts": "i32"}
+    shapes |= dict.fromkeys(("labels", "scores", "weights"), (tile,))
+    outputs = {name: Output("cpu", shape, types.get(name, "fp32")) for name, shape in shapes.items()}
+    pool[(1, 1, 1)](
+        logits=logits, features=features, **{name: output.tensor for name, output in outputs.items()},
+        batch=1, classes=900, positions=positions, channels=1, parts=parts, **constants,
     )  # fmt: skip
-    assert (numbers(classes) == 890).all()
-    assert (numbers(scores) == 1).all()
+    assert (numbers(outputs["labels"]) == 890).all()
+    assert (numbers(outputs["scores"]) == 1).all()
+    assert numbers(outputs["counts"])[890] == tile
