@@ -161,6 +161,16 @@ def smp_unet() -> nn.Module:
     return _smp("Unet")
 
 
+def smp_unet_sigmoid() -> nn.Module:
+    """The same with ``activation="sigmoid"``: a probability for each class on its own."""
+    network: Any = _smp("Unet")
+    # After the calibration, which is on logits; their spread of 3 would saturate many sigmoids, and those are ties.
+    for values in network.segmentation_head[0].parameters():
+        values.data /= _SPREAD
+    network.segmentation_head[2] = nn.Sigmoid()
+    return network
+
+
 def smp_fpn() -> nn.Module:
     """FPN of segmentation-models-pytorch: its head enlarges by 4."""
     return _smp("FPN")
@@ -333,6 +343,7 @@ _SMP, _HF, _TV = ("segmentation_models_pytorch", "timm"), ("transformers",), ("t
 _BY_32 = {"size_multiple": 32}
 NETWORKS = (
     Network("smp Unet, ResNet-18", "smp_unet", _SMP, _BY_32),
+    Network("smp Unet, a sigmoid for each class", "smp_unet_sigmoid", _SMP, {**_BY_32, "activation": "sigmoid"}),
     Network("smp FPN, ResNet-18", "smp_fpn", _SMP, _BY_32),
     Network("smp DeepLabV3+, ResNet-18", "smp_deeplabv3plus", _SMP, {"size_multiple": 16}),
     Network("smp PSPNet, ResNet-18, one size", "smp_pspnet", _SMP, {}, "dynamo", size=(144, 192)),

@@ -21,7 +21,13 @@ pytestmark = [
 
 
 @pytest.mark.parametrize(
-    "name", ["smp FPN, ResNet-18", "torchvision DeepLabV3 with aux", "timm ConvNeXt-Atto and a layer"]
+    "name",
+    [
+        "smp Unet, a sigmoid for each class",
+        "smp FPN, ResNet-18",
+        "torchvision DeepLabV3 with aux",
+        "timm ConvNeXt-Atto and a layer",
+    ],
 )
 def test_labels_are_those_of_the_networks_own_run(name: str) -> None:
     from benchmarks import networks
