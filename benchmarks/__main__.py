@@ -20,6 +20,7 @@ _HELP = {
     "networks": "build networks of other libraries, and compare their labels with their own run",
     "pipelines": "this library beside loops, MONAI and transformers around one session",
     "telemetry": "what profiler ranges and call statistics cost",
+    "training": "crops a second of training iterations, and their slowest kernels",
     "video": "frames a second of a video, beside a plain loop",
     "serving": "a Triton Inference Server beside direct calls",
     "scale": "Ray Data beside a plain loop over image files",

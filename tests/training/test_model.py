@@ -221,6 +221,17 @@ def test_training_keeps_the_layout_of_the_images_in_every_layer(kind: str) -> No
     assert not [n for n, x in layouts.items() if not x.is_contiguous(memory_format=torch.channels_last)]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("amp", [None, torch.bfloat16])
+@pytest.mark.parametrize("kind", TINY)
+def test_training_compiles_to_one_graph(kind: str, amp: torch.dtype | None) -> None:
+    torch._dynamo.reset()
+    model = ISNet(TINY[kind]).train()
+    with torch.autocast("cpu", amp, enabled=amp is not None):
+        explained = torch._dynamo.explain(model)(torch.randn(2, 3, 40, 56))
+    assert (explained.graph_count, explained.break_reasons) == (1, [])
+
+
 def test_second_prediction_teaches_the_first_classifier() -> None:
     model = tiny("resnet").train()
     model(torch.randn(2, 3, 45, 61, dtype=torch.float64)).stage2.square().sum().backward()
