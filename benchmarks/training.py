@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -118,8 +118,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--batch", type=cli.positive, help="crops in a batch (default: the recipe's)")
     parser.add_argument("--crop", type=cli.positive, nargs=2, metavar=("H", "W"), help="instead of the recipe's")
     parser.add_argument("--device", choices=["cpu", "cuda"], help="where to compute (default: the GPU if there is one)")
-    chosen = f"which variants (default: all): {'; '.join(VARIANTS)}"
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="NAME", help=chosen)
+    which = f"which variants (default: all): {'; '.join(VARIANTS)}"
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="NAME", help=which)
     parser.add_argument("--iterations", type=cli.positive, default=10, help="iterations of a round (default: 10)")
     kernels = f"also print the {_KERNELS} slowest kernels of each variant"
     parser.add_argument("--profile", action="store_true", help=kernels)
@@ -131,25 +131,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     model = dataclasses.replace(model, crop=tuple(arguments.crop)) if arguments.crop else model
     gaps: command.Gaps = []
     with process_group(arguments.device) as group, tempfile.TemporaryDirectory() as folder:
-        start, contenders = time.monotonic(), {}
-        for name in arguments.variants:
-            contender = Contender(model, VARIANTS[name], arguments.batch or model.batch, Path(folder) / name, group)
-            try:
-                contender.iterate(2)  # chooses algorithms, compiles
-            except Exception as error:  # such as a compiler that is missing: the others are still timed
-                gaps.append(results.gap(name, f"{type(error).__name__}: {str(error).splitlines()[0]}"))
-                continue
-            contenders[name] = contender
+        start, batch = time.monotonic(), arguments.batch or model.batch
+        chosen = ((name, VARIANTS[name], Path(folder) / name) for name in arguments.variants)
+        every = {name: Contender(model, variant, batch, out, group) for name, variant, out in chosen}
+            name: Contender(model, VARIANTS[name], batch, Path(folder) / name, group) for name in arguments.variants
+        }
+        contenders = dict(_prepared(every, gaps))
         runs = [functools.partial(c.crops_per_second, arguments.iterations) for c in contenders.values()]
         samples = timing.interleaved(runs, range(arguments.rounds), "training")
         rates = gpu_stages.measure_rates(quick=True) if group.cuda else {}
         rows = [_row(*item, rates) for item in zip(contenders, contenders.values(), samples, strict=True)]
         for name, contender in contenders.items() if arguments.profile else ():
             print(f"{name}\n{contender.kernels()}")
-    batch = f"batch {arguments.batch or model.batch}, crops {model.crop[0]}×{model.crop[1]}"
-    record = {"kind": "training", "case": f"training.{model.name}", "title": batch, "rows": rows}
-    record |= {"status": "measured", "seconds": round(time.monotonic() - start, 2)}
+    title = f"batch {batch}, crops {model.crop[0]}×{model.crop[1]}"
+    seconds = round(time.monotonic() - start, 2)
+    record = {"kind": "training", "case": f"training.{model.name}", "title": title, "seconds": seconds, "rows": rows}
     return command.finish([record] if rows else [], gaps, arguments.out)
+
+
+def _prepared(contenders: Mapping[str, Contender], gaps: command.Gaps) -> Iterator[tuple[str, Contender]]:
+    """The contenders that can compute an iteration; the others go to ``gaps``."""
+    for name, contender in contenders.items():
+        try:
+            contender.iterate(2)  # chooses algorithms, compiles
+        except Exception as error:  # such as a compiler that is missing: the others are still timed
+            gaps.append(results.gap(name, f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"))
+            continue
+        yield name, contender
 
 
 def _row(name: str, contender: Contender, samples: Sequence[float], rates: dict[str, float | str]) -> results.Record:
