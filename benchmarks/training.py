@@ -134,8 +134,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         start, batch = time.monotonic(), arguments.batch or model.batch
         chosen = ((name, VARIANTS[name], Path(folder) / name) for name in arguments.variants)
         every = {name: Contender(model, variant, batch, out, group) for name, variant, out in chosen}
-            name: Contender(model, VARIANTS[name], batch, Path(folder) / name, group) for name in arguments.variants
-        }
         contenders = dict(_prepared(every, gaps))
         runs = [functools.partial(c.crops_per_second, arguments.iterations) for c in contenders.values()]
         samples = timing.interleaved(runs, range(arguments.rounds), "training")
