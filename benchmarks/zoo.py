@@ -7,8 +7,10 @@ of every class have mean 0 and standard deviation 3 over them (`_calibrated`).
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import importlib.util
+import io
 import json
 import logging
 import shutil
@@ -91,7 +93,8 @@ class Network:
         if self.exporter == "wheel":
             shutil.copyfile(_wheel_file(), path)
         else:
-            _export(self.module(), path, self.exporter == "dynamo", self.size)
+            sample = torch.zeros(1, 3, *self.size) if self.size else torch.zeros(2, 3, 128, 160)
+            export_onnx(self.module(), path, sample, dynamo=self.exporter == "dynamo", fixed=self.size is not None)
         return ["--onnx", _FILE, *self.options]
 
     def own_run(self, folder: Path) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
@@ -136,19 +139,30 @@ def _wheel_file() -> Path:
     return Path(spec.origin).parent / "models" / "ch_PP-OCRv4_det_infer.onnx"
 
 
-def _export(module: nn.Module, path: Path, dynamo: bool, size: tuple[int, int] | None = None) -> None:
-    """An ONNX file as users write it: batch, height and width free unless there is a ``size``; outputs by name."""
-    sample = torch.zeros(1, 3, *size) if size else torch.zeros(2, 3, 128, 160)
-    names: dict[str, Any] = {"input_names": ["pixel_values"], "output_names": list(outputs_of(module(sample)))}
+def export_onnx(
+    module: nn.Module,
+    path: Path,
+    sample: Tensor,
+    *,
+    dynamo: bool = True,
+    fixed: bool = False,
+    input_name: str = "pixel_values",
+    **options: Any,
+) -> None:
+    """An ONNX file as users write it: batch, height and width free unless ``fixed``; outputs by name.
+
+    ``options`` are further ones of `torch.onnx.export`.
+    """
+    names: dict[str, Any] = {"input_names": [input_name], "output_names": list(outputs_of(module(sample)))}
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         if dynamo:
-            sizes = None if size else (dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC),)
-            torch.onnx.export(module, (sample,), path, dynamo=True, dynamic_shapes=sizes, verbose=False, **names)
+            options["dynamic_shapes"] = None if fixed else (dict.fromkeys((0, 2, 3), torch.export.Dim.DYNAMIC),)
+            torch.onnx.export(module, (sample,), path, dynamo=True, verbose=False, **names, **options)
         else:
             axes = {name: {0: "batch", 2: "height", 3: "width"} for names_ in names.values() for name in names_}
-            torch.onnx.export(module, (sample,), path, dynamo=False, dynamic_axes=axes, **names)
+            torch.onnx.export(module, (sample,), path, dynamo=False, dynamic_axes=axes, **names, **options)
 
 
 def outputs_of(value: Any) -> dict[str, Tensor]:

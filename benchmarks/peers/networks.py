@@ -9,12 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import io
-import logging
 import os
 import shutil
 import tempfile
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +22,7 @@ from torch import Tensor, nn
 
 from benchmarks.peers import Missing, Setup
 from benchmarks.peers.evaluation import Network, PipelineRunner
+from benchmarks.zoo import export_onnx
 from isnet_trt.recipes import Recipe
 from isnet_trt.training.checkpoint import Checkpoint, load_model
 from isnet_trt.training.model import inference_form
@@ -163,18 +161,8 @@ def exported(setup: Setup) -> Iterator[tuple[Path, Recipe]]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "plain.onnx"
         try:
-            _export(load_model(checkpoint), path)
+            sample = torch.zeros(_SAMPLE)
+            export_onnx(load_model(checkpoint), path, sample, input_name="image", external_data=False)
         except Exception as error:
             raise Missing(f"the training form cannot be exported: {error}") from None
         yield path, checkpoint.recipe
-
-
-def _export(model: nn.Module, path: Path) -> None:
-    sizes = {0: torch.export.Dim("batch"), 2: torch.export.Dim("height"), 3: torch.export.Dim("width")}
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        names: dict[str, Any] = {"input_names": ["image"], "output_names": ["logits"], "dynamic_shapes": (sizes,)}
-        program = torch.onnx.export(model, (torch.zeros(_SAMPLE),), dynamo=True, verbose=False, **names)
-    assert program is not None
-    program.save(str(path))
