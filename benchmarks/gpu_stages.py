@@ -18,6 +18,7 @@ from benchmarks import kernel_cost as cost
 from benchmarks.kernel_cost import Card, Cost
 from benchmarks.synthetic import filled_checkpoint
 from isnet_trt import Segmenter, timing
+from isnet_trt.cuda import kernel_specs
 from isnet_trt.errors import EngineUnavailable
 from isnet_trt.merging import geometry
 from isnet_trt.merging.windows import plan
@@ -29,6 +30,7 @@ from tests.gpu.comparison import Case, around, image, recipe_case
 from tests.gpu.networks import Strided, Torch
 from tests.kernels.cases import FAMILIES
 from tests.kernels.context_trials import AttentionCase, attention
+from tests.kernels.variants import set_of
 
 TIMED = ("fp16", "bf16")
 ATTENTION_AIM, ADDED_AIM = 0.5, 0.15
@@ -125,11 +127,16 @@ def beside_floor(spread: stats.Spread, least: Cost | None, card: Card) -> Row:
 
 
 def attention_rate(bench: Bench) -> Iterator[Row]:
-    """Attention of 4,096 and 8,192 tokens, 1 and 8 windows, beside PyTorch's and this card's matrix rate."""
-    matrix = bench.rates["matrix fp16"]
+    """Attention of 4,096 and 8,192 tokens, 1 and 8 windows, beside PyTorch's and this card's matrix rate.
+
+    Where there is one, the kernel with specialised warps, which no bundle has, comes in rows of its own.
+    """
+    matrix, variant = bench.rates["matrix fp16"], bench.target.variants()[0]
+    trial_kernel = kernel_specs.attention_by_maps("fp16", 256, False, kernel_specs.TRIAL_TILES[0]).name
+    specialised = trial_kernel in variant.kernels(set_of("attention"))
     for tokens, batch in ATTENTION:
         case = AttentionCase(f"{batch} x {tokens:,}", batch, tokens, tokens)
-        trial = attention(bench.target.variants()[0], case, "fp16", bench.target.seed)
+        trial = attention(variant, case, "fp16", bench.target.seed)
         rate = trial.cost.flops / gpu_timing.seconds(lambda _, trial=trial: trial.launch()).p50  # type: ignore[misc]
         q, k, v = (torch.randn(batch, 1, tokens, 256, device=bench.target.device).half() for _ in range(3))
         theirs = gpu_timing.seconds(
@@ -141,6 +148,12 @@ def attention_rate(bench: Bench) -> Iterator[Row]:
             "case": case.label, "parts": trial.parts, "TFLOP/s": rate / 1e12,
             "PyTorch's TFLOP/s": trial.cost.flops / theirs / 1e12, "of the matrix rate %": 100 * rate / matrix,
         }  # fmt: skip
+        if specialised:
+            label = f"{case.label}, specialised warps"
+            case = AttentionCase(label, batch, tokens, tokens, 1, tile=128, specialised=True)
+            trial = attention(variant, case, "fp16", bench.target.seed)
+            rate = trial.cost.flops / gpu_timing.seconds(lambda _, trial=trial: trial.launch()).p50  # type: ignore[misc]
+            yield {"case": case.label, "parts": 1, "TFLOP/s": rate / 1e12, "of the matrix rate %": 100 * rate / matrix}
 
 
 def floors(case: Any) -> dict[str, Cost]:

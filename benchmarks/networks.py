@@ -72,6 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--resume", action="store_true", help="measure only what --out does not hold yet")
     command.add_common(parser)
     arguments = parser.parse_args(argv)
+    cli.check_needed(arguments, resume="out")
     out = arguments.out
     records = results.read(out)["records"] if arguments.resume and out and out.is_file() else []
     done = {record["case"] for record in records}

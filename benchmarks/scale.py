@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import os
 import shutil
 import tempfile
 import time
@@ -36,7 +37,8 @@ Times = dict[str, float]
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     parser = cli.parser("benchmarks.scale", __doc__ or "")
-    parser.add_argument("bundle", nargs="?", metavar="BUNDLE", help="compare Ray Data with a plain loop on it")
+    text = "compare Ray Data with a plain loop on it; without it only --input-size and --out have an effect"
+    parser.add_argument("bundle", nargs="?", metavar="BUNDLE", help=text)
     parser.add_argument("--images", type=cli.positive, default=2000, help="image files (default: 2000)")
     command.add_image_size(parser, "of the drawn images (default: 96 160)", (96, 160))
     text = "of the images for the formula's inputs (default: 1024 2048)"
@@ -59,6 +61,7 @@ def _loops(arguments: argparse.Namespace) -> list[results.Record]:
             functools.partial(loop, arguments.bundle, images, Path(folder) / "masks", arguments.threads)
             for loop in (_plain, _pipeline)
         ]
+        os.environ.setdefault("RAY_worker_niceness", "0")  # not Ray's 15: both at the priority of this process
         ray.init(log_to_driver=False, include_dashboard=False)
         samples = timing.interleaved(runs, range(arguments.rounds), "scale")
         ray.shutdown()

@@ -33,11 +33,10 @@ def statement(evidence: Evidence | None, images: Mapping[str, float]) -> str:
     return tolerance_statement(count, worst, "equal labels") + neighbours
 
 
-_BROKEN = {
-    "fp32": "two float32 implementations differ by about 1e-5, the mildest structural mistake (a wrong epsilon) by "
-    "1e-2 rms",
-}
-_OTHERWISE = (
+_WHY_FP32 = (
+    "two float32 implementations differ by about 1e-5, the mildest structural mistake (a wrong epsilon) by 1e-2 rms"
+)
+_WHY_OTHERS = (
     "wide enough for networks with synthetic weights, whose labels hang on small differences; logits unrelated to the "
     "reference's have an rms error of 1.4"
 )
@@ -49,7 +48,7 @@ def bounds(result: ParityResult, precision: str) -> Iterator[str]:
     yield "## Bounds of a broken engine"
     yield (
         "A build beyond one of these is refused. They tell a broken engine from a rounded one and say nothing of its "
-        f"fitness: {_BROKEN.get(precision, _OTHERWISE)}."
+        f"fitness: {_WHY_FP32 if precision == 'fp32' else _WHY_OTHERS}."
     )
     least, cosine = min(row.agreement for row in rows), min((b.cosine for b in result.blocks.values()), default=1.0)
     lines = [

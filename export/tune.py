@@ -38,7 +38,7 @@ from isnet_trt.pictures.files import Image, read_image
 from isnet_trt.pictures.finding import pictures_in
 from isnet_trt.pictures.preprocess import resize
 from isnet_trt.recipes import PRESETS
-from isnet_trt.settings import size_text
+from isnet_trt.settings import Placement, size_text
 
 TUNING = ".tuning"
 """Suffix of the folder beside the bundle that keeps a tuning that has not ended."""
@@ -51,13 +51,18 @@ def check(tune: TuneOptions, job: Job) -> None:
     """Refuse, before the first long step, what cannot be tuned here.
 
     Raises:
-        SettingsError: the preset is unknown.
+        SettingsError: the preset is unknown, or the bundle is for ONNX Runtime's CUDA provider.
         EngineUnavailable: the library's engines do not run on this machine, and so cannot be timed.
     """
     if tune.preset not in PRESETS:
         raise SettingsError(f"--tune-preset {tune.preset!r} is unknown; use one of {', '.join(PRESETS)}")
     library = job.builder.library
     if not library.needs_gpu:
+        if Placement.parse(job.engine.device).kind == "cuda":
+            raise SettingsError(
+                f"--tune times {library.kind} on a CPU, this bundle is for its CUDA provider ({job.choice.reason}); "
+                f"leave out --tune, or use --engine {library.kind} without --device"
+            )
         return
     gpu, reason = probe_gpu()
     if gpu is not None:

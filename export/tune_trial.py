@@ -157,8 +157,9 @@ class Workshop:
         return BuiltEngine(bundle.manifest.engine, bundle.manifest.parity["built"])
 
     def open(self, candidate: Candidate) -> Segmenter:
-        """A candidate as a service would open it."""
-        return Segmenter.open(self.bundle(candidate), preset=self.call.preset)
+        """A candidate as a service would open it; those of ONNX Runtime on the CPU, where all of them run."""
+        device = "auto" if self.job.builder.library.needs_gpu else "cpu"
+        return Segmenter.open(self.bundle(candidate), preset=self.call.preset, device=device)
 
 
 def time_calls(

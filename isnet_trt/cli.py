@@ -164,6 +164,18 @@ def add_weights(add: Callable[..., Any]) -> None:
     add("--weights", choices=("plain", "ema"), default="plain", help=text)
 
 
+def check_needed(arguments: argparse.Namespace, **needed: str) -> None:
+    """Check that no option is given alone that has no effect without another: option=the other.
+
+    Raises:
+        SettingsError: one is; the message names both options.
+    """
+    for name, other in needed.items():
+        if getattr(arguments, name) and not getattr(arguments, other):
+            option, companion = (f"--{text.replace('_', '-')}" for text in (name, other))
+            raise SettingsError(f"{option} has no effect without {companion}: add it, or leave {option} out")
+
+
 def echo(text: str, file: TextIO | None = None) -> None:
     """Print text that may hold names of files; control characters in it, but line breaks and tabs, are escaped."""
     print(escaped(text, keep="\n\t"), file=file, flush=True)

@@ -155,7 +155,7 @@ def label_bytes(handle: int) -> int:
     return label_type(_segmenter(handle).labels.count)(0).itemsize
 
 
-def describe(handle: int, _index: int = 0) -> tuple[int, int, bytes, bytes, bytes, bytes, bytes, bytes]:
+def describe(handle: int) -> tuple[int, int, bytes, bytes, bytes, bytes, bytes, bytes]:
     """The fields of ``isnet_description``."""
     segmenter = _segmenter(handle)
     about = segmenter.about

@@ -32,6 +32,12 @@ _SMALLEST_STD = 1e-6
 LARGEST_MULTIPLE = 1024
 
 
+def short_name(name: str, longest: int | None = None) -> str:
+    """The class name ``name`` without its synonyms, which follow a comma, and of at most ``longest`` characters."""
+    short = name.split(",")[0].strip() or name
+    return short if longest is None or len(short) <= longest else f"{short[: longest - 2]}.."
+
+
 @dataclass(frozen=True)
 class Placement:
     """Where a network runs: "auto" (on the GPU for libraries that need one, else on the CPU), "cpu" or "cuda".

@@ -25,7 +25,7 @@ from isnet_trt.cuda.kernels import DESCRIPTION, SCHEMA
 from isnet_trt.cuda.tensor_maps import SWIZZLES
 from isnet_trt.errors import BuildError, SettingsError
 from isnet_trt.files import write_file
-from isnet_trt.kernels.launch import triton_function
+from isnet_trt.kernels.launch import map_layout, triton_function
 
 _EPILOG = """examples:
   python -m isnet_trt.kernels.compile --arch sm_89 --out kernels-out
@@ -74,6 +74,7 @@ def compile_kernel(spec: KernelSpec, arch: int) -> Compiled:
 
 def _source(spec: KernelSpec) -> Any:
     from triton.compiler import ASTSource
+    from triton.experimental.gluon._runtime import GluonASTSource
 
     function = triton_function(spec)
     names = function.arg_names
@@ -81,12 +82,13 @@ def _source(spec: KernelSpec) -> Any:
         raise BuildError(f"{spec.name} is declared with other arguments than its function has: {', '.join(names)}")
     types = {**spec.arguments, **dict.fromkeys(spec.constants, "constexpr")}
     for name, tensor in spec.maps.items():
-        types[name] = f"tensordesc<{types[name][1:]}[{','.join(map(str, tensor.box))}]>"
+        layout = f",{map_layout(tensor)!r}" if function.is_gluon() else ""
+        types[name] = f"tensordesc<{types[name][1:]}[{','.join(map(str, tensor.box))}]{layout}>"
     constants = {(names.index(name),): value for name, value in spec.constants.items()}
     # With addresses known to be multiples of 16, Triton loads and stores 16 bytes at a time.
     aligned = spec.pointers.difference(spec.unaligned, spec.maps)
     attributes = {(i,): [["tt.divisibility", ALIGNMENT]] for i, name in enumerate(names) if name in aligned}
-    return ASTSource(function, types, constants, attributes)
+    return (GluonASTSource if function.is_gluon() else ASTSource)(function, types, constants, attributes)
 
 
 def trailing_parameters(ptx: bytes, kinds: Sequence[str]) -> int:
@@ -142,7 +144,7 @@ def _entry(spec: KernelSpec, metadata: Any, ptx: bytes, cubin: bytes) -> dict[st
         "unaligned": list(spec.unaligned),
         **_maps(spec, metadata),
         "grid": [[list(term) for term in axis] for axis in spec.grid],
-        "threads": 32 * spec.num_warps,
+        "threads": 32 * metadata.num_warps,
         "shared_bytes": metadata.shared,
         "registers": registers,
         "spill_bytes": spill,
@@ -196,7 +198,8 @@ Job = tuple[KernelSpec, int]
 
 def _jobs(options: argparse.Namespace) -> list[Job]:
     sizes = (options.dtype, options.classes, options.width, options.context, options.padded)
-    jobs = [(spec, arch) for arch in options.arch for spec in bundle_kernels(arch, *sizes)]
+    trials = bool(options.only)
+    jobs = [(spec, arch) for arch in options.arch for spec in bundle_kernels(arch, *sizes, trials=trials)]
     names = list(dict.fromkeys(spec.name for spec, _ in jobs))
     known = {spec.name for arch in KERNEL_TARGETS for spec in bundle_kernels(arch, *sizes)}
     if unknown := [name for name in options.context or () if name not in known]:
@@ -257,7 +260,13 @@ def argument_parser() -> argparse.ArgumentParser:
         help="the kernels of the context operations, by name, of any type (default: all of --dtype; no NAME: none)",
     )
     parser.add_argument("--padded", action="store_true", help="those too that pad the network's inputs")
-    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="only kernels whose names begin so")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="only kernels whose names begin so, those that no bundle has among them",
+    )
     parser.add_argument(
         "--jobs", type=cli.threads, default=1, metavar="N", help="compile N kernels at a time (default: 1)"
     )
@@ -268,7 +277,7 @@ def argument_parser() -> argparse.ArgumentParser:
 
 def _report(name: str, arch: int, entry: dict[str, Any]) -> str:
     spill = f"SPILLS {entry['spill_bytes']} B" if entry["spill_bytes"] else "no spill"
-    return f"sm_{arch:<4} {name:32} {entry['registers']:4} registers {entry['shared_bytes']:7} B shared  {spill}"
+    return f"sm_{arch:<4} {name:36} {entry['registers']:4} registers {entry['shared_bytes']:7} B shared  {spill}"
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -6,13 +6,20 @@ import importlib
 from typing import Any
 
 from isnet_trt.cuda.kernel_specs import KernelSpec
-from isnet_trt.cuda.tensor_maps import strides
+from isnet_trt.cuda.tensor_maps import TensorMap, strides
 
 
 def triton_function(spec: KernelSpec) -> Any:
     """The Triton function of ``spec``; this imports triton."""
     module, name = spec.function.split(".")
     return getattr(importlib.import_module(f"isnet_trt.kernels.{module}"), name)
+
+
+def map_layout(tensor: TensorMap) -> Any:
+    """The layout of a tile of two-byte values in shared memory, which Gluon has declared; Triton finds the same."""
+    from triton.experimental.gluon.language import NVMMASharedLayout
+
+    return NVMMASharedLayout(min(128, 2 * tensor.box[-1]), element_bitwidth=16, rank=len(tensor.box))
 
 
 def run(spec: KernelSpec, **arguments: Any) -> None:

@@ -451,11 +451,6 @@ static void give(void *to, const void *own, size_t own_size) {
     memcpy((char *)to + sizeof size, (const char *)own + sizeof size, known - sizeof size);
 }
 
-/* Call a function of embed.py that describes a handle by a tuple. */
-static int ask(PyObject **tuple, const char *function, const isnet *handle, size_t index, char *error) {
-    return call(Py_BuildValue("(sKK)", function, number(handle), (unsigned long long)index), tuple, error);
-}
-
 int isnet_describe(const isnet *handle, isnet_description *description, char error[ISNET_ERROR]) {
     isnet_description own;
     visit visit;
@@ -467,7 +462,7 @@ int isnet_describe(const isnet *handle, isnet_description *description, char err
     if (status) {
         return status;
     }
-    status = ask(&tuple, "describe", handle, 0, error);
+    status = call(Py_BuildValue("(sK)", "describe", number(handle)), &tuple, error);
     if (tuple && !PyArg_ParseTuple(tuple, "nnyyyyyy", &label_bytes, &classes, text, text + 1, text + 2, text + 3,
                                    text + 4, text + 5)) {
         status = fail_with_exception(error);
@@ -497,7 +492,7 @@ int isnet_describe_class(const isnet *handle, size_t label, isnet_class *descrip
     if (status) {
         return status;
     }
-    status = ask(&tuple, "describe_class", handle, label, error);
+    status = call(Py_BuildValue("(sKK)", "describe_class", number(handle), (unsigned long long)label), &tuple, error);
     if (tuple && !PyArg_ParseTuple(tuple, "ybbb", &name, own.color, own.color + 1, own.color + 2)) {
         status = fail_with_exception(error);
     } else if (tuple) {

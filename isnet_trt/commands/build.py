@@ -93,9 +93,9 @@ def argument_parser() -> argparse.ArgumentParser:
         help="what runs the network (default: auto, the fastest that this machine can run; it says why)",
     )
     add("--precision", default="fp32", choices=PRECISIONS, help="the engine's arithmetic, see below (default: fp32)")
-    add("--rest", default="fp16", choices=FLOATS, help="type of what int8 and fp8 leave out (default: fp16)")
+    add("--rest", choices=FLOATS, help="type of what int8 and fp8 leave out (default: fp16)")
     add("--calib", metavar="PATH", help="folder of typical pictures: needed for int8 and fp8, and better for fp16")
-    add("--calib-inputs", type=cli.positive, default=128, metavar="N", help="at most N windows of them (default: 128)")
+    add("--calib-inputs", type=cli.positive, metavar="N", help="at most N windows of them (default: 128)")
     add("--keep", nargs="+", default=(), metavar="MODULE", help="modules that int8 and fp8 leave out, as in the report")
     add("--max-drop", type=float, metavar="POINTS", help="keep blocks out of eight bits until no more is lost")
     images = "picture or folder for the comparison (default: some held out of --calib, else built in)"
@@ -224,7 +224,8 @@ def _tuning(arguments: argparse.Namespace) -> dict[str, Any] | None:
 
 def _filled(options: type[Options], arguments: argparse.Namespace) -> Options:
     """A dataclass of options from the arguments of the same names."""
-    values = {field: getattr(arguments, field) for field in options.__dataclass_fields__}
+    fields = {field: getattr(arguments, field) for field in options.__dataclass_fields__}
+    values = {name: value for name, value in fields.items() if value is not None}
     return options(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
 
@@ -261,6 +262,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     arguments = argument_parser().parse_args(argv)
     tuning = _tuning(arguments)
+    cli.check_needed(arguments, data="score_on", calib_inputs="calib")
+    if arguments.rest and not (arguments.precision in ("int8", "fp8") or arguments.tune_accuracy):
+        raise SettingsError(f"--rest has no effect with --precision {arguments.precision}: leave it out")
     with needs("building", "build"):
         from isnet_trt.export import EngineOptions, EvidenceOptions, PrecisionOptions, TuneOptions, build
     bundle = build(

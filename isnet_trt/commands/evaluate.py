@@ -86,7 +86,8 @@ def argument_parser() -> argparse.ArgumentParser:
     add("--device", type=cli.device, default="auto", metavar="DEVICE", help=device)
     add("--threads", type=cli.threads, metavar="N", help="CPU threads (default: all cores)")
     add = parser.add_argument_group("results").add_argument
-    add("--out", type=Path, default=Path("evaluation"), metavar="DIR", help="folder (default: evaluation)")
+    out = "folder (default: evaluation); not used with --split test, which has no figures"
+    add("--out", type=Path, default=Path("evaluation"), metavar="DIR", help=out)
     add("--export", type=Path, metavar="DIR", help="write MODEL's labels there, in the dataset's ids")
     return parser
 
@@ -94,6 +95,8 @@ def argument_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     arguments = argument_parser().parse_args(argv)
+    cli.check_needed(arguments, against_engine="against")
+    _refuse_for_bundles(arguments)
     if arguments.split == TEST and not arguments.export:
         raise SettingsError("--split test: its labels are not public, so there is nothing to score; add --export DIR")
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and Placement.parse(arguments.device).number is not None:
@@ -127,6 +130,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             _present(report, arguments, Provenance(command, report.created_at))
     # torchrun stops the other processes once one fails: only the one that writes the page says so, after it.
     return cli.FAILED if report.tally.skipped and group.rank == 0 else 0
+
+
+def _refuse_for_bundles(arguments: argparse.Namespace) -> None:
+    """Raise SettingsError if an option of checkpoints is given and no model is one."""
+    if all(Path(path).is_dir() for path in (arguments.model, arguments.against) if path):
+        for option, value in (("--recipe", arguments.recipe), ("--weights", arguments.weights)):
+            if value not in (None, "plain"):
+                raise SettingsError(f"{option} {value} is for checkpoints, and no model is one: leave it out")
 
 
 @contextmanager

@@ -85,7 +85,7 @@ def argument_parser() -> argparse.ArgumentParser:
         help="put the unchanged picture to the left of its overlay, in videos as well",
     )
     half = "of the probabilities that are saved (default: float32)"
-    add("--probability-type", choices=("float32", "float16"), default="float32", help=half)
+    add("--probability-type", choices=("float32", "float16"), help=half)
     lines = "write a JSON line for each picture to FILE, or with - to the standard output"
     add("--json", nargs="?", const="-", metavar="FILE", help=lines)
     add("--engine", choices=KINDS, help="instead of the bundle's own, e.g. onnxruntime for the CPU")
@@ -123,7 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             with open_lines(arguments.json) as stream:
                 lines = JsonLines(stream, sha256(Path(arguments.bundle) / MANIFEST))
                 style = predict_video.overlay_style(arguments)
-                settings = Settings(forms, arguments.probability_type, inference, style, suffix)
+                settings = Settings(forms, arguments.probability_type or "float32", inference, style, suffix)
                 for reason in search.unreadable:
                     lines.failed(None, ImageError, reason)
                 failed = _segment_all(segmenter, settings, jobs, lines)
@@ -154,11 +154,15 @@ def _forms(text: str) -> tuple[str, ...]:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+_OF_FORM = {"overlay": ("alpha", "overlay_format", "side_by_side"), "probabilities": ("probability_type",)}
+"""Form -> the options that say how it is saved."""
+
+
 def _chosen_forms(arguments: argparse.Namespace) -> tuple[str, ...]:
     """The forms to save.
 
     Raises:
-        SettingsError: no form is left, or an option of overlays is given and no overlay is saved.
+        SettingsError: no form is left, or an option is given of a form that is not saved.
         PackageMissing: the package of a form is not installed.
     """
     forms = tuple(dict.fromkeys(arguments.save or DEFAULT))
@@ -166,9 +170,13 @@ def _chosen_forms(arguments: argparse.Namespace) -> tuple[str, ...]:
         forms = tuple(form for form in forms if form != "overlay")
     if not forms:
         raise SettingsError("--no-overlay leaves nothing to save; add a form to --save")
-    for name in ("alpha", "overlay_format", "side_by_side"):
-        if "overlay" not in forms and getattr(arguments, name) is not None:
-            raise SettingsError(f"--{name.replace('_', '-')} belongs to overlays, and none is saved: leave it out")
+    for form, names in _OF_FORM.items():
+        for name in names:
+            if form not in forms and getattr(arguments, name) is not None:
+                option, plural = f"--{name.replace('_', '-')}", form if form.endswith("s") else f"{form}s"
+                raise SettingsError(
+                    f"{option} belongs to {plural}, and none is saved: leave it out, or add {form} to --save"
+                )
     check_packages(forms)
     return forms
 

@@ -91,7 +91,7 @@ def _checked(arguments: argparse.Namespace) -> tuple[str, Path]:
     """Source and result; SettingsError for what does not fit a video."""
     if len(arguments.images) > 1:
         raise SettingsError("of videos, one is segmented at a time: give no other IMAGE beside it")
-    for name in ("save", "json", "recursive", "overlay_format"):
+    for name in ("save", "json", "recursive", "overlay_format", "probability_type"):
         if getattr(arguments, name):
             raise SettingsError(f"--{name.replace('_', '-')} belongs to pictures; the result of a video is a video")
     if not arguments.overlay:

@@ -13,6 +13,7 @@ class AttentionTile(NamedTuple):
     """Queries and keys per step of the attention kernel, its warps, and the stages of its software pipeline.
 
     ``rate`` serves to choose between the tiles of one architecture: TFLOP/s with every multiprocessor busy.
+    ``specialised``: of `isnet_trt.kernels.attention_specialised`, where ``warps`` are those of a warpgroup.
     """
 
     queries: int
@@ -20,6 +21,7 @@ class AttentionTile(NamedTuple):
     warps: int
     stages: int
     rate: int = 1
+    specialised: bool = False
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class KernelTarget:
             ``shared_kib``: the more queries in a tile, the fewer times all keys are read.
         map_tiles: of the attention that reads through tensor maps, the largest first; (): there is none, and ``tile``
             is all. For float32, and where a driver makes no tensor maps, ``tile`` is used as well.
+        trial_tiles: as ``map_tiles``, for kernels that no bundle has: tests and benchmarks ask for them.
         portable: whether every later GPU runs the PTX; that of sm_90 and later uses instructions of its architecture
             alone (sm_90a, ...).
     """
@@ -42,6 +45,7 @@ class KernelTarget:
     shared_kib: int
     tile: AttentionTile
     map_tiles: tuple[AttentionTile, ...] = ()
+    trial_tiles: tuple[AttentionTile, ...] = ()
     portable: bool = False
 
 
@@ -68,13 +72,14 @@ class GpuArchitecture:
 _TILE = AttentionTile(64, 32, 8, 2)
 # Rates: of a prototype on an H100, 8 images of 8,192 queries and keys in float16.
 _HOPPER_TILES = (AttentionTile(128, 64, 8, 2, rate=483), AttentionTile(64, 64, 4, 3, rate=452))
+_HOPPER_TRIALS = (AttentionTile(128, 64, 4, 2, specialised=True),)
 GPU_ARCHITECTURES = (
     # sm_80 has 163 KiB of shared memory, but its PTX must also run on GPUs that have 99 (8.6, 8.9, 12.x).
     GpuArchitecture("8.0", KernelTarget(80, 99, _TILE, portable=True), tensorrt_rtx=True),
     GpuArchitecture("8.6", KernelTarget(80, 99, _TILE, portable=True), tensorrt_rtx=True),
     GpuArchitecture("8.7"),
     GpuArchitecture("8.9", KernelTarget(80, 99, _TILE, portable=True), tensorrt_rtx=True),
-    GpuArchitecture("9.0", KernelTarget(86, 227, AttentionTile(128, 32, 8, 3), _HOPPER_TILES)),
+    GpuArchitecture("9.0", KernelTarget(86, 227, AttentionTile(128, 32, 8, 3), _HOPPER_TILES, _HOPPER_TRIALS)),
     # Maps compile for 10.0 and 12.0 as well, but neither a GPU nor the tests' emulator has run them (10.0), or Triton
     # 3.6 spills and nothing says that they would pay (12.0).
     GpuArchitecture("10.0", KernelTarget(86, 227, AttentionTile(128, 32, 8, 2))),

@@ -11,6 +11,7 @@ the kernels in Triton's interpreter on host memory. Addresses of results and wor
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -44,12 +45,16 @@ def attention_kernels(dtype: str, width: int) -> tuple[KernelSpec, ...]:
     return *itertools.chain.from_iterable(pairs), kernel_specs.attention_combine(dtype, width)
 
 
-def attention_pairs(dtype: str, width: int) -> list[tuple[KernelSpec, KernelSpec]]:
-    """The attention over all keys and over a part of them: with pointers, and for each tile with tensor maps."""
+@functools.cache
+def attention_pairs(dtype: str, width: int, trials: bool = False) -> tuple[tuple[KernelSpec, KernelSpec], ...]:
+    """The attention over all keys and over a part of them: with pointers, and for each tile with tensor maps.
+
+    With ``trials`` those that no bundle has are among them.
+    """
     pointers = kernel_specs.attention(dtype, width, False), kernel_specs.attention(dtype, width, True)
     maps = kernel_specs.attention_by_maps
-    tiles = kernel_specs.MAP_TILES if dtype != "fp32" else ()
-    return [pointers, *((maps(dtype, width, False, tile), maps(dtype, width, True, tile)) for tile in tiles)]
+    tiles = (*kernel_specs.MAP_TILES, *(kernel_specs.TRIAL_TILES if trials else ())) if dtype != "fp32" else ()
+    return pointers, *((maps(dtype, width, False, tile), maps(dtype, width, True, tile)) for tile in tiles)
 
 
 def pool_kernels(logits: str, features: str) -> tuple[KernelSpec, KernelSpec]:

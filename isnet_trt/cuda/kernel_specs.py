@@ -281,12 +281,19 @@ def attention_by_maps(dtype: str, width: int, partial: bool, tile: AttentionTile
     plain = _attention(dtype, width, partial, tile)
     rows = {"q": ("queries", tile.queries), "k": ("keys", tile.keys), "v": ("keys", tile.keys)}
     maps = {name: TensorMap(("batch", size, width), (1, block, width)) for name, (size, block) in rows.items()}
-    name = plain.name.replace(dtype, f"map{tile.queries}_{dtype}")
-    constants = {**plain.constants, "MAPS": True}
-    return replace(plain, name=name, constants=constants, maps=maps, earlier=plain.name, rate=tile.rate)
+    form, function, constants = "map", plain.function, {**plain.constants, "MAPS": True}
+    if tile.specialised:
+        form, function = "specialised", "attention_specialised.attention"
+        constants = {name: plain.constants[name] for name in ("BLOCK_Q", "BLOCK_K", "WIDTH", "PARTIAL")}
+        constants |= {"STAGES": tile.stages}
+    name = plain.name.replace(dtype, f"{form}{tile.queries}_{dtype}")
+    return replace(
+        plain, name=name, constants=constants, function=function, maps=maps, earlier=plain.name, rate=tile.rate
+    )
 
 
 MAP_TILES = tuple(dict.fromkeys(tile for target in KERNEL_TARGETS.values() for tile in target.map_tiles))
+TRIAL_TILES = tuple(dict.fromkeys(tile for target in KERNEL_TARGETS.values() for tile in target.trial_tiles))
 """Those of any architecture."""
 
 
@@ -327,12 +334,13 @@ def bundle_kernels(
     width: int = WIDTH,
     context: Collection[str] | None = None,
     padded: bool = False,
+    trials: bool = False,
 ) -> Iterator[KernelSpec]:
     """The kernels for sm_``arch``, engines of ``dtypes``, ``classes`` classes and an attention of ``width`` channels.
 
     ``context`` names the kernels of the context operations to include, of any type; None: those of ``dtypes``, and of
     float32 logits beside them.
-    With ``padded`` there are those of networks whose inputs are padded.
+    With ``padded`` there are those of networks whose inputs are padded, with ``trials`` those that no bundle has.
     """
     dtypes = tuple(dict.fromkeys(dtypes))
     yield from (resize(), yuv_resize())
@@ -347,7 +355,8 @@ def bundle_kernels(
         counts = [rows for rows in ROWS if rows <= FINISH_ROWS]
         yield from (finish(dtype, classes, rows) if classes > 1 else threshold(dtype, rows) for rows in counts)
     for dtype in dtypes if context is None else FLOATS:
-        specs = _context_kernels(arch, dtype, width, (dtype, "fp32") if context is None else FLOATS)
+        logits = (dtype, "fp32") if context is None else FLOATS
+        specs = _context_kernels(arch, dtype, width, logits, trials)
         yield from (spec for spec in specs if context is None or spec.name in context)
 
 
@@ -361,12 +370,13 @@ def needed_kernels(classes: int, padded: bool = False) -> tuple[KernelSpec, ...]
     return tuple(spec for spec in specs if spec.name != YUV_KERNEL)
 
 
-def _context_kernels(arch: int, dtype: str, width: int, logits: Iterable[str]) -> Iterator[KernelSpec]:
+def _context_kernels(arch: int, dtype: str, width: int, logits: Iterable[str], trials: bool) -> Iterator[KernelSpec]:
     """Those of the context operations, for inputs of one type, with logits of other types."""
     yield from (pool(kind, dtype) for kind in dict.fromkeys(logits))
     yield pool_join(dtype)
+    target = KERNEL_TARGETS[arch]
+    tiles = (*target.map_tiles, *(target.trial_tiles if trials else ())) if dtype != "fp32" else ()
     for partial in (False, True):
         yield attention(dtype, width, partial, arch)
-        for tile in KERNEL_TARGETS[arch].map_tiles if dtype != "fp32" else ():
-            yield attention_by_maps(dtype, width, partial, tile)
+        yield from (attention_by_maps(dtype, width, partial, tile) for tile in tiles)
     yield attention_combine(dtype, width)

@@ -22,7 +22,7 @@ from isnet_trt.files import make_folder, refuse_inputs, write_file
 from isnet_trt.metrics import percent
 from isnet_trt.pictures.files import encode_result
 from isnet_trt.recipes import IGNORE
-from isnet_trt.settings import Size
+from isnet_trt.settings import Size, short_name
 
 _LISTED = 20
 _COMMON = 8
@@ -199,7 +199,7 @@ def report(dataset: PictureSet, findings: Findings, complete: int | None) -> str
 
 
 def _classes(dataset: PictureSet, findings: Findings) -> Iterator[str]:
-    names = [name.split(",")[0] for name in dataset.labels.names]
+    names = [short_name(name) for name in dataset.labels.names]
     yield "  pixels   pictures  most common classes"
     for c in np.argsort(-findings.pixels, kind="stable")[:_COMMON]:
         if findings.pixels[c]:

@@ -17,7 +17,7 @@ from isnet_trt.opencv import cv2
 from isnet_trt.pictures.files import Image, encode_png, encode_result
 from isnet_trt.pictures.legend import PAPER, Entry, pad, swatch
 from isnet_trt.pictures.overlay import VOID_NAME, OverlayStyle, draw, paint
-from isnet_trt.settings import Size
+from isnet_trt.settings import Size, short_name
 
 _TILE: Size = (260, 360)
 """Largest (height, width) of a picture on the sheet."""
@@ -83,7 +83,7 @@ def _section(section: Section) -> Iterator[str]:
 def _chip(entry: Entry) -> str:
     """A legend's entry: its swatch as an image, name and share."""
     uri = pages.data_uri(encode_png(swatch(entry, 14, 24)), "image/png")
-    text = escape(f"{entry.name.split(',')[0]} {entry.figure}")
+    text = escape(f"{short_name(entry.name)} {entry.figure}")
     return f'<span><img class="swatch" src="{uri}" alt=""> {text}</span> '
 
 
@@ -94,7 +94,7 @@ def _class_rows(section: Section) -> Iterator[dict[str, object]]:
         red, green, blue = labels.palette[c]
         swatch = f'<span class="swatch" style="background: rgb({red},{green},{blue})"></span>'
         figures = _figures(int(coverage.pixels[c]), coverage.total)
-        name = labels.names[c].split(",")[0]
+        name = short_name(labels.names[c])
         yield {"": pages.Html(swatch), "id": c, "class": name, **figures, "pictures": f"{coverage.pictures[c]:,}"}
     swatch = pages.Html('<span class="swatch ignored"></span>')
     yield {"": swatch, "id": "–", "class": VOID_NAME, **_figures(coverage.ignored, coverage.total), "pictures": "–"}

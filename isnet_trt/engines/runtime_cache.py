@@ -1,8 +1,9 @@
 """TensorRT-RTX's runtime cache: kernels that it compiled for this GPU, kept in a file for the next process.
 
-The file lies beside the bundle, in ``<bundle>.runtime/``, or in the folder that ``ISNET_TRT_RUNTIME_CACHE`` names
-("off": there is none). Its name depends on GPU, driver, library version and engine, and the library itself refuses what
-does not fit the machine. Whatever is wrong with file or folder, the engine works without it. Not run on a GPU yet.
+The file lies in the folder that ``ISNET_TRT_RUNTIME_CACHE`` names; without that variable nothing is kept, since
+segmenting writes no files unless it is told to. The file's name depends on GPU, driver, library version and engine, and
+the library itself refuses what does not fit the machine. Whatever is wrong with file or folder, the engine works
+without it.
 
 https://docs.nvidia.com/deeplearning/tensorrt-rtx/latest/inference-library/work-with-runtime-cache.html
 """
@@ -23,8 +24,6 @@ from isnet_trt.files import regular_file_bytes, write_file
 
 _log = logging.getLogger(__name__)
 FOLDER_VARIABLE = "ISNET_TRT_RUNTIME_CACHE"
-FOLDER = ".runtime"
-"""Suffix of the folder beside the bundle."""
 SUFFIX = ".rtxcache"
 FILES = 8
 """Files that are kept in a folder: those last used."""
@@ -74,7 +73,7 @@ class RuntimeCache:
         if not content or content == self._content or len(content) > LARGEST:
             return
         try:
-            self._path.parent.mkdir(exist_ok=True)
+            self._path.parent.mkdir(parents=True, exist_ok=True)
             write_file(self._path, content, EngineError)
             _evict(self._path.parent)
         except (EngineError, OSError) as error:
@@ -93,20 +92,19 @@ def cache_file(source: EngineSource, gpu: Gpu, version: str) -> Path | None:
 
     Only engines of finished bundles have one: those that a build tries are still in its temporary folder.
     """
-    named = os.environ.get(FOLDER_VARIABLE, "")
-    if source.content is None or named == "off":
+    folder = os.environ.get(FOLDER_VARIABLE)
+    if source.content is None or not folder:
         return None
     parts = (gpu.name, gpu.compute_capability, gpu.driver, version, hashlib.sha256(source.content.model).hexdigest())
     name = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32] + SUFFIX
-    bundle = source.path.absolute().parent
-    return (Path(named).absolute() if named else bundle.with_name(bundle.name + FOLDER)) / name
+    return Path(folder).absolute() / name
 
 
 def _check_owner(path: Path) -> None:
     """Raise EngineError for a file of another user, who could have put any code into it."""
     owner = path.stat().st_uid
     if hasattr(os, "geteuid") and owner not in (0, os.geteuid()):
-        raise EngineError(f"{path} belongs to another user ({owner}); remove it, or set {FOLDER_VARIABLE} to a folder")
+        raise EngineError(f"{path} belongs to another user ({owner}); remove it, or name another folder")
 
 
 def _evict(folder: Path) -> None:

@@ -13,13 +13,14 @@ from isnet_trt.markdown import plain
 from isnet_trt.metrics import percent
 from isnet_trt.opencv import cv2
 from isnet_trt.pictures.label_maps import class_shares, colours, with_void
-from isnet_trt.settings import Labels
+from isnet_trt.settings import Labels, short_name
 
 _SIDE = 560
 """Longest side of a panel in pixels."""
 _DIFFERENT = np.array((230, 0, 120), np.uint8)
 """Magenta, RGB: on a grey image no other pixel has a hue."""
-_LISTED = 24
+_LISTED, _LONGEST = 24, 26
+"""Most classes of the legend, and characters of a name."""
 _JPEG_QUALITY = 85
 
 
@@ -129,7 +130,7 @@ def _legend(examples: Sequence[Example], labels: Labels) -> str:
     """Swatch and name of the classes in the label maps, by area, as SVG."""
     both = np.concatenate([maps.ravel() for e in examples for maps in (e.expected, e.actual)])
     shares = list(class_shares(both[None], labels.count))
-    entries = [(f"rgb{tuple(labels.palette[k])}", labels.names[k].split(",")[0][:26]) for k in shares[:_LISTED]]
+    entries = [(f"rgb{tuple(labels.palette[k])}", short_name(labels.names[k], _LONGEST)) for k in shares[:_LISTED]]
     if len(shares) > _LISTED:
         entries.append(("none", f"and {len(shares) - _LISTED} more"))
     rows = -(-len(entries) // 2)

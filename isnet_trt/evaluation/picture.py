@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from isnet_trt.metrics import Confusion, percent
 from isnet_trt.pages import data_uri
+from isnet_trt.settings import short_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,7 +40,7 @@ def draw(confusion: Confusion, names: tuple[str, ...], title: str) -> bytes:
     from matplotlib import colormaps
     from matplotlib.figure import Figure
 
-    few, short = len(names) <= _WITH_NUMBERS, [name.split(",")[0][:_LONGEST] for name in names]
+    few, short = len(names) <= _WITH_NUMBERS, [short_name(name, _LONGEST) for name in names]
     margin = 0.5 + 0.068 * max(map(len, short))  # inches, at 8 points
     figure, axes, scale_axes = _layout(Figure, len(names) * (0.42 if few else 0.17), margin, 0.1 if few else margin)
     shares = row_shares(confusion.counts)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any
+from typing import Any, TypeVar
 
 from isnet_trt.errors import SettingsError
 from isnet_trt.runtime.segmentation import Segmentation
 from isnet_trt.runtime.segmenter import Segmenter
 from isnet_trt.settings import Inference, adjust_preset
+
+Job = TypeVar("Job")
 
 
 @dataclass
@@ -31,21 +34,41 @@ def segment(segmenter: Segmenter, calls: Sequence[Call]) -> None:
     On a GPU the images of calls with the same options overlap, as in `Segmenter.map`. After an error the call's further
     images are left out; other calls go on.
     """
-    pending = [(call, image) for call in calls for image in call.images]
-    while pending:
-        options, group = next(groupby(pending, lambda job: job[0].options))
-        images = [image for _, image in group]
-        done = 0
+    jobs = [(call, image) for call in calls for image in call.images]
+    for options, group in groupby(jobs, lambda job: job[0].options):
+        pending = (job for job in group if job[0].error is None)
+        for (call, _), result in segment_each(segmenter, pending, lambda job: job[1], **options):
+            if isinstance(result, Exception):
+                call.error = call.error or result
+            elif call.error is None:
+                call.results.append(result)
+
+
+def segment_each(
+    segmenter: Segmenter, jobs: Iterable[Job], read: Callable[[Job], Any], **options: Any
+) -> Iterator[tuple[Job, Segmentation | Exception]]:
+    """Segment the image ``read(job)`` of each job with `Segmenter.map`; an image that fails does not end the others.
+
+    Yields each job in order, with its result or with the exception that reading or segmenting it raised.
+    """
+    source = iter(jobs)
+    pending: deque[Job] = deque()
+
+    def images() -> Iterator[Any]:
+        yield from map(read, tuple(pending))  # those that `map` had submitted behind an image that failed
+        for job in source:
+            pending.append(job)
+            yield read(job)
+
+    while True:
         try:
-            for result in segmenter.map(images, **options):
-                pending[done][0].results.append(result)
-                done += 1
+            for result in segmenter.map(images(), **options):
+                yield pending.popleft(), result
+            return
         except Exception as error:
-            failed = pending[done][0]
-            failed.error = error
-            pending = [(call, image) for call, image in pending[done:] if call is not failed]
-        else:
-            pending = pending[done:]
+            if not pending:  # an error of ``jobs`` itself
+                raise
+            yield pending.popleft(), error
 
 
 def inference_of(parameters: Mapping[str, Any], segmenter: Segmenter) -> Inference:

@@ -8,8 +8,10 @@ from __future__ import annotations
 import io
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -19,11 +21,12 @@ from isnet_trt.bundle import read_bundle
 from isnet_trt.bundle.draft import absolute
 from isnet_trt.errors import ImageError, OutOfMemory, SettingsError, first_few, needs
 from isnet_trt.files import write_file
-from isnet_trt.integrations.calls import Call
-from isnet_trt.integrations.calls import segment as segment_calls
-from isnet_trt.pictures.files import encode_png
+from isnet_trt.integrations.calls import segment_each
+from isnet_trt.pictures.files import encode_png, read_stream
 from isnet_trt.pictures.finding import SUFFIXES
 from isnet_trt.pictures.results import LABELS, mark_png
+from isnet_trt.runtime.prefetch import prefetch
+from isnet_trt.runtime.segmentation import Segmentation
 from isnet_trt.runtime.segmenter import Segmenter
 from isnet_trt.settings import Inference
 
@@ -44,12 +47,14 @@ class Actors:
         count: how many, or (least, most) for a pool that grows and shrinks.
         num_gpus: of an actor; a fraction lets several share a GPU, so that one decodes while another computes.
         num_cpus: of an actor: threads of ONNX Runtime and of the merge. Reserved for actors without a GPU.
+        io_threads: threads of an actor that read and decode images and write masks, while the engine computes.
         engine: "onnxruntime" instead of the bundle's own engine.
     """
 
     count: int | tuple[int, int] = 1
     num_gpus: float = 0
     num_cpus: int = 1
+    io_threads: int = 2
     engine: str | None = None
 
     def strategy(self) -> Any:
@@ -65,7 +70,8 @@ class Actors:
         """The arguments of `Segmenter.open`."""
         # Ray shows an actor only its own GPUs, so that the first is always the right one.
         device = "cuda" if self.num_gpus else "auto"
-        return {"engine": self.engine, "device": device, "threads": max(1, int(self.num_cpus))}
+        threads = {"threads": max(1, int(self.num_cpus)), "io_threads": self.io_threads}
+        return {"engine": self.engine, "device": device, **threads}
 
 
 @dataclass(frozen=True)
@@ -122,7 +128,7 @@ def segment(
         resume: leave out images whose mask is there already. Masks are written as a whole or not at all.
         preset: a preset of the bundle, used unless ``inference`` gives the settings.
         actors: the processes that segment.
-        rows: images that are read, segmented and written together: what is done again after a process was killed.
+        rows: images of one task of an actor: what is done again after a process was killed.
 
     Each image is a row: "path"; "labels" (H, W), or "labels_path"; "found", whether its mask was there already; and
     "error", the reason why it has no label map, else empty. Further columns of a dataset are kept.
@@ -148,11 +154,13 @@ def segment(
             masks = Masks(system, None, "", resume)
         dataset = ray.data.from_arrow([listed.slice(start, rows) for start in range(0, len(listed), rows)])
     actors = actors or Actors()
-    dataset = dataset.map_batches(read_batch, batch_size=rows, fn_kwargs={"filesystem": system, "masks": masks})
-    constructor = {"bundle": str(absolute(bundle)), "inference": settings, **actors.options()}
-    pool = {"compute": actors.strategy(), "fn_constructor_kwargs": constructor, **actors.resources()}
-    dataset = dataset.map_batches(SegmentBatch, batch_size=rows, **pool)
-    return dataset.map_batches(write_batch, batch_size=None, fn_kwargs={"masks": masks}) if masks else dataset
+    if masks is not None:
+        # With resources unlike the actor's, Ray does not fuse the two: what an actor wrote before it was killed is then
+        # not "found" when its images are done again.
+        dataset = dataset.map_batches(find_masks, batch_size=None, num_cpus=0, fn_kwargs={"masks": masks})
+    constructor = {"bundle": str(absolute(bundle)), "inference": settings, "filesystem": system, "masks": masks}
+    pool = {"compute": actors.strategy(), "fn_constructor_kwargs": {**constructor, **actors.options()}}
+    return dataset.map_batches(SegmentBatch, batch_size=rows, **pool, **actors.resources())
 
 
 def _resolved(paths: Iterable[str | os.PathLike[str]], filesystem: Any) -> tuple[Any, list[str]]:
@@ -212,60 +220,93 @@ def _is_image(info: Any, root: str) -> bool:
     return info.type == fs.FileType.File and path.suffix.lower() in SUFFIXES and not hidden
 
 
-def read_batch(batch: Batch, filesystem: Any, masks: Masks | None) -> Batch:
-    """Read the images of rows, unless their masks are there; a task of Ray."""
-    count = len(next(iter(batch.values())))
-    errors, found = [""] * count, [False] * count
-    paths = list(map(str, batch.get("path", [""] * count)))
-    if masks is not None:
-        if "path" not in batch:
-            raise SettingsError("masks are named after the images: the dataset needs a column 'path'")
-        if "labels_path" not in batch:
-            batch["labels_path"] = np.array([masks.path(path) for path in paths], object)
-        if masks.resume:
-            infos = masks.filesystem.get_file_info(list(map(str, batch["labels_path"])))
-            found = [info.type == fs.FileType.File and info.size > 0 for info in infos]
-    if not batch.keys() & {"bytes", "image"}:
-        contents: list[bytes] = []
-        for number, path in enumerate(paths):
-            content = b""
-            if not found[number]:
-                try:
-                    content = filesystem.open_input_stream(path).read()
-                except (OSError, pyarrow.ArrowException) as error:
-                    errors[number] = f"ImageError: {path} cannot be read: {error}"
-            contents.append(content)
-        batch["bytes"] = _objects(contents)
-    return {**batch, "error": np.array(errors, object), "found": np.array(found)}
-
-
 class SegmentBatch:
-    """Segment the images of rows; an actor of Ray, with a segmenter of its own."""
+    """Read and segment the images of rows, and write their label maps; an actor of Ray, with a segmenter of its own.
 
-    def __init__(self, bundle: str, inference: Inference, **options: Any) -> None:
+    Threads read, decode and write, while the engine computes the image between.
+    """
+
+    def __init__(
+        self, bundle: str, inference: Inference, filesystem: Any, masks: Masks | None, io_threads: int, **options: Any
+    ) -> None:
         self._segmenter = Segmenter.open(bundle, inference=inference, **options)
+        self._filesystem, self._masks = filesystem, masks
+        self._threads, self._depth = ThreadPoolExecutor(io_threads), io_threads
 
     def __call__(self, batch: Batch) -> Batch:
-        """Replace the columns "bytes" and "image" by "labels".
+        """Add the columns "error" and "found", and replace "bytes" and "image" by "labels", or by files.
 
         Raises:
             EngineError: the engine failed, for other reasons than an image that takes too much memory.
         """
-        images = batch.pop("image", None)
-        contents = batch.pop("bytes", None)
-        errors, labels = list(batch["error"]), [np.zeros((0, 0), np.uint8)] * len(batch["error"])
-        todo = [number for number, found in enumerate(batch["found"]) if not (found or errors[number])]
-        paths = batch.get("path", [""] * len(errors))
-        calls = [Call([_image(images, contents, paths, number)]) for number in todo]
-        segment_calls(self._segmenter, calls)
-        for number, call in zip(todo, calls, strict=True):
-            if call.error is None:
-                labels[number] = call.results[0].labels
-            elif isinstance(call.error, ImageError | OutOfMemory):
-                errors[number] = f"{type(call.error).__name__}: {call.error}"
+        count = len(next(iter(batch.values())))
+        found = batch["found"] if self._masks else np.zeros(count, bool)
+        labels, errors = _objects([np.zeros((0, 0), np.uint8)] * count), [""] * count
+        read = partial(self._read, batch.get("path"), batch.pop("bytes", None), batch.pop("image", None))
+        for number, result in self._segmented(np.flatnonzero(~found).tolist(), read, batch.get("labels_path")):
+            if isinstance(result, Segmentation):
+                labels[number] = result.labels
+            elif isinstance(result, ImageError | OutOfMemory):
+                errors[number] = f"{type(result).__name__}: {result}"
             else:
-                raise call.error
-        return {**batch, "labels": _objects(labels), "error": np.array(errors, object)}
+                raise result
+        columns = {} if self._masks else {"labels": labels}
+        return {**batch, **columns, "error": np.array(errors, object), "found": found}
+
+    def _segmented(
+        self, numbers: Iterable[int], read: Callable[[int], Any], targets: Any
+    ) -> Iterator[tuple[int, Segmentation | Exception]]:
+        """Each number with the result of its image, whose label map is written, or with the reason why not."""
+
+        def start_reading(number: int) -> tuple[int, Future[Any]]:
+            return number, self._threads.submit(read, number)
+
+        def start_writing(job: tuple[tuple[int, Any], Any]) -> tuple[int, Future[Segmentation | Exception]]:
+            (number, _), result = job
+            path = "" if targets is None else str(targets[number])
+            return number, self._threads.submit(self._write, path, result)
+
+        reading = prefetch(numbers, start_reading, lambda job: job, self._depth)
+        segmented = segment_each(self._segmenter, reading, lambda job: job[1].result())
+        return prefetch(segmented, start_writing, lambda job: (job[0], job[1].result()), self._depth)
+
+    def _read(self, paths: Any, contents: Any, images: Any, number: int) -> Any:
+        """The image of a row, decoded."""
+        if images is not None:
+            return np.ascontiguousarray(images[number])
+        path = "" if paths is None else str(paths[number])
+        try:
+            content = self._filesystem.open_input_stream(path).read() if contents is None else contents[number]
+        except (OSError, pyarrow.ArrowException) as error:
+            raise ImageError(f"{path} cannot be read: {error}") from None
+        return read_stream(_NamedFile(content, path or "the image"))
+
+    def _write(self, path: str, result: Segmentation | Exception) -> Segmentation | Exception:
+        """Write a label map to ``path``, if there are both; returns ``result``, or why it cannot be written."""
+        if self._masks is None or isinstance(result, Exception):
+            return result
+        try:
+            _write(self._masks.filesystem, path, mark_png(encode_png(result.labels)))
+        except (ImageError, OSError, pyarrow.ArrowException) as error:
+            return ImageError(f"{path} cannot be written: {error}")
+        return result
+
+
+def find_masks(batch: Batch, masks: Masks) -> Batch:
+    """Add the columns "labels_path", where it is missing, and "found": whether there is a mask; a task of Ray.
+
+    Raises:
+        SettingsError: there is no column "path".
+    """
+    if "path" not in batch:
+        raise SettingsError("masks are named after the images: the dataset needs a column 'path'")
+    if "labels_path" not in batch:
+        batch["labels_path"] = np.array([masks.path(str(path)) for path in batch["path"]], object)
+    found = np.zeros(len(batch["path"]), bool)
+    if masks.resume:
+        infos = masks.filesystem.get_file_info(list(map(str, batch["labels_path"])))
+        found = np.array([info.type == fs.FileType.File and info.size > 0 for info in infos], bool)
+    return {**batch, "found": found}
 
 
 class _NamedFile(io.BytesIO):
@@ -274,24 +315,6 @@ class _NamedFile(io.BytesIO):
     def __init__(self, content: bytes, path: str) -> None:
         super().__init__(content)
         self.name = path
-
-
-def _image(images: Any, contents: Any, paths: Any, number: int) -> Any:
-    if images is not None:
-        return np.ascontiguousarray(images[number])
-    return _NamedFile(contents[number], str(paths[number]) or "the image")
-
-
-def write_batch(batch: Batch, masks: Masks) -> Batch:
-    """Write the label maps of rows; a task of Ray."""
-    labels, errors = batch.pop("labels"), list(batch["error"])
-    for number, path in enumerate(batch["labels_path"]):
-        if not (batch["found"][number] or errors[number]):
-            try:
-                _write(masks.filesystem, str(path), mark_png(encode_png(np.ascontiguousarray(labels[number]))))
-            except (ImageError, OSError, pyarrow.ArrowException) as error:
-                errors[number] = f"{type(error).__name__}: {path} cannot be written: {error}"
-    return {**batch, "error": np.array(errors, object)}
 
 
 def _write(system: Any, path: str, content: bytes) -> None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from isnet_trt.opencv import cv2
 from isnet_trt.pictures import contrast
 from isnet_trt.pictures.files import Image
+from isnet_trt.settings import short_name
 
 PAPER, _INK, _FAINT = (250, 250, 250), (30, 30, 30), (110, 110, 110)
 _SMALLEST, _LARGEST = 15, 56
@@ -75,7 +76,7 @@ def pad(picture: Image, height: int, width: int = 0) -> Image:
 
 def _natural_width(entries: Sequence[Entry], line: int) -> int:
     """Width of a column in which no name is cut."""
-    names = max((_width(_name(entry), line) for entry in entries), default=0)
+    names = max((_width(short_name(entry.name, _LONGEST), line) for entry in entries), default=0)
     return _text_start(line) + names + line + _figure_width(entries, line) + line // 2
 
 
@@ -119,7 +120,8 @@ def _draw_entry(panel: Image, entry: Entry, corner: tuple[int, int], width: int,
     cv2.rectangle(panel, (left, top), (left + across - 1, top + height - 1), _FAINT, 1)
     room = width - _text_start(line) - line - figures - line // 2
     baseline = corner[0] + line
-    _write(panel, _cut(_name(entry), room, line), (corner[1] + _text_start(line), baseline), line, _INK)
+    name = _cut(short_name(entry.name, _LONGEST), room, line)
+    _write(panel, name, (corner[1] + _text_start(line), baseline), line, _INK)
     right = corner[1] + width - line // 2
     _write(panel, entry.figure, (right - _width(entry.figure, line), baseline), line, _FAINT)
 
@@ -131,11 +133,6 @@ def swatch(entry: Entry, height: int, width: int) -> Image:
         ids = np.zeros((height, width), np.uint8)
         contrast.draw_lines(patch, contrast.lines(ids.shape, {0: entry.pattern}, ids), contrast.HATCHED)
     return patch
-
-
-def _name(entry: Entry) -> str:
-    name = entry.name.split(",")[0].strip()
-    return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 2]}.."
 
 
 def _cut(text: str, room: int, line: int) -> str:

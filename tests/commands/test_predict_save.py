@@ -123,6 +123,7 @@ def test_half_precision(run: Any, photo: Path, tmp_path: Path) -> None:
         ("--save ,", "no form is named"),
         ("--save overlay --no-overlay", "leaves nothing to save"),
         ("--save labels --alpha 0", "--alpha belongs to overlays"),
+        ("--save labels --probability-type float32", "--probability-type belongs to probabilities, .* to --save"),
         ("--no-overlay --overlay-format png", "--overlay-format belongs to overlays"),
         ("--save color,rle --side-by-side", "--side-by-side belongs to overlays"),
     ],

@@ -10,8 +10,10 @@ from types import ModuleType
 import pytest
 from children import CHECKOUT, run_python
 
+from benchmarks import networks
 from isnet_trt import cli
-from isnet_trt.commands import evaluate, predict, qat
+from isnet_trt.commands import build, evaluate, predict, qat
+from isnet_trt.errors import SettingsError
 from isnet_trt.training import DEMO_CHECKPOINT
 
 
@@ -45,6 +47,23 @@ def test_wrong_arguments_end_with_usage(
             command.main(f"{required} {options}".split())
         assert ended.value.code == cli.ERROR
         assert f"argument {options.split()[0]}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "line", "message"),
+    [
+        (evaluate, ". --dataset lip --against-engine torch", "--against-engine has no effect without --against:"),
+        (evaluate, ". --dataset lip --weights ema", "--weights ema is for checkpoints"),
+        (evaluate, ". --dataset lip --against . --recipe r", "--recipe r is for checkpoints"),
+        (build, "--ckpt a.pth --out b --data d", "--data has no effect without --score-on:"),
+        (build, "--ckpt a.pth --out b --calib-inputs 3", "--calib-inputs has no effect without --calib:"),
+        (build, "--ckpt a.pth --out b --rest bf16 --precision fp16", "--rest has no effect with --precision fp16"),
+        (networks, "--resume", "--resume has no effect without --out:"),
+    ],
+)
+def test_options_without_effect_are_refused(command: ModuleType, line: str, message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        command.main(line.split())
 
 
 LACKING = """

@@ -36,13 +36,13 @@ def library(monkeypatch: pytest.MonkeyPatch, cuda: Cuda) -> RtxLibrary:
     monkeypatch.setattr(type(LIBRARY), "load", lambda self: double)
     monkeypatch.setattr(type(LIBRARY), "installed_version", lambda self: double.__version__)
     monkeypatch.setattr(tensorrt_family, "probe_gpu", lambda index=0: (GPU, ""))
-    monkeypatch.delenv(FOLDER_VARIABLE, raising=False)
     return double
 
 
 @pytest.fixture
-def bundle(tmp_path: Path) -> Path:
+def bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "ade").mkdir()
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "cache"))
     return tmp_path / "ade"
 
 
@@ -61,7 +61,7 @@ def _compiled(library: RtxLibrary, bundle: Path) -> list[str]:
 
 
 def _file(bundle: Path) -> Path:
-    (file,) = bundle.with_name("ade.runtime").iterdir()
+    (file,) = bundle.with_name("cache").iterdir()
     return file
 
 
@@ -107,14 +107,13 @@ def test_the_name_depends_on_all_that_matters(bundle: Path) -> None:
     assert cache_file(source, Gpu("NVIDIA Double", "8.9", "CUDA 13.0", index=1), "1.7.1") in files
 
 
-def test_the_folder_that_is_named(library: RtxLibrary, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = bundle.with_name("elsewhere")
-    monkeypatch.setenv(FOLDER_VARIABLE, str(folder))
-    _compiled(library, bundle)
-    assert len(list(folder.iterdir())) == 1
-    monkeypatch.setenv(FOLDER_VARIABLE, "off")
-    assert len(_compiled(library, bundle)) == 2
-    assert {path.name for path in bundle.parent.iterdir()} == {"ade", "elsewhere"}
+def test_nothing_is_kept_unless_a_folder_is_named(
+    library: RtxLibrary, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(FOLDER_VARIABLE)
+    for _ in range(2):
+        assert len(_compiled(library, bundle)) == 2
+    assert [path.name for path in bundle.parent.iterdir()] == ["ade"]
 
 
 def test_an_engine_that_a_build_tries_leaves_nothing(library: RtxLibrary, bundle: Path) -> None:
@@ -137,7 +136,7 @@ def test_a_folder_that_cannot_be_written_to(library: RtxLibrary, bundle: Path) -
 
 @pytest.mark.parametrize("obstacle", ["file", "folder", "link"])
 def test_something_else_in_its_place(library: RtxLibrary, bundle: Path, obstacle: str) -> None:
-    folder = bundle.with_name("ade.runtime")
+    folder = bundle.with_name("cache")
     if obstacle == "file":
         folder.write_text("mine", "utf-8")
     elif obstacle == "folder":
@@ -147,7 +146,7 @@ def test_something_else_in_its_place(library: RtxLibrary, bundle: Path, obstacle
     else:
         folder.symlink_to("nowhere")
     assert len(_compiled(library, bundle)) == 2
-    assert {path.name for path in bundle.parent.iterdir()} == {"ade", "ade.runtime"}
+    assert {path.name for path in bundle.parent.iterdir()} == {"ade", "cache"}
 
 
 def test_a_file_of_another_user_is_not_run(library: RtxLibrary, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,7 +160,7 @@ def test_a_file_of_another_user_is_not_run(library: RtxLibrary, bundle: Path, mo
 
 
 def test_the_files_used_last_are_kept(library: RtxLibrary, bundle: Path) -> None:
-    folder = bundle.with_name("ade.runtime")
+    folder = bundle.with_name("cache")
     folder.mkdir()
     for number in range(FILES + 2):
         (folder / f"{number}{SUFFIX}").write_bytes(b"x")

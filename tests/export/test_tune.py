@@ -17,8 +17,9 @@ import pytest
 from own_pictures import write_pngs
 
 from isnet_trt import Segmenter
-from isnet_trt.bundle import read_bundle
-from isnet_trt.errors import BuildError, EngineError, ParityError
+from isnet_trt.bundle import CUDA_ONNX, read_bundle
+from isnet_trt.engines.select import Choice
+from isnet_trt.errors import BuildError, EngineError, ParityError, SettingsError
 from isnet_trt.export import EngineOptions, PrecisionOptions, TuneOptions, build, tune, tune_trial
 from isnet_trt.export.tune_candidates import Candidate
 from isnet_trt.export.tune_state import SCHEMA, STATE, State, Store, Trial, exclusive, winner
@@ -55,6 +56,22 @@ def tuned(
 ) -> Path:
     engine, say = EngineOptions("onnxruntime"), (lambda text: None) if lines is None else lines.append
     return build(checkpoint, out, engine=engine, tune=options, say=say, **more).folder
+
+
+def test_a_bundle_for_the_cuda_provider_is_not_tuned(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a build's ``auto`` takes the provider as well."""
+    chosen = Choice("onnxruntime", "some GPU with ONNX Runtime's CUDA provider: no TensorRT", on_gpu=True)
+    monkeypatch.setattr("isnet_trt.export.build_bundle.choose", lambda kind, gpu: chosen)
+    monkeypatch.setattr("isnet_trt.export.build_bundle.include_kernels", lambda *arguments: False)  # half a minute
+    with pytest.raises(SettingsError, match=r"times onnxruntime on a CPU.*CUDA provider: no TensorRT\); leave out"):
+        build(checkpoint, tmp_path / "out", tune=SMALL)
+    assert list(tmp_path.iterdir()) == []
+    said: list[str] = []
+    bundle = build(checkpoint, tmp_path / "out", say=said.append)
+    assert bundle.manifest.engine.file == CUDA_ONNX
+    assert any(chosen.reason in line for line in said)
 
 
 def rows(bundle: Path) -> list[dict[str, Any]]:

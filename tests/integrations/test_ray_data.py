@@ -232,10 +232,11 @@ def test_the_code_of_the_page_runs(folder: Path, bundle: Path, tmp_path: Path) -
     assert len(files(tmp_path / "masks")) == 15
     exec(compile(formula, "scale.md", "exec"), names)
     times = {"t_gpu": 0.02, "t_read": 0.01, "t_decode": 0.03, "t_write": 0.01, "bandwidth": 1e9, "image_bytes": 5e5}
-    assert names["images_per_second"](8, 2, 100, **times) == (pytest.approx(400), "GPU")
-    assert names["images_per_second"](8, 1, 100, **times) == (pytest.approx(8 / 0.03), "decoding")
-    assert names["images_per_second"](64, 2, 100, **times) == (pytest.approx(2000), "reading")
-    assert names["images_per_second"](8, 2, 4, **times) == (pytest.approx(200), "writing")
+    rate = names["images_per_second"]
+    assert rate(8, 2, 1, 100, **times) == (pytest.approx(8 * 2 / 0.05), "threads")
+    assert rate(8, 2, 2, 1000, **times) == (pytest.approx(400), "GPU")
+    assert rate(64, 2, 4, 9999, **times) == (pytest.approx(2000), "reading")
+    assert rate(8, 2, 4, 4, **times) == (pytest.approx(4 / 0.05), "cores")
 
 
 def test_a_bundle_that_cannot_run_on_the_cluster_says_why(folder: Path, tmp_path: Path) -> None:

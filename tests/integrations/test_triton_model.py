@@ -9,9 +9,10 @@ import pytest
 from small_bundle import SLIDE
 
 from isnet_trt import Segmenter
-from isnet_trt.errors import ImageError, SettingsError
-from isnet_trt.integrations.calls import Call, inference_of, segment
+from isnet_trt.errors import EngineError, ImageError, SettingsError
+from isnet_trt.integrations.calls import Call, inference_of, segment, segment_each
 from isnet_trt.integrations.triton import arrays_of, images_of
+from isnet_trt.runtime.call import Outputs
 
 IMAGE = np.random.default_rng(5).integers(0, 256, (41, 57, 3), np.uint8)
 PNG = cv2.imencode(".png", IMAGE[:, :, ::-1])[1].reshape(1, -1)
@@ -70,6 +71,27 @@ def test_an_error_is_that_of_its_call_alone(segmenter: Segmenter) -> None:
     for call in (calls[0], calls[5]):
         np.testing.assert_array_equal(call.results[0].labels, want.labels)
     np.testing.assert_array_equal(calls[3].results[0].labels, segmenter(IMAGE, inference=SLIDE).labels)
+
+
+@pytest.mark.parametrize("depth", [0, 3])
+def test_images_submitted_behind_one_that_fails_are_segmented(
+    segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch, depth: int
+) -> None:
+    """As on a GPU, where images are submitted early and one may fail when its label map is collected."""
+    jobs, collect = [10, 11, -1, 12, 13, 14], type(segmenter.runtime).collect
+
+    def failing(self: object, outputs: Outputs) -> None:
+        collect(self, outputs)  # type: ignore[arg-type]
+        if outputs.labels.shape[1] == 12:
+            raise EngineError("12")
+
+    monkeypatch.setattr(type(segmenter.runtime), "prefetch", depth)
+    monkeypatch.setattr(type(segmenter.runtime), "collect", failing)
+    outcomes = list(segment_each(segmenter, iter(jobs), lambda side: np.zeros((9, side, 3), np.uint8)))
+    assert [job for job, _ in outcomes] == jobs
+    results = [result if isinstance(result, Exception) else result.labels.shape[1] for _, result in outcomes]
+    assert [results[:2], results[4:]] == [[10, 11], [13, 14]]
+    assert [type(results[2]), type(results[3])] == [ValueError, EngineError]
 
 
 def test_outputs_are_those_requested(segmenter: Segmenter) -> None:

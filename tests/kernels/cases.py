@@ -83,6 +83,13 @@ FAMILIES = {
                 AttentionCase("maps, no key at all, 2 parts", 1, 3, 20, 2, hidden="all", tile=128),
                 AttentionCase("maps, no key at all", 1, 3, 20, 1, hidden="all", tile=64),
                 AttentionCase("maps, great scores", 1, 4, 40, 1, gain=60, tile=64),
+                AttentionCase("specialised, beside images of NaN", 3, 150, 71, 1, nan=True, tile=128, specialised=True),
+                AttentionCase(
+                    "specialised, 140 queries, 450 keys, 2 parts", 2, 140, 450, 2, hidden="some", tile=128,
+                    specialised=True,
+                ),
+                AttentionCase("specialised, no key, 2 parts", 1, 3, 20, 2, hidden="all", tile=128, specialised=True),
+                AttentionCase("specialised, the demo's width", 1, 35, 333, 1, width=32, tile=128, specialised=True),
             ),
             (
                 AttentionCase("ADE, 5,504 keys", 1, 5504, 5504),

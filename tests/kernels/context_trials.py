@@ -26,7 +26,7 @@ class AttentionCase:
 
     ``hidden`` keys have a bias of −inf: some and all of the last image's, the first half (whole tiles), or all.
     ``gain`` scales the queries. ``tile``: with ``parts``, the kernel that reads tiles of so many queries through tensor
-    maps, where the variant has it. ``nan``: keys and values of all images but the first are NaN.
+    maps, ``specialised`` or not, where the variant has it. ``nan``: keys and values of images but the first are NaN.
     """
 
     label: str
@@ -38,6 +38,7 @@ class AttentionCase:
     hidden: Literal["", "some", "first", "all"] = ""
     gain: float = 1.0
     tile: int = 0
+    specialised: bool = False
     nan: bool = False
 
 
@@ -63,9 +64,12 @@ def attention(variant: Variant, case: AttentionCase, dtype: str, seed: int) -> T
         variant.collect()
 
     def directly() -> None:
-        pairs = attention_pairs(dtype, d)
-        pairs = [pair for pair in pairs if pair[0].maps and pair[0].constants["BLOCK_Q"] == case.tile] + pairs
-        whole, part = next((all_keys.name, part.name) for all_keys, part in pairs if all_keys.name in kernels)
+        every = attention_pairs(dtype, d, trials=True)
+        form = f"_{'specialised' if case.specialised else 'map'}{case.tile}_"
+        tiles = [pair for pair in every if form in pair[0].name]
+        whole, part = next(
+            (all_keys.name, part.name) for all_keys, part in [*tiles, *every] if all_keys.name in kernels
+        )
         combine = kernel_specs.attention_combine(dtype, d).name
         variant.run(
             set_of("attention", width=d), part if parts > 1 else whole, **inputs, out=partial, norms=norms,

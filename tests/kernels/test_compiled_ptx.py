@@ -6,6 +6,9 @@ Beside the results, every access is checked: bounds, alignment, values that nobo
 
 from __future__ import annotations
 
+import json
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ import pytest
 from ptx_machine import PtxKernels
 from ptx_memory import Fault, Memory
 
+from isnet_trt.errors import EngineError
 from tests.interpreter import NEEDED
 from tests.kernels.cases import FAMILIES
 from tests.kernels.trials import examine, wrong
@@ -62,6 +66,29 @@ def test_attention_of_later_architectures(attention_folder: Path, case: Any, dty
     """Those whose code has instructions that sm_80 lacks (tests/kernels/test_hopper_ptx.py)."""
     trial = FAMILIES["attention"].trial(Emulated(attention_folder, arch=arch), case, dtype, 8)
     assert not wrong(examine(trial, trial.reference(), twice=False))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [("box", [1, 32, 64], "deadlock: .* and 16384 bytes"), ("shape", ["batch", "queries", 256], "relative error"),
+     ("swizzle", 64, "relative error"), ("swizzle", 0, "relative error")],
+)  # fmt: skip
+def test_a_wrong_tensor_map_is_seen(
+    attention_folder: Path, tmp_path: Path, field: str, value: Any, message: str
+) -> None:
+    """A box, a stride or a swizzle that is not the one that the code was compiled for."""
+    shutil.copytree(attention_folder / "90", tmp_path / "90")
+    path = set_folder(tmp_path, "w256", 90) / "sm_90" / "launch.json"
+    data = json.loads(path.read_text("utf-8"))
+    data["kernels"]["attention_map64_fp16"]["maps"]["k"][field] = value
+    path.write_text(json.dumps(data), "utf-8")
+    case = next(case for case in FAMILIES["attention"].odd if (case.tile, case.specialised) == (64, False))
+    trial = FAMILIES["attention"].trial(Emulated(tmp_path, arch=90), case, "fp16", 8)
+    try:
+        found = wrong(examine(trial, trial.reference(), twice=False))
+    except (Fault, EngineError) as error:
+        found = [str(error)]
+    assert any(re.search(message, text) for text in found), found
 
 
 @pytest.mark.parametrize(("name", "number"), [("attention", 7), ("region_pool", 4)])

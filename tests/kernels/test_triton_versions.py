@@ -37,3 +37,8 @@ def test_the_kernels_of_150_classes_compile_without_a_spill(arch: int, tmp_path:
     ran = run("-m", "isnet_trt.kernels.compile", "--arch", f"sm_{arch}", *options)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert (tmp_path / f"sm_{arch}" / "launch.json").is_file()
+
+
+def test_the_attention_with_specialised_warps_compiles() -> None:
+    ran = run("-m", "isnet_trt.kernels.compile", "--arch", "sm_90", "--only", "attention_specialised")
+    assert ran.returncode == 0, ran.stdout + ran.stderr

@@ -31,6 +31,7 @@ CASES = [
     for family in FAMILIES.values()
     for number, case in enumerate(family.odd)
     for tile in [getattr(case, "tile", 0)]
+    if not getattr(case, "specialised", False)  # Gluon is not interpreted
     for dtype in family.dtypes
     if not tile or dtype != "fp32"  # there are none
     for slow in [
