@@ -8,6 +8,7 @@ import pytest
 from benchmarks import training
 
 
+@pytest.mark.slow
 def test_variants_are_timed_and_one_that_fails_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
