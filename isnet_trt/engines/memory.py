@@ -16,6 +16,9 @@ LIMIT_VARIABLE = "ISNET_TRT_MAX_MEMORY"
 _UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 _QUOTAS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 _FOLDED_SHARE, _FOLDED_LEAST = 16, 1 << 20
+_LARGEST_STEP = 16 << 20
+"""Bytes up to which the pool doubles what it takes at once. glibc never reuses blocks above 32 MiB: the next image
+would map them anew, at a page fault for every 4 KiB."""
 _lock = threading.Lock()
 _FOLDED_KEY = "optimization.constant_folding_max_output_size_in_bytes"
 
@@ -69,6 +72,7 @@ def _create_pool(runtime: Any) -> bool:
         return False
     # -1: the library's defaults.
     growth = dict.fromkeys(("arena_extend_strategy", "initial_chunk_size_bytes", "max_dead_bytes_per_chunk"), -1)
+    growth["max_power_of_two_extend_bytes"] = _LARGEST_STEP
     try:
         kind = runtime.OrtAllocatorType.ORT_ARENA_ALLOCATOR
         arena = runtime.OrtMemoryInfo("Cpu", kind, 0, runtime.OrtMemType.DEFAULT)
