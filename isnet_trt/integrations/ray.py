@@ -35,6 +35,7 @@ with needs("isnet_trt.integrations.ray", "ray"):
     import ray.data
     from pyarrow import fs
 
+_ROWS, _MOST_ROWS = 32, 128
 Batch = dict[str, Any]
 """Columns of some rows, each an array."""
 
@@ -61,6 +62,11 @@ class Actors:
         """Ray's description of the pool."""
         least, most = (self.count, self.count) if isinstance(self.count, int) else self.count
         return ray.data.ActorPoolStrategy(min_size=least, max_size=most)
+
+    def rows(self, images: int) -> int:
+        """Images of a task, of ``images`` files: more cost less scheduling, but leave some actors idle."""
+        most = self.count if isinstance(self.count, int) else self.count[1]
+        return max(_ROWS, min(_MOST_ROWS, images // (4 * most)))
 
     def resources(self) -> dict[str, float]:
         """What Ray reserves for an actor; both at once are experimental in Ray Data."""
@@ -112,7 +118,7 @@ def segment(
     preset: str = "default",
     inference: Inference | None = None,
     actors: Actors | None = None,
-    rows: int = 32,
+    rows: int | None = None,
 ) -> ray.data.Dataset:
     """Segment images on a Ray cluster; returns a dataset that is computed when it is consumed.
 
@@ -128,7 +134,8 @@ def segment(
         resume: leave out images whose mask is there already. Masks are written as a whole or not at all.
         preset: a preset of the bundle, used unless ``inference`` gives the settings.
         actors: the processes that segment.
-        rows: images of one task of an actor: what is done again after a process was killed.
+        rows: images of one task of an actor: what is done again after a process was killed. Default: 32; up to 128 of
+            listed files whose masks are written, if that leaves four tasks for each actor.
 
     Each image is a row: "path"; "labels" (H, W), or "labels_path"; "found", whether its mask was there already; and
     "error", the reason why it has no label map, else empty. Further columns of a dataset are kept.
@@ -146,21 +153,22 @@ def segment(
     system, (target,) = _resolved([str(out or ".")], filesystem)
     if out is not None or beside:
         masks = Masks(system, target if out is not None else None, str(root or ""), resume)
+    actors = actors or Actors()
     if isinstance(images, ray.data.Dataset):
         dataset, system = images, system if filesystem is not None else fs.LocalFileSystem()
     else:
         system, listed = find_images([images] if isinstance(images, str | os.PathLike) else images, filesystem, masks)
         if masks is not None and masks.folder is None:
             masks = Masks(system, None, "", resume)
+        rows = rows or (actors.rows(len(listed)) if masks else _ROWS)
         dataset = ray.data.from_arrow([listed.slice(start, rows) for start in range(0, len(listed), rows)])
-    actors = actors or Actors()
     if masks is not None:
         # With resources unlike the actor's, Ray does not fuse the two: what an actor wrote before it was killed is then
         # not "found" when its images are done again.
         dataset = dataset.map_batches(find_masks, batch_size=None, num_cpus=0, fn_kwargs={"masks": masks})
     constructor = {"bundle": str(absolute(bundle)), "inference": settings, "filesystem": system, "masks": masks}
     pool = {"compute": actors.strategy(), "fn_constructor_kwargs": {**constructor, **actors.options()}}
-    return dataset.map_batches(SegmentBatch, batch_size=rows, **pool, **actors.resources())
+    return dataset.map_batches(SegmentBatch, batch_size=rows or _ROWS, **pool, **actors.resources())
 
 
 def _resolved(paths: Iterable[str | os.PathLike[str]], filesystem: Any) -> tuple[Any, list[str]]:
