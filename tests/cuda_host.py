@@ -21,6 +21,7 @@ from isnet_trt.cuda.kernel_specs import bundle_kernels
 from isnet_trt.cuda.pipeline import Pipeline
 from isnet_trt.cuda.plan import Model
 from isnet_trt.engines.onnxruntime import open_onnx
+from isnet_trt.engines.onnxruntime_cpu import SessionEngine
 from isnet_trt.errors import EngineError
 from isnet_trt.merging.merge import Head
 from isnet_trt.pictures.interop import image_from
@@ -230,7 +231,8 @@ class HostEngine:
         self.gain = 1.0
 
     def output_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        self.engine._open(shape)  # refuses a shape as ONNX Runtime's engine on a GPU does
+        if isinstance(self.engine, SessionEngine):
+            self.engine._open(shape)  # refuses a shape as ONNX Runtime's engine on a GPU does
         return shape[0], self.classes, -(-shape[2] // self.stride), -(-shape[3] // self.stride)
 
     def enqueue(self, input_address: int, output_address: int, shape: tuple[int, ...], stream: int) -> None:

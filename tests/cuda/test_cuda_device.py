@@ -398,6 +398,7 @@ def test_the_real_driver_api_takes_what_it_is_given():
         "cuStreamBeginCapture": (77, local), "cuStreamEndCapture": (77,),
         "cuGraphInstantiate": (graph, 0), "cuGraphDestroy": (graph,), "cuGraphExecDestroy": (api.CUgraphExec(),),
         "cuGraphLaunch": (api.CUgraphExec(), 77), "cuGetErrorString": (api.CUresult(2),),
+        "cuGetProcAddress": (b"cuTensorMapEncodeTiled", 12000, 0),
     }  # fmt: skip
     assert set(calls) == {name for name in vars(Driver) if name.startswith("cu")}
     for name, arguments in calls.items():
