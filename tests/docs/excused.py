@@ -16,6 +16,8 @@ EXCUSED = {
     "make test": f"{MINUTES}, and runs this test",
     "pip install 'isnet-trt[cpu]'": NETWORK,
     "pip install 'isnet-trt[completion]'": NETWORK,
+    "pip uninstall --yes onnxruntime": "changes the environment that the tests run in",
+    "pip install 'isnet-trt[gpu-ort]'": NETWORK,
     "pip install numpy tqdm onnxruntime opencv-python-headless": NETWORK,
     "pip install --no-deps isnet-trt": NETWORK,
     "isnet-trt predict bundles/city rtsp://camera.example.org/1 --out out.mp4 --show-every 3": "asks a camera",
