@@ -32,6 +32,7 @@ EXCUSED = {
     "docker build --file docker/Dockerfile --tag isnet-trt .": DOCKER,
     'docker run --rm --volume "$PWD":/data isnet-trt predict bundles/ade pictures --out results': DOCKER,
     "make test-gpu": GPU,
+    "python -m benchmarks.training --recipe isnet_resnet50os8_ade20k --batch 16 --profile --out training.json": GPU,
     'make test-gpu PYTEST_ARGS="--quick --minutes 8 --work /tmp/gpu"': GPU,
     'make test-gpu PYTEST_ARGS="--resume --work /tmp/gpu"': GPU,
     "make test-gpu PYTEST_ARGS=\"--quick --work /tmp/gpu --minutes 9 -k '$TRT'\"": GPU,
