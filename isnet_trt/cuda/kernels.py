@@ -200,6 +200,11 @@ def read(source: KernelSource, compute_capability: str) -> KernelFiles:
         code[name] = read_file(file)
         if hashlib.sha256(code[name]).hexdigest() != entry[f"{code_format}_sha256"]:
             raise BundleError(f"{file} was changed after it was compiled (SHA-256 differs); {_REBUILD}")
+    for kernel in kernels.values():
+        other = kernels.get(kernel.fallback)
+        if other is not None and (other.maps or other.arguments != kernel.arguments):
+            reason = f"{other.name} cannot be launched in place of {kernel.name}"
+            raise BundleError(f"{path / DESCRIPTION} is damaged: {reason}; {_REBUILD}")
     return KernelFiles(path, code_format, data["classes"], kernels, code)
 
 
@@ -287,6 +292,7 @@ class Kernels:
         self.files = files
         self._api = api
         self._encoder = Encoder(api)
+        self._warned: set[str] = set()  # kernels whose tensor maps were refused
         self._functions: dict[str, driver.Function] = {}
         self._lock = threading.Lock()
 
@@ -337,7 +343,9 @@ class Kernels:
         try:
             parameters = kernel.pack(arguments, self._encoder)
         except TensorMapError as error:
-            _log.warning("kernel %s: %s; %s is launched instead", name, error, kernel.fallback)
+            if name not in self._warned:
+                _log.warning("kernel %s: %s; %s is launched instead", name, error, kernel.fallback)
+            self._warned.add(name)
             self.launch(kernel.fallback, stream, **arguments)
             return
         grid = kernel.blocks(arguments)

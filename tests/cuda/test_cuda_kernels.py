@@ -213,9 +213,17 @@ def test_without_tensor_maps_pointers_are_passed(compiled, gpu, stream, caplog):
     without.launch(MAPS, stream, **ATTENTION)
     assert gpu.launched[-1].grid == (1, 2, 1)  # 128 queries a block
     assert "the driver has no cuTensorMapEncodeTiled: cuGetProcAddress failed: invalid argument" in caplog.text
-    assert "attention_fp16 is launched instead" in caplog.text
+    without.launch(MAPS, stream, **ATTENTION)
+    assert caplog.text.count("attention_fp16 is launched instead") == 1
     opened.close()
     without.close()
+
+
+@pytest.mark.parametrize("other", [MAPS, "resize"])
+def test_a_kernel_that_cannot_take_its_place(folder, other):
+    change(folder, MAPS, "sm_90", fallback=other)
+    with pytest.raises(BundleError, match=rf"damaged: {other} cannot be launched in place of {MAPS}"):
+        read(folder, "9.0")
 
 
 @pytest.mark.parametrize(
