@@ -38,10 +38,16 @@ _names: dict[str, str] = {}
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Keeps line breaks in descriptions and examples, and wraps at 110 columns."""
+    """Keeps line breaks in descriptions and examples, wraps at 110 columns, and names commands as the user does."""
 
     def __init__(self, prog: str, **options: Any) -> None:
         super().__init__(prog, **{"max_help_position": 28, "width": 110, **options})
+
+    def _expand_help(self, action: argparse.Action) -> str:
+        return renamed(super()._expand_help(action))
+
+    def _format_text(self, text: str) -> str:
+        return renamed(super()._format_text(text))
 
 
 class Parser(argparse.ArgumentParser):
@@ -77,15 +83,8 @@ class Parser(argparse.ArgumentParser):
 
 
 def parser(module: str, description: str, epilog: str = "") -> Parser:
-    """An argument parser for a command: ``python -m module``, or the name that the dispatcher gave it.
-
-    The module names after ``python -m`` in the texts are replaced where the dispatcher gave names.
-    """
-    return Parser(
-        prog=command_line(module),
-        description=renamed(description),
-        epilog=renamed(epilog),
-    )
+    """An argument parser for a command: ``python -m module``, or the name that the dispatcher gave it."""
+    return Parser(prog=command_line(module), description=description, epilog=epilog)
 
 
 def command_line(module: str) -> str:
@@ -99,8 +98,13 @@ def invocation(module: str, argv: Sequence[str] | None) -> str:
 
 
 def renamed(text: str) -> str:
-    """``text`` with each ``python -m module`` as the user starts it."""
-    return re.sub(r"python -m ([\w.]+\w)", lambda match: command_line(match[1]), text)
+    """``text`` with each ``python -m module`` as the user starts it; a column of explanations beside it stays."""
+
+    def replacement(match: re.Match[str]) -> str:
+        name, arguments, gap = command_line(match["module"]), match["arguments"], match["gap"]
+        return f"{name}{arguments}{gap and gap.ljust(len(match[0]) - len(name + arguments))}"
+
+    return re.sub(r"python -m (?P<module>[\w.]+\w)(?P<arguments>(?: ?\S)*)(?P<gap> *)", replacement, text)
 
 
 @contextlib.contextmanager

@@ -100,6 +100,21 @@ def test_help_names_commands_as_they_were_started(prog: str, capsys: pytest.Capt
     assert cli.command_line("isnet_trt.build") == "python -m isnet_trt.build"
 
 
+@pytest.mark.parametrize("command", [*COMMANDS, "data check", "bundle show"])
+def test_no_help_names_a_command_otherwise(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([*command.split(), "--help"])
+    assert "python -m" not in capsys.readouterr().out
+
+
+def test_explanations_beside_commands_stay_in_their_column(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["bundle", "--help"])
+    lines = capsys.readouterr().out.splitlines()
+    beside = [line.index("every file") for line in lines if "every file against" in line]
+    assert beside == [line.index("bundle; says") for line in lines if "bundle; says" in line]
+
+
 def test_a_module_of_its_own_has_its_own_name() -> None:
     page = run_python("-m", "isnet_trt.training.recipes", "--help", check=True).stdout
     assert page.startswith("usage: python -m isnet_trt.training.recipes")

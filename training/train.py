@@ -137,7 +137,7 @@ def argument_parser() -> argparse.ArgumentParser:
     add("--device", choices=["cpu", "cuda"], help="where to compute (default: the GPU if there is one)")
     add("--amp", choices=["bf16", "fp16"], help="mixed precision; default: float32 without TF32")
     compiled = "compile the network: minutes at the start, so for runs of hours; the gain is to be measured first"
-    add("--compile", action="store_true", help=f"{compiled} (python -m benchmarks.training)")
+    add("--compile", action="store_true", help=f"{compiled} (python -m benchmarks training)")
     add("--threads", type=cli.threads, help="CPU threads of the training process")
     add(
         "--workers", type=cli.whole(0, 1024), default=defaults.workers, help="processes that read and crop (default: 2)"

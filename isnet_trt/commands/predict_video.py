@@ -115,7 +115,7 @@ class _Player:
         """The frames that the network gets: of those that have a place in the result, every N-th."""
         last, number = -1, 0
         for frame in self.frames:
-            if slot(frame.seconds, self.rate) == last:
+            if slot(frame.seconds, self.rate) <= last:
                 continue
             last = slot(frame.seconds, self.rate)
             is_shown = number % self.show_every == 0

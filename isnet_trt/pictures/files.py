@@ -64,12 +64,18 @@ def _decoded(content: bytes, name: object) -> Image:
     except cv2.error as error:
         raise ImageError(f"{name}: OpenCV cannot read it ({error.err}); convert it or make it smaller") from None
     if image is None:
-        raise _unreadable(name)
+        raise _unreadable(name, dimensions(content))
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image), np.uint8)
 
 
-def _unreadable(name: object) -> ImageError:
+def _unreadable(name: object, size: tuple[int, int] | None = None) -> ImageError:
+    """The error for what OpenCV does not decode; ``size`` (width, height) where it has the header of a picture."""
     reason = "it is damaged, cut off, empty or no image file; copy or unpack it again"
+    if size and all(size):
+        reason = (
+            f"by its header it has {size[0]}×{size[1]} pixels, so it is damaged, cut off, or of a kind that OpenCV does "
+            "not know (compression, floating point, more than four bands); convert it to PNG or to a TIFF of 8-bit RGB"
+        )
     return ImageError(f"{name}: not a picture that OpenCV can read; {reason}")
 
 

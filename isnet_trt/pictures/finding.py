@@ -73,7 +73,7 @@ def find_images(
     """The pictures that ``arguments`` (files, folders, globs, URLs) mean, each once, in order, missing files too.
 
     With ``recursive``, folders below a folder are searched too: links to folders are followed, each folder is entered
-    once, and those whose names begin with a dot are left out. Results of an earlier run are left out, unless only
+    once. Files and folders whose names begin with a dot are left out, and results of an earlier run, unless only
     results are given by name.
 
     Raises:
@@ -170,7 +170,8 @@ def _in_folder(top: Path, recursive: bool, search: Search) -> Iterator[ImageSour
 
 
 def _is_picture_name(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and not is_folder(path)
+    """Whether a folder's entry is taken; names with a dot in front belong to the system (``._a.jpg`` of macOS)."""
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and not is_folder(path)
 
 
 def _pictures(files: Iterable[Path], search: Search) -> list[Path]:

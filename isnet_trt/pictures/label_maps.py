@@ -27,9 +27,10 @@ _MOST_COLOURS = 256
 def with_void(labels: LabelMap, classes: int) -> NDArray[np.unsignedinteger]:
     """Class ids (H, W) as uint8 or uint16, in which the largest value of the type stands for all that are no class.
 
-    The type is that of ``labels`` where it is one of these; otherwise the smaller one that has room.
+    The type is that of ``labels`` where it is one of these and has room for all classes; otherwise the smaller one
+    that has room.
     """
-    if labels.dtype in (np.uint8, np.uint16):
+    if labels.dtype == np.uint16 or (labels.dtype == np.uint8 and classes <= _MOST_COLOURS):
         if labels.max(initial=0) < classes:
             return labels  # type: ignore[return-value]  # numpy's types do not follow from the comparison
         inside, dtype = labels < classes, labels.dtype

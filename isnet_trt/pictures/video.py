@@ -20,7 +20,10 @@ from isnet_trt.pictures.files import Image, is_folder
 from isnet_trt.settings import size_text
 
 SUFFIXES = frozenset(
-    (".avi", ".flv", ".m3u8", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv")
+    (
+        *(".3gp", ".avi", ".flv", ".h264", ".hevc", ".m2ts", ".m3u8", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg"),
+        *(".mpg", ".mts", ".mxf", ".ogv", ".ts", ".webm", ".wmv"),
+    )
 )
 CODECS = {".avi": "MJPG", ".mkv": "mp4v", ".mov": "mp4v", ".mp4": "mp4v"}
 """Suffix of a file to be written -> its codec, of those that OpenCV's own FFmpeg has."""
@@ -72,6 +75,7 @@ class VideoReader:
         """
         self.source = source
         self.read = self.dropped = 0
+        self._seconds = self._first = 0.0
         self._drop = drop
         self._frames: deque[Frame] = deque()
         self._changed = threading.Condition()
@@ -100,8 +104,11 @@ class VideoReader:
 
     @property
     def is_cut_off(self) -> bool:
-        """Whether the source ended before its end: a stream at any time, a file with fewer frames than it says."""
-        return is_live(self.source) or _fewer(self.read, self.count)
+        """Whether the source ended before its end: a stream at any time, a file with fewer frames than it says.
+
+        Of some containers the count is the length times the rate, which irregular frames do not come to.
+        """
+        return is_live(self.source) or _fewer(max(self.read, slot(self._seconds, self.rate) + 1), self.count)
 
     def _read_all(self) -> None:
         start = None
@@ -112,12 +119,24 @@ class VideoReader:
                     break
                 now = cv2.getTickCount() / cv2.getTickFrequency()
                 start = now if start is None else start
-                self._put(Frame(image, now - start if is_live(self.source) else self.read / self.rate))
+                self._seconds = now - start if is_live(self.source) else self._file_time()
+                self._put(Frame(image, self._seconds))
         except Exception as error:  # raised where the frames are taken
             self._failure = error
         with self._changed:
             self._ended = True
             self._changed.notify_all()
+
+    def _file_time(self) -> float:
+        """The time of the frame that was read: its number over the rate, or the file's if that is another frame's.
+
+        Times beyond the length of the file are not believed, for the time until then would be filled with frames.
+        """
+        regular, stored = self.read / self.rate, self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+        self._first = stored if not self.read else self._first
+        seconds = stored - self._first
+        is_other = abs(seconds - regular) * self.rate > 0.5 and seconds > 0 and slot(seconds, self.rate) <= self.count
+        return seconds if is_other else regular
 
     def _put(self, frame: Frame) -> None:
         with self._changed:
@@ -185,24 +204,31 @@ class VideoWriter:
     frames: int = 0
     _size: tuple[int, int] = (0, 0)
     _writer: Any = None
+    _last: Image | None = None
 
     def write(self, image: Image, seconds: float) -> None:
-        """Write ``image``, uint8 (H, W, 3) BGR, as often as it takes to get to its time.
+        """Write ``image``, uint8 (H, W, 3) BGR, at its time; until then the one before it is repeated.
 
         Of an odd height or width the last row or column is left out: codecs take even ones.
 
         Raises:
             SettingsError: the codec is missing.
-            ImageError: the image has another size than the first.
+            ImageError: the image has another size than the first, or a side of one pixel.
         """
+        if min(image.shape[:2]) < 2:
+            raise ImageError(f"a frame is {size_text(image.shape[:2])}; a video that can be written has at least 2x2")
         image = image[: len(image) // 2 * 2, : image.shape[1] // 2 * 2]
         if self._writer is None:
             self._size, self._writer = image.shape[:2], self._open(image)
         if image.shape[:2] != self._size:
             raise ImageError(f"a frame is {size_text(image.shape[:2])}, those before it {size_text(self._size)}")
-        for _ in range(slot(seconds, self.rate) + 1 - self.frames):
+        missing = slot(seconds, self.rate) - self.frames
+        for _ in range(missing):
+            self._writer.write(image if self._last is None else self._last)
+        if missing >= 0:
             self._writer.write(image)
-            self.frames += 1
+            self.frames += missing + 1
+            self._last = image
 
     def _open(self, image: Image) -> Any:
         height, width = image.shape[:2]

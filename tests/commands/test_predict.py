@@ -361,6 +361,12 @@ def test_recursive_keeps_the_folders(bundle, tree, tmp_path, capsys):
     assert "more_a_…" in message
 
 
+def test_files_of_the_system_are_no_pictures(bundle, photos, tmp_path):
+    (photos / "._a.png").write_bytes(b"\0\5\x16\7 resource fork")
+    assert run(bundle, photos, "--out", tmp_path / "out") == 0
+    assert run(bundle, photos / "._a.png", "--out", tmp_path / "out") == cli.ERROR  # named by itself it is tried
+
+
 def test_a_glob_follows_no_circle(bundle, tree, tmp_path):
     assert run(bundle, tree / "**" / "*.bmp", "--out", tmp_path / "out") == 0
     assert label_files(tmp_path / "out") == ["a_labels.png"]

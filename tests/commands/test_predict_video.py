@@ -105,9 +105,31 @@ def test_another_rate_keeps_the_speed(
 ) -> None:
     assert run(clip, "--fps", rate) == 0
     want = plain_loop(bundle, clip, list(range(FRAMES)))
-    repeated = [min(-(-i // 2), FRAMES - 1) for i in range(23)] if rate == 20 else source
-    check_equal(frames_of(tmp_path / "out.avi"), [want[index] for index in repeated])
+    check_equal(frames_of(tmp_path / "out.avi"), [want[index] for index in source])
     assert rate_of(tmp_path / "out.avi") == rate
+
+
+def write_irregular(path: Path, times: list[int]) -> Path:
+    """Write a Matroska file whose frames have these times in milliseconds, in the place of regular ones."""
+    content = bytearray(write_video(path, len(times), codec="mp4v").read_bytes())
+    position = content.index(b"\x1f\x43\xb6\x75")  # the cluster
+    for index, milliseconds in enumerate(times):
+        block = b"\x81" + round(index * 1000 / RATE).to_bytes(2, "big")  # track 1, time
+        position = content.index(block, position)
+        content[position + 1 : position + 3] = milliseconds.to_bytes(2, "big")
+        position += len(block)
+    path.write_bytes(content)
+    return path
+
+
+def test_irregular_times_are_kept(run: Any, bundle: Path, tmp_path: Path) -> None:
+    times = [0, 100, 200, 210, 220, 700, 800, 900, 910, 1000, 1050, 1100]
+    irregular = write_irregular(tmp_path / "in.mkv", times)
+    want = plain_loop(bundle, irregular, list(range(FRAMES)))
+    assert run(irregular) == 0
+    check_equal(frames_of(tmp_path / "out.avi"), [want[index] for index in (0, 1, 2, 2, 2, 2, 2, 5, 6, 7, 9, 11)])
+    assert run(write_irregular(tmp_path / "in.mkv", [*times[:-1], 32_000])) == 0  # beyond its length: not believed
+    assert len(frames_of(tmp_path / "out.avi")) == FRAMES
 
 
 @pytest.mark.parametrize("name", ["out.mp4", "out.mkv", "out.MOV"])

@@ -268,6 +268,16 @@ def test_unreadable_files_are_named(tmp_path, content):
         read_image(path)
 
 
+def test_kinds_of_pictures_that_are_not_decoded_are_told_from_damaged_files(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "floats.tif"), np.zeros((4, 7, 3), np.float32))
+    content = bytearray((tmp_path / "floats.tif").read_bytes())
+    compression = content.index(struct.pack("<HHI", 259, 3, 1))
+    struct.pack_into("<H", content, compression + 8, 50000)  # Zstandard
+    (tmp_path / "other.tif").write_bytes(content)
+    with pytest.raises(ImageError, match=r"other\.tif: .*it has 7×4 pixels.*of a kind that OpenCV does not know"):
+        read_image(tmp_path / "other.tif")
+
+
 def test_missing_files_and_folders_are_named(tmp_path):
     for path in (tmp_path / "none.jpg", tmp_path):
         with pytest.raises(ImageError, match=f"{path.name}: there is no such picture file"):

@@ -74,6 +74,18 @@ def any_map(request: pytest.FixtureRequest) -> Segmentation:
     return segmentation(*(MAPS | LARGE)[request.param])
 
 
+def test_more_classes_than_the_type_of_the_labels_holds(tmp_path: Path) -> None:
+    narrow, wide = (segmentation(noise(200).astype(dtype), 300) for dtype in (np.uint8, np.uint16))
+    assert (narrow.color_mask() == wide.color_mask()).all()
+    assert (narrow.colours() == wide.colours()).all()
+    assert narrow.polygons() == wide.polygons()
+    source = write_raster(tmp_path / "in.tif", narrow.labels.shape, crs=UTM, transform=PLACE)
+    for form in ("labels", "geotiff"):
+        for number, result in enumerate((narrow, wide)):
+            result.save(tmp_path / str(number), form, georeference=source)
+        assert (tmp_path / "0").read_bytes() == (tmp_path / "1").read_bytes()
+
+
 def test_labels(any_map: Segmentation, tmp_path: Path) -> None:
     any_map.save(tmp_path / "a.png")
     stored = np.array(Image.open(tmp_path / "a.png"))
