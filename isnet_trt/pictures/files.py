@@ -73,7 +73,7 @@ def _unreadable(name: object, size: tuple[int, int] | None = None) -> ImageError
     reason = "it is damaged, cut off, empty or no image file; copy or unpack it again"
     if size and all(size):
         reason = (
-            f"by its header it has {size[0]}×{size[1]} pixels, so it is damaged, cut off, or of a kind that OpenCV does "
+            f"by its header it has {size[0]}×{size[1]} pixels: it is damaged, cut off, or of a kind that OpenCV does "
             "not know (compression, floating point, more than four bands); convert it to PNG or to a TIFF of 8-bit RGB"
         )
     return ImageError(f"{name}: not a picture that OpenCV can read; {reason}")
