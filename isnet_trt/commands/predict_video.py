@@ -73,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
             style = overlay_style(arguments)
             stopped = segment_video(segmenter, inference, reader, writer, arguments.show_every or 1, style)
             if not writer.frames:
-                raise stopped or ImageError(f"{source}: not a single frame could be read")
+                raise stopped or ImageError(f"{reader.source}: not a single frame could be read")
         seconds = time.perf_counter() - start
     dropped = f", {reader.dropped} of {reader.read} left out" if reader.dropped else ""
     speed = f"{writer.frames / seconds:.1f} frames/s"
@@ -82,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise stopped
     if reader.is_cut_off:
         promised = f" of {reader.count}" if reader.count else ""
-        print(escaped(f"failed: {source} ended after {reader.read}{promised} frames"), file=sys.stderr)
+        print(escaped(f"failed: {reader.source} ended after {reader.read}{promised} frames"), file=sys.stderr)
         return cli.FAILED
     return 0
 

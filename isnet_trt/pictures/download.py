@@ -28,6 +28,22 @@ def is_url(text: str) -> bool:
     return re.match(r"https?://", text, re.IGNORECASE) is not None
 
 
+def check_url(url: str) -> None:
+    """Raise ImageError for a URL that is malformed, or names a user, whom a download would not name to the server."""
+    try:
+        has_user = "@" in urlsplit(url).netloc
+    except ValueError as error:
+        raise ImageError(f"{without_password(url)}: not a valid URL ({error})") from None
+    if has_user:
+        reason = "a user and password in a URL are not sent; download the picture first"
+        raise ImageError(f"{without_password(url)}: {reason}")
+
+
+def without_password(url: str) -> str:
+    """``url`` for messages: a user's password in it is replaced by ``***``."""
+    return re.sub(r"(?<=://)([^/@:]*):[^/]*@", r"\1:***@", url)
+
+
 def url_host(url: str) -> str:
     """The host of a URL, as part of a file name."""
     return _file_name(urlsplit(url).netloc.rpartition("@")[2])
@@ -60,6 +76,8 @@ def fetch(url: str) -> bytes:
         raise ImageError(f"{url} cannot be downloaded: the server answered {error.code} {error.reason}") from None
     except TimeoutError:
         raise _too_slow(url) from None
+    except ImageError:
+        raise
     except (OSError, ValueError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
         if isinstance(reason, TimeoutError):

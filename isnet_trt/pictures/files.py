@@ -95,7 +95,7 @@ def picture_bytes(path: AnyPath) -> bytes:
 
 
 def _url_advice(path: AnyPath) -> str:
-    is_url = "://" in os.fspath(path)
+    is_url = ":/" in os.fspath(path)  # pathlib leaves one slash
     return "; of URLs, predict reads http and https; in Python pass the bytes or an open response" if is_url else ""
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
 from isnet_trt.errors import ImageError
-from isnet_trt.pictures.download import fetch, is_url, url_host, url_stem
+from isnet_trt.pictures.download import check_url, fetch, is_url, url_host, url_stem
 from isnet_trt.pictures.files import Image, decode_image, is_folder, read_image
 from isnet_trt.pictures.results import is_result
 
@@ -77,7 +77,7 @@ def find_images(
     results are given by name.
 
     Raises:
-        ImageError: a folder or glob holds no picture, or a folder cannot be read and ``search`` is None.
+        ImageError: a folder or glob holds no picture, a URL is not valid or names a user, or a folder cannot be read and ``search`` is None.
     """
     images: dict[ImageSource, None] = {}  # a set that keeps the order
     left_out = search or Search()
@@ -112,6 +112,7 @@ class UnreadableFolder(ImageError):
 
 def _matches(argument: str, recursive: bool, search: Search) -> Iterator[ImageSource]:
     if is_url(argument):
+        check_url(argument)
         yield ImageSource(argument)
     elif is_folder(Path(argument)):
         yield from _in_folder(Path(argument), recursive, search)

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from isnet_trt.errors import ImageError, SettingsError
 from isnet_trt.files import replacing
 from isnet_trt.opencv import cv2
+from isnet_trt.pictures.download import without_password
 from isnet_trt.pictures.files import Image, is_folder
 from isnet_trt.settings import size_text
 
@@ -61,6 +62,7 @@ class VideoReader:
     """The frames of a source, read by a thread of its own, up to four ahead.
 
     Attributes:
+        source: its name, without the password of a URL.
         rate: frames a second by the source; 25 where it does not say.
         count: frames by the file's header, 0 for a stream.
         read: frames read until now.
@@ -73,7 +75,7 @@ class VideoReader:
         Raises:
             ImageError: it cannot be opened.
         """
-        self.source = source
+        self.source = without_password(source)
         self.read = self.dropped = 0
         self._seconds = self._first = 0.0
         self._drop = drop
@@ -168,10 +170,11 @@ def _open(source: str) -> Any:
     try:
         capture = cv2.VideoCapture(int(source) if source.isdecimal() else source)
     except cv2.error as error:
-        raise ImageError(f"{source}: OpenCV cannot open it ({error.err})") from None
+        raise ImageError(f"{without_password(source)}: OpenCV cannot open it ({error.err})") from None
     if not capture.isOpened():
         kind = "stream or camera that answers" if is_live(source) else "video whose format and codec OpenCV knows"
-        raise ImageError(f"{source}: no {kind}; it may be damaged or cut off: see whether ffprobe or a player opens it")
+        advice = "it may be damaged or cut off: see whether ffprobe or a player opens it"
+        raise ImageError(f"{without_password(source)}: no {kind}; {advice}")
     return capture
 
 

@@ -182,7 +182,7 @@ def test_sources_that_are_no_video(run: Any, tmp_path: Path, capsys: pytest.Capt
         (tmp_path / "gone.mp4", "there is no such video file"),
         (tmp_path / "text.mp4", "text.mp4: no video whose format and codec OpenCV knows"),
         (tmp_path / "nothing.avi", "nothing.avi: no video"),
-        ("rtsp://127.0.0.1:9/x", "no stream or camera that answers"),
+        ("rtsp://me:word@127.0.0.1:9/x", "rtsp://me:***@127.0.0.1:9/x: no stream or camera that answers"),
         ("321", "no stream or camera that answers"),
     ]:
         refused(run, message, capsys, source)

@@ -12,8 +12,9 @@ import pytest
 
 from isnet_trt.errors import ImageError
 from isnet_trt.pictures import download
-from isnet_trt.pictures.download import fetch, is_url, url_host, url_stem
+from isnet_trt.pictures.download import fetch, is_url, url_host, url_stem, without_password
 from isnet_trt.pictures.files import LIMIT_VARIABLE
+from isnet_trt.pictures.finding import find_images
 
 BODY = bytes(range(256)) * 1000
 
@@ -143,8 +144,9 @@ REFUSED = {
 def test_refused(server: str, path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "secret").write_bytes(BODY)
     monkeypatch.setattr(_Handler, "secret", str(tmp_path / "secret"))
-    with pytest.raises(ImageError, match=f"(?s)^{server}/{path}.*{REFUSED[path]}"):
+    with pytest.raises(ImageError, match=f"(?s)^{server}/{path}.*{REFUSED[path]}") as error:
         fetch(f"{server}/{path}")
+    assert str(error.value).count(server) == 1
 
 
 @pytest.mark.parametrize("path", ["silent", "stalled"])
@@ -174,6 +176,25 @@ def test_addresses_without_a_server(url: str) -> None:
     with pytest.raises(ImageError) as error:
         fetch(url)
     assert str(error.value).startswith(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("http://[::1/a.jpg", r"http://\[::1/a\.jpg: not a valid URL"),
+        ("https://me:word@example.org/a.jpg", r"https://me:\*\*\*@example\.org/a\.jpg: a user and password"),
+        ("https://me@example.org/a.jpg", "https://me@example.org/a.jpg: a user"),
+    ],
+)
+def test_urls_that_are_refused_before_anything_is_read(url: str, message: str) -> None:
+    with pytest.raises(ImageError, match=message):
+        find_images([url])
+
+
+def test_messages_have_no_password() -> None:
+    assert without_password("rtsp://me:w:ord@10.0.0.1/1") == "rtsp://me:***@10.0.0.1/1"
+    unchanged = ["rtsp://10.0.0.1:554/a@b", "http://me@x/y", "a:b@c.mp4", "http://x/a:b@c"]
+    assert list(map(without_password, unchanged)) == unchanged
 
 
 def test_names() -> None:
