@@ -77,7 +77,8 @@ def find_images(
     results are given by name.
 
     Raises:
-        ImageError: a folder or glob holds no picture, a URL is not valid or names a user, or a folder cannot be read and ``search`` is None.
+        ImageError: a folder or glob holds no picture, a URL is not valid or names a user, or a folder cannot be read
+            and ``search`` is None.
     """
     images: dict[ImageSource, None] = {}  # a set that keeps the order
     left_out = search or Search()
