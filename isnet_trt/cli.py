@@ -185,6 +185,12 @@ def echo(text: str, file: TextIO | None = None) -> None:
     print(escaped(text, keep="\n\t"), file=file, flush=True)
 
 
+def note(text: str) -> None:
+    """Print a line about what is done on stderr, and record it for ``--log-json``."""
+    echo(text, sys.stderr)
+    _log.info("%s", text, extra=logs.PRINTED)
+
+
 def run(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> int:
     """Run ``main(argv)`` and return the exit status; an exception becomes one line on stderr, never a traceback.
 

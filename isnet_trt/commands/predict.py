@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -117,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _print_notes(search, jobs)
         with Segmenter.open(arguments.bundle, **options) as segmenter:
             inference = choose_inference(segmenter.presets, arguments)
-            cli.echo(f"{segmenter.description}; {inference.describe()}", file=sys.stderr)
+            cli.note(f"{segmenter.description}; {inference.describe()}")
             if "palette" in forms:
                 check_palette(segmenter.labels.count)
             with open_lines(arguments.json) as stream:
@@ -129,9 +128,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 failed = _segment_all(segmenter, settings, jobs, lines)
     done = len(jobs) - len(failed)
     results = f", results in {out}" if done else ""
-    cli.echo(f"{done} of {len(jobs)} pictures segmented{results}", file=sys.stderr)
+    cli.note(f"{done} of {len(jobs)} pictures segmented{results}")
     for failure in (*search.unreadable, *failed):
-        cli.echo(f"failed: {escaped(failure)}", file=sys.stderr)  # one line for each
+        cli.note(f"failed: {escaped(failure)}")  # one line for each
     if not done:
         return cli.ERROR
     return cli.FAILED if search.unreadable or failed else 0
@@ -141,10 +140,10 @@ def _print_notes(search: Search, jobs: dict[ImageSource, Path]) -> None:
     """Tell on stderr which files are left out, and whose results have another name than their own."""
     if search.results:
         names = first_few([path.name for path in search.results])
-        cli.echo(f"{len(search.results)} results of earlier runs left out: {names}", file=sys.stderr)
+        cli.note(f"{len(search.results)} results of earlier runs left out: {names}")
     renamed = [f"{source.location} → {stem.name}_…" for source, stem in jobs.items() if stem.name != source.stem]
     if renamed:
-        cli.echo(f"results under another name, for names that were taken: {first_few(renamed)}", file=sys.stderr)
+        cli.note(f"results under another name, for names that were taken: {first_few(renamed)}")
 
 
 def _forms(text: str) -> tuple[str, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
@@ -15,7 +14,7 @@ from typing import Any
 
 from isnet_trt import cli
 from isnet_trt.commands.inference_options import choose_inference
-from isnet_trt.errors import ImageError, IsnetError, SettingsError, escaped
+from isnet_trt.errors import ImageError, IsnetError, SettingsError
 from isnet_trt.files import refuse_inputs
 from isnet_trt.pictures.files import Image
 from isnet_trt.pictures.video import Frame, VideoReader, VideoWriter, check_video_target, is_live, slot, writing
@@ -66,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
     drop = is_live(source) if arguments.drop is None else arguments.drop
     with VideoReader(source, drop) as reader, Segmenter.open(arguments.bundle, **options) as segmenter:
         inference = choose_inference(segmenter.presets, arguments)
-        print(f"{segmenter.description}; {inference.describe()}", file=sys.stderr)
+        cli.note(f"{segmenter.description}; {inference.describe()}")
         rate = arguments.fps or reader.rate
         start = time.perf_counter()
         with writing(out, rate) as writer:
@@ -77,12 +76,12 @@ def run(arguments: argparse.Namespace) -> int:
         seconds = time.perf_counter() - start
     dropped = f", {reader.dropped} of {reader.read} left out" if reader.dropped else ""
     speed = f"{writer.frames / seconds:.1f} frames/s"
-    print(f"{writer.frames} frames in {seconds:.1f} s ({speed}){dropped}; written: {out}", file=sys.stderr)
+    cli.note(f"{writer.frames} frames in {seconds:.1f} s ({speed}){dropped}; written: {out}")
     if stopped is not None:
         raise stopped
     if reader.is_cut_off:
         promised = f" of {reader.count}" if reader.count else ""
-        print(escaped(f"failed: {reader.source} ended after {reader.read}{promised} frames"), file=sys.stderr)
+        cli.note(f"failed: {reader.source} ended after {reader.read}{promised} frames")
         return cli.FAILED
     return 0
 

@@ -20,6 +20,7 @@ STDERR = "-"
 """In place of the name of a file: JSON lines go to standard error, because standard output holds results."""
 PRINTED = {"printed": True}
 """Extra field of records whose text the command prints as well: the terminal does not show them twice."""
+_LONGEST_RECORD = 1 << 20
 _LEVELS = (logging.WARNING, logging.INFO, logging.DEBUG)
 _STANDARD = frozenset({*vars(logging.makeLogRecord({})), "message", "asctime", "taskName", *PRINTED})
 
@@ -84,14 +85,31 @@ def write_json(path: str, verbosity: int = 0) -> None:
     """Append records to a file, one JSON object per line: information, and everything if ``verbosity`` is above 1.
 
     Raises:
-        SettingsError: the file cannot be written.
+        SettingsError: the file cannot be written, or holds something else.
     """
     try:
+        if path != STDERR and not _takes_records(Path(path)):
+            raise SettingsError(f"--log-json {path} is no file of log records; name another, or - for stderr")
         handler = StderrHandler() if path == STDERR else logging.FileHandler(Path(path), encoding="utf-8")
     except OSError as error:
         raise SettingsError(f"--log-json {path} cannot be written: {error.strerror or error}") from None
     handler.setFormatter(JsonFormatter())
     _add(handler, _LEVELS[2 if verbosity > 1 else 1])
+
+
+def _takes_records(path: Path) -> bool:
+    """Whether ``path`` is no file yet, an empty one, or begins with a record.
+
+    The option takes the argument that follows it: records must not be appended to a picture.
+    """
+    if not path.is_file():
+        return True
+    with path.open("rb") as stream:
+        line = stream.readline(_LONGEST_RECORD)
+    try:
+        return not line or {"time", "level", "message"} <= set(json.loads(line))
+    except (ValueError, TypeError, RecursionError):
+        return False
 
 
 def logged(say: Callable[[str], None], logger: logging.Logger) -> Callable[[str], None]:

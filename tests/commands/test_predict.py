@@ -361,6 +361,15 @@ def test_recursive_keeps_the_folders(bundle, tree, tmp_path, capsys):
     assert "more_a_…" in message
 
 
+def test_records_name_pictures_that_fail(bundle, photos, tmp_path, capsys):
+    (photos / "torn.jpg").write_bytes(b"\xff\xd8\xff")
+    assert run(bundle, photos, "--out", tmp_path / "out", "--log-json", tmp_path / "log", "-v") == cli.FAILED
+    failed = [line for line in capsys.readouterr().err.splitlines() if line.startswith("failed: ")]
+    records = [json.loads(line)["message"] for line in (tmp_path / "log").read_text("utf-8").splitlines()]
+    assert len(failed) == 1
+    assert [text for text in records if text.startswith("failed: ")] == failed
+
+
 def test_files_of_the_system_are_no_pictures(bundle, photos, tmp_path):
     (photos / "._a.png").write_bytes(b"\0\5\x16\7 resource fork")
     assert run(bundle, photos, "--out", tmp_path / "out") == 0

@@ -49,6 +49,13 @@ def test_a_file_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFix
     assert "--log-json" in output.err
 
 
+@pytest.mark.parametrize("content", [b"\x89PNG", b'{\n "schema": 3\n}', b'{"status": "ok"}\n', b"[1]"])
+def test_records_are_not_appended_to_something_else(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(content)
+    assert main(["recipes", "--log-json", str(tmp_path / "a")]) == cli.ERROR
+    assert (tmp_path / "a").read_bytes() == content
+
+
 def test_no_handler_stays(tmp_path: Path) -> None:
     before = list(logs.ROOT.handlers)
     assert main(["-vv", "recipes", "--log-json", str(tmp_path / "log")]) == 0
