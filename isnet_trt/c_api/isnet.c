@@ -8,6 +8,7 @@
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -110,6 +111,42 @@ static void unlock_python(visit *visit) {
     PyGILState_Release(visit->lock);
 }
 
+static void end_calls(long milliseconds) {
+    const struct timespec millisecond = {0, 1000000};
+    atomic_store(&state, ENDED);
+    while (atomic_load(&running) && milliseconds--) {
+        nanosleep(&millisecond, NULL);
+    }
+}
+
+/* Called by exit(), before the libraries that a call uses destroy what is theirs. The wait has an end, since exit() may
+ * itself have been called inside a call, by a signal handler of the host. */
+static void at_exit(void) {
+    if (atomic_load(&owner) == (long)getpid()) {
+        end_calls(5000);
+    }
+}
+
+/* What C++ destroys thread_local objects with; a C library without C++ may lack it. */
+extern int __cxa_thread_atexit_impl(void (*function)(void *), void *argument, void *library) __attribute__((weak));
+extern void *__dso_handle;
+
+static void at_exit_of_main_thread(void *none) {
+    (void)none;
+    at_exit();
+}
+
+/* Libraries register functions for exit() whenever they first need one, ONNX Runtime while it creates its first session:
+ * they run before an `at_exit` that was registered earlier. exit() destroys the thread_local objects of the thread that
+ * calls it before it runs any of them (C++ standard, [support.start.term]); for the main thread nothing else does. */
+static void watch_main_thread(void) {
+    static _Thread_local int watched;
+    if (!watched && __cxa_thread_atexit_impl && syscall(SYS_gettid) == getpid()) {
+        __cxa_thread_atexit_impl(at_exit_of_main_thread, NULL, &__dso_handle);
+    }
+    watched = 1;
+}
+
 /* The count goes up before the state is read, and `at_end` sets the state before it reads the count: Python ends
  * either after this call or before it, never meanwhile. */
 static int enter(visit *visit, char *error) {
@@ -117,6 +154,7 @@ static int enter(visit *visit, char *error) {
     if (status) {
         return status;
     }
+    watch_main_thread();
     atomic_fetch_add(&running, 1);
     int now = atomic_load(&state);
     if (now == STARTED) {
@@ -192,14 +230,6 @@ static int take(void *own, size_t own_size, size_t least, const void *given, con
     return ISNET_OK;
 }
 
-static void end_calls(long milliseconds) {
-    const struct timespec millisecond = {0, 1000000};
-    atomic_store(&state, ENDED);
-    while (atomic_load(&running) && milliseconds--) {
-        nanosleep(&millisecond, NULL);
-    }
-}
-
 /* Called by Python when it ends: no call begins any more, and those that run are waited for. */
 static PyObject *at_end(PyObject *self, PyObject *none) {
     (void)self, (void)none;
@@ -207,14 +237,6 @@ static PyObject *at_end(PyObject *self, PyObject *none) {
     end_calls(-1);
     Py_END_ALLOW_THREADS
     Py_RETURN_NONE;
-}
-
-/* Called by exit(), before the libraries that a call uses destroy what is theirs. The wait has an end, since exit() may
- * itself have been called inside a call, by a signal handler of the host. */
-static void at_exit(void) {
-    if (atomic_load(&owner) == (long)getpid()) {
-        end_calls(5000);
-    }
 }
 
 /* Called by Python in a child that it forked itself, where it can go on. */
@@ -393,6 +415,7 @@ int isnet_start_abi(unsigned abi, const char *python, char error[ISNET_ERROR]) {
     pthread_mutex_unlock(&starting);
     if (!status) {
         visit visit;
+        watch_main_thread();
         lock_python(&visit);
         status = load(error);
         unlock_python(&visit);

@@ -4,6 +4,7 @@
 #include <locale.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -207,29 +208,50 @@ static void fork_after_start(const char *bundle) {
     printf("%d\n", status);
 }
 
+static atomic_int opened;
+static const char *bundle_of_the_thread;
+
 static void *call_for_ever(void *bundle) {
     isnet_image image = an_image();
     isnet_labels labels = ISNET_LABELS;
     unsigned char own[9 * 13];
-    isnet *handle = open_bundle(bundle);
-    int status;
+    isnet *handle = NULL;
+    int status = isnet_open_with(bundle, NULL, &handle, NULL);
     labels.data = own;
-    do {
+    for (atomic_fetch_add(&opened, !status); !status;) {
         status = isnet_segment_with(handle, &image, &labels, NULL, NULL);
-    } while (!status);
+    }
     if (status != ISNET_ENDED) {
         answer(status, "while the process ends");
     }
     return NULL;
 }
 
-/* The program ends while threads are in calls. */
-static void leave_threads_behind(char *bundle) {
+/* The program ends while threads are in calls, or some milliseconds after they began to open the bundle. */
+static void leave_threads_behind(char *bundle, const char *milliseconds) {
     pthread_t threads[4];
     for (int i = 0; i < 4; i++) {
         pthread_create(&threads[i], NULL, call_for_ever, bundle);
     }
-    usleep(500000);
+    while (!milliseconds && atomic_load(&opened) < 4) {
+        usleep(1000);
+    }
+    usleep(milliseconds ? 1000 * atoi(milliseconds) : 50000);
+}
+
+static void *segment_afterwards(void *main_thread) {
+    pthread_join(*(pthread_t *)main_thread, NULL);
+    segment_image(open_bundle(bundle_of_the_thread), an_image());
+    exit(0);
+}
+
+/* The main thread ends, the process does not. */
+static void end_main_thread(const char *bundle) {
+    static pthread_t main_thread, thread;
+    bundle_of_the_thread = bundle, main_thread = pthread_self();
+    segment_image(open_bundle(bundle), an_image());
+    pthread_create(&thread, NULL, segment_afterwards, &main_thread);
+    pthread_exit(NULL);
 }
 
 /* Memory that nobody frees, to see that the leak checker reports it. */
@@ -273,8 +295,10 @@ int main(int count, char **arguments) {
     } else if (!strcmp(question, "leak")) {
         segment_image(open_bundle(first), an_image());
         leak();
+    } else if (!strcmp(question, "end-main-thread")) {
+        end_main_thread(first);
     } else if (!strcmp(question, "exit")) {
-        leave_threads_behind(arguments[2]);
+        leave_threads_behind(arguments[2], count > 3 ? arguments[3] : NULL);
     }
     return 0;
 }

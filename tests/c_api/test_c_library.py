@@ -291,6 +291,19 @@ def test_a_process_that_ends_while_threads_call(programs, tiny):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("milliseconds", [0, 10, 20, 30, 50, 80, 120, 200, 300, 400])
+def test_a_process_that_ends_while_threads_open(milliseconds, programs, tiny):
+    """Also the first time, when the engine's library is being imported by one of them."""
+    assert answers(programs / "probe", "exit", tiny, milliseconds) == []
+
+
+@pytest.mark.slow
+def test_a_process_whose_main_thread_ends(programs, tiny):
+    """pthread_exit() in main() is no exit(): other threads go on calling."""
+    assert answers(programs / "probe", "end-main-thread", tiny) == [(0, ""), (0, "")]
+
+
+@pytest.mark.slow
 def test_two_copies_of_the_library_as_plugins(programs, prefix, bundle, tmp_path):
     """Opened with RTLD_LOCAL, which hides Python's symbols from the extension modules, and closed again."""
     first = prefix / "lib" / "libisnet_trt.so"
