@@ -8,9 +8,8 @@ import time
 from collections.abc import Callable
 
 import pytest
+from children import PATIENCE
 
-PATIENCE = 60
-"""Seconds after which a child counts as hanging."""
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 
 
@@ -26,10 +25,14 @@ def in_child(work: Callable[[], str]) -> str:
         os.write(writer, message.encode())
         os._exit(0)
     os.close(writer)
-    for _ in range(PATIENCE * 50):
-        if os.waitpid(child, os.WNOHANG)[0]:
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
             with os.fdopen(reader) as pipe:
-                return pipe.read()
+                message = pipe.read()
+            assert status == 0, f"the child ended with {os.waitstatus_to_exitcode(status)}: {message}"
+            return message
         time.sleep(0.02)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from children import environment
+from children import environment, explained
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail as OrtFail
 
 from isnet_trt import cli
@@ -128,7 +128,7 @@ def test_output_that_cannot_be_written(option: str, stream: str) -> None:
     os.close(writing)
     message = "" if stream == "closed" else "error: No space left on device\n"
     assert result.stderr == message
-    assert result.returncode == (cli.ERROR if message else 0)
+    assert result.returncode == (cli.ERROR if message else 0), explained(result)
 
 
 @pytest.mark.parametrize(

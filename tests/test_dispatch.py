@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from children import run_python
+from children import explained, run_python
 
 import isnet_trt
 from isnet_trt import cli
@@ -64,7 +64,7 @@ def test_help_of_every_command_needs_no_heavy_package() -> None:
 def test_a_missing_package_is_one_line_with_its_extra(arguments: str, package: str, extra: str, tmp_path: Path) -> None:
     (tmp_path / "tiles.yaml").write_text("name: tiles")
     ran = run_python("-c", WITHOUT + f"sys.exit(main({arguments.split()!r}))", cwd=tmp_path)
-    assert (ran.returncode, ran.stderr.count("\n")) == (cli.ERROR, 1)
+    assert (ran.returncode, ran.stderr.count("\n")) == (cli.ERROR, 1), explained(ran)
     assert ran.stderr.startswith("error: ")
     assert package in ran.stderr
     assert not extra or f"pip install '.[{extra}]'" in ran.stderr

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import small_bundle
-from children import run_python
+from children import explained, run_python
 
 from isnet_trt import Segmenter
 
@@ -85,6 +85,6 @@ def test_the_pages_snippets_run_and_need_no_torch(bundle, tmp_path):
     script = tmp_path / "page.py"
     script.write_text("\n".join([f"bundle = {str(bundle)!r}", *snippets, heavy]), "utf-8")
     ran = run_python(script)
-    assert ran.returncode == 0, ran.stderr
+    assert ran.returncode == 0, explained(ran)
     assert len(snippets) >= 6
     assert ran.stdout.count("1.0") == 8  # one class in each of the eight plain pictures

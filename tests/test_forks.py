@@ -10,7 +10,8 @@ import threading
 import numpy as np
 import pytest
 import tiny_model
-from forked import PATIENCE, in_child, needs_fork
+from children import PATIENCE
+from forked import in_child, needs_fork
 
 from isnet_trt import Segmenter
 from isnet_trt.engines.onnxruntime import open_onnx

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from children import CHECKOUT, environment, run_python
+from children import CHECKOUT, environment, explained, run_python
 
 from isnet_trt import cli
 
@@ -32,7 +32,7 @@ def broken(folder: Path, message: str) -> dict[str, str]:
 def test_one_line_names_the_system_package_and_the_headless_build(message: str, package: str, tmp_path: Path) -> None:
     arguments = ("-m", "isnet_trt.training.scenes", "--count", 1, "--out", tmp_path / "out")
     ran = run_python(*arguments, env=broken(tmp_path, message))
-    assert (ran.returncode, ran.stderr.count("\n")) == (cli.ERROR, 1)
+    assert (ran.returncode, ran.stderr.count("\n")) == (cli.ERROR, 1), explained(ran)
     assert ran.stderr.startswith(f"error: OpenCV cannot be loaded ({message}); ")
     assert "pip install opencv-python-headless" in ran.stderr
     assert ("apt-get install" in ran.stderr) == bool(package)

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import setuptools
+from children import explained
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -199,7 +200,7 @@ def test_an_environment_without_pip_is_named_with_its_cure(tmp_path: Path) -> No
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "env"], check=True)
     command = ["make", "-C", ROOT, f"VENV={tmp_path / 'env'}", tmp_path / "env" / ".torch"]
     result = subprocess.run(command, capture_output=True, text=True)
-    assert result.returncode
+    assert result.returncode, explained(result)
     assert f"{tmp_path / 'env'} has no pip" in result.stdout
     assert "make clean" in result.stdout
 
@@ -216,7 +217,7 @@ def test_make_says_what_it_installs_before_it_does(tmp_path: Path, offered: bool
     program.chmod(0o755)
     command = ["make", "-C", ROOT, f"VENV={tmp_path / 'env'}", tmp_path / "env" / ".test"]
     result = subprocess.run(command, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
+    assert result.returncode == 0, explained(result)
     steps = re.sub(r"RUN .*constraints\.txt", "RUN", result.stdout).splitlines()
     torch = re.search(r"^torch==([\d.]+)", (ROOT / "constraints.txt").read_text("utf-8"), re.MULTILINE)[1]
     cuda = ["RUN torch==" + torch]

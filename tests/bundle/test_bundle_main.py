@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from children import explained
 from small_bundle import SLIDE, write_bundle
 
 from isnet_trt import cli
@@ -130,13 +131,13 @@ def test_verify_names_what_is_not_of_the_bundle(tmp_path: Path) -> None:
     for name in ("README.md", "Thumbs.db", ".DS_Store"):
         (folder / name).touch()
     result = _call("verify", folder)
-    assert result.returncode == 0
+    assert result.returncode == 0, explained(result)
     assert "not of the bundle, left unread: .DS_Store, README.md, Thumbs.db\n" in result.stdout
 
 
 def test_verify_whole(tmp_path: Path) -> None:
     result = _call("verify", write_bundle(tmp_path / "small").folder)
-    assert result.returncode == 0
+    assert result.returncode == 0, explained(result)
     assert "1 files, all as they were built" in result.stdout
     assert "its engine (onnxruntime) can run here" in result.stdout
 
@@ -144,7 +145,7 @@ def test_verify_whole(tmp_path: Path) -> None:
 @pytest.mark.skipif(library("tensorrt").installed_version() is not None, reason="tensorrt is installed")
 def test_verify_whole_but_not_runnable_here(tmp_path: Path) -> None:
     result = _call("verify", write_bundle(tmp_path / "small", EngineInfo("tensorrt", "10.1", ENGINE)).folder)
-    assert result.returncode == cli.FAILED
+    assert result.returncode == cli.FAILED, explained(result)
     assert "2 files, all as they were built" in result.stdout
     assert "its engine cannot run here: " in result.stdout
     assert "pip install" in result.stdout
@@ -161,14 +162,14 @@ def test_verify_damaged(tmp_path: Path, damage: str) -> None:
     elif damage != "absent":
         path.write_bytes(path.read_bytes()[:-9])
     result = _call("verify", folder)
-    assert result.returncode == cli.ERROR
+    assert result.returncode == cli.ERROR, explained(result)
     assert result.stderr.startswith(f"error: {folder}")
     assert result.stderr.count("\n") == 1
 
 
 def test_help_teaches() -> None:
     result = _call("--help")
-    assert result.returncode == 0
+    assert result.returncode == 0, explained(result)
     for said in ("show bundles/ade", "verify bundles/ade", "exit status"):
         assert said in result.stdout
     assert _call("repair", "x").returncode == cli.ERROR

@@ -9,7 +9,7 @@ import sysconfig
 from pathlib import Path
 
 import pytest
-from children import environment
+from children import environment, explained
 
 ROOT = Path(__file__).parents[2]
 FOLDER = Path(__file__).parent
@@ -27,7 +27,7 @@ def build(source: Path, folder: Path, *options: str) -> Path:
     configure = ["cmake", "-S", source, "-B", folder, f"-DPython3_EXECUTABLE={sys.executable}", *options]
     for command in (configure, ["cmake", "--build", folder, "--parallel", "2"]):
         result = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert result.returncode == 0, result.stdout + result.stderr
+        assert result.returncode == 0, explained(result)
     return folder
 
 
@@ -41,6 +41,6 @@ def run(program: Path, *arguments: object, **variables: str | None) -> subproces
 def answers(program: Path, *arguments: object, **variables: str) -> list[tuple[int, str]]:
     """The (status, message) lines that a program prints; it must end with status 0 and leave stderr empty."""
     result = run(program, *arguments, **variables)
-    assert (result.returncode, result.stderr) == (0, ""), result.stderr
+    assert (result.returncode, result.stderr) == (0, ""), explained(result)
     pairs = [line.partition(" ") for line in result.stdout.splitlines()]
     return [(int(status), message) for status, _, message in pairs]

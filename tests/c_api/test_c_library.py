@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import small_bundle
-from children import environment
+from children import environment, explained
 
 from isnet_trt import Segmenter, embed
 from isnet_trt.commands import c_config
@@ -60,7 +60,7 @@ def programs(prefix, tmp_path_factory):
 def test_the_c_example_gets_the_labels_of_python(preset, threads, programs, bundle, tmp_path):
     out = tmp_path / "labels.pgm"
     result = run(programs / "service", sys.executable, bundle, preset, threads, programs / "picture.ppm", out, "cpu")
-    assert result.returncode == 0, result.stderr
+    assert result.returncode == 0, explained(result)
     assert result.stdout == f"{HEIGHT} x {WIDTH} pixels, {threads} threads, same label map\n"
     with Segmenter.open(bundle, threads=1) as segmenter:
         labels = segmenter(PICTURE, inference=preset).labels
@@ -78,7 +78,7 @@ def test_the_c_example_says_what_is_wrong(programs, bundle, tmp_path):
     }
     for (folder, preset, device), message in wrong.items():
         result = run(programs / "service", sys.executable, folder, preset, 2, programs / "picture.ppm", out, device)
-        assert (result.returncode, result.stdout) == (1, "")
+        assert (result.returncode, result.stdout) == (1, ""), explained(result)
         assert result.stderr.startswith(message)
     assert not out.exists()
 
@@ -86,7 +86,7 @@ def test_the_c_example_says_what_is_wrong(programs, bundle, tmp_path):
 @pytest.mark.parametrize(("frames", "rate"), [(300, 20000), pytest.param(12, 10, marks=pytest.mark.slow)])
 def test_the_node_counts_every_frame_once(frames, rate, programs, bundle):
     result = run(programs / "node", bundle, frames, rate)
-    assert (result.returncode, result.stderr) == (0, "")
+    assert (result.returncode, result.stderr) == (0, ""), explained(result)
     numbers = re.search(
         r"^(\d+) frames published, (\d+) segmented, (\d+) dropped, (\d+) failed, the last is (\d+)$",
         result.stdout,
@@ -108,7 +108,7 @@ def test_flags_and_pkg_config_compile_a_program(prefix, tmp_path, capsys):
     program, source = tmp_path / "service", ROOT / "examples" / "embed" / "service.c"
     subprocess.run(f"cc -std=c11 {source} -o {program} {values('--cflags', '--libs')} -pthread", shell=True, check=True)
     result = subprocess.run([program], capture_output=True, text=True, check=False)
-    assert (result.returncode, result.stderr.startswith("usage: ")) == (2, True)
+    assert (result.returncode, result.stderr.startswith("usage: ")) == (2, True), explained(result)
     page = (ROOT / "docs" / "embedding.md").read_text("utf-8")
     snippet = f'#include <stdio.h>\n#include "isnet.h"\nint main(void) {{{page.split("```c")[1].split("```")[0]}}}'
     compile_only = f"cc -std=c11 -Wall -Wextra -Werror -fsyntax-only -x c - {values('--cflags')}"
@@ -315,12 +315,12 @@ def test_two_copies_of_the_library_as_plugins(programs, prefix, bundle, tmp_path
 @pytest.mark.slow
 def test_the_cpp_wrapper(programs, bundle):
     result = run(programs / "wrapper", bundle)
-    assert (result.returncode, result.stdout, result.stderr) == (0, "all right\n", "")
+    assert (result.returncode, result.stdout, result.stderr) == (0, "all right\n", ""), explained(result)
 
 
 def test_a_host_with_its_own_python(programs, bundle):
     result = run(programs / "interpreter", bundle, ISNET_TRT_PYTHON=sys.executable)
-    assert (result.returncode, result.stderr) == (0, "")
+    assert (result.returncode, result.stderr) == (0, ""), explained(result)
     lines = result.stdout.splitlines()
     ended = STATUS["ISNET_ENDED"]
     assert "another package: -9 " in lines[0]
@@ -340,7 +340,7 @@ def test_a_host_with_its_own_python(programs, bundle):
 
 def test_calls_from_threads_that_come_and_go(programs, tiny):
     result = run(programs / "calls", tiny, 400, 8)
-    assert (result.returncode, result.stderr) == (0, "")
+    assert (result.returncode, result.stderr) == (0, ""), explained(result)
     good, refused, closed, wrong = map(int, re.findall(r"\d+", result.stdout))
     assert (good + closed, refused, wrong) == (360, 40, 0)
     assert good > 200
@@ -359,7 +359,7 @@ def test_ten_thousand_calls_under_a_sanitizer(sanitizer, tiny, tmp_path):
     for program, *arguments in commands:
         result = run(folder / program, *arguments, **variables, ISNET_TRT_PYTHON=sys.executable)
         assert "Sanitizer" not in result.stderr, result.stderr[-4000:]
-        assert result.returncode == 0, result.stderr
+        assert result.returncode == 0, explained(result)
     if sanitizer == "address":
         result = run(folder / "probe", "leak", tiny, **variables, ISNET_TRT_PYTHON=sys.executable)
         assert "640 byte(s) leaked in 10 allocation(s)" in result.stderr

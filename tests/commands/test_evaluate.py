@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 import tiny_model
-from children import environment, run_python
+from children import environment, explained, run_python
 from miniature import MAKERS, SIZES
 from own_pictures import make_masks, mask
 from PIL import Image
@@ -495,7 +495,7 @@ def test_two_processes_count_what_one_counts(dataset, tmp_path):
     options = (bundle, "--dataset", "ade20k", "--data", data, "--against", other, "--threads", 1)
     assert run(*options, "--out", tmp_path / "one") == 0
     ran = torchrun(*options, "--out", tmp_path / "two", "--export", tmp_path / "labels")
-    assert ran.returncode == 0, ran.stderr
+    assert ran.returncode == 0, explained(ran)
     one, two = report(tmp_path / "one"), report(tmp_path / "two")
     assert two["processes"] == 2
     assert two["pictures"] == one["pictures"] == 3
@@ -517,11 +517,11 @@ def test_an_unreadable_picture_ends_all_processes(dataset, tmp_path):
     damaged.write_bytes(b"damaged")
     options = (bundle, "--dataset", "lip", "--data", tmp_path / "data", "--out", tmp_path / "out")
     ran = torchrun(*options)
-    assert ran.returncode != 0
+    assert ran.returncode != 0, explained(ran)
     assert str(damaged) in ran.stderr
     assert not list((tmp_path / "out").iterdir())
     ran = torchrun(*options, "--skip-unreadable")
-    assert ran.returncode == 1
+    assert ran.returncode == 1, explained(ran)
     result = report(tmp_path / "out")
     assert result["pictures"] == 3
     assert len(result["skipped"]) == 1

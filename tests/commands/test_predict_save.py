@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import rasterio
 import tiny_model
-from children import run_python
+from children import explained, run_python
 from PIL import Image
 from rasterio.transform import from_origin
 
@@ -220,7 +220,7 @@ def test_a_line_for_each_picture(bundle: Path, photo: Path, tmp_path: Path) -> N
     (tmp_path / "bad.png").write_bytes(b"damaged")
     command = ("-m", "isnet_trt.predict", bundle, photo, tmp_path / "bad.png", "--out", tmp_path / "out", "--json")
     ran = run_python(*command, "--save", "labels,rle")
-    assert ran.returncode == cli.FAILED
+    assert ran.returncode == cli.FAILED, explained(ran)
     assert "1 of 2 pictures segmented" in ran.stderr
     good, bad = map(json.loads, ran.stdout.splitlines())
     with Segmenter.open(bundle) as segmenter:

@@ -11,7 +11,7 @@ from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
-from children import environment, run_python
+from children import environment, explained, run_python
 from cuda_double import Driver, Gpu, Pycuda, open_device
 from fake_libcuda import COMPILER
 
@@ -287,7 +287,7 @@ def test_the_real_bindings_on_a_driver_without_functions(tmp_path):
     library = tmp_path / "libcuda.so.1"
     subprocess.run([COMPILER, "-shared", "-fPIC", tmp_path / "driver.c", "-o", library], check=True)
     ran = run_python("-c", NO_FUNCTIONS, env=environment(LD_LIBRARY_PATH=str(tmp_path)))
-    assert ran.returncode == 0, ran.stderr
+    assert ran.returncode == 0, explained(ran)
     assert ran.stdout.startswith("cuInit failed: ")
     assert ran.stdout.strip().endswith("; upgrade the NVIDIA driver")
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import fake_libcuda
 import pytest
+from children import explained
 
 HERE = Path(__file__).parent
 pytestmark = fake_libcuda.NEEDED
@@ -19,7 +20,7 @@ pytestmark = fake_libcuda.NEEDED
 def check(folder: Path, backend: str, rest: str = "") -> None:
     """on_fake_driver.py; ``rest`` are the functions that only exist."""
     ran = fake_libcuda.run(folder, HERE / "on_fake_driver.py", backend, rest=rest)
-    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "as it should be\n", "")
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "as it should be\n", ""), explained(ran)
 
 
 def test_cuda_bindings(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from children import explained
 from onnx import TensorProto, helper
 
 from isnet_trt.cuda import plugins
@@ -125,7 +126,7 @@ def test_the_parser_takes_plugins_or_refuses_in_our_words(tmp_path: Path) -> Non
         paths.append(str(tmp_path / f"{number}.onnx"))
         Path(paths[-1]).write_bytes(graph.SerializeToString())
     ran = subprocess.run([sys.executable, "-c", PARSE, *paths], capture_output=True, text=True, timeout=300)
-    assert ran.returncode == 0, ran.stderr
+    assert ran.returncode == 0, explained(ran)
     answers = [json.loads(line) for line in ran.stdout.splitlines()]
     assert len(answers) == len(CASES)
     for (name, (_, message)), answer in zip(CASES.items(), answers, strict=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from types import SimpleNamespace
 
-from children import run_python
+from children import explained, run_python
 from marks import builds_rtx
 
 from isnet_trt.engines import tensorrt_api
@@ -34,7 +34,7 @@ print("alive")
 @builds_rtx
 def test_what_the_registry_says_after_the_first_user_of_the_library_is_gone() -> None:
     ran = run_python("-c", ONE_AFTER_THE_OTHER)
-    assert (ran.returncode, ran.stdout) == (0, "alive\n"), ran.stderr[-2000:]
+    assert (ran.returncode, ran.stdout) == (0, "alive\n"), explained(ran)
 
 
 class Module:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from children import run_python
+from children import explained, run_python
 from fake_libcuda import COMPILER
 
 from isnet_trt.bundle import ENGINE
@@ -157,7 +157,7 @@ def test_a_library_of_another_version_in_the_process(tmp_path: Path) -> None:
     options = ["-shared", "-fPIC", "-Wl,-soname,libnvinfer.so.10", str(tmp_path / "nvinfer.c"), "-o", str(library)]
     subprocess.run([str(COMPILER), *options], check=True)
     ran = run_python("-c", LOADED, library)
-    assert ran.returncode == 0, ran.stderr
+    assert ran.returncode == 0, explained(ran)
     mixed, taken, driver = ran.stdout.splitlines()
     assert f"module of tensorrt is version 10.15.1.29, but the process has loaded version 10.6.0 of {library}" in mixed
     assert taken == "taken (12, 6)"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from children import run_python
+from children import explained, run_python
 
 ADDED = """
 import sys, types
@@ -50,7 +50,7 @@ build.main(["--help"])
 def test_a_library_that_is_added() -> None:
     """In a process of its own, since the command lines read the table when they are imported."""
     ran = run_python("-c", ADDED)
-    assert ran.returncode == 0, ran.stderr[-2000:]
+    assert ran.returncode == 0, explained(ran)
     refused, without, *lines = ran.stdout.splitlines()
     assert refused.startswith("Added One has no fp16 convolutions on a CPU; use fp32, or --engine tensorrt or ")
     assert without == "--workspace is for TensorRT and TensorRT-RTX; added-one has no such setting"

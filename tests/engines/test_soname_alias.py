@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from children import CHECKOUT, run_python
+from children import CHECKOUT, explained, run_python
 from marks import builds_rtx
 
 from isnet_trt.engines.soname_alias import alias_object, load_alias
@@ -33,12 +33,12 @@ assert cosine(0.0) == 1.0
 
 def test_a_library_answers_to_its_second_name() -> None:
     ran = run_python("-c", MATHS)
-    assert ran.returncode == 0, ran.stderr
+    assert ran.returncode == 0, explained(ran)
 
 
 def test_nothing_is_left(tmp_path: Path) -> None:
     ran = run_python("-c", MATHS, env={"TMPDIR": str(tmp_path), "PATH": "/usr/bin"}, cwd=CHECKOUT)
-    assert ran.returncode == 0, ran.stderr
+    assert ran.returncode == 0, explained(ran)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -78,7 +78,7 @@ assert ctypes.CDLL("libtensorrt_rtx.so").getPrivateApi_INTERNAL
 @pytest.mark.parametrize("first", ["", "import tensorrt_rtx"])
 def test_the_parsers_library_is_found(first: str) -> None:
     ran = run_python("-c", RTX.format(first=first, then=""))
-    assert ran.returncode == 0, ran.stderr
+    assert ran.returncode == 0, explained(ran)
 
 
 FOREIGN = """
@@ -96,7 +96,7 @@ tensorrt_rtx.load_alias = load_alias
 @pytest.mark.parametrize(("then", "message"), [(FOREIGN, "getPrivateApi_INTERNAL"), (BROKEN, "read-only file system")])
 def test_what_cannot_work_is_refused_in_words(then: str, message: str) -> None:
     ran = run_python("-c", RTX.format(first="", then=then))
-    assert ran.returncode == 1
+    assert ran.returncode == 1, explained(ran)
     error = ran.stderr.splitlines()[-1]
     assert error.startswith("isnet_trt.errors.EngineUnavailable: TensorRT-RTX 1.")
     assert message in error

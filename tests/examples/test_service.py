@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import pytest
 import small_bundle
-from children import run_python, start_python
+from children import explained, run_python, start_python
 from prometheus_client.parser import text_string_to_metric_families
 
 from isnet_trt import Segmenter
@@ -162,5 +162,5 @@ def test_a_full_service_says_so_and_goes_on(bundle: Path) -> None:
 
 def test_a_bundle_that_is_none_is_named(tmp_path: Path) -> None:
     ran = run_python(SERVICE, tmp_path / "none")
-    assert (ran.returncode, ran.stdout) == (2, "")
+    assert (ran.returncode, ran.stdout) == (2, ""), explained(ran)
     assert ran.stderr.startswith(f"error: {tmp_path / 'none'} is not a folder")

@@ -14,6 +14,7 @@ import fake_libcuda
 import numpy as np
 import pytest
 import torch
+from children import explained
 
 from isnet_trt import Segmenter
 from isnet_trt.cuda.gpu import Gpu
@@ -258,7 +259,7 @@ def test_sharing_and_refusals_on_the_real_bindings(tmp_path: Path) -> None:
     subprocess.run([*command, "--out", str(tmp_path / "89" / "19")], check=True, capture_output=True)
     script = Path(__file__).parent / "on_fake_driver.py"
     ran = fake_libcuda.run(tmp_path, script, str(tmp_path), TRITON_INTERPRET="1")
-    assert (ran.returncode, ran.stdout) == (0, "as it should be\n"), ran.stderr
+    assert (ran.returncode, ran.stdout) == (0, "as it should be\n"), explained(ran)
 
 
 @pytest.mark.parametrize(("classes", "stride"), [(5, 8), (20, 4)])

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from children import explained
 
 from benchmarks import report, results
 from isnet_trt.errors import EngineUnavailable
@@ -211,7 +212,7 @@ def test_a_run_that_is_killed_leaves_a_whole_file(tmp_path: Path) -> None:
 def test_the_plan_runs_nothing_and_names_the_order_with_estimates(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/gpu", "-m", "gpu", "--gpu-plan"]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert ran.returncode == 0, explained(ran)
     lines = [line for line in ran.stdout.splitlines() if " s  " in line]
     assert lines[0].startswith("machine ")
     cases = [line.split()[0] for line in lines]
@@ -267,7 +268,7 @@ class Probe:
 sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", "--collect-only", "tests/gpu"], [Probe()]))
 """
     ran = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert ran.returncode == 0, ran.stdout[-2000:] + ran.stderr
+    assert ran.returncode == 0, explained(ran)
 
 
 def test_a_part_that_fails_costs_that_part_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

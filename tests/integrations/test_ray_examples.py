@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from children import CHECKOUT, environment, run_python, start_python
+from children import CHECKOUT, environment, explained, run_python, start_python
 from integrations import ray_cluster
 from small_bundle import image
 
@@ -28,7 +28,7 @@ def test_segment_writes_masks_and_names_what_has_none(bundle: Path, segmenter: S
         assert cv2.imwrite(str(images / f"{number}.png"), image(number))
     (images / "bad.png").write_bytes(b"no image")
     ran = run_python(EXAMPLES / "segment.py", bundle, tmp_path / "out", images, env=ENVIRONMENT)
-    assert ran.returncode == 1, ran.stderr
+    assert ran.returncode == 1, explained(ran)
     assert ran.stdout.splitlines()[-1] == "5 masks written, 0 were there, 1 images have none"
     assert f"error: {images / 'bad.png'}: ImageError: " in ran.stderr
     for number in range(5):

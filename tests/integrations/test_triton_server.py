@@ -18,7 +18,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from children import CHECKOUT, environment
+from children import CHECKOUT, environment, explained
 from integrations import triton_server
 from integrations.triton_server import SITE, Client, Server, running, start
 from small_bundle import SLIDE, image, write_bundle
@@ -97,7 +97,7 @@ def test_the_page_and_the_example_get_the_labels(server: Server, segmenter: Segm
 
     words = ask.replace("examples/", f"{CHECKOUT}/examples/").replace(" ade ", " small ").split()[1:]
     ran = run(*words[:4], "damaged.png", "missing.png", *words[4:])
-    assert (ran.returncode, ran.stderr.count("error: ")) == (1, 2), ran.stderr
+    assert (ran.returncode, ran.stderr.count("error: ")) == (1, 2), explained(ran)
     assert "8 bytes" in ran.stderr
     assert "missing.png" in ran.stderr
     assert re.fullmatch(r"photo\.jpg: (left|right|sky) [0-9.]+%, .*\n", ran.stdout)
@@ -105,7 +105,7 @@ def test_the_page_and_the_example_get_the_labels(server: Server, segmenter: Segm
     np.testing.assert_array_equal(labels, want["default"])
     assert run(*words).returncode == 0
     ran = run("-c", f"{code}\nnp.save('labels.npy', labels)")
-    assert ran.returncode == 0, ran.stderr
+    assert ran.returncode == 0, explained(ran)
     np.testing.assert_array_equal(np.load(tmp_path / "labels.npy"), want["ms-flip"])
     assert "unknown model: 'none'" in run(words[0], words[1], "none", "photo.jpg").stderr
 

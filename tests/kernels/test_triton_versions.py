@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from children import explained
 
 from isnet_trt.cuda.architectures import KERNEL_TARGETS
 
@@ -35,10 +36,10 @@ def test_it_is_the_other_version() -> None:
 def test_the_kernels_of_150_classes_compile_without_a_spill(arch: int, tmp_path: Path) -> None:
     options = ("--classes", "150", "--jobs", str(os.cpu_count() or 1), "--out", str(tmp_path))
     ran = run("-m", "isnet_trt.kernels.compile", "--arch", f"sm_{arch}", *options)
-    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert ran.returncode == 0, explained(ran)
     assert (tmp_path / f"sm_{arch}" / "launch.json").is_file()
 
 
 def test_the_attention_with_specialised_warps_compiles() -> None:
     ran = run("-m", "isnet_trt.kernels.compile", "--arch", "sm_90", "--only", "attention_specialised")
-    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert ran.returncode == 0, explained(ran)

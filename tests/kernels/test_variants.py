@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from children import explained
 
 from isnet_trt.errors import BuildError
 from tests.interpreter import NEEDED, ROOT
@@ -72,9 +73,9 @@ sys.exit(compile.main(sys.argv[1:]))
     command = [sys.executable, "-c", script, *options]
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
     ran = subprocess.run([*command, "--keep-going"], capture_output=True, text=True, cwd=ROOT, env=environment)
-    assert ran.returncode == 1
+    assert ran.returncode == 1, explained(ran)
     assert "1 of 2 kernels do not compile: kernel finite_fp32 cannot be compiled for sm_80: no reason" in ran.stderr
     assert list(json.loads((tmp_path / "sm_80" / "launch.json").read_text("utf-8"))["kernels"]) == ["resize"]
     ran = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
-    assert ran.returncode != 0
+    assert ran.returncode != 0, explained(ran)
     assert "BuildError: kernel finite_fp32 cannot be compiled" in ran.stderr

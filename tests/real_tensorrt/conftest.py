@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from children import environment, run_python
+from children import environment, explained, run_python
 
 HERE = Path(__file__).parent
 SITES = [Path(name).resolve() for name in os.environ.get("TENSORRT_SITE", "").split(os.pathsep) if name]
@@ -57,7 +57,7 @@ def run(site: Path | None) -> Run:
 
     def run_with(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
         ran = run_python(*arguments, env=variables(site, **options.pop("variables", {})), **options)
-        assert ran.returncode >= 0, f"signal {-ran.returncode}: {ran.stderr[-3000:]}"
+        assert ran.returncode >= 0, explained(ran)
         return ran
 
     return run_with

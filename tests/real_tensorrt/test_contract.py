@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from children import run_python
+from children import explained, run_python
 from marks import builds_rtx
 
 from tests.real_tensorrt.conftest import HERE, Run
@@ -44,14 +44,14 @@ def check(ran: str, kind: str) -> None:
 
 def test_names_and_signatures(run: Run) -> None:
     ran = run(CONTRACT, "tensorrt")
-    assert ran.returncode == 0, ran.stderr[-2000:]
+    assert ran.returncode == 0, explained(ran)
     check(ran.stdout, "tensorrt")
 
 
 @builds_rtx
 def test_names_and_signatures_of_tensorrt_rtx() -> None:
     ran = run_python(CONTRACT, "tensorrt_rtx")
-    assert ran.returncode == 0, ran.stderr[-2000:]
+    assert ran.returncode == 0, explained(ran)
     check(ran.stdout, "tensorrt_rtx")
 
 
@@ -64,7 +64,7 @@ def test_plugins(run: Run) -> None:
     tests = ROOT / "tests/cuda/test_cuda_plugins.py"
     options = ("-q", "-n", "0", "-p", "no:cacheprovider", "-k", "not parser")
     ran = run("-m", "pytest", tests, *options, variables={"PLUGIN_LIBRARY": "tensorrt"}, cwd=ROOT)
-    assert ran.returncode == 0, ran.stdout[-3000:]
+    assert ran.returncode == 0, explained(ran)
     assert int(re.findall(r"(\d+) passed", ran.stdout)[-1]) >= 7, ran.stdout
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import fake_libcuda
 import numpy as np
 import pytest
+from children import explained
 from marks import no_gpu
 from onnx import helper
 from onnx_networks import save_network
@@ -83,7 +84,7 @@ def driver(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
 def test_a_runtime_and_a_builder_are_errors(run: Run, driver: dict[str, str]) -> None:
     """Also when the interpreter ends and destroys what the library has returned."""
     ran = run("-c", OBJECTS, variables=driver)
-    assert ran.returncode == 0, ran.stderr[-2000:]
+    assert ran.returncode == 0, explained(ran)
     runtime, builder = ran.stdout.splitlines()
     assert runtime.startswith("create_runtime raises: tensorrt 1")
     assert builder.startswith("create_builder raises: tensorrt 1")
@@ -94,7 +95,7 @@ def test_a_runtime_and_a_builder_are_errors(run: Run, driver: dict[str, str]) ->
 def test_a_build_ends_with_an_error_before_the_export(run: Run, driver: dict[str, str], tmp_path: Path) -> None:
     out = tmp_path / "bundle"
     ran = run("-m", "isnet_trt.build", "--ckpt", DEMO, "--out", out, "--engine", "tensorrt", variables=driver)
-    assert ran.returncode == cli.ERROR, ran.stdout + ran.stderr
+    assert ran.returncode == cli.ERROR, explained(ran)
     assert "tensorrt" in ran.stderr.lower()
     assert "Traceback" not in ran.stderr
     assert "export" not in ran.stdout
@@ -107,7 +108,7 @@ def test_a_bundle_of_another_machine_is_not_opened(run: Run, driver: dict[str, s
     info = EngineInfo("tensorrt", version.strip(), ENGINE, context="native")
     write_bundle(tmp_path / "bundle", info)
     ran = run("-c", OPEN, tmp_path / "bundle", variables=driver)
-    assert ran.returncode == 0, ran.stderr[-2000:]
+    assert ran.returncode == 0, explained(ran)
     kind, _, message = ran.stdout.partition(": ")
     assert kind == ("EngineError" if driver else "EngineUnavailable")
     assert "tensorrt" in message
@@ -118,7 +119,7 @@ def test_a_driver_too_old_is_found_before_the_library_is_asked(run: Run, tmp_pat
     """With both versions and what to do; the driver of CUDA 12.2 suffices for a TensorRT that was built for CUDA 12."""
     variables = {**fake_libcuda.compile_driver(tmp_path), "FAKE_DRIVER_VERSION": version}
     ran = run("-c", TOO_OLD, variables=variables)
-    assert ran.returncode == 0, ran.stderr[-2000:]
+    assert ran.returncode == 0, explained(ran)
     built, message = ran.stdout.splitlines()
     driver = f"{int(version) // 1000}.{int(version) % 1000 // 10}"
     if int(built) > int(version) // 1000:
@@ -132,14 +133,14 @@ def test_a_driver_too_old_is_found_before_the_library_is_asked(run: Run, tmp_pat
 def test_a_driver_that_does_not_start(run: Run, tmp_path: Path, status: str) -> None:
     variables = {**fake_libcuda.compile_driver(tmp_path), "FAKE_DRIVER_INIT": status}
     ran = run("-c", TOO_OLD, variables=variables)
-    assert ran.returncode == 0, ran.stderr[-2000:]
+    assert ran.returncode == 0, explained(ran)
     assert f"({status}) to cuInit; " in ran.stdout or f"error {status} to cuInit; " in ran.stdout
 
 
 def test_polygraphys_runner_has_a_runtime_of_ours(run: Run, tmp_path: Path) -> None:
     pytest.importorskip("polygraphy")
     ran = run("-c", POLYGRAPHY, variables=fake_libcuda.compile_driver(tmp_path))
-    assert ran.returncode == 0, ran.stderr[-2000:]
+    assert ran.returncode == 0, explained(ran)
     assert " creates no Runtime: createInferRuntime: " in ran.stdout
 
 
@@ -149,7 +150,7 @@ def test_reducing_a_graph_invents_no_refusal(run: Run, driver: dict[str, str], t
     graph = save_network(tmp_path / "small.onnx", [helper.make_node("Conv", ["x", "w"], ["y"])], 2, weights)
     part = tmp_path / "part.onnx"
     ran = run("-m", "isnet_trt.export.compare", graph, "tensorrt", "--reduce", part, variables=driver)
-    assert ran.returncode == cli.ERROR, ran.stdout + ran.stderr
+    assert ran.returncode == cli.ERROR, explained(ran)
     assert "tensorrt could not be tried (exit status 2), so what it refuses is not known" in ran.stderr
     assert ran.stdout == ""
     assert not part.exists()
@@ -160,5 +161,5 @@ def test_a_trial_is_no_refusal(run: Run, driver: dict[str, str], tmp_path: Path)
     weights = {"w": np.ones((2, 3, 1, 1), np.float32)}
     graph = save_network(tmp_path / "small.onnx", [helper.make_node("Conv", ["x", "w"], ["y"])], 2, weights)
     ran = run("-m", "isnet_trt.engines.trial", "tensorrt", graph, variables=driver)
-    assert ran.returncode == cli.ERROR, ran.stdout + ran.stderr
+    assert ran.returncode == cli.ERROR, explained(ran)
     assert ran.stdout == ""

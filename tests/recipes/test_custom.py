@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from children import run_python
+from children import explained, run_python
 from miniature import SIZES
 from own_pictures import CLASSES, DESCRIPTION, make_pictures, write
 
@@ -225,7 +225,7 @@ def test_from_pictures_to_a_bundle(tmp_path: Path) -> None:
 def command(module: str, *arguments: str) -> str:
     """Run one of the command lines; what it printed."""
     done = run_python("-m", f"isnet_trt.{module}", *arguments, timeout=900)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, explained(done)
     return done.stdout
 
 

@@ -7,7 +7,7 @@ import zlib
 
 import numpy as np
 import pytest
-from children import run_python
+from children import explained, run_python
 from golden_files import GOLDEN
 
 from isnet_trt.errors import SettingsError
@@ -65,7 +65,7 @@ def test_table_needs_no_torch() -> None:
         "runpy.run_module('isnet_trt.training.recipes', run_name='__main__')"
     )
     done = run_python("-c", code)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, explained(done)
     assert all(name in done.stdout for name in RECIPES)
 
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from children import CHECKOUT, run_python
+from children import CHECKOUT, explained, run_python
 from forked import needs_fork
 
 pytestmark = [
@@ -26,7 +26,7 @@ def test_no_finding(program: str, tmp_path: Path) -> None:
     options = ("--jobs", *JOBS[program]) if program in JOBS else ()
     options += ("--keep", tmp_path / "findings", "--json", tmp_path / "figures.json")
     ended = run_python(CHECKOUT / f"tests/stress/{program}.py", "--cases", CASES[program], *options, timeout=900)
-    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert ended.returncode == 0, explained(ended)
     entry = json.loads((tmp_path / "figures.json").read_text("utf-8"))[f"{program}.py"]
     assert entry["findings"] == 0
     assert entry["figures"].get("cases", entry["figures"].get("calls")) == CASES[program]

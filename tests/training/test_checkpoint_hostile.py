@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from children import environment
+from children import environment, explained
 from torch import Tensor
 
 from isnet_trt.errors import CheckpointError
@@ -217,7 +217,7 @@ def test_memory_of_hostile_files_is_bounded(tmp_path: Path) -> None:
     )
     command = [sys.executable, "-c", program, str(tmp_path)]
     result = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=120)
-    assert result.returncode == 0, result.stderr
+    assert result.returncode == 0, explained(result)
     assert int(result.stdout) < 512  # MiB
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from children import run_python
+from children import explained, run_python
 from export_models import random_model
 from marks import needs_rtx
 
@@ -33,7 +33,7 @@ def build_all(jobs: list[dict[str, Any]], folder: Path) -> list[dict[str, Any]]:
     """What the process saw for each job; it must have come to its end."""
     (folder / "jobs.json").write_text(json.dumps(jobs), "utf-8")
     ran = run_python(PROCESS, folder / "jobs.json", timeout=1800)
-    assert ran.returncode == 0, ran.stderr[-3000:]
+    assert ran.returncode == 0, explained(ran)
     answers = [json.loads(line) for line in ran.stdout.splitlines()]
     assert len(answers) == len(jobs)
     return answers
