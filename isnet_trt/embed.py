@@ -1,4 +1,4 @@
-"""The Python side of ``isnet_trt/c_api/isnet.c``: functions of numbers and byte strings, which C calls through `call`.
+"""The Python side of ``isnet_trt/c_api``: functions of numbers and byte strings, which C calls through `call`.
 
 C holds no Python object but `call`: handles are numbers that are never used twice, so that a closed one is recognised.
 """
