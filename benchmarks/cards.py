@@ -62,6 +62,7 @@ def times(data: Sequence[Result]) -> Lines:
     yield table({"measurement": name} | cells for name, cells in columns.items())
     yield from limit_note([row for result in data for row in _rows(result)])
     yield "The limit is the time that the operations and the bytes take at the rates measured on the same card."
+    yield "T/s: 10¹² operations a second; a multiplication and an addition are two."
 
 
 def _rows(result: Result) -> Iterator[Record]:

@@ -149,7 +149,7 @@ def summary(data: Result, with_merges: bool = True) -> Lines:
             "nor its time, but their labels are arbitrary: how many are equal says less than with trained weights."
         )
     if warned := sum(len(record.get("warnings", [])) for record in data["records"]):
-        yield f"{warned} of the figures carry a warning of noise; see the result."
+        yield f"Warnings of noise: {warned}, listed in the report that `python -m benchmarks.report` makes."
 
 
 def _bundle_rows(record: Record) -> Iterator[Mapping[str, str]]:

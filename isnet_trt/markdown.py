@@ -19,6 +19,7 @@ _STYLE = """
 blockquote { margin: 1rem 0; padding: .25rem 1rem; border-left: .4rem solid #567; background: #f4f6f8; }
 .figures figure { flex-basis: 11rem; } .wide figure { flex-basis: 19rem; }
 figure img { width: 100%; } td code { overflow-wrap: anywhere; }
+@media (min-width: 601px) { td:first-child code { overflow-wrap: normal; } }
 """
 _SORTED = """
 th { cursor: pointer; } th[aria-sort]::after { content: " ▾"; color: #567; }

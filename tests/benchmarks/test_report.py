@@ -352,7 +352,7 @@ def test_readme_table_follows_its_result(tmp_path: Path, capsys: pytest.CaptureF
     assert text.endswith("\nafter\n")
     row = ["ADE whole 512x683, onnxruntime fp32", "1.87", "2.45", "1.32 (1.24–1.41, 96 %)", "100.00", "200 / 200"]
     assert row in map(cells, text.splitlines())
-    assert "1 of the figures carry a warning" in text
+    assert "Warnings of noise: 1, listed in the report" in text
     assert report.main(check) == 0
 
 
