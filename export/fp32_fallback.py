@@ -20,6 +20,8 @@ MARGIN = 4.0
 """Required ratio of float16's largest value to a tensor's largest value on the pictures."""
 SMALLEST = 2.0**-13
 """A tensor whose largest value is below has fewer than float16's eleven bits: subnormals have a step of 2^-24."""
+_WITH_BIAS = {"Conv", "ConvTranspose", "Gemm", "BatchNormalization", "InstanceNormalization", "LayerNormalization"}
+"""Operators whose third input is added."""
 
 Fp32Fallback = dict[str, str]
 """Node name -> why the node stays float32."""
@@ -33,7 +35,7 @@ def find_fp32_fallback(
     Always the operators of `REDUCTIONS`; for bf16 also those of ``no_bf16`` (operator -> what lacks it in bf16), which
     has the exponents of float32. For fp16 also each node with an input, weight or output whose largest value in
     ``ranges`` (`isnet_trt.export.ranges.measure_ranges`) is above `LARGEST` / `MARGIN` or below `SMALLEST`, and each
-    attention whose scores may be.
+    attention whose scores may be; a small summand counts only if the sum is small too.
     """
     fallback = {
         node.name: f"{node.op_type} over many values" for node in proto.graph.node if node.op_type in REDUCTIONS
@@ -45,8 +47,10 @@ def find_fp32_fallback(
     # Weights are cast as well: one beyond float16's range would become infinite.
     known = ranges | _weight_ranges(proto)
     for node in proto.graph.node:
+        added = node.input[2:3] if node.op_type in _WITH_BIAS else node.input if node.op_type == "Add" else ()
         for name in _tensors(node):
-            reason = _hazard(known.get(name))
+            # What a small summand loses is below the last bit of an output that is not small itself.
+            reason = _hazard(known.get(name), smallest=0 if name in added else SMALLEST)
             if reason and node.name not in fallback:
                 fallback[node.name] = f"{name} {reason}"
     return fallback
@@ -60,13 +64,13 @@ def _tensors(node: onnx.NodeProto) -> Iterator[str]:
         yield scores_bound_name(node)
 
 
-def _hazard(measured: Range | None) -> str:
+def _hazard(measured: Range | None, smallest: float) -> str:
     # 0 is exact in every type; indices, shapes and what else `measure_ranges` leaves out have no range.
     if measured is None or measured.reach == 0:
         return ""
     if measured.reach > LARGEST / MARGIN:
         return f"reaches {measured.reach:.3g}"
-    return f"stays below {measured.reach:.3g}" if measured.reach < SMALLEST else ""
+    return f"stays below {measured.reach:.3g}" if measured.reach < smallest else ""
 
 
 def _weight_ranges(proto: onnx.ModelProto) -> Ranges:

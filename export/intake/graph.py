@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -18,10 +19,9 @@ from isnet_trt.export.graph import INPUT, OUTPUT
 from isnet_trt.export.intake import batch as fixed_batch
 from isnet_trt.export.intake.enlargement import Enlargement, enlarged, last_resize, without_last_resize
 from isnet_trt.export.intake.normal_form import normalise, raised
-from isnet_trt.export.intake.ports import select_ports
+from isnet_trt.export.intake.ports import PASS_ON, select_ports
 from isnet_trt.export.intake.probe import (
     MIXED,
-    MULTIPLES,
     Pixels,
     Probed,
     Prober,
@@ -37,7 +37,6 @@ from isnet_trt.settings import Activation, Preprocess, Size
 
 _SAME = 1e-4
 """Largest rms difference, in standard deviations, between a network and its graph cut in front of the last Resize."""
-_ACTIVATIONS: dict[str, Activation] = {"Softmax": "softmax", "Sigmoid": "sigmoid"}
 
 
 @dataclass(frozen=True)
@@ -62,11 +61,6 @@ class Intake:
     reference_stride: int
     sample: NDArray[np.float32]
 
-    def are_probabilities(self, activation: str) -> bool:
-        """Whether the values of the output may come from ``activation``, softmax or sigmoid."""
-        inside = self.sample.min() >= 0 and self.sample.max() <= 1
-        return bool(inside and (activation != "softmax" or np.allclose(self.sample.sum(1), 1, atol=1e-3)))
-
 
 def take_in(
     proto: onnx.ModelProto,
@@ -74,11 +68,12 @@ def take_in(
     classes: int,
     source: str,
     ports: tuple[str | None, str | None] = (None, None),
+    size_multiple: int = 1,
 ) -> Intake:
     """Choose input and output, examine the network, and bring its graph to the form of our own exports.
 
     ``classes`` is the number of classes of the recipe, ``source`` the network's name in messages, ``ports`` the names
-    of input and output where there are several.
+    of input and output where there are several, ``size_multiple`` what the recipe pads sides to.
 
     Raises:
         SettingsError: a name is missing or unknown, or the recipe contradicts the network.
@@ -98,12 +93,29 @@ def take_in(
         network = Prober(run, built_in(preprocess), classes, source, size, batch)
         probed, sample = probe(network)
         reference_stride = probed.stride
-        model, probed, kind = _without_enlargement(model, probed, network)
+        model, probed, kind = _without_enlargement(model, probed, network, size_multiple)
     probed = dataclasses.replace(probed, notes=(*filter(None, (batch_note, *probed.notes, note)),))
     _declare(model, probed)
-    end = fixed_batch.last_node(model.graph)
-    activation: Activation = _ACTIVATIONS.get(end.op_type, "none") if end is not None else "none"
+    activation: Activation = "none"
+    if _ends_with_sigmoid(model.graph):
+        activation = "sigmoid"
+    elif are_probabilities(sample, "softmax"):
+        activation = "softmax"
     return Intake(ir.serde.serialize_model(model), reference, probed, activation, kind, reference_stride, sample)
+
+
+def _ends_with_sigmoid(graph: ir.Graph) -> bool:
+    """Whether the output is that of a sigmoid, perhaps moved or resampled: values stay probabilities."""
+    node = fixed_batch.last_node(graph)
+    while node is not None and node.op_type in (*PASS_ON, "Resize") and node.inputs[0] is not None:
+        node = node.inputs[0].producer()
+    return node is not None and node.op_type == "Sigmoid"
+
+
+def are_probabilities(scores: NDArray[np.float32], activation: str) -> bool:
+    """Whether ``scores`` (B, K, h, w) may come from ``activation``, softmax or sigmoid."""
+    inside = scores.min() >= 0 and scores.max() <= 1
+    return bool(inside and (activation != "softmax" or np.allclose(scores.sum(1), 1, atol=1e-3)))
 
 
 @contextlib.contextmanager
@@ -197,22 +209,36 @@ def _runs_alone(free: ir.Model, images: Pixels, outputs: NDArray, source: str) -
 
 
 def _without_enlargement(
-    model: ir.Model, probed: Probed, network: Prober
+    model: ir.Model, probed: Probed, network: Prober, size_multiple: int
 ) -> tuple[ir.Model, Probed, Enlargement | None]:
-    """``model`` without its last Resize where the merge can do it, what is then true of it, and the kind."""
+    """``model`` without its last Resize where the merge can do it, what is then true of it, and the kind.
+
+    Inputs are padded to multiples of ``size_multiple`` and of what ``model`` demands.
+    """
     resize = last_resize(model)
     if resize is None or probed.stride > 1:
         return model, probed, None
     kind = resize[1]
     cut = without_last_resize(model)
-    sizes = [network.size] if network.size else [odd_multiples(probed.multiple), odd_multiples(MULTIPLES[-1])]
     with opened(ir.serde.serialize_model(cut), network.source) as run:
         small = dataclasses.replace(network, call=run)
-        outputs = [(small.run(size), network.run(size), size) for size in sizes]
-        if any(rms_difference(enlarged(low, size, kind), high) > _SAME for low, high, size in outputs):
-            note = "resize      the last Resize stays in the graph: the merge would give other scores"
-            return model, dataclasses.replace(probed, notes=(*probed.notes, note)), None
-        stride, multiple = small.grid(outputs[-1][2], outputs[-1][0])
+        stride, multiple = small.grid(*small.first_run())
+        size, high = network.first_run()
+        same = rms_difference(enlarged(small.run(size), size, kind), high) <= _SAME
+        if not network.size:
+            size = odd_multiples(math.lcm(probed.multiple, multiple))
+            same = same and rms_difference(enlarged(small.run(size), size, kind), network.run(size)) <= _SAME
+    reason = ""
+    if not same:
+        reason = "the merge would give other scores"
+    elif math.lcm(probed.multiple, size_multiple) % multiple:
+        # Of 211 pixels it may read 208, and enlarge the output for them to 211.
+        reason = f"without it only sides divisible by {multiple} fit; the recipe may say size_multiple: {multiple}"
+    if reason:
+        note = f"resize      the last Resize stays in the graph: {reason}"
+        return model, dataclasses.replace(probed, notes=(*probed.notes, note)), None
+    # Where the network enlarges by a factor, its output for other sides has not their size.
+    multiple = math.lcm(probed.multiple, multiple)
     corners = " (corners aligned)" if kind == "align_corners" else ""
     note = f"resize      the last Resize, by {stride}{corners}, is left to the merge"
     return cut, dataclasses.replace(probed, stride=stride, multiple=multiple, notes=(*probed.notes, note)), kind

@@ -31,7 +31,19 @@ def raised(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, str]:
     except Exception as error:  # the converter raises RuntimeError, its checks and protobuf other types
         reason = " ".join(str(error).split())[:200]
         return proto, f"opset {version} stays: onnx cannot raise it to {OPSET} ({reason})"
+    if version < 11:
+        _keep_positions(converted)
     return converted, f"opset raised from {version} to {OPSET}"
+
+
+def _keep_positions(converted: onnx.ModelProto) -> None:
+    """Let Upsample and Resize of opset 10 or earlier sample as they do there, which the converter leaves out."""
+    for node in converted.graph.node:
+        if node.op_type == "Resize" and not any(
+            each.name == "coordinate_transformation_mode" for each in node.attribute
+        ):
+            node.attribute.append(onnx.helper.make_attribute("coordinate_transformation_mode", "asymmetric"))
+            node.attribute.append(onnx.helper.make_attribute("nearest_mode", "floor"))
 
 
 def normalise(model: ir.Model) -> None:

@@ -9,8 +9,8 @@ from onnx_ir.passes import common as passes
 
 from isnet_trt.errors import BuildError, SettingsError, first_few
 
-_PASS_ON = ("Cast", "Identity", "Squeeze", "Unsqueeze", "Reshape", "Transpose")
-"""Operators behind an arg max that change its form only."""
+PASS_ON = ("Cast", "Identity", "Squeeze", "Unsqueeze", "Reshape", "Transpose")
+"""Operators that change the form of an output, not its values."""
 _TO_FIRST, _TO_LAST = (0, 3, 1, 2), (0, 2, 3, 1)
 """Permutations of (B, H, W, C) to channels first, and of (B, C, H, W) to channels last."""
 _INTEGERS = tuple(type_ for type_ in ir.DataType if type_.is_integer() or type_ == ir.DataType.BOOL)
@@ -27,6 +27,7 @@ def select_ports(model: ir.Model, source: str, input_name: str | None = None, ou
         BuildError: the output needs another input, or one of them cannot be used; the message has the remedy.
     """
     passes.RemoveInitializersFromInputsPass()(model)
+    model.ir_version = max(model.ir_version or 0, 4)  # earlier ones demand that initializers are inputs
     graph = model.graph
     if {input_name, output_name} - {value.name for value in (*graph.inputs, *graph.outputs)} - {None}:
         passes.ShapeInferencePass()(model)  # an input needs a type
@@ -118,6 +119,11 @@ def _check_input(value: ir.Value, source: str) -> None:
             f"{source}: input {_text(value)} has {sizes[1]} channels; the runtime gives images of 3 channels, so the "
             "network has to be exported with 3"
         )
+    if (sizes[2] is None) != (sizes[3] is None):
+        raise BuildError(
+            f"{source}: input {_text(value)} fixes one side only; export the network with height and width both free, "
+            "or both fixed"
+        )
 
 
 def _behind(value: ir.Value, operators: tuple[str, ...], otherwise: str) -> str:
@@ -131,7 +137,7 @@ def _behind(value: ir.Value, operators: tuple[str, ...], otherwise: str) -> str:
 def _check_output(value: ir.Value, source: str) -> None:
     """Refuse an arg max and channels last; what else an output may be wrong in shows when it is run."""
     producer = value.producer()
-    while producer is not None and producer.op_type in _PASS_ON:
+    while producer is not None and producer.op_type in PASS_ON:
         permutation = producer.attributes.get_ints("perm", ()) if producer.op_type == "Transpose" else ()
         if tuple(permutation) == _TO_LAST:
             raise BuildError(

@@ -84,8 +84,9 @@ class Prober:
         return self.call(self.picture(size))
 
     def first_run(self) -> tuple[Size, NDArray]:
-        """The first size that the network takes, and its output."""
+        """The first size that the stride divides, and its output; without one, the first that shows a stride."""
         reasons: dict[str, str] = {}
+        uneven: list[tuple[Size, NDArray]] = []
         for attempt in (self.size,) if self.size else _FIRST_SIZES:
             try:
                 output = self.run(attempt)
@@ -95,7 +96,20 @@ class Prober:
                 reasons.setdefault(" ".join(str(error).split())[:300], size_text(attempt))
                 continue
             self.check_shape(attempt, output)
-            return attempt, output
+            # 13 positions for 192 pixels may be steps of 14, the rest left out, or of 15.
+            if tuple(stride_of(attempt, output) * side for side in output.shape[2:]) == attempt:
+                return attempt, output
+            uneven.append((attempt, output))
+        for attempt, output in uneven:
+            if stride_of(attempt, output):
+                return attempt, output
+        if uneven:
+            attempt, output = uneven[0]
+            raise BuildError(
+                f"{self.source}: the output for an input of {size_text(attempt)} has {size_text(output.shape[2:])} "
+                "positions, which is no whole number of pixels for each; export the network without what resizes its "
+                "output to a size of its own"
+            )
         reason, where = next(iter(reasons.items()))
         fixed = "; if it was traced for one size, export it with that size fixed and give presets windows of it"
         remedy = "" if self.size else fixed
@@ -132,19 +146,8 @@ class Prober:
 
     def grid(self, size: Size, output: NDArray) -> tuple[int, int]:
         """Input pixels per output position, and what sides must be divisible by."""
-        stride = self._stride(size, output)
+        stride = stride_of(size, output)
         return stride, 1 if self.size else self._multiple(stride)
-
-    def _stride(self, size: Size, output: NDArray) -> int:
-        grid = output.shape[2:]
-        stride = max(1, round(size[0] / grid[0]))
-        if coarse_size(size, stride) != grid:
-            raise BuildError(
-                f"{self.source}: the output for an input of {size_text(size)} has {size_text(grid)} positions, which "
-                "is no whole number of pixels for each; export the network without what resizes its output to a size "
-                "of its own"
-            )
-        return stride
 
     def _multiple(self, stride: int) -> int:
         for multiple in MULTIPLES:
@@ -217,6 +220,13 @@ def probe(network: Prober) -> tuple[Probed, NDArray]:
     if batch is None and not network.takes_batches(size, output):
         batch = 1
     return Probed(output.shape[1], stride, multiple, network.size, batch), output
+
+
+def stride_of(size: Size, output: NDArray) -> int:
+    """Input pixels per output position; 0 where that is no whole number."""
+    grid = output.shape[2:]
+    stride = max(1, round(size[0] / grid[0]))
+    return stride if coarse_size(size, stride) == grid else 0
 
 
 def odd_multiples(multiple: int) -> Size:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from isnet_trt.errors import BuildError, SettingsError
-from isnet_trt.export.intake.graph import Intake
+from isnet_trt.export.intake.graph import Intake, are_probabilities
 from isnet_trt.recipes import NetworkRecipe
 from isnet_trt.settings import LARGEST_MULTIPLE, Activation, Inference, Preprocess, Size, size_text
 
@@ -35,14 +35,15 @@ def settle(recipe: NetworkRecipe, intake: Intake, source: str, static: Size | No
 
 
 def _activation(stated: Activation, intake: Intake, source: str) -> Activation:
-    """What the output is: as the graph's last node says, else as the recipe says and the values allow."""
+    """What the output is: as graph and values say, else as the recipe says and the values allow."""
     if intake.activation != "none":
         if stated not in ("none", intake.activation):
             raise SettingsError(
-                f"activation: {stated} contradicts {source}, which ends with {intake.activation}; remove the key"
+                f"activation: {stated} contradicts {source}, whose output is that of a {intake.activation}; remove the "
+                "key"
             )
         return intake.activation
-    if stated != "none" and not intake.are_probabilities(stated):
+    if stated != "none" and not are_probabilities(intake.sample, stated):
         raise SettingsError(
             f"activation: {stated} contradicts {source}, whose output has values from {intake.sample.min():.3g} to "
             f"{intake.sample.max():.3g}: which {stated} cannot give. The key says what the output already is: remove it"

@@ -54,7 +54,8 @@ def load(source: Module, static: Size | None = None) -> Network:
             f"{name} cannot be exported: {error}\nExport it yourself and give the file to --onnx"
             + ("" if static else ", or build for one size: --static H W")
         ) from None
-    intake = take_in(proto, recipe.preprocess, recipe.network.channels(recipe.labels), name)
+    channels, padded_to = recipe.network.channels(recipe.labels), recipe.network.size_multiple
+    intake = take_in(proto, recipe.preprocess, channels, name, size_multiple=padded_to)
     settled = settle(recipe, intake, name, static)
     note_source(intake.proto, recipe.name, {})
     digest = _digest(module)

@@ -24,7 +24,8 @@ def load(source: OnnxFile, static: Size | None = None) -> Network:
     proto, digest = read_onnx(path)
     name = printable(path.name)
     ports = source.input, source.output
-    intake = take_in(proto, recipe.preprocess, recipe.network.channels(recipe.labels), name, ports)
+    channels = recipe.network.channels(recipe.labels)
+    intake = take_in(proto, recipe.preprocess, channels, name, ports, recipe.network.size_multiple)
     del proto
     settled = settle(recipe, intake, name, static)
     note_source(intake.proto, recipe.name, {})

@@ -113,3 +113,9 @@ def test_emulation_rounds_to_nearest_bfloat16(graph: onnx.ModelProto, picture: n
     expected = round_to_bf16(values["exact"])
     # A float32 sum near the middle between two bfloat16 numbers may fall either way.
     assert (values["emulated"] == expected).mean() > 0.999
+
+
+def test_a_small_summand_is_no_reason(graph: onnx.ModelProto, picture: np.ndarray) -> None:
+    """Batch-norm folded into a convolution may leave a bias of rounding errors, 1e-8."""
+    small = altered(graph, {"backbone_net.layer3.0.conv1.bias": lambda bias: np.full_like(bias, 1e-8)})
+    assert set(find_fp32_fallback(small, measure_ranges(small, [picture]), "fp16")) == {"node_mean"}

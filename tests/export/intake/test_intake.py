@@ -53,6 +53,15 @@ def test_the_opset_is_raised_and_the_graph_stays_valid(opset: int) -> None:
     assert any("raised" in note for note in intake.probed.notes) == (opset < 20)
 
 
+def test_weights_among_the_inputs_of_an_old_file() -> None:
+    """IR version 3 demands it."""
+    proto = network(opset=9)
+    proto.ir_version = 3
+    for tensor in proto.graph.initializer:
+        proto.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    assert any("raised" in note for note in taken(proto).probed.notes)
+
+
 @pytest.mark.parametrize("opset", [17, 20])
 def test_weights_that_an_exporter_numbered(opset: int) -> None:
     """Only the new graph has other names: the reference still finds its weights, and the file's graph is left alone."""
@@ -134,7 +143,42 @@ def test_a_resize_by_a_factor_that_reaches_the_size_for_multiples_only() -> None
     """97 pixels become 25 positions and 100 pixels: only multiples of 4 have an output of their own size."""
     whole = LOW + '    y = Resize <mode: string = "linear"> (low, , scales)\n'
     intake = taken(network(whole, scales=np.array([1, 1, 4, 4], np.float32)))
-    assert (intake.enlargement, intake.probed.stride) == ("half_pixel", 4)
+    assert (intake.enlargement, intake.probed.stride, intake.probed.multiple) == ("half_pixel", 4, 4)
+
+
+def patches(side: int, body: str = "", **options: object) -> onnx.ModelProto:
+    """A network of patches: of a side that they do not divide it leaves out the rest."""
+    weight = np.random.default_rng(5).standard_normal((CLASSES, 3, side, side)).astype(np.float32)
+    body = f"    low = Conv <strides: ints = [{side}, {side}]> (x, patch)\n" + (body or "    y = Identity (low)\n")
+    return network(body, patch=weight, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("side", [4, 14])
+def test_patches(side: int) -> None:
+    probed = taken(patches(side)).probed
+    assert (probed.stride, probed.multiple) == (side, side)
+
+
+def test_the_last_resize_of_sides_that_patches_do_not_divide() -> None:
+    """Of 211 pixels the network reads 208 and enlarges to 211; padded to 212 it would give other scores."""
+    proto = patches(4, RESIZED.format(mode="half_pixel"))
+    intake = taken(proto)
+    assert (intake.enlargement, intake.probed.stride, intake.probed.multiple) == (None, 1, 1)
+    assert any("size_multiple: 4" in note for note in intake.probed.notes)
+    padded = take_in(proto, PREPROCESS, CLASSES, "model.onnx", size_multiple=12)
+    assert (padded.enlargement, padded.probed.stride, padded.probed.multiple) == ("half_pixel", 4, 4)
+
+
+@pytest.mark.parametrize("opset", [9, 10])
+def test_an_enlargement_of_an_old_opset(opset: int) -> None:
+    """Upsample and the first Resize have no half-pixel positions, which became the default."""
+    operator = "Upsample" if opset == 9 else "Resize"
+    body = LOW + f'    y = {operator} <mode: string = "linear"> (low, scales)\n'
+    proto = network(body, opset=opset, scales=np.array([1, 1, 4, 4], np.float32))
+    intake = taken(proto)
+    assert intake.enlargement is None
+    assert any("raised" in note for note in intake.probed.notes)
+    np.testing.assert_allclose(outputs(intake.proto, picture()), outputs(proto, picture()), atol=1e-5)
 
 
 @pytest.mark.parametrize(("operator", "activation"), [("Softmax <axis: int = 1>", "softmax"), ("Sigmoid", "sigmoid")])
@@ -146,6 +190,31 @@ def test_an_activation_in_the_graph(operator: str, activation: str) -> None:
     before = LOW + f"    soft = {operator} (low)\n" + RESIZED.format(mode="half_pixel").replace("low", "soft")
     intake = taken(network(before))
     assert (intake.activation, intake.enlargement, intake.probed.stride) == (activation, "half_pixel", 4)
+
+
+ACTIVATIONS = {
+    "softmax, channels last": (
+        "softmax",
+        "    t = Transpose <perm: ints = [0, 2, 3, 1]> (low)\n    u = Softmax <axis: int = 3> (t)\n"
+        "    y = Transpose <perm: ints = [0, 3, 1, 2]> (u)\n",
+    ),
+    "softmax, by its parts": (
+        "softmax",
+        "    e = Exp (low)\n    sum = ReduceSum (e, axes)\n    y = Div (e, sum)\n",
+    ),
+    "sigmoid, enlarged": (
+        "sigmoid",
+        '    p = Sigmoid (low)\n    y = Resize <mode: string = "nearest"> (p, , scales)\n',
+    ),
+    "softmax over the rows": ("none", "    y = Softmax <axis: int = 2> (low)\n"),
+}
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_an_activation_that_is_not_the_last_node(name: str) -> None:
+    activation, body = ACTIVATIONS[name]
+    scales, axes = np.array([1, 1, 4, 4], np.float32), np.array([1])
+    assert taken(network(LOW + body, scales=scales, axes=axes)).activation == activation
 
 
 def test_sizes_that_must_be_multiples() -> None:
@@ -256,6 +325,7 @@ REFUSED = {
     ),
     "channels": (network(inputs="float[n, 4, h, w] x", w1=np.ones((8, 4, 3, 3), np.float32)), "has 4 channels"),
     "rank": (network(LOW + "    y = ReduceMax <axes: ints = [1], keepdims: int = 0> (low)\n"), "map of scores"),
+    "one side fixed": (network(inputs="float[n, 3, 64, w] x"), "fixes one side only"),
     "input rank": (network("    y = Relu (x)\n", inputs="float[n, m] x"), "no batch of images"),
     "operator": (network(LOW + "    y = mine.Thing (low)\n", domains=', "mine": 1'), "not ONNX's own: mine.Thing"),
     "random": (network(NOISE), "the network is random"),

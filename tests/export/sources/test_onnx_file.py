@@ -160,7 +160,7 @@ def test_recipe_and_network_contradict_each_other(tmp_path: Path, facts: dict[st
 
 def test_an_activation_that_contradicts_the_last_node(tmp_path: Path) -> None:
     body = HEAD.replace("y =", "low =") + "    y = Softmax <axis: int = 1> (low)\n"
-    with pytest.raises(SettingsError, match=r"activation: sigmoid contradicts .*, which ends with softmax"):
+    with pytest.raises(SettingsError, match=r"activation: sigmoid contradicts .*, whose output is that of a softmax"):
         OnnxFile(saved(network(body), tmp_path), described(activation="sigmoid")).load()
     assert OnnxFile(tmp_path / "given.onnx", described()).load().recipe.network.activation == "softmax"
 
