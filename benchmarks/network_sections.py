@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from benchmarks.results import Record
 from isnet_trt.metrics import percent
 
 _PRESETS = {"default": "whole %", "ms-flip": "3 scales, flip %", "windows": "windows, flip, probabilities %"}
-
+_COLOURS = re.compile(r"\\x1b\[[\d;]*m")
+"""Escape sequences of a terminal, as results of earlier versions hold them."""
 
 NETWORKS_NOTE = (
     "Labels of the fp32 bundle equal to those of the network's own run merged in float64; in parentheses pixels that "
@@ -52,7 +54,7 @@ def refusals(record: Record) -> Iterator[str]:
     messages: dict[str, list[str]] = {}
     for title, build in record["builds"].items():
         if build["status"] != "built":
-            messages.setdefault(f"{build['error']}: {build['why']}", []).append(title)
+            messages.setdefault(_COLOURS.sub("", f"{build['error']}: {build['why']}"), []).append(title)
     for message, titles in messages.items():
         yield f"**{record['case']}**, {', '.join(titles)}: {message}"
 

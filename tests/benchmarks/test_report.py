@@ -408,9 +408,10 @@ def test_the_committed_tables_are_not_stale(page: str) -> None:
     assert report.main(["--readme", str(results.FOLDER / page), "--check"]) == 0
 
 
-def test_the_readme_shows_rows_of_the_committed_tables() -> None:
-    shown = (ROOT / "README.md").read_text("utf-8").partition("README.md: begin -->\n")[2].partition("\n<!--")[0]
-    rows = (results.FOLDER / "README.md").read_text("utf-8").splitlines()
+@pytest.mark.parametrize(("page", "source"), [("README.md", "README.md"), ("docs/comparison.md", "pipelines.md")])
+def test_pages_show_rows_of_the_committed_tables(page: str, source: str) -> None:
+    shown = (ROOT / page).read_text("utf-8").partition(f"{source}: begin -->\n")[2].partition("\n<!--")[0]
+    rows = (results.FOLDER / source).read_text("utf-8").splitlines()
     assert [line for line in shown.splitlines() if line and line not in rows] == []
     assert len(shown.splitlines()) > 8
 
