@@ -23,10 +23,10 @@ EXCUSED = {
     "pip install torch --index-url ADDRESS": NETWORK,
     "pip install '.[cpu,build]'": NETWORK,
     "pip install --constraint constraints.txt --editable '.[cpu,build,train]'": NETWORK,
-    "pip download --dest carried --constraint constraints.txt --only-binary=:all: torch "
+    "pip download --dest packages --constraint constraints.txt --only-binary=:all: torch "
     "'.[cpu,build,train,bench,rtx,dev]' setuptools wheel": NETWORK,
-    "pip install --no-index --find-links carried setuptools wheel": "installs what the line before it downloads",
-    "pip install --no-index --find-links carried --no-build-isolation --editable "
+    "pip install --no-index --find-links packages setuptools wheel": "installs what the line before it downloads",
+    "pip install --no-index --find-links packages --no-build-isolation --editable "
     "'.[cpu,build,train,bench,rtx,dev]'": "installs what the lines before it download",
     "docker build --file docker/Dockerfile --tag isnet-trt .": DOCKER,
     'docker run --rm --volume "$PWD":/data isnet-trt predict bundles/ade pictures --out results': DOCKER,

@@ -55,7 +55,7 @@ def bundle_cases() -> Iterator[Any]:
             )
 
 
-@pytest.mark.parametrize(("kind", "precision", "context"), bundle_cases())
+@pytest.mark.parametrize(("kind", "precision", "context"), [*bundle_cases()])
 def test_bundles(record: Record, target: Target, kind: str, precision: str, context: str | None) -> None:
     """The demo's bundle in one precision and form of the context modules: built, opened, labels beside the CPU's."""
     require(kind)

@@ -44,7 +44,7 @@ def batch_shape(case: Any) -> tuple[int, int, int, int]:
     return (case.batch, 3, *(case.inference.window or network_size(case.size, case.preprocess)))
 
 
-@pytest.mark.parametrize(("name", "precision"), model_cases())
+@pytest.mark.parametrize(("name", "precision"), [*model_cases()])
 def test_model(record: Record, target: Target, name: str, precision: str) -> None:
     """A published model's TensorRT engine: whole call, engine alone, layers by time; the inspector's text in a file."""
     recipe, preset = MODELS[name]
