@@ -145,8 +145,9 @@ def build_tuned(
     call = TimedCall(timed_image(tune, job, images), tune.preset, device(job))
     resized = resize(call.image, job.recipe.preprocess)
     queue = windows.plan(resized.shape[:2], job.recipe.preset(tune.preset)).windows
-    store = Store.open(target.with_name(target.name + TUNING), identity(job, call, tune))
-    with exclusive(store.folder):
+    folder = target.with_name(target.name + TUNING)
+    with exclusive(folder):
+        store = Store.open(folder, identity(job, call, tune))
         search = Search(job, tune, Workshop(job, proto, store, target, call), len(queue))
         try:
             search.run()

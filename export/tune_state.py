@@ -107,10 +107,7 @@ class Store:
         Raises:
             BuildError: the folder cannot be created.
         """
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise BuildError(f"{folder} cannot be created: {error.strerror or error}") from None
+        _create(folder)
         store = cls(folder, State(SCHEMA, dict(identity)))
         if is_missing(folder / STATE):
             store.keep(())  # whatever bundles there are belong to no state
@@ -175,9 +172,20 @@ def _decoded(data: bytes) -> State:
     return state
 
 
+def _create(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BuildError(f"{folder} cannot be created: {error.strerror or error}") from None
+
+
 @contextlib.contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Keep other processes from tuning into ``folder``; BuildError if one does."""
+    """Create ``folder`` and keep other processes from tuning into it; BuildError if one does, or it cannot be created.
+
+    Held before `Store.open`, which removes what belongs to another tuning.
+    """
+    _create(folder)
     try:
         import fcntl  # not on Windows
     except ImportError:

@@ -19,7 +19,7 @@ from isnet_trt.engines.tensorrt_api import (
     runs_engine_of,
 )
 from isnet_trt.engines.tensorrt_engine import REBUILD, TensorRTEngine
-from isnet_trt.engines.tensorrt_install import check_parts, driver_too_old
+from isnet_trt.engines.tensorrt_install import check_files, check_parts, driver_too_old
 from isnet_trt.errors import EngineUnavailable, SettingsError
 
 
@@ -38,7 +38,8 @@ class TensorRTFamily(Library):
     compiles = True
 
     def load(self) -> Any:
-        """See `Library.load`; also EngineUnavailable where parts of several versions are mixed."""
+        """See `Library.load`; also EngineUnavailable where parts are cut off, or of several versions."""
+        check_files(self.module)
         module = super().load()
         if reason := self.unsupported_version(str(module.__version__)):
             raise EngineUnavailable(reason)

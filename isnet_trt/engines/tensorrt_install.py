@@ -10,9 +10,11 @@ import contextlib
 import ctypes
 import functools
 import importlib.metadata
+import importlib.util
 import mmap
 import os
 import re
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +68,36 @@ def check_parts(stem: str, module: Any) -> None:
             f"{'.'.join(map(str, loaded))} of {_path_of(_library(module))}; is another installation on "
             "LD_LIBRARY_PATH?"
         )
+
+
+@functools.cache
+def check_files(module: str) -> None:
+    """Check that the shared objects in the wheels of ``module`` are whole, before any of them is loaded.
+
+    A copy that broke off leaves a file that ends before its section headers, which linkers write last; loading it ends
+    the process by SIGBUS.
+
+    Raises:
+        EngineUnavailable: a file is cut off or is no ELF file; the message names it.
+    """
+    for package in (f"{module}_libs", f"{module}_bindings"):
+        spec = importlib.util.find_spec(package)
+        for folder in (spec and spec.submodule_search_locations) or ():
+            for path in sorted(Path(folder).glob("*.so*")):
+                if reason := _cut_off(path):
+                    raise EngineUnavailable(f"{path} {reason}: install {module} again, or copy its folder again")
+
+
+def _cut_off(path: Path) -> str:
+    """Why a shared object is not whole; empty if it is, or if it cannot be read (loading it says why)."""
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        header, size = file.read(64), os.fstat(file.fileno()).st_size  # Elf64_Ehdr
+        if len(header) < 64 or not header.startswith(b"\x7fELF"):
+            return f"is no shared object ({size} bytes)"
+        offset, (entry, count) = struct.unpack_from("<Q", header, 40)[0], struct.unpack_from("<HH", header, 58)
+        if size < offset + entry * count:
+            return f"is cut off: it has {size} bytes of at least {offset + entry * count}"
+    return ""
 
 
 def _number(version: str) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -162,3 +163,25 @@ def test_a_library_of_another_version_in_the_process(tmp_path: Path) -> None:
     assert f"module of tensorrt is version 10.15.1.29, but the process has loaded version 10.6.0 of {library}" in mixed
     assert taken == "taken (12, 6)"
     assert "tensorrt 10.6.0 was built for CUDA 12.6, and the NVIDIA driver supports CUDA 11.8 only" in driver
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(2000, "is cut off: it has 2000 bytes of at least 4128"), (0, r"is no shared object \(0 bytes\)")],
+)
+def test_a_shared_object_that_is_cut_off_is_not_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: int, reason: str
+) -> None:
+    """Loading it would end the process by SIGBUS."""
+    tensorrt_install.check_files.cache_clear()
+    libraries = tmp_path / "partial_libs"
+    libraries.mkdir()
+    # Elf64_Ehdr: two section headers of 64 bytes at 4000
+    whole = struct.pack("<4s36xQ10xHH2x", b"\x7fELF", 4000, 64, 2) + bytes(4064)
+    (libraries / "libwhole.so.1").write_bytes(whole)
+    monkeypatch.syspath_prepend(tmp_path)
+    tensorrt_install.check_files("partial")
+    tensorrt_install.check_files.cache_clear()
+    (libraries / "libpart.so.10").write_bytes(whole[:content])
+    with pytest.raises(EngineUnavailable, match=rf"libpart.so.10 {reason}.*install partial again"):
+        tensorrt_install.check_files("partial")

@@ -270,6 +270,16 @@ def test_one_process_tunes_at_a_time(tmp_path: Path) -> None:
         pass
 
 
+def test_a_tuning_that_may_not_start_leaves_the_bundles_of_the_other(checkpoint: Path, tmp_path: Path) -> None:
+    folder = tmp_path / f"bundle{tune.TUNING}"
+    with exclusive(folder):
+        store = stored(folder)  # of another checkpoint
+        with pytest.raises(BuildError, match="another process is tuning into"):
+            tuned(checkpoint, tmp_path / "bundle")
+        assert store.bundle(FIRST).is_dir()
+        assert (folder / STATE).is_file()
+
+
 def test_a_candidate_that_ends_the_process_is_not_tried_for_ever(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,7 +24,7 @@ from isnet_trt.engines.table import library
 from isnet_trt.errors import EngineUnavailable, SettingsError
 from isnet_trt.export.lowering import EIGHT_BITS
 from tests.gpu.comparison import image
-from tests.gpu.record import CannotRun, Record
+from tests.gpu.record import CannotRun, Record, described
 from tests.gpu.target import Target
 from tests.gpu.test_gpu_driver import refused
 from tests.gpu.test_gpu_runtime import NAMES, inference_of
@@ -60,6 +60,7 @@ def test_bundles(record: Record, target: Target, kind: str, precision: str, cont
     """The demo's bundle in one precision and form of the context modules: built, opened, labels beside the CPU's."""
     require(kind)
     folder = target.folder / f"demo-{kind}-{precision}{'-native' if context == 'native' else ''}"
+    failure(folder).unlink(missing_ok=True)  # this is the test of the build: it is tried again
     try:
         seconds = build(DEMO, folder, kind, precision, calib=calibration(target, precision), context=context)
     except SettingsError as error:  # this GPU has no units for the precision
@@ -197,20 +198,35 @@ def build(
     ckpt: Path, folder: Path, kind: str, precision: str, recipe: str | None = None, calib: Path | None = None,
     **options: Any,
 ) -> float:  # fmt: skip
-    """Seconds that a build took; none where the bundle is there already. ``options`` are those of a TensorRT engine."""
+    """Seconds that a build took; none where the bundle is there already. ``options`` are those of a TensorRT engine.
+
+    Raises:
+        CannotRun: the same build has failed in an earlier test.
+    """
     from isnet_trt.export import EngineOptions, PrecisionOptions
     from isnet_trt.export import build as from_checkpoint
 
     if (folder / "bundle.json").is_file():
         return 0.0
+    if failure(folder).is_file():
+        raise CannotRun(f"the build of {folder.name} has failed before: {failure(folder).read_text('utf-8')}")
     start = time.monotonic()
     if kind == "onnxruntime-cuda":
         engine = EngineOptions("onnxruntime", kernels=True)
     else:
         gpu = find_gpu() if kind == "tensorrt-rtx" else None
         engine = EngineOptions(kind, targets=(gpu.compute_capability,) if gpu else None, **options)
-    from_checkpoint(ckpt, folder, recipe=recipe, engine=engine, precision=PrecisionOptions(precision, calib=calib))
+    try:
+        from_checkpoint(ckpt, folder, recipe=recipe, engine=engine, precision=PrecisionOptions(precision, calib=calib))
+    except Exception as error:
+        failure(folder).write_text(described(error), "utf-8")
+        raise
     return time.monotonic() - start
+
+
+def failure(folder: Path) -> Path:
+    """The file with the reason why the bundle ``folder`` could not be built."""
+    return folder.with_name(folder.name + ".failed")
 
 
 def published(

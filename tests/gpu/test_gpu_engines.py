@@ -98,10 +98,18 @@ def distance(values: Any, reference: Any) -> float:
 
 
 def running_target(record: Record, kind: str) -> str:
-    """The target to build for: with TensorRT-RTX the first that was seen running."""
-    seen = [t for t in TARGETS if kind == "tensorrt" or record.known(f"rtx.runs.{t}", "ran")]
+    """The target to build for: with TensorRT-RTX the first that was seen running.
+
+    Raises:
+        CannotRun: the library was seen to run no precision, so that every further build would be in vain.
+    """
+    if kind == "tensorrt":
+        seen = TARGETS[:1] if record.known("trt.runs", "ran") != [] else ()  # None: it was not asked
+    else:
+        seen = tuple(t for t in TARGETS if record.known(f"rtx.runs.{t}", "ran"))
     if not seen:
-        raise CannotRun("no target of TensorRT-RTX was seen running here (rtx.runs)")
+        title = "target of TensorRT-RTX" if kind == "tensorrt-rtx" else "precision of TensorRT"
+        raise CannotRun(f"no {title} was seen running here ({dict(KINDS)[kind]}.runs)")
     record.figure("target", seen[0])
     return seen[0]
 

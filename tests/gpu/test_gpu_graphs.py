@@ -21,12 +21,15 @@ import torch
 from cuda_host import ReferenceKernels
 from onnx.reference import ReferenceEvaluator
 
+from isnet_trt import export
 from isnet_trt.engines.tensorrt_rtx import LIBRARY as RTX
+from isnet_trt.errors import BuildError
 from isnet_trt.kernels import attention, region_pool
-from tests.gpu import engines, test_gpu_engines
+from tests.gpu import engines, test_gpu_bundles, test_gpu_engines
 from tests.gpu.engines import BuildFailed, Loaded
 from tests.gpu.host import HostTarget, use_cpu
 from tests.gpu.record import CannotRun, Record
+from tests.gpu.target import Target
 
 needs_rtx = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None, reason="there is no tensorrt-rtx wheel for this platform"
@@ -253,6 +256,34 @@ def test_layers_are_compared_one_by_one_and_a_failure_costs_its_own(
     assert record.wrong[0].startswith("1x1 fp16: RuntimeError: CUDA error: invalid argument")
     with pytest.raises(CannotRun, match="no target"):
         test_gpu_engines.running_target(Record(target.folder / "none.jsonl"), "tensorrt-rtx")
+
+
+def test_a_library_that_ran_nothing_is_not_built_with(tmp_path: Path) -> None:
+    """Compiling kernels for its plugins would take minutes."""
+    refused = Record(tmp_path / "a.jsonl", {"trt.runs": {"ran": []}})
+    with pytest.raises(CannotRun, match=r"no precision of TensorRT was seen running here \(trt.runs\)"):
+        test_gpu_engines.running_target(refused, "tensorrt")
+    assert test_gpu_engines.running_target(Record(tmp_path / "b.jsonl"), "tensorrt") == "default"
+
+
+def test_a_build_that_has_failed_is_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several tests use one bundle; the test of the build itself tries it again."""
+    builds: list[Path] = []
+
+    def fails(ckpt: Path, folder: Path, **options: object) -> None:
+        builds.append(folder)
+        raise BuildError("TensorRT refuses the graph")
+
+    monkeypatch.setattr(export, "build", fails)
+    folder = tmp_path / "demo-tensorrt-fp32"
+    with pytest.raises(BuildError):
+        test_gpu_bundles.build(tmp_path, folder, "tensorrt", "fp32")
+    with pytest.raises(CannotRun, match="demo-tensorrt-fp32 has failed before: BuildError: TensorRT refuses"):
+        test_gpu_bundles.build(tmp_path, folder, "tensorrt", "fp32")
+    monkeypatch.setattr(test_gpu_bundles, "require", lambda kind: None)
+    with pytest.raises(BuildError):
+        test_gpu_bundles.test_bundles(Record(tmp_path / "r.jsonl"), Target(tmp_path), "tensorrt", "fp32", "plugin")
+    assert builds == [folder, folder]
 
 
 def test_a_difference_between_eight_bits_and_sixteen_is_judged(record: Record) -> None:
