@@ -122,7 +122,8 @@ class CalibrationInputs:
             raise ImageError(
                 f"a window has {size_text(pixels.shape[2:])}, the network takes {size_text(self.size)} only"
             )
-        return NetworkInput(f"{printable(file.name)}:{index}", pixels, file)
+        of_several = f", window {index + 1}" if len(plan.windows) > 1 else ""
+        return NetworkInput(printable(file.name) + of_several, pixels, file)
 
 
 def _stamp(file: Path) -> str:

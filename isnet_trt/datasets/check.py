@@ -22,7 +22,7 @@ from isnet_trt.files import make_folder, refuse_inputs, write_file
 from isnet_trt.metrics import percent
 from isnet_trt.pictures.files import encode_result
 from isnet_trt.recipes import IGNORE
-from isnet_trt.settings import Size, short_name
+from isnet_trt.settings import Size, short_name, size_text
 
 _LISTED = 20
 _COMMON = 8
@@ -136,8 +136,9 @@ class Findings(Coverage):
         if not self.usable:
             return []
         small, large = (pick(self.sizes, key=lambda size: size[0] * size[1]) for pick in (min, max))
+        sizes = dict.fromkeys(size_text(size) for size in (small, large))
         return [
-            f"sizes:   {small[0]}x{small[1]} to {large[0]}x{large[1]} (height x width)",
+            f"sizes:   {' to '.join(sizes)} (height x width)",
             f"ignored: {percent(self.ignored / self.total, 1)} % of the pixels",
         ]
 

@@ -221,7 +221,7 @@ def classes(report: Report) -> Table:
             *_columns([m.iou[number] for m in figures]),
             *(percent(m.accuracy[number]) for m in figures),
             *((percent(figures[0].dice[number]),) if len(figures) == 1 else ()),
-            str(pixels[number]),
+            f"{pixels[number]:,}",
         )
         for number, name in enumerate(report.labels.names)
     ]
@@ -234,7 +234,7 @@ def mistakes(report: Report, number: int) -> Table:
     """The pairs of classes that model ``number`` confuses on most pixels."""
     names = report.labels.names
     rows = [
-        (names[m.truth], names[m.predicted], percent(m.share), str(m.pixels))
+        (names[m.truth], names[m.predicted], percent(m.share), f"{m.pixels:,}")
         for m in report.tally.scores[number].confusion.mistakes(MISTAKES)
     ]
     return Table(("truth", "predicted", "share of the truth", "pixels"), rows, left=2)

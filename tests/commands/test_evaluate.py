@@ -123,7 +123,7 @@ def test_the_page_has_a_row_for_each_class(dataset, tmp_path):
     rows = [line.strip("| ").split(" | ") for line in classes.splitlines() if line.startswith("| ")][2:]
     for entry, cells in zip(model["classes"], rows, strict=True):
         iou = "–" if entry["iou"] is None else f"{100 * entry['iou']:.2f}"
-        assert (cells[0], cells[1], cells[-1]) == (entry["name"].strip(), iou, str(entry["pixels"]))
+        assert (cells[0], cells[1], cells[-1]) == (entry["name"].strip(), iou, f"{entry['pixels']:,}")
 
 
 def test_a_bundle_against_itself_agrees_everywhere(dataset, tmp_path, capsys):

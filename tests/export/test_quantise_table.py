@@ -313,7 +313,7 @@ def test_inputs_are_the_windows_of_the_runtime(tmp_path: Path) -> None:
     result = list(inputs)
     assert len(result) == 9
     assert len({entry.name for entry in result}) == 9
-    assert [entry.name.split(":")[0] for entry in result[:4]] == ["00.png", "01.png", "00.png", "01.png"]
+    assert [entry.name.split(", window")[0] for entry in result[:4]] == ["00.png", "01.png", "00.png", "01.png"]
     assert {entry.pixels.shape for entry in result} == {(1, 3, 256, 512)}
     whole = list(calibration_inputs(tmp_path, DEMO.preprocess, DEMO.default))
     assert [entry.pixels.shape for entry in whole] == [(1, 3, 512, 768)] * 2  # one window each, then there are no more
@@ -334,7 +334,7 @@ def test_bad_folders_are_told_apart(tmp_path: Path) -> None:
     folder_of(tmp_path, 1)
     (tmp_path / "cut.png").write_bytes((tmp_path / "00.png").read_bytes()[:99])
     inputs = calibration_inputs(tmp_path, *ask)
-    assert [entry.name for entry in inputs] == ["00.png:0"]
+    assert [entry.name for entry in inputs] == ["00.png"]
     assert [Path(reason.partition(": ")[0]).name for reason in inputs.skipped] == ["bad.jpg", "cut.png"]
     assert "00.png is the only picture" in inputs.notes[0]
     (tmp_path / "bad.jpg").unlink()
@@ -351,7 +351,7 @@ def test_what_is_no_picture_in_a_folder(tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / "line.png"), np.zeros((1, 5000, 3), np.uint8))
     inputs = calibration_inputs(tmp_path, *ask)
     assert len(inputs.fingerprint) == 64
-    assert [entry.name for entry in inputs] == ["00.png:0"]
+    assert [entry.name for entry in inputs] == ["00.png"]
     assert [re.split(": | cannot", reason)[0] for reason in inputs.skipped] == [
         str(tmp_path / "gone.jpg"),
         str(tmp_path / "line.png"),
