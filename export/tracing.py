@@ -97,7 +97,10 @@ def _export(model: nn.Module, size: Size, multiple: int | None) -> onnx.ModelPro
     )
     if program is None:
         raise BuildError("the exporter returned nothing")
-    return program.model_proto
+    proto = program.model_proto
+    if multiple is not None and any(side.dim_value for side in proto.graph.input[0].type.tensor_type.shape.dim[2:]):
+        raise BuildError("it fixed the sizes, since the module branches on them or counts with them")
+    return proto
 
 
 def _translations() -> dict[Callable, Callable]:

@@ -97,7 +97,7 @@ class Prober:
                 continue
             self.check_shape(attempt, output)
             # 13 positions for 192 pixels may be steps of 14, the rest left out, or of 15.
-            if tuple(stride_of(attempt, output) * side for side in output.shape[2:]) == attempt:
+            if _divides(stride_of(attempt, output), attempt, output.shape[2:]):
                 return attempt, output
             uneven.append((attempt, output))
         for attempt, output in uneven:
@@ -111,8 +111,8 @@ class Prober:
                 "output to a size of its own"
             )
         reason, where = next(iter(reasons.items()))
-        fixed = "; if it was traced for one size, export it with that size fixed and give presets windows of it"
-        remedy = "" if self.size else fixed
+        fixed = "; if it was traced for one size, export it with that size fixed (--module: --static H W) and give "
+        remedy = "" if self.size else f"{fixed}presets windows of it"
         raise BuildError(f"{self.source} cannot be run on an image of {where}: {reason}{remedy}")
 
     def check_shape(self, size: Size, output: NDArray) -> None:
@@ -225,8 +225,16 @@ def probe(network: Prober) -> tuple[Probed, NDArray]:
 def stride_of(size: Size, output: NDArray) -> int:
     """Input pixels per output position; 0 where that is no whole number."""
     grid = output.shape[2:]
-    stride = max(1, round(size[0] / grid[0]))
-    return stride if coarse_size(size, stride) == grid else 0
+    fitting = [stride for stride in range(1, max(size) + 1) if coarse_size(size, stride) == grid]
+
+    def rank(stride: int) -> tuple[bool, bool]:  # 4 positions for 97 pixels: 25 to 32 would fit, and 32 is likely
+        return _divides(stride, size, grid), stride.bit_count() == 1
+
+    return max(fitting, key=rank, default=0)
+
+
+def _divides(stride: int, size: Size, grid: tuple[int, ...]) -> bool:
+    return tuple(stride * side for side in grid) == size
 
 
 def odd_multiples(multiple: int) -> Size:

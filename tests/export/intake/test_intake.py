@@ -235,6 +235,15 @@ def test_a_fixed_size_and_a_fixed_batch() -> None:
     assert dims == [1, 3, 64, 96]
 
 
+@pytest.mark.parametrize("size", [(97, 99), (65, 129)])
+def test_a_fixed_size_that_the_stride_does_not_divide(size: tuple[int, int]) -> None:
+    body = (
+        LOW + "    y = MaxPool <kernel_shape: ints = [9, 9], strides: ints = [8, 8], pads: ints = [4, 4, 4, 4]> (low)\n"
+    )
+    probed = taken(network(body, inputs=f"float[1, 3, {size[0]}, {size[1]}] x")).probed
+    assert (probed.stride, probed.size) == (32, size)
+
+
 def test_a_batch_that_is_free_in_name_only() -> None:
     body = LOW + "    y = Reshape (low, shape)\n"
     proto = network(body, inputs="float[batch, 3, 64, 96] x", shape=np.array([1, CLASSES, 16, 24]))

@@ -130,3 +130,15 @@ class Untraceable(nn.Module):
 def test_a_module_that_cannot_be_exported() -> None:
     with pytest.raises(BuildError, match=r"(?s)cannot be exported: .*give the file to --onnx"):
         load(Untraceable)
+
+
+class Branching(nn.Conv2d):
+    """The padding depends on a branch, of which the exporter takes one."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(functional.pad(x, (0, 0, 0, 1)) if x.shape[2] % 2 else x)
+
+
+def test_a_module_that_branches_on_its_sizes() -> None:
+    with pytest.raises(BuildError, match=r"(?s)it fixed the sizes.*--static H W"):
+        load(lambda: Branching(3, 5, 2, 2))
