@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from isnet_trt.errors import ImageError, SettingsError
 from isnet_trt.files import AnyPath, is_missing, regular_file_bytes, write_file
 from isnet_trt.opencv import cv2
+from isnet_trt.pictures import jpeg
 from isnet_trt.pictures.headers import dimensions, fault, with_plain_colours
 from isnet_trt.pictures.results import mark_jpeg, mark_png, mark_webp
 from isnet_trt.settings import MOST_PIXELS
@@ -56,16 +57,34 @@ def decode_image(content: bytes, name: object) -> Image:
 
 
 def _decoded(content: bytes, name: object) -> Image:
-    # The bytes are decoded, not the file by its name: `imread` ends the process on names that are no Unicode, has
-    # another code page on Windows, and fails on oblong TIFFs of orientation 5 to 8.
-    encoded = np.frombuffer(with_plain_colours(content), np.uint8)
-    try:
-        image = cv2.imdecode(encoded, cv2.IMREAD_COLOR) if encoded.size else None
-    except cv2.error as error:
-        raise ImageError(f"{name}: OpenCV cannot read it ({error.err}); convert it or make it smaller") from None
+    image = _opencv(with_plain_colours(content), name)
     if image is None:
         raise _unreadable(name, dimensions(content))
+    if content.startswith(jpeg.MAGIC) and _is_filled_in(content, image, name):
+        raise ImageError(f"{name}: the picture is {jpeg.INCOMPLETE}; copy or unpack it again")
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image), np.uint8)
+
+
+def _opencv(content: bytes, name: object, eighth: bool = False) -> NDArray[Any] | None:
+    """What OpenCV makes of the bytes of a file, BGR, with ``eighth`` in that size; None if it cannot decode them."""
+    # The bytes are decoded, not the file by its name: `imread` ends the process on names that are no Unicode, has
+    # another code page on Windows, and fails on oblong TIFFs of orientation 5 to 8.
+    encoded = np.frombuffer(content, np.uint8)
+    flags = cv2.IMREAD_REDUCED_COLOR_8 if eighth else cv2.IMREAD_COLOR
+    try:
+        return cv2.imdecode(encoded, flags) if encoded.size else None
+    except cv2.error as error:
+        raise ImageError(f"{name}: OpenCV cannot read it ({error.err}); convert it or make it smaller") from None
+
+
+def _is_filled_in(content: bytes, image: NDArray[Any], name: object) -> bool:
+    """Whether OpenCV filled gaps of a JPEG, decoded as ``image``, with grey: then more data change the image."""
+    means = jpeg.mean_values(content)
+    decoded = image if means is None else _opencv(means, name, eighth=True)
+    if decoded is None or not jpeg.has_grey_area(decoded, 2 if means is None else 1):
+        return False
+    more = _opencv(jpeg.fed(means or content), name, eighth=means is not None)
+    return more is None or bool((more != decoded).any())
 
 
 def _unreadable(name: object, size: tuple[int, int] | None = None) -> ImageError:

@@ -11,16 +11,13 @@ import contextlib
 import re
 import struct
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
+
+from isnet_trt.pictures import jpeg
 
 Dimensions = tuple[int, int]
 """(width, height) in pixels."""
 
-_MARKER = re.compile(rb"\xff([^\x00\xff])")
-_ALONE = frozenset((0x01, *range(0xD0, 0xD9)))
-"""JPEG markers without a length: TEM, RST0 to RST7 (between the parts of a scan) and SOI."""
-_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_JPEG, _END = b"\xff\xd8\xff", 0xD9
 _PNG = b"\x89PNG\r\n\x1a\n"
 _CODESTREAM = b"\xff\x4f\xff\x51"
 """The first two markers of JPEG 2000."""
@@ -31,7 +28,6 @@ _INTEGERS = {1: "B", 3: "H", 4: "I", 16: "Q"}
 """TIFF types of whole numbers: BYTE, SHORT, LONG, LONG8 of BigTIFF."""
 _ASSOCIATED, _UNASSOCIATED = 1, 2
 
-_CUT_OFF = "cut off, its end is missing"
 _DAMAGED = (struct.error, LookupError, ValueError, OverflowError)
 """What reading numbers beyond the end of a file raises, or offsets of more than 63 bits."""
 
@@ -54,8 +50,8 @@ def fault(content: bytes) -> str:
     allocates up to 4 GiB for a chunk before it sees that the chunk is not there, and checks no checksums of an animated
     one. The other formats have no checksums, and decoders refuse those that are cut off.
     """
-    if content.startswith(_JPEG) and all(marker != _END for marker, _ in _jpeg_markers(content)):
-        return _CUT_OFF
+    if content.startswith(jpeg.MAGIC):
+        return jpeg.fault(content)
     return _png_fault(content) if content.startswith(_PNG) else ""
 
 
@@ -79,18 +75,6 @@ def with_plain_colours(content: bytes) -> bytes:
     return bytes(patched)
 
 
-def _jpeg_markers(content: bytes) -> Iterator[tuple[int, int]]:
-    """The markers up to the end mark and where each one's data begin; those of an embedded thumbnail are skipped."""
-    position = 0
-    while match := _MARKER.search(content, position):
-        marker, position = match[1][0], match.end()
-        yield marker, position
-        if marker == _END:
-            return
-        if marker not in _ALONE:
-            position += int.from_bytes(content[position : position + 2], "big")
-
-
 def _png_fault(content: bytes) -> str:
     view = memoryview(content)
     position = len(_PNG)
@@ -104,15 +88,7 @@ def _png_fault(content: bytes) -> str:
             return f"damaged, the checksum of its chunk {kind.decode('ascii', 'backslashreplace')} is wrong"
         if kind == b"IEND":
             return ""
-    return _CUT_OFF
-
-
-def _jpeg(content: bytes) -> Dimensions | None:
-    for marker, position in _jpeg_markers(content):
-        if marker in _FRAMES:
-            height, width = struct.unpack_from(">HH", content, position + 3)
-            return width, height
-    return None
+    return jpeg.CUT_OFF
 
 
 def _bmp(content: bytes) -> Dimensions:
@@ -218,7 +194,7 @@ def _largest(sizes: Iterable[Dimensions]) -> Dimensions:
 
 
 _READERS: tuple[tuple[bytes, Callable[[bytes], Dimensions | None]], ...] = (
-    (_JPEG, _jpeg),
+    (jpeg.MAGIC, jpeg.dimensions),
     (rb"\x89PNG", _fixed(">II", 16)),
     (_TIFF, _tiff),
     (rb"RIFF....WEBP", _webp),
