@@ -59,7 +59,7 @@ COMMANDS = {
 
 def dispatcher(prog: str = PROGRAM) -> Dispatcher:
     """The dispatcher of all commands, started as ``prog``."""
-    return Dispatcher(prog, _DESCRIPTION, COMMANDS, __version__)
+    return Dispatcher(prog, _DESCRIPTION, COMMANDS, __version__, PROGRAM)
 
 
 def main(argv: Sequence[str] | None = None, prog: str = PROGRAM) -> int:

@@ -7,7 +7,7 @@ import contextlib
 import importlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from isnet_trt import cli
@@ -48,19 +48,23 @@ class Command:
 
 @dataclass(frozen=True)
 class Dispatcher:
-    """``prog COMMAND …``; with a ``version`` it has the options ``--version`` and ``--print-completion`` too."""
+    """``prog COMMAND …``; with a ``version`` it has the options ``--version`` and ``--print-completion`` too.
+
+    Shells complete the console script ``script``, whichever way printed its completion.
+    """
 
     prog: str
     description: str
     commands: Mapping[str, Command]
     version: str = ""
+    script: str = ""
 
     def main(self, argv: Sequence[str] | None = None) -> int:
         """Run a sub-command with the arguments that follow its name; return its exit status."""
         parser = self.names_parser()
         arguments = parser.parse_args(argv)
         if self.version and arguments.print_completion:
-            print(self._completion(arguments.print_completion))
+            print(replace(self, prog=self.script)._completion(arguments.print_completion))
             return 0
         if arguments.command is None:
             parser.print_help(sys.stderr)

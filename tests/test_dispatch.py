@@ -177,9 +177,10 @@ def test_completion_without_shtab_names_the_extra(
     assert "pip install '.[completion]'" in capsys.readouterr().err
 
 
-def test_zsh_has_a_script(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("prog", ["isnet-trt", "python -m isnet_trt"])
+def test_zsh_has_a_script(prog: str, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("shtab")
-    assert main(["--print-completion", "zsh"]) == 0
+    assert main(["--print-completion", "zsh"], prog) == 0
     assert capsys.readouterr().out.startswith("#compdef isnet-trt")
 
 
