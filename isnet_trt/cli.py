@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import difflib
 import io
 import logging
 import os
@@ -18,7 +17,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TextIO
 
-from isnet_trt.errors import IsnetError, SettingsError, escaped, install_hint, is_out_of_memory
+from isnet_trt.errors import IsnetError, SettingsError, escaped, install_hint, is_out_of_memory, nearest
 from isnet_trt.settings import Placement
 from isnet_trt.telemetry import logs
 
@@ -72,13 +71,17 @@ class Parser(argparse.ArgumentParser):
             logs.write_json(path, verbosity or 0)
         return result
 
+    def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
+        if not arg_string:  # of a shell variable that is not set; as a path it would be the working folder
+            raise argparse.ArgumentError(action, "the value is empty")
+        return super()._get_value(action, arg_string)
+
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         try:
             super()._check_value(action, value)
         except argparse.ArgumentError as error:
-            near = difflib.get_close_matches(str(value), map(str, action.choices or ()), 1)
-            if near and "did you mean" not in str(error.message) and "maybe you meant" not in str(error.message):
-                error.message = f"{error.message}; did you mean {near[0]!r}?"
+            if "did you mean" not in str(error.message) and "maybe you meant" not in str(error.message):
+                error.message = f"{error.message}{nearest(str(value), map(str, action.choices or ()))}"
             raise
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 _CONTROLS = {"Cc", "Cf", "Cs", "Zl", "Zp"}
@@ -150,6 +151,12 @@ def first_few(names: Sequence[str], limit: int = 5) -> str:
     """The first ``limit`` names, separated by commas, and how many more there are: a list for a message."""
     more = len(names) - limit
     return ", ".join(map(legible, names[:limit])) + (f", … ({more} more)" if more > 0 else "")
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """``; did you mean 'x'?`` with the one of ``names`` that ``name`` may be a slip of, or nothing: an error's end."""
+    near = difflib.get_close_matches(name, list(names), 1)
+    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def legible(name: str, limit: int = 300) -> str:

@@ -134,7 +134,7 @@ def test_output_that_cannot_be_written(option: str, stream: str) -> None:
 @pytest.mark.parametrize(
     ("convert", "right", "wrong"),
     [
-        (cli.positive, {"1": 1, "2147483647": 2**31 - 1}, ("0", "-1", "2147483648", "1.5", "x", "")),
+        (cli.positive, {"1": 1, "2147483647": 2**31 - 1}, ("0", "-1", "2147483648", "1.5", "x")),
         (cli.side, {"65536": 65536}, ("0", "65537", "999999999")),
         (cli.threads, {"8": 8}, ("0", "999999999")),
         (cli.number(0, 100), {"0": 0.0, "1e2": 100.0}, ("-1", "nan", "inf", "1e999", "x")),
@@ -151,3 +151,14 @@ def test_numbers_of_options(
             parser.parse_args([f"--n={text}"])
         assert ended.value.code == cli.ERROR
         assert f"argument --n: invalid {convert.__name__} value: {text!r}" in capsys.readouterr().err
+
+
+def test_a_value_that_is_empty_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    """As of a shell variable that is not set: as a path it would be the working folder."""
+    parser = cli.parser("isnet_trt.nothing", "")
+    parser.add_argument("images", metavar="IMAGE", nargs="+")
+    parser.add_argument("--out", metavar="DIR", type=Path)
+    for arguments, name in ((["a", ""], "IMAGE"), (["a", "--out", ""], "--out"), (["a", "--out="], "--out")):
+        with pytest.raises(SystemExit):
+            parser.parse_args(arguments)
+        assert f"argument {name}: the value is empty" in capsys.readouterr().err

@@ -16,7 +16,7 @@ from isnet_trt.datasets.listing import matching
 from isnet_trt.datasets.own_files import open_custom
 from isnet_trt.datasets.picture_set import Files, LabelValues, PictureSet
 from isnet_trt.datasets.reading import check_packages, read_ids
-from isnet_trt.errors import DataError, SettingsError, first_few
+from isnet_trt.errors import DataError, SettingsError, first_few, nearest
 from isnet_trt.recipes import DATASETS, is_described, label_table
 
 SPLITS = ("train", "val")
@@ -151,7 +151,8 @@ def _opened(name: str, root: Path | None, split: str) -> PictureSet:
     if is_described(name):
         return open_custom(Path(name), root, split)
     if name not in LAYOUTS:
-        raise SettingsError(f"no dataset is called {name!r}; there are {', '.join(LAYOUTS)}, or give a .yaml file")
+        known = f"there are {', '.join(LAYOUTS)}, or give a .yaml file"
+        raise SettingsError(f"no dataset is called {name!r}; {known}{nearest(name, LAYOUTS)}")
     layout = LAYOUTS[name]
     check_packages(name, layout.label_end)
     root = root or Path(layout.root)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from isnet_trt.errors import SettingsError, needs
+from isnet_trt.errors import SettingsError, nearest, needs
 
 
 @dataclass(frozen=True)
@@ -54,9 +53,7 @@ def parse_forms(text: str) -> tuple[str, ...]:
 def check_form(name: str) -> None:
     """Raise SettingsError, which lists the forms and the nearest one, if ``name`` is none of them."""
     if name not in FORMS:
-        near = difflib.get_close_matches(name.lower(), FORMS, 1)
-        advice = f"; did you mean {near[0]!r}?" if near else ""
-        raise SettingsError(f"form {name!r} is unknown; there are: {', '.join(FORMS)}{advice}")
+        raise SettingsError(f"form {name!r} is unknown; there are: {', '.join(FORMS)}{nearest(name.lower(), FORMS)}")
 
 
 def check_packages(names: Iterable[str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from isnet_trt.errors import SettingsError
+from isnet_trt.errors import SettingsError, nearest
 from isnet_trt.recipes.architecture import Architecture, Backbone
 from isnet_trt.recipes.custom import custom_recipe
 from isnet_trt.recipes.network import network_recipe
@@ -51,7 +51,8 @@ def recipe(name: str) -> Recipe:
     if is_described(name):
         return custom_recipe(Path(name))
     if name not in RECIPES:
-        raise SettingsError(f"no recipe is called {name!r}; there are: {', '.join(RECIPES)}, or give a .yaml file")
+        known = f"there are: {', '.join(RECIPES)}, or give a .yaml file"
+        raise SettingsError(f"no recipe is called {name!r}; {known}{nearest(name, RECIPES)}")
     return RECIPES[name]
 
 
