@@ -147,7 +147,7 @@ def _lacks_restarts(layout: _Layout) -> bool:
 def _blocks(layout: _Layout) -> int:
     """The blocks (MCUs) of an image in one scan."""
     single = len(layout.sampling) == 1  # whose factors count for nothing
-    factors = [(1, 1)] if single else [*layout.sampling.values()]
+    factors = [(1, 1)] if single else [(1, 1), *layout.sampling.values()]
     return math.prod(-(-side // (8 * max(pair[axis] for pair in factors))) for axis, side in enumerate(layout.size))
 
 
@@ -156,7 +156,7 @@ def _layout(content: bytes) -> _Layout:
     layout, interval, open_scan = _Layout(), 0, False
     if not content.startswith(MAGIC):
         return layout
-    with contextlib.suppress(struct.error, IndexError):
+    with contextlib.suppress(struct.error, LookupError, ValueError):  # what lies beyond the end of the file
         for marker, start in markers(content):
             if open_scan:
                 layout.scans[-1].ends.append(_data_end(content, start - 2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 from pathlib import Path
@@ -15,6 +16,7 @@ from isnet_trt.errors import ImageError
 from isnet_trt.pictures.files import decode_image
 
 PHOTO = cv2.resize(cv2.imread(str(Path(__file__).parents[2] / "export/pictures/chelsea.jpg")), (240, 176))[..., ::-1]
+SMALL = PHOTO[::4, ::4]
 RESTARTS = {"none": {}, "by row": {"restart_marker_rows": 1}, "of seven": {"restart_marker_blocks": 7}}
 
 
@@ -79,3 +81,13 @@ def test_scans_of_a_progressive_image_that_are_missing_or_short_are_seen() -> No
     means = parts[scans[0]]
     with pytest.raises(ImageError, match="a part of its data is missing"):
         decode_image(b"".join([*parts[: scans[0]], means[: len(means) // 2], *parts[scans[0] + 1 :]]), "photo")
+
+
+@pytest.mark.parametrize("options", [{}, RESTARTS["by row"], {"progressive": True}])
+def test_damaged_headers_are_one_error_or_an_image(options: dict) -> None:
+    content = encoded(image=SMALL, **options)
+    for at in range(2, content.index(b"\xff\xda") + 14):
+        for value in (0, 1, 255):
+            changed = content[:at] + bytes([value]) + content[at + 1 :]
+            with contextlib.suppress(ImageError):
+                assert decode_image(changed, "photo").ndim == 3
