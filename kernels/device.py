@@ -18,6 +18,52 @@ def dot(a: tl.tensor, b: tl.tensor, total: tl.tensor, UPCAST: tl.constexpr) -> t
     return tl.dot(a, b, total, input_precision="ieee")
 
 
+_INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
+"""The interpreter has no inline assembly."""
+_VOTE = tl.constexpr("""{
+.reg .pred own, voted;
+.reg .b32 both;
+or.b32 both, $2, $3;
+setp.ne.b32 own, both, 0;
+vote.sync.any.pred voted, own, 0xffffffff;
+selp.b32 $0, 1, 0, voted;
+selp.b32 $1, 1, 0, voted;
+}""")
+"""Whether any flag of the warp is not 0, twice: a thread has the flags of two rows of a product of warpgroups."""
+
+
+@triton.constexpr_function
+def _products_if_flagged(count: tl.constexpr) -> str:
+    """``count`` registers times as many others, left as they are where the flag after those is 0 in the whole warp."""
+    lines = [f"mul.f32 ${i}, ${i}, ${2 * count + i};" for i in range(count)]
+    before = ["{", ".reg .pred flagged;", f"setp.ne.b32 flagged, ${3 * count}, 0;", "@!flagged bra.uni kept;"]
+    return "\n".join([*before, *lines, "kept:", "}"])
+
+
+@triton.constexpr_function
+def _registers(count: tl.constexpr) -> str:
+    """The constraints of `_products_if_flagged`: each result is in the register of the first factor."""
+    return ",".join(["=f"] * count + [str(i) for i in range(count)] + ["f"] * count + ["r"] * count)
+
+
+@triton.jit
+def decayed(total: tl.tensor, decay: tl.tensor, SKIP: tl.constexpr) -> tl.tensor:
+    """``total`` (rows, columns) of a product of warpgroups, each row times its ``decay``.
+
+    SKIP: warps whose rows all have a decay of 1 branch around the products.
+    """
+    if SKIP and not _INTERPRETED:
+        COUNT: tl.constexpr = total.shape[1] // 2  # of a thread
+        flag = tl.inline_asm_elementwise(_VOTE, "=r,=r,r,r", [(decay != 1.0).to(tl.int32)], tl.int32, True, 2)
+        operands = [total, decay[:, None], flag[:, None]]
+        product = tl.inline_asm_elementwise(
+            _products_if_flagged(COUNT), _registers(COUNT), operands, tl.float32, True, COUNT
+        )
+    else:
+        product = total * decay[:, None]
+    return product
+
+
 @triton.jit
 def taps(index: tl.tensor, step: tl.tensor, length: tl.tensor) -> tl.tensor:
     """Lower and upper input sample of output ``index`` and the weight of the upper.

@@ -81,6 +81,8 @@ class Block:
     def _one(self) -> None:
         """The next instruction of the warps that run."""
         parts, operands, guard, text = self.program.code[self.now.at]
+        if parts[0] == "wgmma" and self.schedule.gather(self.now, ptx_hopper.GROUP):
+            return
         active = self.now.threads
         if guard:
             active = active & (self.registers[guard.lstrip("!")] ^ guard.startswith("!"))
@@ -260,7 +262,7 @@ class Block:
             self.now.copies = []
         elif parts[2] == "wait_group":
             while len(self.now.groups) > int(operands[0], 0):
-                for addresses, values in self.now.groups.pop(0):
+                for _, addresses, values in self.now.groups.pop(0):
                     self.shared.store(addresses, values)
         else:
             size = int(operands[2], 0)
@@ -269,7 +271,7 @@ class Block:
             values[read] = self.memory.load(self.address(operands[1])[read], size)
             target = self.address(operands[0])[active]
             self.shared.forget(target, size)
-            self.now.copies.append((target, values[active]))
+            self.now.copies.append((np.nonzero(active)[0], target, values[active]))
 
     def _shuffle(self, parts: list[str], operands: list[str], active: Array) -> None:
         values, by = self.value(operands[1], "b32"), self.value(operands[2], "u32")
@@ -277,6 +279,13 @@ class Block:
 
     def _reduce(self, parts: list[str], operands: list[str], active: Array) -> None:
         self.put(operands[0], ptx.reduced(parts[2], self.value(operands[1], parts[-1])), active)
+
+    def _vote(self, parts: list[str], operands: list[str], active: Array) -> None:
+        """``vote.sync.any`` and ``all`` over the active lanes of whole warps."""
+        if parts[2] not in ("any", "all") or active.reshape(-1, ptx.WARP).any(1).sum() * ptx.WARP != active.sum():
+            raise Fault("unknown instruction")
+        flags = self.value(operands[1], "pred").reshape(-1, ptx.WARP)
+        self.put(operands[0], np.repeat(getattr(flags, parts[2])(1), ptx.WARP), active)
 
     def _multiply_matrices(self, parts: list[str], operands: list[str], active: Array) -> None:
         left, right = ([self.value(one, "b32") for one in members(operand)] for operand in operands[1:3])
@@ -304,7 +313,7 @@ def _to_float16(a: Array) -> Array:
 
 _ACTIONS: dict[str, Callable[[Block, list[str], list[str], Array], None]] = {
     "mov": Block._move, "selp": Block._choose, "setp": Block._compare, "cvt": Block._convert, "ld": Block._load,
-    "st": Block._store, "cp": Block._copy, "shfl": Block._shuffle, "redux": Block._reduce,
+    "st": Block._store, "cp": Block._copy, "shfl": Block._shuffle, "redux": Block._reduce, "vote": Block._vote,
     "mma": Block._multiply_matrices, "ldmatrix": Block._load_matrix, "stmatrix": Block._store_matrix,
     "bra": Block._branch, "brx": Block._branch_by_index, "ret": Block._return, "bar": Block._barrier,
     "barrier": Block._barrier, "setmaxnreg": Block._nothing, "griddepcontrol": Block._nothing, **ptx_hopper.ACTIONS,

@@ -1,8 +1,8 @@
 """Warps of an emulated block: those that are at the same instruction run in step, others wait or run in turn.
 
-Warps part where they branch differently, and join where a barrier lets them go on together. They run until they wait;
-which of those that can go on is next is drawn by chance. Where none can, a `Fault` names the warps and what each waits
-for.
+Warps part where they branch differently, and join where a barrier, or a product of their warpgroup, lets them go on
+together. They run until they wait; which of those that can go on is next is drawn by chance. Where none can, a `Fault`
+names the warps and what each waits for.
 """
 
 from __future__ import annotations
@@ -18,6 +18,15 @@ from ptx_memory import Fault
 
 WARP = 32
 Array = NDArray[Any]
+
+
+Copy = tuple[Array, Array, Array]
+"""A ``cp.async`` of some threads: their numbers, addresses in shared memory, and the bytes to be there."""
+
+
+def _of(copies: list[Copy], threads: NDArray[np.bool_]) -> list[Copy]:
+    """What ``threads`` have of ``copies``."""
+    return [(number[own], to[own], data[own]) for number, to, data in copies if (own := threads[number]).any()]
 
 
 @dataclass
@@ -45,8 +54,8 @@ class Warps:
     threads: NDArray[np.bool_]
     at: int = 0
     waits_for: tuple[str, Callable[[], bool]] | None = None
-    copies: list[Any] = field(default_factory=list)
-    groups: list[list[Any]] = field(default_factory=list)
+    copies: list[Copy] = field(default_factory=list)
+    groups: list[list[Copy]] = field(default_factory=list)
     issued: Matrices = field(default_factory=Matrices)
     products: list[Matrices] = field(default_factory=list)
     stored: list[Array] = field(default_factory=list)
@@ -58,9 +67,32 @@ class Warps:
         return int(self.threads.sum()) // WARP
 
     @property
+    def multiplying(self) -> bool:
+        """Whether products or bulk copies that they began have not been waited for."""
+        return bool(self.issued.registers or self.products or self.stored)
+
+    @property
     def busy(self) -> bool:
         """Whether something that they began has not been waited for."""
-        return bool(self.copies or any(self.groups) or self.issued.registers or self.products or self.stored)
+        return bool(self.copies or any(self.groups) or self.multiplying)
+
+    def split(self, taken: NDArray[np.bool_], at: int) -> Warps:
+        """Give up the threads ``taken``, and the copies that they began, to those that are returned."""
+        others = Warps(taken, at, changed=set(self.changed))
+        self.threads = self.threads & ~taken
+        others.copies, self.copies = _of(self.copies, taken), _of(self.copies, self.threads)
+        others.groups = [_of(group, taken) for group in self.groups]
+        self.groups = [_of(group, self.threads) for group in self.groups]
+        return others
+
+    def joins(self, other: Warps) -> bool:
+        """Whether they are in step with ``other``, which then goes on as a part of these."""
+        if other.at != self.at or other.multiplying or self.multiplying or len(other.groups) != len(self.groups):
+            return False
+        self.threads, self.changed = self.threads | other.threads, self.changed | other.changed
+        self.copies += other.copies
+        self.groups = [own + more for own, more in zip(self.groups, other.groups, strict=True)]
+        return True
 
     def __str__(self) -> str:
         numbers = np.nonzero(self.threads[::WARP])[0]
@@ -85,8 +117,7 @@ class Schedule:
         warps = self.order.choice(ready) if len(ready) > 1 else ready[0]
         warps.waits_for = None
         for other in ready:
-            if other is not warps and other.at == warps.at and not (other.busy or warps.busy):
-                warps.threads, warps.changed = warps.threads | other.threads, warps.changed | other.changed
+            if other is not warps and warps.joins(other):
                 self.running.remove(other)
         return warps
 
@@ -98,10 +129,23 @@ class Schedule:
         if (taken == warps.threads).all():
             warps.at = at
         elif taken.any():
-            if warps.busy:
-                raise Fault(f"{warps} part while copies or products are under way")
-            warps.threads = warps.threads & ~taken
-            self.running.append(Warps(taken, at, changed=set(warps.changed)))
+            if warps.multiplying:
+                raise Fault(f"{warps} part while products are under way")
+            self.running.append(warps.split(taken, at))
+
+    def gather(self, warps: Warps, size: int) -> bool:
+        """Whether ``warps`` must wait for the rest of their groups of ``size`` threads to come to their instruction."""
+        at = warps.at
+        group = np.repeat(warps.threads.reshape(-1, size).any(1), size)
+
+        def complete() -> bool:
+            present = [other.threads for other in self.running if other.at == at]
+            return bool(np.logical_or.reduce(present)[group].all())
+
+        if (group == warps.threads).all():
+            return False
+        warps.waits_for = "the other warps of their warpgroup", complete
+        return True
 
     def barrier(self, warps: Warps, number: int, threads: int, waits: bool = True) -> None:
         """``bar.sync`` (or ``bar.arrive``) of ``threads`` threads at barrier ``number``."""
