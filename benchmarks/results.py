@@ -81,6 +81,22 @@ def read(path: str | os.PathLike[str]) -> Result:
     return data
 
 
+def read_earlier(path: str | os.PathLike[str]) -> Result:
+    """A result file whose records others may join: measured on this machine, with the versions that are installed.
+
+    Raises:
+        SettingsError: it was measured elsewhere or with other versions, or what `read` raises.
+    """
+    earlier, here = read(path), machine.describe()
+    for about in ("processor", "cores", "system", "versions"):
+        if earlier["machine"].get(about) != here[about]:
+            raise SettingsError(
+                f"{path} was measured with {about} {earlier['machine'].get(about)}, here it is {here[about]}: "
+                "results do not mix; give another --out"
+            )
+    return earlier
+
+
 def load_json(path: str | os.PathLike[str]) -> dict[str, Any]:
     """A JSON object from a file.
 

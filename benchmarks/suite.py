@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from benchmarks import command, machine, results
+from benchmarks import command, results
 from benchmarks.synthetic import filled_checkpoint, scene_files
 from isnet_trt import cli
 from isnet_trt.engines.library import PRECISIONS
@@ -165,13 +165,7 @@ def _kept(arguments: argparse.Namespace, chosen: Sequence[str]) -> list[results.
     """
     if not arguments.out.is_file() or not (arguments.resume or arguments.parts):
         return []
-    earlier, here = results.read(arguments.out), machine.describe()
-    for about in ("processor", "cores", "system", "versions"):
-        if earlier["machine"].get(about) != here[about]:
-            raise SettingsError(
-                f"{arguments.out} was measured with {about} {earlier['machine'].get(about)}, here it is {here[about]}: "
-                "results do not mix; give another --out"
-            )
+    earlier = results.read_earlier(arguments.out)
     records = [record for record in earlier["records"] if "part" in record]
     return [{"date": earlier["date"], **r} for r in records if arguments.resume or r["part"] not in chosen]
 

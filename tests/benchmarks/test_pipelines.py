@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from small_bundle import write_bundle
 
-from benchmarks import pipelines
+from benchmarks import pipelines, results
 from benchmarks.peers import PEERS, Missing, Setup, load
 from benchmarks.rounds import Case
 from isnet_trt import Inference, Segmenter
+from isnet_trt.errors import SettingsError
 from isnet_trt.settings import Preprocess
 
 IMAGE = np.random.default_rng(8).integers(0, 256, (6, 8, 3), np.uint8).repeat(12, 0).repeat(12, 1)[:61, :93]
@@ -55,3 +56,19 @@ def test_transformers_takes_whole_pictures_only() -> None:
         ]
         assert able == (["whole"] if name.startswith("transformers") else list(pipelines.SETTINGS))
         assert name in PEERS
+
+
+def test_a_run_is_continued(tmp_path: Path) -> None:
+    """Records of the file are kept, and those that it has are not measured: no library of others is imported."""
+    title = pipelines._title((64, 96), 9, "whole")
+    record = {"kind": "pipeline", "case": title, "picture": [64, 96], "contenders": []}
+    out = tmp_path / "result.json"
+    results.write(out, results.result([record], []))
+    options = ["--image-size", "64", "96", "--classes", "9", "--settings", "whole", "--out", str(out)]
+    assert pipelines.main([*options, "--resume"]) == 0
+    data = results.read(out)
+    assert data["records"] == [{**record, "date": data["records"][0]["date"]}]
+    data["machine"]["processor"] = "another"
+    results.write(out, data)
+    with pytest.raises(SettingsError, match="results do not mix"):
+        pipelines.main([*options, "--resume"])
