@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,9 @@ from typing import Any
 import psutil
 import pytest
 import torch
+import torch.distributed
 import torch.multiprocessing
+from children import PATIENCE
 from tiny_training import TINY, data, finished, let_go, rows, start, train_in_process, wait_for, weights
 from torch import nn
 
@@ -33,15 +34,14 @@ LONG = (*RUN, "--scenes", "4", "--repeats", "40", "--epochs", "2", "--save-every
 
 
 def in_processes(size: int, work: Callable[..., None], *args: Any) -> None:
-    """``work(*args)`` in ``size`` processes that find each other as torchrun's do."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(_process, (size, port, work, args), nprocs=size)
+    """``work(*args)`` in ``size`` processes that find each other as torchrun's do: by a store of their parent."""
+    store = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    torch.multiprocessing.spawn(_process, (size, store.port, work, args), nprocs=size)
 
 
 def _process(rank: int, size: int, port: int, work: Callable[..., None], args: tuple[Any, ...]) -> None:
     place = {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": rank, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    place |= {"TORCHELASTIC_USE_AGENT_STORE": True, "TORCHELASTIC_RESTART_COUNT": 0}
     os.environ.update({key: str(value) for key, value in place.items()})
     torch.set_num_threads(1)
     work(*args)
@@ -49,7 +49,7 @@ def _process(rank: int, size: int, port: int, work: Callable[..., None], args: t
 
 def one_step(folder: Path) -> None:
     """An iteration on a batch of 4 with unevenly many ignored pixels; leaves what it computed in ``folder``."""
-    with process_group("cpu", timeout=60) as group:
+    with process_group("cpu", timeout=PATIENCE) as group:
         run = Trainer(TINY, Options(folder, epochs=1, batch=4, seed=3, workers=0), data(), group)
         for module in run.model.modules():
             if isinstance(module, nn.Dropout2d):  # each process drops channels of its own
@@ -81,7 +81,7 @@ def test_two_processes_compute_what_one_does(tmp_path: Path) -> None:
 
 def norm_step(folder: Path) -> None:
     """Batch-norm over unequal parts of a batch of 5, in float64."""
-    with process_group("cpu", timeout=60) as group:
+    with process_group("cpu", timeout=PATIENCE) as group:
         x = torch.randn(5, 3, 4, 7, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
         part = (x[:3], x[3:])[group.rank].requires_grad_() if group.size == 2 else x.requires_grad_()
         layer = nn.BatchNorm2d(3).double()
@@ -130,7 +130,7 @@ def ranks(launcher: int) -> list[psutil.Process]:
 
 
 def in_mid_epoch(out: Path, *more: str) -> Any:
-    """Two processes that have saved in their first epoch; the first is held there, the other waits for it."""
+    """Two processes, of which the first has saved in its first epoch; both are held there."""
     process = start(*LONG, "--out", str(out), *more, processes=2, hold_after=5)
     wait_for((out / MID_EPOCH).exists, process)
     return process
@@ -154,7 +154,7 @@ def test_a_killed_process_takes_the_run_down(tmp_path: Path) -> None:
     process = in_mid_epoch(tmp_path)
     ranks(process.pid)[1].kill()
     let_go(tmp_path)
-    status, output = finished(process, seconds=60)
+    status, output = finished(process)
     assert status != 0
     assert "exitcode  : -9" in output  # torchrun's report
     assert torch.load(tmp_path / MID_EPOCH, weights_only=True)["cur_iter"] % 5 == 0
@@ -162,11 +162,12 @@ def test_a_killed_process_takes_the_run_down(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_process_that_hangs_takes_the_run_down(tmp_path: Path) -> None:
-    process = in_mid_epoch(tmp_path, "--timeout", "5")
+    # The processes also have so long to find each other.
+    process = in_mid_epoch(tmp_path, "--timeout", "20")
     hanging = ranks(process.pid)[1]
     hanging.suspend()
     let_go(tmp_path)
-    status, output = finished(process, seconds=120)
+    status, output = finished(process)
     assert status != 0
     assert "process 0 of 2 lost the others" in output
     assert "--resume" in output

@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from children import PATIENCE
 from tiny_training import finished, let_go, rows, start, train_in_process, wait_for, weights, without_rates
 
 from isnet_trt.training.run_folder import LATEST
@@ -58,7 +59,7 @@ def test_after_kill_9_the_resumed_run_ends_with_the_same_weights(
     train_in_process(*RUN, "--workers", "0", "--out", str(tmp_path), "--resume")
     assert_same_run(tmp_path, undisturbed)
     assert without_rates(tmp_path / "iterations.csv") == without_rates(undisturbed / "iterations.csv")
-    _, left = psutil.wait_procs(children, timeout=60)
+    _, left = psutil.wait_procs(children, timeout=PATIENCE)
     assert not left, "the workers of a killed run end by themselves"
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psutil
 import torch
-from children import environment, start_python
+from children import PATIENCE, environment, start_python, wait_until
 
 from isnet_trt import cli
 from isnet_trt.recipes import DATASETS, RECIPES, Augmentation, Recipe, recipe
@@ -76,7 +76,7 @@ def start(*args: str, processes: int = 1, hold_after: int | None = None) -> subp
     return start_python(*command, stderr=subprocess.STDOUT, env=environment(**variables))
 
 
-def finished(process: subprocess.Popen[str], seconds: float = 120) -> tuple[int, str]:
+def finished(process: subprocess.Popen[str], seconds: float = PATIENCE) -> tuple[int, str]:
     """Exit status and output; a process that does not end in time is ended and the test fails."""
     try:
         output, _ = process.communicate(timeout=seconds)
@@ -94,13 +94,16 @@ def train_in_process(*args: str, processes: int = 1) -> str:
     return output
 
 
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 120) -> None:
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
     """Until the condition holds; the process must not end before."""
-    end = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, finished(process)[1]
-        assert time.monotonic() < end
-        time.sleep(0.005)
+
+    def holds() -> bool:
+        if condition():
+            return True
+        assert process.poll() is None, finished(process)
+        return False
+
+    wait_until(holds)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
