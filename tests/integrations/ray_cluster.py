@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 
+import psutil
 from children import environment
 
 MISSING = "" if importlib.util.find_spec("ray") else "Ray is not installed (make test-ray)"
@@ -17,7 +18,7 @@ VARIABLES = {
 }
 
 
-@contextmanager
+@contextlib.contextmanager
 def cluster(cpus: int = 2, gpus: int = 0) -> Iterator[None]:
     """A cluster of this machine with ``cpus``, and ``gpus`` that exist in its books only."""
     import ray
@@ -32,3 +33,20 @@ def cluster(cpus: int = 2, gpus: int = 0) -> Iterator[None]:
         ray.shutdown()
         os.environ.clear()
         os.environ |= before
+
+
+def processes(name: str) -> set[psutil.Process]:
+    """The cluster's processes with ``name`` in the title that Ray gives them; those that end meanwhile are left out."""
+    found = set()
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if name in " ".join(child.cmdline() or [child.name()]):
+                found.add(child)
+    return found
+
+
+def kill(processes: set[psutil.Process]) -> None:
+    """SIGKILL to each that has not ended."""
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import re
-import signal
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,9 +11,8 @@ from typing import Any
 
 import cv2
 import numpy as np
-import psutil
 import pytest
-from children import CHECKOUT
+from children import CHECKOUT, wait_until
 from integrations import ray_cluster
 from small_bundle import image, write_bundle
 
@@ -161,30 +158,25 @@ def test_images_that_are_read_already(folder: Path, bundle: Path, segmenter: Seg
         np.testing.assert_array_equal(row["labels"], segmenter(pixels(row["number"])).labels)
 
 
-def actor_processes() -> list[psutil.Process]:
-    """The processes of the actors that segment, by the name that Ray gives them."""
-    children = psutil.Process().children(recursive=True)
-    return [child for child in children if "SegmentBatch" in " ".join(child.cmdline() or [child.name()])]
-
-
 def test_the_images_of_a_killed_actor_are_done_again(bundle: Path, segmenter: Segmenter, tmp_path: Path) -> None:
-    images, out, killed = tmp_path / "images", tmp_path / "out", []
+    images, out, killed, ended = tmp_path / "images", tmp_path / "out", set(), threading.Event()
     images.mkdir()
     for number in range(200):
         assert cv2.imwrite(str(images / f"{number}.png"), pixels(number % 9)[:, :, ::-1])
 
     def kill_after_the_first_masks() -> None:
-        end = time.monotonic() + 120
-        while time.monotonic() < end and not killed:
+        def found() -> bool:
             if out.is_dir() and len(files(out)) >= 8:
-                killed.extend(actor_processes())
-                for process in killed:
-                    process.send_signal(signal.SIGKILL)
-            time.sleep(0.01)
+                killed.update(ray_cluster.processes("SegmentBatch"))
+                ray_cluster.kill(killed)
+            return bool(killed) or ended.is_set()
+
+        wait_until(found)
 
     thread = threading.Thread(target=kill_after_the_first_masks)
     thread.start()
     rows = by_path(segment(images, bundle, out=out, inference=FLIP, rows=4))
+    ended.set()
     thread.join()
     assert killed
     assert len(rows) == 200

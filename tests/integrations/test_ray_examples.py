@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import signal
-import socket
 import urllib.request
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from children import CHECKOUT, environment, explained, run_python, start_python
+from children import CHECKOUT, PATIENCE, environment, explained, free_ports, run_python, start_python
 from integrations import ray_cluster
 from small_bundle import image
 
@@ -38,18 +37,17 @@ def test_segment_writes_masks_and_names_what_has_none(bundle: Path, segmenter: S
 
 def test_the_service_answers_and_ends(bundle: Path, segmenter: Segmenter, tmp_path: Path) -> None:
     content = cv2.imencode(".png", image(0))[1].tobytes()
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    (port,) = free_ports(1)
     log = (tmp_path / "log").open("w")
     service = start_python(EXAMPLES / "service.py", bundle, "--port", port, stderr=log, env=ENVIRONMENT)
     try:
         lines = iter(service.stdout.readline, "")
         address = next(line.split()[-1] for line in lines if line.startswith("serving at "))
         request = urllib.request.Request(f"{address}?preset=ms-flip", data=content)
-        with urllib.request.urlopen(request, timeout=60) as response:
+        with urllib.request.urlopen(request, timeout=PATIENCE) as response:
             labels = cv2.imdecode(np.frombuffer(response.read(), np.uint8), cv2.IMREAD_UNCHANGED)
         service.send_signal(signal.SIGTERM)
-        assert service.wait(60) == 0
+        assert service.wait(PATIENCE) == 0
     finally:
         service.kill()
         service.communicate()

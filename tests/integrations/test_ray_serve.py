@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import signal
-import socket
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -15,8 +12,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import psutil
 import pytest
+from children import PATIENCE, free_ports, wait_until
 from integrations import ray_cluster
 from small_bundle import image
 
@@ -38,8 +35,7 @@ PNG = cv2.imencode(".png", image(3))[1].tobytes()
 @pytest.fixture(scope="module")
 def served(bundle: Path) -> Iterator[tuple[str, DeploymentHandle]]:
     """The application's URL and handle."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    (port,) = free_ports(1)
     with ray_cluster.cluster():
         serve.start(http_options={"host": "127.0.0.1", "port": port})
         app = application(bundle, replicas=(1, 2), batch=4, health_check_period_s=1)
@@ -51,7 +47,7 @@ def served(bundle: Path) -> Iterator[tuple[str, DeploymentHandle]]:
 def post(url: str, content: bytes | None, method: str = "POST") -> tuple[int, bytes]:
     request = urllib.request.Request(url, data=content, method=method)
     try:
-        with urllib.request.urlopen(request, timeout=60) as response:
+        with urllib.request.urlopen(request, timeout=PATIENCE) as response:
             assert response.headers["content-type"] == "image/png"
             return response.status, response.read()
     except urllib.error.HTTPError as error:
@@ -114,19 +110,17 @@ def test_many_requests_of_which_a_tenth_is_damaged(served: tuple[str, Deployment
 
 
 def test_a_killed_replica_is_replaced(served: tuple[str, DeploymentHandle], segmenter: Segmenter) -> None:
-    def replicas() -> set[psutil.Process]:
-        children = psutil.Process().children(recursive=True)
-        return {child for child in children if "ServeReplica:streets" in " ".join(child.cmdline())}
-
-    before = replicas()
+    before = ray_cluster.processes("ServeReplica:streets")
     assert before
-    for process in before:
-        process.send_signal(signal.SIGKILL)
-    end = time.monotonic() + 120
-    while (answer := post(served[0], PNG))[0] != 200 or not replicas() - before:
-        assert time.monotonic() < end, answer
-        time.sleep(0.2)
-    np.testing.assert_array_equal(labels_of(answer[1]), segmenter(PNG).labels)
+    ray_cluster.kill(before)
+    answers: list[tuple[int, bytes]] = []
+
+    def answered() -> bool:
+        answers.append(post(served[0], PNG))
+        return answers[-1][0] == 200 and bool(ray_cluster.processes("ServeReplica:streets") - before)
+
+    wait_until(answered, lambda: answers[-1], interval=0.2)
+    np.testing.assert_array_equal(labels_of(answers[-1][1]), segmenter(PNG).labels)
 
 
 def test_the_health_check_segments_an_image_and_fails_with_the_engine(bundle: Path) -> None:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from children import PATIENCE, free_ports
 
 from isnet_trt import cli
 from isnet_trt.errors import EngineError, PackageMissing
@@ -73,6 +74,7 @@ def test_without_a_server_it_says_how_to_get_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(triton_server.importlib.util, "find_spec", lambda name: None)
     assert cli.run(main, [str(tmp_path)]) == 2
     assert "there is no tritonserver on the PATH" in capsys.readouterr().err
 
@@ -85,7 +87,7 @@ def test_a_repository_that_is_none_is_named(wheel: Path, tmp_path: Path, capsys:
 
 def test_the_end_of_a_server_is_an_error_with_its_status(wheel: Path, tmp_path: Path) -> None:
     with started(tmp_path / "models", Address()) as process, pytest.raises(EngineError, match="ended with status 7"):
-        wait_until_ready(process, Address(), 60)
+        wait_until_ready(process, Address(http=free_ports(1)[0]), PATIENCE)
 
 
 def test_a_server_that_is_never_ready(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import urllib.request
@@ -19,24 +18,13 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-from children import CHECKOUT, environment
+from children import CHECKOUT, PATIENCE, environment, free_ports
 from prometheus_client.parser import text_string_to_metric_families
 
 from isnet_trt.integrations.triton_server import Address, wait_until_ready
 
 SITE = os.environ.get("TRITON_SERVER_SITE", "")
 MISSING = "TRITON_SERVER_SITE is not set (make test-triton-server)"
-
-
-def free_ports() -> Address:
-    """Ports that were free a moment ago."""
-    with contextlib.ExitStack() as sockets:
-        ports = []
-        for _ in range(3):
-            listener = sockets.enter_context(socket.socket())
-            listener.bind(("127.0.0.1", 0))
-            ports.append(listener.getsockname()[1])
-    return Address("127.0.0.1", *ports)
 
 
 def start(repository: Path, address: Address, log: Path, *options: str, site: str = SITE) -> subprocess.Popen[bytes]:
@@ -77,20 +65,20 @@ class Server:
 @contextlib.contextmanager
 def running(repository: Path, log: Path, *options: str) -> Iterator[Server]:
     """A server while the block runs; SIGTERM ends it with status 0."""
-    address = free_ports()
+    address = Address("127.0.0.1", *free_ports(3))
     process = start(repository, address, log, *options)
     try:
-        wait_until_ready(process, address)
+        wait_until_ready(process, address, PATIENCE)
         yield Server(process, address, log)
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
-            assert process.wait(60) == 0, log.read_text("utf-8")
+            assert process.wait(PATIENCE) == 0, log.read_text("utf-8")
     except BaseException:
         print(log.read_text("utf-8")[-5000:])
         raise
     finally:
         process.terminate()
-        process.wait(60)
+        process.wait(PATIENCE)
 
 
 class Client:
