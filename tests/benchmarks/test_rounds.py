@@ -43,12 +43,14 @@ def test_a_bundle_against_itself(bundle: Path) -> None:
     assert record["labels_of"] == "one"
     (ratio,) = record["ratios"]
     assert (ratio["of"], ratio["over"], ratio["n"]) == ("two", "one", 12)
-    # All twelve rounds on one side of 1 happen by chance once in 2048 runs, however busy the machine is.
-    assert ratio["least"] <= 1.0 <= ratio["greatest"]
-    first = record["contenders"][0]
+    # Round by round; that the two take as long would hold on an idle machine alone.
+    first, second = record["contenders"]
+    by_round = np.divide(first["seconds"], second["seconds"])
+    assert (ratio["least"], ratio["greatest"]) == (pytest.approx(by_round.min()), pytest.approx(by_round.max()))
+    assert ratio["least"] < 2.0
+    assert ratio["greatest"] > 0.5
     assert list(first["stages"]) == ["read", "resize", "gather", "engine", "merge", "other"]
     assert first["cores_busy"] > 0
-    assert sum(first["stages"].values()) == pytest.approx(first["summary"]["p50"], rel=0.5)
     assert first["windows_per_s"] == first["images_per_s"] == 1 / first["summary"]["p50"]
     assert first["memory"]["peak"] > first["memory"]["loaded"] > 10 * 2**20
     assert record["warnings"] == [w for w in record["warnings"] if "busy" in w]
@@ -84,9 +86,10 @@ def test_what_cannot_run_is_a_gap_and_the_rest_runs(bundle: Path, tmp_path: Path
         Setup("pytorch", "pytorch", 1, ckpt=broken),
         Setup("reference", "reference", 1),
     ]
-    record = measure(case(), setups)
-    assert [c["name"] for c in record["contenders"]] == ["ours"]
-    assert record["contenders"][0]["status"] == "timed"
+    record = measure(case(rounds=1), setups)
+    (timed,) = record["contenders"]
+    assert (timed["name"], timed["status"]) == ("ours", "timed")
+    assert sum(timed["stages"].values()) == pytest.approx(timed["summary"]["p50"])  # medians of one round
     why = {gap["what"]: gap["why"] for gap in record["gaps"]}
     assert "TensorRT" in why["gpu"] or "tensorrt" in why["gpu"]
     assert "--reference" in why["checkout"]

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from children import explained
+from children import PATIENCE, explained, wait_until
 
 from benchmarks import report, results
 from isnet_trt.errors import EngineUnavailable
@@ -30,6 +29,7 @@ from tests.gpu.conftest import *
 """
 SAMPLES = '''
 import ctypes, os, time
+from pathlib import Path
 import pytest
 from tests.gpu.record import CannotRun
 
@@ -96,8 +96,9 @@ def test_lacking(record):
 
 @gpu("slow", 99, slow=True)
 def test_slow(record):
-    """A test of some time."""
-    time.sleep(1.2)
+    """A test of some time: where there is a gate, until somebody has opened it."""
+    if Path("gate").exists():
+        Path("gate").read_bytes()
 '''
 
 
@@ -119,7 +120,7 @@ class Run:
         )  # fmt: skip
 
     def __call__(self, *options: str) -> str:
-        return self.start(*options).communicate(timeout=120)[0]
+        return self.start(*options).communicate(timeout=PATIENCE)[0]
 
     @property
     def rows(self) -> dict[str, dict[str, Any]]:
@@ -199,19 +200,20 @@ def test_when_the_minutes_are_used_up_the_rest_is_listed(tmp_path: Path) -> None
 
 def test_a_run_that_is_killed_leaves_a_whole_file(tmp_path: Path) -> None:
     run = Run(tmp_path)
+    os.mkfifo(tmp_path / "gate")
     process = run.start("-k", "first or slow")
-    for _ in range(600):
-        if run.out.exists():
-            break
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait(10)
+    wait_until(lambda: run.out.exists() or process.poll() is not None)
+    assert run.out.exists(), process.communicate()
+    process.kill()
+    process.wait(PATIENCE)
+    with contextlib.suppress(OSError):  # the second test's process may not wait there yet
+        os.close(os.open(tmp_path / "gate", os.O_WRONLY | os.O_NONBLOCK))
     assert [(row["case"], row["status"]) for row in run.rows.values()] == [("first", "passed")]
 
 
 def test_the_plan_runs_nothing_and_names_the_order_with_estimates(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/gpu", "-m", "gpu", "--gpu-plan"]
-    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
     assert ran.returncode == 0, explained(ran)
     lines = [line for line in ran.stdout.splitlines() if " s  " in line]
     assert lines[0].startswith("machine ")
@@ -225,7 +227,7 @@ def test_the_plan_runs_nothing_and_names_the_order_with_estimates(tmp_path: Path
 def suite_run(*options: object) -> str:
     """What the tests on a GPU print with ``options``."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/gpu", "-m", "gpu", "--quick"]
-    ran = subprocess.run([*command, *map(str, options)], cwd=ROOT, capture_output=True, text=True, timeout=400)
+    ran = subprocess.run([*command, *map(str, options)], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
     assert "written: " in ran.stdout or "tests, at most" in ran.stdout, ran.stdout + ran.stderr
     return ran.stdout
 
@@ -267,7 +269,7 @@ class Probe:
         sys.modules["conftest"].probe = lambda: (None, "asked in another process")
 sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", "--collect-only", "tests/gpu"], [Probe()]))
 """
-    ran = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    ran = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE)
     assert ran.returncode == 0, explained(ran)
 
 

@@ -35,7 +35,7 @@ from tqdm import tqdm
 from isnet_trt import cli, predict
 from isnet_trt.bundle import read_bundle
 
-PATIENCE = 120
+PATIENCE = 600
 """Seconds after which a command counts as hanging."""
 IMAGES = 6
 _UNCHANGING = re.compile(r"events\.out\.tfevents")
