@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from children import environment, explained
+from children import PATIENCE, environment, explained
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail as OrtFail
 
 from isnet_trt import cli
@@ -124,7 +124,7 @@ def test_output_that_cannot_be_written(option: str, stream: str) -> None:
         writing = os.open("/dev/full", os.O_WRONLY)
     command = [sys.executable, "-m", "isnet_trt.training.recipes", *option.split()]
     pipes = {"stdout": writing, "stderr": subprocess.PIPE, "env": environment(PYTHONUNBUFFERED="")}
-    result = subprocess.run(command, **pipes, text=True, timeout=60)
+    result = subprocess.run(command, **pipes, text=True, timeout=PATIENCE)
     os.close(writing)
     message = "" if stream == "closed" else "error: No space left on device\n"
     assert result.stderr == message

@@ -16,6 +16,7 @@ import numpy as np
 import psutil
 import pytest
 import tiny_model
+from children import PATIENCE
 from onnx import helper
 from onnx_networks import save_network
 
@@ -191,7 +192,7 @@ def test_segmenters_in_threads_do_not_disturb_each_other(tmp_path):
 
     def work(which: int) -> bool:
         with opened(model) as own:
-            barrier.wait(60)
+            barrier.wait(PATIENCE)
             outs = [np.empty(picture.shape[:2], np.uint8) for picture in pictures]
             turns = range(which, which + len(pictures))
             for turn in turns:
@@ -208,15 +209,15 @@ def test_closing_waits_for_the_call_that_runs(tmp_path):
 
     def slow_run(batch):
         inside.set()
-        assert go_on.wait(60)
+        assert go_on.wait(PATIENCE)
         return run(batch)
 
     segmenter.engine.run = slow_run
     with ThreadPoolExecutor(2) as pool:
         answer = pool.submit(segmenter, PICTURE)
-        assert inside.wait(60)
+        assert inside.wait(PATIENCE)
         closing = pool.submit(segmenter.close)
         assert not closing.done()
         go_on.set()
-        closing.result(60)
-        assert answer.result(60).labels.shape == PICTURE.shape[:2]
+        closing.result(PATIENCE)
+        assert answer.result(PATIENCE).labels.shape == PICTURE.shape[:2]

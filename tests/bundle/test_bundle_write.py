@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from children import PATIENCE
 from small_bundle import manifest, save_model, write_bundle
 
 from isnet_trt.bundle import MANIFEST, ONNX, check_target, draft, new_bundle, read_bundle, sha256
@@ -202,10 +203,15 @@ def test_the_old_or_the_new_one_at_every_instant(tmp_path: Path) -> None:
     errors: list[BaseException] = []
     thread = threading.Thread(target=lambda: _catching(read, errors))
     thread.start()
-    for number in range(1, 30):
-        write_bundle(out, force=True, precision=str(number))
-    stop.set()
-    thread.join()
+    try:
+        number = 0
+        # Beyond thirty, until the reader has had its turn.
+        while number < 30 or (len(seen) < 2 and thread.is_alive()):
+            number += 1
+            write_bundle(out, force=True, precision=str(number))
+    finally:
+        stop.set()
+        thread.join()
     assert errors == []
     assert len(seen) > 1
 
@@ -338,14 +344,14 @@ def test_interrupt_in_the_middle_of_writing(place: Path) -> None:
     assert child.stdout.readline() == "writing\n"
     assert _tree(place.parent) != before
     child.send_signal(signal.SIGINT)
-    _, said = child.communicate(timeout=60)
+    _, said = child.communicate(timeout=PATIENCE)
     assert "KeyboardInterrupt" in said
     assert _tree(place.parent) == before
 
 
 def test_a_file_size_limit(place: Path) -> None:
     before = _tree(place.parent)
-    _, said = _child(place, "limit").communicate(timeout=60)
+    _, said = _child(place, "limit").communicate(timeout=PATIENCE)
     assert f"BundleError: {place} cannot be written: File too large; nothing was left there" in said
     assert _tree(place.parent) == before
 
@@ -410,7 +416,7 @@ def test_a_full_disk(tiny: Path, old: bool) -> None:
     if old:
         write_bundle(tiny / "small", precision="old")
     before = _tree(tiny)
-    _, said = _child(tiny / "small", "full").communicate(timeout=60)
+    _, said = _child(tiny / "small", "full").communicate(timeout=PATIENCE)
     assert f"BundleError: {tiny / 'small'} cannot be written: No space left on device; nothing was left there" in said
     assert _tree(tiny) == before
 

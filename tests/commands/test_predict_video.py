@@ -13,7 +13,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from children import run_python
+from children import PATIENCE, run_python
 
 from isnet_trt import Segmenter, cli
 from isnet_trt.commands import predict
@@ -143,7 +143,7 @@ def test_frames_that_are_not_taken_in_time_are_dropped_by_choice(clip: Path) -> 
     with VideoReader(str(clip), drop=True) as reader:
         frames = iter(reader)
         next(frames)
-        reader._thread.join(10)
+        reader._thread.join(PATIENCE)
         rest = [round(frame.seconds * RATE) for frame in frames]
     assert (reader.read, reader.dropped) == (FRAMES, FRAMES - 1 - len(rest))
     assert rest == list(range(FRAMES - len(rest), FRAMES))

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import pytest
 import small_bundle
-from children import explained, run_python, start_python
+from children import PATIENCE, explained, run_python, start_python
 from prometheus_client.parser import text_string_to_metric_families
 
 from isnet_trt import Segmenter
@@ -41,7 +41,7 @@ def port(bundle: Path) -> Iterator[int]:
         assert line.startswith("<Segmenter engine='onnxruntime'"), line + process.stderr.read()
         yield int(re.search(r"http://127\.0\.0\.1:(\d+)\n", line)[1])
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+        assert process.wait(PATIENCE) == 0
         assert "Traceback" not in process.stderr.read()
     finally:
         process.kill()
@@ -49,7 +49,7 @@ def port(bundle: Path) -> Iterator[int]:
 
 
 def ask(port: int, method: str, path: str, body: bytes | None = None) -> Answer:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
     try:
         connection.request(method, path, body)
         response = connection.getresponse()
@@ -113,7 +113,7 @@ def test_a_body_that_is_too_large_is_answered_while_it_is_sent(port: int) -> Non
 
 def raw(port: int, request: bytes) -> bytes:
     """What is answered to bytes after which the client sends no more."""
-    with socket.create_connection(("127.0.0.1", port), 30) as connection:
+    with socket.create_connection(("127.0.0.1", port), PATIENCE) as connection:
         connection.sendall(request)
         connection.shutdown(socket.SHUT_WR)
         return b"".join(iter(lambda: connection.recv(65536), b""))

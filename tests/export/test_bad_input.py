@@ -6,8 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from children import start_python
+from children import PATIENCE, start_python
 from marks import needs_rtx
 from own_pictures import write_pngs
 from permissions import as_nobody, reachable
@@ -171,6 +169,20 @@ def test_activations_beyond_float32(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "cannot be quantised" in output
 
 
+HELD_AFTER_A_SAVE = """
+import sys, time
+from isnet_trt import build, cli
+from isnet_trt.export.quantise.table import Table
+save = Table.save
+def save_and_wait(table, folder):
+    save(table, folder)
+    print("held", flush=True)
+    time.sleep(600)
+Table.save = save_and_wait
+sys.exit(cli.run(build.main))
+"""
+
+
 @pytest.mark.slow
 def test_interrupted_calibration_goes_on(tmp_path: Path) -> None:
     """What the first process wrote is in the second's table: a mark put between them is still there."""
@@ -178,16 +190,11 @@ def test_interrupted_calibration_goes_on(tmp_path: Path) -> None:
     compared = ("--images", street / "00.png")
     options = (*CPU, "--precision", "int8", "--calib", street, "--calib-inputs", limit, *compared)
     kept = tmp_path / "bundle.calibration"
-    build = ("-m", "isnet_trt.build", *arguments(tmp_path / "bundle", *options))
-    process = start_python(*build, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 240
-    while not (kept / "calibration.json").exists():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGINT)
-    process.communicate(timeout=120)
-    assert process.returncode == cli.INTERRUPTED
+    process = start_python("-c", HELD_AFTER_A_SAVE, *arguments(tmp_path / "bundle", *options))
+    assert "held\n" in iter(process.stdout.readline, ""), process.communicate()
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == cli.INTERRUPTED, errors
     assert not (tmp_path / "bundle").exists()
     table = Table.load(kept)
     assert len(table.inputs) == SAVE_EVERY

@@ -7,14 +7,13 @@ import json
 import os
 import signal
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from children import start_python
+from children import PATIENCE, start_python, wait_until
 
 from isnet_trt.cuda.architectures import KERNEL_TARGETS
 from isnet_trt.cuda.gpu import Gpu
@@ -161,11 +160,11 @@ WAITS = """
 import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs with it ignored
 from isnet_trt.export import bundle_kernels
-command = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(600)"]
+command = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(3600)"]
 with bundle_kernels._running(command) as process:
     process.stdout.readline()
     print(process.pid, flush=True)
-    time.sleep(600)
+    time.sleep(3600)
 """
 
 
@@ -175,8 +174,5 @@ def test_ctrl_c_ends_the_compiler_too() -> None:
         assert process.stdout is not None
         child = int(process.stdout.readline())
         os.kill(process.pid, signal.SIGINT)
-        process.wait(timeout=60)
-    deadline = time.monotonic() + 20
-    while Path(f"/proc/{child}").exists():
-        assert time.monotonic() < deadline, "the compiler outlives the build"
-        time.sleep(0.05)
+        process.wait(PATIENCE)
+    wait_until(lambda: not Path(f"/proc/{child}").exists(), lambda: "the compiler outlives the build")

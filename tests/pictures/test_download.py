@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from children import PATIENCE
 
 from isnet_trt.errors import ImageError
 from isnet_trt.pictures import download
@@ -83,15 +84,15 @@ class _Handler(BaseHTTPRequestHandler):
     def _stalled(self) -> None:
         self._start(200, Content_Length=len(BODY))
         self.wfile.write(BODY[:1000])
-        self.stop.wait(20)
+        self.stop.wait(PATIENCE)
 
     def _silent(self) -> None:
-        self.stop.wait(20)
+        self.stop.wait(PATIENCE)
 
     def _slow(self) -> None:
         self._start(200, Content_Length=len(BODY))
         with suppress(ConnectionError):  # the reader gives up
-            for byte in BODY[:100]:
+            for byte in BODY:
                 self.wfile.write(bytes([byte]))
                 if self.stop.wait(0.05):
                     return

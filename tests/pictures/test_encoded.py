@@ -7,6 +7,7 @@ import gzip
 import io
 import mmap
 import os
+import select
 import socket
 import tempfile
 import zipfile
@@ -20,6 +21,7 @@ import numpy as np
 import pytest
 import tiny_model
 import torch
+from children import PATIENCE, wait_until
 
 from isnet_trt import EngineError, ImageError, Segmenter
 from isnet_trt.pictures.files import LIMIT_VARIABLE, read_image
@@ -221,12 +223,13 @@ def test_a_stream_that_stalls_holds_up_nobody_else(tmp_path: Path) -> None:
         source.write(JPEG[:100])
         source.flush()
         waiting = pool.submit(opened, stalled)
+        wait_until(lambda: not select.select([reading], [], [], 0)[0])  # what was sent has been read
         labels = expected(opened)
         opened.close()
         source.write(JPEG[100:])
         source.close()
         with pytest.raises(EngineError, match="was closed"):
-            waiting.result(timeout=20)
+            waiting.result(PATIENCE)
     assert len(np.unique(labels)) > 1
 
 

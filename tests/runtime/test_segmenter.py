@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tiny_model
 import torch
+from children import PATIENCE
 from plain_inference import scores as plain_scores
 
 from isnet_trt import Inference, Segmenter
@@ -237,5 +238,5 @@ def test_calls_from_two_threads_take_turns(segmenter):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=60)
+        thread.join(PATIENCE)
     assert all((got[i] == want[i]).all() for i in range(6))
