@@ -28,7 +28,7 @@ from isnet_trt.engines.cores import usable_cores
 from isnet_trt.errors import BuildError, EngineUnavailable, SettingsError, install_hint
 from isnet_trt.export.engines.base import EngineBuilder
 from isnet_trt.export.functions import context_nodes
-from isnet_trt.export.onnx_edit import NAMES, element_types
+from isnet_trt.export.onnx_edit import NAMES, element_types, output_type
 from isnet_trt.export.options import Context, EngineOptions
 
 
@@ -111,7 +111,7 @@ def compile_kernels(
     *,
     padded: bool = False,
 ) -> tuple[str, ...]:
-    """Compile into ``folder``/sm_XX what the runtime launches for a float32 input and output, and the plugins' kernels.
+    """Compile into ``folder``/sm_XX what the runtime launches for the engine of ``proto``, and the plugins' kernels.
 
     ``channels`` are those of the network's output, and of its context operations (None: it has none); ``padded``:
     inputs of the network are padded.
@@ -126,7 +126,7 @@ def compile_kernels(
     classes, width = channels
     plugins = context_kernels(proto, width) if context == "plugin" and width else ()
     command = [sys.executable, "-m", "isnet_trt.kernels.compile", "--out", str(folder), "--dtype", "fp32"]
-    command += ["--arch", *(f"sm_{arch}" for arch in arches), "--classes", str(classes)]
+    command += ["--logits", output_type(proto), "--arch", *(f"sm_{arch}" for arch in arches), "--classes", str(classes)]
     # A kernel that spills is slow but correct: it is reported, and does not end the build.
     command += ["--allow-spills", "--jobs", str(usable_cores()), "--context", *plugins]
     command += ["--padded"] if padded else []

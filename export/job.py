@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import onnx
@@ -17,8 +17,10 @@ from isnet_trt.export.engines.profiles import Shapes
 from isnet_trt.export.interrupts import interruptible
 from isnet_trt.export.lowering import Arithmetic, LoweredGraphs, flavour_of, lower_graph
 from isnet_trt.export.network import Network
+from isnet_trt.export.onnx_edit import output_type
 from isnet_trt.export.options import EngineOptions, PrecisionOptions
 from isnet_trt.export.parity import Target
+from isnet_trt.export.precision import without_last_cast
 from isnet_trt.export.quantise import (
     Agreement,
     CalibrationInputs,
@@ -110,7 +112,12 @@ def prepare_graphs(proto: onnx.ModelProto, job: Job) -> tuple[LoweredGraphs, Mix
         with job.stage("ranges"):
             ranges = measure_ranges(proto, (image.pixels for image in job.samples.typical), progress=True)
     skip = (*keep, *(mixed.skip if mixed else ()))
-    return lower_graph(proto, job.arithmetic, job.choice.kind, ranges, table, skip), mixed
+    graphs = lower_graph(proto, job.arithmetic, job.choice.kind, ranges, table, skip)
+    if job.engine.half_logits:
+        graphs = replace(graphs, engine=without_last_cast(graphs.engine))
+        if output_type(graphs.engine) == "fp32":
+            job.note("--half-logits has no effect: the network computes its output in float32")
+    return graphs, mixed
 
 
 def _mixed(proto: onnx.ModelProto, table: Table, job: Job, max_drop: float) -> Mix:

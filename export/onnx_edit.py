@@ -6,13 +6,13 @@ import functools
 import math
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import numpy as np
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, external_data_helper, helper
 
-from isnet_trt.cuda.element_types import ELEMENT_TYPES, FLOATS
+from isnet_trt.cuda.element_types import ELEMENT_TYPES, FLOATS, FloatType
 from isnet_trt.errors import BuildError
 
 MAX_PROTOBUF = 2**31 - 2**24
@@ -60,6 +60,11 @@ def element_types(proto: ModelProto) -> dict[str, int]:
     inferred = onnx.shape_inference.infer_shapes(bare).graph
     types = {v.name: v.type.tensor_type.elem_type for v in (*inferred.value_info, *inferred.input, *inferred.output)}
     return types | {tensor.name: tensor.data_type for tensor in proto.graph.initializer}
+
+
+def output_type(proto: ModelProto) -> FloatType:
+    """The element type of the network's output."""
+    return cast(FloatType, NAMES[proto.graph.output[0].type.tensor_type.elem_type])
 
 
 def _drop_large(tensor: TensorProto) -> None:

@@ -44,6 +44,8 @@ class EngineOptions:
             With ``onnxruntime`` any but "auto" makes a bundle for its CUDA provider.
         kernels: put kernels for the CUDA runtime, and a graph for the CUDA provider, into a bundle whose engine does
             not need a GPU as well.
+        half_logits: leave the network's output in the half precision that it is computed in, for kernels that read it:
+            the same labels with half the GPU memory for logits. Ignored where it is computed in float32.
     """
 
     kind: str = "auto"
@@ -59,6 +61,7 @@ class EngineOptions:
     streams: int | None = None
     kernels: bool = False
     device: str = "auto"
+    half_logits: bool = False
 
     @property
     def gpu(self) -> int:

@@ -1,6 +1,7 @@
 """Half-precision graphs: an exported float32 graph with float16 or bfloat16 weights and activations.
 
-TensorRT engines are strongly typed: the types of the graph are the types of the engine. Input and output stay float32.
+TensorRT engines are strongly typed: the types of the graph are the types of the engine. Input and output stay float32,
+unless `without_last_cast` leaves the output in half precision.
 Casts are inserted only where a half tensor meets a float32 one: at the input, at the output, and around the nodes of
 the fp32 fallback (`isnet_trt.export.fp32_fallback`).
 """
@@ -134,6 +135,29 @@ class _HalfWriter:
         producer.output[list(producer.output).index(name)] = inner
         self.nodes.append(helper.make_node("Cast", [inner], [name], name=f"cast {name}", to=FLOAT))
         self.types[name] = FLOAT
+
+
+def without_last_cast(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy whose output has the type that the network computes it in: without a last cast from half to float32.
+
+    The values are the same. A graph that ends in another way is returned as it is.
+    """
+    graph, types = copied(proto), element_types(proto)
+    output = graph.graph.output[0]
+    producers = {name: node for node in graph.graph.node for name in node.output}
+    cast = producers.get(output.name)
+    if cast is None or cast.op_type != "Cast" or cast.input[0] not in producers:
+        return proto
+    inner, halves = cast.input[0], (CODES["fp16"], BFLOAT16)
+    if types.get(inner) not in halves or types.get(output.name) != FLOAT:
+        return proto
+    # The name of the output stays: inner readers of the half-precision tensor follow it.
+    graph.graph.node.remove(cast)
+    for node in graph.graph.node:
+        for names in (node.input, node.output):
+            names[:] = [output.name if name == inner else name for name in names]
+    output.type.tensor_type.elem_type = types[inner]
+    return graph
 
 
 def _converted(tensor: TensorProto, name: str, element: int) -> TensorProto:

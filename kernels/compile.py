@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
 import json
 import os
@@ -199,9 +200,10 @@ Job = tuple[KernelSpec, int]
 def _jobs(options: argparse.Namespace) -> list[Job]:
     sizes = (options.dtype, options.classes, options.width, options.context, options.padded)
     trials = bool(options.only)
-    jobs = [(spec, arch) for arch in options.arch for spec in bundle_kernels(arch, *sizes, trials=trials)]
+    bundle = functools.partial(bundle_kernels, logits=options.logits)
+    jobs = [(spec, arch) for arch in options.arch for spec in bundle(arch, *sizes, trials=trials)]
     names = list(dict.fromkeys(spec.name for spec, _ in jobs))
-    known = {spec.name for arch in KERNEL_TARGETS for spec in bundle_kernels(arch, *sizes)}
+    known = {spec.name for arch in KERNEL_TARGETS for spec in bundle(arch, *sizes)}
     if unknown := [name for name in options.context or () if name not in known]:
         raise SettingsError(f"--context {' '.join(unknown)}: no kernel has that name; see kernels/README.md")
     chosen = [job for job in jobs if not options.only or job[0].name.startswith(tuple(options.only))]
@@ -246,6 +248,11 @@ def argument_parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, metavar="DIR", help="where to write (default: compile and report only)")
     parser.add_argument(
         "--dtype", nargs="+", choices=FLOATS, default=list(FLOATS), help="types of the engine (default: all)"
+    )
+    parser.add_argument(
+        "--logits",
+        choices=FLOATS,
+        help="type of the network's output (default: the types of --dtype)",
     )
     parser.add_argument(
         "--classes", type=cli.whole(1, 65535), default=150, metavar="K", help="classes of the model (default: 150)"

@@ -7,16 +7,19 @@ not the point, their plain references (`ReferenceKernels`), which are a thousand
 from __future__ import annotations
 
 import ctypes
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import ml_dtypes  # noqa: F401  # numpy's bfloat16
 import numpy as np
 import tiny_model
 from cuda_double import Gpu, open_device
 
 from isnet_trt import Inference, Segmenter
+from isnet_trt.cuda.element_types import ELEMENT_TYPES
 from isnet_trt.cuda.kernel_specs import bundle_kernels
 from isnet_trt.cuda.pipeline import Pipeline
 from isnet_trt.cuda.plan import Model
@@ -75,11 +78,12 @@ CASES = {
 class ReferenceKernels:
     """The kernels' plain numpy references on host addresses, by their names."""
 
-    def __init__(self, classes: int) -> None:
-        self.specs = {spec.name: spec for spec in bundle_kernels(86, ("fp32",), classes, padded=True)}
+    def __init__(self, classes: int, logits: str = "fp32") -> None:
+        self.specs = {spec.name: spec for spec in bundle_kernels(86, ("fp32",), classes, padded=True, logits=logits)}
 
     def launch(self, name: str, stream: int, **arguments: Any) -> None:
-        getattr(self, "_" + name.split("_fp32")[0])(SimpleNamespace(**arguments))
+        kernel, *kind = re.split("_(fp32|fp16|bf16)", name)
+        getattr(self, "_" + kernel)(SimpleNamespace(**arguments, kind=kind[0] if kind else ""))
 
     @staticmethod
     def _picture(address: int, height: int, width: int, a: Any) -> np.ndarray:
@@ -130,14 +134,14 @@ class ReferenceKernels:
     def _finite(self, a: Any) -> None:
         from isnet_trt.kernels import finite
 
-        at(a.flag, np.int32, a.at + 1)[a.at] |= finite.reference(at(a.values, np.float32, a.count))
+        at(a.flag, np.int32, a.at + 1)[a.at] |= finite.reference(numbers(a.kind, a.values, a.count))
 
     def _accumulate(self, a: Any) -> None:
         from isnet_trt.kernels import accumulate
 
         windows = at(a.windows, np.int32, a.count, 4)
         slots = int(windows[:, 0].max()) + 1
-        logits = at(a.logits, np.float32, slots, a.classes, a.coarse_height, a.coarse_width)
+        logits = numbers(a.kind, a.logits, slots, a.classes, a.coarse_height, a.coarse_width)
         height = max(int(windows[:, 1].max()) + a.window_height, a.first_row + a.rows)
         swap, window = at(a.swap, np.int32, a.classes), (a.window_height, a.window_width)
         size = (height, a.width)
@@ -170,14 +174,15 @@ class ReferenceKernels:
         offsets, sizes = at(a.offsets, np.int64, a.count), at(a.sizes, np.int32, a.count, 4)
         for offset, (first, present, height, width) in zip(offsets, sizes, strict=True):
             whole = np.full((classes, height, width), np.nan)  # rows that are not there must not be needed
-            whole[:, first : first + present] = at(a.volumes + 4 * int(offset), np.float32, classes, present, width)
+            begin = a.volumes + ELEMENT_TYPES[a.kind].size * int(offset)
+            whole[:, first : first + present] = numbers(a.kind, begin, classes, present, width)
             volumes.append(whole)
         # The height of the label map is that which the steps were made for.
         height = round(float(sizes[0, 2]) / float(at(a.steps, np.float32, 2)[0]))
         return volumes, (height, a.width)
 
     def _upsample_argmax(self, a: Any) -> None:
-        logits = at(a.logits, np.float32, a.classes, a.coarse_height, a.coarse_width)
+        logits = numbers(a.kind, a.logits, a.classes, a.coarse_height, a.coarse_width)
         self._largest(a, [logits], (a.height, a.width), 0, a.height, 1)
 
     @staticmethod
@@ -224,6 +229,7 @@ class HostEngine:
     def __init__(self, gpu: Gpu, path: Path, classes: int, stride: int, not_capturable: str = "") -> None:
         self.gpu = gpu
         self.engine = open_onnx(path, threads=1)
+        self.output_type = self.engine.output_type
         self.classes, self.stride = classes, stride
         self.not_capturable = not_capturable
         self.shapes: list[tuple[int, ...]] = []
@@ -244,9 +250,10 @@ class HostEngine:
         def run() -> None:
             out = self.output_shape(shape)
             self.gpu.check_range(input_address, 4 * int(np.prod(shape)))
-            self.gpu.check_range(output_address, 4 * int(np.prod(out)))
-            answer = self.engine.run(np.ascontiguousarray(at(input_address, np.float32, *shape)))
-            at(output_address, np.float32, *out)[...] = answer * np.float32(self.gain)
+            kind = ELEMENT_TYPES[self.output_type]
+            self.gpu.check_range(output_address, kind.size * int(np.prod(out)))
+            logits = self.engine.run(np.ascontiguousarray(at(input_address, np.float32, *shape)))
+            at(output_address, np.dtype(kind.numpy), *out)[...] = logits * np.float32(self.gain)
 
         self.gpu.put(stream, run)
 
@@ -259,6 +266,11 @@ class HostEngine:
 
     def fail(self, *arguments: Any) -> None:
         raise EngineError("the engine failed")
+
+
+def numbers(kind: str, address: int, *shape: int) -> np.ndarray:
+    """The array of elements of ``kind`` that lies at ``address``, in float32."""
+    return at(address, np.dtype(ELEMENT_TYPES[kind].numpy), *shape).astype(np.float32, copy=False)
 
 
 def at(address: int, kind: Any, *shape: int) -> np.ndarray:
@@ -290,11 +302,12 @@ class Form:
         batch: int = 1,
         full: bool = False,
         network: NetworkFacts | None = None,
+        logits: str = "fp32",
         **options: Any,
     ) -> None:
         self.path = folder / f"net{classes}.onnx"
         facts = network or NetworkFacts()
-        tiny_model.write_model(self.path, classes, stride=stride, activation=facts.activation)
+        tiny_model.write_model(self.path, classes, stride=stride, activation=facts.activation, logits=logits)
         self.rule = rule
         labels = tiny_model.labels(max(classes, 2), pairs if classes > 1 else ())
         engine = open_onnx(self.path, threads=1)

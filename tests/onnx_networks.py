@@ -18,14 +18,19 @@ def save_network(
     weights: dict[str, np.ndarray] | None = None,
     size: tuple[int | str, int | str] = ("height", "width"),
     batch: int | str = "batch",
+    output: int = TensorProto.FLOAT,
     **options: Any,
 ) -> Path:
     """Write the network from the first node's first input, a float32 image, to the last node's output, its logits.
 
-    ``options`` are those of `onnx.save`.
+    ``output`` is the type of the elements of the logits, ``options`` are those of `onnx.save`.
     """
     shapes = {nodes[0].input[0]: [batch, 3, *size], nodes[-1].output[0]: [batch, classes, "rows", "columns"]}
-    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()]
+    types = TensorProto.FLOAT, output
+    ends = [
+        helper.make_tensor_value_info(name, kind, shape)
+        for kind, (name, shape) in zip(types, shapes.items(), strict=True)
+    ]
     constants = [numpy_helper.from_array(values, name) for name, values in (weights or {}).items()]
     graph = helper.make_graph(nodes, path.stem, ends[:1], ends[1:], constants)
     domains = dict.fromkeys(node.domain for node in nodes)

@@ -13,6 +13,7 @@ import weakref
 from types import SimpleNamespace
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 from cuda_double import Driver, Gpu
@@ -82,7 +83,7 @@ class Library:
     bad_engine = ""
     """What the library finds in the header of a damaged engine."""
     TensorIOMode = SimpleNamespace(INPUT=1, OUTPUT=2)
-    DataType = SimpleNamespace(FLOAT=0, HALF=1)
+    DataType = SimpleNamespace(FLOAT=0, HALF=1, BF16=7)
     ExecutionContextAllocationStrategy = SimpleNamespace(STATIC=0, ON_PROFILE_CHANGE=1, USER_MANAGED=2)
 
     class ILogger:
@@ -266,12 +267,14 @@ class Context:
             return False
         self.library.gpu.check_memory(self.memory[0], *self.addresses.values())
         batch, logits = self._tensor("image", self.shape), self._tensor("logits", self.get_tensor_shape("logits"))
-        self.library.gpu.put(stream, lambda: np.copyto(logits, expected(batch)))
+        self.library.gpu.put(stream, lambda: np.copyto(logits, expected(batch), casting="same_kind"))
         return True
 
     def _tensor(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
-        self.library.gpu.check_range(self.addresses[name], 4 * int(np.prod(shape)))
-        return np.ctypeslib.as_array(ctypes.cast(self.addresses[name], ctypes.POINTER(ctypes.c_float)), shape)
+        kind = {0: np.float32, 1: np.float16, 7: ml_dtypes.bfloat16}[self.library.dtypes[name]]
+        size = np.dtype(kind).itemsize * int(np.prod(shape))
+        self.library.gpu.check_range(self.addresses[name], size)
+        return np.frombuffer((ctypes.c_uint8 * size).from_address(self.addresses[name]), kind).reshape(shape)
 
 
 class RtxContext(Context):

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import small_bundle
-from onnx import helper
+from onnx import TensorProto, helper
 from onnx_networks import save_network
 
 from isnet_trt.bundle import ONNX, new_bundle
+from isnet_trt.cuda.element_types import ELEMENT_TYPES
 from isnet_trt.engines.base import Engine
 from isnet_trt.engines.onnxruntime import open_onnx
 from isnet_trt.settings import Labels, Preprocess
@@ -30,13 +31,20 @@ def write_model(
     stride: int = STRIDE,
     activation: str = "none",
     size: tuple[int | str, int | str] = ("height", "width"),
+    logits: str = "fp32",
 ) -> Path:
-    """An ONNX file: a 7x7 convolution, and its activation; ``gain`` scales its filters, batch and size may be fixed."""
+    """An ONNX file: a 7x7 convolution, and its activation; ``gain`` scales its filters, batch and size may be fixed.
+
+    ``logits`` is the type to which the result is rounded.
+    """
     nodes = [helper.make_node("Conv", ["x", "w"], ["y"], strides=[stride, stride], pads=[3, 3, 3, 3])]
     if activation != "none":
         options = {"axis": 1} if activation == "softmax" else {}
         nodes.append(helper.make_node(activation.capitalize(), ["y"], ["p"], **options))
-    return save_network(path, nodes, classes, {"w": weights(classes) * np.float32(gain)}, size, batch)
+    output = TensorProto.DataType.Value(ELEMENT_TYPES[logits].onnx)
+    if logits != "fp32":
+        nodes.append(helper.make_node("Cast", [nodes[-1].output[0]], ["rounded"], to=output))
+    return save_network(path, nodes, classes, {"w": weights(classes) * np.float32(gain)}, size, batch, output)
 
 
 def open_tiny(folder: Path, classes: int, gain: float = 1.0) -> Engine:

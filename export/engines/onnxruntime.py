@@ -10,10 +10,12 @@ from typing import ClassVar
 from isnet_trt.bundle import CUDA_ONNX, ONNX
 from isnet_trt.engines.info import EngineInfo
 from isnet_trt.engines.onnxruntime import LIBRARY
+from isnet_trt.errors import SettingsError
 from isnet_trt.export.cuda_provider import NO_BF16, for_cuda_provider
 from isnet_trt.export.engines.base import BuildRequest, BuiltEngine, EngineBuilder
 from isnet_trt.export.engines.profiles import Shape
 from isnet_trt.export.graph import save_graph
+from isnet_trt.export.onnx_edit import output_type
 from isnet_trt.export.options import EngineOptions
 from isnet_trt.settings import MOST_PIXELS, Placement
 
@@ -38,12 +40,18 @@ class OnnxRuntimeBuilder(EngineBuilder):
     def runs_on_gpu(self, options: EngineOptions) -> bool:
         return options.kernels or Placement.parse(options.device).kind == "cuda"
 
+    def check(self, options: EngineOptions) -> None:
+        super().check(options)
+        if options.half_logits and not self.runs_on_gpu(options):
+            raise SettingsError("--half-logits is for an engine on a GPU: give --device cuda or --kernels too")
+
     def build(self, request: BuildRequest, folder: Path) -> BuiltEngine:
         info = EngineInfo(self.kind, self.library.load().__version__, ONNX)
         for_gpu = self.runs_on_gpu(request.options) or request.precision == "bf16"
         if for_gpu and request.precision not in self.eight_bits:
             save_graph(for_cuda_provider(request.proto), folder / CUDA_ONNX)
-            info = dataclasses.replace(info, file=CUDA_ONNX, shapes=_shapes(request))
+            shapes, output = _shapes(request), output_type(request.proto)
+            info = dataclasses.replace(info, file=CUDA_ONNX, shapes=shapes, output=output)
         return BuiltEngine(info, {"bytes": (folder / info.file).stat().st_size})
 
 

@@ -34,6 +34,7 @@ from isnet_trt.export.engines.inspection import Layer, inspect, summarise
 from isnet_trt.export.engines.profiles import Shape, set_shapes
 from isnet_trt.export.functions import remove_bodies, remove_plugin_namespace
 from isnet_trt.export.graph import with_attention
+from isnet_trt.export.onnx_edit import output_type
 from isnet_trt.export.options import OPTIMISATION_LEVELS, Context, EngineOptions
 from isnet_trt.files import write_file
 
@@ -151,6 +152,7 @@ class TensorRTFamilyBuilder(EngineBuilder):
             shapes=(shapes.smallest, shapes.usual, shapes.largest),
             context=self.context(request.options),
             version_compatible=request.options.version_compatible,
+            output=output_type(request.proto),
         )
         return BuiltEngine(info, about, tuple(notes))
 

@@ -139,6 +139,8 @@ def _engine(engine: EngineInfo) -> Facts:
     if engine.context:
         plugin = engine.context == "plugin"
         yield "context", "the bundle's kernels, as plugins" if plugin else "the engine's own layers"
+    if engine.output != "fp32":
+        yield "logits", f"{engine.output}, read as they are by the bundle's kernels"
     if engine.version_compatible:
         yield "versions", f"{engine.kind} {engine.library_version} and later ones of the same major version"
     shapes = " … ".join("x".join(map(str, shape)) for shape in dict.fromkeys(engine.shapes))

@@ -18,9 +18,12 @@ from isnet_trt.engines.info import EngineInfo
 from isnet_trt.errors import BundleError, SettingsError, escaped
 from isnet_trt.settings import Inference, Labels, NetworkFacts, Preprocess, choose_preset
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """2 added how the engine computes the context operations, and whether later versions of its library take it; 3 the
-facts of networks other than ISNet: activation, threshold, upsampling, padding, channel order, pictures not resized."""
+facts of networks other than ISNet: activation, threshold, upsampling, padding, channel order, pictures not resized;
+4 the type of an engine's output."""
+_FLOAT_OUTPUT = 3
+"""The version that is written for engines whose output is float32, which readers of that version take."""
 MANIFEST = "bundle.json"
 ONNX = "model.onnx"
 ENGINE = "model.engine"
@@ -132,6 +135,9 @@ class Manifest:
             del data["checkpoint"]["weights"]
         if self.tuning is None:
             del data["tuning"]
+        if self.engine.output == "fp32":
+            del data["engine"]["output"]
+            data["schema_version"] = _FLOAT_OUTPUT
         return data
 
 
@@ -158,6 +164,8 @@ def _upgraded(data: dict[str, Any]) -> dict[str, Any]:
     if data["schema_version"] == 1 and isinstance(engine, dict):
         context = None if engine.get("kind") == "onnxruntime" else "native"
         data = {**data, "engine": {"context": context, "version_compatible": False, **engine}}
+    if isinstance(data.get("engine"), dict):
+        data = {**data, "engine": {"output": "fp32", **data["engine"]}}
     preprocess = data.get("preprocess")
     if data["schema_version"] < 3 and isinstance(preprocess, dict):
         data = {"network": dataclasses.asdict(NetworkFacts()), **data}

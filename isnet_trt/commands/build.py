@@ -108,6 +108,10 @@ def argument_parser() -> argparse.ArgumentParser:
     _add_engine_options(parser.add_argument_group("TensorRT engines (docs/engines.md)"))
     _add_tune_options(parser.add_argument_group("tuning (docs/tuning.md)"))
     add("--kernels", action="store_true", help="put kernels and a graph for GPUs into an onnxruntime bundle too")
+    half = (
+        "leave the output of a half-precision network as it is: half the GPU memory for logits (docs/cuda-runtime.md)"
+    )
+    add("--half-logits", action="store_true", help=half)
     add("--force", action="store_true", help="replace a bundle that is already there")
     return parser
 

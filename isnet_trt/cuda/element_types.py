@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -44,9 +47,20 @@ ELEMENT_TYPES = {
     )
 }
 """Name -> element type."""
-FLOATS = ("fp32", "fp16", "bf16")
+FloatType = Literal["fp32", "fp16", "bf16"]
+FLOATS: tuple[FloatType, ...] = get_args(FloatType)
 """Types that the tensors inside an engine may have. Plugins serialise a type as its index: append only."""
 SCALARS = ("i32", "i64", "fp32")
 """Types that a kernel argument other than a pointer may have."""
 FLOAT = ELEMENT_TYPES["fp32"].size
-"""Bytes of a logit: the runtime's engines take and give float32."""
+"""Bytes of a float32, the type of an engine's input and of score volumes."""
+
+
+def as_float32(data: NDArray[Any], kind: str) -> NDArray[np.float32]:
+    """A copy of values of type ``kind`` (one of `FLOATS`) in float32; ``data`` is C-contiguous and holds their bytes.
+
+    numpy has no bfloat16, which is the upper half of a float32.
+    """
+    if kind == "bf16":
+        return (data.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+    return data.view(ELEMENT_TYPES[kind].numpy).astype(np.float32)

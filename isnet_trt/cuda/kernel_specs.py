@@ -335,28 +335,30 @@ def bundle_kernels(
     context: Collection[str] | None = None,
     padded: bool = False,
     trials: bool = False,
+    logits: str | None = None,
 ) -> Iterator[KernelSpec]:
     """The kernels for sm_``arch``, engines of ``dtypes``, ``classes`` classes and an attention of ``width`` channels.
 
     ``context`` names the kernels of the context operations to include, of any type; None: those of ``dtypes``, and of
-    float32 logits beside them.
+    float32 logits beside them. ``logits`` is the type of the logits that the engine gives; None: that of ``dtypes``.
     With ``padded`` there are those of networks whose inputs are padded, with ``trials`` those that no bundle has.
     """
     dtypes = tuple(dict.fromkeys(dtypes))
     yield from (resize(), yuv_resize())
     for dtype in dtypes:
-        yield from (gather(dtype), accumulate(dtype, classes), finite(dtype))
-        if padded:
-            yield gather_padded(dtype)
+        yield from (gather(dtype), gather_padded(dtype)) if padded else (gather(dtype),)
+    outputs = dtypes if logits is None else (logits,)
+    for dtype in outputs:
+        yield from (accumulate(dtype, classes), finite(dtype))
         if classes > 1:
             yield from (upsample_argmax(dtype, classes, rows) for rows in ROWS)
     # `accumulate` writes float32 volumes whatever the engine's type, so `finish` is always needed for float32.
-    for dtype in dict.fromkeys(("fp32", *dtypes)):
+    for dtype in dict.fromkeys(("fp32", *outputs)):
         counts = [rows for rows in ROWS if rows <= FINISH_ROWS]
         yield from (finish(dtype, classes, rows) if classes > 1 else threshold(dtype, rows) for rows in counts)
     for dtype in dtypes if context is None else FLOATS:
-        logits = (dtype, "fp32") if context is None else FLOATS
-        specs = _context_kernels(arch, dtype, width, logits, trials)
+        first = (dtype, "fp32") if context is None else FLOATS
+        specs = _context_kernels(arch, dtype, width, first, trials)
         yield from (spec for spec in specs if context is None or spec.name in context)
 
 
@@ -364,9 +366,9 @@ YUV_KERNEL = yuv_resize().name
 """Launched for YUV images only; bundles from before there was one lack it."""
 
 
-def needed_kernels(classes: int, padded: bool = False) -> tuple[KernelSpec, ...]:
-    """The kernels that plans for a model of ``classes`` classes may launch, but for that of YUV images."""
-    specs = bundle_kernels(PORTABLE, ["fp32"], classes, context=(), padded=padded)
+def needed_kernels(classes: int, padded: bool = False, logits: str = "fp32") -> tuple[KernelSpec, ...]:
+    """The kernels that plans for ``classes`` classes and type ``logits`` may launch, but for that of YUV images."""
+    specs = bundle_kernels(PORTABLE, ["fp32"], classes, context=(), padded=padded, logits=logits)
     return tuple(spec for spec in specs if spec.name != YUV_KERNEL)
 
 

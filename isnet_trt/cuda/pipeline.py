@@ -15,7 +15,7 @@ import contextlib
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,13 +89,14 @@ class Pipeline:
         if reason := host_only(model.head.network):
             raise EngineUnavailable(f"the network needs {reason}, which only the stages on the host do")
         # Checked here: a missing kernel would otherwise show at the first image whose plan launches it.
-        needed = needed_kernels(model.head.classes, model.head.network.size_multiple > 1)
+        needed = needed_kernels(model.head.classes, model.head.network.size_multiple > 1, engine.output_type)
         missing = sorted(spec.name for spec in needed if not spec.available(kernels))
         if missing:
             raise EngineUnavailable(
                 f"the bundle's kernels lack {', '.join(missing)}; build it again with python -m isnet_trt.build"
             )
-        self.device, self.kernels, self.engine, self.model = device, kernels, engine, model
+        self.device, self.kernels, self.engine = device, kernels, engine
+        self.model = replace(model, logits=engine.output_type)
         self._prepared: OrderedDict[Signature, _Prepared] = OrderedDict()
         self._arena = 0
         self._arena_bytes = 0

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from isnet_trt.cuda import kernel_specs
-from isnet_trt.cuda.element_types import FLOAT
+from isnet_trt.cuda.element_types import ELEMENT_TYPES, FLOAT
 from isnet_trt.cuda.kernel_specs import FINISH_ROWS, ROWS, KernelSpec, class_parts, rows_per_thread
 from isnet_trt.cuda.launch_grid import aligned, cdiv
 from isnet_trt.cuda.plan_steps import ALIGNMENT, BufferOffset, Clear, Copy, Infer, Launch, Plan, Region, Step, Tables
@@ -37,7 +37,8 @@ BAND_BYTES = 64 << 20
 class Model:
     """What a plan needs to know about the network: its head, its preprocessing, and its batch.
 
-    With ``full_batches`` the engine takes exactly ``batch`` windows at a time, otherwise at most so many.
+    With ``full_batches`` the engine takes exactly ``batch`` windows at a time, otherwise at most so many. ``logits`` is
+    the type of the elements that it gives, one of `isnet_trt.cuda.element_types.FLOATS`.
     """
 
     head: Head
@@ -45,6 +46,7 @@ class Model:
     batch: int = 1
     full_batches: bool = False
     band_bytes: int = BAND_BYTES
+    logits: str = "fp32"
 
     @property
     def padding(self) -> windows.Padding:
@@ -85,6 +87,7 @@ class _Planner:
     def __init__(self, size: Size, inference: Inference, model: Model, pixel_format: PixelFormat) -> None:
         self.size, self.inference, self.model, self.pixel_format = size, inference, model, pixel_format
         self.head = model.head
+        self.logits, self.logit = model.logits, ELEMENT_TYPES[model.logits].size
         self.bgr = model.preprocess.channel_order == "bgr"
         self.softmax = self.head.softmax(inference)
         self.test_size = test_size(size, model.preprocess)
@@ -116,6 +119,7 @@ class _Planner:
         return Plan(
             self.size, self.pixel_format, self.inference, label_type(self.head.classes), tuple(self.steps),
             self.buffers, self.tables.data, tuple(self.regions), self.queue, slots, self.flags,
+            self.logits,
         )  # fmt: skip
 
     def _launch(self, stage: str, spec: KernelSpec, **arguments: BufferOffset | int | float) -> None:
@@ -201,7 +205,7 @@ class _Planner:
 
     def _logits_bytes(self, coarse: Size) -> int:
         """Bytes of the logits of one window."""
-        return FLOAT * self.head.classes * coarse[0] * coarse[1]
+        return self.logit * self.head.classes * coarse[0] * coarse[1]
 
     def _gather(self, source: BufferOffset, layout: Mapping[str, int], batch: _Batch) -> None:
         """Cut a batch of windows from the image into the engine's input."""
@@ -241,9 +245,9 @@ class _Planner:
         # `finite` only ever sets a flag, and the buffer still has the flags of the last image.
         self.steps.append(Clear(("result", self.flags), FLOAT * len(self.regions)))
         for i, region in enumerate(self.regions):
-            count = region.slots * self._logits_bytes(region.coarse) // FLOAT
+            count = region.slots * self._logits_bytes(region.coarse) // self.logit
             values, flags = ("logits", region.offset), ("result", self.flags)
-            self._launch("finite", kernel_specs.finite("fp32"), values=values, flag=flags, at=i, count=count)
+            self._launch("finite", kernel_specs.finite(self.logits), values=values, flag=flags, at=i, count=count)
 
     # Merge
 
@@ -265,16 +269,16 @@ class _Planner:
         """The logits of the one window of a whole pass as a volume in the buffer "logits"."""
         index, slot = self.slot_of[id(scale[0])]
         region = self.regions[index]
-        begin = (region.offset + slot * self._logits_bytes(region.coarse)) // FLOAT
+        begin = (region.offset + slot * self._logits_bytes(region.coarse)) // self.logit
         return _Volume(region.coarse, begin, (0, region.coarse[0]))
 
     def _merge_one_pass(self) -> None:
         """One whole pass: upsample and take the arg max in one kernel, without a volume in memory."""
         logits = self._logits_volume(self.queue.windows)
         step_y, step_x = _ratios(logits.size, self.size)
-        spec = kernel_specs.upsample_argmax("fp32", self.head.classes, rows_per_thread(step_y, max(ROWS)))
+        spec = kernel_specs.upsample_argmax(self.logits, self.head.classes, rows_per_thread(step_y, max(ROWS)))
         self._launch(
-            "finish", spec, logits=("logits", FLOAT * logits.begin), labels=("result", 0), pitch=self.size[1],
+            "finish", spec, logits=("logits", self.logit * logits.begin), labels=("result", 0), pitch=self.size[1],
             classes=self.head.classes, coarse_height=logits.size[0], coarse_width=logits.size[1], step_y=step_y,
             step_x=step_x, height=self.size[0], width=self.size[1],
         )  # fmt: skip
@@ -336,7 +340,7 @@ class _Planner:
             table[i] = self.slot_of[id(w)][1], top, left, w.of.mirrored
         # Windows are padded below and on the right after mirroring, so that the step alone gives the positions.
         step_y, step_x = _ratios(region.coarse, window) if covers_volume else self._upsampling(region)
-        spec = kernel_specs.accumulate("fp32", self.head.classes)
+        spec = kernel_specs.accumulate(self.logits, self.head.classes)
         rows, width = volume.rows[1] - volume.rows[0], volume.size[1]
         parts = {"parts": class_parts(spec, rows, width, self.head.classes)} if "parts" in spec.arguments else {}
         self._launch(
@@ -361,14 +365,15 @@ class _Planner:
 
     def _finish(self, base: BufferOffset, volumes: Sequence[_Volume], band: Span) -> None:
         """Write the rows ``band`` of the label map from the volumes of all scales."""
+        dtype = self.logits if base[0] == "logits" else "fp32"
         offsets = np.array([volume.begin for volume in volumes], np.int64)
         sizes = np.array([(v.rows[0], v.rows[1] - v.rows[0], *v.size) for v in volumes], np.int32)
         steps = np.array([_ratios(volume.size, self.size) for volume in volumes], np.float32)
         rows = rows_per_thread(float(steps[:, 0].max()), FINISH_ROWS)
         decision: dict[str, int | float] = {"classes": self.head.classes}
-        spec = kernel_specs.finish("fp32", self.head.classes, rows)
+        spec = kernel_specs.finish(dtype, self.head.classes, rows)
         if self.head.network.threshold is not None:
-            spec, decision = kernel_specs.threshold("fp32", rows), {"limit": self.head.limit(self.inference)}
+            spec, decision = kernel_specs.threshold(dtype, rows), {"limit": self.head.limit(self.inference)}
         # The mean is over passes, not over volumes: a plain and a mirrored pass share one.
         self._launch(
             "finish", spec, volumes=base, offsets=self.tables.add(offsets),

@@ -59,7 +59,7 @@ class Launch:
 
 @dataclass(frozen=True)
 class Infer:
-    """The engine: ``shape`` (B, 3, h, w) at ``input`` to (B, K, h / s, w / s) at ``output``, both float32."""
+    """The engine: ``shape`` (B, 3, h, w) float32 at ``input`` to (B, K, h / s, w / s) `Plan.logits` at ``output``."""
 
     shape: tuple[int, int, int, int]
     input: BufferOffset
@@ -123,6 +123,7 @@ class Plan:
         regions: of the buffer "logits".
         slots: (region, slot) of each window of ``queue``.
         queue: the windows, as isnet_trt.merging.windows plans them.
+        logits: the type of the elements of the buffer "logits".
     """
 
     size: Size
@@ -136,6 +137,7 @@ class Plan:
     queue: windows.Plan
     slots: tuple[tuple[int, int], ...]
     flags: int
+    logits: str
 
     @property
     def source_bytes(self) -> int:

@@ -23,7 +23,12 @@ class Launcher(Protocol):
 
 
 class DeviceEngine(Protocol):
-    """A network that reads and writes device memory."""
+    """A network that reads and writes device memory.
+
+    ``output_type`` is the type of the elements of its logits, one of `isnet_trt.cuda.element_types.FLOATS`.
+    """
+
+    output_type: str
 
     def no_graph(self, shapes: frozenset[Shape], stream: int) -> str:
         """The reason why runs of ``shapes`` on ``stream`` cannot be captured as a CUDA graph; "" if it can be tried.
@@ -37,7 +42,7 @@ class DeviceEngine(Protocol):
         ...
 
     def enqueue(self, input_address: int, output_address: int, shape: Shape, stream: int) -> None:
-        """Queue the network on ``stream``: float32 ``shape`` at one address to float32 logits at the other."""
+        """Queue the network on ``stream``: float32 ``shape`` at one address to logits at the other."""
         ...
 
     def keep(self, shapes: frozenset[Shape]) -> None:

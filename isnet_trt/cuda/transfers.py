@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isnet_trt.cuda.device import Device
-from isnet_trt.cuda.element_types import FLOAT
+from isnet_trt.cuda.element_types import ELEMENT_TYPES, as_float32
 from isnet_trt.cuda.plan_steps import Plan
 from isnet_trt.merging.merge import not_finite
 from isnet_trt.pictures.raw import RawLabels, SourceImage
@@ -228,13 +228,13 @@ def _check_finite(plan: Plan, flags: NDArray[np.uint8]) -> None:
 
 
 def split_logits(plan: Plan, logits: NDArray[np.uint8], classes: int) -> list[NDArray[np.float32]]:
-    """Copies of each window's logits (K, h, w), in the order of the queue, from the bytes of the buffer "logits"."""
+    """Each window's logits (K, h, w) in float32, in the order of the queue, from the bytes of the buffer "logits"."""
     copies = []
     for index, slot in plan.slots:
         region = plan.regions[index]
         shape = (classes, *region.coarse)
-        size = FLOAT * shape[0] * shape[1] * shape[2]
+        size = ELEMENT_TYPES[plan.logits].size * shape[0] * shape[1] * shape[2]
         start = region.offset + slot * size
         # Copied: the caller of this function frees the staging memory.
-        copies.append(logits[start : start + size].view(np.float32).reshape(shape).copy())
+        copies.append(as_float32(logits[start : start + size], plan.logits).reshape(shape))
     return copies

@@ -17,7 +17,8 @@ class EngineInfo:
     ``compute_capabilities`` are the GPUs that the engine may run on, such as ("8.6", "8.9"); empty for a CPU engine.
     ``shapes`` are the smallest, usual and largest input (B, 3, H, W); empty means any. ``context`` says who computes
     the two context operations: ``plugin`` (kernels of the bundle) or ``native`` (the engine's own layers); None for
-    ONNX Runtime. ``version_compatible`` engines run under later versions of their library as well.
+    ONNX Runtime. ``version_compatible`` engines run under later versions of their library as well. ``output`` is the
+    element type of the logits that ``file`` gives.
     """
 
     kind: str
@@ -29,6 +30,7 @@ class EngineInfo:
     shapes: tuple[tuple[int, int, int, int], ...] = ()
     context: Literal["plugin", "native"] | None = None
     version_compatible: bool = False
+    output: Literal["fp32", "fp16", "bf16"] = "fp32"
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[\w.+!-]{1,64}", self.library_version, re.ASCII):

@@ -79,7 +79,7 @@ class Library:
     packages: ClassVar[tuple[str, ...]]
     extra: ClassVar[str] = ""
     precisions: ClassVar[Mapping[str, str]]
-    options: ClassVar[frozenset[str]] = frozenset({"batch", "static", "kernels"})
+    options: ClassVar[frozenset[str]] = frozenset({"batch", "static", "kernels", "half_logits"})
     needs_gpu: ClassVar[bool] = False
     compiles: ClassVar[bool] = False
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from isnet_trt.cuda.element_types import ELEMENT_TYPES, as_float32
 from isnet_trt.engines.base import Engine, check_batch
 from isnet_trt.engines.cores import usable_cores
 from isnet_trt.engines.library import PORTABLE, ModelContent
@@ -28,6 +31,10 @@ _HOST = "cpu:0"
 _EXTERNAL = "1.24"
 """The first ONNX Runtime that takes external data from memory."""
 Signature = list[tuple[str, str, tuple[Any, ...]]]
+_OUTPUTS = {"tensor(float)": "fp32", "tensor(float16)": "fp16", "tensor(bfloat16)": "bf16"}
+"""ONNX Runtime's name of an element type that logits may have -> its name in `isnet_trt.cuda.element_types`."""
+BINDINGS = {"fp32": np.float32, "fp16": np.float16, "bf16": 16}
+"""Element type -> what ONNX Runtime's bindings take for it: numpy's type, or ONNX's number where numpy has none."""
 
 
 class SessionEngine(Engine):
@@ -43,19 +50,22 @@ class SessionEngine(Engine):
         """Open the session; ``provider`` is a name or (name, options), ``device`` that of its memory arena.
 
         Raises:
-            EngineError: the model cannot be loaded, or has not one float32 (B, C, H, W) as input and as output.
+            EngineError: the model cannot be loaded, or has not one (B, C, H, W) as input and as output: float32, or an
+            output in half precision.
         """
         options = session_options(runtime, threads)
         if device == _HOST:
             limit_memory(runtime, options)
         self._session, inputs, outputs = create_session(runtime, path, options, provider, content)
-        for side, values in (("input", inputs), ("output", outputs)):
-            if len(values) != 1 or values[0][1] != "tensor(float)" or len(values[0][2]) != 4:
+        for side, values, types in (("input", inputs, ("tensor(float)",)), ("output", outputs, _OUTPUTS)):
+            if len(values) != 1 or values[0][1] not in types or len(values[0][2]) != 4:
                 names = ", ".join(f"{name}: {element} {_text(shape)}" for name, element, shape in values)
+                kinds = " or ".join(types)
                 raise EngineError(
-                    f"{path} is no segmentation model: it has {side} {names}, not one float32 (B, C, H, W)"
+                    f"{path} is no segmentation model: it has {side} {names}, not one {kinds} (B, C, H, W)"
                 )
-        (self._name, _, self._shape), (self._output_name, *_) = inputs[0], outputs[0]
+        (self._name, _, self._shape), (self._output_name, element, _) = inputs[0], outputs[0]
+        self.output_type = _OUTPUTS[element]
         # The arena goes back to the system after each run: one large picture must not hold its memory for ever.
         self._run_options = run_options(runtime, {"memory.enable_memory_arena_shrinkage": device})
         self._keep_options = run_options(runtime, {})
@@ -67,9 +77,23 @@ class SessionEngine(Engine):
         try:
             # Memory that was given back is mapped anew by the next run, which costs up to a fifth of its time.
             options = self._keep_options if self.keep_memory else self._run_options
-            return session.run(None, {self._name: batch}, options)[0]
+            if self.output_type == "bf16":
+                return self._run_bf16(session, batch, options)
+            return session.run(None, {self._name: batch}, options)[0].astype(np.float32, copy=False)
         except Exception as error:
             raise run_error(batch.shape, error) from None
+
+    def _run_bf16(self, session: Any, batch: NDArray[np.float32], options: Any) -> NDArray[np.float32]:
+        """`run` of a model with a bfloat16 output, which numpy has no type for."""
+        binding = session.io_binding()
+        binding.bind_cpu_input(self._name, batch)
+        binding.bind_output(self._output_name, "cpu")
+        session.run_with_iobinding(binding, options)
+        (logits,) = binding.get_outputs()
+        shape = tuple(logits.shape())
+        size = math.prod(shape) * ELEMENT_TYPES["bf16"].size
+        data = np.frombuffer((ctypes.c_uint8 * size).from_address(logits.data_ptr()), np.uint8)
+        return as_float32(data, "bf16").reshape(shape)  # a copy: the memory is ONNX Runtime's
 
     def _open(self, shape: tuple[int, ...]) -> Any:
         """The session, if it is open and takes inputs of ``shape``."""

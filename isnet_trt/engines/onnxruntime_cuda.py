@@ -26,7 +26,14 @@ from isnet_trt.cuda.kernels import Kernels, KernelSource
 from isnet_trt.cuda.protocols import Shape
 from isnet_trt.engines.cores import usable_cores
 from isnet_trt.engines.library import ModelContent
-from isnet_trt.engines.onnxruntime_cpu import SessionEngine, create_session, run_error, run_options, session_options
+from isnet_trt.engines.onnxruntime_cpu import (
+    BINDINGS,
+    SessionEngine,
+    create_session,
+    run_error,
+    run_options,
+    session_options,
+)
 from isnet_trt.engines.onnxruntime_graphs import GRAPH_OPTIONS, GRAPH_RUN, ShapeGraph, fix_sizes
 from isnet_trt.errors import EngineError, EngineUnavailable, InputShapeError, OutOfMemory
 from isnet_trt.forks import OwnerProcess
@@ -199,7 +206,8 @@ class OnnxRuntimeCudaEngine(SessionEngine):
             binding = session.io_binding()
             binding.bind_input(self._name, "cuda", self.gpu.index, np.float32, shape, input_address)
             shape_out = self.output_shape(shape)
-            binding.bind_output(self._output_name, "cuda", self.gpu.index, np.float32, shape_out, output_address)
+            kind = BINDINGS[self.output_type]
+            binding.bind_output(self._output_name, "cuda", self.gpu.index, kind, shape_out, output_address)
             session.run_with_iobinding(binding, self._queue_options)
         except Exception as error:
             raise run_error(shape, error) from None
@@ -223,7 +231,7 @@ class OnnxRuntimeCudaEngine(SessionEngine):
         fix_sizes(options, self._shape, shape)
         provider = PROVIDER, self._options | GRAPH_OPTIONS
         session, *_ = create_session(runtime, path, options, provider, content)
-        tensors = (self._name, shape), (self._output_name, self.output_shape(shape))
+        tensors = (self._name, shape, "fp32"), (self._output_name, self.output_shape(shape), self.output_type)
         return ShapeGraph(session, device, self.gpu.index, tensors, run_options(runtime, GRAPH_RUN))
 
     def _give_up_graph(self, shape: Shape, error: EngineError) -> None:

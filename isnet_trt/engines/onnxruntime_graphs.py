@@ -14,17 +14,18 @@ import math
 import threading
 from typing import Any
 
-import numpy as np
-
 from isnet_trt.cuda.device import Device, no_garbage_collection
+from isnet_trt.cuda.element_types import ELEMENT_TYPES
 from isnet_trt.cuda.protocols import Shape
+from isnet_trt.engines.onnxruntime_cpu import BINDINGS
 from isnet_trt.errors import EngineError
 
 GRAPH_OPTIONS = {"enable_cuda_graph": "1"}
 """Options of the provider for sessions that are captured."""
 GRAPH_RUN = {"gpu_graph_id": "1", "disable_synchronize_execution_providers": "1"}
 """Run configuration: 0 is reserved by ONNX Runtime, -1 means without a graph."""
-_FLOAT = np.dtype(np.float32).itemsize
+Tensor = tuple[str, tuple[int, ...], str]
+"""Name, shape and element type."""
 
 
 def fix_sizes(options: Any, model_shape: tuple[Any, ...], shape: Shape) -> None:
@@ -44,24 +45,21 @@ class ShapeGraph:
     """A session of fixed sizes, which the first run captures and later ones replay.
 
     A replay uses the memory of the capture, whatever is bound: input and output have memory of their own here, and are
-    copied on the GPU. ``tensors`` are name and shape of the input and of the output; ``gpu`` is the number of
-    ``device``.
+    copied on the GPU. ``tensors`` are the input and the output; ``gpu`` is the number of ``device``.
     """
 
-    def __init__(
-        self, session: Any, device: Device, gpu: int, tensors: tuple[tuple[str, Any], tuple[str, Any]], options: Any
-    ) -> None:
+    def __init__(self, session: Any, device: Device, gpu: int, tensors: tuple[Tensor, Tensor], options: Any) -> None:
         self._session, self._device, self._options = session, device, options
-        self._sizes = [_FLOAT * math.prod(shape) for _, shape in tensors]
+        self._sizes = [ELEMENT_TYPES[kind].size * math.prod(shape) for _, shape, kind in tensors]
         self._addresses: list[int] = []
         self._captured: set[int] = set()  # threads: ONNX Runtime keeps the graphs of each apart
         try:
             for size in self._sizes:
                 self._addresses.append(device.allocate(size))
             self._binding = session.io_binding()
-            (name, shape), (output, output_shape) = tensors
-            self._binding.bind_input(name, "cuda", gpu, np.float32, shape, self._addresses[0])
-            self._binding.bind_output(output, "cuda", gpu, np.float32, output_shape, self._addresses[1])
+            binds = self._binding.bind_input, self._binding.bind_output
+            for bind, (name, shape, kind), address in zip(binds, tensors, self._addresses, strict=True):
+                bind(name, "cuda", gpu, BINDINGS[kind], shape, address)
         except BaseException:
             self.close()
             raise

@@ -8,6 +8,7 @@ https://docs.nvidia.com/deeplearning/tensorrt/latest/_static/python-api/
 from __future__ import annotations
 
 import contextlib
+import math
 from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from isnet_trt.cuda.backends import open_backend
 from isnet_trt.cuda.device import Device
+from isnet_trt.cuda.element_types import ELEMENT_TYPES, as_float32
 from isnet_trt.cuda.gpu import Gpu
 from isnet_trt.cuda.kernels import Kernels
 from isnet_trt.engines.base import Engine, check_batch
@@ -45,7 +47,8 @@ class TensorRTEngine(Engine):
     Raises:
         EngineUnavailable: there are no kernels for its plugins.
         BundleError: the kernels of the bundle are damaged.
-        EngineError: the file cannot be deserialised, or is no network with one float32 input and output.
+        EngineError: the file cannot be deserialised, or is no network with one float32 input, and one output of the
+            type that the manifest has.
     """
 
     stream = 0
@@ -60,6 +63,7 @@ class TensorRTEngine(Engine):
     def __init__(self, library: Any, gpu: Gpu, source: EngineSource) -> None:
         info = source.info
         self.gpu, self.kind = gpu, info.kind
+        self.output_type: str = info.output
         capability = gpu.compute_capability
         self.description = f"{info.kind} {info.library_version} on {gpu.label} (compute capability {capability})"
         needed = "the engine was built with context plugins" if info.context == "plugin" else ""
@@ -117,14 +121,20 @@ class TensorRTEngine(Engine):
         return f" ({', '.join(names)})" if names else ""
 
     def _signature(self) -> tuple[str, str]:
-        """Names of the one input and the one output."""
+        """Names of the one input and the one output, whose types are checked."""
         engine, mode = self._engine, self._library.TensorIOMode
         names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
         inputs = [name for name in names if engine.get_tensor_mode(name) == mode.INPUT]
         outputs = [name for name in names if engine.get_tensor_mode(name) == mode.OUTPUT]
-        floats = all(engine.get_tensor_dtype(name) == self._library.DataType.FLOAT for name in names)
-        if len(inputs) != 1 or len(outputs) != 1 or not floats:
-            raise EngineError(f"{self._path} is no segmentation engine: its tensors are {', '.join(names)}; {REBUILD}")
+        types = {name: engine.get_tensor_dtype(name) for name in names}
+        kinds = "fp32", self.output_type
+        expected = [getattr(self._library.DataType, ELEMENT_TYPES[kind].tensorrt) for kind in kinds]
+        if len(inputs) != 1 or len(outputs) != 1 or [types[inputs[0]], types[outputs[0]]] != expected:
+            tensors = ", ".join(f"{name} ({types[name]})" for name in names)
+            raise EngineError(
+                f"{self._path} is no segmentation engine with {self.output_type} output: its tensors are {tensors}; "
+                f"{REBUILD}"
+            )
         return inputs[0], outputs[0]
 
     def _context_options(self, source: EngineSource) -> Any:
@@ -210,7 +220,8 @@ class TensorRTEngine(Engine):
         check_batch(batch)
         with self._device:
             context = self._context(batch.shape)
-            logits = np.empty(self._output_shape(context, batch.shape), np.float32)
+            shape = self._output_shape(context, batch.shape)
+            logits = np.empty(math.prod(shape) * ELEMENT_TYPES[self.output_type].size, np.uint8)
             source = self._buffer(self._input, batch.nbytes)
             result = self._buffer(self._output, logits.nbytes)
             self._device.upload(source, batch, self._stream)
@@ -223,7 +234,7 @@ class TensorRTEngine(Engine):
             loose = [shape for shape in self._contexts if shape not in self._pinned]
             for shape in loose[:-CONTEXTS]:
                 del self._contexts[shape]
-        return logits
+        return as_float32(logits, self.output_type).reshape(shape)
 
     def output_shape(self, shape: tuple[int, int, int, int]) -> tuple[int, ...]:
         with self._device:

@@ -14,7 +14,7 @@ import pytest
 from small_bundle import manifest
 
 from isnet_trt import Segmenter
-from isnet_trt.bundle import MANIFEST, CheckpointInfo, FileInfo, read_bundle
+from isnet_trt.bundle import CUDA_ONNX, MANIFEST, CheckpointInfo, FileInfo, read_bundle
 from isnet_trt.bundle.manifest import SCHEMA_VERSION, Tuning, manifest_from_json
 from isnet_trt.engines.info import EngineInfo
 from isnet_trt.errors import BundleError
@@ -174,7 +174,7 @@ def test_every_field_is_needed() -> None:
 
 def test_newer_schema_says_who_wrote_it_and_what_to_do() -> None:
     data = copy.deepcopy(_data()) | {"schema_version": SCHEMA_VERSION + 1, "isnet_trt_version": "9.8", "new_field": 1}
-    with pytest.raises(BundleError, match=r"schema version 4, written by isnet_trt 9\.8.*Upgrade isnet_trt"):
+    with pytest.raises(BundleError, match=r"schema version 5, written by isnet_trt 9\.8.*Upgrade isnet_trt"):
         manifest_from_json(data, "bundle.json")
 
 
@@ -189,6 +189,21 @@ def test_a_bundle_of_the_first_schema_still_opens(kind: str, context: str | None
     assert data == before
     assert (made.engine.context, made.engine.version_compatible) == (context, False)
     assert made.schema_version == SCHEMA_VERSION
+
+
+def test_the_type_of_logits_is_written_where_it_is_not_float32() -> None:
+    """Readers from before the field take all other bundles."""
+    data = json.loads(json.dumps(manifest().to_json()))
+    assert data["schema_version"] == 3
+    assert "output" not in data["engine"]
+    assert manifest_from_json(data, "bundle.json").engine.output == "fp32"
+    half = manifest(EngineInfo("onnxruntime", "1.32.0", CUDA_ONNX, output="fp16"))
+    data = json.loads(json.dumps(half.to_json()))
+    assert (data["schema_version"], data["engine"]["output"]) == (SCHEMA_VERSION, "fp16")
+    assert manifest_from_json(data, "bundle.json") == half
+    data["engine"]["output"] = "int8"
+    with pytest.raises(BundleError, match=r"'engine\.output' is 'int8'; it must be one of 'fp32', 'fp16', 'bf16'"):
+        manifest_from_json(data, "bundle.json")
 
 
 def test_a_stored_bundle_of_the_second_schema_still_opens_and_segments() -> None:

@@ -32,6 +32,16 @@ def test_each_kernel_has_a_name_of_its_own() -> None:
     }  # fmt: skip
 
 
+def test_kernels_are_for_the_type_of_the_logits_alone() -> None:
+    specs = {spec.name for spec in bundle_kernels(90, ("fp32",), 19, context=(), logits="fp16")}
+    assert specs == {
+        "resize", "yuv_resize", "gather_fp32", "accumulate_fp16_k19", "finite_fp16", "finish_fp32_u8",
+        "finish_fp32_u8_rows4", "finish_fp16_u8", "finish_fp16_u8_rows4", "upsample_argmax_fp16_u8",
+        "upsample_argmax_fp16_u8_rows4", "upsample_argmax_fp16_u8_rows8",
+    }  # fmt: skip
+    assert {spec.name for spec in needed_kernels(19, logits="fp16")} == specs - {"yuv_resize"}
+
+
 def test_kernels_of_earlier_bundles_serve() -> None:
     """Names of bundles from before kernels kept a pixel's classes in one thread."""
     earlier = ["resize", "gather_fp32", "finite_fp32", "finish_fp32_u8", "upsample_argmax_fp32_u8"]

@@ -13,8 +13,11 @@ import pytest
 from cuda_host import CASES, ONE_CLASS, RULE, SLIDE, WHOLE, Form, ReferenceKernels, picture
 
 from isnet_trt import Inference
+from isnet_trt.cuda.element_types import ELEMENT_TYPES
 from isnet_trt.cuda.kernel_specs import KernelSpec
 from isnet_trt.cuda.pipeline import CAPTURES
+from isnet_trt.cuda.plan import plan
+from isnet_trt.cuda.plan_steps import ALIGNMENT
 from isnet_trt.errors import EngineError, EngineUnavailable
 from isnet_trt.merging.merge import Merger
 from isnet_trt.pictures.interop import image_from
@@ -41,6 +44,53 @@ def test_label_maps_are_those_of_the_host(name, eager, tmp_path):
         for seed in (0, 1, 2):
             form.run(picture(*size, seed), inference)
         assert form.gpu.peak <= form.pipeline.plan(size, inference).bytes
+
+
+HALF_CASES = ("whole", "whole-scales", "whole-flip", "slide-scales-flip-pairs", "one-class", "many-classes", "enlarged")
+
+
+@pytest.mark.parametrize("logits", ["fp16", "bf16"])
+@pytest.mark.parametrize("name", HALF_CASES)
+def test_logits_in_half_precision_are_read_as_they_are(name, logits, tmp_path):
+    """The host rounds the same logits; images run step by step and as a graph."""
+    size, inference, options = CASES[name]
+    with Form(tmp_path, lambda classes: ReferenceKernels(classes, logits), logits=logits, **options) as form:
+        assert form.engine.output_type == logits
+        for seed in (0, 1):
+            form.run(picture(*size, seed), inference)
+        assert len(form.gpu.graphs) == 1
+        assert f"finite_{logits}" in form.kernels.launched
+        planned = form.pipeline.plan(size, inference)
+        assert planned.logits == logits
+        whole = plan(size, inference, replace(form.pipeline.model, logits="fp32"))
+        padding = ALIGNMENT * len(planned.regions)
+        assert planned.buffers["logits"] <= whole.buffers["logits"] // 2 + padding
+        assert form.gpu.peak <= planned.bytes <= whole.bytes
+        for window, values in form.pipeline.window_logits(image_from(picture(*size)), inference):
+            assert values.dtype == np.float32, window
+            kind = np.dtype(ELEMENT_TYPES[logits].numpy)
+            np.testing.assert_array_equal(values, values.astype(kind).astype(np.float32))
+
+
+@pytest.mark.parametrize("logits", ["fp16", "bf16"])
+@pytest.mark.parametrize("gain", [np.inf, np.nan])
+def test_logits_in_half_precision_that_are_not_finite_are_refused(logits, gain, tmp_path):
+    image = picture(20, 27)
+    with Form(tmp_path, lambda classes: ReferenceKernels(classes, logits), logits=logits) as form:
+        form.run(image)
+        form.engine.gain = gain
+        for inference in (WHOLE, SLIDE):
+            with pytest.raises(EngineError, match="NaN or infinite"), np.errstate(invalid="ignore"):
+                form.pipeline(image_from(image), inference)
+        form.engine.gain = 1.0
+        form.run(image)
+
+
+def test_kernels_for_logits_of_another_type_are_named(tmp_path):
+    form = Form(tmp_path, ReferenceKernels, logits="fp16")
+    with pytest.raises(EngineUnavailable, match=r"lack accumulate_fp16_k5, finish_fp16_u8.*; build it again"):
+        form.open()
+    form.gpu.nothing_is_left()
 
 
 def test_a_large_picture_in_many_bands(tmp_path):

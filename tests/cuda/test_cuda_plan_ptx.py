@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from ptx_machine import PtxKernels, compile_kernels
 
-from isnet_trt.cuda.element_types import FLOAT
+from isnet_trt.cuda.element_types import ELEMENT_TYPES, FLOAT
 from isnet_trt.cuda.plan import Model, plan
 from isnet_trt.cuda.plan_steps import Clear, Copy, Infer, Launch
 from isnet_trt.cuda.transfers import _check_finite, split_logits
@@ -30,12 +30,13 @@ CASES = {name: case for name, case in cuda_host.CASES.items() if case[2].get("cl
 
 @pytest.fixture(scope="module")
 def folder_for(tmp_path_factory):
-    """A function: number of classes -> folder of the kernels, since `accumulate` is compiled for few classes each."""
+    """A function: number of classes, type of the logits -> folder of the kernels that such a bundle has."""
 
     @cache
-    def compiled(classes):
+    def compiled(classes, logits):
         path = tmp_path_factory.mktemp("kernels")
-        compile_kernels(path, "--dtype", "fp32", "--classes", str(classes), "--padded", "--context")
+        options = "--dtype", "fp32", "--logits", logits, "--classes", str(classes), "--padded", "--context"
+        compile_kernels(path, *options)
         return path
 
     return compiled
@@ -45,7 +46,7 @@ class Run:
     """A plan's buffers in the emulator's memory, and its steps; the network answers with noise."""
 
     def __init__(self, folder, planned, head):
-        self.kernels, self.head = PtxKernels(folder), head
+        self.kernels, self.head, self.logits = PtxKernels(folder), head, ELEMENT_TYPES[planned.logits]
         self.memory, self.rng = self.kernels.memory, np.random.default_rng(0)
         self.addresses = {name: self.memory.reserve(name, size) for name, size in planned.buffers.items()}
         self.addresses["source"] = self.memory.hold("source", self.rng.bytes(planned.buffers["source"]))
@@ -66,7 +67,8 @@ class Run:
             self.memory.load(self.at(step.input, int(np.prod(step.shape)), FLOAT), FLOAT)
             coarse = coarse_size(step.shape[2:], self.head.stride)
             answer = self.rng.standard_normal((step.shape[0] * self.head.classes * coarse[0] * coarse[1], 1))
-            self.memory.store(self.at(step.output, len(answer), FLOAT), answer.astype(np.float32).view(np.uint8))
+            values = answer.astype(self.logits.numpy).view(np.uint8)
+            self.memory.store(self.at(step.output, len(answer), self.logits.size), values)
         elif isinstance(step, Copy):
             self.memory.store(self.at(step.target, step.size), self.memory.load(self.at(step.source, step.size), 1))
         elif isinstance(step, Clear):
@@ -91,8 +93,11 @@ def host(planned, head, logits):
     return labels, best[1] - best[0] > cuda_host.MARGIN
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_plans_keep_to_their_buffers_and_give_the_hosts_labels(name, folder_for):
+HALF = [*((name, "fp16") for name in CASES), ("whole-scales", "bf16"), ("slide-scales-flip-pairs", "bf16")]
+
+
+@pytest.mark.parametrize(("name", "logits"), [*((name, "fp32") for name in CASES), *HALF])
+def test_plans_keep_to_their_buffers_and_give_the_hosts_labels(name, logits, folder_for):
     size, inference, options = CASES[name]
     head = Head(
         options.get("classes", 7),
@@ -105,16 +110,16 @@ def test_plans_keep_to_their_buffers_and_give_the_hosts_labels(name, folder_for)
         for old, new in (("batch", "batch"), ("full", "full_batches"), ("band_bytes",) * 2)
         if old in options
     }
-    model = Model(head, options.get("rule", cuda_host.RULE), **limits)
+    model = Model(head, options.get("rule", cuda_host.RULE), **limits, logits=logits)
     planned = plan(size, inference, model, "bgra" if inference.flip else "rgb")
-    run = Run(folder_for(head.classes), planned, head)
+    run = Run(folder_for(head.classes, logits), planned, head)
     for step in planned.steps:
         run.step(step)
     result, written = run.memory.look(run.addresses["result"])
     assert written[: planned.label_bytes].all()
     _check_finite(planned, result[planned.flags :])
-    logits = split_logits(planned, run.memory.look(run.addresses["logits"])[0], head.classes)
-    expected, sure = host(planned, head, logits)
+    window_logits = split_logits(planned, run.memory.look(run.addresses["logits"])[0], head.classes)
+    expected, sure = host(planned, head, window_logits)
     assert sure.mean() > 0.98
     np.testing.assert_array_equal(
         result[: planned.label_bytes].view(planned.labels).reshape(size)[sure], expected[sure]

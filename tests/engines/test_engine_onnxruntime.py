@@ -13,6 +13,7 @@ from children import run_python
 from onnx import TensorProto, helper
 from onnx_networks import save_network
 from small_bundle import expected, save_model
+from tiny_model import write_model
 
 from isnet_trt.engines import cores
 from isnet_trt.engines.onnxruntime import open_onnx
@@ -35,6 +36,17 @@ def test_computes_what_the_model_says(tmp_path: Path, shape: tuple[int, ...], ex
         logits = engine.run(batch)
     assert logits.dtype == np.float32
     np.testing.assert_allclose(logits, expected(batch), atol=TOLERANCE)
+
+
+@pytest.mark.parametrize(("logits", "error"), [("fp16", 2e-3), ("bf16", 2e-2)])
+def test_logits_in_half_precision_become_float32(tmp_path: Path, logits: str, error: float) -> None:
+    batch, kinds = _batch(2, 3, 17, 24), ("fp32", logits)
+    engines = [open_onnx(write_model(tmp_path / f"{kind}.onnx", 5, logits=kind)) for kind in kinds]
+    exact, rounded = (engine.run(batch) for engine in engines)
+    assert [engine.output_type for engine in engines] == ["fp32", logits]
+    assert rounded.dtype == np.float32
+    assert rounded.flags.owndata or rounded.base.flags.owndata  # not ONNX Runtime's memory
+    assert 0 < np.abs(rounded - exact).max() < error
 
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 9), (33, 65), (129, 250)])

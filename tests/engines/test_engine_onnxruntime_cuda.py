@@ -16,15 +16,18 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+import tiny_model
 from small_bundle import expected, save_model, write_bundle
 from tensorrt_double import Cuda
 
 from isnet_trt import Segmenter
 from isnet_trt.bundle import CUDA_ONNX, ENGINE, ONNX
+from isnet_trt.cuda.element_types import ELEMENT_TYPES
 from isnet_trt.cuda.gpu import Gpu
 from isnet_trt.engines import onnxruntime_cuda as module
 from isnet_trt.engines.info import EngineInfo
 from isnet_trt.engines.onnxruntime import LIBRARY
+from isnet_trt.engines.onnxruntime_cpu import OnnxRuntimeEngine
 from isnet_trt.engines.onnxruntime_cuda import PROVIDER, OnnxRuntimeCudaEngine
 from isnet_trt.errors import EngineError, EngineUnavailable, SettingsError
 from isnet_trt.runtime.opening import open_engine
@@ -44,7 +47,13 @@ class Binding:
         self.numbers.append(number)
         self.real.bind_input(name, "cpu", 0, *rest)
 
-    def bind_output(self, name: str, device: str, number: int, *rest: Any) -> None:
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.real, name)
+
+    def bind_output(self, name: str, device: str, number: int = 0, *rest: Any) -> None:
+        if device == "cpu":
+            self.real.bind_output(name, device)
+            return
         assert device == "cuda"
         self.numbers.append(number)
         self.real.bind_output(name, "cpu", 0, *rest)
@@ -246,7 +255,8 @@ def _on_device(engine: OnnxRuntimeCudaEngine, batch: np.ndarray) -> np.ndarray:
     """The logits of a batch that lies in device memory of its own, by `enqueue`; the device is current."""
     device = engine._device
     assert device is not None
-    logits = np.empty(engine.output_shape(batch.shape), np.float32)
+    kind = np.dtype(ELEMENT_TYPES[engine.output_type].numpy)
+    logits = np.empty(engine.output_shape(batch.shape), kind)
     source, target = device.allocate(batch.nbytes), device.allocate(logits.nbytes)
     ctypes.memmove(source, batch.ctypes.data, batch.nbytes)
     engine.enqueue(source, target, batch.shape, engine.stream)
@@ -255,6 +265,25 @@ def _on_device(engine: OnnxRuntimeCudaEngine, batch: np.ndarray) -> np.ndarray:
     device.free(source)
     device.free(target)
     return logits
+
+
+@pytest.mark.parametrize(("logits", "error"), [("fp16", 2e-3), ("bf16", 2e-2)])
+def test_logits_in_half_precision(runtime: Runtime, tmp_path: Path, cuda: Cuda, logits: str, error: float) -> None:
+    """They are written as they are on the device, operator by operator and from a graph; `run` gives float32."""
+    runtime.gpu = cuda.gpu
+    batch = _batch(2, 3, 16, 24)
+    tiny_model.write_model(tmp_path / "plain.onnx", 5)
+    path = tiny_model.write_model(tmp_path / "half.onnx", 5, logits=logits)
+    engine = OnnxRuntimeCudaEngine(runtime, path, (5, 8), on_device=True)
+    with engine, engine._device:
+        assert engine.output_type == logits
+        host = engine.run(batch)
+        assert host.dtype == np.float32
+        expected_logits = OnnxRuntimeEngine(onnxruntime, tmp_path / "plain.onnx", 1).run(batch)
+        assert 0 < np.abs(host - expected_logits).max() < error
+        for times in range(3):
+            np.testing.assert_array_equal(_on_device(engine, batch).astype(np.float32), host)
+            assert len(runtime.graphs) == (times > 0)
 
 
 def test_a_shape_that_repeats_is_held_in_a_cuda_graph(runtime: Runtime, path: Path, cuda: Cuda) -> None:

@@ -120,6 +120,24 @@ def test_on_device_memory_and_any_stream(path: Path, cuda: Cuda, library: Librar
             engine.enqueue(1, 1, (1, 3, 16, 24), STREAM)
 
 
+@pytest.mark.parametrize(("kind", "number", "error"), [("fp16", 1, 2e-3), ("bf16", 7, 2e-2)])
+def test_logits_in_half_precision(
+    path: Path, cuda: Cuda, library: Library, kind: Any, number: int, error: float
+) -> None:
+    """They are written as they are on the device, and float32 on the host."""
+    library.dtypes["logits"] = number
+    batch = _batch(2, 3, 64, 48)
+    with opened(path, library, output=kind) as engine:
+        assert engine.output_type == kind
+        logits = engine.run(batch)
+        assert logits.dtype == np.float32
+        assert 0 < np.abs(logits - expected(batch)).max() < error
+        assert sorted(cuda.gpu.memory.values()) == [2 * 3 * 8 * 6 * 2, 4096, batch.nbytes]
+    library.dtypes["logits"] = 0
+    with pytest.raises(EngineError, match=f"no segmentation engine with {kind} output"):
+        opened(path, library, output=kind)
+
+
 def test_a_context_for_each_shape_in_use(path: Path, cuda: Cuda, library: Library) -> None:
     shapes = [(1, 3, 8, 8 * n) for n in range(1, 7)]
     with opened(path, library) as engine:
@@ -331,8 +349,8 @@ def test_what_cannot_be_loaded_leaves_nothing(path: Path, cuda: Cuda, library: L
     message = {
         "foreign": rf"cannot load .*model\.engine{re.escape(library.bad_engine)}: .*Magic tag does not match.*; build",
         "no context": "no execution context",
-        "half": "no segmentation engine",
-        "two inputs": "its tensors are image, logits, image2",
+        "half": r"no segmentation engine with fp32 output: its tensors are image \(0\), logits \(1\)",
+        "two inputs": r"its tensors are image \(0\), logits \(0\), image2 \(0\)",
         "no file": r"model\.engine cannot be read: No such file",
     }[kind]
     if kind == "foreign":

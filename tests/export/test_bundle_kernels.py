@@ -30,6 +30,7 @@ from isnet_trt.export.bundle_kernels import (
 from isnet_trt.export.lowering import Arithmetic, lower_graph
 from isnet_trt.export.network_inputs import NetworkInput
 from isnet_trt.export.options import EngineOptions
+from isnet_trt.export.precision import without_last_cast
 from isnet_trt.export.quantise import calibrate
 from isnet_trt.export.ranges import measure_ranges
 from isnet_trt.recipes import recipe
@@ -119,6 +120,16 @@ def test_the_compilers_last_words(graph: onnx.ModelProto, tmp_path: Path, monkey
     monkeypatch.setattr(bundle_kernels, "context_kernels", lambda proto, width: ("attention_fp128",))
     with pytest.raises(BuildError, match="kernels cannot be compiled: error: --context attention_fp128: no kernel has"):
         compile_kernels(tmp_path, graph, CHANNELS, "plugin", ("8.6",), progress=False)
+
+
+@linux
+@pytest.mark.slow
+def test_kernels_are_for_the_logits_of_the_engine(graph: onnx.ModelProto, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(1).standard_normal((1, 3, 65, 97)).astype(np.float32)
+    half = lower_graph(graph, Arithmetic("fp16"), "tensorrt-rtx", measure_ranges(graph, [pixels])).engine
+    compile_kernels(tmp_path, without_last_cast(half), (9, None), None, ("8.0",), progress=False)
+    kernels = json.loads((tmp_path / "sm_80" / "launch.json").read_text("utf-8"))["kernels"]
+    assert {spec.name for spec in needed_kernels(9, logits="fp16")} == set(kernels) - {YUV_KERNEL}
 
 
 @linux

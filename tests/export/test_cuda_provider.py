@@ -14,6 +14,7 @@ from onnx import helper, numpy_helper
 
 from isnet_trt.bundle import CUDA_ONNX, ONNX, read_bundle
 from isnet_trt.cuda.gpu import find_gpu
+from isnet_trt.errors import SettingsError
 from isnet_trt.export import cuda_provider
 from isnet_trt.export.build_bundle import EngineOptions, PrecisionOptions, build
 from isnet_trt.export.cuda_provider import CONTRIB, for_cuda_provider
@@ -24,7 +25,8 @@ from isnet_trt.export.engines.profiles import Shapes
 from isnet_trt.export.functions import context_nodes
 from isnet_trt.export.graph import save_graph
 from isnet_trt.export.lowering import Arithmetic, lower_graph
-from isnet_trt.export.onnx_edit import FLOAT_CODES, copied
+from isnet_trt.export.onnx_edit import FLOAT_CODES, copied, output_type
+from isnet_trt.export.precision import without_last_cast
 from isnet_trt.export.ranges import measure_ranges
 from isnet_trt.export.sessions import open_session
 from isnet_trt.runtime.segmenter import Segmenter
@@ -134,6 +136,20 @@ def test_which_bundles_have_a_graph_for_the_gpu(
     assert batches == ([] if file == ONNX else [1, 1, 1] if precision == "fp32" else [1, BATCH, BATCH])
 
 
+def test_the_graph_for_the_gpu_can_have_half_precision_logits(
+    graph: onnx.ModelProto, picture: np.ndarray, tmp_path: Path
+) -> None:
+    lowered = lower_graph(graph, Arithmetic("fp16"), "onnxruntime", measure_ranges(graph, [picture]))
+    shape, options = (1, 3, 64, 64), EngineOptions("onnxruntime", device="cuda", half_logits=True)
+    builder = engine_builder("onnxruntime")
+    built = builder.build(
+        BuildRequest(without_last_cast(lowered.engine), Shapes(shape, shape, shape), options, "fp16"), tmp_path
+    )
+    assert built.info.output == output_type(onnx.load(tmp_path / CUDA_ONNX)) == "fp16"
+    with pytest.raises(SettingsError, match="--half-logits is for an engine on a GPU: give --device cuda or --kernels"):
+        builder.check(EngineOptions("onnxruntime", half_logits=True))
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(find_gpu() is not None, reason="the gate would run on the GPU")
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
@@ -143,12 +159,15 @@ def test_a_bundle_for_the_gpu_is_compared_without_one(checkpoint: Path, tmp_path
     build(
         checkpoint,
         out,
-        engine=EngineOptions("onnxruntime", device="cuda"),
+        engine=EngineOptions("onnxruntime", device="cuda", half_logits=True),
         precision=PrecisionOptions(precision),
         say=said.append,
     )
     manifest = read_bundle(out).manifest
-    assert (manifest.engine.kind, manifest.engine.file) == ("onnxruntime", CUDA_ONNX)
+    engine = manifest.engine
+    assert (engine.kind, engine.file, engine.output) == ("onnxruntime", CUDA_ONNX, precision)
+    assert [name for name in manifest.files if name.endswith(f"sm_80/finite_{precision}.cubin")]
+    assert not [name for name in manifest.files if "finite_fp32" in name]
     assert any("the graph for a GPU cannot run here" in line for line in said)
     assert "cannot run here" in (out / "precision.md").read_text("utf-8")
     with Segmenter.open(out) as segmenter:

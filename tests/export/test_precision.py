@@ -10,14 +10,14 @@ import onnx
 import pytest
 import torch
 from export_models import altered
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
 from isnet_trt.engines.onnxruntime import open_onnx
 from isnet_trt.export.fp32_fallback import Half, find_fp32_fallback
 from isnet_trt.export.graph import block_outputs, save_graph
-from isnet_trt.export.onnx_edit import element_types
+from isnet_trt.export.onnx_edit import CODES, element_types, output_type
 from isnet_trt.export.parity import compare_logits
-from isnet_trt.export.precision import cast_to_half, count_casts, emulate_bf16
+from isnet_trt.export.precision import cast_to_half, count_casts, emulate_bf16, without_last_cast
 from isnet_trt.export.ranges import Ranges, measure_ranges
 from isnet_trt.export.sessions import open_session
 from isnet_trt.export.tracing import BLOCKS
@@ -65,6 +65,52 @@ def test_numbers_and_types(
         row = compare_logits("random", engine.run(picture), model(torch.from_numpy(picture)).numpy())
     assert row.rms <= RMS[half]
     assert row.rms >= RMS[half] / 100  # it is rounded
+
+
+@pytest.mark.parametrize("half", ["fp16", "bf16"])
+def test_a_last_cast_can_be_left_out(
+    graph: onnx.ModelProto, ranges: Ranges, half: Half, picture: np.ndarray, tmp_path: Path
+) -> None:
+    """The values are those that were cast."""
+    wide = cast_to_half(graph, half, find_fp32_fallback(graph, ranges, half))
+    narrow = without_last_cast(wide)
+    assert (output_type(wide), output_type(narrow)) == ("fp32", half)
+    assert narrow.graph.output[0].name == wide.graph.output[0].name
+    assert element_types(narrow)[narrow.graph.output[0].name] == CODES[half]
+    assert len(narrow.graph.node) == len(wide.graph.node) - 1
+    onnx.checker.check_model(narrow)
+    assert without_last_cast(narrow) is narrow
+    assert without_last_cast(graph) is graph
+    if half == "fp16":  # ONNX Runtime computes it in float32 on a CPU, and may leave the cast there and back out
+        logits = []
+        for proto in (wide, narrow):
+            save_graph(proto, tmp_path / "model.onnx")
+            with open_onnx(tmp_path / "model.onnx", threads=2) as engine:
+                logits.append(engine.run(picture))
+        np.testing.assert_array_equal(logits[0].astype(np.float16), logits[1].astype(np.float16))
+        np.testing.assert_array_equal(logits[1].astype(np.float16), logits[1])
+
+
+def test_an_output_that_is_computed_in_float32_stays(graph: onnx.ModelProto, ranges: Ranges) -> None:
+    (last,) = [node.name for node in graph.graph.node if graph.graph.output[0].name in node.output]
+    typed = cast_to_half(graph, "fp16", {**find_fp32_fallback(graph, ranges, "fp16"), last: "a test"})
+    assert without_last_cast(typed) is typed
+
+
+def test_readers_of_the_tensor_before_the_last_cast_follow_it() -> None:
+    nodes = [
+        helper.make_node("Cast", ["x"], ["h"], to=TensorProto.FLOAT16),
+        helper.make_node("Neg", ["h"], ["n"]),
+        helper.make_node("Cast", ["n"], ["y"], to=TensorProto.FLOAT),
+        helper.make_node("Abs", ["n"], ["inner"]),
+    ]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2]) for name in ("x", "y")]
+    proto = helper.make_model(
+        helper.make_graph(nodes, "g", ends[:1], ends[1:]), opset_imports=[helper.make_opsetid("", 19)], ir_version=9
+    )
+    narrow = without_last_cast(proto)
+    assert [(*node.input, *node.output) for node in narrow.graph.node] == [("x", "h"), ("h", "y"), ("y", "inner")]
+    onnx.checker.check_model(narrow, full_check=True)
 
 
 @pytest.mark.parametrize(("factor", "reason"), [(3e5, "reaches"), (2.0**-24, "stays below")])

@@ -22,6 +22,8 @@ Shape = tuple[int, int, int, int]
 class DeviceForm:
     """A network as `isnet_trt.cuda.protocols.DeviceEngine`."""
 
+    output_type = "fp32"
+
     def __init__(self, network: Network) -> None:
         self._network = network
         self._views: dict[tuple[int, tuple[int, ...]], torch.Tensor] = {}

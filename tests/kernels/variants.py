@@ -62,10 +62,11 @@ class TritonKernels:
 
     def __init__(
         self, dtypes: Iterable[str] = ("fp32",), classes: int = 19, width: int = WIDTH, arch: int = 86,
-        device: str = "cpu",
+        device: str = "cpu", logits: str | None = None,
     ) -> None:  # fmt: skip
         self.device = device
-        self.specs = {spec.name: spec for spec in bundle_kernels(arch, dtypes, classes, width, padded=True)}
+        specs = bundle_kernels(arch, dtypes, classes, width, padded=True, logits=logits)
+        self.specs = {spec.name: spec for spec in specs}
         self.log: list[str] = []
 
     def __contains__(self, name: object) -> bool:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
-from cuda_host import CASES, WHOLE, Form, picture
+from cuda_host import CASES, SLIDE, WHOLE, Form, picture
 
-from isnet_trt import NV12
+from isnet_trt import NV12, Inference
 from isnet_trt.pictures.interop import image_from
 from tests.interpreter import use_interpreter
 from tests.kernels.variants import TritonKernels
@@ -28,6 +28,18 @@ def test_label_maps_are_those_of_the_host(name, tmp_path):
         assert form.pipeline.description == "CUDA graphs"
         assert len(form.gpu.graphs) == 1
         assert form.gpu.peak <= form.pipeline.plan(size, inference).bytes
+
+
+@pytest.mark.parametrize("logits", [pytest.param("fp16", marks=pytest.mark.slow), "bf16"])
+def test_logits_in_half_precision_are_read_as_they_are(logits, tmp_path):
+    def kernels(classes):
+        return TritonKernels(classes=classes, logits=logits)
+
+    with Form(tmp_path, kernels, logits=logits) as form:
+        for inference in (WHOLE, Inference(scales=(0.5, 1.0)), SLIDE.replace(flip=True)):
+            form.run(picture(17, 24), inference)
+        assert {f"upsample_argmax_{logits}_u8_rows8", f"accumulate_{logits}_k5"} <= set(form.kernels.launched)
+        assert {"finish_fp32_u8_rows4", f"finish_{logits}_u8_rows4"} <= set(form.kernels.launched)
 
 
 def test_yuv_is_converted_in_the_resize(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import re
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,7 +32,9 @@ from isnet_trt.export.engines.tensorrt_family import SerialisedEngine
 from isnet_trt.export.engines.tensorrt_rtx import BUILDER
 from isnet_trt.export.lowering import Arithmetic, lower_graph
 from isnet_trt.export.network_inputs import NetworkInput
+from isnet_trt.export.onnx_edit import output_type
 from isnet_trt.export.options import EngineOptions
+from isnet_trt.export.precision import without_last_cast
 from isnet_trt.export.quantise import calibrate
 from isnet_trt.export.ranges import measure_ranges
 from isnet_trt.export.tracing import export_graph
@@ -105,6 +108,22 @@ def test_engine_has_the_types_asked_for(prepared: Preparation, arithmetic: Arith
         check_types(built.layers, prepared.graph)
     if precision == "fp8":
         assert built.capabilities == ("8.9", "12.0", "12.1")
+
+
+@builds_rtx
+@pytest.mark.parametrize(
+    ("precision", "name"), [("fp16", "Half"), pytest.param("bf16", "BFloat16", marks=pytest.mark.slow)]
+)
+def test_output_in_half_precision(prepared: Preparation, precision: str, name: str, tmp_path: Path) -> None:
+    """As the engine itself says; the values are the same, since the last convolution writes half precision anyway."""
+    wide = prepared(Arithmetic(precision))
+    outputs = {}
+    for graph in (wide, without_last_cast(wide)):
+        shapes = shapes_for(DEMO, static=(65, 97))
+        request = BuildRequest(graph, shapes, EngineOptions(context="native"), precision, progress=False)
+        text = BUILDER.serialise(request, tmp_path / "engine").layer_information
+        outputs[output_type(graph)] = re.findall(r"Name: logits, IOMode: Output, DataType: (\w+),", text)
+    assert outputs == {"fp32": ["Float"], precision: [name]}
 
 
 @builds_rtx
