@@ -5,6 +5,7 @@ Ray does scheduling, retries and back pressure (https://docs.ray.io/en/latest/da
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import os
 from collections import Counter
@@ -12,19 +13,20 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
 
 from isnet_trt.bundle import read_bundle
 from isnet_trt.bundle.draft import absolute
+from isnet_trt.engines.table import library
 from isnet_trt.errors import ImageError, OutOfMemory, SettingsError, first_few, needs
-from isnet_trt.files import write_file
 from isnet_trt.integrations.calls import segment_each
+from isnet_trt.integrations.ray_masks import Batch, Masks, find_masks, objects, origin_for, write_mask
 from isnet_trt.pictures.files import encode_png, read_stream
 from isnet_trt.pictures.finding import SUFFIXES
-from isnet_trt.pictures.results import LABELS, mark_png
+from isnet_trt.pictures.results import mark_png
 from isnet_trt.runtime.prefetch import prefetch
 from isnet_trt.runtime.segmentation import Segmentation
 from isnet_trt.runtime.segmenter import Segmenter
@@ -36,8 +38,6 @@ with needs("isnet_trt.integrations.ray", "ray"):
     from pyarrow import fs
 
 _ROWS, _MOST_ROWS = 32, 128
-Batch = dict[str, Any]
-"""Columns of some rows, each an array."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,9 @@ class Actors:
         num_cpus: of an actor: threads of ONNX Runtime and of the merge. Reserved for actors without a GPU.
         io_threads: threads of an actor that read and decode images and write masks, while the engine computes.
         engine: "onnxruntime" instead of the bundle's own engine.
+
+    Raises:
+        SettingsError: a number is too small, or the engine is unknown.
     """
 
     count: int | tuple[int, int] = 1
@@ -58,15 +61,30 @@ class Actors:
     io_threads: int = 2
     engine: str | None = None
 
+    def __post_init__(self) -> None:
+        least, most = self._range()
+        if not 1 <= least <= most:
+            raise SettingsError(f"actors: count {self.count}; give 1 or more, or (least, most)")
+        if self.num_gpus < 0 or self.num_cpus < 0 or self.io_threads < 1:
+            raise SettingsError(
+                f"actors: num_gpus {self.num_gpus}, num_cpus {self.num_cpus}, io_threads {self.io_threads}; the first "
+                "two may not be negative, and at least one thread reads and writes"
+            )
+        if self.engine is not None:
+            library(self.engine)
+
+    def _range(self) -> tuple[int, int]:
+        """Least and most actors."""
+        return (self.count, self.count) if isinstance(self.count, int) else self.count
+
     def strategy(self) -> Any:
         """Ray's description of the pool."""
-        least, most = (self.count, self.count) if isinstance(self.count, int) else self.count
+        least, most = self._range()
         return ray.data.ActorPoolStrategy(min_size=least, max_size=most)
 
     def rows(self, images: int) -> int:
         """Images of a task, of ``images`` files: more cost less scheduling, but leave some actors idle."""
-        most = self.count if isinstance(self.count, int) else self.count[1]
-        return max(_ROWS, min(_MOST_ROWS, images // (4 * most)))
+        return max(_ROWS, min(_MOST_ROWS, images // (4 * self._range()[1])))
 
     def resources(self) -> dict[str, float]:
         """What Ray reserves for an actor; both at once are experimental in Ray Data."""
@@ -78,32 +96,6 @@ class Actors:
         device = "cuda" if self.num_gpus else "auto"
         threads = {"threads": max(1, int(self.num_cpus)), "io_threads": self.io_threads}
         return {"engine": self.engine, "device": device, **threads}
-
-
-@dataclass(frozen=True)
-class Masks:
-    """Where label maps are written, as PNG files called STEM_labels.png.
-
-    Attributes:
-        filesystem: of images and masks, a `pyarrow.fs.FileSystem`.
-        folder: the masks' folder, in which the images' folders below ``root`` are repeated; None: beside the images.
-        root: the folder that the images' paths begin with.
-        resume: leave out images whose mask is there.
-    """
-
-    filesystem: Any
-    folder: str | None = None
-    root: str = ""
-    resume: bool = True
-
-    def path(self, image: str) -> str:
-        """The path of an image's mask; SettingsError for an image outside ``root``."""
-        path = PurePosixPath(image)
-        if self.folder is not None:
-            if not path.is_relative_to(self.root):
-                raise SettingsError(f"{image} is not in the folder {self.root or '(no root was given)'}")
-            path = PurePosixPath(self.folder) / path.relative_to(self.root)
-        return str(path.with_name(path.stem + LABELS))
 
 
 def segment(
@@ -131,7 +123,9 @@ def segment(
             images. With neither they are the column "labels".
         root: of a dataset with ``out``: the folder that the paths begin with; folders below it are repeated in ``out``.
         filesystem: a `pyarrow.fs.FileSystem` or an fsspec one for all paths, which then have no scheme.
-        resume: leave out images whose mask is there already. Masks are written as a whole or not at all.
+        resume: leave out images whose mask is there already, from the same bundle, settings and engine; other masks
+            are written again. Masks are written as a whole or not at all. A file that is no result of this package is
+            not replaced: its image is a row with that error.
         preset: a preset of the bundle, used unless ``inference`` gives the settings.
         actors: the processes that segment.
         rows: images of one task of an actor: what is done again after a process was killed. Default: 32; up to 128 of
@@ -143,26 +137,31 @@ def segment(
     Raises:
         BundleError: there is no such bundle.
         ImageError: a path does not exist, or there is no image.
-        SettingsError: the preset is unknown, two images have one mask, or arguments contradict each other.
+        SettingsError: the preset is unknown, two images have one mask, ``out`` cannot be created, or arguments
+            contradict each other.
     """
-    manifest = read_bundle(bundle, verify=False).manifest
-    settings = inference or manifest.preset(preset)
+    if rows is not None and rows < 1:
+        raise SettingsError(f"rows is {rows}; give 1 or more")
+    opened = read_bundle(bundle, verify=False)
+    settings = inference or opened.manifest.preset(preset)
+    actors = actors or Actors()
     if out is not None and beside:
         raise SettingsError("masks are written to out or beside the images, not both")
     masks = None
     system, (target,) = _resolved([str(out or ".")], filesystem)
     if out is not None or beside:
-        masks = Masks(system, target if out is not None else None, str(root or ""), resume)
-    actors = actors or Actors()
+        origin = origin_for(opened, settings, actors.engine)
+        masks = Masks(system, target if out is not None else None, str(root or ""), resume, origin)
     if isinstance(images, ray.data.Dataset):
         dataset, system = images, system if filesystem is not None else fs.LocalFileSystem()
     else:
         system, listed = find_images([images] if isinstance(images, str | os.PathLike) else images, filesystem, masks)
         if masks is not None and masks.folder is None:
-            masks = Masks(system, None, "", resume)
+            masks = dataclasses.replace(masks, filesystem=system)
         rows = rows or (actors.rows(len(listed)) if masks else _ROWS)
         dataset = ray.data.from_arrow([listed.slice(start, rows) for start in range(0, len(listed), rows)])
     if masks is not None:
+        masks.create_folder()
         # With resources unlike the actor's, Ray does not fuse the two: what an actor wrote before it was killed is then
         # not "found" when its images are done again.
         dataset = dataset.map_batches(find_masks, batch_size=None, num_cpus=0, fn_kwargs={"masks": masks})
@@ -174,6 +173,8 @@ def segment(
 def _resolved(paths: Iterable[str | os.PathLike[str]], filesystem: Any) -> tuple[Any, list[str]]:
     """The file system of paths, and the paths on it."""
     texts = [os.fspath(path) for path in paths]
+    if not texts:
+        raise ImageError("there are no images: the list of paths is empty")
     if filesystem is not None:
         known = isinstance(filesystem, fs.FileSystem)
         return filesystem if known else fs.PyFileSystem(fs.FSSpecHandler(filesystem)), texts
@@ -249,9 +250,12 @@ class SegmentBatch:
         """
         count = len(next(iter(batch.values())))
         found = batch["found"] if self._masks else np.zeros(count, bool)
-        labels, errors = _objects([np.zeros((0, 0), np.uint8)] * count), [""] * count
+        labels, errors = objects([np.zeros((0, 0), np.uint8)] * count), [""] * count
+        if self._masks:
+            errors = list(map(str, batch["error"]))
+        undone = [number for number in range(count) if not (found[number] or errors[number])]
         read = partial(self._read, batch.get("path"), batch.pop("bytes", None), batch.pop("image", None))
-        for number, result in self._segmented(np.flatnonzero(~found).tolist(), read, batch.get("labels_path")):
+        for number, result in self._segmented(undone, read, batch.get("labels_path")):
             if isinstance(result, Segmentation):
                 labels[number] = result.labels
             elif isinstance(result, ImageError | OutOfMemory):
@@ -294,27 +298,10 @@ class SegmentBatch:
         if self._masks is None or isinstance(result, Exception):
             return result
         try:
-            _write(self._masks.filesystem, path, mark_png(encode_png(result.labels)))
+            write_mask(self._masks.filesystem, path, mark_png(encode_png(result.labels), self._masks.origin))
         except (ImageError, OSError, pyarrow.ArrowException) as error:
             return ImageError(f"{path} cannot be written: {error}")
         return result
-
-
-def find_masks(batch: Batch, masks: Masks) -> Batch:
-    """Add the columns "labels_path", where it is missing, and "found": whether there is a mask; a task of Ray.
-
-    Raises:
-        SettingsError: there is no column "path".
-    """
-    if "path" not in batch:
-        raise SettingsError("masks are named after the images: the dataset needs a column 'path'")
-    if "labels_path" not in batch:
-        batch["labels_path"] = np.array([masks.path(str(path)) for path in batch["path"]], object)
-    found = np.zeros(len(batch["path"]), bool)
-    if masks.resume:
-        infos = masks.filesystem.get_file_info(list(map(str, batch["labels_path"])))
-        found = np.array([info.type == fs.FileType.File and info.size > 0 for info in infos], bool)
-    return {**batch, "found": found}
 
 
 class _NamedFile(io.BytesIO):
@@ -323,27 +310,3 @@ class _NamedFile(io.BytesIO):
     def __init__(self, content: bytes, path: str) -> None:
         super().__init__(content)
         self.name = path
-
-
-def _write(system: Any, path: str, content: bytes) -> None:
-    """Write a file as a whole or not at all."""
-    folder = PurePosixPath(path).parent
-    system.create_dir(str(folder), recursive=True)
-    if isinstance(system, fs.LocalFileSystem):
-        write_file(Path(path), content, ImageError)
-        return
-    # Object stores show an object when its upload is complete; elsewhere a file appears by its renaming.
-    whole = system.type_name in ("s3", "gcs", "abfs")
-    temporary = path if whole else str(folder / f".{os.urandom(6).hex()}.part")
-    with system.open_output_stream(temporary) as stream:
-        stream.write(content)
-    if not whole:
-        system.move(temporary, path)
-
-
-def _objects(values: Sequence[Any]) -> np.ndarray:
-    """A column whose elements stay as they are, also where all arrays have one shape."""
-    column = np.empty(len(values), object)
-    for number, value in enumerate(values):
-        column[number] = value
-    return column

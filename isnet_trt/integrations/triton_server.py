@@ -11,6 +11,7 @@ import contextlib
 import http.client
 import importlib.util
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -81,14 +82,14 @@ def started(
 
     Raises:
         PackageMissing: there is no server.
-        SettingsError: there is no such repository.
+        SettingsError: there is no such repository, or the folder for temporary files has a name that cannot be used.
     """
     if not repository.is_dir():
         raise SettingsError(f"{repository} is no folder; isnet-trt bundle export-triton writes a model repository")
     program = find_server()
     with tempfile.TemporaryDirectory(prefix="isnet_trt-triton-") as folder:
         arguments = [
-            f"--model-repository={repository}",
+            f"--model-repository={_plain(repository, Path(folder))}",
             *address.options(),
             *_backends(program, Path(folder)),
             *options,
@@ -99,6 +100,25 @@ def started(
         finally:
             process.terminate()
             process.wait()
+
+
+def _plain(repository: Path, folder: Path) -> Path:
+    """The repository under a path that a shell takes as it is: a link in ``folder`` where its own is not so.
+
+    The Python backend starts the models' processes by a shell command without quotes. With a space in the path they
+    end at once, and the server waits for them for ever.
+    """
+    if shlex.quote(str(folder)) != str(folder):
+        raise SettingsError(
+            f"{folder}, in the folder for temporary files, has characters that Triton's Python backend cannot take; "
+            "set TMPDIR to a folder without spaces and quotes"
+        )
+    path = repository.resolve()
+    if shlex.quote(str(path)) == str(path):
+        return path
+    link = folder / "models"
+    link.symlink_to(path, target_is_directory=True)
+    return link
 
 
 def wait_until_ready(process: subprocess.Popen[bytes], address: Address, seconds: float = 120) -> None:

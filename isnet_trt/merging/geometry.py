@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import starmap
 
 from isnet_trt.errors import ImageError
 from isnet_trt.settings import Inference, NetworkFacts, Size, size_text
@@ -60,9 +61,12 @@ def starts(length: int, window: int, stride: int) -> list[tuple[int, int]]:
     There are floor(max(n - c + s - 1, 0) / s) + 1 of them; window i ends at min(i*s + c, n) and starts at
     max(end - c, 0): the last is shifted inwards, and where n < c the only window is the side itself.
     """
-    count = max(length - window + stride - 1, 0) // stride + 1
-    ends = (min(i * stride + window, length) for i in range(count))
+    ends = (min(i * stride + window, length) for i in range(_count(length, window, stride)))
     return [(max(end - window, 0), end) for end in ends]
+
+
+def _count(length: int, window: int, stride: int) -> int:
+    return max(length - window + stride - 1, 0) // stride + 1
 
 
 def passes(size: Size, inference: Inference) -> tuple[Pass, ...]:
@@ -91,7 +95,10 @@ def windows(pass_: Pass, inference: Inference) -> list[Window]:
 
 def window_count(size: Size, inference: Inference) -> int:
     """How many windows the network sees for a picture of ``size`` (all scales and flips)."""
-    return sum(len(windows(pass_, inference)) for pass_ in passes(size, inference))
+    if inference.mode == "whole" or inference.window is None or inference.stride is None:
+        return len(passes(size, inference))
+    sides = [zip(pass_.size, inference.window, inference.stride, strict=True) for pass_ in passes(size, inference)]
+    return sum(math.prod(starmap(_count, side)) for side in sides)
 
 
 def padded_size(size: Size, network: NetworkFacts) -> Size:

@@ -221,7 +221,8 @@ class Merger:
         else:
             for band in bands:
                 self._band(band)
-        self._forget()
+        if bands:
+            self._forget()
         done = self._next == self._output[0]
         if done and self._pool:
             self._pool.shutdown()

@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
+from isnet_trt.errors import SettingsError
 from isnet_trt.merging import geometry
 from isnet_trt.merging.geometry import Pass, Window
 from isnet_trt.merging.resample import Array, scale_rows
-from isnet_trt.settings import Inference, NetworkFacts, Size
+from isnet_trt.settings import Inference, NetworkFacts, Size, size_text
 
 LOOK_AHEAD = 4
 """A batch is filled from the first ``LOOK_AHEAD * batch`` windows of the queue: looking further would keep the results
 of early windows in memory for longer."""
+MOST_WINDOWS = 1 << 20
+"""Windows of an image: a stride of 1, which a client of a service may name, would take hours and all of the memory."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,13 @@ def plan(size: Size, inference: Inference) -> Plan:
 
     Raises:
         ImageError: a scale leaves no pixel.
+        SettingsError: there are more than `MOST_WINDOWS`.
     """
+    if (count := geometry.window_count(size, inference)) > MOST_WINDOWS:
+        raise SettingsError(
+            f"an image of {size_text(size)} with {inference.describe()} is {count} windows; at most {MOST_WINDOWS} are "
+            "allowed: use a larger stride or window"
+        )
     passes = geometry.passes(size, inference)
     queue = [window for pass_ in passes for window in geometry.windows(pass_, inference)]
     queue.sort(key=lambda w: (w.top / w.of.size[0], -w.of.scale, w.of.index))
@@ -58,12 +68,11 @@ def plan(size: Size, inference: Inference) -> Plan:
 def batches(queue: Sequence[Window], batch: int) -> Iterator[list[Window]]:
     """Groups of at most ``batch`` windows of one size, across passes; the first in the queue is never overtaken."""
     # Across passes: a plain and a mirrored window of one size share a batch, which fills it sooner.
-    waiting = list(queue)
-    while waiting:
-        near = waiting[: LOOK_AHEAD * batch]
+    waiting, near = iter(queue), list[Window]()
+    while near := near + list(islice(waiting, LOOK_AHEAD * batch - len(near))):
         group = [window for window in near if window.size == near[0].size][:batch]
         taken = set(map(id, group))  # by identity: a window's hash would be computed from all its fields
-        waiting = [w for w in near if id(w) not in taken] + waiting[len(near) :]
+        near = [window for window in near if id(window) not in taken]
         yield group
 
 

@@ -22,15 +22,37 @@ def png_chunk(kind: bytes, data: bytes) -> bytes:
 _NAME = b"isnet_trt result"
 _PNG_MARK = png_chunk(b"tEXt", b"Software\0" + _NAME)
 """A text chunk (W3C PNG 3rd edition, 11.3.3.2), the first after IHDR."""
+_ORIGIN = b"isnet_trt origin\0"
+"""Keyword of the text chunk behind the mark that names what computed the result."""
+ORIGIN_HEAD = 256
+"""Bytes at the beginning of a PNG file within which its mark and its origin lie."""
 _EXIF = b"II*\0" + struct.pack("<IHHHIII", 8, 1, 0x0131, 2, len(_NAME) + 1, 26, 0) + _NAME + b"\0"
 """Exif data of one entry, Software (TIFF 6.0, tag 305)."""
 _HEAD, _TAIL = 128, 64
 """Bytes at the beginning and the end of a file within which its mark lies."""
 
 
-def mark_png(content: bytes) -> bytes:
-    """The PNG file ``content`` with the mark of a result."""
-    return content[:_HEADER] + _PNG_MARK + content[_HEADER:]
+def mark_png(content: bytes, origin: str = "") -> bytes:
+    """The PNG file ``content`` with the mark of a result, and with its ``origin`` (ASCII, at most 100) if there is one.
+
+    `origin_of` reads it back.
+    """
+    chunk = png_chunk(b"tEXt", _ORIGIN + origin.encode("ascii")) if origin else b""
+    return content[:_HEADER] + _PNG_MARK + chunk + content[_HEADER:]
+
+
+def origin_of(head: bytes) -> str | None:
+    """The origin of a marked PNG file by its first `ORIGIN_HEAD` bytes: "" if it has none; None: no mark."""
+    if head[_HEADER : _HEADER + len(_PNG_MARK)] != _PNG_MARK:
+        return None
+    chunk = head[_HEADER + len(_PNG_MARK) :]
+    size = int.from_bytes(chunk[:4], "big")
+    kind, data = chunk[4:8], chunk[8 : 8 + size]
+    return (
+        data.removeprefix(_ORIGIN).decode("ascii", "replace")
+        if kind + data[: len(_ORIGIN)] == b"tEXt" + _ORIGIN
+        else ""
+    )
 
 
 def mark_tiff(content: bytes) -> bytes:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Iterable, Iterator
+from itertools import islice
 
 import numpy as np
 
@@ -84,7 +86,7 @@ class Runtime(ABC):
         # Of the large arrays (pixels, logits) one generation is alive at a time: the merge is handed a list that it
         # empties, and the names here are deleted before the next batch is gathered.
         queue = windows.gather(planes, plan.windows, self.batch, self.model.padding)
-        sizes = [group[0].size for group in windows.batches(plan.windows, self.batch)]
+        sizes = deque(group[0].size for group in windows.batches(plan.windows, self.batch))
         while True:
             with ranges.annotate("batch"):  # until the caller has merged it
                 with timer("gather"):
@@ -94,7 +96,7 @@ class Runtime(ABC):
                 with timer("engine"):
                     if self.model.full_batches and len(pixels) < self.batch:  # add windows of zeros
                         pixels = np.pad(pixels, [(0, self.batch - len(pixels)), (0, 0), (0, 0), (0, 0)])
-                    self.engine.keep_memory = sizes.pop(0) in sizes[:1]
+                    self.engine.keep_memory = [sizes.popleft()] == list(islice(sizes, 1))
                     try:
                         logits = self.infer(pixels)[: len(group)]
                     finally:

@@ -20,6 +20,8 @@ from isnet_trt import Segmenter
 from isnet_trt.bundle import ENGINE
 from isnet_trt.engines.info import EngineInfo
 from isnet_trt.errors import BundleError, ImageError, SettingsError
+from isnet_trt.pictures.files import encode_png
+from isnet_trt.pictures.results import mark_png
 from isnet_trt.settings import Inference
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
@@ -196,6 +198,9 @@ def test_what_cannot_be_done_is_refused_at_once(folder: Path, bundle: Path, tmp_
         ((tmp_path / "empty", bundle), {}, ImageError, "there are no images"),
         ((folder, bundle), {"out": tmp_path / "out", "beside": True}, SettingsError, "not both"),
         (("nothing://here/a.png", bundle), {}, SettingsError, "no file system is known"),
+        (([], bundle), {}, ImageError, "the list of paths is empty"),
+        ((folder, bundle), {"rows": 0}, SettingsError, "rows is 0; give 1 or more"),
+        ((folder, bundle), {"out": files(folder)[0] / "out"}, SettingsError, "out: .* cannot be created: "),
     ]:
         with pytest.raises(error, match=message):
             segment(*arguments, **options)
@@ -203,6 +208,52 @@ def test_what_cannot_be_done_is_refused_at_once(folder: Path, bundle: Path, tmp_
     with pytest.raises(SettingsError, match=r"0\.jpg, .*0\.png would be written to one mask"):
         segment(folder, bundle, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+    for settings, message in [
+        ({"count": 0}, "actors: count 0; give 1 or more"),
+        ({"count": (3, 1)}, r"actors: count \(3, 1\)"),
+        ({"io_threads": 0}, "io_threads 0; the first"),
+        ({"num_gpus": -1}, "num_gpus -1"),
+        ({"engine": "none"}, "engine 'none' is unknown"),
+    ]:
+        with pytest.raises(SettingsError, match=message):
+            Actors(**settings)
+
+
+def test_masks_of_another_bundle_or_other_settings_are_written_again(
+    folder: Path, bundle: Path, segmenter: Segmenter, tmp_path: Path
+) -> None:
+    """Never mixed with those of this job; a file that is no mask stays, and its image has the error."""
+    out = tmp_path / "masks"
+    other = write_bundle(tmp_path / "other", recipe="another").folder
+    assert not any(row["found"] for row in by_path(segment(folder, other, out=out)).values())
+    assert not any(row["found"] for row in by_path(segment(folder, bundle, out=out)).values())
+    assert not any(row["found"] for row in by_path(segment(folder, bundle, out=out, inference=FLIP)).values())
+    first, second, third, *_ = images = files(folder)
+    masks = {path: out / path.relative_to(folder).with_name(f"{path.stem}_labels.png") for path in images}
+    masks[first].write_bytes(b"of somebody else")
+    assert cv2.imwrite(str(masks[second]), labels_of(masks[second]))
+    masks[third].write_bytes(mark_png(encode_png(labels_of(masks[third]))))  # as versions before wrote it
+    rows = by_path(segment(folder, bundle, out=out, inference=FLIP))
+    for path in (first, second):
+        assert not rows[str(path)]["found"]
+        assert f"{masks[path]} exists and is no mask of isnet_trt: move it" in rows[str(path)]["error"]
+    assert masks[first].read_bytes() == b"of somebody else"
+    assert [row["path"] for row in rows.values() if not (row["found"] or row["error"])] == [str(third)]
+    for path in images[2:]:
+        np.testing.assert_array_equal(labels_of(masks[path]), segmenter(path, inference=FLIP).labels)
+    rows = by_path(segment(folder, bundle, out=out, inference=FLIP, resume=False))
+    assert not any(row["found"] or row["error"] for row in rows.values())
+    np.testing.assert_array_equal(labels_of(masks[first]), segmenter(first, inference=FLIP).labels)
+
+
+def test_an_image_that_is_removed_meanwhile_is_a_row_with_its_error(folder: Path, bundle: Path, tmp_path: Path) -> None:
+    dataset = segment(folder, bundle, out=tmp_path / "masks")
+    gone = files(folder)[3]
+    gone.unlink()
+    rows = by_path(dataset)
+    assert {path for path, row in rows.items() if row["error"]} == {str(gone)}
+    assert "cannot be read" in rows[str(gone)]["error"]
+    assert len(files(tmp_path / "masks")) == len(rows) - 1
 
 
 def test_the_code_of_the_page_runs(folder: Path, bundle: Path, tmp_path: Path) -> None:

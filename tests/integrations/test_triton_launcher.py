@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -49,6 +50,27 @@ def test_the_wheels_server_gets_libraries_python_and_the_stub(wheel: Path, tmp_p
     libraries = (tmp_path / "libraries").read_text().split(os.pathsep)
     assert libraries[0] == str(wheel.parents[1] / "nvidia_pytriton.libs")
     assert (tmp_path / "path").read_text().startswith(str(Path(sys.executable).parent) + os.pathsep)
+
+
+@pytest.mark.parametrize("name", ["a space", "quo'te", "do$llar;"])
+def test_a_repository_whose_path_a_shell_would_take_apart_is_linked(wheel: Path, tmp_path: Path, name: str) -> None:
+    """The Python backend starts its processes by a shell command: they would end at once, and the server wait."""
+    (tmp_path / "models").rename(tmp_path / name)
+    (tmp_path / name / "file").touch()
+    wheel.joinpath("bin", "tritonserver").write_text(SERVER.replace("exit 7", 'ls "${1#*=}" > "$OUT/listed"; exit 7'))
+    assert main([str(tmp_path / name)]) == 7
+    assert shlex.quote(argument := (tmp_path / "arguments").read_text().split(" --")[0]) == argument
+    assert (tmp_path / "listed").read_text() == "file\n"
+    assert (tmp_path / name / "file").is_file()  # the link went with the server, not what it leads to
+
+
+def test_a_folder_for_temporary_files_that_cannot_be_used(
+    wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "temporary files").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary files"))
+    assert cli.run(main, [str(tmp_path / "models")]) == cli.ERROR
+    assert "set TMPDIR to a folder without spaces" in capsys.readouterr().err
 
 
 def test_a_server_on_the_path_comes_first_and_keeps_its_backends(

@@ -7,6 +7,7 @@ import pytest
 import torch
 from plain_inference import interpolate
 
+from isnet_trt.errors import SettingsError
 from isnet_trt.merging import windows
 from isnet_trt.settings import Inference
 
@@ -76,3 +77,34 @@ def test_rows_in_use_are_all_that_is_kept():
         most = max(most, sum(kept.shape[1] for kept in rows._rows.values()))
     assert most <= 4 * 100
     assert not rows._rows
+
+
+def test_a_long_queue_is_read_as_it_is_needed():
+    """A batch costs the same whatever waits behind it: tens of thousands of windows take seconds, not hours."""
+    queue = windows.plan((40, 40), SLIDE.replace(window=(4, 4), stride=(1, 1), scales=(1.0,))).windows
+    read = []
+    groups = windows.batches(Reading(queue, read), 2)
+    next(groups)
+    assert len(read) == 2 * windows.LOOK_AHEAD
+    assert sum(map(len, groups)) == len(queue) - 2
+
+
+class Reading(tuple):
+    """A queue that notes which windows are read, and that cannot be cut."""
+
+    def __new__(cls, queue, read):
+        reading = super().__new__(cls, queue)
+        reading.read = read
+        return reading
+
+    def __iter__(self):
+        for window in super().__iter__():
+            self.read.append(window)
+            yield window
+
+
+def test_more_windows_than_can_be_computed_are_refused():
+    with pytest.raises(SettingsError, match="is 1048577 windows; at most 1048576 are allowed: use a larger stride"):
+        windows.plan(
+            (1, windows.MOST_WINDOWS + 1), SLIDE.replace(window=(1, 1), stride=(1, 1), scales=(1.0,), flip=False)
+        )
