@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -26,10 +27,11 @@ def table() -> str:
 
 
 def page(shown: Recipe | NetworkRecipe) -> str:
-    """A recipe without its colours, as JSON."""
+    """A recipe without its colours, as JSON; lists of numbers are on one line."""
     data = asdict(shown)
     data["labels"] = {"names": ", ".join(shown.labels.names), "flip_pairs": shown.labels.flip_pairs}
-    return json.dumps(data, indent=1, ensure_ascii=False)
+    text = json.dumps(data, indent=1, ensure_ascii=False)
+    return re.sub(r"\[\n([\s\d.,-]+)\]", lambda numbers: f"[{' '.join(numbers[1].split())}]", text)
 
 
 def argument_parser() -> argparse.ArgumentParser:
