@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import onnx
 
 from isnet_trt.engines.cores import usable_cores
 from isnet_trt.engines.onnxruntime import LIBRARY
+from isnet_trt.engines.time_limit import limited
 from isnet_trt.export.onnx_edit import copied, save
 
 
@@ -40,4 +42,14 @@ def open_session(
         # Through a file: in memory, weights beyond protobuf's 2 GiB cannot be passed.
         path = Path(folder) / "graph.onnx"
         save(graph, path)
-        yield onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session.run = functools.partial(_run, onnxruntime, session.run)
+        yield session
+
+
+def _run(runtime: Any, run: Callable[..., Any], *arguments: Any) -> Any:
+    """A session's ``run``, which ends at the time limit."""
+    options = runtime.RunOptions()
+    options.log_severity_level = 4  # a failure is raised; it need not be on stderr as well
+    with limited(options):
+        return run(*arguments, options)

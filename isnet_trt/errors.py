@@ -68,6 +68,10 @@ class InputShapeError(EngineError):
     """An engine does not take inputs of the shape that it was given."""
 
 
+class TimeLimitExceeded(EngineError):
+    """A network with a loop ran longer than it may."""
+
+
 class OutOfMemory(EngineError):
     """The GPU or the host has too little free memory."""
 

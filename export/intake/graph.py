@@ -14,7 +14,7 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from isnet_trt.errors import BuildError, IsnetError, first_few
+from isnet_trt.errors import BuildError, IsnetError, TimeLimitExceeded, first_few
 from isnet_trt.export.graph import INPUT, OUTPUT
 from isnet_trt.export.intake import batch as fixed_batch
 from isnet_trt.export.intake.enlargement import Enlargement, enlarged, last_resize, without_last_resize
@@ -148,7 +148,10 @@ def opened(proto: onnx.ModelProto, source: str) -> Iterator[Run]:
         name = session.get_inputs()[0].name
 
         def run(pixels: Pixels) -> NDArray:
-            return session.run(None, {name: pixels})[0]
+            try:
+                return session.run(None, {name: pixels})[0]
+            except TimeLimitExceeded as error:
+                raise TimeLimitExceeded(f"{source}: {error}") from None
 
         yield run
 
@@ -203,6 +206,8 @@ def _runs_alone(free: ir.Model, images: Pixels, outputs: NDArray, source: str) -
     try:
         with opened(ir.serde.serialize_model(free), source) as run:
             results = [(run(images[start:stop]), outputs[start:stop]) for start, stop in ((0, 1), (1, 2), (0, 2))]
+    except TimeLimitExceeded:
+        raise
     except Exception:  # of whatever type: the number is inside the graph
         return False
     return all(one.shape == given.shape and rms_difference(one, given) <= MIXED for one, given in results)

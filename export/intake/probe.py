@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from isnet_trt.errors import BuildError, IsnetError, SettingsError
+from isnet_trt.errors import BuildError, IsnetError, SettingsError, TimeLimitExceeded
 from isnet_trt.merging.geometry import coarse_size
 from isnet_trt.settings import Size, size_text
 
@@ -154,6 +154,8 @@ class Prober:
             size = odd_multiples(multiple)
             try:
                 shape = self.run(size).shape
+            except TimeLimitExceeded:
+                raise
             except Exception:  # of whatever type: the network does not take this size
                 continue
             if shape[1:] == (self.classes, *coarse_size(size, stride)):
@@ -180,6 +182,8 @@ class Prober:
         """Whether the network takes two images at once; refuses one whose output depends on the other image."""
         try:
             both = self.call(self.pictures(size, 2))
+        except TimeLimitExceeded:
+            raise
         except Exception:  # of whatever type: the network does not take two images
             return False
         if both.shape != (2, *output.shape[1:]):

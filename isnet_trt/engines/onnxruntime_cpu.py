@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import math
 import os
@@ -17,11 +18,13 @@ from isnet_trt.engines.base import Engine, check_batch
 from isnet_trt.engines.cores import usable_cores
 from isnet_trt.engines.library import PORTABLE, ModelContent
 from isnet_trt.engines.memory import LIMIT_VARIABLE, limit_folding, limit_memory
+from isnet_trt.engines.time_limit import limited
 from isnet_trt.errors import (
     EngineError,
     EngineUnavailable,
     InputShapeError,
     SettingsError,
+    TimeLimitExceeded,
     engine_error,
     is_out_of_memory,
 )
@@ -43,6 +46,7 @@ class SessionEngine(Engine):
     kind = PORTABLE
     _owner: OwnerProcess
     _session: Any = None
+    _may_loop = True
 
     def _load(
         self, runtime: Any, path: Path, threads: int, provider: Any, device: str, content: ModelContent | None
@@ -54,6 +58,8 @@ class SessionEngine(Engine):
             output in half precision.
         """
         options = session_options(runtime, threads)
+        # The name of the operator, wherever it stands: only a graph with a loop can run without end.
+        self._may_loop = content is None or b"Loop" in content.model
         if device == _HOST:
             limit_memory(runtime, options)
         self._session, inputs, outputs = create_session(runtime, path, options, provider, content)
@@ -77,9 +83,12 @@ class SessionEngine(Engine):
         try:
             # Memory that was given back is mapped anew by the next run, which costs up to a fifth of its time.
             options = self._keep_options if self.keep_memory else self._run_options
-            if self.output_type == "bf16":
-                return self._run_bf16(session, batch, options)
-            return session.run(None, {self._name: batch}, options)[0].astype(np.float32, copy=False)
+            with limited(options) if self._may_loop else contextlib.nullcontext():
+                if self.output_type == "bf16":
+                    return self._run_bf16(session, batch, options)
+                return session.run(None, {self._name: batch}, options)[0].astype(np.float32, copy=False)
+        except (TimeLimitExceeded, SettingsError):
+            raise
         except Exception as error:
             raise run_error(batch.shape, error) from None
 

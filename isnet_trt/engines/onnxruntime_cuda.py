@@ -35,7 +35,7 @@ from isnet_trt.engines.onnxruntime_cpu import (
     session_options,
 )
 from isnet_trt.engines.onnxruntime_graphs import GRAPH_OPTIONS, GRAPH_RUN, ShapeGraph, fix_sizes
-from isnet_trt.errors import EngineError, EngineUnavailable, InputShapeError, OutOfMemory
+from isnet_trt.errors import EngineError, EngineUnavailable, InputShapeError, OutOfMemory, TimeLimitExceeded
 from isnet_trt.forks import OwnerProcess
 from isnet_trt.merging.geometry import coarse_size
 
@@ -148,7 +148,11 @@ class OnnxRuntimeCudaEngine(SessionEngine):
 
     def _without_tuning(self, error: Exception) -> bool:
         """Reopen the session without the options that only make it faster; False if it has none of them."""
-        if self._session is None or not self._tuned or isinstance(error, InputShapeError | OutOfMemory):
+        if (
+            self._session is None
+            or not self._tuned
+            or isinstance(error, InputShapeError | OutOfMemory | TimeLimitExceeded)
+        ):
             return False
         _log.warning("run without %s from now on: %s", ", ".join(self._tuned), error)
         self._open_session({key: value for key, value in self._options.items() if key not in self._tuned}, {})
