@@ -121,7 +121,7 @@ def _judge(report: Report, job: Job) -> None:
         job.note(f"labels equal {measured} %, the bound is {least} %")
     elif job.target is not None:
         raise ParityError(
-            f"{measured} % of the labels equal the network's own, --min-equal is {least} %; nothing was written. Keep "
+            f"{measured} % of the labels equal the reference's, --min-equal is {least} %; nothing was written. Keep "
             "blocks out of eight bits (--max-drop, --keep), calibrate on more typical pictures (--calib), or use a "
             "finer --precision"
         )
