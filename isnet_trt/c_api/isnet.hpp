@@ -2,7 +2,9 @@
 #ifndef ISNET_HPP
 #define ISNET_HPP
 
+#include <cstdint>
 #include <cstring>
+#include <exception>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -60,7 +62,11 @@ struct LabelMap {
     size_t label_bytes = 1;
     std::vector<unsigned char> bytes;
 
+    /// The label of a pixel; std::out_of_range outside the map.
     unsigned at(int row, int column) const {
+        if (row < 0 || column < 0 || row >= height || column >= width) {
+            throw std::out_of_range("the row or column is outside the label map");
+        }
         const unsigned char *label = &bytes.at((static_cast<size_t>(row) * width + column) * label_bytes);
         std::uint16_t wide = 0;
         return label_bytes == 1 ? *label : (std::memcpy(&wide, label, sizeof wide), wide);
@@ -131,7 +137,11 @@ class Segmenter {
         }
         LabelMap result;
         result.height = image.height, result.width = image.width, result.label_bytes = describe().label_bytes;
-        result.bytes.resize(static_cast<size_t>(image.height) * image.width * result.label_bytes);
+        try {
+            result.bytes.resize(static_cast<size_t>(image.height) * image.width * result.label_bytes);
+        } catch (const std::exception &) {  // bad_alloc, length_error
+            throw Error(ISNET_NO_MEMORY, "there is too little memory for the label map of an image of this size");
+        }
         segment(image, Labels(result.bytes.data()), nullptr, preset);
         return result;
     }

@@ -47,6 +47,16 @@ int main(int, char **arguments) {
     const LabelMap map = segmenter.segment(image);
     segmenter.segment(image, Labels(labels.data(), 32));
     REQUIRE(map.bytes.size() == 140);
+    for (const auto &pixel : {std::make_pair(0, 14), std::make_pair(10, 0), std::make_pair(-1, 0), std::make_pair(1, -1)}) {
+        try {
+            map.at(pixel.first, pixel.second);
+            REQUIRE(!"a pixel outside the map");
+        } catch (const std::out_of_range &) {
+        }
+    }
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)  // they end the process at such an allocation
+    REQUIRE(status_of([&] { segmenter.segment(Image(pixels.data(), 2000000000, 2000000000)); }) == ISNET_NO_MEMORY);
+#endif
     for (int row = 0; row < 10; row++) {
         for (int column = 0; column < 32; column++) {
             REQUIRE(labels[row * 32 + column] == (column < 14 ? map.at(row, column) : 77));
