@@ -39,6 +39,10 @@ _SHAPE = (1, 3, 65, 97)
 _CONTROL = """<ir_version: 8, opset_import: ["" : 17]>
 control (float[1, 3, 8, 8] image) => (float[1, 3, 8, 8] logits) { logits = Relu (image) }"""
 _TRIAL = [sys.executable, "-m", "isnet_trt.engines.trial"]
+_BY_OTHERS = {
+    int(getattr(signal, name, 0)) for name in ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGXCPU")
+}
+"""Signals that a library does not send to its own process; some systems lack some."""
 # Not the command `polygraphy`, which may not be on PATH or may belong to another interpreter.
 _POLYGRAPHY = [sys.executable, "-c", "import sys; from polygraphy.tools import main; sys.exit(main())"]
 
@@ -125,6 +129,11 @@ class _Trials:
             raise EngineError(
                 f"{self.kind} was still building after {self.timeout} seconds, so whether it refuses the graph is not "
                 "known; give it more with --timeout"
+            )
+        if -status in _BY_OTHERS:
+            raise EngineError(
+                f"the trial of {self.kind} was ended by {signal.Signals(-status).name}, as the system does when memory "
+                f"runs out, so whether it refuses the graph is not known: {errors[-300:]}"
             )
         if status < 0:
             return status, f"ends the process ({signal.Signals(-status).name}): {errors[-300:]}"

@@ -47,9 +47,10 @@ int main(int, char **arguments) {
     const LabelMap map = segmenter.segment(image);
     segmenter.segment(image, Labels(labels.data(), 32));
     REQUIRE(map.bytes.size() == 140);
-    for (const auto &pixel : {std::make_pair(0, 14), std::make_pair(10, 0), std::make_pair(-1, 0), std::make_pair(1, -1)}) {
+    const int outside[][2] = {{0, 14}, {10, 0}, {-1, 0}, {1, -1}};
+    for (const auto &pixel : outside) {
         try {
-            map.at(pixel.first, pixel.second);
+            map.at(pixel[0], pixel[1]);
             REQUIRE(!"a pixel outside the map");
         } catch (const std::out_of_range &) {
         }

@@ -278,6 +278,20 @@ def test_a_trial_that_does_not_end(
     assert not (tmp_path / "small.onnx").exists()
 
 
+@pytest.mark.parametrize("number", ["SIGKILL", "SIGTERM"])
+def test_a_trial_that_somebody_else_ends_is_no_refusal(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: str
+) -> None:
+    """As the system does where memory runs out."""
+    pytest.importorskip("onnx_graphsurgeon")
+    trial(monkeypatch, tmp_path / "trial.py", f"os.kill(os.getpid(), signal.{number})")
+    assert run(folder / "one.onnx", "tensorrt-rtx", "--reduce", tmp_path / "small.onnx") == cli.ERROR
+    seen = capsys.readouterr()
+    assert f"the trial of tensorrt-rtx was ended by {number}, as the system does when memory runs out" in seen.err
+    assert seen.out == ""
+    assert not (tmp_path / "small.onnx").exists()
+
+
 BUSY = """
 import ctypes, sys
 from isnet_trt.engines import trial
