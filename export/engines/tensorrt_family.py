@@ -74,7 +74,8 @@ class TensorRTFamilyBuilder(EngineBuilder):
     library: TensorRTFamily
     eight_bits: ClassVar = {"int8": "tensorrt", "fp8": "fp8"}
     fastest_first = ("fp16", "int8", "fp8", "bf16", "fp32")  # float16 needs no calibration
-    no_bf16: ClassVar = {"HardSwish": "TensorRT"}  # its parser takes float32 and float16 only (TensorRT-RTX 1.7)
+    # The parser of TensorRT-RTX 1.7 takes HardSwish in float32 and float16 only, its builder ConvTranspose.
+    no_bf16: ClassVar = {"HardSwish": "TensorRT", "ConvTranspose": "TensorRT"}
     runs_plugins: ClassVar[bool] = False
     polygraphy_environment: ClassVar[Mapping[str, str]] = {}
 
