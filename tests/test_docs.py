@@ -22,7 +22,7 @@ PAGES = sorted(
     {
         *ROOT.glob("*.md"),
         *ROOT.glob("docs/**/*.md"),
-        *ROOT.glob("*/README.md"),
+        *ROOT.glob("[!.]*/README.md"),
         *ROOT.glob("benchmarks/results/*.md"),
         *ROOT.glob("training/assets/*.md"),
     }

@@ -12,7 +12,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
     str(page.relative_to(ROOT))
-    for pattern in ("*.md", "docs/**/*.md", "*/README.md", "examples/*/README.md", "training/assets/*.md")
+    for pattern in ("*.md", "docs/**/*.md", "[!.]*/README.md", "examples/*/README.md", "training/assets/*.md")
     for page in ROOT.glob(pattern)
 )
 COMMANDS = ("", "bash", "console", "sh", "shell")

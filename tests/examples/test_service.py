@@ -10,8 +10,10 @@ import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -46,6 +48,26 @@ def port(bundle: Path) -> Iterator[int]:
     finally:
         process.kill()
         process.communicate()
+
+
+@contextmanager
+def in_this_process(bundle: Path, waiting: int = 8, **constants: float) -> Iterator[Any]:
+    """The service in a thread, with other ``constants`` of its module."""
+    specification = spec_from_file_location("service", SERVICE)
+    module = module_from_spec(specification)
+    specification.loader.exec_module(module)
+    vars(module).update(constants)
+    with (
+        Segmenter.open(bundle, threads=1) as segmenter,
+        module.Service(("127.0.0.1", 0), segmenter, waiting=waiting) as service,
+    ):
+        thread = threading.Thread(target=service.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        try:
+            yield service
+        finally:
+            service.shutdown()
+            thread.join()
 
 
 def ask(port: int, method: str, path: str, body: bytes | None = None) -> Answer:
@@ -106,8 +128,9 @@ def test_bad_requests_are_told_why(port: int, request_line: str, body: bytes | N
     assert ask(port, "GET", "/health")[:2] == (200, b"ok\n")
 
 
-def test_a_body_that_is_too_large_is_answered_while_it_is_sent(port: int) -> None:
-    status, content, _ = ask(port, "POST", "/labels", bytes(65 << 20))
+def test_a_body_that_is_too_large_is_answered_while_it_is_sent(bundle: Path) -> None:
+    with in_this_process(bundle, LINGER_SECONDS=PATIENCE) as service:
+        status, content, _ = ask(service.server_address[1], "POST", "/labels", bytes(65 << 20))
     assert (status, "limit" in json.loads(content)["error"]) == (413, True)
 
 
@@ -141,23 +164,13 @@ def test_many_clients_at_once_each_get_their_labels(port: int, bundle: Path) -> 
 
 
 def test_a_full_service_says_so_and_goes_on(bundle: Path) -> None:
-    specification = spec_from_file_location("service", SERVICE)
-    module = module_from_spec(specification)
-    specification.loader.exec_module(module)
-    with (
-        Segmenter.open(bundle, threads=1) as segmenter,
-        module.Service(("127.0.0.1", 0), segmenter, waiting=1) as service,
-    ):
-        thread = threading.Thread(target=service.serve_forever)
-        thread.start()
+    with in_this_process(bundle, waiting=1) as service:
         port = service.server_address[1]
         with service.places:
             status, content, headers = ask(port, "POST", "/labels", JPEG)
             assert (status, headers["retry-after"]) == (503, "1")
             assert "waiting" in json.loads(content)["error"]
         assert ask(port, "POST", "/labels", JPEG)[0] == 200
-        service.shutdown()
-        thread.join()
 
 
 def test_a_bundle_that_is_none_is_named(tmp_path: Path) -> None:
