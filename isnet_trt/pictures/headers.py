@@ -28,6 +28,10 @@ _INTEGERS = {1: "B", 3: "H", 4: "I", 16: "Q"}
 """TIFF types of whole numbers: BYTE, SHORT, LONG, LONG8 of BigTIFF."""
 _ASSOCIATED, _UNASSOCIATED = 1, 2
 
+_COMPRESSED = rb"RIFF....WEBP|\0\0\0\x0cjP  |\xff\x4f\xff\x51"
+_MOST_ZEROS = 8
+"""The zeros at the end of such a file are no more than an eighth: a WebP of one colour has 5 %."""
+
 _DAMAGED = (struct.error, LookupError, ValueError, OverflowError)
 """What reading numbers beyond the end of a file raises, or offsets of more than 63 bits."""
 
@@ -44,15 +48,20 @@ def dimensions(content: bytes) -> Dimensions | None:
 
 
 def fault(content: bytes) -> str:
-    """Why a JPEG or PNG must not be decoded: its end is missing, or a checksum is wrong. Empty for any other file.
+    """Why a picture must not be decoded: its end is missing or zeros, or a checksum is wrong. Else empty.
 
     What follows the end mark is not looked at. Decoders fill what is missing of a JPEG with grey. For a PNG, OpenCV
     allocates up to 4 GiB for a chunk before it sees that the chunk is not there, and checks no checksums of an animated
-    one. The other formats have no checksums, and decoders refuse those that are cut off.
+    one. The other formats have no checksums, and decoders refuse those that are cut off. A broken download may leave
+    zeros where the file had its full size from the start; decoders of WebP and JPEG 2000 take them for data.
     """
     if content.startswith(jpeg.MAGIC):
         return jpeg.fault(content)
-    return _png_fault(content) if content.startswith(_PNG) else ""
+    if content.startswith(_PNG):
+        return _png_fault(content)
+    zeros = len(content) - len(content.rstrip(b"\0"))
+    is_broken = zeros * _MOST_ZEROS > len(content) and re.match(_COMPRESSED, content, re.DOTALL)
+    return "damaged, its last part is zeros" if is_broken else ""
 
 
 def with_plain_colours(content: bytes) -> bytes:

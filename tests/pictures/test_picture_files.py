@@ -150,6 +150,20 @@ def test_pictures_cut_short_are_refused_and_bytes_behind_the_end_are_not(tmp_pat
             read_image(path)
 
 
+@pytest.mark.parametrize("suffix", [".webp", ".jp2"])
+def test_compressed_pictures_that_go_on_with_zeros_are_refused(tmp_path: Path, suffix: str) -> None:
+    """A download that broke leaves zeros where the file had its full size from the start."""
+    path = tmp_path / f"photo{suffix}"
+    content = cv2.imencode(suffix, np.asarray(photo(400, 500)))[1].tobytes()
+    for length in (len(content) // 2, len(content) * 4 // 5):
+        path.write_bytes(content[:length] + bytes(len(content) - length))
+        with pytest.raises(ImageError, match=rf"photo\{suffix}: the picture is damaged, its last part is zeros"):
+            read_image(path)
+    for sound in (content + bytes(20), cv2.imencode(suffix, np.full((600, 600, 3), 255, np.uint8))[1].tobytes()):
+        path.write_bytes(sound)
+        assert read_image(path).shape[2] == 3
+
+
 @pytest.mark.parametrize("animated", [False, True])
 def test_checksums_of_pngs_are_checked(tmp_path: Path, animated: bool) -> None:
     """OpenCV reads an animated PNG without them. A wrong checksum beside the pixels is no fault: libpng warns."""
