@@ -32,8 +32,11 @@ COUNTS, CALIBRATION = FOLDER / "counts.json", FOLDER / "calibration.json"
 PAGE = FOLDER.parents[1] / "kernels" / "README.md"
 MARKS = ("<!-- counts: begin -->\n", "<!-- counts: end -->")
 ARCHES = (80, 90, 120)
-COMPILED = {"19": "fp32", "150": "fp32", "w256": "fp16"}
-"""Set of kernels -> the engine's type that it is compiled for: TensorRT's engines give float32, plugins get float16."""
+COMPILED = {"19": ("fp32", "fp16"), "150": ("fp32", "fp16"), "w256": ("fp16",)}
+"""Set of kernels -> the engine's types that it is compiled for: logits are float32 or float16, plugins get float16."""
+CONTEXT = ("region_pool", "attention")
+HALF_LOGITS = ("finite", "accumulate", "upsample_argmax")
+"""Kernels that are counted with float16 logits too."""
 CASES = {
     "resize": ("480x640 to 512x683",),
     "yuv_resize": ("1080x1920 to 512x910, NV12",),
@@ -49,6 +52,7 @@ CASES = {
     "region_pool": ("ADE, 150 classes, 5,504 positions", "Cityscapes x8, 19 classes, 8,192 positions"),
     "attention": ("ADE, 5,504 keys", "ADE, 150 keys", "Cityscapes x8, 8,192 keys", "Cityscapes x8, 19 keys"),
 }
+_HALF = ", float16 logits"
 MULTIPROCESSORS, CLOCK, BANDWIDTH = 132, 1.755e9, 2.95e12
 """Of an H100 SXM; the bandwidth is that of a copy, measured."""
 MATRIX_FLOPS, MATRIX_RATE = 2 * 16 * 8 * 16, 700e12
@@ -101,10 +105,9 @@ class _Counted(Emulated):
 def count(folder: Path, arch: int, families: Collection[str] = tuple(CASES)) -> Iterator[dict[str, Any]]:
     """One record for each case, for the kernels of sm_``arch`` that `compile_for_counting` left in ``folder``."""
     for family in families:
-        for label in CASES[family]:
-            case = next(case for case in FAMILIES[family].real if case.label == label)
+        for label, dtype in cases(family):
+            case = next(case for case in FAMILIES[family].real if case.label == label.removesuffix(_HALF))
             variant = _Counted(folder, arch)
-            dtype = "fp16" if family in ("region_pool", "attention") else "fp32"
             trial = FAMILIES[family].trial(variant, case, dtype, 8)
             for output in trial.outputs:
                 output.tensor.zero_()  # indices that a block left out would have written point into their buffer
@@ -113,13 +116,20 @@ def count(folder: Path, arch: int, families: Collection[str] = tuple(CASES)) -> 
             yield record | {"counts": dict(sorted((+variant.counts).items()))}
 
 
+def cases(family: str) -> Iterator[tuple[str, str]]:
+    """Label and element type of each case of a family."""
+    types = {"fp16": ""} if family in CONTEXT else {"fp32": ""}
+    types |= {"fp16": _HALF} if family in HALF_LOGITS else {}
+    yield from ((label + suffix, dtype) for label in CASES[family] for dtype, suffix in types.items())
+
+
 def compile_for_counting(folder: Path, arch: int, families: Collection[str] = tuple(CASES)) -> None:
     """Compile the sets of `COMPILED` that hold ``families`` for sm_``arch``; AssertionError if one fails."""
-    context = set(families) <= {"region_pool", "attention"}
-    for name, dtype in COMPILED.items():
+    context = set(families) <= set(CONTEXT)
+    for name, dtypes in COMPILED.items():
         if context and name != "w256":
             continue
-        failed = compile_sets(folder, (arch,), [name], dtypes=(dtype,))
+        failed = compile_sets(folder, (arch,), [name], dtypes=dtypes)
         assert not failed, failed
 
 
