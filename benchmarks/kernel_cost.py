@@ -21,7 +21,7 @@ from isnet_trt.settings import Inference, Size
 FEATURES, CHANNELS = 512, 3
 """Channels of the pooled features, and of an image."""
 HALF = 2
-"""Bytes of a value inside a float16 engine, as its plugins see it. What engines take is float32 (`FLOAT`), and by default what they give."""
+"""Bytes of a value inside a float16 engine, as its plugins see it. Engines take float32, and by default give it."""
 BILINEAR, SOFTMAX = 9, 5
 """FLOPs per value."""
 
