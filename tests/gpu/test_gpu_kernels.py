@@ -6,16 +6,21 @@ import importlib.metadata
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 
-from benchmarks import machine
+from benchmarks import gpu_timing, machine
+from isnet_trt.cuda import kernel_specs
 from isnet_trt.cuda.architectures import PORTABLE
 from tests.gpu.record import CannotRun, Record
 from tests.gpu.target import Target
 from tests.kernels.cases import FAMILIES, Family
+from tests.kernels.context_trials import AttentionCase, attention
 from tests.kernels.trials import examine, nearest, wrong
-from tests.kernels.variants import SETS, Variant, set_folder
+from tests.kernels.variants import SETS, Variant, set_folder, set_of
 
+ATTENTION_FORMS = ((8, 8192, 1), (1, 5504, 3))
+"""Images, queries and keys, and parts of the keys: Cityscapes' windows, and ADE."""
 PACKAGES = (
     "torch", "triton", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "numpy", "opencv-python",
     "opencv-python-headless", "tensorrt", "tensorrt-cu13", "tensorrt_rtx_cu13", "tensorrt_rtx_cu13_libs",
@@ -93,6 +98,33 @@ def test_kernels(record: Record, target: Target, family: Family) -> None:
         compare(record, target, family, case, family.dtypes, ahead if target.quick and number else variants)
     for case in family.real[: 1 if target.quick else None]:
         compare(record, target, family, case, family.dtypes[: 1 if target.quick else None], ahead)
+
+
+@pytest.mark.gpu("attention.forms", 2, 240, seconds=30)
+def test_attention_forms(record: Record, target: Target) -> None:
+    """Attention by tensor maps, as in bundles, and with specialised warps: right at real sizes, and which is faster."""
+    variant = target.variants()[0]
+    for batch, tokens, parts in ATTENTION_FORMS:
+        times = {}
+        for tile in (kernel_specs.MAP_TILES[0], kernel_specs.TRIAL_TILES[0]):
+            form = "specialised warps" if tile.specialised else "tensor maps"
+            what = f"{batch} x {tokens:,}, {form}"
+            with record.part(what):
+                name = kernel_specs.attention_by_maps("fp16", 256, parts > 1, tile).name
+                if name not in variant.kernels(set_of("attention")):
+                    raise CannotRun(f"no kernel {name} for this GPU")
+                case = AttentionCase(
+                    what, batch, tokens, tokens, parts, tile=tile.queries, specialised=tile.specialised
+                )
+                trial = attention(variant, case, "fp16", target.seed)
+                mistakes = wrong(examine(trial, trial.reference()))
+                for text in mistakes:
+                    record.fail(f"{what}: {text}")
+                times[form] = gpu_timing.seconds(lambda _, trial=trial: trial.launch()).p50  # type: ignore[misc]
+                rate = trial.cost.flops / times[form] / 1e12
+                record.row(case=what, right=not mistakes, **{"µs": 1e6 * times[form], "TFLOP/s": rate})
+        if len(times) > 1:
+            record.figure(f"{batch} x {tokens:,}: specialised is so many times as fast", np.divide(*times.values()))
 
 
 def compare(

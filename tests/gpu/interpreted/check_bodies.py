@@ -20,7 +20,7 @@ from tests.gpu.host import LABELS, SMALL, HostTarget, use_cpu
 from tests.gpu.record import Record
 from tests.interpreter import use_interpreter
 from tests.kernels.cases import FAMILIES
-from tests.kernels.variants import TritonKernels, Variant
+from tests.kernels.variants import TritonKernels, Variant, interpreted
 
 use_interpreter()
 SLIDE = Inference("slide", (16, 24), (11, 16), (0.75, 1.0), flip=True, softmax_before_resize=True)
@@ -101,3 +101,32 @@ def test_attention_is_held_to_its_aim(bench: gpu_stages.Bench, monkeypatch: pyte
     rows = list(gpu_stages.attention_rate(bench))
     assert [text.split(" tokens")[0] for text in bench.missed] == ["2 x 17"]  # one window has no aim
     assert all(row["PyTorch's TFLOP/s"] > 0 for row in rows)
+
+
+@pytest.mark.slow
+def test_forms_of_attention_are_compared_and_timed(
+    record: Record, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The form with specialised warps is not interpreted: it is missed by name, and then has a double."""
+    use_cpu(monkeypatch)
+    variant, real = interpreted(arch=90), test_gpu_kernels.attention
+    held = type(variant.kernels("w256"))
+    monkeypatch.setattr(test_gpu_kernels, "ATTENTION_FORMS", ((1, 20, 2),))
+    monkeypatch.setattr(held, "__contains__", lambda _, name: "specialised" not in str(name))
+    monkeypatch.setattr(HostTarget, "variants", lambda _: [variant])
+    test_gpu_kernels.test_attention_forms(record, target_of(tmp_path))
+    assert [lacking["what"] for lacking in record.missing] == ["1 x 20, specialised warps"]
+    assert not record.figures
+
+    def double(variant: Variant, case: Any, *arguments: Any) -> Any:
+        return real(variant, dataclasses.replace(case, specialised=False), *arguments)
+
+    monkeypatch.setattr(held, "__contains__", lambda _, name: True)
+    monkeypatch.setattr(test_gpu_kernels, "attention", double)
+    test_gpu_kernels.test_attention_forms(record, target_of(tmp_path))
+    assert not record.wrong
+    labels = ["1 x 20, tensor maps", "1 x 20, tensor maps", "1 x 20, specialised warps"]
+    assert [row["case"] for row in record.rows if row["right"] and row["TFLOP/s"] > 0] == labels
+    first, second = (row["µs"] for row in record.rows[1:])
+    (ratio,) = record.figures.values()
+    assert ratio == pytest.approx(first / second)
