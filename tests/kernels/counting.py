@@ -6,8 +6,8 @@ compiles the kernels for sm_80, sm_90 and sm_120, counts them on cases of the pu
 writes ``counts.json`` and the table of kernels/README.md. tests/kernels/test_counting.py fails where a count differs.
 
 `Rates` are fitted to an H100's times of the kernels of commit 87b9aa6 (``calibration.json``: counts of their PTX of
-sm_90 by this program's counter, and times from benchmarks/results/nvidia-h100-80gb-hbm3.json). They are not fitted to
-those of ``attention`` there: pointers, of the same commit, and tensor maps, of a prototype with today's tiles.
+sm_90 by this program's counter, and times from benchmarks/results/nvidia-h100-80gb-hbm3.json). Those of ``attention``
+there (pointers, of the same commit, and tensor maps, of a prototype with today's tiles) give a rate of their own.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import json
 import tempfile
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,18 @@ CASES = {
     "region_pool": ("ADE, 150 classes, 5,504 positions", "Cityscapes x8, 19 classes, 8,192 positions"),
     "attention": ("ADE, 5,504 keys", "ADE, 150 keys", "Cityscapes x8, 8,192 keys", "Cityscapes x8, 19 keys"),
 }
+"""Labels of the cases by family of kernels; attention has those of `SPECIALISED` as well."""
+SPECIALISED = {
+    f"{case.label}, specialised warps": replace(
+        case, label=f"{case.label}, specialised warps", parts=parts, tile=128, specialised=True
+    )
+    for case in FAMILIES["attention"].real
+    for parts in {"ADE, 5,504 keys": [3], "Cityscapes x8, 8,192 keys": [1]}.get(case.label, ())
+}
+"""Label -> case of the attention that no bundle has, for `SPECIALISED_ARCH` alone, in as many parts."""
+SPECIALISED_ARCH, GROUPS = 90, 2
+"""``GROUPS`` of its warps multiply and compute weights each in its own time."""
+CASES["attention"] += tuple(SPECIALISED)
 _HALF = ", float16 logits"
 MULTIPROCESSORS, CLOCK, BANDWIDTH = 132, 1.755e9, 2.95e12
 """Of an H100 SXM; the bandwidth is that of a copy, measured."""
@@ -64,17 +76,40 @@ class Rates:
     """Seconds of a launch, and what a warp instruction costs relative to a scheduler's and a multiprocessor's cycle.
 
     ``issue`` is cycles of a scheduler (four on each multiprocessor) for any instruction, ``wait`` further cycles of a
-    multiprocessor for one that waits for other threads.
+    multiprocessor for one that waits for other threads. ``beside`` takes the place of both in attention: cycles of a
+    scheduler for an instruction, during which its warps multiply nothing.
     """
 
     launch: float
     issue: float
     wait: float
+    beside: float = 0
 
     def seconds(self, counts: Mapping[str, int], bytes_moved: float = 0) -> float:
         """Predicted time: by instructions, but at least by the bytes to be moved and by matrix instructions."""
         by_instructions = float(np.dot(features(counts), (self.launch, self.issue, self.wait)))
-        return max(by_instructions, bytes_moved / BANDWIDTH, counts.get("matrix", 0) * MATRIX_FLOPS / MATRIX_RATE)
+        return max(by_instructions, bytes_moved / BANDWIDTH, multiplying(counts))
+
+    def attention(self, counts: Mapping[str, int], bytes_moved: float = 0, groups: int = 1) -> float:
+        """Predicted time where ``groups`` of a block's warps use the matrix units in turn.
+
+        Each group has its share of the work and either multiplies or computes weights; while one computes, another may
+        multiply.
+        """
+        in_turn = (multiplying(counts) + self.beside * features(counts)[1]) / groups
+        return self.launch * counts["launches"] + max(in_turn, multiplying(counts), bytes_moved / BANDWIDTH)
+
+    def of(self, record: Mapping[str, Any]) -> float:
+        """Predicted time of a record of `count`."""
+        if record["kernel"] != "attention":
+            return self.seconds(record["counts"], record["bytes"])
+        groups = GROUPS if record["case"] in SPECIALISED else 1
+        return self.attention(record["counts"], record["bytes"], groups)
+
+
+def multiplying(counts: Mapping[str, int]) -> float:
+    """Seconds that the matrix instructions take."""
+    return counts.get("matrix", 0) * MATRIX_FLOPS / MATRIX_RATE
 
 
 def features(counts: Mapping[str, int]) -> tuple[float, float, float]:
@@ -87,10 +122,16 @@ def calibrate() -> Rates:
     """The rates with the least sum of squared relative errors, none of them negative."""
     from scipy.optimize import nnls
 
-    points = json.loads(CALIBRATION.read_text("utf-8"))["kernels"]
+    calibration = json.loads(CALIBRATION.read_text("utf-8"))
+    points = calibration["kernels"]
     matrix = np.array([features(point["counts"]) for point in points])
     times = np.array([point["microseconds"] for point in points]) / 1e6
-    return Rates(*map(float, nnls(matrix / times[:, None], np.ones(len(times)))[0]))
+    fitted = map(float, nnls(matrix / times[:, None], np.ones(len(times)))[0])
+    points = calibration["attention"]
+    times = np.array([point["microseconds"] for point in points]) / 1e6
+    rest = 1 - np.array([multiplying(point["counts"]) for point in points]) / times
+    cycles = np.array([features(point["counts"])[1] for point in points]) / times
+    return Rates(*fitted, float(cycles @ rest / (cycles @ cycles)))
 
 
 class _Counted(Emulated):
@@ -106,13 +147,18 @@ def count(folder: Path, arch: int, families: Collection[str] = tuple(CASES)) -> 
     """One record for each case, for the kernels of sm_``arch`` that `compile_for_counting` left in ``folder``."""
     for family in families:
         for label, dtype in cases(family):
-            case = next(case for case in FAMILIES[family].real if case.label == label.removesuffix(_HALF))
+            if label in SPECIALISED and arch != SPECIALISED_ARCH:
+                continue
+            name = label.removesuffix(_HALF)
+            case = SPECIALISED.get(label) or next(case for case in FAMILIES[family].real if case.label == name)
             variant = _Counted(folder, arch)
             trial = FAMILIES[family].trial(variant, case, dtype, 8)
             for output in trial.outputs:
                 output.tensor.zero_()  # indices that a block left out would have written point into their buffer
             trial.launch()
             record = {"arch": arch, "kernel": family, "case": label, "bytes": round(trial.cost.bytes)}
+            if family == "attention":
+                record["flops"] = round(trial.cost.flops)
             yield record | {"counts": dict(sorted((+variant.counts).items()))}
 
 
@@ -136,18 +182,18 @@ def compile_for_counting(folder: Path, arch: int, families: Collection[str] = tu
 def page(records: Sequence[Mapping[str, Any]]) -> str:
     """What kernels/README.md shows: the model and its error, millions of instructions, times on an H100."""
     rates, points = calibrate(), json.loads(CALIBRATION.read_text("utf-8"))
-    ratios, others = (
-        [1e6 * rates.seconds(point["counts"]) / point["microseconds"] for point in points[name]]
-        for name in ("kernels", "attention")
-    )
+    ratios = [1e6 * rates.seconds(point["counts"]) / point["microseconds"] for point in points["kernels"]]
+    others = [1e6 * rates.attention(point["counts"]) / point["microseconds"] for point in points["attention"]]
     text = (
         f"The prediction is {1e6 * rates.launch:.2f} µs a launch, {rates.issue:.1f} cycles of a scheduler for each "
         f"instruction and {rates.wait:.0f} cycles of a multiprocessor for each barrier of a warp, but no less than the "
         f"bytes at {BANDWIDTH / 1e12:.2f} TB/s and the matrix instructions at {MATRIX_RATE / 1e12:.0f} TFLOP/s take. "
         f"It is fitted to the times that an H100 measured for the kernels of commit {points['commit']}, {len(ratios)} "
         f"cases, of which it gives {min(ratios):.2f} to {max(ratios):.2f} times the time (median "
-        f"{np.median(ratios):.2f}). Of {len(others)} forms of `attention`, measured too but not among them, it gives "
-        f"{min(others):.2f} to {max(others):.2f} times the time."
+        f"{np.median(ratios):.2f}). `attention` takes the matrix instructions, and {rates.beside:.2f} cycles of a "
+        f"scheduler for each instruction after them: fitted to {len(others)} forms, of which that gives "
+        f"{min(others):.2f} to {max(others):.2f} times the time. With specialised warps {GROUPS} groups do so side by "
+        "side, and the matrix instructions of one hide what the other does: nothing of that kind has been measured."
     )
     return f"{text}\n\n{table(records, rates)}"
 
@@ -157,13 +203,14 @@ def table(records: Sequence[Mapping[str, Any]], rates: Rates) -> str:
     by_case: dict[tuple[str, str], dict[int, Mapping[str, Any]]] = {}
     for record in records:
         by_case.setdefault((record["kernel"], record["case"]), {})[record["arch"]] = record
-    lines = ["| kernel | case | " + " | ".join(f"sm_{arch}" for arch in ARCHES) + " | H100, µs, predicted |"]
-    lines.append("|---|---|" + "--:|" * (len(ARCHES) + 1))
+    lines = ["| kernel | case | " + " | ".join(f"sm_{arch}" for arch in ARCHES) + " | H100, µs, predicted | TFLOP/s |"]
+    lines.append("|---|---|" + "--:|" * (len(ARCHES) + 2))
     for (kernel, case), found in by_case.items():
         numbers = [f"{found[arch]['counts']['instructions'] / 1e6:.2f}" if arch in found else "" for arch in ARCHES]
         hopper = found.get(90)
-        time = f"{1e6 * rates.seconds(hopper['counts'], hopper['bytes']):.1f}" if hopper else ""
-        lines.append(f"| `{kernel}` | {case} | {' | '.join(numbers)} | {time} |")
+        time = f"{1e6 * rates.of(hopper):.1f}" if hopper else ""
+        flops = f"{hopper['flops'] / rates.of(hopper) / 1e12:.0f}" if hopper and kernel == "attention" else ""
+        lines.append(f"| `{kernel}` | {case} | {' | '.join(numbers)} | {time} | {flops} |")
     return "\n".join(lines) + "\n"
 
 
