@@ -83,6 +83,7 @@ FAMILIES = {
                 AttentionCase("maps, no key at all, 2 parts", 1, 3, 20, 2, hidden="all", tile=128),
                 AttentionCase("maps, no key at all", 1, 3, 20, 1, hidden="all", tile=64),
                 AttentionCase("maps, great scores", 1, 4, 40, 1, gain=60, tile=64),
+                AttentionCase("maps, great scores, 4 tiles", 1, 70, 250, 1, gain=60, tile=128),
                 AttentionCase("specialised, beside images of NaN", 3, 150, 71, 1, nan=True, tile=128, specialised=True),
                 AttentionCase(
                     "specialised, 140 queries, 450 keys, 2 parts", 2, 140, 450, 2, hidden="some", tile=128,
