@@ -158,6 +158,8 @@ def _read(path: Path, stream: BinaryIO, start: bytes, size: int) -> CheckpointFi
         return _read_old(path, stream, size)
     if start[8:] == b"{" and int.from_bytes(start[:8], "little") < size:
         return CheckpointFile(path, stream, _read_safetensors(path, stream))
+    if start.startswith(b"version "):
+        raise CheckpointError(f"{path} is a pointer of Git LFS, not the checkpoint itself; run git lfs pull")
     raise CheckpointError(
         f"{path} is not a PyTorch checkpoint (it begins with {start[:8]!r}); give a .pth or .safetensors file"
     )

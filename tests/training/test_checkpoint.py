@@ -299,7 +299,10 @@ def zip_of_text() -> bytes:
     [
         (b"", "is empty"),
         (b"\xff\xd8\xff\xe0\x00\x10JFIF\x00" + bytes(500), "not a PyTorch checkpoint"),
-        (b"version https://git-lfs.github.com/spec/v1\n", "not a PyTorch checkpoint"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\n",
+            "is a pointer of Git LFS, not the checkpoint itself; run git lfs",
+        ),
         (b"\x80", "not a PyTorch checkpoint"),
         (b"\x80\x01" + bytes(100), "not a PyTorch checkpoint"),
         (b"\x80\x06" + bytes(100), "not a PyTorch checkpoint"),
