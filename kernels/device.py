@@ -84,12 +84,17 @@ def upsampling_taps(index: tl.tensor, step: tl.tensor, length: tl.tensor) -> tl.
 
 
 @triton.jit
-def _taps(index: tl.tensor, step: tl.tensor, centre: tl.tensor, length: tl.tensor) -> tl.tensor:
+def _position(index: tl.tensor, step: tl.tensor, centre: tl.tensor, length: tl.tensor) -> tl.tensor:
     # One fused multiply-add, spelled out: the compiler may or may not fuse a product and a sum, and the last bit of a
     # position decides which of two samples is taken.
     shifted = index.to(tl.float32) + centre
     at = tl.fma(shifted, tl.zeros_like(shifted) + step, tl.zeros_like(shifted) - centre)
-    at = tl.minimum(tl.maximum(at, 0.0), (length - 1).to(tl.float32))
+    return tl.minimum(tl.maximum(at, 0.0), (length - 1).to(tl.float32))
+
+
+@triton.jit
+def _taps(index: tl.tensor, step: tl.tensor, centre: tl.tensor, length: tl.tensor) -> tl.tensor:
+    at = _position(index, step, centre, length)
     low = at.to(tl.int32)
     return low, tl.minimum(low + 1, length - 1), at - low.to(tl.float32)
 
@@ -110,16 +115,22 @@ def column_taps(x: tl.tensor, step: tl.tensor, width: tl.tensor) -> tl.tensor:
 def row_taps(y: tl.tensor, step: tl.tensor, height: tl.tensor, last: tl.tensor, ROWS: tl.constexpr) -> tl.tensor:
     """The input rows of output rows ``y`` .. ``y + ROWS - 1``, all scalars: ``(ROWS - 1) * |step|`` must be at most 1.
 
-    Returns three neighbouring input rows, none of them beyond row ``last``, and nine or fewer weights: those of the
-    three rows for each output row, one after the other. With ROWS 1 the third row has weight 0.
+    Returns three neighbouring input rows, none of them beyond row ``last``; the weights of the three for each output
+    row, one after the other; and whether `weighted` needs the third one, which is the same for a whole block.
     """
-    first, _, _ = upsampling_taps(y, step, height)
+    centre = tl.where(step < 0, 0.0, 0.5)
+    first = _position(y, tl.abs(step), centre, height).to(tl.int32)
     weights = ()
     for row in tl.static_range(ROWS):
-        low, _, down = upsampling_taps(y + row, step, height)
-        same = low == first
-        weights += (tl.where(same, 1.0 - down, 0.0), tl.where(same, down, 1.0 - down), tl.where(same, 0.0, down))
-    return (first, tl.minimum(first + 1, last), tl.minimum(first + 2, last)), weights
+        # Exact, since both are multiples of the position's last bit; never negative.
+        beyond = _position(y + row, tl.abs(step), centre, height) - first.to(tl.float32)
+        below = tl.maximum(beyond - 1.0, 0.0)
+        second = tl.minimum(beyond, 1.0) - below
+        weights += (1.0 - second - below, second, below)
+    crossed = beyond > 1.0
+    if ROWS > 2:
+        crossed = beyond >= 1.0
+    return (first, tl.minimum(first + 1, last), tl.minimum(first + 2, last)), weights, crossed
 
 
 @triton.jit
@@ -130,25 +141,40 @@ def between_columns(left: tl.tensor, across: tl.tensor, pair: tl.tensor) -> tl.t
 
 
 @triton.jit
-def interpolate(
-    rows: tl.tensor, plane: tl.tensor, across: tl.tensor, pair: tl.tensor, weights: tl.tensor, ROWS: tl.constexpr
-) -> tl.tensor:
-    """Scores of one class, a tensor for each of ROWS output rows: input rows are read once for all of them.
+def near_values(rows: tl.tensor, plane: tl.tensor, across: tl.tensor, pair: tl.tensor, NEAR: tl.constexpr) -> tl.tensor:
+    """Values of one class in NEAR input rows.
 
-    ``rows`` points to the left columns in the three rows of `row_taps`, ``plane`` is the offset of the class. Every
-    multiply-add is spelled out: the compiler may fuse those of two unrolled classes differently, and equal classes
-    would no longer tie.
+    ``rows`` points to the left columns in the three rows of `row_taps`; ``plane`` is the offset of the class.
     """
-    first = between_columns(rows[0] + plane, across, pair)
-    second = between_columns(rows[1] + plane, across, pair)
+    values = ()
+    for row in tl.static_range(NEAR):
+        values += (between_columns(rows[row] + plane, across, pair),)
+    return values
+
+
+@triton.jit
+def weighted(values: tl.tensor, weights: tl.tensor, ROW: tl.constexpr, NEAR: tl.constexpr) -> tl.tensor:
+    """The mean of `near_values` for output row ROW; a row that lies exactly on an input row has its bits.
+
+    Every multiply-add is spelled out: the compiler may fuse those of two unrolled classes differently, and equal
+    classes would no longer tie.
+    """
+    mean = values[0] * weights[3 * ROW]
+    for row in tl.static_range(1, NEAR):
+        mean = tl.fma(values[row], tl.zeros_like(mean) + weights[3 * ROW + row], mean)
+    return mean
+
+
+@triton.jit
+def interpolate(
+    rows: tl.tensor, plane: tl.tensor, across: tl.tensor, pair: tl.tensor, weights: tl.tensor, ROWS: tl.constexpr,
+    NEAR: tl.constexpr,
+) -> tl.tensor:  # fmt: skip
+    """Scores of one class, a tensor for each of ROWS output rows: input rows are read once for all of them."""
+    values = near_values(rows, plane, across, pair, NEAR)
     scores = ()
-    if ROWS == 1:
-        scores += (tl.fma(second, weights[1], first * weights[0]),)
-    else:
-        third = between_columns(rows[2] + plane, across, pair)
-        for row in tl.static_range(ROWS):
-            score = tl.fma(second, weights[3 * row + 1], first * weights[3 * row])
-            scores += (tl.fma(third, weights[3 * row + 2], score),)
+    for row in tl.static_range(ROWS):
+        scores += (weighted(values, weights, row, NEAR),)
     return scores
 
 

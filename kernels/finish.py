@@ -21,7 +21,7 @@ import triton
 import triton.language as tl
 from numpy.typing import NDArray
 
-from isnet_trt.kernels.device import column_taps, divided, filled, interpolate, row_taps
+from isnet_trt.kernels.device import column_taps, divided, filled, interpolate, near_values, row_taps, weighted
 from isnet_trt.merging.resample import ratio_positions
 
 
@@ -65,23 +65,80 @@ def _no_labels(COUNT: tl.constexpr, BLOCK: tl.constexpr) -> tl.tensor:
 
 @triton.jit
 def _volume(
-    volumes: tl.tensor, offset: tl.tensor, sizes: tl.tensor, steps: tl.tensor, start: tl.tensor, y: tl.tensor,
-    x: tl.tensor, ROWS: tl.constexpr,
+    volumes: tl.tensor, offset: tl.tensor, sizes: tl.tensor, steps: tl.tensor, y: tl.tensor, x: tl.tensor,
+    ROWS: tl.constexpr,
 ) -> tl.tensor:  # fmt: skip
-    """What `interpolate` takes for class ``start`` of one volume, and the size of a class."""
+    """What `_add` takes for the first class of one volume."""
     begin = tl.load(sizes)
     stored = tl.load(sizes + 1)
-    height = tl.load(sizes + 2)
     width = tl.load(sizes + 3)
     # A row beyond those in memory belongs to no output row that is written, but must be one that can be read.
-    rows, weights = row_taps(y, tl.load(steps), height, begin + stored - 1, ROWS)
+    rows, weights, crossed = row_taps(y, tl.load(steps), tl.load(sizes + 2), begin + stored - 1, ROWS)
     left, across = column_taps(x, tl.load(steps + 1), width)
-    plane = stored * width
-    corner = volumes + tl.load(offset) + start * stored.to(tl.int64) * width + left
+    corner = volumes + tl.load(offset) + left
     pointers = ()
     for row in tl.static_range(3):
         pointers += (corner + (rows[row] - begin) * width,)
-    return pointers, plane, across, width > 1, weights
+    return pointers, stored * width, across, width > 1, weights, crossed
+
+
+@triton.jit
+def _add(
+    totals: tl.tensor, pointers: tl.tensor, start: tl.tensor, classes: tl.tensor, plane: tl.tensor, across: tl.tensor,
+    pair: tl.tensor, weights: tl.tensor, crossed: tl.tensor, TILE: tl.constexpr, ROWS: tl.constexpr,
+) -> tl.tensor:  # fmt: skip
+    """``totals`` and the scores of TILE classes from ``start`` on: for each class a sum that all output rows share,
+    then for each output row what is to be added to it.
+
+    The last tile may reach beyond the last class, whose scores it then takes again: they never win.
+    """
+    if ROWS == 1:
+        totals = _add_near(totals, pointers, start, classes, plane, across, pair, weights, TILE, ROWS, 2)
+    else:
+        # The same for a whole block: where no row of it lies beyond the second input row, the third is not read.
+        if crossed:
+            totals = _add_near(totals, pointers, start, classes, plane, across, pair, weights, TILE, ROWS, 3)
+        else:
+            totals = _add_near(totals, pointers, start, classes, plane, across, pair, weights, TILE, ROWS, 2)
+    return totals
+
+
+@triton.jit
+def _add_near(
+    totals: tl.tensor, pointers: tl.tensor, start: tl.tensor, classes: tl.tensor, plane: tl.tensor, across: tl.tensor,
+    pair: tl.tensor, weights: tl.tensor, TILE: tl.constexpr, ROWS: tl.constexpr, NEAR: tl.constexpr,
+) -> tl.tensor:  # fmt: skip
+    """`_add` from NEAR input rows."""
+    # Offsets need 64 bits, but not in a tile: 900 classes at 1500 x 2000 logits are more than 2^31 values.
+    tile = start * plane.to(tl.int64)
+    corners = ()
+    for row in tl.static_range(NEAR):
+        corners += (pointers[row] + tile,)
+    sums = ()
+    for n in tl.static_range(TILE):
+        behind = tl.minimum(n, classes - 1 - start)
+        values = near_values(corners, behind * plane, across, pair, NEAR)
+        if NEAR == 2 and ROWS > 2:
+            # All rows lie between the same two input rows: one multiply-add for each.
+            step = values[1] - values[0]
+            sums += (totals[n * (ROWS + 1)] + values[0],)
+            for row in tl.static_range(ROWS):
+                weight = tl.zeros_like(step) + weights[3 * row + 1]
+                sums += (tl.fma(step, weight, totals[n * (ROWS + 1) + 1 + row]),)
+        else:
+            sums += (totals[n * (ROWS + 1)],)
+            for row in tl.static_range(ROWS):
+                sums += (totals[n * (ROWS + 1) + 1 + row] + weighted(values, weights, row, NEAR),)
+    return sums
+
+
+@triton.jit
+def _scores(totals: tl.tensor, n: tl.constexpr, ROWS: tl.constexpr) -> tl.tensor:
+    """The sums of class ``n`` of a tile, for each row, from what `_add` returns."""
+    scores = ()
+    for row in tl.static_range(ROWS):
+        scores += (totals[n * (ROWS + 1)] + totals[n * (ROWS + 1) + 1 + row],)
+    return scores
 
 
 @triton.jit
@@ -92,36 +149,25 @@ def finish(
     steps: tl.tensor,  # (count, 2) float32: height / output_height, width / output_width
     labels: tl.tensor,  # uint8 or uint16, rows of `pitch` elements, written
     pitch: tl.tensor,  # int64
-    passes: tl.tensor, count: tl.tensor, classes: tl.tensor,
+    passes: tl.tensor,  # not read: the greatest sum is the greatest mean
+    count: tl.tensor, classes: tl.tensor,
     first_row: tl.tensor,  # rows first_row .. first_row + rows - 1 of the output are written
     rows: tl.tensor, width: tl.tensor,
     TILE: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ) -> None:  # fmt: skip
     x = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     y = first_row + tl.program_id(1) * ROWS
-    # Triton's `/` is approximate in float32, div_rn is rounded correctly.
-    inverse = tl.div_rn(1.0, passes)
     best = filled(float("-inf"), ROWS, BLOCK)
     label = _no_labels(ROWS, BLOCK)
     for start in range(0, classes, TILE):
-        totals = filled(0.0, TILE * ROWS, BLOCK)
+        totals = filled(0.0, TILE * (ROWS + 1), BLOCK)
         for v in range(count):
-            pointers, plane, across, pair, weights = _volume(
-                volumes, offsets + v, sizes + 4 * v, steps + 2 * v, start, y, x, ROWS
+            pointers, plane, across, pair, weights, crossed = _volume(
+                volumes, offsets + v, sizes + 4 * v, steps + 2 * v, y, x, ROWS
             )
-            sums = ()
-            for n in tl.static_range(TILE):
-                # The last tile may reach beyond the last class, whose scores it then takes again: they never win.
-                behind = tl.minimum(n, classes - 1 - start)
-                scores = interpolate(pointers, behind * plane, across, pair, weights, ROWS)
-                for row in tl.static_range(ROWS):
-                    sums += (totals[n * ROWS + row] + scores[row],)
-            totals = sums
+            totals = _add(totals, pointers, start, classes, plane, across, pair, weights, crossed, TILE, ROWS)
         for n in tl.static_range(TILE):
-            means = ()
-            for row in tl.static_range(ROWS):
-                means += (divided(totals[n * ROWS + row], passes, inverse),)
-            best, label = _better(means, start + n, best, label, ROWS)
+            best, label = _better(_scores(totals, n, ROWS), start + n, best, label, ROWS)
     for row in tl.static_range(ROWS):
         inside = (x < width) & (y + row < first_row + rows)
         tl.store(labels + (y + row) * pitch + x, label[row].to(labels.dtype.element_ty), inside)
@@ -139,17 +185,17 @@ def threshold(
     """`finish` for volumes of one class."""
     x = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     y = first_row + tl.program_id(1) * ROWS
+    # Triton's `/` is approximate in float32, div_rn is rounded correctly.
     inverse = tl.div_rn(1.0, passes)
-    totals = filled(0.0, ROWS, BLOCK)
+    totals = filled(0.0, ROWS + 1, BLOCK)
     for v in range(count):
-        pointers, _, across, pair, weights = _volume(volumes, offsets + v, sizes + 4 * v, steps + 2 * v, 0, y, x, ROWS)
-        scores = interpolate(pointers, 0, across, pair, weights, ROWS)
-        sums = ()
-        for row in tl.static_range(ROWS):
-            sums += (totals[row] + scores[row],)
-        totals = sums
+        pointers, plane, across, pair, weights, crossed = _volume(
+            volumes, offsets + v, sizes + 4 * v, steps + 2 * v, y, x, ROWS
+        )
+        totals = _add(totals, pointers, 0, 1, plane, across, pair, weights, crossed, 1, ROWS)
+    scores = _scores(totals, 0, ROWS)
     for row in tl.static_range(ROWS):
-        label = divided(totals[row], passes, inverse) > limit
+        label = divided(scores[row], passes, inverse) > limit
         inside = (x < width) & (y + row < first_row + rows)
         tl.store(labels + (y + row) * pitch + x, label.to(labels.dtype.element_ty), inside)
 
@@ -167,7 +213,7 @@ def upsample_argmax(
     x = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     y = tl.program_id(1) * ROWS
     left, across = column_taps(x, step_x, coarse_width)
-    rows, weights = row_taps(y, step_y, coarse_height, coarse_height - 1, ROWS)
+    rows, weights, _ = row_taps(y, step_y, coarse_height, coarse_height - 1, ROWS)
     corner = logits + left
     plane = coarse_height * coarse_width
     pair = coarse_width > 1
@@ -184,7 +230,7 @@ def upsample_argmax(
         for n in tl.static_range(TILE):
             # The last tile may reach beyond the last class, whose scores it then takes again: they never win.
             behind = tl.minimum(n, classes - 1 - start)
-            scores += (interpolate(pointers, behind * plane, across, pair, weights, ROWS),)
+            scores += (interpolate(pointers, behind * plane, across, pair, weights, ROWS, 2 if ROWS == 1 else 3),)
         for n in tl.static_range(TILE):
             best, label = _better(scores[n], start + n, best, label, ROWS)
     for row in tl.static_range(ROWS):

@@ -159,8 +159,10 @@ _TWO_ROWS = 20
 """The most classes of which it keeps those of two rows."""
 _BUSY_BLOCKS = 1024
 """Blocks of `_PIXELS` threads that keep a large GPU busy: 4 warps for each scheduler of 128 multiprocessors."""
-ROWS, FINISH_ROWS = (8, 4, 1), 4
-"""Output rows of a thread in `upsample_argmax`, and the most of them in `finish`: see `rows_per_thread`."""
+ROWS = (8, 4, 1)
+"""Output rows of a thread in `upsample_argmax` and `finish`: see `rows_per_thread`."""
+_FINISH_TILE = {8: 4, 4: 16, 1: 24}
+"""Rows of a thread of `finish` -> the most classes that it sums at a time."""
 
 
 def accumulate(dtype: str, classes: int) -> KernelSpec:
@@ -183,12 +185,12 @@ def accumulate(dtype: str, classes: int) -> KernelSpec:
     )
 
 
-def rows_per_thread(step: float, most: int) -> int:
-    """The most output rows, up to ``most``, that a thread takes where they are ``step`` input rows apart.
+def rows_per_thread(step: float) -> int:
+    """The most output rows that a thread takes where they are ``step`` input rows apart.
 
     All of them must lie between three input rows. The margin is above the rounding of positions in float32.
     """
-    return next(rows for rows in ROWS if rows <= most and (rows - 1) * step < 0.999)
+    return next(rows for rows in ROWS if (rows - 1) * step < 0.999)
 
 
 def class_parts(spec: KernelSpec, rows: int, width: int, classes: int) -> int:
@@ -202,7 +204,9 @@ def finish(dtype: str, classes: int, rows: int = 1) -> KernelSpec:
     labels = label_element(classes)
     arguments = {"volumes": f"*{dtype}", "offsets": "*i64", "sizes": "*i32", "steps": "*fp32", "labels": f"*{labels}"}
     arguments |= {"pitch": "i64", "passes": "fp32"} | _i32("count", "classes", "first_row", "rows", "width")
-    return _labels(f"finish_{dtype}_{labels}", arguments, "finish.finish", 4 if rows > 1 else 8, rows, ("rows", rows))
+    # Tiles of one size: scores of classes beyond the last are computed for nothing.
+    tile = cdiv(classes, cdiv(classes, _FINISH_TILE[rows]))
+    return _labels(f"finish_{dtype}_{labels}", arguments, "finish.finish", tile, rows, ("rows", rows))
 
 
 def threshold(dtype: str, rows: int = 1) -> KernelSpec:
@@ -210,8 +214,10 @@ def threshold(dtype: str, rows: int = 1) -> KernelSpec:
     arguments = {"volumes": f"*{dtype}", "offsets": "*i64", "sizes": "*i32", "steps": "*fp32", "labels": "*u8"}
     arguments |= {"pitch": "i64", "passes": "fp32", "limit": "fp32"} | _i32("count", "first_row", "rows", "width")
     constants, grid = {"ROWS": rows, "BLOCK": _PIXELS}, ((("width", _PIXELS),), (("rows", rows),), ())
-    name, function = f"threshold_{dtype}_rows{rows}", "finish.threshold"
-    return KernelSpec(name, arguments, constants, grid, function, _PIXELS // 32, unaligned=("labels",))
+    name, earlier = (f"threshold_{dtype}_rows{count}" for count in (rows, 1))
+    return KernelSpec(
+        name, arguments, constants, grid, "finish.threshold", _PIXELS // 32, unaligned=("labels",), earlier=earlier
+    )
 
 
 def upsample_argmax(dtype: str, classes: int, rows: int = 1) -> KernelSpec:
@@ -354,8 +360,7 @@ def bundle_kernels(
             yield from (upsample_argmax(dtype, classes, rows) for rows in ROWS)
     # `accumulate` writes float32 volumes whatever the engine's type, so `finish` is always needed for float32.
     for dtype in dict.fromkeys(("fp32", *outputs)):
-        counts = [rows for rows in ROWS if rows <= FINISH_ROWS]
-        yield from (finish(dtype, classes, rows) if classes > 1 else threshold(dtype, rows) for rows in counts)
+        yield from (finish(dtype, classes, rows) if classes > 1 else threshold(dtype, rows) for rows in ROWS)
     for dtype in dtypes if context is None else FLOATS:
         first = (dtype, "fp32") if context is None else FLOATS
         specs = _context_kernels(arch, dtype, width, first, trials)

@@ -18,7 +18,7 @@ import numpy as np
 
 from isnet_trt.cuda import kernel_specs
 from isnet_trt.cuda.element_types import ELEMENT_TYPES, FLOAT
-from isnet_trt.cuda.kernel_specs import FINISH_ROWS, ROWS, KernelSpec, class_parts, rows_per_thread
+from isnet_trt.cuda.kernel_specs import KernelSpec, class_parts, rows_per_thread
 from isnet_trt.cuda.launch_grid import aligned, cdiv
 from isnet_trt.cuda.plan_steps import ALIGNMENT, BufferOffset, Clear, Copy, Infer, Launch, Plan, Region, Step, Tables
 from isnet_trt.merging import windows
@@ -276,7 +276,7 @@ class _Planner:
         """One whole pass: upsample and take the arg max in one kernel, without a volume in memory."""
         logits = self._logits_volume(self.queue.windows)
         step_y, step_x = _ratios(logits.size, self.size)
-        spec = kernel_specs.upsample_argmax(self.logits, self.head.classes, rows_per_thread(step_y, max(ROWS)))
+        spec = kernel_specs.upsample_argmax(self.logits, self.head.classes, rows_per_thread(step_y))
         self._launch(
             "finish", spec, logits=("logits", self.logit * logits.begin), labels=("result", 0), pitch=self.size[1],
             classes=self.head.classes, coarse_height=logits.size[0], coarse_width=logits.size[1], step_y=step_y,
@@ -369,7 +369,7 @@ class _Planner:
         offsets = np.array([volume.begin for volume in volumes], np.int64)
         sizes = np.array([(v.rows[0], v.rows[1] - v.rows[0], *v.size) for v in volumes], np.int32)
         steps = np.array([_ratios(volume.size, self.size) for volume in volumes], np.float32)
-        rows = rows_per_thread(float(steps[:, 0].max()), FINISH_ROWS)
+        rows = rows_per_thread(float(steps[:, 0].max()))
         decision: dict[str, int | float] = {"classes": self.head.classes}
         spec = kernel_specs.finish(dtype, self.head.classes, rows)
         if self.head.network.threshold is not None:

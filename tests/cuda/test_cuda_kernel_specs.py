@@ -22,12 +22,12 @@ def test_sizes_that_are_compiled_in() -> None:
 
 def test_each_kernel_has_a_name_of_its_own() -> None:
     names = [spec.name for spec in bundle_kernels(90, ("fp16", "fp32", "bf16"), 19)]
-    assert len(set(names)) == len(names) == 51
+    assert len(set(names)) == len(names) == 54
     context = {"pool_fp16_bf16", "attention_fp16"}
     specs = {spec.name for spec in bundle_kernels(90, ("fp32",), 19, context=context)}
     assert specs == context | {
         "resize", "yuv_resize", "gather_fp32", "accumulate_fp32_k19", "finite_fp32", "finish_fp32_u8",
-        "finish_fp32_u8_rows4", "upsample_argmax_fp32_u8", "upsample_argmax_fp32_u8_rows4",
+        "finish_fp32_u8_rows4", "finish_fp32_u8_rows8", "upsample_argmax_fp32_u8", "upsample_argmax_fp32_u8_rows4",
         "upsample_argmax_fp32_u8_rows8",
     }  # fmt: skip
 
@@ -36,8 +36,9 @@ def test_kernels_are_for_the_type_of_the_logits_alone() -> None:
     specs = {spec.name for spec in bundle_kernels(90, ("fp32",), 19, context=(), logits="fp16")}
     assert specs == {
         "resize", "yuv_resize", "gather_fp32", "accumulate_fp16_k19", "finite_fp16", "finish_fp32_u8",
-        "finish_fp32_u8_rows4", "finish_fp16_u8", "finish_fp16_u8_rows4", "upsample_argmax_fp16_u8",
-        "upsample_argmax_fp16_u8_rows4", "upsample_argmax_fp16_u8_rows8",
+        "finish_fp32_u8_rows4", "finish_fp32_u8_rows8", "finish_fp16_u8", "finish_fp16_u8_rows4",
+        "finish_fp16_u8_rows8", "upsample_argmax_fp16_u8", "upsample_argmax_fp16_u8_rows4",
+        "upsample_argmax_fp16_u8_rows8",
     }  # fmt: skip
     assert {spec.name for spec in needed_kernels(19, logits="fp16")} == specs - {"yuv_resize"}
 
@@ -52,16 +53,14 @@ def test_kernels_of_earlier_bundles_serve() -> None:
     assert kernel_specs.finite("fp32").available(["finite_fp16"]) == ""
 
 
-@pytest.mark.parametrize(
-    ("step", "most", "rows"), [(0.125, 8, 8), (0.125, 4, 4), (0.15, 8, 4), (1 / 3, 8, 1), (2, 8, 1)]
-)
-def test_all_rows_of_a_thread_lie_between_three_input_rows(step: float, most: int, rows: int) -> None:
-    assert rows_per_thread(step, most) == rows
+@pytest.mark.parametrize(("step", "rows"), [(0.125, 8), (0.15, 4), (1 / 3, 1), (2, 1)])
+def test_all_rows_of_a_thread_lie_between_three_input_rows(step: float, rows: int) -> None:
+    assert rows_per_thread(step) == rows
 
 
 @pytest.mark.parametrize("step", [0.0321, 1 / 8, 0.1427, 0.25, 0.3329])
 def test_so_do_they_at_every_row(step: float) -> None:
-    rows = rows_per_thread(step, 8)
+    rows = rows_per_thread(step)
     assert rows > 1
     length = 2000
     low, _, _ = positions(length, np.float32(step), 0, int(length / step))

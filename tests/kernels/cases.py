@@ -222,6 +222,8 @@ FAMILIES = {
                 FinishCase("4 rows a thread, a band of 3 volumes", ((3, 5), (4, 90), (5, 1)), (19, 70), 11, (6, 9)),
                 FinishCase("4 rows a thread, 300 classes", ((2, 4),), (7, 33), 300),
                 FinishCase("4 rows a thread, every class twice", ((3, 4), (3, 5)), (11, 70), 14, twice=True),
+                FinishCase("8 rows a thread, a band of 2 volumes", ((2, 3), (3, 70)), (23, 33), 11, (5, 14)),
+                FinishCase("8 rows a thread, every class twice", ((2, 4),), (17, 9), 14, twice=True),
             ),
             (
                 FinishCase("Cityscapes, 1 scale", ((1024, 2048),), (1024, 2048), 19),
@@ -235,6 +237,7 @@ FAMILIES = {
             (
                 FinishCase("2 volumes", ((4, 5), (7, 9)), (9, 31), 1),
                 FinishCase("4 rows a thread, a band of 3 volumes", ((3, 5), (4, 90), (5, 1)), (19, 70), 1, (6, 9)),
+                FinishCase("8 rows a thread", ((2, 3), (3, 70)), (23, 33), 1),
             ),
             (FinishCase("512x1024, 1 scale", ((512, 1024),), (512, 1024), 1),),
         ),

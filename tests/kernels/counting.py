@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from ptx_counts import CountedKernels, SampledMemory
 
+from tests.kernels import plan_counts
 from tests.kernels.cases import FAMILIES
 from tests.kernels.variants import Emulated, compile_sets, set_folder
 
@@ -171,9 +172,9 @@ def cases(family: str) -> Iterator[tuple[str, str]]:
 
 def compile_for_counting(folder: Path, arch: int, families: Collection[str] = tuple(CASES)) -> None:
     """Compile the sets of `COMPILED` that hold ``families`` for sm_``arch``; AssertionError if one fails."""
-    context = set(families) <= set(CONTEXT)
+    context = set(families) & set(CONTEXT)
     for name, dtypes in COMPILED.items():
-        if context and name != "w256":
+        if not (context if name == "w256" else set(families) - set(CONTEXT)):
             continue
         failed = compile_sets(folder, (arch,), [name], dtypes=dtypes)
         assert not failed, failed
@@ -223,23 +224,39 @@ def write(records: Sequence[Mapping[str, Any]]) -> None:
 
 
 def main() -> None:
-    """Count, print what the page shows, and with ``--write`` keep it."""
+    """Count kernels or plans, print what the page shows, and with ``--write`` keep it."""
     summary = (__doc__ or "").splitlines()[0]
     parser = argparse.ArgumentParser(prog="python -m tests.kernels.counting", description=summary)
     parser.add_argument("--write", action="store_true", help=f"write {COUNTS.name} and the table of {PAGE.name}")
+    parser.add_argument("--plans", action="store_true", help="count the kernels of whole plans instead")
     parser.add_argument("--only", nargs="+", choices=CASES, default=list(CASES), help="kernels to count again")
     options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        if options.plans:
+            _count_plans(Path(folder), options.write)
+        else:
+            _count_kernels(Path(folder), options.only, options.write)
+
+
+def _count_plans(folder: Path, keep: bool) -> None:
+    compile_for_counting(folder, plan_counts.ARCH, ["finish"])
+    records = [plan_counts.count(name, folder) for name in plan_counts.CASES]
+    print(plan_counts.page(records, calibrate()))
+    if keep:
+        plan_counts.write(records, calibrate(), PAGE)
+
+
+def _count_kernels(folder: Path, only: Sequence[str], keep: bool) -> None:
     stored = json.loads(COUNTS.read_text("utf-8"))
     records: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory() as folder:
-        for arch in ARCHES:
-            compile_for_counting(Path(folder), arch, options.only)
-            counted = list(count(Path(folder), arch, options.only))
-            for family in CASES:  # in the order of the table
-                source = counted if family in options.only else stored
-                records += [record for record in source if (record["arch"], record["kernel"]) == (arch, family)]
+    for arch in ARCHES:
+        compile_for_counting(folder, arch, only)
+        counted = list(count(folder, arch, only))
+        for family in CASES:  # in the order of the table
+            source = counted if family in only else stored
+            records += [record for record in source if (record["arch"], record["kernel"]) == (arch, family)]
     print(page(records))
-    if options.write:
+    if keep:
         write(records)
 
 

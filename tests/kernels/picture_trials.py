@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from benchmarks import kernel_cost as cost
 from isnet_trt.cuda import kernel_specs
-from isnet_trt.cuda.kernel_specs import FINISH_ROWS, ROWS, class_parts, label_element, rows_per_thread
+from isnet_trt.cuda.kernel_specs import class_parts, label_element, rows_per_thread
 from isnet_trt.merging import geometry, windows
 from isnet_trt.merging.geometry import coarse_size
 from isnet_trt.merging.resample import span
@@ -282,7 +282,7 @@ def finish(variant: Variant, case: FinishCase, dtype: str, seed: int) -> Trial:
     single = case.classes == 1
     code, pitch = label_element(case.classes), case.output[1] + 3
     out = Output(variant.device, (rows, pitch), code)
-    per_thread = rows_per_thread(float(inputs["steps"][:, 0].max()), FINISH_ROWS)
+    per_thread = rows_per_thread(float(inputs["steps"][:, 0].max()))
     spec = kernel_specs.threshold(dtype, per_thread) if single else kernel_specs.finish(dtype, case.classes, per_thread)
 
     def launch() -> None:
@@ -316,7 +316,7 @@ def upsample_argmax(variant: Variant, case: FinishCase, dtype: str, seed: int) -
     stored = torch.cat([logits, logits]) if case.twice else logits
     code = label_element(case.classes)
     out = Output(variant.device, (height, width + 5), code)
-    rows = rows_per_thread(step(coarse[0], height), max(ROWS))
+    rows = rows_per_thread(step(coarse[0], height))
     spec = kernel_specs.upsample_argmax(dtype, case.classes, rows)
 
     def launch() -> None:

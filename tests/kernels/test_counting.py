@@ -12,8 +12,9 @@ import pytest
 import triton
 from ptx_counts import CountedKernels, SampledMemory, _units
 
+from isnet_trt.cuda.plan_steps import Clear, Launch
 from tests.interpreter import NEEDED
-from tests.kernels import counting
+from tests.kernels import counting, plan_counts
 from tests.kernels.counting import CALIBRATION, COUNTS, PAGE, calibrate, count, multiplying, page
 from tests.kernels.variants import set_folder
 
@@ -22,6 +23,7 @@ MOST = 0.05
 ERROR, ATTENTION_ERROR = 2.0, 1.2
 """Largest factor between a predicted and a measured time, and of attention, which has a rate of its own."""
 RECORDS = json.loads(COUNTS.read_text("utf-8"))
+PLANS = json.loads(plan_counts.PLANS.read_text("utf-8"))
 POINTS = json.loads(CALIBRATION.read_text("utf-8"))
 
 
@@ -48,6 +50,11 @@ def test_no_kernel_executes_more_than_it_did(arch: int, tmp_path: Path, monkeypa
     counting.compile_for_counting(tmp_path, arch)
     records = list(count(tmp_path, arch))
     assert changes(records, [record for record in RECORDS if record["arch"] == arch]) == []
+    if arch == plan_counts.ARCH:
+        stored = PLANS[0]["stages"]
+        for stage, entry in plan_counts.count(PLANS[0]["plan"], tmp_path)["stages"].items():
+            for name, number in entry["counts"].items():
+                assert number == pytest.approx(stored[stage]["counts"][name], rel=MOST), (stage, name)
     monkeypatch.setattr(ptx_counts, "BLOCKS", 7)
     sample, whole = finite(tmp_path, arch, 70), finite(tmp_path, arch, 7)
     assert sample == Counter({name: 10 * number for name, number in whole.items()} | {"launches": 1})
@@ -103,8 +110,30 @@ def test_every_kernel_is_counted_on_every_architecture() -> None:
         assert record["kernel"] not in ("attention", "region_pool") or record["counts"]["matrix"], record
 
 
-def test_the_page_has_the_table() -> None:
-    assert page(RECORDS) in PAGE.read_text("utf-8")
+def test_the_page_has_the_tables() -> None:
+    text = PAGE.read_text("utf-8")
+    assert page(RECORDS) in text
+    assert plan_counts.page(PLANS, calibrate()) in text
+
+
+@pytest.mark.parametrize("record", PLANS, ids=lambda record: record["plan"])
+def test_every_launch_of_a_plan_is_counted(record: dict) -> None:
+    steps = [step for step in plan_counts.planned(record["plan"]).steps if isinstance(step, Launch | Clear)]
+    launches = {stage: entry["counts"]["launches"] for stage, entry in record["stages"].items() if stage != "copy"}
+    assert launches == Counter(step.stage for step in steps)
+    assert [stored["plan"] for stored in PLANS] == list(plan_counts.CASES)
+
+
+@pytest.mark.parametrize(("plan", "most"), [("ADE 480×640, whole", 60e-6), ("Cityscapes 1024×2048, ms+flip", 8e-3)])
+def test_predicted_sums_stay_below_their_aims(plan: str, most: float) -> None:
+    record = next(record for record in PLANS if record["plan"] == plan)
+    assert 0 < plan_counts.predicted(record, calibrate()) <= most
+
+
+def test_a_count_of_no_instructions_takes_its_bytes_time() -> None:
+    rates = calibrate()
+    copies = {"stages": {"copy": {"bytes": round(counting.BANDWIDTH), "counts": {"launches": 1}}}}
+    assert plan_counts.predicted(copies, rates) == pytest.approx(1)
 
 
 @pytest.mark.parametrize(
