@@ -15,6 +15,7 @@ from typing import Any
 import miniature
 import pytest
 import torch
+from children import PATIENCE
 from tiny_training import SCENES, TINY, TINY_RECIPES, data
 
 from isnet_trt.datasets.layouts import open_dataset
@@ -42,7 +43,7 @@ def test_workers_change_nothing() -> None:
         # Not the kept scenes: the workers are to draw and share their own.
         dataset = CropDataset(training_scenes(SCENES), Augment.of(TINY), 3, 2)
         sampler = EpochSampler(len(dataset), 2, 3)
-        loader = crop_loader(dataset, sampler, workers, timeout=120)
+        loader = crop_loader(dataset, sampler, workers, timeout=PATIENCE)
         for sampler.epoch in (1, 2):
             passes.append([(x.clone(), y.clone()) for x, y in loader])
         assert workers == 0 or bool(dataset.source._drawn.all())  # drawn by workers, seen here
@@ -100,7 +101,7 @@ def test_an_unreadable_picture_in_a_worker_is_named(tmp_path: Path) -> None:
     source = open_dataset("ade20k", tmp_path, "train")
     source.files[1][0].write_bytes(b"no picture")
     dataset = CropDataset(source, Augment.of(TINY_RECIPES["tiny_ade20k"]), 0)
-    loader = crop_loader(dataset, EpochSampler(2, 2, 0), workers=1, timeout=120)
+    loader = crop_loader(dataset, EpochSampler(2, 2, 0), workers=1, timeout=PATIENCE)
     with pytest.raises(DataError, match=f"^{source.files[1][0]}: not a picture") as raised:
         list(batches(loader))
     assert "Traceback" not in str(raised.value)
@@ -118,7 +119,7 @@ class Faulty:
     def __getitem__(self, index: int) -> Any:
         return self.fault()
 
-    def batches(self, workers: int, timeout: float = 120) -> list[Any]:
+    def batches(self, workers: int, timeout: float = PATIENCE) -> list[Any]:
         dataset = CropDataset(self, Augment.of(TINY), 0)
         return list(batches(crop_loader(dataset, EpochSampler(2, 2, 0), workers, timeout)))
 
@@ -136,8 +137,8 @@ def test_a_fault_of_the_set_is_not_reported_as_failed_workers(workers: int) -> N
 @pytest.mark.parametrize(
     ("fault", "timeout", "reason"),
     [
-        (functools.partial(os._exit, 1), 120, "DataLoader worker .*exited unexpectedly"),
-        (functools.partial(time.sleep, 60), 1, "DataLoader timed out after 1 seconds"),
+        (functools.partial(os._exit, 1), PATIENCE, "DataLoader worker .*exited unexpectedly"),
+        (functools.partial(time.sleep, PATIENCE), 1, "DataLoader timed out after 1 seconds"),
     ],
     ids=["dies", "hangs"],
 )
@@ -148,7 +149,7 @@ def test_failed_workers_are_reported_with_what_to_do(fault: Callable[[], object]
 
 def test_a_worker_outlives_the_signal_that_the_trainer_answers() -> None:
     before = set(multiprocessing.active_children())
-    loader = crop_loader(crops(), EpochSampler(8, 2, 0), workers=1, timeout=120)
+    loader = crop_loader(crops(), EpochSampler(8, 2, 0), workers=1, timeout=PATIENCE)
     remaining = iter(loader)
     next(remaining)
     (worker,) = set(multiprocessing.active_children()) - before
