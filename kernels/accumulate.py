@@ -303,7 +303,7 @@ def accumulate_tiles(
 ) -> None:  # fmt: skip
     """`accumulate` for more classes than registers hold, in tiles of TILE.
 
-    Three low-resolution rows are always read: a branch as in `_scores` would spill registers.
+    Three low-resolution rows are always read: the branch of `_scores` spills registers, as do larger tiles on sm_86.
     With softmax each window takes one pass over all classes for the normaliser and one over those of the part, whose
     sums are in the volume: a thread reads only what it has written itself. Without it they are in registers.
     """

@@ -153,7 +153,7 @@ def finite(dtype: str) -> KernelSpec:
 
 _PIXELS = 64
 """Pixels of a block, one a thread, in the kernels that keep a pixel's scores in the registers of its thread."""
-REGISTER_CLASSES, ACCUMULATE_TILE = 32, 8
+REGISTER_CLASSES, ACCUMULATE_TILE = 32, 4
 """The most classes of which `accumulate` keeps all scores of a pixel in registers; more come in tiles of so many."""
 _TWO_ROWS = 20
 """The most classes of which it keeps those of two rows."""
