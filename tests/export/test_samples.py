@@ -10,7 +10,7 @@ import pytest
 from own_pictures import write_pngs
 
 from isnet_trt.errors import ImageError, SettingsError
-from isnet_trt.export.network_inputs import load_inputs
+from isnet_trt.export.network_inputs import NetworkInput, load_inputs
 from isnet_trt.export.samples import COMPARED, EVERY, FEWEST, samples
 from isnet_trt.recipes import recipe
 
@@ -29,10 +29,14 @@ def street(tmp_path: Path) -> Path:
     return folder
 
 
+def file_of(item: NetworkInput) -> str:
+    return item.name.partition(", window")[0]
+
+
 def test_unreadable_pictures_are_left_out_whatever_is_built(street: Path) -> None:
     for static in (None, (33, 47)):
         result = samples(DEMO, street, 8, None, static)
-        assert [picture.name.partition(":")[0] for picture in result.gate[:2]] == ["a.png", "c.ppm"]
+        assert [file_of(picture) for picture in result.gate[:2]] == ["a.png", "c.ppm"]
         assert len(result.left_out) == 1
         assert "b.jpg" in result.left_out[0]
     assert [picture.pixels.shape[2:] for picture in result.gate] == [(33, 47)] * 2
@@ -43,7 +47,7 @@ def test_ranges_are_those_of_typical_pictures(street: Path, tmp_path: Path) -> N
     cv2.imwrite(str(tmp_path / "black.png"), np.zeros((60, 90, 3), np.uint8))
     result = samples(DEMO, street, 8, tmp_path / "black.png", None)
     assert [picture.name for picture in result.gate] == ["black.png"]
-    assert {picture.name.partition(":")[0] for picture in result.typical} == {"a.png", "c.ppm"}
+    assert {file_of(picture) for picture in result.typical} == {"a.png", "c.ppm"}
     without = samples(DEMO, None, 8, tmp_path / "black.png", None)
     assert without.typical is without.gate
     assert without.calibration is None
@@ -64,10 +68,10 @@ def test_some_pictures_are_held_out_of_calibration_where_there_are_enough(tmp_pa
     names = sorted(path.name for path in tmp_path.iterdir())
     held_out = names[EVERY - 1 :: EVERY]
     assert [image.name for image in result.evidence.images] == held_out
-    assert {item.name.partition(":")[0] for item in result.gate} == set(held_out)
+    assert {file_of(item) for item in result.gate} == set(held_out)
     assert result.calibration is not None
     assert [file.name for file in result.calibration.files] == [name for name in names if name not in held_out]
-    assert not {item.name.partition(":")[0] for item in result.typical} & set(held_out)
+    assert not {file_of(item) for item in result.typical} & set(held_out)
     assert (result.evidence.origin, result.evidence.independent) == ("held out", True)
     assert (result.evidence.available, result.evidence.calibrated) == (FEWEST, FEWEST - 2)
     (tmp_path / names[0]).unlink()

@@ -34,6 +34,8 @@ SMALL = Case("small", LABELS, Preprocess((23, 17)), Inference(), (17, 23))
 class OnHost(HostEngine):
     """A network on host addresses; ``refused`` is why it cannot be captured, ``gain`` -1 makes it a wrong one."""
 
+    output_type = "fp32"
+
     def __init__(self, gpu: Gpu, network: Network, refused: str, gain: float) -> None:
         self.gpu, self.engine = gpu, network
         self.classes, self.stride = network.classes, network.stride

@@ -224,6 +224,7 @@ FAMILIES = {
                 FinishCase("4 rows a thread, every class twice", ((3, 4), (3, 5)), (11, 70), 14, twice=True),
                 FinishCase("8 rows a thread, a band of 2 volumes", ((2, 3), (3, 70)), (23, 33), 11, (5, 14)),
                 FinishCase("8 rows a thread, every class twice", ((2, 4),), (17, 9), 14, twice=True),
+                FinishCase("8 rows a thread, 300 classes", ((2, 4),), (17, 9), 300),
             ),
             (
                 FinishCase("Cityscapes, 1 scale", ((1024, 2048),), (1024, 2048), 19),

@@ -179,5 +179,7 @@ def test_measurements_are_kept_beside_the_bundle(tmp_path: Path, monkeypatch: py
     shapes, kept = shapes_for(recipe("isnet_demo")), tmp_path / "bundle.timing.cache"
     (tmp_path / "draft").mkdir()
     kept.write_bytes(b"damaged")
-    TENSORRT_BUILDER.build(BuildRequest(onnx.ModelProto(), shapes, measurements=kept), tmp_path / "draft")
+    output = onnx.helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, None)
+    graph = onnx.ModelProto(graph=onnx.GraphProto(output=[output]))
+    TENSORRT_BUILDER.build(BuildRequest(graph, shapes, measurements=kept), tmp_path / "draft")
     assert kept.read_bytes() == (tmp_path / "draft" / TIMING_CACHE).read_bytes() == b"measured now"
