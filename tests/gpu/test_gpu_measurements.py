@@ -216,7 +216,7 @@ def test_a_models_calls_and_layers_are_recorded(
     assert record.figures["engine alone ms"] == 1.5
     assert record.figures["aim ms"] == 1.6
     assert record.rows[0]["call ms"] > 0
-    assert sum("layer" in row for row in record.rows) == test_gpu_models.LONGEST
+    assert sum("layer" in row and "µs" in row for row in record.rows) == test_gpu_models.LONGEST
     assert Path(record.figures["inspector"]).read_text("utf-8") == text
     (times,) = tmp_path.glob("inspector/*_times.csv")
     assert len(times.read_text("utf-8").splitlines()) == 30

@@ -82,7 +82,8 @@ def inspect(record: Record, target: Target, folder: Path, shape: tuple[int, ...]
         record.figure("layers", len(times))
         record.figure("all layers ms", sum(times.values()) / 1e3)
         for layer in list(times)[:LONGEST]:
-            record.row(layer=layer, µs=times[layer])
+            row = {"layer": layer, "µs": times[layer]}  # as a keyword, Python would make µ a Greek letter
+            record.row(**row)
 
 
 def table(times: dict[str, float]) -> str:
