@@ -83,11 +83,11 @@ def _step(
     base = tl.where(raised == float("-inf"), 0.0, raised)
     weight = tl.exp2(score - base[:, None])
     decay = tl.exp2(level - base)
-    mass = mass * decay + tl.sum(weight, 1)
     value = _rows(v, image, start, keys, BLOCK_K, WIDTH, MAPS, WHOLE)
-    if not UPCAST:  # the interpreter cuts bfloat16 off where a GPU rounds
-        weight = weight.to(value.dtype)
-    total = dot(weight, value, decayed(total, decay, MAPS), UPCAST)
+    # The interpreter cuts bfloat16 off where a GPU rounds.
+    factor = weight if UPCAST else weight.to(value.dtype)
+    total = dot(factor, value, decayed(total, decay, MAPS), UPCAST)
+    mass = mass * decay + tl.sum(weight, 1)
     return raised, mass, total
 
 
