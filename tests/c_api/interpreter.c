@@ -82,7 +82,7 @@ static void threads_come_and_go(void) {
                        "gc.collect()\n"
                        "before, blocks = len(threading._active), sys.getallocatedblocks()");
     Py_BEGIN_ALLOW_THREADS
-    for (int i = 0; i < 200; i++) {
+    for (int i = 0; i < 500; i++) { /* a block that each call loses shows among those that caches keep */
         pthread_t thread;
         void *result;
         pthread_create(&thread, NULL, one_call, error);
@@ -94,7 +94,7 @@ static void threads_come_and_go(void) {
     PyRun_SimpleString("gc.collect()\n"
                        "blocks = sys.getallocatedblocks() - blocks\n"
                        "print('left:', len(threading._active) - before, flush=True)\n"
-                       "print('blocks:', 'as before' if blocks < 150 else blocks, flush=True)");
+                       "print('blocks:', 'as before' if blocks < 400 else blocks, flush=True)");
 }
 
 static void fork_with_python(const char *bundle) {
