@@ -29,6 +29,8 @@ _INTEGERS = {1: "B", 3: "H", 4: "I", 16: "Q"}
 _ASSOCIATED, _UNASSOCIATED = 1, 2
 
 _COMPRESSED = rb"RIFF....WEBP|\0\0\0\x0cjP  |\xff\x4f\xff\x51"
+_CODESTREAM_END = b"\xff\xd9"
+"""EOC of JPEG 2000 (ITU-T T.800, A.4.4)."""
 _MOST_ZEROS = 8
 """The zeros at the end of such a file are no more than an eighth: a WebP of one colour has 5 %."""
 
@@ -59,9 +61,17 @@ def fault(content: bytes) -> str:
         return jpeg.fault(content)
     if content.startswith(_PNG):
         return _png_fault(content)
-    zeros = len(content) - len(content.rstrip(b"\0"))
-    is_broken = zeros * _MOST_ZEROS > len(content) and re.match(_COMPRESSED, content, re.DOTALL)
-    return "damaged, its last part is zeros" if is_broken else ""
+    return "damaged, its last part is zeros" if _lost_its_tail(content) else ""
+
+
+def _lost_its_tail(content: bytes) -> bool:
+    """Whether the last part of a WebP or JPEG 2000 is zeros; zeros behind its end, as some devices add, are no fault."""
+    if not re.match(_COMPRESSED, content, re.DOTALL):
+        return False
+    if content.startswith(b"RIFF"):
+        content = content[: 8 + int.from_bytes(content[4:8], "little")]
+    data = content.rstrip(b"\0")
+    return not data.endswith(_CODESTREAM_END) and (len(content) - len(data)) * _MOST_ZEROS > len(content)
 
 
 def with_plain_colours(content: bytes) -> bytes:

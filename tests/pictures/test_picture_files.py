@@ -159,7 +159,10 @@ def test_compressed_pictures_that_go_on_with_zeros_are_refused(tmp_path: Path, s
         path.write_bytes(content[:length] + bytes(len(content) - length))
         with pytest.raises(ImageError, match=rf"photo\{suffix}: the picture is damaged, its last part is zeros"):
             read_image(path)
-    for sound in (content + bytes(20), cv2.imencode(suffix, np.full((600, 600, 3), 255, np.uint8))[1].tobytes()):
+    for sound in (
+        content + bytes(len(content)),
+        cv2.imencode(suffix, np.full((600, 600, 3), 255, np.uint8))[1].tobytes(),
+    ):
         path.write_bytes(sound)
         assert read_image(path).shape[2] == 3
 
