@@ -179,11 +179,11 @@ def interpolate(
 
 
 @triton.jit
-def filled(value: tl.constexpr, COUNT: tl.constexpr, BLOCK: tl.constexpr) -> tl.tensor:
-    """COUNT float32 tensors of ``value``: in registers, a thread has its own pixel's element of each."""
+def filled(value: tl.constexpr, COUNT: tl.constexpr, BLOCK: tl.constexpr, TYPE: tl.constexpr = tl.float32) -> tl.tensor:
+    """COUNT tensors of ``value``: in registers, a thread has its own pixel's element of each."""
     tensors = ()
     for _ in tl.static_range(COUNT):
-        tensors += (tl.full((BLOCK,), value, tl.float32),)
+        tensors += (tl.full((BLOCK,), value, TYPE),)
     return tensors
 
 

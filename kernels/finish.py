@@ -56,14 +56,6 @@ def _better(scores: tl.tensor, k: tl.tensor, best: tl.tensor, labels: tl.tensor,
 
 
 @triton.jit
-def _no_labels(COUNT: tl.constexpr, BLOCK: tl.constexpr) -> tl.tensor:
-    labels = ()
-    for _ in tl.static_range(COUNT):
-        labels += (tl.zeros((BLOCK,), tl.int32),)
-    return labels
-
-
-@triton.jit
 def _volume(
     volumes: tl.tensor, offset: tl.tensor, sizes: tl.tensor, steps: tl.tensor, y: tl.tensor, x: tl.tensor,
     ROWS: tl.constexpr,
@@ -158,7 +150,7 @@ def finish(
     x = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     y = first_row + tl.program_id(1) * ROWS
     best = filled(float("-inf"), ROWS, BLOCK)
-    label = _no_labels(ROWS, BLOCK)
+    label = filled(0, ROWS, BLOCK, tl.int32)
     for start in range(0, classes, TILE):
         totals = filled(0.0, TILE * (ROWS + 1), BLOCK)
         for v in range(count):
@@ -218,7 +210,7 @@ def upsample_argmax(
     plane = coarse_height * coarse_width
     pair = coarse_width > 1
     best = filled(float("-inf"), ROWS, BLOCK)
-    label = _no_labels(ROWS, BLOCK)
+    label = filled(0, ROWS, BLOCK, tl.int32)
     for start in range(0, classes, TILE):
         # Offsets need 64 bits, but not in a tile: 900 classes at 1500 x 2000 logits are more than 2^31 values.
         tile = corner + start * coarse_height.to(tl.int64) * coarse_width
