@@ -65,7 +65,7 @@ def fault(content: bytes) -> str:
 
 
 def _lost_its_tail(content: bytes) -> bool:
-    """Whether the last part of a WebP or JPEG 2000 is zeros; zeros behind its end, as some devices add, are no fault."""
+    """Whether the last part of a WebP or JPEG 2000 is zeros; zeros behind its end do not count."""
     if not re.match(_COMPRESSED, content, re.DOTALL):
         return False
     if content.startswith(b"RIFF"):
